@@ -1,0 +1,152 @@
+"""The checkpoint contract: what a folder holds so that every stage can open it without asking which method it is.
+
+A checkpoint is an ordinary Hugging Face folder (safetensors, config.json, a generation_config.json that decodes
+greedily, the base's tokenizer) whose config.json has one extra object, `context_extension`. config.json is always
+written last: a folder without it is unfinished.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+
+KIT_VERSION = "0.1.0"
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
+
+
+def open_base(name_or_path: str, cache_dir: str | None = None) -> PreTrainedConfig:
+    """The config of a base model, after all that can be wrong with it is checked and before any weight is read.
+
+    name_or_path: a folder or a hub id. Exits with one line if it is neither, holds no safetensors weights, is not a
+    Llama, is already extended, or has a rope that is itself scaled.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise SystemExit(f"error: {folder} is no checkpoint: it has no config.json (an unfinished run has none)")
+        if not list(folder.glob("*.safetensors")):
+            raise SystemExit(f"error: {folder} has no *.safetensors weights; save the model with save_pretrained first")
+    elif name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
+        raise SystemExit(f"error: no folder {name_or_path}; --model_name_or_path takes a checkpoint folder or a hub id")
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, cache_dir=cache_dir)
+    except (OSError, ValueError) as reason:
+        raise SystemExit(f"error: cannot open {name_or_path}: {str(reason).splitlines()[0]}") from None
+    if config.model_type != "llama":
+        raise SystemExit(f"error: {name_or_path} is a '{config.model_type}' model; the methods extend Llama models")
+    record = getattr(config, "context_extension", None)
+    if record:
+        raise SystemExit(
+            f"error: {name_or_path} is already extended ({record['method']}); "
+            f"start from its base {record['base_model']}"
+        )
+    rope_type = config.rope_parameters["rope_type"]
+    if rope_type != "default":
+        raise SystemExit(f"error: the rope of {name_or_path} is scaled already ({rope_type}); take one with plain rope")
+    return config
+
+
+def record(method_name: str, method, base: str, trained_tokens: int, recipe: dict) -> dict:
+    """The `context_extension` object of config.json. trained_tokens: 0 for a method applied without training."""
+    return {
+        "method": method_name,
+        "base_model": base,
+        "original_length": method.original_length,
+        "trained_length": method.trained_length,
+        "trained_tokens": trained_tokens,
+        "options": method.options(),
+        "recipe": recipe,
+        "rope_by_length": method.rope_by_length(),
+        "kit_version": KIT_VERSION,
+    }
+
+
+def extend_config(config: PreTrainedConfig, method, context_extension: dict) -> None:
+    """Gives a base's config the method's rope, the new window and the record, in place."""
+    config.rope_parameters = method.rope_parameters()
+    config.max_position_embeddings = method.model_max_length
+    config.context_extension = context_extension
+
+
+def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:
+    """Decoding without sampling: the base's own file may sample (Llama-2's does), and a study must not."""
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def write_json(path: Path, value) -> None:
+    """Writes `value` so that a kill leaves either the old file or the new one, never half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def write_config(folder: Path, config: PreTrainedConfig) -> None:
+    """config.json, the file that makes a folder a checkpoint: call this last."""
+    write_json(folder / "config.json", json.loads(config.to_json_string(use_diff=False)))
+
+
+def fingerprint(name_or_path: str, config: PreTrainedConfig) -> str:
+    """What tells one base from another: 16 hex digits over each weight file's name, size, and first and last MiB;
+    for a hub id, the id and its commit."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return f"{name_or_path}@{config._commit_hash}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def link(source: Path, target: Path) -> None:
+    """`target` becomes the same file as `source`: a hard link, or a symbolic one across file systems."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        target.symlink_to(source.resolve())
+
+
+def copy_base_files(base: Path, output: Path) -> None:
+    """Links the base's weights into `output` and copies its tokenizer; a few kB however large the base is."""
+    for pattern in WEIGHTS:
+        for path in base.glob(pattern):
+            link(path, output / path.name)
+    for pattern in TOKENIZER:
+        for path in base.glob(pattern):
+            shutil.copyfile(path, output / path.name)
+
+
+def claim(output: Path, identity: dict) -> bool:
+    """Notes in `output`/run.json which run the folder holds; True if that run is already finished there.
+
+    Exits with one line if the folder holds another run, so that a changed setting never overwrites finished work.
+    """
+    note = output / "run.json"
+    if not note.exists() and (output / "config.json").exists():
+        raise SystemExit(f"error: {output} holds a model that this script did not write; give another --output_dir")
+    if note.exists():
+        held = json.loads(note.read_text())
+        for key in [*identity, *held]:
+            if held.get(key) != identity.get(key):
+                raise SystemExit(
+                    f"error: {output} holds another run: {key} was {held.get(key)}, now it is {identity.get(key)}. "
+                    "Give another --output_dir, or delete that folder to start anew."
+                )
+        return (output / "config.json").exists()
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(note, identity)
+    return False

@@ -1,0 +1,118 @@
+"""The methods of the study: one file each, found by its file name.
+
+`methods/<name>.py` defines a dataclass `Method(ContextExtension)`. Its fields, made with `option(...)`, become
+command-line flags of fine-tune.py and extend.py and are recorded in the checkpoint; its functions say what rope the
+model gets. Nothing else has to be edited: the file's name is the new `--method_name`.
+"""
+
+import importlib
+import math
+from argparse import SUPPRESS, ArgumentParser
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import ClassVar
+
+
+def option(default: float | None, help: str, type: type = float):
+    """A dataclass field that is also a flag `--<field name>`; `None` means that the method computes the value."""
+    return field(default=default, metadata={"help": help, "type": type})
+
+
+@dataclass
+class ContextExtension:
+    """What a method is told of the base, and what it must answer.
+
+    original_length: the base's context window C, tokens.     rope_theta: the base's rope base.
+    model_max_length: the window to reach, L_train, tokens.   head_dim: d, even.
+    """
+
+    original_length: int
+    model_max_length: int
+    rope_theta: float
+    head_dim: int
+
+    trained: ClassVar[bool] = True  # may fine-tune.py train it?
+    frozen: ClassVar[bool] = True  # may extend.py apply it without training?
+
+    @property
+    def ratio(self) -> int:
+        """s = ceil(L_train / C), the scaling factor of the PI and YaRN papers."""
+        return math.ceil(self.model_max_length / self.original_length)
+
+    @property
+    def trained_length(self) -> int:
+        """The length that the method is set for: prompts up to it all have the rope of `rope_parameters`."""
+        return self.model_max_length
+
+    def rope_parameters(self) -> dict:
+        """The `rope_parameters` of the checkpoint's config.json (Transformers' names)."""
+        return {"rope_type": "default", "rope_theta": self.rope_theta}
+
+    def rope_by_length(self) -> dict | None:
+        """How the rope follows the total length of a prompt, or None where it does not."""
+        return None
+
+    def options(self) -> dict:
+        """The method's own settings, all resolved to numbers."""
+        own = {f.name for f in fields(ContextExtension)}
+        return {name: value for name, value in asdict(self).items() if name not in own}
+
+
+def available() -> list[str]:
+    """Names of all methods, sorted: the file names in this folder."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+
+
+def get(name: str) -> type[ContextExtension]:
+    """The class of a method. Exits with one line if there is no such file."""
+    if name not in available():
+        raise SystemExit(f"error: no method '{name}'; there are: {', '.join(available())}")
+    return importlib.import_module(f"methods.{name}").Method
+
+
+def _option_fields(cls):
+    return [f for f in fields(cls) if "help" in f.metadata]
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Adds every method's options to `parser`; a flag that was not given leaves no attribute behind."""
+    flags: dict[str, tuple[type, list[str]]] = {}
+    for name in available():
+        for f in _option_fields(get(name)):
+            flags.setdefault(f.name, (f.metadata["type"], []))[1].append(f"{name}: {f.metadata['help']}")
+    group = parser.add_argument_group("method options")
+    for flag, (flag_type, texts) in flags.items():
+        group.add_argument(f"--{flag}", type=flag_type, default=SUPPRESS, help="; ".join(texts).replace("%", "%%"))
+
+
+def build(name: str, config, model_max_length: int, flags: dict) -> ContextExtension:
+    """The method `name` for one base and one target length.
+
+    config: the base's `LlamaConfig`, unchanged here. model_max_length: tokens.
+    flags: all parsed command-line values; those that are options of some method and were given are used.
+    Exits with one line on an unknown method, an option of another method, or a length not above the original.
+    """
+    cls = get(name)
+    own = {f.name for f in _option_fields(cls)}
+    every = {f.name for other in available() for f in _option_fields(get(other))}
+    given = {key: value for key, value in flags.items() if key in every}
+    for key in given:
+        if key not in own:
+            takers = [other for other in available() if key in {f.name for f in _option_fields(get(other))}]
+            raise SystemExit(f"error: --{key} is an option of {', '.join(takers)}, not of {name}; leave it out")
+    original_length = config.max_position_embeddings
+    if model_max_length <= original_length:
+        raise SystemExit(
+            f"error: --model_max_length {model_max_length} is not above the base's own window of {original_length} "
+            "tokens; there is nothing to extend. Give a longer one."
+        )
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return cls(original_length, model_max_length, config.rope_parameters["rope_theta"], head_dim, **given)
+
+
+def positive(name: str, value: float | None, default: float | None = None) -> float:
+    """`value` (`default` where it is None) as a float, or one line and exit if it is not a positive number."""
+    value = default if value is None else value
+    if not 0 < value < math.inf:
+        raise SystemExit(f"error: --{name} must be a positive number, not {value}")
+    return float(value)

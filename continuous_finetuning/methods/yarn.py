@@ -1,0 +1,35 @@
+"""yarn: YaRN (arXiv 2309.00071): slow angles interpolated, fast ones kept, scores sharpened.
+
+theta_j' = theta_j * ((1 - mask_j) / s + mask_j), mask_j = 1 - clip((j - low) / (high - low), 0, 1)
+low, high = floor, ceil of d ln(C / (2 pi n)) / (2 ln theta) for n = beta_fast, beta_slow rotations
+cos and sin times 0.1 ln(s) + 1, so that the scores are multiplied by its square (eq. 15)
+
+The ramp runs on the index j with whole bounds, as YaRN's code has it and Transformers too; the paper's text puts it on
+the wavelength ratio. s = ceil(L_train / C). Llama-2 at 32k: ramp 20 ... 46, attention factor 1.20794.
+"""
+
+from dataclasses import dataclass
+
+from methods import ContextExtension, option, positive
+
+
+@dataclass
+class Method(ContextExtension):
+    scaling_factor: float | None = option(None, "s, slow angles are divided by it [ceil(trained / original length)]")
+    beta_fast: float = option(32.0, "angles with more rotations than this inside the original window are kept")
+    beta_slow: float = option(1.0, "angles with fewer rotations than this are interpolated in full")
+
+    def __post_init__(self):
+        self.scaling_factor = positive("scaling_factor", self.scaling_factor, self.ratio)
+        if positive("beta_slow", self.beta_slow) >= positive("beta_fast", self.beta_fast):
+            raise SystemExit(f"error: --beta_slow {self.beta_slow} must be below --beta_fast {self.beta_fast}")
+
+    def rope_parameters(self):
+        return {
+            "rope_type": "yarn",
+            "rope_theta": self.rope_theta,
+            "factor": self.scaling_factor,
+            "beta_fast": self.beta_fast,
+            "beta_slow": self.beta_slow,
+            "original_max_position_embeddings": self.original_length,  # without it Transformers takes the extended one
+        }

@@ -1,0 +1,201 @@
+"""fine-tune.py as a user runs it: golden losses, the README's flags, kill and resume, ranks, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+import training
+from conftest import STAGE, C, L, python, run
+
+GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
+METHODS = sorted(GOLDEN)
+RECIPE = """--per_device_train_batch_size 2 --gradient_accumulation_steps 2 --learning_rate 3e-3 --warmup_steps 2
+            --lr_scheduler_type constant_with_warmup --weight_decay 0.0""".split()
+
+
+def flags(base, rows, method, output):
+    return [
+        *f"--model_name_or_path {base} --dataset_dir {rows} --method_name {method}".split(),
+        *f"--model_max_length {L} --output_dir {output}".split(),
+        *RECIPE,
+    ]
+
+
+def losses(output):
+    return [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def ten_steps(request, base, rows, tmp_path_factory):
+    output = tmp_path_factory.mktemp("golden") / request.param
+    log = python("fine-tune.py", *flags(base, rows, request.param, output), "--max_steps", 10)
+    return request.param, output, log
+
+
+def test_golden_losses(ten_steps):
+    """Ten steps on a fixed seed give the recorded losses; the tolerance is for another CPU's rounding."""
+    method, output, _ = ten_steps
+    assert losses(output) == pytest.approx(GOLDEN[method], abs=2e-3)
+
+
+def test_golden_losses_tell_the_methods_apart():
+    for method in METHODS:
+        for other in METHODS:
+            if method < other:
+                assert max(abs(a - b) for a, b in zip(GOLDEN[method], GOLDEN[other], strict=True)) > 0.02
+
+
+def test_the_checkpoint_is_whole(ten_steps, base):
+    method, output, _ = ten_steps
+    config = AutoConfig.from_pretrained(output)
+    record = config.context_extension
+    assert record["method"] == method and record["base_model"] == str(base)
+    assert (record["original_length"], record["trained_length"]) == (C, L)
+    assert record["trained_tokens"] == 10 * 4 * L
+    assert record["recipe"]["learning_rate"] == 3e-3 and record["recipe"]["global_batch"] == 4
+    assert config.use_cache and config.max_position_embeddings == L
+    assert not GenerationConfig.from_pretrained(output).do_sample
+    assert AutoTokenizer.from_pretrained(output).get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
+    assert not list(output.glob("*.bin")) and not list(output.glob("*.partial"))
+    before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
+    assert before.keys() == after.keys() and all(not torch.equal(before[name], after[name]) for name in before)
+    assert torch.isfinite(AutoModelForCausalLM.from_pretrained(output)(torch.arange(2, 60)[None]).logits).all()
+
+
+def test_fallbacks_are_said(ten_steps, base, rows, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU: nothing to fall back from")
+    _, _, log = ten_steps
+    assert "--use_flash_attn: no GPU here" in log and "Traceback" not in log
+
+
+def test_readme_flags(base, rows, tmp_path):
+    """Every flag of the command in LCEG's README, with its 8 processes and DeepSpeed left out."""
+    output = tmp_path / "out"
+    command = f"""fine-tune.py --model_name_or_path {base} --bf16 True --output_dir {output} --model_max_length {L}
+        --use_flash_attn True --low_rank_training False --num_train_epochs 1 --per_device_train_batch_size 1
+        --per_device_eval_batch_size 2 --gradient_accumulation_steps 32 --evaluation_strategy no --save_strategy epoch
+        --save_total_limit 1 --learning_rate 2e-5 --weight_decay 0.0 --warmup_steps 20
+        --lr_scheduler_type constant_with_warmup --logging_steps 1 --tf32 True --report_to wandb --use_wandb True
+        --wandb_name test --dataset_dir {rows} --method_name pi"""
+    log = python(*command.split(), WANDB_DIR=str(tmp_path), WANDB_MODE="offline")
+    if not torch.cuda.is_available():
+        assert "--bf16: no GPU" in log and "--tf32: no GPU" in log
+    assert len(losses(output)) == 3  # 80 rows, 32 a step
+    assert (tmp_path / "wandb").exists()
+    assert python(*command.split(), WANDB_DIR=str(tmp_path), WANDB_MODE="offline").endswith("is trained already\n")
+
+
+def test_kill_and_resume_gives_the_same_weights(base, rows, tmp_path):
+    options = ["--num_train_epochs", 3, "--save_strategy", "steps", "--save_steps", 7, "--save_total_limit", 1]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    python("fine-tune.py", *flags(base, rows, "ntk", whole), *options)
+    command = [sys.executable, "fine-tune.py", *flags(base, rows, "ntk", killed), *options]
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=STAGE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (killed / "metrics.jsonl").exists() or len(losses(killed)) < 17:
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "config.json").exists()  # unfinished: no stage takes it for a checkpoint
+    half = killed / "checkpoint-9999"  # as if killed while writing: no trainer_state.json yet
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+
+    log = python("fine-tune.py", *flags(base, rows, "ntk", killed), *options)
+    assert "going on from" in log and "removing" in log and not half.exists()
+    assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    assert losses(whole) == losses(killed) and len(losses(whole)) == 60
+    assert json.loads((whole / "config.json").read_text()) == json.loads((killed / "config.json").read_text())
+
+
+def test_two_ranks_equal_one(base, rows, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    python("fine-tune.py", *flags(base, rows, "yarn", one), "--max_steps", 5)
+    args = [*flags(base, rows, "yarn", two), "--max_steps", 5, "--gradient_accumulation_steps", 1]
+    run(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "fine-tune.py", *args)
+    assert losses(one) == pytest.approx(losses(two), rel=1e-4)
+    assert json.loads((two / "config.json").read_text())["context_extension"]["trained_tokens"] == 5 * 4 * L
+
+
+def test_finetune_sh_runs_every_method_and_length(base, rows, tmp_path):
+    """The launcher with its settings from the environment; a second time it finds everything done."""
+    settings = dict(
+        METHODS="origin pi", LENGTHS=str(L), BASE=base, DATASET=rows, RECIPE="tiny", OUTPUT_ROOT=tmp_path, NPROC=1,
+        DEEPSPEED="", GRADIENT_ACCUMULATION=2, REPORT_TO="none", USE_WANDB="False", BF16="False", TF32="False",
+        USE_FLASH_ATTN="False", LR="1e-2", WARMUP_STEPS=2,
+    )  # fmt: skip
+    command = ["bash", "finetune.sh", "--max_steps", "3"]
+    environment = {name: str(value) for name, value in settings.items()} | {"PYTHON": sys.executable}
+    log = run(*command, **environment)
+    assert "+ " in log and "--method_name pi" in log
+    for method in ("origin", "pi"):
+        config = AutoConfig.from_pretrained(tmp_path / f"tiny_{method}_{L}")
+        assert config.context_extension["method"] == method
+    assert run(*command, **environment).count("is trained already") == 2
+    log = run(*command, expect=1, **{**environment, "METHODS": "nope pi"})
+    assert "no method 'nope'" in log and "failed: nope" in log and log.count("is trained already") == 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--method_name", "nope"], "error: no method 'nope'; there are: "),
+        (["--method_name", "ntk_frozen"], "error: ntk_frozen is not trained; apply it with extend.py"),
+        (["--dataset_dir", "./nowhere"], "error: no file or folder ./nowhere"),
+        (["--model_max_length", "128"], "error: row 0 of --dataset_dir has 256 tokens, --model_max_length is 128"),
+        (["--model_max_length", "64"], "error: --model_max_length 64 is not above the base's own window of 64"),
+        (["--model_name_or_path", "./nowhere"], "error: no folder ./nowhere"),
+        (["--low_rank_training", "True"], "error: --low_rank_training: pi trains all weights"),
+        (["--evaluation_strategy", "steps"], "error: --evaluation_strategy: there is no evaluation set"),
+        (["--deepspeed", "no.json"], "error: no DeepSpeed config no.json"),
+        (["--learning_rat", "1"], "error: unrecognized arguments: --learning_rat 1"),
+    ],
+)
+def test_bad_input(base, rows, tmp_path, monkeypatch, change, message):
+    """One line, before a model is loaded and with nothing written."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("fine_tune", STAGE / "fine-tune.py")
+    fine_tune = importlib.util.module_from_spec(spec)
+    sys.modules["fine_tune"] = fine_tune  # dataclasses look their module up
+    spec.loader.exec_module(fine_tune)
+    monkeypatch.setattr(fine_tune.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("model loaded"))
+    output = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", [str(a) for a in ["fine-tune.py", *flags(base, rows, "pi", output), *change]])
+    with pytest.raises(SystemExit) as stop:
+        fine_tune.main()
+    assert str(stop.value).startswith(message) and "\n" not in str(stop.value)
+    assert not output.exists()
+
+
+def test_another_methods_run_is_not_overwritten(ten_steps, base, rows):
+    method, output, _ = ten_steps
+    other = "origin" if method != "origin" else "pi"
+    log = python("fine-tune.py", *flags(base, rows, other, output), "--max_steps", 10, expect=1)
+    assert f"holds another run: method_name was {method}, now it is {other}" in log and "Traceback" not in log
+
+
+def test_only_whole_checkpoints_count(tmp_path):
+    for step, state in [(5, '{"global_step": 5}'), (10, '{"global_step": 10}'), (15, '{"global'), (20, None)]:
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state:
+            (folder / "trainer_state.json").write_text(state)
+    assert training.last_whole_checkpoint(tmp_path).name == "checkpoint-10"
+    assert training.last_whole_checkpoint(tmp_path / "checkpoint-5") is None

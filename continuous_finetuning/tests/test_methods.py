@@ -1,0 +1,158 @@
+"""Every rope against its formula, restated here in float64 for Llama-2: head_dim 128, theta 10000, 4096 -> 32k, 64k."""
+
+import argparse
+import copy
+import math
+
+import numpy as np
+import pytest
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+import checkpoint
+import methods
+
+D, THETA, C = 128, 10000.0, 4096
+J = np.arange(D // 2, dtype=np.float64)
+PLAIN = THETA ** (-2 * J / D)
+
+
+def llama2():
+    return LlamaConfig(hidden_size=4096, num_attention_heads=32, max_position_embeddings=C)
+
+
+def rope(name, length, **flags):
+    """(inv_freq float64 [d/2], attention factor, method) as Transformers builds them from the method's config."""
+    config = llama2()
+    method = methods.build(name, config, length, flags)
+    checkpoint.extend_config(config, method, checkpoint.record(name, method, "base", 0, {}))
+    rotary = LlamaRotaryEmbedding(config)
+    return rotary.inv_freq.double().numpy(), rotary.attention_scaling, method
+
+
+def close(inv_freq, expected):
+    np.testing.assert_allclose(inv_freq, expected, rtol=1e-6)
+
+
+def test_every_file_is_a_method():
+    assert {"origin", "pi", "ntk", "ntk_frozen", "yarn"} <= set(methods.available())
+
+
+@pytest.mark.parametrize("length", [32768, 65536])
+def test_origin(length):
+    inv_freq, factor, method = rope("origin", length)
+    close(inv_freq, PLAIN)
+    assert factor == 1 and method.options() == {}
+
+
+@pytest.mark.parametrize("length, s", [(32768, 8), (65536, 16), (32769, 9), (4097, 2)])
+def test_pi(length, s):
+    inv_freq, factor, method = rope("pi", length)
+    close(inv_freq, PLAIN / s)
+    assert factor == 1 and method.options() == {"scaling_factor": s}
+    assert method.rope_by_length() is None
+
+
+def base_of(alpha):
+    return THETA * alpha ** (D / (D - 2))
+
+
+@pytest.mark.parametrize(
+    "length, f, alpha, base", [(32768, 4, 29, 305_922), (65536, 8, 121, 1_305_706)], ids=["NTK-32K", "NTK-64K"]
+)
+def test_ntk(length, f, alpha, base):
+    inv_freq, factor, method = rope("ntk", length)
+    assert method.ntk_factor == f and method.alpha(length) == alpha
+    assert round(method.rope_parameters()["rope_theta"]) == base
+    assert math.isclose(method.rope_parameters()["rope_theta"], base_of(alpha), rel_tol=1e-12)
+    close(inv_freq, base_of(alpha) ** (-2 * J / D))
+    assert factor == 1
+
+
+@pytest.mark.parametrize(
+    "name, trained, length, alpha, base",
+    [
+        ("ntk", 32768, 1000, 29, 305_922),
+        ("ntk", 32768, 32768, 29, 305_922),
+        ("ntk", 32768, 65536, 61, 651_131),
+        ("ntk", 32768, 131072, 125, 1_349_567),
+        ("ntk", 65536, 131072, 249, 2_717_905),
+        ("ntk_frozen", 32768, 4096, 1, 10_000),
+        ("ntk_frozen", 32768, 8192, 3, 30_528),
+        ("ntk_frozen", 32768, 16384, 7, 72_196),
+        ("ntk_frozen", 32768, 32768, 15, 156_588),
+        ("ntk_frozen", 32768, 65536, 31, 327_366),
+    ],
+)
+def test_rope_by_length(name, trained, length, alpha, base):
+    """The recorded rule, evaluated as a stage does, gives the base of each total length."""
+    _, _, method = rope(name, trained)
+    rule = method.rope_by_length()
+    assert rule["rule"] == "ntk" and rule["rope_theta"] == THETA
+    longest = max(length, rule["trained_length"])
+    recorded = rule["factor"] * longest / rule["original_length"] - (rule["factor"] - 1)
+    assert recorded == method.alpha(length) == alpha
+    assert round(base_of(recorded)) == base
+
+
+def test_ntk_frozen_leaves_the_short_context_alone():
+    inv_freq, _, method = rope("ntk_frozen", 32768)
+    close(inv_freq, PLAIN)
+    assert method.trained_length == C and not method.trained
+
+
+def test_ntk_alpha_is_one_base_for_every_length():
+    inv_freq, _, method = rope("ntk", 65536, ntk_alpha=57.0)  # the paper's Tables 7 and 8
+    close(inv_freq, base_of(57) ** (-2 * J / D))
+    assert method.rope_by_length() is None
+
+
+@pytest.mark.parametrize("length, s, factor", [(32768, 8, 1.20794), (65536, 16, 1.27726)])
+def test_yarn(length, s, factor):
+    inv_freq, attention_factor, _ = rope("yarn", length)
+    low = math.floor(D * math.log(C / (2 * math.pi * 32)) / (2 * math.log(THETA)))
+    high = math.ceil(D * math.log(C / (2 * math.pi * 1)) / (2 * math.log(THETA)))
+    assert (low, high) == (20, 46)
+    mask = 1 - np.clip((J - low) / (high - low), 0, 1)
+    close(inv_freq, PLAIN / s * (1 - mask) + PLAIN * mask)
+    assert math.isclose(attention_factor, 0.1 * math.log(s) + 1)
+    assert math.isclose(attention_factor, factor, abs_tol=5e-6)
+
+
+def test_options_reach_the_rope():
+    close(rope("pi", 32768, scaling_factor=10.0)[0], PLAIN / 10)
+    assert rope("ntk", 32768, ntk_factor=2.0)[2].alpha(32768) == 15
+    assert not np.allclose(rope("yarn", 32768, beta_fast=16.0)[0], rope("yarn", 32768)[0], rtol=1e-6)
+    assert not np.allclose(rope("yarn", 32768, beta_slow=2.0)[0], rope("yarn", 32768)[0], rtol=1e-6)
+
+
+def test_theta_of_the_base_is_kept():
+    config = llama2()
+    config.rope_parameters = {"rope_type": "default", "rope_theta": 500000.0}
+    for name in methods.available():
+        method = methods.build(name, copy.deepcopy(config), 32768, {})
+        assert method.rope_theta == 500000.0
+
+
+def test_flags_of_all_methods():
+    parser = argparse.ArgumentParser()
+    methods.add_flags(parser)
+    assert vars(parser.parse_args([])) == {}  # nothing given, nothing passed on
+    flags = vars(parser.parse_args(["--beta_fast", "16", "--scaling_factor", "4"]))
+    assert methods.build("yarn", llama2(), 32768, flags).options()["beta_fast"] == 16
+
+
+@pytest.mark.parametrize(
+    "name, length, flags, message",
+    [
+        ("nope", 32768, {}, "no method 'nope'; there are: .*ntk, ntk_frozen, origin, pi, yarn"),
+        ("pi", 4096, {}, "not above the base's own window of 4096"),
+        ("pi", 32768, {"beta_fast": 3.0}, "--beta_fast is an option of yarn, not of pi"),
+        ("pi", 32768, {"scaling_factor": 0.0}, "--scaling_factor must be a positive number"),
+        ("ntk", 32768, {"ntk_alpha": float("nan")}, "--ntk_alpha must be a positive number"),
+        ("yarn", 32768, {"beta_slow": 40.0}, "--beta_slow 40.0 must be below --beta_fast 32.0"),
+    ],
+)
+def test_bad_input(name, length, flags, message):
+    with pytest.raises(SystemExit, match=message):
+        methods.build(name, llama2(), length, flags)

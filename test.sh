@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Runs every test of the kit on the CPU, in .venv (made and reused here).
+#
+#   bash test.sh                     everything: style, then each stage's tests
+#   bash test.sh eval_perplexity     one stage
+#   PYTHON=python3.12 bash test.sh   with another interpreter
+set -u
+cd "$(dirname "$0")" || exit 1
+. ./env.sh
+prepare_environment || exit 1
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+stages=("$@")
+[ $# -gt 0 ] || stages=(tests continuous_finetuning eval_perplexity fig)
+
+failed=()
+echo "== style"
+ruff check . && ruff format --check . || failed+=(style)
+for stage in "${stages[@]}"; do # one process each: the stages know nothing of each other
+  echo "== $stage"
+  python -m pytest -rs "$stage" || failed+=("$stage")
+done
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "failed: ${failed[*]}" >&2
+  exit 1
+fi
+echo "all passed"
