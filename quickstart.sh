@@ -9,7 +9,9 @@
 # It calls the same scripts and launchers as the 8-GPU study, with pocket settings.
 set -eu
 cd "$(dirname "$0")"
-RUN=${RUN:-$PWD/quickstart_run}
+RUN=${RUN:-quickstart_run}
+mkdir -p "$RUN"
+RUN=$(cd "$RUN" && pwd)
 ORIGINAL=128                        # the base's window, tokens
 EXTENDED=512                        # the window to reach
 LENGTHS="64 128 256 512 1024 2048"  # evaluated: 1/2 to 16 times the original

@@ -5,7 +5,9 @@ greedily, the base's tokenizer) whose config.json has one extra object, `context
 written last: a folder without it is unfinished.
 """
 
+import copy
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -22,7 +24,7 @@ def open_base(name_or_path: str, cache_dir: str | None = None) -> PreTrainedConf
     """The config of a base model, after all that can be wrong with it is checked and before any weight is read.
 
     name_or_path: a folder or a hub id. Exits with one line if it is neither, holds no safetensors weights, is not a
-    Llama, is already extended, or has a rope that is itself scaled.
+    Llama, or is already extended.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
@@ -44,9 +46,6 @@ def open_base(name_or_path: str, cache_dir: str | None = None) -> PreTrainedConf
             f"error: {name_or_path} is already extended ({record['method']}); "
             f"start from its base {record['base_model']}"
         )
-    rope_type = config.rope_parameters["rope_type"]
-    if rope_type != "default":
-        raise SystemExit(f"error: the rope of {name_or_path} is scaled already ({rope_type}); take one with plain rope")
     return config
 
 
@@ -65,11 +64,30 @@ def record(method_name: str, method, base: str, trained_tokens: int, recipe: dic
     }
 
 
-def extend_config(config: PreTrainedConfig, method, context_extension: dict) -> None:
-    """Gives a base's config the method's rope, the new window and the record, in place."""
-    config.rope_parameters = method.rope_parameters()
-    config.max_position_embeddings = method.model_max_length
-    config.context_extension = context_extension
+def extended_config(base: PreTrainedConfig, method, context_extension: dict) -> PreTrainedConfig:
+    """The config of the extended model: the base's, with the method's rope, the new window and the record.
+
+    Where the method has its own attention, the config is that of its modeling file and names it in `auto_map`, with
+    a `model_type` of its own: opened without --trust_remote_code it is refused, never taken for a plain Llama.
+    """
+    fields = copy.deepcopy(base.to_dict())
+    fields["rope_parameters"] = method.rope_parameters()
+    fields["max_position_embeddings"] = max(method.model_max_length, method.original_length)
+    fields["context_extension"] = context_extension
+    if method.modeling is None:
+        return type(base).from_dict(fields)
+    module = importlib.import_module(f"modeling.modeling_{method.modeling}")
+    fields.pop("model_type")
+    fields["architectures"] = [module.AUTO_MAP["AutoModelForCausalLM"].__name__]
+    fields["auto_map"] = {auto: f"modeling_{method.modeling}.{cls.__name__}" for auto, cls in module.AUTO_MAP.items()}
+    return module.AUTO_MAP["AutoConfig"].from_dict(fields | method.config_fields())
+
+
+def copy_modeling(method, output: Path) -> None:
+    """Puts the method's modeling file, if it has one, into the checkpoint."""
+    if method.modeling:
+        name = f"modeling_{method.modeling}.py"
+        shutil.copyfile(Path(__file__).parent / "modeling" / name, output / name)
 
 
 def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:

@@ -23,8 +23,6 @@ def main():
     methods.add_flags(parser)
     args = parser.parse_args()
 
-    if not methods.get(args.method_name).frozen:
-        raise SystemExit(f"error: {args.method_name} does nothing without training; use fine-tune.py")
     config = checkpoint.open_base(args.model_name_or_path, args.cache_dir)
     method = methods.build(args.method_name, config, args.model_max_length, vars(args))
 
@@ -50,8 +48,8 @@ def main():
     checkpoint.copy_base_files(base, args.output_dir)
     checkpoint.greedy_generation_config(config).save_pretrained(args.output_dir)
     record = checkpoint.record(args.method_name, method, args.model_name_or_path, trained_tokens=0, recipe={})
-    checkpoint.extend_config(config, method, record)
-    checkpoint.write_config(args.output_dir, config)
+    checkpoint.copy_modeling(method, args.output_dir)
+    checkpoint.write_config(args.output_dir, checkpoint.extended_config(config, method, record))
     print(
         f"{args.output_dir}: {args.method_name}, {method.original_length} -> {args.model_max_length} tokens, untrained"
     )

@@ -143,7 +143,7 @@ def main():
         return
 
     record = checkpoint.record(model_args.method_name, method, model_args.model_name_or_path, 0, recipe)
-    checkpoint.extend_config(config, method, record)
+    config = checkpoint.extended_config(config, method, record)
     set_seed(args.seed)
     attention = "flash_attention_2" if model_args.use_flash_attn else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(

@@ -167,7 +167,8 @@ def write_csv(points: list[Point], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Point.__annotations__)
-        writer.writerows([getattr(point, name) for name in Point.__annotations__] for point in points)
+        for row in rows_of(points).values():
+            writer.writerows([getattr(point, name) for name in Point.__annotations__] for point in row)
 
 
 def main():

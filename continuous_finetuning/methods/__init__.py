@@ -22,17 +22,23 @@ def option(default: float | None, help: str, type: type = float):
 class ContextExtension:
     """What a method is told of the base, and what it must answer.
 
-    original_length: the base's context window C, tokens.     rope_theta: the base's rope base.
+    original_length: the base's context window C, tokens.     rope: the base's own `rope_parameters`.
     model_max_length: the window to reach, L_train, tokens.   head_dim: d, even.
     """
 
     original_length: int
     model_max_length: int
-    rope_theta: float
+    rope: dict
     head_dim: int
 
     trained: ClassVar[bool] = True  # may fine-tune.py train it?
-    frozen: ClassVar[bool] = True  # may extend.py apply it without training?
+    scales_rope: ClassVar[bool] = True  # does it need a base whose rope is plain?
+    modeling: ClassVar[str | None] = None  # "x": modeling/modeling_x.py travels inside the checkpoint
+
+    @property
+    def rope_theta(self) -> float:
+        """theta, the base of the base's rope."""
+        return self.rope["rope_theta"]
 
     @property
     def ratio(self) -> int:
@@ -46,11 +52,15 @@ class ContextExtension:
 
     def rope_parameters(self) -> dict:
         """The `rope_parameters` of the checkpoint's config.json (Transformers' names)."""
-        return {"rope_type": "default", "rope_theta": self.rope_theta}
+        return self.rope
 
     def rope_by_length(self) -> dict | None:
         """How the rope follows the total length of a prompt, or None where it does not."""
         return None
+
+    def config_fields(self) -> dict:
+        """What the config class of the `modeling` file needs beyond a LlamaConfig's fields."""
+        return {}
 
     def options(self) -> dict:
         """The method's own settings, all resolved to numbers."""
@@ -106,8 +116,13 @@ def build(name: str, config, model_max_length: int, flags: dict) -> ContextExten
             f"error: --model_max_length {model_max_length} is not above the base's own window of {original_length} "
             "tokens; there is nothing to extend. Give a longer one."
         )
+    rope = config.rope_parameters
+    if cls.scales_rope and rope["rope_type"] != "default":
+        raise SystemExit(
+            f"error: the base's rope is scaled already ({rope['rope_type']}); {name} needs one with plain rope"
+        )
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return cls(original_length, model_max_length, config.rope_parameters["rope_theta"], head_dim, **given)
+    return cls(original_length, model_max_length, rope, head_dim, **given)
 
 
 def positive(name: str, value: float | None, default: float | None = None) -> float:

@@ -4,10 +4,11 @@ angle(m, j) = m * theta^(-2j/d). Fine-tuned at the longer length, or not at all,
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from methods import ContextExtension
 
 
 @dataclass
 class Method(ContextExtension):
-    pass
+    scales_rope: ClassVar[bool] = False

@@ -25,8 +25,8 @@ def rope(name, length, **flags):
     """(inv_freq float64 [d/2], attention factor, method) as Transformers builds them from the method's config."""
     config = llama2()
     method = methods.build(name, config, length, flags)
-    checkpoint.extend_config(config, method, checkpoint.record(name, method, "base", 0, {}))
-    rotary = LlamaRotaryEmbedding(config)
+    record = checkpoint.record(name, method, "base", 0, {})
+    rotary = LlamaRotaryEmbedding(checkpoint.extended_config(config, method, record))
     return rotary.inv_freq.double().numpy(), rotary.attention_scaling, method
 
 
