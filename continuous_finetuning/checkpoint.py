@@ -138,14 +138,23 @@ def link(source: Path, target: Path) -> None:
         target.symlink_to(source.resolve())
 
 
-def copy_base_files(base: Path, output: Path) -> None:
+def copy_base_files(base: Path, output: Path, weights: bool = True) -> None:
     """Links the base's weights into `output` and copies its tokenizer; a few kB however large the base is."""
-    for pattern in WEIGHTS:
+    for pattern in WEIGHTS if weights else ():
         for path in base.glob(pattern):
             link(path, output / path.name)
     for pattern in TOKENIZER:
         for path in base.glob(pattern):
             shutil.copyfile(path, output / path.name)
+
+
+def move_in(partial: Path, output: Path) -> None:
+    """Moves the files and folders of `partial` into `output`, config.json last, and removes `partial`."""
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.is_dir():
+            shutil.rmtree(output / path.name, ignore_errors=True)
+        os.replace(path, output / path.name)
+    partial.rmdir()
 
 
 def claim(output: Path, identity: dict) -> bool:

@@ -45,11 +45,16 @@ def main():
     if checkpoint.claim(args.output_dir, identity):
         print(f"{args.output_dir}: {args.method_name} at {args.model_max_length} is there already")
         return
-    checkpoint.copy_base_files(base, args.output_dir)
-    checkpoint.greedy_generation_config(config).save_pretrained(args.output_dir)
     record = checkpoint.record(args.method_name, method, args.model_name_or_path, trained_tokens=0, recipe={})
+    extended = checkpoint.extended_config(config, method, record)
+    checkpoint.copy_base_files(base, args.output_dir, weights=method.links_weights)
+    if not method.links_weights:
+        partial = args.output_dir / "weights.partial"
+        method.load(str(base), extended, dtype="auto").save_pretrained(partial)
+        checkpoint.move_in(partial, args.output_dir)
+    checkpoint.greedy_generation_config(config).save_pretrained(args.output_dir)
     checkpoint.copy_modeling(method, args.output_dir)
-    checkpoint.write_config(args.output_dir, checkpoint.extended_config(config, method, record))
+    checkpoint.write_config(args.output_dir, extended)
     print(
         f"{args.output_dir}: {args.method_name}, {method.original_length} -> {args.model_max_length} tokens, untrained"
     )

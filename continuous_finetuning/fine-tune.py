@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, TrainingArguments, set_seed
+from transformers import AutoTokenizer, HfArgumentParser, TrainingArguments, set_seed
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as hf_logging
 
@@ -99,7 +99,7 @@ def parse(argv: list[str]):
     cls = methods.get(args.method_name)
     if not cls.trained:
         raise SystemExit(f"error: {args.method_name} is not trained; apply it with extend.py")
-    if args.low_rank_training:
+    if args.low_rank_training and not cls.low_rank:
         raise SystemExit(f"error: --low_rank_training: {args.method_name} trains all weights; set it to False")
     if args.eval_strategy not in ("no", None):
         raise SystemExit("error: --evaluation_strategy: there is no evaluation set here; set it to no")
@@ -124,7 +124,7 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, cache_dir=model_args.cache_dir)
     with args.main_process_first():
         data = packing.read(model_args.dataset_dir, model_args.cache_dir)
-        data = packing.rows(data, tokenizer, model_args.model_max_length, config.vocab_size)
+        data = packing.rows(data, tokenizer, model_args.model_max_length, config.vocab_size, not method.extends_rows)
 
     recipe = training.recipe(args, model_args.dataset_dir, len(data))
     identity = {
@@ -133,6 +133,7 @@ def main():
         "model_max_length": model_args.model_max_length,
         "options": method.options(),
         "trained": True,
+        "low_rank_training": model_args.low_rank_training,
         **recipe,
     }
     output = Path(args.output_dir)
@@ -146,9 +147,9 @@ def main():
     config = checkpoint.extended_config(config, method, record)
     set_seed(args.seed)
     attention = "flash_attention_2" if model_args.use_flash_attn else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(
+    model = method.load(
         model_args.model_name_or_path,
-        config=config,
+        config,
         cache_dir=model_args.cache_dir,
         attn_implementation=attention,
         # DeepSpeed keeps the float32 masters itself; otherwise the weights are the masters and autocast computes
@@ -160,7 +161,13 @@ def main():
         f"{model_args.model_max_length} tokens, {len(data)} rows, {recipe['global_batch']} a step, "
         f"{attention}, {'bfloat16' if args.bf16 else 'float32'}"
     )
-    training.train(model, tokenizer, data, args)
+    model = method.prepare(model, model_args.low_rank_training)
+
+    def finish(trained, folder: Path):
+        checkpoint.copy_modeling(method, folder)
+        return method.finish(trained, folder)
+
+    training.train(model, tokenizer, data, args, finish)
     say(f"{output}: done")
 
 

@@ -58,15 +58,18 @@ def _read_files(files: list[str], cache_dir: str | None) -> datasets.Dataset:
         raise SystemExit(f"error: {files[0]} ... cannot be read as {Path(files[0]).suffix}: {cause}") from None
 
 
-def rows(data: datasets.Dataset, tokenizer, length: int, vocab_size: int) -> datasets.Dataset:
+def rows(data: datasets.Dataset, tokenizer, length: int, vocab_size: int, cut: bool = False) -> datasets.Dataset:
     """A dataset whose only column, `input_ids`, has exactly `length` ids in every row.
 
     `input_ids` are checked and taken as they are; otherwise `text` is tokenised (as a document with the tokenizer's
     BOS), joined in order and cut every `length` tokens, the last partial row dropped. Documents are not masked from
-    each other. Exits with one line on a row of another length or an id outside the vocabulary.
+    each other. With `cut`, rows may be longer, any multiple of `length`, and are cut. Exits with one line on a row of
+    another length or an id outside the vocabulary.
     """
     if "input_ids" in data.column_names:
         data = data.select_columns(["input_ids"])
+        if cut:
+            data = _cut(data, length)
         _check(data, length, vocab_size)
         return data
     data = data.select_columns(["text"])
@@ -77,6 +80,13 @@ def rows(data: datasets.Dataset, tokenizer, length: int, vocab_size: int) -> dat
         features=datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))}),
         gen_kwargs={"data": data, "tokenizer": tokenizer, "length": length},
     )
+
+
+def _cut(data: datasets.Dataset, length: int) -> datasets.Dataset:
+    def pieces(batch):
+        return {"input_ids": [row[i : i + length] for row in batch["input_ids"] for i in range(0, len(row), length)]}
+
+    return data.map(pieces, batched=True)
 
 
 def pack(data: datasets.Dataset, tokenizer, length: int) -> Iterator[dict]:

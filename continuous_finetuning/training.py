@@ -6,10 +6,13 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+import checkpoint
 
 METRICS = "metrics.jsonl"
 
@@ -103,17 +106,18 @@ class Metrics(TrainerCallback):
 class ExtensionTrainer(Trainer):
     def save_model(self, output_dir=None, _internal_call=False):
         """Every checkpoint is a model for use: it says how many tokens it has seen and decodes with a cache."""
-        config = self.accelerator.unwrap_model(self.model).config
+        config = self.accelerator.unwrap_model(self.model).config  # of the base under LoRA, too
         config.context_extension["trained_tokens"] = int(self.state.num_input_tokens_seen)
         config.use_cache = True
         super().save_model(output_dir, _internal_call)
         config.use_cache = False
 
 
-def train(model, tokenizer, data, args: TrainingArguments) -> None:
+def train(model, tokenizer, data, args: TrainingArguments, finish: Callable) -> None:
     """Trains `model` on `data` ({"input_ids": row}) and leaves the finished checkpoint in args.output_dir.
 
-    Goes on from the last whole checkpoint there. The finished files are moved in one by one, config.json last.
+    Goes on from the last whole checkpoint there. finish(trained model, folder) gives the model to save, and may put
+    files of its own into the folder. The finished files are moved in one by one, config.json last.
     """
     output = Path(args.output_dir)
     resume = last_whole_checkpoint(output)
@@ -136,15 +140,21 @@ def train(model, tokenizer, data, args: TrainingArguments) -> None:
         print(f"going on from {resume}", flush=True)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
-    if args.bf16 and not args.deepspeed:
-        model.to(torch.bfloat16)
     partial = output / "final.partial"
-    trainer.save_model(str(partial))
+    partial.mkdir(exist_ok=True)
+    final = finish(model, partial)
+    if args.bf16 and not args.deepspeed:
+        final.to(torch.bfloat16)
+    if final is model:
+        trainer.save_model(str(partial))
+    elif args.should_save:
+        final.config.context_extension["trained_tokens"] = int(trainer.state.num_input_tokens_seen)
+        final.config.use_cache = True
+        final.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     if args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-        for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, output / path.name)
-        partial.rmdir()
+        checkpoint.move_in(partial, output)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -8,12 +8,16 @@ model gets. Nothing else has to be edited: the file's name is the new `--method_
 import importlib
 import math
 from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
+from transformers import AutoModelForCausalLM
+from transformers.hf_argparser import string_to_bool
 
-def option(default: float | None, help: str, type: type = float):
+
+def option(default, help: str, type: Callable = float):
     """A dataclass field that is also a flag `--<field name>`; `None` means that the method computes the value."""
     return field(default=default, metadata={"help": help, "type": type})
 
@@ -32,7 +36,10 @@ class ContextExtension:
     head_dim: int
 
     trained: ClassVar[bool] = True  # may fine-tune.py train it?
+    low_rank: ClassVar[bool] = False  # can it train with --low_rank_training True?
+    extends_rows: ClassVar[bool] = True  # False: model_max_length is a training block, not the window to reach
     scales_rope: ClassVar[bool] = True  # does it need a base whose rope is plain?
+    links_weights: ClassVar[bool] = True  # untrained, are its weights the base's, byte for byte?
     modeling: ClassVar[str | None] = None  # "x": modeling/modeling_x.py travels inside the checkpoint
 
     @property
@@ -62,6 +69,18 @@ class ContextExtension:
         """What the config class of the `modeling` file needs beyond a LlamaConfig's fields."""
         return {}
 
+    def load(self, name_or_path: str, config, **kwargs):
+        """The extended model with the base's weights. config: the extended one; kwargs: as of `from_pretrained`."""
+        return AutoModelForCausalLM.from_pretrained(name_or_path, config=config, **kwargs)
+
+    def prepare(self, model, low_rank: bool):
+        """The model that is trained, made from the loaded one."""
+        return model
+
+    def finish(self, model, folder: Path):
+        """The model to save, made from the trained one; further files of the method go into `folder`."""
+        return model
+
     def options(self) -> dict:
         """The method's own settings, all resolved to numbers."""
         own = {f.name for f in fields(ContextExtension)}
@@ -86,13 +105,14 @@ def _option_fields(cls):
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds every method's options to `parser`; a flag that was not given leaves no attribute behind."""
-    flags: dict[str, tuple[type, list[str]]] = {}
+    flags: dict[str, tuple[Callable, list[str]]] = {}
     for name in available():
         for f in _option_fields(get(name)):
             flags.setdefault(f.name, (f.metadata["type"], []))[1].append(f"{name}: {f.metadata['help']}")
     group = parser.add_argument_group("method options")
     for flag, (flag_type, texts) in flags.items():
-        group.add_argument(f"--{flag}", type=flag_type, default=SUPPRESS, help="; ".join(texts).replace("%", "%%"))
+        switch = {"type": string_to_bool, "nargs": "?", "const": True} if flag_type is bool else {"type": flag_type}
+        group.add_argument(f"--{flag}", **switch, default=SUPPRESS, help="; ".join(texts).replace("%", "%%"))
 
 
 def build(name: str, config, model_max_length: int, flags: dict) -> ContextExtension:
@@ -111,7 +131,7 @@ def build(name: str, config, model_max_length: int, flags: dict) -> ContextExten
             takers = [other for other in available() if key in {f.name for f in _option_fields(get(other))}]
             raise SystemExit(f"error: --{key} is an option of {', '.join(takers)}, not of {name}; leave it out")
     original_length = config.max_position_embeddings
-    if model_max_length <= original_length:
+    if cls.extends_rows and model_max_length <= original_length:
         raise SystemExit(
             f"error: --model_max_length {model_max_length} is not above the base's own window of {original_length} "
             "tokens; there is nothing to extend. Give a longer one."

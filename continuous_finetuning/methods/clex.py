@@ -1,0 +1,145 @@
+"""clex: Continuous Length EXtrapolation (arXiv 2310.16450): the rope's frequencies follow a learned ODE in the length.
+
+State z_j(t) = log of frequency j when the context is t times the original window; z(1) = log theta_j. Eq. 9 and 10:
+
+    dz/dt = W_down SiLU(W_up (z + log n(t))) + d(log n)/dt,    n_j(t) = theta_j (2t - 1)^(-2j / (d - 2))
+
+n is dynamic NTK with alpha = 2t - 1, and W_down starts at zero, so that before training z(t) is NTK exactly. One small
+network serves all layers. While training, each step draws t from {1 ... max_factor} and spreads the row's positions
+over t windows. For use, t = ceil(L / C) and whole positions: `rope_by_length` holds the frequencies of every t, and
+the model itself is a plain Llama. The network is kept beside it in clex/. With log_scale, the scores are multiplied by
+ln L / ln C (its root goes into cos and sin of both q and k).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchdiffeq import odeint
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from methods import ContextExtension, option, positive
+
+
+class LogFrequencies(nn.Module):
+    """z(t) for any t >= 1, float32 [d/2]. J below is d/2, P the hidden width param_factor * d."""
+
+    def __init__(self, theta: float, head_dim: int, param_factor: float, time_dt: float):
+        super().__init__()
+        self.time_dt = time_dt
+        j_J = torch.arange(head_dim // 2, dtype=torch.float64)
+        self.slope_J = (-2 * j_J / (head_dim - 2)).float()  # of log n over ln(2t - 1); no buffers: nothing to save
+        self.start_J = (-2 * j_J / head_dim * math.log(theta)).float()
+        width = max(1, round(param_factor * head_dim))
+        self.up = nn.Linear(head_dim // 2, width, bias=False)  # its default start is Kaiming uniform, a = sqrt 5
+        self.down = nn.Linear(width, head_dim // 2, bias=False)
+        nn.init.zeros_(self.down.weight)
+
+    def derivative(self, t: torch.Tensor, z_J: torch.Tensor) -> torch.Tensor:
+        """dz/dt, eq. 10."""
+        slope_J, start_J = self.slope_J.to(z_J), self.start_J.to(z_J)
+        log_n_J = start_J + slope_J * torch.log(2 * t - 1)
+        return self.down(nn.functional.silu(self.up(z_J + log_n_J))) + slope_J * 2 / (2 * t - 1)
+
+    def forward(self, times: list[float]) -> torch.Tensor:
+        """z at each of `times` (ascending, >= 1), [len(times), J], by RK4 with steps of time_dt from t = 1."""
+        start_J = self.start_J.to(self.up.weight)
+        t = torch.tensor([1.0, *times], device=start_J.device)
+        distinct, index = torch.unique(t, return_inverse=True)
+        if len(distinct) == 1:
+            return start_J.expand(len(times), -1)
+        z = odeint(self.derivative, start_J, distinct, method="rk4", options={"step_size": self.time_dt})
+        return z[index[1:]]
+
+
+class ClexRotaryEmbedding(nn.Module):
+    """Takes the place of Llama's rotary embedding while training: draws t and positions anew at each call."""
+
+    def __init__(self, log_frequencies: LogFrequencies, original_length: int, max_factor: int, log_scale: bool):
+        super().__init__()
+        self.log_frequencies, self.original_length = log_frequencies, original_length
+        self.max_factor, self.log_scale = max_factor, log_scale
+
+    def positions(self, n: int, t: int) -> torch.Tensor:
+        """n positions spread over t windows, float64: 0, a sorted sample of 1 ... nt - 2 over c = n // C, nt / c - 1."""
+        c = max(1, n // self.original_length)
+        sample = torch.randperm(n * t - 2)[: n - 2].sort().values + 1
+        return torch.cat([torch.zeros(1), sample.double() / c, torch.tensor([n * t // c - 1.0])])
+
+    def forward(self, x_BnD, position_ids):
+        n = x_BnD.shape[1]
+        t = int(torch.randint(1, self.max_factor + 1, ()))
+        with torch.autocast(x_BnD.device.type, enabled=False):
+            inv_freq_J = self.log_frequencies([float(t)])[0].float().exp()
+            inv_freq_J = inv_freq_J + 0 * sum(w.sum() for w in self.parameters())  # t = 1 uses none: DDP wants all
+            angles_nJ = self.positions(n, t).float().to(x_BnD.device)[:, None] * inv_freq_J
+            angles_1nd = torch.cat([angles_nJ, angles_nJ], dim=-1)[None]
+            scale = score_scale(n, self.original_length) if self.log_scale else 1.0
+            return (angles_1nd.cos() * scale).to(x_BnD.dtype), (angles_1nd.sin() * scale).to(x_BnD.dtype)
+
+
+def score_scale(length: int, original_length: int) -> float:
+    """sqrt(ln L / ln C): cos and sin of q and of k times this multiplies the scores by ln L / ln C."""
+    return math.sqrt(math.log(max(length, 2)) / math.log(original_length))
+
+
+@dataclass
+class Method(ContextExtension):
+    max_factor: int = option(32, "the largest t, in original windows", int)
+    param_factor: float = option(1.0, "width of the network over head_dim")
+    time_dt: float = option(0.01, "step of the ODE solver, in t")
+    log_scale: bool = option(True, "multiply the scores by ln L / ln C", bool)
+
+    def __post_init__(self):
+        for name in ("max_factor", "param_factor", "time_dt"):
+            positive(name, getattr(self, name))
+        if self.max_factor < self.ratio:
+            raise SystemExit(f"error: --max_factor {self.max_factor} is below trained / original length, {self.ratio}")
+        self._network = LogFrequencies(self.rope_theta, self.head_dim, self.param_factor, self.time_dt)
+
+    @torch.no_grad()
+    def _inv_freq(self, times: list[float]) -> list[list[float]]:
+        return self._network.float().cpu()(times).double().exp().tolist()
+
+    def rope_parameters(self):
+        t = math.ceil(self.model_max_length / self.original_length)
+        plain = [self.rope_theta ** (-2 * j / self.head_dim) for j in range(self.head_dim // 2)]
+        factors = [p / f for p, f in zip(plain, self._inv_freq([float(t)])[0], strict=True)]
+        scale = score_scale(self.model_max_length, self.original_length) if self.log_scale else 1.0
+        return {
+            "rope_type": "longrope",
+            "rope_theta": self.rope_theta,
+            "short_factor": factors,  # one rope for every length: both lists are the same
+            "long_factor": factors,
+            "attention_factor": scale,
+            "original_max_position_embeddings": self.original_length,
+        }
+
+    def rope_by_length(self):
+        return {
+            "rule": "frequencies",
+            "rope_theta": self.rope_theta,
+            "original_length": self.original_length,
+            "log_scale": self.log_scale,
+            "inv_freq": self._inv_freq([float(t) for t in range(1, self.max_factor + 1)]),
+        }
+
+    def prepare(self, model, low_rank):
+        self._network.up.reset_parameters()  # now that the run's seed is set
+        device = model.device
+        model.model.rotary_emb = ClexRotaryEmbedding(
+            self._network.to(device), self.original_length, self.max_factor, self.log_scale
+        )
+        return model
+
+    def finish(self, model, folder: Path):
+        (folder / "clex").mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().cpu() for name, value in self._network.state_dict().items()}
+        save_file(weights, folder / "clex" / "log_frequencies.safetensors")
+        model.config.rope_parameters = self.rope_parameters()
+        model.config.context_extension["rope_by_length"] = self.rope_by_length()
+        model.model.rotary_emb = LlamaRotaryEmbedding(model.config).to(model.device)
+        return model

@@ -1,0 +1,139 @@
+"""CLEX: the ODE against closed form and a fine dense solver, positions, checkpoint, cached decoding."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import checkpoint
+import methods
+from conftest import C, L, python
+from methods import clex
+
+D, THETA = 32, 10000.0
+J = np.arange(D // 2, dtype=np.float64)
+
+
+def ntk(t):
+    """log frequencies of NTK with alpha = 2t - 1, restated."""
+    base = THETA * (2 * t - 1) ** (D / (D - 2))
+    return np.log(base ** (-2 * J / D))
+
+
+@pytest.mark.parametrize("t", [1, 2, 3.5, 16, 32])
+def test_before_training_it_is_ntk(t):
+    network = clex.LogFrequencies(THETA, D, 1.0, 0.01)
+    z = network([float(t)])[0].double().detach().numpy()
+    np.testing.assert_allclose(z, ntk(t), atol=2e-4)
+    if t == 1:
+        np.testing.assert_allclose(np.exp(z), THETA ** (-2 * J / D), rtol=1e-6)
+
+
+def test_trained_network_against_a_fine_reference():
+    """dz/dt restated in float64 and integrated by small Euler-midpoint steps."""
+    torch.manual_seed(0)
+    network = clex.LogFrequencies(THETA, D, 1.0, 0.05)
+    torch.nn.init.normal_(network.down.weight, std=0.05)
+    up, down = network.up.weight.detach().double().numpy(), network.down.weight.detach().double().numpy()
+
+    def derivative(t, z):
+        x = up @ (z + ntk(t))
+        return down @ (x / (1 + np.exp(-x))) - 2 * J / (D - 2) * 2 / (2 * t - 1)
+
+    z, t, step = np.log(THETA ** (-2 * J / D)), 1.0, 1e-3
+    times, found = [2.0, 3.0], []
+    while t < 3 - step / 2:
+        middle = z + step / 2 * derivative(t, z)
+        z, t = z + step * derivative(t + step / 2, middle), t + step
+        if any(math.isclose(t, wanted, abs_tol=step / 3) for wanted in times):
+            found.append(z)
+    np.testing.assert_allclose(network(times).detach().numpy(), found, atol=1e-4)
+    one_by_one = torch.stack([network([t])[0] for t in times])
+    torch.testing.assert_close(network(times), one_by_one, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_the_network():
+    network = clex.LogFrequencies(THETA, D, 1.0, 0.1)
+    network([4.0]).sum().backward()
+    assert network.down.weight.grad.abs().sum() > 0
+
+
+def test_positions_of_the_facts():
+    """First 0, last floor(n t / c) - 1, between them distinct multiples of 1/c, ascending, spread over t windows."""
+    rotary = clex.ClexRotaryEmbedding(clex.LogFrequencies(THETA, D, 1.0, 0.1), 64, 32, True)
+    for n, t in [(256, 1), (256, 7), (300, 3), (64, 5)]:
+        torch.manual_seed(0)
+        positions, c = rotary.positions(n, t), max(1, n // 64)
+        assert len(positions) == n and positions[0] == 0 and positions[-1] == n * t // c - 1
+        inner = positions[1:-1] * c
+        assert torch.equal(inner, inner.round()) and (inner.diff() > 0).all()
+        assert inner[0] >= 1 and inner[-1] <= n * t - 2
+    every = rotary.positions(256, 1)[1:-1] * 4
+    assert torch.equal(every, torch.arange(1.0, 255, dtype=torch.float64))  # t = 1: all of them
+
+
+@pytest.fixture(scope="module")
+def trained(base, rows, tmp_path_factory):
+    output = tmp_path_factory.mktemp("clex") / "out"
+    python(
+        "fine-tune.py", "--model_name_or_path", base, "--dataset_dir", rows, "--method_name", "clex",
+        "--model_max_length", L, "--output_dir", output, "--max_steps", 4, "--learning_rate", 1e-2,
+        "--per_device_train_batch_size", 2, "--max_factor", 8, "--time_dt", 0.1,
+    )  # fmt: skip
+    return output
+
+
+def test_checkpoint_is_plain_and_holds_every_frequency(trained):
+    config = json.loads((trained / "config.json").read_text())
+    record = config["context_extension"]
+    rule = record["rope_by_length"]
+    assert rule["rule"] == "frequencies" and np.array(rule["inv_freq"]).shape == (8, D // 2)
+    assert record["options"] == {"max_factor": 8, "param_factor": 1.0, "time_dt": 0.1, "log_scale": True}
+    assert not any("log_frequencies" in name for name in load_file(trained / "model.safetensors"))
+    network = clex.LogFrequencies(THETA, D, 1.0, 0.1)
+    network.load_state_dict(load_file(trained / "clex" / "log_frequencies.safetensors"))
+    assert network.down.weight.abs().sum() > 0  # it was trained
+    expected = network([float(t) for t in range(1, 9)]).exp().detach().numpy()
+    np.testing.assert_allclose(rule["inv_freq"], expected, rtol=1e-5)
+    model = AutoModelForCausalLM.from_pretrained(trained)
+    np.testing.assert_allclose(model.model.rotary_emb.inv_freq, expected[L // C - 1], rtol=1e-5)
+    assert math.isclose(model.model.rotary_emb.attention_scaling**2, math.log(L) / math.log(C), rel_tol=1e-9)
+
+
+def test_plain_model_equals_the_trained_one_and_decodes_with_a_cache(trained):
+    model = AutoModelForCausalLM.from_pretrained(trained).eval()
+    ids = torch.randint(2, 66, (1, 150), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = model.generate(ids, max_new_tokens=40, min_new_tokens=40)
+        again = model(out).logits[0, 149:-1].argmax(-1)
+    own = out[0, 150:]
+    logits_differ = own != again
+    assert not logits_differ[own != 1].any()  # min_new_tokens suppresses </s>
+
+
+def test_resume_draws_the_same_lengths(base, rows, tmp_path):
+    """t and positions come from torch's generator, which Trainer's checkpoints hold."""
+    flags = [
+        "--model_name_or_path", base, "--dataset_dir", rows, "--method_name", "clex", "--model_max_length", L,
+        "--learning_rate", 1e-2, "--max_factor", 8, "--time_dt", 0.2, "--max_steps", 6,
+        "--save_strategy", "steps", "--save_steps", 3,
+    ]  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    python("fine-tune.py", *flags, "--output_dir", whole)
+    python("fine-tune.py", *flags, "--output_dir", cut)
+    for path in [cut / "config.json", cut / "model.safetensors", *cut.glob("checkpoint-6/*")]:
+        path.unlink()  # as killed after step 3
+    assert "going on from" in python("fine-tune.py", *flags, "--output_dir", cut)
+    assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
+
+
+def test_bad_input(base):
+    config = checkpoint.open_base(str(base))
+    with pytest.raises(SystemExit, match="--max_factor 2 is below trained / original length, 4"):
+        methods.build("clex", config, L, {"max_factor": 2})
+    with pytest.raises(SystemExit, match="--time_dt must be a positive number"):
+        methods.build("clex", config, L, {"time_dt": 0.0})

@@ -1,0 +1,131 @@
+"""LongLoRA: shifted sparse attention against a dense mask per head, gradients, causality; LoRA saved and merged."""
+
+import json
+import types
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+import checkpoint
+import methods
+from conftest import L, python
+from methods import longlora
+
+
+def dense(q, k, v, scale):
+    """The definition, per head and per query, with an explicit mask. [B, H, n, d] float64."""
+    n, H = q.shape[2], q.shape[1]
+    g = n // 4
+    out = []
+    for h in range(H):
+        shift = g // 2 if h >= H // 2 else 0
+        group = torch.tensor([(i - shift) // g for i in range(n)])  # -1 for the first half group
+        mask = (group[:, None] == group[None, :]) & (torch.arange(n)[:, None] >= torch.arange(n)[None, :])
+        scores = (q[:, h] @ k[:, h].mT * scale).masked_fill(~mask, float("-inf"))
+        out.append(scores.softmax(-1) @ v[:, h])
+    return torch.stack(out, 1)
+
+
+@pytest.mark.parametrize("n", [4, 8, 12, 52, 64, 100])
+@pytest.mark.parametrize("H", [2, 3])
+def test_equals_dense_block_mask_with_gradients(n, H):
+    torch.manual_seed(n)
+    qkv = [torch.randn(2, H, n, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    other = [x.detach().clone().requires_grad_() for x in qkv]
+    weight = torch.randn(2, H, n, 8, dtype=torch.float64)
+    fast, slow = longlora.shifted_sparse_attention(*qkv, 0.3), dense(*other, 0.3)
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-12)
+    (fast * weight).sum().backward()
+    (slow * weight).sum().backward()
+    for a, b in zip(qkv, other, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-11)
+
+
+def test_grouped_query_heads():
+    """Halves are halves of the query heads; each of 2 key-value heads serves 3 of 6."""
+    torch.manual_seed(0)
+    q, (k, v) = torch.randn(1, 6, 16, 8), torch.randn(2, 1, 2, 16, 8)
+    module = types.SimpleNamespace(training=True, num_key_value_groups=3)
+    out, _ = longlora.attention(module, q, k, v, None, scaling=0.3)
+    wide = [x.repeat_interleave(3, dim=1).double() for x in (k, v)]
+    torch.testing.assert_close(out.transpose(1, 2).double(), dense(q.double(), *wide, 0.3), rtol=1e-5, atol=1e-6)
+
+
+def test_no_token_sees_a_later_one():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 4, 32, 8)
+    before = longlora.shifted_sparse_attention(q, k, v, 0.3)
+    for i in (1, 7, 20, 31):
+        changed = [x.clone() for x in (q, k, v)]
+        for x in changed:
+            x[:, :, i:] += 1
+        after = longlora.shifted_sparse_attention(*changed, 0.3)
+        assert torch.equal(before[:, :, :i], after[:, :, :i]) and not torch.equal(before, after)
+
+
+def build(base, **flags):
+    config = checkpoint.open_base(str(base))
+    method = methods.build("longlora", config, L, flags)
+    record = checkpoint.record("longlora", method, str(base), 0, {})
+    return method, method.load(str(base), checkpoint.extended_config(config, method, record), dtype=torch.float32)
+
+
+def test_sparse_in_training_full_at_evaluation(base):
+    ids = torch.arange(2, 2 + 128)[None]
+    method, model = build(base)
+    full = model.eval()(ids).logits
+    model = method.prepare(model, low_rank=False)
+    assert torch.equal(model.eval()(ids).logits, full)
+    assert not torch.allclose(model.train()(ids).logits, full, atol=1e-3)
+    method, model = build(base, use_full_attn=True)
+    torch.testing.assert_close(method.prepare(model, low_rank=False).train()(ids).logits, full)
+
+
+@pytest.fixture(scope="module")
+def trained(base, rows, tmp_path_factory):
+    """(folder, LoRA training log) of three steps with --low_rank_training True."""
+    output = tmp_path_factory.mktemp("lora") / "out"
+    log = python(
+        "fine-tune.py", "--model_name_or_path", base, "--dataset_dir", rows, "--method_name", "longlora",
+        "--model_max_length", L, "--output_dir", output, "--low_rank_training", "True", "--max_steps", 3,
+        "--learning_rate", 1e-2, "--per_device_train_batch_size", 2, "--save_strategy", "steps", "--save_steps", 2,
+    )  # fmt: skip
+    return output, log
+
+
+def test_merged_checkpoint_is_adapter_plus_base(trained, base):
+    from peft import PeftModel
+
+    output, _ = trained
+    merged = AutoModelForCausalLM.from_pretrained(output)
+    config = json.loads((output / "config.json").read_text())
+    assert config["rope_parameters"]["rope_type"] == "linear" and config["rope_parameters"]["factor"] == 4
+    assert config["context_extension"]["trained_tokens"] == 3 * 2 * L
+    plain = LlamaForCausalLM.from_pretrained(base, config=merged.config)
+    adapted = PeftModel.from_pretrained(plain, output / "adapter")
+    ids = torch.arange(2, 150)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_embeddings_and_norms_are_trained_and_saved(trained, base):
+    output, _ = trained
+    before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name in before:
+        lora = any(part in name for part in ("q_proj", "k_proj", "v_proj", "o_proj"))
+        expected = lora or "embed" in name or "norm" in name
+        assert torch.equal(before[name], after[name]) != expected, name
+        if lora:
+            rank = torch.linalg.matrix_rank(after[name].double() - before[name].double(), rtol=1e-4)
+            assert 1 <= rank <= 8, (name, rank)
+
+
+def test_bad_input(base):
+    config = checkpoint.open_base(str(base))
+    with pytest.raises(SystemExit, match="--model_max_length 254 % 4 is not 0"):
+        methods.build("longlora", config, 254, {})
+    with pytest.raises(SystemExit, match="--use_full_attn is an option of longlora, not of pi"):
+        methods.build("pi", config, 256, {"use_full_attn": True})
