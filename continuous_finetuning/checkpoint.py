@@ -49,8 +49,8 @@ def open_base(name_or_path: str, cache_dir: str | None = None) -> PreTrainedConf
     return config
 
 
-def record(method_name: str, method, base: str, trained_tokens: int, recipe: dict) -> dict:
-    """The `context_extension` object of config.json. trained_tokens: 0 for a method applied without training."""
+def record(method_name: str, method, base: str, trained_tokens: int | None, recipe: dict) -> dict:
+    """The `context_extension` object of config.json. trained_tokens: 0 without training, None where it is unknown."""
     return {
         "method": method_name,
         "base_model": base,

@@ -5,6 +5,7 @@ command-line flags of fine-tune.py and extend.py and are recorded in the checkpo
 model gets. Nothing else has to be edited: the file's name is the new `--method_name`.
 """
 
+import copy
 import importlib
 import math
 from argparse import SUPPRESS, ArgumentParser
@@ -40,6 +41,8 @@ class ContextExtension:
     extends_rows: ClassVar[bool] = True  # False: model_max_length is a training block, not the window to reach
     scales_rope: ClassVar[bool] = True  # does it need a base whose rope is plain?
     links_weights: ClassVar[bool] = True  # untrained, are its weights the base's, byte for byte?
+    # how other code bases write the method: the rope's type, and which of its entries is which option
+    written_as: ClassVar[tuple[str, dict[str, str]]] = ("default", {})
     modeling: ClassVar[str | None] = None  # "x": modeling/modeling_x.py travels inside the checkpoint
 
     @property
@@ -143,6 +146,35 @@ def build(name: str, config, model_max_length: int, flags: dict) -> ContextExten
         )
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return cls(original_length, model_max_length, rope, head_dim, **given)
+
+
+def adopt(name: str, config, original_length: int | None, model_max_length: int, flags: dict):
+    """(the base's config, the method) behind a trained checkpoint of another code base, whose config is `config`.
+
+    original_length: tokens; None takes the checkpoint's own statement. flags: as of `build`. Exits with one line where
+    the checkpoint's rope is not the method's, or says another value than a given flag.
+    """
+    cls, rope = get(name), dict(config.rope_parameters)
+    if not cls.trained:
+        raise SystemExit(f"error: {name} is not trained, so there is nothing to adopt; leave --adopt out")
+    rope_type, entries = cls.written_as
+    if cls.scales_rope and rope["rope_type"] != rope_type:
+        fitting = [other for other in available() if get(other).written_as[0] == rope["rope_type"]]
+        raise SystemExit(
+            f"error: the checkpoint's rope is '{rope['rope_type']}', {name} is written as '{rope_type}'; "
+            f"--method_name must be one of: {', '.join(fitting) or 'none here'}"
+        )
+    stated = {option: float(rope[entry]) for entry, option in entries.items() if rope.get(entry) is not None}
+    for key, value in stated.items():
+        if flags.get(key, value) != value:
+            raise SystemExit(f"error: --{key} {flags[key]}, but the checkpoint itself says {value}; leave the flag out")
+    base = copy.deepcopy(config)
+    if cls.scales_rope:
+        base.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    base.max_position_embeddings = (
+        original_length or rope.get("original_max_position_embeddings") or config.max_position_embeddings
+    )
+    return base, build(name, base, model_max_length, {**flags, **stated})
 
 
 def positive(name: str, value: float | None, default: float | None = None) -> float:

@@ -14,6 +14,7 @@ ln L / ln C (its root goes into cos and sin of both q and k).
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -64,7 +65,7 @@ class ClexRotaryEmbedding(nn.Module):
         self.max_factor, self.log_scale = max_factor, log_scale
 
     def positions(self, n: int, t: int) -> torch.Tensor:
-        """n positions spread over t windows, float64: 0, a sorted sample of 1 ... nt - 2 over c = n // C, nt / c - 1."""
+        """n positions spread over t windows, float64: 0, a sorted sample of 1 ... nt - 2 by c = n // C, nt/c - 1."""
         c = max(1, n // self.original_length)
         sample = torch.randperm(n * t - 2)[: n - 2].sort().values + 1
         return torch.cat([torch.zeros(1), sample.double() / c, torch.tensor([n * t // c - 1.0])])
@@ -74,7 +75,7 @@ class ClexRotaryEmbedding(nn.Module):
         t = int(torch.randint(1, self.max_factor + 1, ()))
         with torch.autocast(x_BnD.device.type, enabled=False):
             inv_freq_J = self.log_frequencies([float(t)])[0].float().exp()
-            inv_freq_J = inv_freq_J + 0 * sum(w.sum() for w in self.parameters())  # t = 1 uses none: DDP wants all
+            inv_freq_J = inv_freq_J + 0 * sum(w.sum() for w in self.parameters())  # t = 1 uses none, DDP wants all
             angles_nJ = self.positions(n, t).float().to(x_BnD.device)[:, None] * inv_freq_J
             angles_1nd = torch.cat([angles_nJ, angles_nJ], dim=-1)[None]
             scale = score_scale(n, self.original_length) if self.log_scale else 1.0
@@ -92,6 +93,8 @@ class Method(ContextExtension):
     param_factor: float = option(1.0, "width of the network over head_dim")
     time_dt: float = option(0.01, "step of the ODE solver, in t")
     log_scale: bool = option(True, "multiply the scores by ln L / ln C", bool)
+
+    written_as: ClassVar = ("clex", {})  # other code bases keep the network in the model: nothing to adopt plainly
 
     def __post_init__(self):
         for name in ("max_factor", "param_factor", "time_dt"):

@@ -11,6 +11,7 @@ prompt: that rule is `rope_by_length`. Llama-2 (C = 4096, theta 10000, d 128): 3
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from methods import ContextExtension, option, positive
 
@@ -24,6 +25,8 @@ def scaled_base(theta: float, alpha: float, head_dim: int) -> float:
 class Method(ContextExtension):
     ntk_factor: float | None = option(None, "f of alpha(L) = f L/C - (f - 1) [ceil(trained / original length / 2)]")
     ntk_alpha: float | None = option(None, "one alpha for every length, in place of alpha(L)")
+
+    written_as: ClassVar = ("dynamic", {"factor": "ntk_factor"})
 
     def __post_init__(self):
         half = math.ceil(self.model_max_length / self.original_length / 2)

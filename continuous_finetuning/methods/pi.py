@@ -4,6 +4,7 @@ angle(m, j) = (m / s) * theta^(-2j/d), s = ceil(L_train / C), the same at every 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from methods import ContextExtension, option, positive
 
@@ -11,6 +12,8 @@ from methods import ContextExtension, option, positive
 @dataclass
 class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, positions are divided by it [ceil(trained / original length)]")
+
+    written_as: ClassVar = ("linear", {"factor": "scaling_factor"})
 
     def __post_init__(self):
         self.scaling_factor = positive("scaling_factor", self.scaling_factor, self.ratio)

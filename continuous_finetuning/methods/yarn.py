@@ -9,6 +9,7 @@ the wavelength ratio. s = ceil(L_train / C). Llama-2 at 32k: ramp 20 ... 46, att
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from methods import ContextExtension, option, positive
 
@@ -18,6 +19,8 @@ class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, slow angles are divided by it [ceil(trained / original length)]")
     beta_fast: float = option(32.0, "angles with more rotations than this inside the original window are kept")
     beta_slow: float = option(1.0, "angles with fewer rotations than this are interpolated in full")
+
+    written_as: ClassVar = ("yarn", {"factor": "scaling_factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow"})
 
     def __post_init__(self):
         self.scaling_factor = positive("scaling_factor", self.scaling_factor, self.ratio)
