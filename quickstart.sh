@@ -9,58 +9,68 @@
 # It calls the same scripts and launchers as the 8-GPU study, with pocket settings.
 set -eu
 cd "$(dirname "$0")"
-RUN=${RUN:-quickstart_run}
-mkdir -p "$RUN"
-RUN=$(cd "$RUN" && pwd)
-ORIGINAL=128                        # the base's window, tokens
-EXTENDED=512                        # the window to reach
-LENGTHS="64 128 256 512 1024 2048"  # evaluated: 1/2 to 16 times the original
-TRAINED="origin pi ntk yarn"        # by finetune.sh
-FROZEN="pi ntk_frozen yarn"         # by extend.py, without training
 
-started=$SECONDS
-step() { printf '\n[%d:%02d] %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$1"; }
-trap 'echo; echo "stopped; the same command goes on from here" >&2; exit 130' INT TERM
+original=128                       # the base's window, tokens
+extended=512                       # the window to reach
+lengths="64 128 256 512 1024 2048" # evaluated: 1/2 to 16 times the original
+trained="origin pi ntk yarn"       # by finetune.sh
+frozen="pi yarn ntk_frozen lm_infinite self_extend" # by extend.py, without training
+
+
+run=../quickstart_run # as seen from the stages' folders
+if [ -n "${RUN:-}" ]; then
+  mkdir -p "$RUN" && run=$(cd "$RUN" && pwd)
+  case $run in *' '*) echo "error: RUN=$RUN has a space in it; name a folder without" >&2 && exit 1 ;; esac
+fi
+figures=.
+[ -z "${RUN:-}" ] || figures=$run
+base=$run/base
+checkpoints=$run/ckpts
+
+step() { printf '\n[%d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1"; }
+trap 'echo "stopped; the same command goes on from here" >&2; exit 130' INT TERM
 
 step "environment"
 . ./env.sh
 prepare_environment
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-export OUTPUT_ROOT=$RUN/ckpts RECIPE=pocket BASE=$RUN/base
-echo "$("$PYTHON" --version) in .venv, results in $RUN"
+export JOBS=${JOBS:-2} # runs at a time, a core each: faster than one run on two cores
+echo "$("$PYTHON" --version) in .venv"
 
-step "base: a 0.6 M parameter Llama, $ORIGINAL tokens of context"
-"$PYTHON" continuous_finetuning/make_base_model.py --output_dir "$BASE" \
-  --context_length $ORIGINAL --extension_length $EXTENDED
+cd continuous_finetuning
+step "base: a Llama of 0.6 M parameters with a window of $original tokens"
+"$PYTHON" make_base_model.py --output_dir "$base" --context_length $original --extension_length $extended
 
-step "fine-tuning at $EXTENDED tokens: $TRAINED"
-METHODS=$TRAINED LENGTHS=$EXTENDED DATASET=$BASE/data/train_$EXTENDED.parquet NPROC=1 DEEPSPEED= \
-  BATCH_SIZE=4 GRADIENT_ACCUMULATION=1 LR=2e-3 WARMUP_STEPS=10 SAVE_STEPS=50 GRADIENT_CHECKPOINTING=False \
-  BF16=False TF32=False USE_FLASH_ATTN=False REPORT_TO=none USE_WANDB=False \
-  bash continuous_finetuning/finetune.sh
+export BASE=$base OUTPUT_ROOT=$checkpoints RECIPE=pocket DATASET=$base/data/train_$extended.parquet NPROC=1 DEEPSPEED= \
+  BATCH_SIZE=4 GRADIENT_ACCUMULATION=1 LR=1e-3 LR_SCHEDULER=linear WARMUP_STEPS=10 EPOCHS=0.8 SAVE_STEPS=50 GRADIENT_CHECKPOINTING=False \
+  BF16=False TF32=False USE_FLASH_ATTN=False REPORT_TO=none USE_WANDB=False
+step "fine-tuning at $extended tokens: $trained"
+METHODS=$trained LENGTHS=$extended bash finetune.sh
 
-step "the same methods without training: $FROZEN"
-for method in $FROZEN; do
-  "$PYTHON" continuous_finetuning/extend.py --model_name_or_path "$BASE" --method_name "$method" \
-    --model_max_length $EXTENDED --output_dir "$OUTPUT_ROOT/pocket_${method%_frozen}_frozen"
+step "without training: $frozen"
+evaluated=$base
+for method in $trained; do evaluated+=" $checkpoints/pocket_${method}_$extended"; done
+for method in $frozen; do
+  output=$checkpoints/pocket_${method%_frozen}_frozen
+  "$PYTHON" extend.py --model_name_or_path "$base" --method_name "$method" --model_max_length $extended \
+    --output_dir "$output"
+  evaluated+=" $output"
 done
 
-step "perplexity at $LENGTHS tokens"
-checkpoints=$BASE
-for method in $TRAINED; do checkpoints+=" $OUTPUT_ROOT/pocket_${method}_$EXTENDED"; done
-for method in $FROZEN; do checkpoints+=" $OUTPUT_ROOT/pocket_${method%_frozen}_frozen"; done
-CHECKPOINTS=$checkpoints DATASETS=$BASE/data/heldout/test.bin LENGTHS=$LENGTHS RESULTS=$RUN/results \
-  bash eval_perplexity/eval.sh
+cd ../eval_perplexity
+step "perplexity at $lengths tokens"
+CHECKPOINTS=$evaluated DATASETS=$base/data/heldout/test.bin LENGTHS=$lengths OUTPUT_ROOT=$run/results bash eval.sh
 
+cd ../fig
 step "figure"
-"$PYTHON" fig/make_figures.py --results "$RUN/results" --output_dir "$RUN"
+"$PYTHON" make_figures.py --results "$run/results" --output_dir "$figures"
 
+cd ..
 step "done"
 cat <<EOF
 This is the pocket study: stand-in data and a tiny model, an illustration of the pipeline and of the effects.
-  picture      $RUN/perplexity.png
-  table        $RUN/perplexity.csv
-  results      $RUN/results
-  checkpoints  $OUTPUT_ROOT (plain Llama folders; python -c "from transformers import AutoModelForCausalLM as A; A.from_pretrained('...')")
-The same scripts run the real study: continuous_finetuning/finetune.sh, then eval_perplexity/eval.sh (README.md).
+  picture      $(cd fig && cd "$figures" && pwd)/perplexity.png, and the table beside it as perplexity.csv
+  results      ${run#../}/results, one JSON file a model and length
+  checkpoints  ${run#../}/ckpts, plain Llama folders
+The same scripts run the real study: continuous_finetuning/finetune.sh, then eval_perplexity/eval.sh (see README.md).
 EOF

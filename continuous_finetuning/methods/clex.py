@@ -108,13 +108,14 @@ class Method(ContextExtension):
         return self._network.float().cpu()(times).double().exp().tolist()
 
     def rope_parameters(self):
-        t = math.ceil(self.model_max_length / self.original_length)
+        t = float(self.ratio)
         plain = [self.rope_theta ** (-2 * j / self.head_dim) for j in range(self.head_dim // 2)]
-        factors = [p / f for p, f in zip(plain, self._inv_freq([float(t)])[0], strict=True)]
+        factors = [p / f for p, f in zip(plain, self._inv_freq([t])[0], strict=True)]
         scale = score_scale(self.model_max_length, self.original_length) if self.log_scale else 1.0
         return {
             "rope_type": "longrope",
             "rope_theta": self.rope_theta,
+            "factor": t,
             "short_factor": factors,  # one rope for every length: both lists are the same
             "long_factor": factors,
             "attention_factor": scale,

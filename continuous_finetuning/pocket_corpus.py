@@ -1,0 +1,213 @@
+"""Text, tokenizer and passkey documents of the pocket study, made from the interpreter's own standard library.
+
+Nothing here needs torch or transformers. Everything is a pure function of its arguments: the same Python gives the
+same tokens on every machine. `make_base_model.py` is the script that uses it.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+BOS, EOS = "<s>", "</s>"
+SKIPPED_FOLDERS = {"site-packages", "dist-packages", "encodings", "lib-dynload", "__pycache__", "ensurepip"}
+SKIPPED_FOLDERS |= {"test", "tests", "idle_test", "__phello__"}
+SMALLEST_FILE = 2000  # bytes; shorter files are mostly re-exports
+HELD_OUT_EVERY = 12  # every 12th document is for evaluation only
+TEST_DOCUMENTS = 16  # the longest held-out documents make up test.bin
+
+PIECES = (1, 1, 2, 4, 8)  # documents in a passkey row: long ones teach the distance, short ones the look-up
+
+# What each token of a passkey document is.
+FILLER, LINE, ANSWER = 0, 1, 2
+
+
+# ----------------------------------------------------------------------------- text
+def read_corpus(folder: Path) -> dict[str, str]:
+    """The documents under `folder`, by relative path in sorted order: its .py files and the topics of `pydoc_data`.
+
+    Leaves out tests, encodings, installed packages, files that record the machine they were built on, and files
+    under 2 kB. Exits with one line if fewer than 24 documents are left.
+    """
+    documents = {}
+    for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
+        name = path.relative_to(folder)
+        machine_made = name.parts[0].startswith("config-") or name.name.startswith(("_sysconfigdata", "sitecustomize"))
+        if machine_made or SKIPPED_FOLDERS.intersection(name.parts[:-1]) or path.stat().st_size < SMALLEST_FILE:
+            continue
+        text = path.read_bytes().decode("utf-8", errors="ignore").replace("\r\n", "\n")
+        if name.as_posix() == "pydoc_data/topics.py":  # one dict of help pages: each is a document
+            for topic, page in sorted(ast.literal_eval(text[text.index("{") :]).items()):
+                if len(page) >= SMALLEST_FILE:
+                    documents[f"pydoc_data/topics/{topic}"] = page
+        else:
+            documents[name.as_posix()] = text
+    if len(documents) < 2 * HELD_OUT_EVERY:
+        raise SystemExit(
+            f"error: {folder} holds {len(documents)} usable Python source files, {2 * HELD_OUT_EVERY} are needed; use "
+            "a Python installed with its standard library's sources, or point --corpus_dir at a folder of .py files"
+        )
+    return documents
+
+
+def corpus_sha256(documents: dict[str, str]) -> str:
+    """SHA-256 over names and texts, in order."""
+    digest = hashlib.sha256()
+    for name, text in documents.items():
+        digest.update(f"{name}\0{text}\0".encode())
+    return digest.hexdigest()
+
+
+def split_corpus(documents: dict[str, str]) -> tuple[list[str], list[str]]:
+    """(training texts, held-out texts): every 12th document is held out, more often in a small corpus (at least 12)."""
+    every = min(HELD_OUT_EVERY, len(documents) // HELD_OUT_EVERY)
+    texts = list(documents.values())
+    return [text for i, text in enumerate(texts) if i % every], texts[::every]
+
+
+# ----------------------------------------------------------------------------- tokens
+def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE with every digit a token of its own, `<s>` put before each text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return tokenizer
+
+
+def encode_documents(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
+    """One uint16 array per text, `<s>` first and nowhere else (a literal "<s>" in the text stays text)."""
+    tokenizer.encode_special_tokens = True
+    encoded = []
+    for i in range(0, len(texts), 32):  # in slices: an Encoding takes many times the memory of its ids
+        encoded += [np.array(e.ids, dtype=np.uint16) for e in tokenizer.encode_batch_fast(texts[i : i + 32])]
+    tokenizer.encode_special_tokens = False
+    return encoded
+
+
+# ----------------------------------------------------------------------------- passkeys
+def passkey_line(key: str, value: str) -> str:
+    """The line that states a passkey and, given up to `is`, asks for it."""
+    return f"\n# key {key} is {value}\n"
+
+
+def passkey_keys(tokenizer: Tokenizer) -> list[str]:
+    """Words of three letters or more that are one token after a space, sorted: the names passkeys can have."""
+    words = (re.fullmatch("Ġ([a-z]{3,})", token) for token in tokenizer.get_vocab())  # Ġ: a space in byte-level BPE
+    return sorted(match[1] for match in words if match)
+
+
+def line_ids(tokenizer: Tokenizer, key: str, value: str) -> list[int]:
+    """Token ids of one passkey line, no BOS. The last token is the newline, the four before it are the digits."""
+    return tokenizer.encode(passkey_line(key, value), add_special_tokens=False).ids
+
+
+def passkey_document(
+    rng: random.Random, length: int, facts: int, questions: int, keys: list[str], filler_N: np.ndarray, tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """A document of exactly `length` tokens: text with `facts` passkey lines in it, then `questions` of them again.
+
+    All facts come before all questions; the document ends with a question. Between the lines there is text of random
+    lengths, so a single fact lies anywhere (uniformly) before its question. Keys differ, values are 4 random digits.
+
+    filler_N: token ids without BOS to take one stretch of text from. Returns (ids_L, kinds_L), uint16 and uint8;
+    kinds are FILLER, LINE, or ANSWER (the 4 digits of a question). Raises ValueError if the lines do not fit.
+    """
+    names = rng.sample(keys, facts)
+    lines = {name: line_ids(tokenizer, name, f"{rng.randrange(10**4):04d}") for name in names}
+    events = [(lines[name], False) for name in names] + [(lines[name], True) for name in rng.sample(names, questions)]
+    spare = length - 1 - sum(len(line) for line, _ in events)
+    if spare < 0:
+        raise ValueError(f"{facts} facts and {questions} questions take {length - spare} tokens, more than {length}")
+    start = rng.randrange(len(filler_N) - spare)
+    cuts = sorted(rng.randrange(spare + 1) for _ in events[1:]) + [spare]
+
+    ids, kinds, taken = [tokenizer.token_to_id(BOS)], [FILLER], 0
+    for cut, (line, asks) in zip(cuts, events, strict=True):
+        ids += [*filler_N[start + taken : start + cut].tolist(), *line]
+        kinds += [FILLER] * (cut - taken) + [LINE] * len(line)
+        if asks:
+            kinds[-5:-1] = [ANSWER] * 4
+        taken = cut
+    return np.array(ids, dtype=np.uint16), np.array(kinds, dtype=np.uint8)
+
+
+# ----------------------------------------------------------------------------- files
+def extension_rows(
+    documents: list[np.ndarray], length: int, rows: int, passkey_share: float, seed: int, keys: list[str], tokenizer
+) -> np.ndarray:
+    """Packed rows for continuing training at `length`: (rows, length) int32, in shuffled order.
+
+    documents: encoded training texts, each with its BOS. The passkey rows hold 1, 2, 4 or 8 documents of equal length,
+    64 tokens or more, with up to six facts each, every one asked again later; the other rows are a stream of shuffled
+    training documents, cut every `length` tokens. `length` must be at least 64.
+    """
+    rng = random.Random(f"extension {seed} {length} {rows}")
+    filler_N = np.concatenate([document[1:] for document in documents])
+    n_passkey = round(rows * passkey_share)
+    packed = []
+    for _ in range(n_passkey):
+        pieces, row = rng.choice([pieces for pieces in PIECES if length >= 64 * pieces]), []
+        for i in range(pieces):
+            piece = length * (i + 1) // pieces - length * i // pieces
+            facts = rng.randint(1, max(1, min(6, piece // 40)))
+            row.append(passkey_document(rng, piece, facts, facts, keys, filler_N, tokenizer)[0])
+        packed.append(np.concatenate(row))
+    stream = []
+    while sum(map(len, stream)) < (rows - n_passkey) * length:
+        stream += rng.sample(documents, len(documents))
+    stream = np.concatenate(stream)[: (rows - n_passkey) * length] if stream else np.zeros(0, dtype=np.uint16)
+    packed += list(stream.reshape(-1, length))
+    rng.shuffle(packed)
+    return np.stack(packed).astype(np.int32)
+
+
+def write_rows(rows_NL: np.ndarray, path: Path) -> None:
+    """Parquet with one column, `input_ids`."""
+    import pyarrow
+    import pyarrow.parquet
+
+    column = pyarrow.array(list(rows_NL), type=pyarrow.list_(pyarrow.int32()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pyarrow.parquet.write_table(pyarrow.table({"input_ids": column}), partial)
+    os.replace(partial, path)
+
+
+def write_heldout(documents: list[np.ndarray], tokenizer: Tokenizer, path: Path) -> None:
+    """The longest held-out documents as one raw uint16 token file, each with its BOS, and what it is beside it."""
+    longest = sorted(documents, key=len, reverse=True)[:TEST_DOCUMENTS]
+    random.Random("held out").shuffle(longest)
+    tokens = np.concatenate(longest).astype("<u2").tobytes()
+    note = {
+        "source": "standin",
+        "dataset": "python stdlib held-out files",
+        "tokenizer": f"byte-level BPE, tokenizer.json sha256 {hashlib.sha256(tokenizer.to_str().encode()).hexdigest()}",
+        "dtype": "uint16",
+        "vocab_size": tokenizer.get_vocab_size(),
+        "documents": len(longest),
+        "tokens": len(tokens) // 2,
+        "sha256": hashlib.sha256(tokens).hexdigest(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target, content in ((path, tokens), (path.with_name(path.name + ".json"), json.dumps(note, indent=2).encode())):
+        partial = target.with_name(target.name + ".partial")
+        partial.write_bytes(content)
+        os.replace(partial, target)

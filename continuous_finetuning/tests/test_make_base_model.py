@@ -1,0 +1,314 @@
+"""make_base_model.py: the same bits every time, killed or not; data files and passkey documents as described."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import make_base_model
+import pocket_corpus as pocket
+from conftest import STAGE, python
+
+ROW_LENGTH = 256
+TINY = ["--vocab_size", 512, "--hidden_size", 32, "--num_hidden_layers", 1, "--extension_length", ROW_LENGTH]
+TINY += ["--train_rows", 24, "--steps", 40, "--threads", 1]
+
+
+def call(monkeypatch, *args):
+    monkeypatch.setattr(sys, "argv", ["make_base_model.py", *map(str, args)])
+    make_base_model.main()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under the folder; the report without the seconds it took."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    if "base_report.json" in files:
+        files["base_report.json"] = {**json.loads(files["base_report.json"]), "seconds": None}
+    return files
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """48 small modules of the standard library, and things that must be left out."""
+    folder = tmp_path_factory.mktemp("corpus")
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    for path in [path for path in sorted(stdlib.glob("*.py")) if 3000 < path.stat().st_size < 20000][:48]:
+        shutil.copyfile(path, folder / path.name)
+    for name in ("test/test_x.py", "encodings/x.py", "site-packages/x.py", "json/tests/x.py", "_sysconfigdata_x.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("left_out = 1\n" * 300)
+    (folder / "short.py").write_text("left_out = 1\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, corpus):
+    """A finished tiny base, made as a user would."""
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    python("make_base_model.py", "--output_dir", folder, "--corpus_dir", corpus, *TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(corpus):
+    return pocket.split_corpus(pocket.read_corpus(corpus))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny):
+    return Tokenizer.from_file(str(tiny / "tokenizer.json"))
+
+
+# ----------------------------------------------------------------------------- runs
+def test_same_seed_same_bits(tiny, corpus, tmp_path, monkeypatch):
+    call(monkeypatch, "--output_dir", tmp_path / "again", "--corpus_dir", corpus, *TINY)
+    assert contents(tmp_path / "again") == contents(tiny)
+    names = {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    names |= {"base_report.json", "base_settings.json", f"data/train_{ROW_LENGTH}.parquet"}
+    assert set(contents(tiny)) == names | {"data/heldout/test.bin", "data/heldout/test.bin.json"}
+
+
+def test_killed_run_continues_to_the_same_bits(tiny, corpus, tmp_path):
+    folder = tmp_path / "base"
+    args = ["make_base_model.py", "--output_dir", folder, "--corpus_dir", corpus, *TINY, "--save_seconds", 0]
+    run = subprocess.Popen([sys.executable, *map(str, args)], cwd=STAGE, stdout=subprocess.DEVNULL)
+    checkpoint = folder / "unfinished" / "checkpoint.pt"
+    while not checkpoint.exists():
+        assert run.poll() is None
+        time.sleep(0.005)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    step = torch.load(checkpoint, weights_only=True)["step"]
+    assert 0 < step < 40 and not (folder / "config.json").exists()
+    assert f"continuing at step {step} of 40" in python(*args)
+    assert contents(folder) == contents(tiny)
+
+
+def test_finished_base_is_left_alone_and_torch_not_imported(tiny, corpus, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('a finished base needs no torch')")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tiny.rglob("*") if path.is_file()}
+    args = ["make_base_model.py", "--output_dir", tiny, "--corpus_dir", corpus, *TINY]
+    output = python(*args, PYTHONPATH=str(tmp_path))
+    assert "is finished, nothing to do" in output and output.count("\n") == 1
+    shutil.move(tiny / "data", tmp_path / "data")  # missing data files are written again, the same
+    assert "written again" in python(*args, PYTHONPATH=str(tmp_path))
+    assert contents(tiny / "data") == contents(tmp_path / "data")
+    shutil.rmtree(tiny / "data")
+    shutil.move(tmp_path / "data", tiny / "data")
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tiny.rglob("*") if path.is_file()}
+
+
+def test_bad_input_is_one_line(tiny, corpus, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    new = tmp_path / "new"
+    for args, words in [
+        (["--output_dir", tiny, "--corpus_dir", corpus, *TINY, "--seed", 1], "seed was 0, now it is 1"),
+        (["--output_dir", tiny, *TINY], "corpus_sha256 was"),
+        (["--output_dir", tmp_path / "other"], "did not write"),
+        (["--output_dir", new, "--corpus_dir", tmp_path / "empty"], "0 usable Python source files, 24 are needed"),
+        (["--output_dir", new, "--corpus_dir", tmp_path / "none"], "no folder"),
+        (["--output_dir", new, "--vocab_size", 300], "--vocab_size"),
+        (["--output_dir", new, "--vocab_size", 65537], "--vocab_size"),
+        (["--output_dir", new, "--corpus_dir", corpus, "--vocab_size", 50000], "too little text"),
+        (["--output_dir", new, "--context_length", 64], "--context_length"),
+        (["--output_dir", new, "--extension_length", 128], "--extension_length"),
+        (["--output_dir", new, "--hidden_size", 100], "multiple of 32"),
+        (["--output_dir", new, "--steps", 0], "--steps"),
+    ]:
+        with pytest.raises(SystemExit) as stop:
+            call(monkeypatch, *args)
+        message = str(stop.value.code)
+        assert message.startswith("error: ") and words in message and "\n" not in message
+    assert not (new / "config.json").exists()
+
+
+# ----------------------------------------------------------------------------- the folder
+def test_plain_transformers_opens_the_folder(tiny, texts):
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModelForCausalLM.from_pretrained(tiny)
+    text = "\ndef f(x_1):\n    return 'naïve' , 2024.5  # <spam> \t \U0001f40d\n" + texts[1][0][:5000]
+    ids = tokenizer(text)["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id == model.config.bos_token_id == 0 and 0 not in ids[1:]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer.tokenize(" 2024") == ["Ġ", "2", "0", "2", "4"]
+    assert (tokenizer.eos_token_id, model.config.eos_token_id) == (1, 1) and len(tokenizer) == model.config.vocab_size
+    assert model.dtype == torch.float32 and model.config.tie_word_embeddings
+    assert model.config.max_position_embeddings == 128
+    assert model.config.rope_parameters == {"rope_type": "default", "rope_theta": 10000.0}
+    assert model.generation_config.do_sample is False
+
+
+def test_report_holds_the_perplexity_that_transformers_computes(tiny):
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    report = json.loads((tiny / "base_report.json").read_text())
+    tokens_N = torch.from_numpy(np.fromfile(tiny / "data" / "heldout" / "test.bin", dtype="<u2").astype(np.int64))
+    for length in (64, 2048):
+        value = report["perplexity"][str(length)]
+        segments = value["n"] // (length - 1)
+        losses, last = [], []
+        for i in range(segments):
+            ids_1L = tokens_N[None, i * length : (i + 1) * length]
+            with torch.no_grad():
+                logits_LV = model(ids_1L).logits[0, :-1].double()
+            losses.append(model(ids_1L, labels=ids_1L).loss.item())
+            last.append(F.cross_entropy(logits_LV[-64:], ids_1L[0, 1:][-64:]).item())
+        assert value["all"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
+        assert value["last_64"] == pytest.approx(np.exp(np.mean(last)), rel=1e-4)
+    assert report["perplexity"]["128"]["all"] < 400  # of 512 tokens: forty steps learn which ones are common
+    assert report["source"] == "standin" and report["seed"] == 0 and report["trained_tokens"] == 40 * 2048
+    assert report["passkey"]["128"]["n"] == 100
+
+
+def test_passkey_rate_counts_only_documents_with_all_digits_right(tiny, tokenizer, texts):
+    batches = make_batches(tokenizer, texts[0])
+
+    class Oracle:
+        """Knows the text of each document; wrong in the last digit of every other one."""
+
+        def __call__(self, input_ids, logits_to_keep, use_cache):
+            answers = []
+            for row in input_ids.tolist():
+                text = tokenizer.decode(row, skip_special_tokens=True)
+                key, known = text.rsplit("# key ", 1)[1].split(" is ")
+                value = text.split(f"# key {key} is ")[1][:4]
+                assert known == value[:3]
+                self.asked += 1
+                answers.append(value[:3] + str((int(value[3]) + self.asked % 2) % 10))
+            ids = torch.tensor([[tokenizer.token_to_id(digit) for digit in answer] for answer in answers])
+            self.logits = F.one_hot(ids, 512).float()
+            return self
+
+    oracle = Oracle()
+    oracle.asked = 0
+    rate = make_base_model.measure_passkey(oracle, batches, batches.filler_N, [128, 256], 50)
+    assert rate == {"128": {"exact_match": 0.5, "n": 50}, "256": {"exact_match": 0.5, "n": 50}}
+
+
+def make_batches(tokenizer, training_texts, **settings):
+    args = type("Args", (), {"seed": 0, "steps": 40, "context_length": 128, **settings})
+    return make_base_model.Batches(pocket.encode_documents(tokenizer, training_texts), tokenizer, args)
+
+
+# ----------------------------------------------------------------------------- data
+def test_corpus_is_split_and_leaves_out_what_it_should(corpus):
+    documents = pocket.read_corpus(corpus)
+    assert len(documents) == 48 and list(documents) == sorted(documents)
+    assert not any("left_out" in text for text in documents.values())
+    training, heldout = pocket.split_corpus(documents)
+    assert len(training) == 36 and len(heldout) == 12 and not set(training) & set(heldout)
+    training, heldout = pocket.split_corpus({str(i): str(i) for i in range(500)})
+    assert heldout == [str(i) for i in range(0, 500, 12)] and len(training) == 500 - len(heldout)
+
+
+def test_topics_of_pydoc_are_documents(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    (tmp_path / "corpus" / "pydoc_data").mkdir()
+    pages = {"lambda": "a\n" * 1500, "brief": "b"}
+    (tmp_path / "corpus" / "pydoc_data" / "topics.py").write_text(f"# made by hand\ntopics = {pages!r}\n")
+    documents = pocket.read_corpus(tmp_path / "corpus")
+    assert documents["pydoc_data/topics/lambda"] == pages["lambda"] and len(documents) == 49
+
+
+def test_heldout_file_and_its_note(tiny, tokenizer, texts):
+    raw = (tiny / "data" / "heldout" / "test.bin").read_bytes()
+    note = json.loads((tiny / "data" / "heldout" / "test.bin.json").read_text())
+    tokens_N = np.frombuffer(raw, dtype="<u2")
+    assert note["sha256"] == hashlib.sha256(raw).hexdigest() and note["tokens"] == len(tokens_N)
+    assert note["source"] == "standin" and note["dtype"] == "uint16" and note["vocab_size"] == 512 > tokens_N.max()
+    starts = np.flatnonzero(tokens_N == 0)
+    assert len(starts) == note["documents"] == 12 and starts[0] == 0
+    written = {tokenizer.decode(part[1:].tolist()) for part in np.split(tokens_N, starts[1:])}
+    assert written == set(texts[1])
+
+
+def test_rows_file(tiny):
+    column = pyarrow.parquet.read_table(tiny / "data" / f"train_{ROW_LENGTH}.parquet").column("input_ids")
+    rows = column.to_pylist()
+    assert len(rows) == 24 and {len(row) for row in rows} == {ROW_LENGTH}
+    assert min(map(min, rows)) == 0 and max(map(max, rows)) < 512
+
+
+def test_rows_are_training_text_and_passkeys_only(tokenizer, texts):
+    training = pocket.encode_documents(tokenizer, texts[0])
+    keys = pocket.passkey_keys(tokenizer)
+    rows_NL = pocket.extension_rows(training, 512, 40, 0.0, 0, keys, tokenizer)
+    known = {document.tobytes() for document in training}
+    stream_N = pocket.extension_rows(training, 40 * 512, 1, 0.0, 0, keys, tokenizer)[0].astype(np.uint16)
+    assert rows_NL.shape == (40, 512) and stream_N[0] == 0
+    whole = np.split(stream_N, np.flatnonzero(stream_N == 0)[1:])[:-1]
+    assert len(whole) >= 3 and all(document.tobytes() in known for document in whole)
+    everything = b"".join(document.tobytes() for document in training)
+    for row in rows_NL.astype(np.uint16):
+        for part in np.split(row, np.flatnonzero(row == 0)):
+            assert part.tobytes() in everything
+    passkey_rows = pocket.extension_rows(training, 512, 40, 1.0, 0, keys, tokenizer)
+    for row in passkey_rows:
+        assert row[0] == 0 and (row == 0).sum() in (1, 2, 4, 8)
+        for document in tokenizer.decode(row.tolist(), skip_special_tokens=False).split("<s>")[1:]:
+            lines = [line for line in document.split("\n") if line.startswith("# key ")]
+            assert (
+                len(lines) >= 2
+                and all(lines.count(line) == 2 for line in lines)
+                and document.endswith(lines[-1] + "\n")
+            )
+    assert pocket.extension_rows(training, 331, 40, 0.5, 0, keys, tokenizer).shape == (40, 331)
+    assert not np.array_equal(passkey_rows, pocket.extension_rows(training, 512, 40, 1.0, 1, keys, tokenizer))
+
+
+def test_passkey_documents(tokenizer, texts):
+    filler_N = np.concatenate([document[1:] for document in pocket.encode_documents(tokenizer, texts[0])])
+    keys = pocket.passkey_keys(tokenizer)
+    bos, rng, depths = tokenizer.token_to_id("<s>"), random.Random(0), []
+    for i in range(400):
+        length, facts = rng.choice([128, 200, 512]), rng.randint(1, 3)
+        questions = rng.randint(1, facts)
+        if i % 2:
+            length, facts, questions = 512, 1, 1
+        ids_L, kinds_L = pocket.passkey_document(rng, length, facts, questions, keys, filler_N, tokenizer)
+        assert ids_L.shape == kinds_L.shape == (length,) and ids_L[0] == bos and bos not in ids_L[1:]
+        text = tokenizer.decode(ids_L.tolist(), skip_special_tokens=True)
+        lines = [line[len("# key ") :].split(" is ") for line in text.split("\n") if line.startswith("# key ")]
+        stated, asked = lines[:facts], lines[facts:]
+        assert len(asked) == questions and len(dict(stated)) == facts and len(dict(asked)) == questions
+        assert all(line in stated and len(line[1]) == 4 for line in asked)
+        answers = tokenizer.decode(ids_L[kinds_L == pocket.ANSWER].tolist())
+        assert answers == "".join(value for _, value in asked) and text.endswith(f" is {asked[-1][1]}\n")
+        assert ids_L[kinds_L == pocket.FILLER][1:].tobytes() in filler_N.tobytes()  # one stretch of text, uncut
+        if i % 2:
+            depths.append(np.argmax(kinds_L == pocket.LINE) / (512 - 2 * 11))
+    counts = np.histogram(depths, bins=4, range=(0, 1))[0]  # 200 draws: 50 +- 6 in each quarter
+    assert counts.min() > 25 and counts.sum() == 200
+    with pytest.raises(ValueError, match="3 facts and 3 questions take"):
+        pocket.passkey_document(rng, 64, 3, 3, keys, filler_N, tokenizer)
+
+
+def test_batches_depend_on_seed_and_step_alone(tokenizer, texts):
+    batches = make_batches(tokenizer, texts[0])
+    again = make_batches(tokenizer, texts[0])
+    other = make_batches(tokenizer, texts[0], seed=1)
+    for step, shape in [(39, (16, 128)), (0, (32, 64)), (19, (32, 64)), (20, (16, 128))]:
+        ids_BL, weight_BL = batches(step)
+        assert ids_BL.shape == weight_BL.shape == shape and set(np.unique(weight_BL)) == {1.0, np.float32(0.2), 6.0}
+        assert np.array_equal(ids_BL, again(step)[0]) and not np.array_equal(ids_BL, other(step)[0])
+
+
+def test_learning_rate():
+    rates = [make_base_model.learning_rate(step, 1000) for step in range(1000)]
+    assert rates[0] == 1 / 50 and rates[49] == rates[300] == 1.0 and rates[650] == pytest.approx(0.525)
+    assert rates[-1] == pytest.approx(0.05, abs=2e-3)
