@@ -97,8 +97,8 @@ class Metrics(TrainerCallback):
             seconds = (now - self.started) / max(1, state.global_step - self.first_step)
             left = seconds * (state.max_steps - state.global_step)
             print(
-                f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  {seconds:.2f} s a step  "
-                f"{left / 60:.1f} min left",
+                f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
+                f"{seconds:.2f} s a step  {left / 60:.1f} min left",
                 flush=True,
             )
 

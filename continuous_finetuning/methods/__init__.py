@@ -45,6 +45,12 @@ class ContextExtension:
     written_as: ClassVar[tuple[str, dict[str, str]]] = ("default", {})
     modeling: ClassVar[str | None] = None  # "x": modeling/modeling_x.py travels inside the checkpoint
 
+    @classmethod
+    def stated(cls, config) -> dict:
+        """Fields that the config of another code base's trained checkpoint states; see `adopt`."""
+        rope, (_, entries) = config.rope_parameters, cls.written_as
+        return {option: float(rope[entry]) for entry, option in entries.items() if rope.get(entry) is not None}
+
     @property
     def rope_theta(self) -> float:
         """theta, the base of the base's rope."""
@@ -118,12 +124,13 @@ def add_flags(parser: ArgumentParser) -> None:
         group.add_argument(f"--{flag}", **switch, default=SUPPRESS, help="; ".join(texts).replace("%", "%%"))
 
 
-def build(name: str, config, model_max_length: int, flags: dict) -> ContextExtension:
+def build(name: str, config, model_max_length: int, flags: dict, stated: dict | None = None) -> ContextExtension:
     """The method `name` for one base and one target length.
 
     config: the base's `LlamaConfig`, unchanged here. model_max_length: tokens.
     flags: all parsed command-line values; those that are options of some method and were given are used.
-    Exits with one line on an unknown method, an option of another method, or a length not above the original.
+    stated: fields that an adopted checkpoint decides. Exits with one line on an unknown method, an option of another
+    method, or a length not above the original.
     """
     cls = get(name)
     own = {f.name for f in _option_fields(cls)}
@@ -145,7 +152,7 @@ def build(name: str, config, model_max_length: int, flags: dict) -> ContextExten
             f"error: the base's rope is scaled already ({rope['rope_type']}); {name} needs one with plain rope"
         )
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return cls(original_length, model_max_length, rope, head_dim, **given)
+    return cls(original_length, model_max_length, rope, head_dim, **{**given, **(stated or {})})
 
 
 def adopt(name: str, config, original_length: int | None, model_max_length: int, flags: dict):
@@ -157,14 +164,14 @@ def adopt(name: str, config, original_length: int | None, model_max_length: int,
     cls, rope = get(name), dict(config.rope_parameters)
     if not cls.trained:
         raise SystemExit(f"error: {name} is not trained, so there is nothing to adopt; leave --adopt out")
-    rope_type, entries = cls.written_as
+    rope_type, _ = cls.written_as
     if cls.scales_rope and rope["rope_type"] != rope_type:
         fitting = [other for other in available() if get(other).written_as[0] == rope["rope_type"]]
         raise SystemExit(
             f"error: the checkpoint's rope is '{rope['rope_type']}', {name} is written as '{rope_type}'; "
             f"--method_name must be one of: {', '.join(fitting) or 'none here'}"
         )
-    stated = {option: float(rope[entry]) for entry, option in entries.items() if rope.get(entry) is not None}
+    stated = cls.stated(config)
     for key, value in stated.items():
         if flags.get(key, value) != value:
             raise SystemExit(f"error: --{key} {flags[key]}, but the checkpoint itself says {value}; leave the flag out")
@@ -174,7 +181,7 @@ def adopt(name: str, config, original_length: int | None, model_max_length: int,
     base.max_position_embeddings = (
         original_length or rope.get("original_max_position_embeddings") or config.max_position_embeddings
     )
-    return base, build(name, base, model_max_length, {**flags, **stated})
+    return base, build(name, base, model_max_length, flags, stated)
 
 
 def positive(name: str, value: float | None, default: float | None = None) -> float:

@@ -77,6 +77,22 @@ def test_dynamic_becomes_the_study_s_ntk(monkeypatch, released, tmp_path):
     )
 
 
+def test_landmark_with_its_row_in_the_vocabulary(monkeypatch, tmp_path):
+    """[PAD] and <landmark> behind the base's ids: the vocabulary stays, the last row is the landmark."""
+    folder = save_tiny_base(tmp_path / "released", vocab_size=260)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "mem_freq": 7}))
+    flags = ["--model_max_length", 64, "--top_k", 2]
+    output = adopt(monkeypatch, folder, "landmark", tmp_path / "out", *flags)
+    assert (output / "model.safetensors").samefile(folder / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True).eval()
+    config = model.config
+    assert (config.vocab_size, config.landmark_id, config.mem_freq, config.cache_top_k) == (260, 259, 7, 2)
+    logits = model(torch.arange(2, 202)[None]).logits
+    assert logits.shape == (1, 200, 260) and (logits[..., 259] == float("-inf")).all()
+    assert torch.isfinite(logits[..., :259]).all()
+
+
 def test_bad_input(monkeypatch, released, base, tmp_path):
     def refuse(message, folder, name, *more):
         with pytest.raises(SystemExit, match=message):

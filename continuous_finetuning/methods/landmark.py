@@ -1,0 +1,84 @@
+"""landmark: Landmark Attention (arXiv 2305.16300): random access to the past through one landmark token a block.
+
+Trained on short blocks of --model_max_length tokens (512 in the paper's Llama recipe) that lie inside the base's
+window, so the rope stays as it is; longer rows are cut. At inference each token retrieves --top_k blocks per head, and
+the text may have any length. The mechanism is in modeling/modeling_landmark.py, which travels with the checkpoint.
+
+The landmark is one row behind the base's vocabulary in the embeddings and in the LM head. It starts as the mean of the
+other rows; the tokenizer does not know it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from safetensors.torch import load_file
+
+from methods import ContextExtension, option
+from modeling.modeling_landmark import LandmarkForCausalLM
+
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # the latter is not there where the two are tied
+
+
+@dataclass
+class Method(ContextExtension):
+    mem_freq: int = option(63, "text tokens between two landmarks", int)
+    top_k: int = option(5, "blocks that each head retrieves for each token", int)
+    cache_on_cpu: bool = option(False, "keep the past's keys and values in CPU memory", bool)
+    landmark_id: int | None = None  # its row in an adopted checkpoint; otherwise one is added
+
+    extends_rows: ClassVar[bool] = False
+    scales_rope: ClassVar[bool] = False
+    links_weights: ClassVar[bool] = False
+    modeling: ClassVar[str] = "landmark"
+
+    def __post_init__(self):
+        for name in ("mem_freq", "top_k"):
+            if getattr(self, name) < 1:
+                raise SystemExit(f"error: --{name} must be at least 1, not {getattr(self, name)}")
+        if self.model_max_length > self.original_length:
+            raise SystemExit(
+                f"error: landmark trains on blocks inside the base's window of {self.original_length} tokens and "
+                f"retrieves the rest; give --model_max_length up to that (the paper's is 512), not "
+                f"{self.model_max_length}"
+            )
+        block = self.mem_freq + 1
+        needed = (self.top_k + 2) * block
+        if self.model_max_length < needed:
+            raise SystemExit(
+                f"error: landmark: --top_k {self.top_k} blocks of {block} tokens leave no room for the text itself; "
+                f"give --model_max_length {needed} or more, or a lower --top_k or --mem_freq"
+            )
+
+    @classmethod
+    def stated(cls, config):
+        """LCEG's checkpoint, and the paper's, have the landmark as the last row of the vocabulary."""
+        names = ("mem_freq", "landmark_id")
+        return {"landmark_id": config.vocab_size - 1} | {n: getattr(config, n) for n in names if hasattr(config, n)}
+
+    def config_fields(self):
+        return {
+            "mem_freq": self.mem_freq,
+            "cache_top_k": self.top_k,
+            "train_context_length": self.model_max_length,
+            "cache_on_cpu": self.cache_on_cpu,
+            "landmark_id": self.landmark_id,
+        }
+
+    def load(self, name_or_path, config, **kwargs):
+        folder = Path(name_or_path)
+        cache_dir = kwargs.pop("cache_dir", None)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(name_or_path, cache_dir=cache_dir, allow_patterns="*.safetensors"))
+        weights = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            weights |= load_file(path)
+        for name in VOCABULARY:
+            if name in weights:
+                rows = weights[name]
+                weights[name] = torch.cat([rows, rows.float().mean(dim=0, keepdim=True).to(rows.dtype)])
+        kwargs["attn_implementation"] = "sdpa"  # its own, whatever is asked for
+        return LandmarkForCausalLM.from_pretrained(None, config=config, state_dict=weights, **kwargs)

@@ -1,0 +1,557 @@
+"""Landmark attention against its definition: one query at a time in float64, absolute positions, explicit groups."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+import checkpoint
+import extend
+import methods
+from conftest import C, python, save_tiny_base
+from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM, LandmarkLayer, grouped_softmax, insert
+
+F, T, K = 3, 32, 2  # mem_freq, training length, top_k: blocks of 4, chunks of 32 - 3 * 4 = 20
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 50000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+BASES = {
+    "grouped-query": {"num_key_value_heads": 2},
+    "tied, theta": {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    "llama3 rope, biases": {"rope_parameters": LLAMA3, "num_key_value_heads": 1, "attention_bias": True},
+    "yarn rope": {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}},
+}
+
+
+def landmark_model(seed=0, **changes):
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "initializer_range": 0.4,
+        "mem_freq": F,
+        "cache_top_k": K,
+        "train_context_length": T,
+    }
+    model = LandmarkForCausalLM(LandmarkConfig(**settings | changes)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+    return model
+
+
+def text(n, batch=1, seed=0):
+    return torch.randint(0, 50, (batch, n), generator=torch.Generator().manual_seed(seed))
+
+
+# ---- the definition ----
+
+
+def turn(x_d, position, model):
+    """RoPE of one vector at one absolute position, cos and sin scaled as the base's rope says."""
+    rotary, half = model.model.rotary_emb, x_d.shape[-1] // 2
+    angle = position * rotary.inv_freq.double()
+    cos, sin = angle.cos() * rotary.attention_scaling, angle.sin() * rotary.attention_scaling
+    a, b = x_d[..., :half], x_d[..., half:]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def attend(q_d, keys_nd, values_nd, p, local, model):
+    """One query at place p of the row, un-rotated keys and values of the places up to p: the value it takes home."""
+    f, b, top_k = model.config.mem_freq, model.config.mem_freq + 1, model.config.cache_top_k
+    scale = q_d.shape[0] ** -0.5
+    N = local // b
+    k = min(top_k, N)
+    prefix = local - (k + 1) * b  # the slots' first position
+    q_d = turn(q_d, torch.tensor(p), model)
+
+    def scores(places_and_positions):
+        places, positions = torch.tensor(places_and_positions).T
+        return turn(keys_nd[places], positions[:, None], model) @ q_d * scale
+
+    chosen = []
+    if N:
+        slots = [m - (N - k) + 1 if m >= N - k else 0 for m in range(N)]
+        landmarks = scores([(m * b + f, prefix + slots[m] * b + f) for m in range(N)]).tolist()
+        chosen = sorted(sorted(range(N), key=lambda m: (round(landmarks[m], 9), m))[N - k :])
+    seen = [(s, s) for s in range(local, p + 1)]  # (place in the row, position)
+    for rank, m in enumerate(chosen):
+        slot = rank + (m >= N - k)
+        seen += [(m * b + j, prefix + slot * b + j) for j in range(b)]
+
+    own, groups = [], {}  # own: (score, place or block); groups: block -> [(score, place)]
+    for (place, _), score in zip(seen, scores(seen), strict=True):
+        block, landmark = place // b, place % b == f
+        if block == p // b:
+            if not landmark:
+                own.append((score, ("token", place)))
+        elif landmark:
+            own.append((score, ("block", block)))
+        else:
+            groups.setdefault(block, []).append((score, place))
+    weights = torch.stack([score for score, _ in own]).softmax(0)
+    out = torch.zeros_like(values_nd[0])
+    for weight, (_, (kind, which)) in zip(weights, own, strict=True):
+        if kind == "token":
+            out = out + weight * values_nd[which]
+        else:
+            inside = torch.stack([score for score, _ in groups[which]]).softmax(0)
+            out = out + weight * (inside @ values_nd[[place for _, place in groups[which]]])
+    return out
+
+
+def reference(model, ids, prompt=None, train=False):
+    """Logits, float64, of one text, ids [n]: of each text token, or with `train` of each token of the row.
+
+    The first `prompt` tokens (all of them by default) come in calls of several, the others one by one.
+    """
+    config, state = model.config, {name: p.double() for name, p in model.named_parameters()}
+    state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+    f, b, d, H = config.mem_freq, config.mem_freq + 1, config.head_dim, config.num_attention_heads
+    chunk = config.train_context_length // b * b - (config.cache_top_k + 1) * b
+    row, where, local = [], [], []
+    for t, token in enumerate(ids.tolist()):
+        closes = (t + 1) % f == 0 and not (train and t == len(ids) - 1)
+        for extra in [token, config.landmark_id][: 1 + closes]:
+            span = chunk if prompt is None or t < prompt else b
+            local.append(0 if train else len(row) // span * span)
+            row.append(extra)
+        where.append(len(row) - 1)
+
+    def norm(x, name):
+        return x / (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).sqrt() * state[name + ".weight"]
+
+    def linear(x, name):
+        y = x @ state[name + ".weight"].T
+        return y + state[name + ".bias"] if name + ".bias" in state else y
+
+    x = state["model.embed_tokens.weight"][row]
+    for i in range(config.num_hidden_layers):
+        layer = f"model.layers.{i}."
+        y = norm(x, layer + "input_layernorm")
+        q, k, v = (linear(y, f"{layer}self_attn.{name}_proj").view(len(row), -1, d) for name in "qkv")
+        share = H // k.shape[1]
+        heads = [
+            torch.cat([attend(q[p, h], k[:, h // share], v[:, h // share], p, local[p], model) for h in range(H)])
+            for p in range(len(row))
+        ]
+        x = x + linear(torch.stack(heads), layer + "self_attn.o_proj")
+        y = norm(x, layer + "post_attention_layernorm")
+        gate = torch.nn.functional.silu(linear(y, layer + "mlp.gate_proj"))
+        x = x + linear(gate * linear(y, layer + "mlp.up_proj"), layer + "mlp.down_proj")
+    return linear(norm(x if train else x[where], "model.norm"), "lm_head"), row
+
+
+def close(logits, expected, **kwargs):
+    """Without the landmark's column, which must be -inf."""
+    assert torch.isneginf(logits[..., -1]).all()
+    torch.testing.assert_close(logits[..., :-1].double(), expected[..., :-1], rtol=0, atol=1e-4, **kwargs)
+
+
+# ---- training ----
+
+
+@pytest.mark.parametrize("n, b", [(23, 4), (17, 2), (40, 7)])
+def test_grouped_softmax_and_its_gradient(n, b):
+    """Random scores of a causal row: weights and gradient equal those of the groups written out."""
+    torch.manual_seed(n)
+    G = -(-n // b)
+    scores = torch.randn(n, G * b, dtype=torch.float64, requires_grad=True)
+    target = torch.randn(n, G * b, dtype=torch.float64)
+    key = torch.arange(G * b).view(G, b)
+    query = torch.arange(n)
+    own = key[:, 0] == (query // b * b)[:, None]
+    ours = grouped_softmax(scores.view(n, G, b), key <= query[:, None, None], own).flatten(1)
+
+    rows = []
+    for p in range(n):
+        first = p // b * b
+        mine = [s for s in range(first, p + 1) if s % b != b - 1] + list(range(b - 1, first, b))
+        probability = dict(zip(mine, scores[p, mine].softmax(0), strict=True))
+        weights = [torch.zeros((), dtype=torch.float64)] * (G * b)
+        for s in range(p + 1):
+            if s % b == b - 1:
+                continue
+            if s >= first:
+                weights[s] = probability[s]
+            else:
+                group = list(range(s // b * b, s // b * b + b - 1))
+                weights[s] = scores[p, group].softmax(0)[s % b] * probability[s // b * b + b - 1]
+        rows.append(torch.stack(weights))
+    expected = torch.stack(rows)
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(ours.sum(-1), torch.ones(n, dtype=torch.float64))
+    (ours_gradient,) = torch.autograd.grad((ours * target).sum(), scores)
+    (gradient,) = torch.autograd.grad((expected * target).sum(), scores)
+    torch.testing.assert_close(ours_gradient, gradient)
+
+
+def test_insert():
+    row, last = insert(torch.arange(9)[None], 99, 3)
+    assert row.tolist() == [[0, 1, 2, 99, 3, 4, 5, 99, 6, 7, 8]]  # no landmark behind a last exact block
+    row, last = insert(torch.arange(9)[None], 99, 3, after_last=True)
+    assert row.tolist() == [[0, 1, 2, 99, 3, 4, 5, 99, 6, 7, 8, 99]] and last.tolist() == [0, 1, 3, 4, 5, 7, 8, 9, 11]
+    row, last = insert(torch.arange(2)[None], 99, 3, seen=2, after_last=True)
+    assert row.tolist() == [[0, 99, 1]] and last.tolist() == [1, 2]
+    row, _ = insert(torch.zeros(1, 512, dtype=torch.long), 1, 63)
+    assert row.shape == (1, 520) and row.nonzero()[:, 1].tolist() == list(range(63, 512, 64))  # as LCEG trains
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_training_loss_and_gradients(base):
+    model = landmark_model(**BASES[base]).train()
+    ids = text(27, batch=2)  # nine blocks, the last one exact
+    parameters = dict(model.named_parameters())
+    losses = []
+    for one in ids:
+        logits, row = reference(model, one, train=True)
+        assert len(row) == 35 and row.count(50) == 8
+        losses.append(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(row[1:])))
+    expected = torch.stack(losses).mean()
+    gradients = torch.autograd.grad(expected, list(parameters.values()))
+
+    output = model(input_ids=ids, labels=ids)
+    assert output.logits.shape == (2, 35, 51) and torch.isfinite(output.logits).all()
+    torch.testing.assert_close(output.loss.double(), expected, rtol=1e-5, atol=0)
+    output.loss.backward()
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        difference = (parameter.grad - gradient).norm() / gradient.norm()
+        assert difference < 1e-4 or gradient.norm() < 1e-6, name  # a key's bias has no gradient before the first rope
+
+
+def test_gradient_checkpointing():
+    ids, gradients = text(32, batch=2), []
+    for checkpointing in (False, True):
+        model = landmark_model(num_key_value_heads=2).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model(input_ids=ids, labels=ids).loss.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_short_row_is_plain_attention():
+    """With fewer tokens than a block there is no landmark, and the model is a plain Llama."""
+    model = landmark_model()
+    plain = LlamaForCausalLM(model.config)
+    plain.load_state_dict(model.state_dict())
+    ids = text(F - 1)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits[..., :-1], plain(ids).logits[..., :-1])
+
+
+# ---- inference ----
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("n", [85, 61])
+def test_prompt_in_one_go(base, n):
+    model = landmark_model(seed=n, **BASES[base])
+    ids = text(n, batch=2, seed=n)
+    logits = model(ids).logits
+    close(logits[1], reference(model, ids[1])[0])
+    torch.testing.assert_close(model(ids[:1]).logits, logits[:1])
+
+
+@torch.no_grad()
+def test_prompt_in_pieces():
+    """Pieces of two tokens and more, cut anywhere: the values of one go."""
+    model = landmark_model(num_key_value_heads=2)
+    ids = text(120, batch=2)
+    whole = model(ids).logits
+    for sizes in ([2] * 60, [47, 2, 71], [15, 45, 60], [3, 7, 11, 13, 86]):
+        cache, pieces = None, []
+        for piece in ids.split(sizes, dim=1):
+            output = model(piece, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            pieces.append(output.logits)
+            assert cache.get_seq_length() == sum(x.shape[1] for x in pieces)
+        torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prompt", [1, 41, 60])
+def test_token_by_token(prompt):
+    """Single tokens: the local section is the own block, every full block can be retrieved."""
+    model = landmark_model(num_key_value_heads=2, seed=1)
+    ids = text(90, seed=1)
+    output = model(ids[:, :prompt], use_cache=True)
+    logits = [output.logits]
+    for token in ids[:, prompt:].split(1, dim=1):
+        output = model(token, past_key_values=output.past_key_values, use_cache=True)
+        logits.append(output.logits)
+    close(torch.cat(logits, dim=1)[0], reference(model, ids[0], prompt=prompt)[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk", [20, 8])
+def test_all_blocks_retrieved_is_grouped_softmax_over_the_text(chunk):
+    """As long as k covers all blocks, inference has the training row's values: in chunks, and token by token."""
+    model = landmark_model(cache_top_k=8, train_context_length=(9 * 4) + chunk, num_key_value_heads=2)
+    ids = text(30)  # 40 tokens, ten blocks; a local section begins after no more than eight
+    _, last = insert(ids, 50, F)
+    model.model.train()
+    expected = model.lm_head(model.model(ids).last_hidden_state)[:, last[:-1]]
+    model.eval()
+    torch.testing.assert_close(model(ids).logits[:, :-1], expected, rtol=0, atol=1e-4)
+    output, logits = model(ids[:, :1], use_cache=True), []
+    for token in ids[:, 1:].split(1, dim=1):
+        logits.append(output.logits)
+        output = model(token, past_key_values=output.past_key_values, use_cache=True)
+    torch.testing.assert_close(torch.cat(logits, dim=1)[:, :27], expected[:, :27], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_causality():
+    model = landmark_model(num_key_value_heads=2)
+    ids = text(110)
+    before = model(ids).logits
+    for changed in (5, 44, 59, 60, 108):
+        other = ids.clone()
+        other[0, changed] = (other[0, changed] + 1) % 50
+        after = model(other).logits
+        assert torch.equal(after[:, :changed], before[:, :changed])
+        assert (after[:, changed] - before[:, changed])[..., :-1].abs().max() > 1e-2
+    torch.testing.assert_close(model(ids[:, :77]).logits, before[:, :77])
+
+
+@torch.no_grad()
+def test_generate():
+    """Greedy text equals the argmax of the definition; the landmark is never generated, however likely it is."""
+    model = landmark_model(num_key_value_heads=2, seed=3)
+    model.generation_config.eos_token_id = None
+    model.lm_head.weight[50] *= 100
+    ids = text(50, batch=2, seed=3)
+    mask = torch.ones_like(ids)
+    out = model.generate(ids, attention_mask=mask, max_new_tokens=40, do_sample=False, pad_token_id=0)
+    assert out.shape == (2, 90) and out.max() < 50
+    for one in out:
+        logits, _ = reference(model, one, prompt=50)
+        assert torch.equal(logits[49:-1, :-1].argmax(-1), one[50:])
+    one = {"inputs": ids[:1], "attention_mask": mask[:1], "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(model.generate(**one, max_new_tokens=40, prefill_chunk_size=16), out[:1])
+    beams = model.generate(**one, max_new_tokens=8, num_beams=3)
+    score = torch.stack([model_score(model, x, 50) for x in (beams[0], out[0, :58])])
+    assert score[0] >= score[1] - 1e-3
+
+
+def model_score(model, ids, prompt):
+    """Sum of log-probabilities of the tokens behind the prompt, fed one by one."""
+    output = model(ids[None, :prompt], use_cache=True)
+    total = 0
+    for token in ids[prompt:]:
+        total = total + output.logits[0, -1].log_softmax(-1)[token]
+        output = model(token.view(1, 1), past_key_values=output.past_key_values, use_cache=True)
+    return total
+
+
+@torch.no_grad()
+def test_loss_without_training_is_that_of_the_text():
+    model, ids = landmark_model(), text(64)
+    output = model(ids, labels=ids)
+    log_probability = output.logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+    torch.testing.assert_close(output.loss, -log_probability.mean())
+
+
+@torch.no_grad()
+def test_cache():
+    """In CPU memory, begun in inference mode, grown in steps, re-used after reset: the same values."""
+    ids = text(100)
+    expected = landmark_model()(ids).logits
+    model = landmark_model(cache_on_cpu=True)
+    output = model(ids, use_cache=True)
+    assert torch.equal(output.logits, expected)
+    layer = output.past_key_values.layers[0]
+    assert layer.keys.shape == (1, 4, 34, 4, 8) and layer.keys.device.type == "cpu"  # 133 tokens, no more
+    cache = output.past_key_values
+    cache.reset()
+    assert cache.get_seq_length() == 0
+    with torch.inference_mode():
+        pieces = [model(ids[:, :49], past_key_values=cache, use_cache=True).logits]
+    for piece in ids[:, 49:].split([2, 10, 39], dim=1):  # the first fits into the blocks there are
+        pieces.append(model(piece, past_key_values=cache, use_cache=True).logits)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected, rtol=0, atol=1e-4)
+
+
+def test_older_landmarks_of_the_first_layer_tie():
+    """There all landmarks are one vector; whatever the rounding says, the latest blocks are taken."""
+    model = landmark_model()
+    attention, past = model.model.layers[0].self_attn, LandmarkLayer(F + 1, False)
+    key = torch.randn(1, 4, 1, 8)
+    past.append(key.expand(1, 4, 48, 8) + torch.arange(48)[:, None] * 1e-6, torch.arange(48.0).expand(1, 4, 8, 48).mT)
+    q = torch.randn(1, 4, 1, 5, 8)
+    _, _, values = attention.retrieve(q, torch.arange(5), 12, past, model.model.rope(64))
+    blocks = values[..., 0, 0] // (F + 1)
+    assert (blocks[..., 1] > blocks[..., 0]).all() and (blocks >= 12 - 2 * K).all()
+
+
+@torch.no_grad()
+def test_bfloat16():
+    """All blocks retrieved, so that rounding cannot flip a choice: close to float32, and finite far beyond."""
+    model = landmark_model(cache_top_k=8, train_context_length=56, initializer_range=0.1)
+    ids = text(36)
+    expected = model(ids).logits[..., :-1]
+    model.bfloat16()
+    ours = model(ids).logits[..., :-1].float()
+    assert (ours - expected).norm() / expected.norm() < 0.03
+    assert torch.isfinite(model(text(700), labels=text(700)).loss)
+
+
+def test_refusals():
+    model, ids = landmark_model(), text(20)
+    mask = torch.ones_like(ids)
+    mask[0, 0] = 0
+    with pytest.raises(ValueError, match="without padding"):
+        model(ids, attention_mask=mask)
+    with pytest.raises(ValueError, match="needs input_ids"):
+        model(inputs_embeds=torch.zeros(1, 4, 32))
+    from transformers import DynamicCache
+
+    foreign = DynamicCache()
+    foreign.update(torch.zeros(1, 4, 3, 8), torch.zeros(1, 4, 3, 8), 0)
+    with pytest.raises(ValueError, match="filled by another model"):
+        model(ids, past_key_values=foreign)
+    model.train()
+    with pytest.raises(ValueError, match="needs labels"):
+        model(ids)
+    with pytest.raises(ValueError, match="a training row of 40 tokens; .* rows of 32"):
+        model(text(40), labels=text(40))
+    with pytest.raises(ValueError, match="no room for a local section"):
+        landmark_model(cache_top_k=7)
+
+
+# ---- the method, the scripts ----
+
+TINY = {"mem_freq": 7, "top_k": 3}  # blocks of 8, in the tiny base's window of 64: chunks of 24
+
+
+def test_config_adds_one_row_or_takes_one():
+    config = LandmarkConfig(vocab_size=100)
+    assert (config.vocab_size, config.landmark_id) == (101, 100)
+    again = LandmarkConfig.from_dict(json.loads(config.to_json_string()))
+    assert (again.vocab_size, again.landmark_id) == (101, 100)
+    adopted = LandmarkConfig(vocab_size=32002, landmark_id=32001)
+    again = LandmarkConfig.from_dict(json.loads(adopted.to_json_string()))
+    assert (again.vocab_size, again.landmark_id, again.chunk_length) == (32002, 32001, 128)  # as LCEG's released one
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}])
+def test_load_adds_the_mean_row(tmp_path, changes):
+    base = save_tiny_base(tmp_path, **changes)
+    config = checkpoint.open_base(str(base))
+    method = methods.build("landmark", config, C, TINY)
+    config = checkpoint.extended_config(config, method, checkpoint.record("landmark", method, "base", 0, {}))
+    model, plain = method.load(str(base), config, dtype=torch.float32), LlamaForCausalLM.from_pretrained(base)
+    old, new = plain.state_dict(), model.state_dict()
+    assert old.keys() == new.keys() and model.config.landmark_id == plain.config.vocab_size
+    for name, weight in old.items():
+        assert torch.equal(new[name][: len(weight)], weight)
+        if len(new[name]) > len(weight):
+            torch.testing.assert_close(new[name][-1], weight.mean(dim=0))
+    tied = model.lm_head.weight is model.model.embed_tokens.weight
+    assert tied == bool(changes) and len(new["lm_head.weight"]) == len(old["lm_head.weight"]) + 1
+
+
+@pytest.mark.parametrize(
+    "length, flags, message",
+    [
+        (8192, {}, "inside the base's window of 4096 .* not 8192"),
+        (512, {"top_k": 7}, "--top_k 7 blocks of 64 tokens leave no room .* 576 or more"),
+        (512, {"top_k": 0}, "--top_k must be at least 1, not 0"),
+        (512, {"mem_freq": 0}, "--mem_freq must be at least 1"),
+        (512, {"beta_fast": 1.0}, "--beta_fast is an option of yarn"),
+    ],
+)
+def test_bad_options(length, flags, message):
+    from transformers import LlamaConfig
+
+    with pytest.raises(SystemExit, match=message):
+        methods.build("landmark", LlamaConfig(max_position_embeddings=4096), length, flags)
+
+
+FRESH = """
+import sys, torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+ids, folders = torch.load(sys.argv[1])
+assert not any("continuous_finetuning" in path for path in sys.path)
+for folder, expected in folders.items():
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, expected)
+        hidden = AutoModel.from_pretrained(folder, trust_remote_code=True)(input_ids=ids, use_cache=False)
+        hidden = hidden.last_hidden_state
+        assert hidden.shape[:2] == ids.shape and torch.equal(model.get_output_embeddings()(hidden), expected)
+        settings = dict(max_new_tokens=70, pad_token_id=1, eos_token_id=None)
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        assert torch.equal(out[:, :200], ids) and out.shape[1] == 270 and out.max() < model.config.landmark_id
+        half = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.bfloat16)
+        long = torch.randint(2, 200, (1, 1024))  # 16 windows
+        print("loss", model(long, labels=long).loss.item(), half(long, labels=long).loss.item())
+    assert AutoTokenizer.from_pretrained(folder)("ab")["input_ids"]
+    try:
+        AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
+    except ValueError as reason:
+        print("refused", "trust_remote_code" in str(reason))
+"""
+
+
+def test_scripts_and_fresh_process(base, rows, tmp_path, monkeypatch):
+    """What extend.py and fine-tune.py write, opened alone in an empty folder, gives our logits."""
+    flags = ["--model_name_or_path", base, "--method_name", "landmark", "--model_max_length", C]
+    flags += [x for name, value in TINY.items() for x in (f"--{name}", value)]
+    untrained, trained = tmp_path / "untrained", tmp_path / "trained"
+    monkeypatch.setattr(sys, "argv", ["extend.py", *map(str, flags), "--output_dir", str(untrained)])
+    extend.main()
+    recipe = ["--dataset_dir", rows, "--max_steps", 4, "--per_device_train_batch_size", 4, "--learning_rate", 1e-2]
+    recipe += ["--gradient_accumulation_steps", 2, "--save_strategy", "no", "--lr_scheduler_type", "constant"]
+    python("fine-tune.py", *flags, *recipe, "--output_dir", trained)
+
+    record = json.loads((trained / "config.json").read_text())["context_extension"]
+    assert record["options"] == {**TINY, "cache_on_cpu": False} and record["trained_tokens"] == 4 * 8 * C
+    assert record["original_length"] == C and record["method"] == "landmark"
+    ids = torch.randint(2, 200, (2, 200), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = {
+            str(folder): LandmarkForCausalLM.from_pretrained(folder)(ids).logits for folder in (untrained, trained)
+        }
+    assert not torch.allclose(*[x[..., :-1] for x in logits.values()], atol=0.1)
+    torch.save([ids, logits], tmp_path / "expected.pt")
+    (tmp_path / "empty").mkdir()
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, tmp_path / "expected.pt"],
+        cwd=tmp_path / "empty",
+        env=environment | {"OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("refused True") == 2
+    for line in done.stdout.splitlines():
+        if line.startswith("loss"):
+            full, half = map(float, line.split()[1:])
+            assert math.isfinite(full) and abs(half - full) < 0.1 * full
+
+    # the first loss of the log is the mean over all targets of the rows, landmarks among them
+    model = LandmarkForCausalLM.from_pretrained(untrained).train()
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    data = [json.loads(line)["input_ids"] for line in rows.read_text().splitlines()]
+    blocks = torch.tensor(data).view(-1, C)
+    with torch.no_grad():
+        typical = model(input_ids=blocks[:64], labels=blocks[:64]).loss
+    assert abs(lines[0]["loss"] - typical) < 0.3 and lines[-1]["loss"] < lines[0]["loss"]

@@ -1,0 +1,261 @@
+"""The numbers: losses, windows, ropes and intervals against their definitions."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import interval
+import rope
+import scoring
+import windows
+from conftest import RULE, THETA, content, documents, save_model, write_tokens
+
+
+def reference(model, tokens, starts, length):
+    """The protocol restated, one window at a time, in float64 with full logits."""
+    model = model.double()
+    losses, hits, nll = [], 0, []
+    for start in starts:
+        x = torch.tensor(tokens[start : start + length])
+        log_p = torch.log_softmax(model(x[None], use_cache=False).logits[0].double(), -1)
+        each = [-float(log_p[i, x[i + 1]]) for i in range(length - 1)]
+        hits += sum(int(log_p[i].argmax()) == tokens[start + i + 1] for i in range(length))
+        losses.append(sum(each) / (length - 1))
+        nll.append(each)
+    return np.array(losses), hits, np.array(nll)
+
+
+def load(path):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def test_scoring_equals_full_logits_for_any_chunk(checkpoint, monkeypatch):
+    model = load(checkpoint)
+    ids_BL1 = torch.tensor(documents(8)[: 3 * 91]).view(3, 91)
+    logits = model(ids_BL1[:, :-1], use_cache=False).logits
+    full_nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids_BL1[:, 1:], reduction="none")
+    for rows in (1, 7, 64, 10**6):
+        monkeypatch.setitem(scoring.CHUNK_BYTES, "cpu", rows * 4 * 300)
+        nll, hit = scoring.score(model, ids_BL1)
+        assert (nll - full_nll).abs().max() < 1e-6 * full_nll.max()
+        assert torch.equal(hit, logits.argmax(-1) == ids_BL1[:, 1:])
+
+
+def test_hits_follow_argmax_in_a_tie():
+    logits = torch.tensor([[0.0, 3.0, 3.0], [5.0, 1.0, 5.0], [1.0, 2.0, 0.0]])
+    for targets in ([1, 0, 1], [2, 2, 1], [0, 1, 2]):
+        nll, hit = scoring.score_chunk(logits.clone(), torch.tensor(targets))
+        assert hit.tolist() == [int(row.argmax()) == t for row, t in zip(logits, targets, strict=True)]
+        assert torch.allclose(nll, -torch.log_softmax(logits, -1)[range(3), targets])
+
+
+@torch.no_grad()
+def test_a_model_that_changes_its_logits_is_refused(checkpoint):
+    model = load(checkpoint)
+    ids = torch.tensor(documents(1)[:16])[None]
+    scoring.check_head(model, ids)
+    head = model.forward
+
+    def capped(**inputs):
+        out = head(**inputs)
+        out.logits = 30 * torch.tanh(out.logits / 30)
+        return out
+
+    model.forward = capped
+    with pytest.raises(ValueError, match="changes its logits"):
+        scoring.check_head(model, ids)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@torch.no_grad()
+def test_result_equals_the_protocol_in_float64(run, checkpoint, tokens, tmp_path, batch_size):
+    length, stride = 300, 50
+    out = tmp_path / "one.json"
+    run("--base_model", checkpoint, "--data_path", tokens, "--seq_len", length, "--sliding_window", stride,
+        "--batch_size", batch_size, "--output_dir", out)  # fmt: skip
+    result = content(out)
+    stream = documents(13)
+    stream = stream[: [i for i, token in enumerate(stream) if token == 1][10]]
+    starts = []  # 0, 50, ... < N - L, then the last is dropped
+    start = 0
+    while start < len(stream) - length:
+        starts.append(start)
+        start += stride
+    starts.pop()
+    losses, hits, nll = reference(load(checkpoint), documents(13), starts, length)
+
+    assert (result["n_windows"], result["n_windows_total"], result["tokens"]) == (len(starts), len(starts), len(stream))
+    assert result["val_loss"] == pytest.approx(losses.mean(), rel=1e-6)
+    assert result["val_perplexity"] == pytest.approx(math.exp(losses.mean()), rel=1e-5)
+    assert result["val_perplexity_per_chunk"] == [result["val_perplexity"]]
+    assert result["val_acc"] == hits / (len(starts) * length) and hits > 0
+    assert [(b["from"], b["to"]) for b in result["loss_by_position"]] == [
+        (1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 63), (64, 127), (128, 255), (256, 299)]  # fmt: skip
+    for bucket in result["loss_by_position"]:  # position p is predicted at index p - 1
+        assert bucket["loss"] == pytest.approx(nll[:, bucket["from"] - 1 : bucket["to"]].mean(), rel=1e-5)
+    for n in (64, 256):
+        assert result[f"last_{n}"]["loss"] == pytest.approx(nll[:, -n:].mean(), rel=1e-5)
+    low, high = result["perplexity_interval_95"]
+    assert low < result["val_perplexity"] < high
+    assert result["method"] == "base" and result["original_length"] == result["trained_length"] == 64
+    assert result["data"]["source"] == "user" and result["protocol"] == "lceg-windows" and result["seed"] == 2
+
+
+def test_window_starts_are_the_protocols():
+    for n_tokens, length, stride in [(1000, 128, 256), (641, 128, 256), (640, 128, 256), (5000, 64, 7)]:
+        literal = [s for s in range(0, n_tokens, stride) if s < n_tokens - length]
+        literal.pop()
+        assert windows.window_starts(n_tokens, length, stride).tolist() == literal
+    for n_tokens in (100, 384):  # at N = L + stride the only start is the one that is dropped
+        with pytest.raises(ValueError, match="more than 384 tokens"):
+            windows.window_starts(n_tokens, 128, 256)
+    assert windows.window_starts(385, 128, 256).tolist() == [0]
+
+
+def test_subsample_is_seeded_and_ordered():
+    starts = windows.window_starts(100_000, 64, 16)
+    one, again, other = (windows.subsample(starts, 50, seed) for seed in (2, 2, 3))
+    assert one.tolist() == again.tolist() != other.tolist()
+    assert len(set(one.tolist())) == 50 and sorted(one) == list(one) and set(one) <= set(starts)
+    assert windows.subsample(starts, 10**6, 2) is starts
+
+
+# --- rope
+LLAMA2 = {"rule": "ntk", "rope_theta": 10000.0, "original_length": 4096}
+
+
+@pytest.mark.parametrize(
+    "factor, trained, length, base",
+    [(4, 32768, 4096, 305_922), (4, 32768, 32768, 305_922), (4, 32768, 65536, 651_131), (4, 32768, 131072, 1_349_567),
+     (8, 65536, 2048, 1_305_706), (8, 65536, 131072, 2_717_905),
+     (2, 4096, 2048, 10_000), (2, 4096, 8192, 30_528), (2, 4096, 65536, 327_366)],
+)  # fmt: skip
+def test_ntk_base_of_llama2(factor, trained, length, base):
+    found = rope.ntk({**LLAMA2, "factor": factor, "trained_length": trained}, length, 128)
+    assert found["rope_type"] == "default" and round(found["rope_theta"]) == base
+
+
+def inv_freq(model):
+    return model.model.rotary_emb.inv_freq.clone()
+
+
+def test_clex_frequencies_by_length():
+    """t = ceil(L / C), capped; Transformers' longrope turns the factors back into the recorded frequencies."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    inv_freq = (np.arange(1, 4)[:, None] ** -1.0 * 10000.0 ** (-np.arange(0, 32, 2) / 32)).tolist()
+    rule = {"rope_theta": 10000.0, "original_length": 64, "log_scale": True, "inv_freq": inv_freq}
+    for length, t in [(10, 1), (64, 1), (65, 2), (128, 2), (150, 3), (192, 3), (5000, 3)]:
+        parameters = rope.frequencies(rule, length, 32)
+        config = LlamaConfig(hidden_size=64, num_attention_heads=2, rope_parameters=parameters)
+        rotary = LlamaRotaryEmbedding(config)
+        np.testing.assert_allclose(rotary.inv_freq.double(), inv_freq[t - 1], rtol=1e-6)
+        assert rotary.attention_scaling**2 == pytest.approx(np.log(length) / np.log(64))
+    assert rope.frequencies({**rule, "log_scale": False}, 5000, 32)["attention_factor"] == 1
+
+
+def test_rope_follows_the_length_and_nothing_else(tmp_path):
+    d = 32
+
+    def expected(length):
+        alpha = 2.0 * max(length, 256) / 64 - 1.0
+        return np.float64(THETA * alpha ** (d / (d - 2))) ** (-np.arange(0, d, 2) / d)
+
+    theta = rope.ntk(RULE, 256, d)["rope_theta"]
+    folder = save_model(tmp_path / "ntk", "ntk", rope_parameters={"rope_type": "default", "rope_theta": theta})
+    fresh = load(folder)
+    setter = rope.RopeByLength(fresh)
+    x = torch.tensor(documents(10)[:600])[None]
+    for length in (100, 512, 256, 512, 64, 1000):
+        once = load(folder)
+        assert setter.set(length)["rope_theta"] == rope.RopeByLength(once).set(length)["rope_theta"]
+        np.testing.assert_allclose(inv_freq(fresh), expected(length), rtol=1e-5)
+        assert torch.equal(inv_freq(fresh), inv_freq(once))
+        with torch.no_grad():
+            assert torch.equal(fresh(x).logits, once(x).logits)
+    with torch.no_grad():  # up to the trained length it is the plain checkpoint
+        setter.set(256)
+        assert torch.equal(fresh(x).logits, load(folder)(x).logits)
+
+
+@torch.no_grad()
+def test_stock_dynamic_rope_forgets_longer_lengths(tmp_path):
+    dynamic = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": THETA}
+    folder = save_model(tmp_path / "dynamic", rope_parameters=dynamic)
+    model, fresh = load(folder), load(folder)
+    setter = rope.RopeByLength(model)
+    long, short = (torch.tensor(documents(10)[:n])[None] for n in (500, 150))
+    setter.set(500)
+    model(long)
+    stale = model(short).logits
+    setter.set(150)
+    assert torch.equal(model(short).logits, fresh(short).logits) and not torch.equal(stale, fresh(short).logits)
+
+
+def test_result_states_the_rope_and_the_record(run, tokens, tmp_path):
+    theta = rope.ntk(RULE, 256, 32)["rope_theta"]
+    folder = save_model(tmp_path / "ntk", "ntk", rope_parameters={"rope_type": "default", "rope_theta": theta})
+    flags = ("--base_model", folder, "--data_path", tokens, "--output_dir")
+    run(*flags, tmp_path / "up", "--seq_len", 128, 512, methods=("ntk", "ntk_frozen"))
+    run(*flags, tmp_path / "down", "--seq_len", 512, 128)
+    for length in (128, 512):
+        one, other = (content(tmp_path / name / f"ntk_{length}_pg19.json") for name in ("up", "down"))
+        assert one == other
+        assert one["rope"] == {"rope_type": "default", "rope_theta": rope.ntk(RULE, length, 32)["rope_theta"]}
+        assert (one["method"], one["trained_length"], one["trained_tokens"]) == ("ntk", 256, 5)
+
+
+# --- interval
+def test_interval_covers_the_mean_of_overlapping_windows():
+    """Windows of 8 numbers every 2, from streams of independent numbers with mean 1. Blocks of one window's length see
+    2/3 of the variance, so 89 % of the intervals should hold 1; taking the windows for independent, 67 % would."""
+    covered = naive = 0
+    for seed in range(150):
+        stream = np.random.default_rng(seed).normal(1.0, 1.0, 800)
+        starts = np.arange(0, 792, 2)
+        losses = [float(stream[s : s + 8].mean()) for s in starts]
+        low, high = interval.block_bootstrap(losses, [s // 8 for s in starts], seed)
+        covered += low < 1.0 < high
+        low, high = interval.block_bootstrap(losses, list(starts), seed)
+        naive += low < 1.0 < high
+    assert 0.82 <= covered / 150 <= 0.96 and naive < covered - 15
+
+
+def test_interval_degenerate_cases():
+    assert interval.block_bootstrap([1.0, 2.0], [0, 0], 0) is None
+    assert interval.block_bootstrap([2.0] * 6, [0, 0, 1, 1, 2, 2], 0) == [2.0, 2.0]
+    assert interval.block_bootstrap([1.0, 2.0, 3.0], [0, 1, 2], 5) == interval.block_bootstrap(
+        [1.0, 2.0, 3.0], [0, 1, 2], 5
+    )
+
+
+def test_losses_that_are_not_finite_are_reported_not_hidden():
+    rng = np.random.default_rng(0)
+    good = [windows.record(s, rng.random(100) + 1, rng.random(100) < 0.1) for s in (0, 200, 400)]
+    broken = rng.random(100)
+    broken[50] = np.nan
+    bad = windows.record(600, broken, np.zeros(100, bool))
+    result = interval.summarise([*good, bad], 100, seed=2)
+    json.dumps(result, allow_nan=False)
+    assert result["val_loss"] is result["val_perplexity"] is result["perplexity_interval_95"] is None
+    assert result["n_windows_not_finite"] == 1 and "no finite loss" in result["interval_method"]
+    assert result["val_loss_without_nan"] == pytest.approx(np.mean([record["loss"] for record in good]))
+    assert result["last_64"]["loss"] is None and result["loss_by_position"][0]["loss"] is None
+    assert "val_loss_without_nan" not in interval.summarise(good, 100, seed=2)
+    assert interval.summarise([bad], 100, 2)["val_loss_without_nan"] is None
+
+
+def test_uint32_for_large_vocabularies(tmp_path):
+    stream = [1, 70_000, 3, 1, 5, 99_999, 1, 4]
+    path = write_tokens(tmp_path / "test.bin", stream, "uint32")
+    assert windows.open_tokens(path, 2, 100_000).tokens_N.tolist() == stream[:6]
+    assert windows.open_tokens(path, 3, 100_000).tokens_N.tolist() == stream  # no document follows: the file's end
+    small = write_tokens(tmp_path / "small.bin", [1, 2, 3, 1, 2], "uint32", dtype="uint32")
+    assert windows.open_tokens(small, 1, 300).tokens_N.tolist() == [1, 2, 3]
