@@ -10,12 +10,17 @@
 set -eu
 cd "$(dirname "$0")"
 
-original=128                       # the base's window, tokens
-extended=512                       # the window to reach
-lengths="64 128 256 512 1024 2048" # evaluated: 1/2 to 16 times the original
-trained="origin pi ntk yarn"       # by finetune.sh
+original=128                                     # the base's window, tokens
+extended=512                                     # the window to reach
+trained="origin pi ntk yarn clex longlora landmark" # by finetune.sh
 frozen="pi yarn ntk_frozen lm_infinite self_extend" # by extend.py, without training
+lengths="64 128 256 512 1024 2048"               # evaluated: 1/2 to 16 times the original
+windows="393 393 200 100 64 40"                  # of each length, about 50,000 tokens
 
+# pocket settings of single methods: coarser steps for CLEX's solver, blocks inside the small window for Landmark
+export FLAGS_clex="--max_factor 16 --time_dt 0.1"
+export FLAGS_longlora="--low_rank_training True"
+export FLAGS_landmark="--model_max_length 128 --per_device_train_batch_size 16 --mem_freq 15 --top_k 3"
 
 run=../quickstart_run # as seen from the stages' folders
 if [ -n "${RUN:-}" ]; then
@@ -52,14 +57,17 @@ evaluated=$base
 for method in $trained; do evaluated+=" $checkpoints/pocket_${method}_$extended"; done
 for method in $frozen; do
   output=$checkpoints/pocket_${method%_frozen}_frozen
-  "$PYTHON" extend.py --model_name_or_path "$base" --method_name "$method" --model_max_length $extended \
+  target=$extended
+  [ "$method" != self_extend ] || target=${lengths##* } # its grouping is set for the longest text
+  "$PYTHON" extend.py --model_name_or_path "$base" --method_name "$method" --model_max_length "$target" \
     --output_dir "$output"
   evaluated+=" $output"
 done
 
 cd ../eval_perplexity
 step "perplexity at $lengths tokens"
-CHECKPOINTS=$evaluated DATASETS=$base/data/heldout/test.bin LENGTHS=$lengths OUTPUT_ROOT=$run/results bash eval.sh
+CHECKPOINTS=$evaluated DATASETS=$base/data/heldout/test.bin LENGTHS=$lengths OUTPUT_ROOT=$run/results \
+  bash eval.sh --trust_remote_code --max_windows $windows
 
 cd ../fig
 step "figure"

@@ -5,6 +5,7 @@
 #   NPROC=1 DEEPSPEED= BASE=... bash finetune.sh      one GPU, or a CPU
 #   METHODS="pi yarn" LENGTHS=65536 bash finetune.sh --seed 1     further flags go to fine-tune.py
 #   METHODS=longlora bash finetune.sh --low_rank_training True    LongLoRA as in the study: LoRA, embeddings, norms
+#   METHODS="pi clex" FLAGS_clex="--max_factor 16" bash finetune.sh            flags of one method among several
 #   METHODS=landmark LENGTHS=512 bash finetune.sh                 Landmark trains in blocks; longer rows are cut
 #
 # Run it again after a crash: finished models are skipped, the unfinished one goes on from its last checkpoint.
@@ -54,7 +55,7 @@ fi
 
 finetune() { # method length [flags]
   local method=$1 length=$2
-  local name=${recipe}_${method}_${length}
+  local name=${recipe}_${method}_${length} own=FLAGS_$method
   shift 2
   local command=(
     "${launch[@]}" fine-tune.py
@@ -84,6 +85,7 @@ finetune() { # method length [flags]
     --dataset_dir "$dataset"
     --method_name "$method"
     ${deepspeed:+--deepspeed "$deepspeed"}
+    ${!own:-}
     "$@"
   )
   echo "+ ${command[*]}"

@@ -50,15 +50,20 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--documents", type=int, default=10, help="use the first N documents [10]")
     data.add_argument("--seq_len", required=True, type=int, nargs="+", help="window lengths, tokens")
     data.add_argument("--sliding_window", type=int, default=256, help="distance of window starts, tokens [256]")
-    data.add_argument("--max_windows", type=int, help="evaluate a seeded random sample of so many windows [all]")
+    data.add_argument("--max_windows", type=int, nargs="+", help="a seeded random sample; one or one a length")
     data.add_argument("--seed", type=int, default=2, help="of that sample and of the intervals [2]")
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")
     run.add_argument("--batch_size", type=int, default=1, help="windows per forward pass [1]")
     run.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="[auto]")
     args = parser.parse_args()
-    args.seq_len = list(dict.fromkeys(args.seq_len))
-    for flag, least in {"documents": 1, "sliding_window": 1, "max_windows": 1, "batch_size": 1, "seed": 0}.items():
+    if len(set(args.seq_len)) < len(args.seq_len):
+        fail("--seq_len names a length twice")
+    if args.max_windows and min(args.max_windows) < 1:
+        fail(f"--max_windows {min(args.max_windows)}: must be at least 1")
+    if len(args.max_windows or [None]) not in (1, len(args.seq_len)):
+        fail(f"--max_windows takes one value or one for each of the {len(args.seq_len)} lengths")
+    for flag, least in {"documents": 1, "sliding_window": 1, "batch_size": 1, "seed": 0}.items():
         if (value := getattr(args, flag)) is not None and value < least:
             fail(f"--{flag} {value}: must be at least {least}")
     if min(args.seq_len) < 2:
@@ -171,9 +176,11 @@ def main(methods: tuple[str, ...] | None = None):
         check_method(args, checkpoint["method"], methods)
         data = windows.open_tokens(args.data_path, args.documents, config.vocab_size)
         plans = {}
+        limits = args.max_windows or [None]
+        limits = dict(zip(args.seq_len, limits * len(args.seq_len) if len(limits) == 1 else limits, strict=True))
         for length in args.seq_len:
             every = windows.window_starts(len(data.tokens_N), length, args.sliding_window)
-            plans[length] = windows.subsample(every, args.max_windows, args.seed).tolist(), len(every)
+            plans[length] = windows.subsample(every, limits[length], args.seed).tolist(), len(every)
             parameters_at(config, length)
         fingerprint = loading.fingerprint(args.base_model, config)
     except ValueError as reason:
@@ -201,7 +208,7 @@ def main(methods: tuple[str, ...] | None = None):
             "seq_len": length,
             "sliding_window": args.sliding_window,
             "documents": args.documents,
-            "max_windows": args.max_windows,
+            "max_windows": limits[length],
             "seed": args.seed,
             "dtype": dtype_name,
             "attention": attention,

@@ -1,0 +1,43 @@
+"""lm_infinite: LM-Infinite (arXiv 2308.16137): a local window and the first tokens, at distances the base has seen.
+
+Query i sees the keys of the last `local_window` positions as ever, and the first `global_tokens` keys, once they have
+left that window, all at the distance `local_window`. Not trained: the weights are the base's, the attention is in
+modeling/modeling_lm_infinite.py. The whole cache of keys is kept, so memory still grows with the length, linearly.
+
+By default local_window is the base's original length C and global_tokens is 10 (4096 and 10 for Llama-2).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from methods import ContextExtension, option
+
+
+@dataclass
+class Method(ContextExtension):
+    local_window: int | None = option(None, "keys seen at their own distance, tokens [original length]", int)
+    global_tokens: int = option(10, "first tokens, which every query sees [10]", int)
+
+    trained: ClassVar[bool] = False
+    scales_rope: ClassVar[bool] = False
+    modeling: ClassVar[str | None] = "lm_infinite"
+
+    def __post_init__(self):
+        if self.local_window is None:
+            self.local_window = self.original_length
+        for name in ("local_window", "global_tokens"):
+            if getattr(self, name) < 1:
+                raise SystemExit(f"error: --{name} must be a whole number above 0, not {getattr(self, name)}")
+        if self.local_window > self.original_length:
+            raise SystemExit(
+                f"error: --local_window {self.local_window} is beyond the {self.original_length} tokens that the base "
+                f"was trained on; give at most {self.original_length}"
+            )
+        if self.rope["rope_type"] in ("dynamic", "longrope"):
+            raise SystemExit(
+                f"error: the base's rope ({self.rope['rope_type']}) changes with the length of the text; lm_infinite "
+                "needs a base whose rope does not"
+            )
+
+    def config_fields(self):
+        return self.options()
