@@ -24,10 +24,14 @@ STYLE = {
     "origin": ("#7f7f7f", "s"),
     "pi": ("#E69F00", "^"),
     "ntk": ("#0072B2", "D"),
-    "ntk_frozen": ("#56B4E9", "d"),
     "yarn": ("#009E73", "v"),
+    "clex": ("#CC79A7", "P"),
+    "longlora": ("#D55E00", "X"),
+    "landmark": ("#882255", "h"),
+    "lm_infinite": ("#56B4E9", "<"),
+    "self_extend": ("#661100", ">"),
 }
-SPARE = [("#CC79A7", "P"), ("#D55E00", "X"), ("#F0E442", "*"), ("#882255", "<"), ("#44AA99", ">"), ("#AA4499", "h")]
+SPARE = [("#44AA99", "p"), ("#AA4499", "*"), ("#999933", "8"), ("#332288", "H")]
 
 
 @dataclass
@@ -37,7 +41,7 @@ class Point:
     dataset: str
     source: str
     method: str
-    trained_tokens: int
+    trained_tokens: int | None
     original_length: int
     trained_length: int
     model: str
@@ -50,10 +54,17 @@ class Point:
     seed: int
 
     @property
+    def frozen(self) -> bool:
+        """Extended without training (None tokens: trained by other code, it is not known how long)."""
+        return self.trained_tokens == 0 and self.method != "base"
+
+    @property
+    def style(self) -> str:
+        return self.method.removesuffix("_frozen")
+
+    @property
     def label(self) -> str:
-        if self.method == "base":
-            return "base"
-        return self.method if self.trained_tokens else f"{self.method.removesuffix('_frozen')} (frozen)"
+        return f"{self.style} (frozen)" if self.frozen else self.method
 
 
 def read(folder: Path) -> list[Point]:
@@ -93,7 +104,7 @@ def read(folder: Path) -> list[Point]:
 def rows_of(points: list[Point]) -> dict[tuple[str, str], list[Point]]:
     """Points by model, keyed (label, model), base first, then trained, then frozen; each sorted by length."""
     rows: dict[tuple[str, str], list[Point]] = {}
-    for point in sorted(points, key=lambda p: (p.method != "base", not p.trained_tokens, p.label, p.model, p.length)):
+    for point in sorted(points, key=lambda p: (p.method != "base", p.frozen, p.label, p.model, p.length)):
         rows.setdefault((point.label, point.model), []).append(point)
     return rows
 
@@ -103,51 +114,72 @@ def short(length: float) -> str:
 
 
 def draw(points: list[Point], path: Path) -> None:
-    """Two panels to `path`: mean perplexity over the window, and over its last 64 positions, against its length."""
+    """Perplexity against window length, to `path`: a column for the mean over the window and one for its last 64
+    positions, a row for trained methods and one for frozen, the base in each."""
     rows = rows_of(points)
     lengths = sorted({point.length for point in points})
+    original = max(point.original_length for point in points)
+    trained = sorted({point.trained_length for point in points if not point.frozen and point.trained_length > original})
     spare = iter(SPARE)
-    styles = {method: STYLE.get(method) or next(spare, SPARE[0]) for method in sorted({p.method for p in points})}
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
-    for panel, what, title in zip(panels, ("mean", "last"), ("whole window", "last 64 positions"), strict=True):
-        marks = {point.original_length: "original" for point in points}
-        marks |= {p.trained_length: "trained" for p in points if p.trained_tokens and p.trained_length not in marks}
-        for length, name in marks.items():
-            panel.axvline(length, color="#999999", linewidth=1, linestyle=":", zorder=0)
-            panel.annotate(
-                f" {name} length {short(length)}", (length, 1), xycoords=("data", "axes fraction"),
-                rotation=90, va="top", ha="right", fontsize=8, color="#555555",
-            )  # fmt: skip
-        names = [label for label, _ in rows]
-        for (label, model), row in rows.items():
-            color, marker = styles[row[0].method]
-            frozen = label.endswith("(frozen)")
-            seen = [point for point in row if getattr(point, what) is not None]
-            x, y = [point.length for point in seen], [getattr(point, what) for point in seen]
-            panel.plot(
-                x, y, color=color, marker=marker, markersize=5, linewidth=1.6,
-                linestyle="--" if frozen or label == "base" else "-",
-                markerfacecolor="white" if frozen else color,
-                label=label if names.count(label) == 1 else f"{label}, {model}",
-            )  # fmt: skip
-            band = [(p.length, *getattr(p, f"{what}_interval")) for p in seen if getattr(p, f"{what}_interval")]
-            if band:
-                panel.fill_between(*zip(*band, strict=True), color=color, alpha=0.13, linewidth=0)
-        panel.set(xscale="log", yscale="log", xlabel="window, tokens", title=title)
-        panel.xaxis.set_major_locator(FixedLocator(lengths))
-        panel.xaxis.set_minor_locator(NullLocator())
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-        panel.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-        panel.yaxis.set_minor_locator(NullLocator())
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.grid(axis="y", color="#e5e5e5", zorder=0)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("perplexity (log scale)")
-    panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    styles = {method: STYLE.get(method) or next(spare, SPARE[0]) for method in sorted({p.style for p in points})}
+    kinds = [kind for kind in (False, True) if any(p.frozen == kind and p.method != "base" for p in points)] or [False]
+    figure, grid = plt.subplots(
+        len(kinds), 2, figsize=(10.5, 3.7 * len(kinds) + 0.5), sharex=True, sharey=True, layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    names = [label for label, _ in rows]
+    for panels, kind in zip(grid, kinds, strict=True):
+        for panel, what in zip(panels, ("mean", "last"), strict=True):
+            for (label, model), row in rows.items():
+                if row[0].frozen == kind or row[0].method == "base":
+                    text = label.removesuffix(" (frozen)") if names.count(label) == 1 else f"{label}, {model}"
+                    line(panel, row, what, text, styles[row[0].style])
+            for length in trained if not kind else ():
+                mark(panel, length, "trained")
+            mark(panel, original, "original")
+            scales(panel, lengths)
+        panels[0].set_ylabel(f"{'not trained' if kind else 'trained'}\nperplexity (log scale)")
+        panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    for panel, title in zip(grid[0], ("whole window", "last 64 positions"), strict=True):
+        panel.set_title(title)
+    for panel in grid[-1]:
+        panel.set_xlabel("window, tokens")
     sources = ", ".join(sorted({f"{point.dataset} ({point.source} data)" for point in points}))
-    figure.suptitle(f"{sources}; shaded: 95 % intervals; dashed: not trained", fontsize=9, color="#555555")
+    figure.suptitle(f"{sources}; shaded: 95 % intervals", fontsize=9, color="#555555")
     figure.savefig(path, dpi=160)
     plt.close(figure)
+
+
+def line(panel, row: list[Point], what: str, label: str, style: tuple[str, str]) -> None:
+    """One model in one panel. what: "mean" or "last"."""
+    color, marker = style
+    seen = [point for point in row if getattr(point, what) is not None]
+    x, y = [point.length for point in seen], [getattr(point, what) for point in seen]
+    dashes = "--" if row[0].method == "base" else "-"
+    panel.plot(x, y, color=color, marker=marker, markersize=5, linewidth=1.6, linestyle=dashes, label=label)
+    band = [(point.length, *getattr(point, f"{what}_interval")) for point in seen if getattr(point, f"{what}_interval")]
+    if band:
+        panel.fill_between(*zip(*band, strict=True), color=color, alpha=0.1, linewidth=0)
+
+
+def mark(panel, length: int, name: str) -> None:
+    panel.axvline(length, color="#999999", linewidth=1, linestyle=":", zorder=0)
+    panel.annotate(
+        f" {name} {short(length)}", (length, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", ha="right",
+        fontsize=8, color="#555555",
+    )  # fmt: skip
+
+
+def scales(panel, lengths: list[int]) -> None:
+    panel.set(xscale="log", yscale="log")
+    panel.xaxis.set_major_locator(FixedLocator(lengths))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    panel.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.grid(axis="y", color="#e5e5e5", zorder=0)
+    panel.spines[["top", "right"]].set_visible(False)
 
 
 def table(points: list[Point]) -> str:
