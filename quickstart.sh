@@ -17,8 +17,9 @@ frozen="pi yarn ntk_frozen lm_infinite self_extend" # by extend.py, without trai
 lengths="64 128 256 512 1024 2048"               # evaluated: 1/2 to 16 times the original
 windows="393 393 200 100 64 40"                  # of each length, about 50,000 tokens
 
-# pocket settings of single methods: coarser steps for CLEX's solver, blocks inside the small window for Landmark
-export FLAGS_clex="--max_factor 16 --time_dt 0.1"
+# pocket settings of single methods: for CLEX coarser steps of the solver, and a rate at which its network does not
+# diverge (at 1e-3 it does); for Landmark blocks inside the small window
+export FLAGS_clex="--max_factor 16 --time_dt 0.1 --learning_rate 5e-5"
 export FLAGS_longlora="--low_rank_training True"
 export FLAGS_landmark="--model_max_length 128 --per_device_train_batch_size 16 --mem_freq 15 --top_k 3"
 
