@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import methods
 import training
 from conftest import STAGE, C, L, python, run
 
@@ -183,7 +184,7 @@ def test_bad_input(base, rows, tmp_path, monkeypatch, change, message):
     fine_tune = importlib.util.module_from_spec(spec)
     sys.modules["fine_tune"] = fine_tune  # dataclasses look their module up
     spec.loader.exec_module(fine_tune)
-    monkeypatch.setattr(fine_tune.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("model loaded"))
+    monkeypatch.setattr(methods.ContextExtension, "load", lambda *a, **k: pytest.fail("model loaded"))
     output = tmp_path / "out"
     monkeypatch.setattr(sys, "argv", [str(a) for a in ["fine-tune.py", *flags(base, rows, "pi", output), *change]])
     with pytest.raises(SystemExit) as stop:

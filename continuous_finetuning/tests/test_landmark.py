@@ -522,7 +522,10 @@ def test_scripts_and_fresh_process(base, rows, tmp_path, monkeypatch):
     python("fine-tune.py", *flags, *recipe, "--output_dir", trained)
 
     record = json.loads((trained / "config.json").read_text())["context_extension"]
-    assert record["options"] == {**TINY, "cache_on_cpu": False} and record["trained_tokens"] == 4 * 8 * C
+    assert (
+        record["options"] == {**TINY, "cache_on_cpu": False, "landmark_id": None}
+        and record["trained_tokens"] == 4 * 8 * C
+    )
     assert record["original_length"] == C and record["method"] == "landmark"
     ids = torch.randint(2, 200, (2, 200), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
