@@ -38,6 +38,8 @@ from rope import RopeByLength, parameters_at
 from scoring import check_head, score
 
 PROTOCOL = "lceg-windows"
+# the documented entry point of a method, where it is not eval_<method>.py
+ENTRY_POINTS = {"base": "pi", "origin": "pi", "longlora": "pi", "ntk_frozen": "ntk", "self_extend": "selfextend"}
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -98,7 +100,7 @@ def result_path(args: argparse.Namespace, length: int) -> Path:
 def check_method(args: argparse.Namespace, method: str, methods: tuple[str, ...] | None):
     """Stops if this entry point was made for other methods than the checkpoint's."""
     if methods and method not in methods:
-        own = Path(__file__).with_name(f"eval_{method.split('_')[0]}.py")
+        own = Path(__file__).with_name(f"eval_{ENTRY_POINTS.get(method, method)}.py")
         use = f"{own.name} or eval_ppl.py" if own.exists() else "eval_ppl.py"
         here = Path(sys.argv[0]).name
         fail(f"{args.base_model} is a '{method}' checkpoint; {here} is for {', '.join(methods)}: use {use}")

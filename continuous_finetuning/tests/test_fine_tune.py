@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -87,21 +89,24 @@ def test_fallbacks_are_said(ten_steps, base, rows, tmp_path):
     assert "--use_flash_attn: no GPU here" in log and "Traceback" not in log
 
 
-def test_readme_flags(base, rows, tmp_path):
-    """Every flag of the command in LCEG's README, with its 8 processes and DeepSpeed left out."""
+def test_readme_command(base, rows, tmp_path):
+    """The command in the README as written, but for paths, length, the number of processes and DeepSpeed."""
     output = tmp_path / "out"
-    command = f"""fine-tune.py --model_name_or_path {base} --bf16 True --output_dir {output} --model_max_length {L}
-        --use_flash_attn True --low_rank_training False --num_train_epochs 1 --per_device_train_batch_size 1
-        --per_device_eval_batch_size 2 --gradient_accumulation_steps 32 --evaluation_strategy no --save_strategy epoch
-        --save_total_limit 1 --learning_rate 2e-5 --weight_decay 0.0 --warmup_steps 20
-        --lr_scheduler_type constant_with_warmup --logging_steps 1 --tf32 True --report_to wandb --use_wandb True
-        --wandb_name test --dataset_dir {rows} --method_name pi"""
-    log = python(*command.split(), WANDB_DIR=str(tmp_path), WANDB_MODE="offline")
+    readme = (STAGE.parent / "README.md").read_text()
+    block = re.search(r"```bash\ntorchrun --nproc_per_node=8 (fine-tune.py.*?)```", readme, re.DOTALL)[1]
+    command = shlex.split(block.replace("\\\n", " "), comments=True)
+    here = {"model_name_or_path": base, "output_dir": output, "dataset_dir": rows, "model_max_length": L}
+    for flag, value in here.items():
+        command[command.index(f"--{flag}") + 1] = value
+    at = command.index("--deepspeed")
+    assert (STAGE / command[at + 1]).exists()
+    del command[at : at + 2]
+    log = python(*command, WANDB_DIR=str(tmp_path), WANDB_MODE="offline")
     if not torch.cuda.is_available():
         assert "--bf16: no GPU" in log and "--tf32: no GPU" in log
     assert len(losses(output)) == 3  # 80 rows, 32 a step
     assert (tmp_path / "wandb").exists()
-    assert python(*command.split(), WANDB_DIR=str(tmp_path), WANDB_MODE="offline").endswith("is trained already\n")
+    assert python(*command, WANDB_DIR=str(tmp_path), WANDB_MODE="offline").endswith("is trained already\n")
 
 
 def test_kill_and_resume_gives_the_same_weights(base, rows, tmp_path):

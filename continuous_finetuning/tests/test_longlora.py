@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import checkpoint
 import methods
-from conftest import L, python
+from conftest import L, python, save_tiny_base
 from methods import longlora
 
 
@@ -121,6 +121,28 @@ def test_embeddings_and_norms_are_trained_and_saved(trained, base):
         if lora:
             rank = torch.linalg.matrix_rank(after[name].double() - before[name].double(), rtol=1e-4)
             assert 1 <= rank <= 8, (name, rank)
+
+
+def test_tied_embeddings_stay_tied(tmp_path):
+    """With LoRA on a tied base, the trained embeddings reach the merged model, and its LM head too."""
+    base = save_tiny_base(tmp_path / "tied", tie_word_embeddings=True)
+    method, model = build(base)
+    model = method.prepare(model, low_rank=True)
+    trained = [p for name, p in model.named_parameters() if p.requires_grad]
+    optimizer, ids = torch.optim.SGD(trained, lr=0.5), torch.arange(2, 2 + 64)[None]
+    for _ in range(3):
+        model.train()(ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        before = model.eval()(ids).logits
+        method.finish(model, tmp_path / "out").save_pretrained(tmp_path / "out")
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+        torch.testing.assert_close(merged(ids).logits, before, rtol=1e-4, atol=1e-4)
+    assert merged.lm_head.weight.data_ptr() == merged.model.embed_tokens.weight.data_ptr()
+    first = LlamaForCausalLM.from_pretrained(base).model.embed_tokens.weight
+    assert not torch.equal(merged.model.embed_tokens.weight, first)
 
 
 def test_bad_input(base):

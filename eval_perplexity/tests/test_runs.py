@@ -146,7 +146,8 @@ def test_bad_input_is_one_line_before_the_model(run, checkpoint, tokens, tmp_pat
             "--output_dir", tmp_path / "one.json")  # fmt: skip
     for methods, script, made, hint in [
         (("yarn",), "eval_yarn.py", "ntk", "eval_ntk.py or eval_ppl.py"),
-        (("base", "origin", "pi", "longlora"), "eval_pi.py", "landmark", "use eval_ppl.py"),
+        (("base", "origin", "pi", "longlora"), "eval_pi.py", "self_extend", "use eval_selfextend.py or eval_ppl.py"),
+        (("ntk",), "eval_ntk.py", "other", "use eval_ppl.py"),
     ]:
         wrong = save_model(tmp_path / f"wrong_{made}", made)
         with pytest.raises(SystemExit, match=f"'{made}' checkpoint; {script} is for .*{hint}$"):
@@ -281,12 +282,12 @@ def test_eval_sh_goes_on_past_a_failure(checkpoint, tokens, tmp_path):
     assert sorted(os.listdir(out / "pg19")) == ["tiny_128_pg19.json", "tiny_64_pg19.json"]
 
 
-@pytest.mark.parametrize("method", ["pi", "ntk", "yarn"])
+@pytest.mark.parametrize("method", ["pi", "ntk", "yarn", "clex", "landmark", "lm_infinite", "selfextend"])
 def test_scripts_per_method_call_their_entry_point(method, tmp_path):
     done = command("bash", STAGE / "scripts" / f"eval_{method}.sh", "--seed", 5, cwd=tmp_path, PYTHON="echo")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if not line.startswith("+")]
-    folders = [(checkpoint, dataset) for checkpoint in {"pi": 3, "ntk": 2, "yarn": 1}[method] * "x" for dataset in "ab"]
+    folders = [(checkpoint, dataset) for checkpoint in {"pi": 3, "ntk": 2}.get(method, 1) * "x" for dataset in "ab"]
     assert len(lines) == len(folders)
     for line in lines:
         assert line.startswith(f"eval_{method}.py --base_model ") and line.endswith("--seed 5")
