@@ -71,6 +71,7 @@ def extended_config(base: PreTrainedConfig, method, context_extension: dict) -> 
     a `model_type` of its own: opened without --trust_remote_code it is refused, never taken for a plain Llama.
     """
     fields = copy.deepcopy(base.to_dict())
+    fields.pop("_name_or_path", None)
     fields["rope_parameters"] = method.rope_parameters()
     fields["max_position_embeddings"] = max(method.model_max_length, method.original_length)
     fields["context_extension"] = context_extension

@@ -138,6 +138,22 @@ def test_kill_and_resume_gives_the_same_weights(base, rows, tmp_path):
     assert json.loads((whole / "config.json").read_text()) == json.loads((killed / "config.json").read_text())
 
 
+@pytest.mark.parametrize(
+    "method, more",
+    [("longlora", "--low_rank_training True"), ("landmark", "--model_max_length 64 --mem_freq 7 --top_k 2")],
+)
+def test_adapters_and_landmarks_resume_too(base, rows, tmp_path, method, more):
+    options = [*more.split(), "--max_steps", 6, "--save_strategy", "steps", "--save_steps", 3]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for output in (whole, cut):
+        python("fine-tune.py", *flags(base, rows, method, output), *options)
+    (cut / "checkpoint-6" / "trainer_state.json").unlink()  # as killed after step 3, while checkpoint-6 was written
+    (cut / "config.json").unlink()
+    (cut / "model.safetensors").unlink()
+    assert "going on from" in python("fine-tune.py", *flags(base, rows, method, cut), *options)
+    assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
+
+
 def test_two_ranks_equal_one(base, rows, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     python("fine-tune.py", *flags(base, rows, "yarn", one), "--max_steps", 5)
