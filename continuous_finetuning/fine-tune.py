@@ -103,6 +103,13 @@ def parse(argv: list[str]):
         raise SystemExit(f"error: --low_rank_training: {args.method_name} trains all weights; set it to False")
     if args.eval_strategy not in ("no", None):
         raise SystemExit("error: --evaluation_strategy: there is no evaluation set here; set it to no")
+    if (
+        args.deepspeed
+        and not cls.zero3
+        and Path(args.deepspeed).is_file()
+        and '"stage": 3' in Path(args.deepspeed).read_text()
+    ):
+        raise SystemExit(f"error: {args.method_name} cannot be trained under ZeRO stage 3; leave --deepspeed out")
     fit_to_machine(args)
     if args.report_to is None or isinstance(args.report_to, str):
         args.report_to = [args.report_to or "none"]

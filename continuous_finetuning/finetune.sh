@@ -6,13 +6,14 @@
 #   METHODS="pi yarn" LENGTHS=65536 bash finetune.sh --seed 1     further flags go to fine-tune.py
 #   METHODS=longlora bash finetune.sh --low_rank_training True    LongLoRA as in the study: LoRA, embeddings, norms
 #   METHODS="pi clex" FLAGS_clex="--max_factor 16" bash finetune.sh            flags of one method among several
+#   METHODS=clex DEEPSPEED= bash finetune.sh                      CLEX does not train under ZeRO stage 3
 #   METHODS=landmark LENGTHS=512 bash finetune.sh                 Landmark trains in blocks; longer rows are cut
 #
 # Run it again after a crash: finished models are skipped, the unfinished one goes on from its last checkpoint.
 set -u
 cd "$(dirname "$0")" || exit 1
 
-methods=(${METHODS:-origin pi ntk yarn clex})
+methods=(${METHODS:-origin pi ntk yarn})
 lengths=(${LENGTHS:-32768}) # context windows to train, tokens
 
 base=${BASE:-meta-llama/Llama-2-7b-hf}

@@ -7,10 +7,12 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 import checkpoint
 
@@ -113,6 +115,15 @@ class ExtensionTrainer(Trainer):
         config.use_cache = False
 
 
+def whole(model):
+    """A context in which every rank holds all of the weights, which ZeRO-3 otherwise leaves in pieces."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(model.parameters()))
+
+
 def train(model, tokenizer, data, args: TrainingArguments, finish: Callable) -> None:
     """Trains `model` on `data` ({"input_ids": row}) and leaves the finished checkpoint in args.output_dir.
 
@@ -142,16 +153,17 @@ def train(model, tokenizer, data, args: TrainingArguments, finish: Callable) -> 
 
     partial = output / "final.partial"
     partial.mkdir(exist_ok=True)
-    final = finish(model, partial)
-    if args.bf16 and not args.deepspeed:
-        final.to(torch.bfloat16)
+    with whole(model):
+        final = finish(model, partial)
+        if args.bf16 and not args.deepspeed:
+            final.to(torch.bfloat16)
+        if final is not model and args.should_save:
+            final.config.context_extension["trained_tokens"] = int(trainer.state.num_input_tokens_seen)
+            final.config.use_cache = True
+            final.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
     if final is model:
         trainer.save_model(str(partial))
-    elif args.should_save:
-        final.config.context_extension["trained_tokens"] = int(trainer.state.num_input_tokens_seen)
-        final.config.use_cache = True
-        final.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
     if args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
         checkpoint.move_in(partial, output)

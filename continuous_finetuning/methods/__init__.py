@@ -38,6 +38,7 @@ class ContextExtension:
 
     trained: ClassVar[bool] = True  # may fine-tune.py train it?
     low_rank: ClassVar[bool] = False  # can it train with --low_rank_training True?
+    zero3: ClassVar[bool] = True  # can DeepSpeed cut its weights into pieces (ZeRO stage 3)?
     extends_rows: ClassVar[bool] = True  # False: model_max_length is a training block, not the window to reach
     scales_rope: ClassVar[bool] = True  # does it need a base whose rope is plain?
     links_weights: ClassVar[bool] = True  # untrained, are its weights the base's, byte for byte?

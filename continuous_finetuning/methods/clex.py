@@ -94,6 +94,7 @@ class Method(ContextExtension):
     time_dt: float = option(0.01, "step of the ODE solver, in t")
     log_scale: bool = option(True, "multiply the scores by ln L / ln C", bool)
 
+    zero3: ClassVar[bool] = False  # the network is used outside of any module's forward
     written_as: ClassVar = ("clex", {})  # other code bases keep the network in the model: nothing to adopt plainly
 
     def __post_init__(self):
