@@ -13,6 +13,8 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 KIT_VERSION = "0.1.0"
@@ -20,17 +22,17 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
 
 
-def open_base(name_or_path: str, cache_dir: str | None = None) -> PreTrainedConfig:
+def open_base(name_or_path: str, cache_dir: str | None = None, weights: bool = True) -> PreTrainedConfig:
     """The config of a base model, after all that can be wrong with it is checked and before any weight is read.
 
-    name_or_path: a folder or a hub id. Exits with one line if it is neither, holds no safetensors weights, is not a
-    Llama, or is already extended.
+    name_or_path: a folder or a hub id. weights: must it have any? Exits with one line if it is neither, holds no
+    safetensors weights, is not a Llama, or is already extended.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise SystemExit(f"error: {folder} is no checkpoint: it has no config.json (an unfinished run has none)")
-        if not list(folder.glob("*.safetensors")):
+        if weights and not list(folder.glob("*.safetensors")):
             raise SystemExit(f"error: {folder} has no *.safetensors weights; save the model with save_pretrained first")
     elif name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
         raise SystemExit(f"error: no folder {name_or_path}; --model_name_or_path takes a checkpoint folder or a hub id")
@@ -147,6 +149,29 @@ def copy_base_files(base: Path, output: Path, weights: bool = True) -> None:
     for pattern in TOKENIZER:
         for path in base.glob(pattern):
             shutil.copyfile(path, output / path.name)
+
+
+def verify_weights(folder: Path, model_class: type, config: PreTrainedConfig) -> None:
+    """Exits with one line if the weights of a model_class(config) in `folder` are not all there: a tensor missing,
+    empty or of another shape (as ZeRO-3's pieces are, saved without being gathered). Reads headers only."""
+    with torch.device("meta"):
+        wanted = {name: list(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
+    if config.tie_word_embeddings:
+        del wanted["lm_head.weight"]
+    held = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            held |= {name: file.get_slice(name).get_shape() for name in file.keys()}
+    for path in folder.glob("*/*.safetensors"):  # what a method keeps beside its model
+        with safe_open(path, "pt") as file:
+            empty = [name for name in file.keys() if 0 in file.get_slice(name).get_shape()]
+            if empty:
+                raise SystemExit(f"error: {path} was written with empty tensors ({empty[0]}); please report this")
+    for name, shape in wanted.items():
+        if held.get(name) != shape:
+            raise SystemExit(
+                f"error: {folder} was written with {name} of shape {held.get(name)}, not {shape}; please report this"
+            )
 
 
 def move_in(partial: Path, output: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import pyarrow.compute as pc
 
+COLUMNS = ("input_ids", "document_starts")
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
@@ -22,6 +23,7 @@ def read(dataset_dir: str, cache_dir: str | None = None) -> datasets.Dataset:
             data = data["train"] if isinstance(data, datasets.DatasetDict) else data
         else:
             files = sorted(str(file) for file in path.iterdir() if file.suffix in FORMATS)
+            files = [file for file in files if file.endswith(".parquet")] or files  # a manifest may lie beside them
             if not files:
                 raise SystemExit(f"error: no *.jsonl, *.json or *.parquet files in --dataset_dir {path}")
             data = _read_files(files, cache_dir)
@@ -58,16 +60,25 @@ def _read_files(files: list[str], cache_dir: str | None) -> datasets.Dataset:
         raise SystemExit(f"error: {files[0]} ... cannot be read as {Path(files[0]).suffix}: {cause}") from None
 
 
-def rows(data: datasets.Dataset, tokenizer, length: int, vocab_size: int, cut: bool = False) -> datasets.Dataset:
-    """A dataset whose only column, `input_ids`, has exactly `length` ids in every row.
+def rows(
+    data: datasets.Dataset, tokenizer, length: int, vocab_size: int, cut: bool = False, documents: bool = False
+) -> datasets.Dataset:
+    """A dataset whose column `input_ids` has exactly `length` ids in every row.
 
     `input_ids` are checked and taken as they are; otherwise `text` is tokenised (as a document with the tokenizer's
-    BOS), joined in order and cut every `length` tokens, the last partial row dropped. Documents are not masked from
-    each other. With `cut`, rows may be longer, any multiple of `length`, and are cut. Exits with one line on a row of
-    another length or an id outside the vocabulary.
+    BOS), joined in order and cut every `length` tokens, the last partial row dropped. With `cut`, rows may be longer,
+    any multiple of `length`, and are cut. With `documents`, a column `document_starts` says where in a row documents
+    begin, ascending from 0. Exits with one line on a row of another length, an id outside the vocabulary, or rows that
+    do not say where their documents begin.
     """
+    columns = list(COLUMNS if documents else COLUMNS[:1])
     if "input_ids" in data.column_names:
-        data = data.select_columns(["input_ids"])
+        if documents and "document_starts" not in data.column_names:
+            raise SystemExit(
+                "error: --document_mask needs rows that say where documents begin (`document_starts`): make them with "
+                "prepare_data.py --document_boundaries, or give a `text` column"
+            )
+        data = data.select_columns(columns)
         if cut:
             data = _cut(data, length)
         _check(data, length, vocab_size)
@@ -75,11 +86,12 @@ def rows(data: datasets.Dataset, tokenizer, length: int, vocab_size: int, cut: b
     data = data.select_columns(["text"])
     if next(pack(data, tokenizer, length), None) is None:
         raise SystemExit(f"error: the text of --dataset_dir has fewer than {length} tokens, not one row; give more")
-    return datasets.Dataset.from_generator(
+    packed = datasets.Dataset.from_generator(
         pack,
-        features=datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))}),
+        features=datasets.Features({name: datasets.List(datasets.Value("int32")) for name in COLUMNS}),
         gen_kwargs={"data": data, "tokenizer": tokenizer, "length": length},
     )
+    return packed.select_columns(columns)
 
 
 def _cut(data: datasets.Dataset, length: int) -> datasets.Dataset:
@@ -90,15 +102,19 @@ def _cut(data: datasets.Dataset, length: int) -> datasets.Dataset:
 
 
 def pack(data: datasets.Dataset, tokenizer, length: int) -> Iterator[dict]:
-    """Yields {"input_ids": `length` ids} from documents of text, tokenised a thousand at a time."""
+    """Yields {"input_ids": `length` ids, "document_starts": offsets, the first 0} from documents of text, tokenised a
+    thousand at a time."""
     buffer: list[int] = []
+    starts: list[int] = []
     for batch in data.iter(batch_size=1000):
         for ids in tokenizer(batch["text"])["input_ids"]:
+            starts.append(len(buffer))
             buffer += ids
-            whole = len(buffer) // length * length
-            for start in range(0, whole, length):
-                yield {"input_ids": buffer[start : start + length]}
-            buffer = buffer[whole:]
+            while len(buffer) >= length:
+                inside = [start for start in starts if 0 < start < length]
+                yield {"input_ids": buffer[:length], "document_starts": [0, *inside]}
+                buffer = buffer[length:]
+                starts = [start - length for start in starts if start >= length]
 
 
 def _check(data: datasets.Dataset, length: int, vocab_size: int) -> None:

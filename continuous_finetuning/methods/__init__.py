@@ -38,7 +38,8 @@ class ContextExtension:
 
     trained: ClassVar[bool] = True  # may fine-tune.py train it?
     low_rank: ClassVar[bool] = False  # can it train with --low_rank_training True?
-    zero3: ClassVar[bool] = True  # can DeepSpeed cut its weights into pieces (ZeRO stage 3)?
+    sequence_parallel: ClassVar[bool] = True  # can a row be cut over ranks (--sequence_parallel_size)?
+    document_mask: ClassVar[bool] = True  # can its attention be kept inside documents (--document_mask)?
     extends_rows: ClassVar[bool] = True  # False: model_max_length is a training block, not the window to reach
     scales_rope: ClassVar[bool] = True  # does it need a base whose rope is plain?
     links_weights: ClassVar[bool] = True  # untrained, are its weights the base's, byte for byte?
@@ -86,6 +87,10 @@ class ContextExtension:
     def prepare(self, model, low_rank: bool):
         """The model that is trained, made from the loaded one."""
         return model
+
+    def finish_reads(self, model) -> list:
+        """The parameters whose values `finish` reads: under ZeRO-3 they are gathered for it."""
+        return []
 
     def finish(self, model, folder: Path):
         """The model to save, made from the trained one; further files of the method go into `folder`."""

@@ -35,19 +35,25 @@ class LogFrequencies(nn.Module):
         self.slope_J = (-2 * j_J / (head_dim - 2)).float()  # of log n over ln(2t - 1); no buffers: nothing to save
         self.start_J = (-2 * j_J / head_dim * math.log(theta)).float()
         width = max(1, round(param_factor * head_dim))
-        self.up = nn.Linear(head_dim // 2, width, bias=False)  # its default start is Kaiming uniform, a = sqrt 5
-        self.down = nn.Linear(width, head_dim // 2, bias=False)
-        nn.init.zeros_(self.down.weight)
+        # own parameters, not Linears: ZeRO-3 gathers for a module's forward what it holds itself
+        self.up = nn.Parameter(torch.empty(width, head_dim // 2))
+        self.down = nn.Parameter(torch.zeros(head_dim // 2, width))
+        self.reset_up()
+
+    def reset_up(self):
+        nn.init.kaiming_uniform_(self.up, a=math.sqrt(5))  # as a Linear starts
 
     def derivative(self, t: torch.Tensor, z_J: torch.Tensor) -> torch.Tensor:
-        """dz/dt, eq. 10."""
+        """dz/dt, eq. 10, in float32 whatever the weights are (DeepSpeed trains in bfloat16)."""
         slope_J, start_J = self.slope_J.to(z_J), self.start_J.to(z_J)
         log_n_J = start_J + slope_J * torch.log(2 * t - 1)
-        return self.down(nn.functional.silu(self.up(z_J + log_n_J))) + slope_J * 2 / (2 * t - 1)
+        hidden_P = nn.functional.silu(self.up.float() @ (z_J + log_n_J))
+        return self.down.float() @ hidden_P + slope_J * 2 / (2 * t - 1)
 
     def forward(self, times: list[float]) -> torch.Tensor:
         """z at each of `times` (ascending, >= 1), [len(times), J], by RK4 with steps of time_dt from t = 1."""
-        start_J = self.start_J.to(self.up.weight)
+        # t = 1 uses no weight, but ranks that share gradients wait for all of them
+        start_J = self.start_J.to(self.up.device) + 0 * (self.up.float().sum() + self.down.float().sum())
         t = torch.tensor([1.0, *times], device=start_J.device)
         distinct, index = torch.unique(t, return_inverse=True)
         if len(distinct) == 1:
@@ -59,10 +65,10 @@ class LogFrequencies(nn.Module):
 class ClexRotaryEmbedding(nn.Module):
     """Takes the place of Llama's rotary embedding while training: draws t and positions anew at each call."""
 
-    def __init__(self, log_frequencies: LogFrequencies, original_length: int, max_factor: int, log_scale: bool):
+    def __init__(self, log_frequencies: LogFrequencies, method: "Method"):
         super().__init__()
-        self.log_frequencies, self.original_length = log_frequencies, original_length
-        self.max_factor, self.log_scale = max_factor, log_scale
+        self.log_frequencies, self.original_length = log_frequencies, method.original_length
+        self.row_length, self.max_factor, self.log_scale = method.model_max_length, method.max_factor, method.log_scale
 
     def positions(self, n: int, t: int) -> torch.Tensor:
         """n positions spread over t windows, float64: 0, a sorted sample of 1 ... nt - 2 by c = n // C, nt/c - 1."""
@@ -71,12 +77,15 @@ class ClexRotaryEmbedding(nn.Module):
         return torch.cat([torch.zeros(1), sample.double() / c, torch.tensor([n * t // c - 1.0])])
 
     def forward(self, x_BnD, position_ids):
-        n = x_BnD.shape[1]
+        """(cos, sin), [1, n, d] each. Where ranks share a row, all draw the same and each takes its part of it."""
+        cut = x_BnD.shape[1] < self.row_length
+        n = self.row_length if cut else x_BnD.shape[1]
         t = int(torch.randint(1, self.max_factor + 1, ()))
         with torch.autocast(x_BnD.device.type, enabled=False):
             inv_freq_J = self.log_frequencies([float(t)])[0].float().exp()
-            inv_freq_J = inv_freq_J + 0 * sum(w.sum() for w in self.parameters())  # t = 1 uses none, DDP wants all
-            angles_nJ = self.positions(n, t).float().to(x_BnD.device)[:, None] * inv_freq_J
+            positions_n = self.positions(n, t).float().to(x_BnD.device)
+            positions_n = positions_n[position_ids[0]] if cut else positions_n
+            angles_nJ = positions_n[:, None] * inv_freq_J
             angles_1nd = torch.cat([angles_nJ, angles_nJ], dim=-1)[None]
             scale = score_scale(n, self.original_length) if self.log_scale else 1.0
             return (angles_1nd.cos() * scale).to(x_BnD.dtype), (angles_1nd.sin() * scale).to(x_BnD.dtype)
@@ -94,7 +103,6 @@ class Method(ContextExtension):
     time_dt: float = option(0.01, "step of the ODE solver, in t")
     log_scale: bool = option(True, "multiply the scores by ln L / ln C", bool)
 
-    zero3: ClassVar[bool] = False  # the network is used outside of any module's forward
     written_as: ClassVar = ("clex", {})  # other code bases keep the network in the model: nothing to adopt plainly
 
     def __post_init__(self):
@@ -106,7 +114,7 @@ class Method(ContextExtension):
 
     @torch.no_grad()
     def _inv_freq(self, times: list[float]) -> list[list[float]]:
-        return self._network.float().cpu()(times).double().exp().tolist()
+        return self._network(times).double().exp().tolist()
 
     def rope_parameters(self):
         t = float(self.ratio)
@@ -133,12 +141,13 @@ class Method(ContextExtension):
         }
 
     def prepare(self, model, low_rank):
-        self._network.up.reset_parameters()  # now that the run's seed is set
+        self._network.reset_up()  # now that the run's seed is set
         device = model.device
-        model.model.rotary_emb = ClexRotaryEmbedding(
-            self._network.to(device), self.original_length, self.max_factor, self.log_scale
-        )
+        model.model.rotary_emb = ClexRotaryEmbedding(self._network.to(device), self)
         return model
+
+    def finish_reads(self, model):
+        return list(self._network.parameters())
 
     def finish(self, model, folder: Path):
         (folder / "clex").mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,8 @@ class Method(ContextExtension):
     cache_on_cpu: bool = option(False, "keep the past's keys and values in CPU memory", bool)
     landmark_id: int | None = None  # its row in an adopted checkpoint; otherwise one is added
 
+    sequence_parallel: ClassVar[bool] = False  # a row's softmax is grouped by blocks that ranks would cut
+    document_mask: ClassVar[bool] = False
     extends_rows: ClassVar[bool] = False
     scales_rope: ClassVar[bool] = False
     links_weights: ClassVar[bool] = False

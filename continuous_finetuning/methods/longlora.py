@@ -32,9 +32,12 @@ def blocks(q_BHnd, k_BHnd, v_BHnd, size: int, scale: float):
     return scaled_dot_product_attention(*cut, is_causal=True, scale=scale).view(B, H, n, d)
 
 
-def shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scale: float):
-    """S2-Attn of one row length n, a multiple of 4: [B, H, n, d] each, any dtype; returns [B, H, n, d]."""
-    n, half = q_BHnd.shape[2], q_BHnd.shape[1] // 2
+def shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scale: float, plain_heads: int | None = None):
+    """S2-Attn of one row length n, a multiple of 4: [B, H, n, d] each, any dtype; returns [B, H, n, d].
+
+    plain_heads: how many of the H heads, the first, have unshifted groups [H / 2].
+    """
+    n, half = q_BHnd.shape[2], q_BHnd.shape[1] // 2 if plain_heads is None else plain_heads
     group, shift = n // 4, n // 8
     plain, shifted = [[x[:, part] for x in (q_BHnd, k_BHnd, v_BHnd)] for part in (slice(None, half), slice(half, None))]
     ends = [(0, shift, shift), (shift, n - group + shift, group), (n - group + shift, n, group - shift)]
@@ -48,7 +51,15 @@ def attention(module, q_BHnd, k_BKnd, v_BKnd, attention_mask, scaling=None, **kw
         return sdpa_attention_forward(module, q_BHnd, k_BKnd, v_BKnd, attention_mask, scaling=scaling, **kwargs)
     groups = module.num_key_value_groups
     k_BHnd, v_BHnd = repeat_kv(k_BKnd, groups), repeat_kv(v_BKnd, groups)  # halves are halves of the query heads
-    return shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scaling).transpose(1, 2).contiguous(), None
+    heads, held = module.config.num_attention_heads, q_BHnd.shape[1]
+    first = 0
+    if held < heads:  # a row cut across ranks: this one has whole rows of some heads
+        from deepspeed.utils import groups as ranks
+
+        first = ranks._get_sequence_parallel_rank() * held
+    plain_heads = min(max(heads // 2 - first, 0), held)
+    out_BHnd = shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scaling, plain_heads)
+    return out_BHnd.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, attention)
@@ -92,6 +103,9 @@ class Method(pi.Method):
             ensure_weight_tying=model.config.tie_word_embeddings,
         )
         return get_peft_model(model, lora)
+
+    def finish_reads(self, model):
+        return list(model.parameters()) if hasattr(model, "merge_and_unload") else []
 
     def finish(self, model, folder: Path):
         if hasattr(model, "merge_and_unload"):

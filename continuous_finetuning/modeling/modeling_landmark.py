@@ -351,12 +351,16 @@ class LandmarkForCausalLM(LlamaForCausalLM):
         self.lm_head = LandmarkHead(config)
         self.post_init()
 
+    def row_labels(self, labels):
+        """labels of the text, [B, n], to those of the training row with its landmarks."""
+        return insert(labels, self.config.landmark_id, self.config.mem_freq)[0]
+
     def forward(self, input_ids=None, attention_mask=None, past_key_values=None, labels=None, **kwargs):
         """As of any causal LM. In training mode, labels are needed and logits are the row's, landmarks included."""
         if self.training:
             if labels is None:
                 raise ValueError("landmark attention needs labels in training mode; call eval() to use the model")
-            labels, _ = insert(labels, self.config.landmark_id, self.config.mem_freq)
+            labels = self.row_labels(labels)
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -23,7 +23,8 @@ GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
 METHODS = sorted(GOLDEN)
 # what a method needs at this size besides the common flags, and the length of its rows
 SMALL = {
-    "clex": ("--max_factor 8 --time_dt 0.1", L),
+    # at the others' rate its network amplifies rounding a thousand times a step
+    "clex": ("--max_factor 8 --time_dt 0.1 --learning_rate 1e-5", L),
     "landmark": ("--model_max_length 64 --mem_freq 7 --top_k 2", 64),
 }
 RECIPE = """--per_device_train_batch_size 2 --gradient_accumulation_steps 2 --learning_rate 3e-3 --warmup_steps 2
@@ -71,7 +72,10 @@ def test_the_checkpoint_is_whole(ten_steps, base):
     length = SMALL.get(method, ("", L))[1]
     assert (record["original_length"], record["trained_length"]) == (C, length)
     assert record["trained_tokens"] == 10 * 4 * length
-    assert record["recipe"]["learning_rate"] == 3e-3 and record["recipe"]["global_batch"] == 4
+    assert (
+        record["recipe"]["learning_rate"] == (1e-5 if method == "clex" else 3e-3)
+        and record["recipe"]["global_batch"] == 4
+    )
     assert config.use_cache and config.max_position_embeddings == length
     assert not GenerationConfig.from_pretrained(output).do_sample
     assert AutoTokenizer.from_pretrained(output).get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
@@ -127,7 +131,7 @@ def test_kill_and_resume_gives_the_same_weights(base, rows, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "config.json").exists()  # unfinished: no stage takes it for a checkpoint
-    half = killed / "checkpoint-9999"  # as if killed while writing: no trainer_state.json yet
+    half = killed / "checkpoint-9999"  # as if killed while writing
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
 
@@ -147,7 +151,7 @@ def test_adapters_and_landmarks_resume_too(base, rows, tmp_path, method, more):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for output in (whole, cut):
         python("fine-tune.py", *flags(base, rows, method, output), *options)
-    (cut / "checkpoint-6" / "trainer_state.json").unlink()  # as killed after step 3, while checkpoint-6 was written
+    (cut / "checkpoint-6" / "whole.json").unlink()  # as killed after step 3, while checkpoint-6 was written
     (cut / "config.json").unlink()
     (cut / "model.safetensors").unlink()
     assert "going on from" in python("fine-tune.py", *flags(base, rows, method, cut), *options)
@@ -221,10 +225,11 @@ def test_another_methods_run_is_not_overwritten(base, rows, tmp_path):
 
 
 def test_only_whole_checkpoints_count(tmp_path):
-    for step, state in [(5, '{"global_step": 5}'), (10, '{"global_step": 10}'), (15, '{"global'), (20, None)]:
+    for step, is_whole in [(5, True), (10, True), (20, False)]:
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        if state:
-            (folder / "trainer_state.json").write_text(state)
+        (folder / "trainer_state.json").write_text("{}")  # rank 0 may have come so far, another not
+        if is_whole:
+            (folder / "whole.json").write_text("{}")
     assert training.last_whole_checkpoint(tmp_path).name == "checkpoint-10"
     assert training.last_whole_checkpoint(tmp_path / "checkpoint-5") is None

@@ -47,7 +47,8 @@ def test_grouped_query_heads():
     """Halves are halves of the query heads; each of 2 key-value heads serves 3 of 6."""
     torch.manual_seed(0)
     q, (k, v) = torch.randn(1, 6, 16, 8), torch.randn(2, 1, 2, 16, 8)
-    module = types.SimpleNamespace(training=True, num_key_value_groups=3)
+    config = types.SimpleNamespace(num_attention_heads=6)
+    module = types.SimpleNamespace(training=True, num_key_value_groups=3, config=config)
     out, _ = longlora.attention(module, q, k, v, None, scaling=0.3)
     wide = [x.repeat_interleave(3, dim=1).double() for x in (k, v)]
     torch.testing.assert_close(out.transpose(1, 2).double(), dense(q.double(), *wide, 0.3), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,159 @@
+"""Tiled loss, tiled MLP, offload: the values of the plain computation, and nothing of the logits' size."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import memory
+
+V, D = 300, 64
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def model(request):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=V, hidden_size=D, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.2, tie_word_embeddings=request.param,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).double().train()
+
+
+@pytest.fixture()
+def batch():
+    ids_BL = torch.randint(0, V, (2, 130), generator=torch.Generator().manual_seed(1))
+    labels_BL = ids_BL.clone()
+    labels_BL[0, :20] = -100
+    return {"input_ids": ids_BL, "labels": labels_BL}
+
+
+@pytest.mark.parametrize("tile", [1, 7, 260])
+@pytest.mark.parametrize("count", [None, 200])
+@pytest.mark.parametrize("options", ["", "checkpointing", "checkpointing offload", "checkpointing mlp offload", "mlp"])
+def test_loss_and_gradients_are_the_plain_ones(model, batch, monkeypatch, tile, count, options):
+    monkeypatch.setattr(memory, "LOGITS", tile * V)
+    plain, tiled = copy.deepcopy(model), copy.deepcopy(model)
+    if "checkpointing" in options:
+        tiled.gradient_checkpointing_enable()
+    memory.use_tiled_loss(tiled, offload="offload" in options)
+    if "mlp" in options:
+        memory.use_tiled_mlp(tiled)
+    losses = [m(**batch, num_items_in_batch=count).loss for m in (plain, tiled)]
+    for loss in losses:
+        (3 * loss).backward()
+    torch.testing.assert_close(losses[1].double(), losses[0].double(), atol=1e-5, rtol=1e-6)
+    for (name, a), b in zip(plain.named_parameters(), tiled.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_against_cross_entropy_in_float64():
+    """The function alone, in float32 with logits up to 1,000: no overflow; ignored labels have no gradient."""
+    torch.manual_seed(0)
+    hidden, weight = (20 * torch.randn(50, D)).requires_grad_(), torch.randn(V, D, requires_grad=True)
+    labels = torch.randint(0, V, (50,))
+    labels[::7] = -100
+    total = memory.TiledCrossEntropy.apply(hidden, weight, labels)
+    total.backward()
+    h, w = (x.detach().double().requires_grad_() for x in (hidden, weight))
+    expected = cross_entropy(h @ w.T, labels, reduction="sum")
+    expected.backward()
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(hidden.grad.double(), h.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(weight.grad.double(), w.grad, atol=1e-3, rtol=1e-4)
+    assert (hidden.grad[::7] == 0).all()
+
+
+def test_a_frozen_head_gets_no_gradient(model, batch):
+    tiled = copy.deepcopy(model)
+    memory.use_tiled_loss(tiled)
+    tiled.lm_head.weight.requires_grad_(False)
+    tiled(**batch).loss.backward()
+    assert tiled.lm_head.weight.grad is None and tiled.model.norm.weight.grad.abs().sum() > 0
+
+
+def test_bfloat16_autocast(model, batch):
+    """As the plain loss under autocast, up to bfloat16's rounding (2^-8)."""
+    plain, tiled = copy.deepcopy(model).float(), copy.deepcopy(model).float()
+    memory.use_tiled_loss(tiled)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = [m(**batch).loss for m in (plain, tiled)]
+    for loss in losses:
+        loss.backward()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=2e-3)
+    a, b = plain.lm_head.weight.grad, tiled.lm_head.weight.grad
+    assert (a - b).norm() < 0.02 * a.norm()
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any operation's result has."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for x in torch.utils._pytree.tree_leaves(out):
+            if isinstance(x, torch.Tensor):
+                self.elements = max(self.elements, x.numel())
+        return out
+
+
+def largest(model, batch):
+    with Largest() as seen:
+        model(**batch).loss.backward()
+    return seen.elements
+
+
+def test_no_tensor_has_the_logits_size(model, batch, monkeypatch):
+    monkeypatch.setattr(memory, "LOGITS", 10 * V)
+    plain, tiled = copy.deepcopy(model), copy.deepcopy(model)
+    memory.use_tiled_loss(tiled)
+    assert largest(plain, batch) >= 260 * V
+    assert largest(tiled, batch) < 130 * V
+
+
+def test_no_tensor_has_the_mlps_width_in_full_length(batch, monkeypatch):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=V, hidden_size=16, intermediate_size=4096, num_hidden_layers=1, num_attention_heads=2
+    )
+    tiled = LlamaForCausalLM(config).train()
+    memory.use_tiled_loss(tiled)
+    tiled.gradient_checkpointing_enable()
+    assert largest(tiled, batch) == 260 * 4096
+    memory.use_tiled_mlp(tiled)
+    assert largest(tiled, batch) <= 16 * 2 * 4096
+
+
+def test_offload_keeps_the_layers_inputs_in_host_memory(model, batch, monkeypatch):
+    """save_on_cpu sees each layer's input go and come back."""
+    packed = []
+    real = torch.autograd.graph.save_on_cpu
+
+    class Watch(real):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            pack = self.pack_hook
+            self.pack_hook = lambda tensor: (packed.append(tuple(tensor.shape)), pack(tensor))[1]
+
+    monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", Watch)
+    tiled = copy.deepcopy(model)
+    tiled.gradient_checkpointing_enable()
+    memory.use_tiled_loss(tiled, offload=True)
+    tiled(**batch).loss.backward()
+    assert packed.count((2, 130, D)) >= 2  # one of each layer, at least
+    assert not any(96 in shape for shape in packed)  # nothing from inside a layer
+
+
+def test_it_is_the_plain_model_in_use(model, batch):
+    tiled = copy.deepcopy(model)
+    memory.use_tiled_loss(tiled)
+    ids = batch["input_ids"]
+    torch.testing.assert_close(tiled.eval()(ids).logits, copy.deepcopy(model).eval()(ids).logits)
+    out = tiled.generate(ids[:1, :5], max_new_tokens=4, do_sample=False)
+    assert out.shape == (1, 9)
