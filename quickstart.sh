@@ -31,6 +31,7 @@ fi
 figures=.
 [ -z "${RUN:-}" ] || figures=$run
 base=$run/base
+rows=$run/rows_$extended
 checkpoints=$run/ckpts
 
 step() { printf '\n[%d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1"; }
@@ -47,7 +48,12 @@ cd continuous_finetuning
 step "base: a Llama of 0.6 M parameters with a window of $original tokens"
 "$PYTHON" make_base_model.py --output_dir "$base" --context_length $original --extension_length $extended
 
-export BASE=$base OUTPUT_ROOT=$checkpoints RECIPE=pocket DATASET=$base/data/train_$extended.parquet NPROC=1 DEEPSPEED= \
+step "training data: rows of $extended tokens"
+"$PYTHON" prepare_data.py --dataset "$base/data/corpus.jsonl" --tokenizer "$base" --length $extended \
+  --source_column source --mix passkey=0.3,python=0.65,prose=0.05 --keep_short 1 --total_tokens $((1000 * extended)) \
+  --output_dir "$rows" --workers 1
+
+export BASE=$base OUTPUT_ROOT=$checkpoints RECIPE=pocket DATASET=$rows NPROC=1 DEEPSPEED= \
   BATCH_SIZE=4 GRADIENT_ACCUMULATION=1 LR=1e-3 LR_SCHEDULER=linear WARMUP_STEPS=10 EPOCHS=0.8 SAVE_STEPS=50 GRADIENT_CHECKPOINTING=False \
   BF16=False TF32=False USE_FLASH_ATTN=False REPORT_TO=none USE_WANDB=False
 step "fine-tuning at $extended tokens: $trained"

@@ -7,7 +7,7 @@ It is the same command on a laptop, on a GPU machine (the GPU is not used: the m
 standard library of the interpreter that runs it, mixed with generated passkey documents. Writes
 
     config.json, model.safetensors, generation_config.json, tokenizer files    an ordinary Llama folder
-    data/train_512.parquet        packed rows (`input_ids`) for continuing at --extension_length
+    data/corpus.jsonl             documents (`text`, `source`) for prepare_data.py, to continue at --extension_length
     data/heldout/test.bin(.json)  held-out tokens (uint16, BOS before each document) for the evaluations
     base_report.json              measured perplexity and passkey rate, with n, seed and versions
 
@@ -34,7 +34,6 @@ import pocket_corpus as pocket
 
 TOKENS_PER_STEP = 2048
 HEAD_DIM = 32
-PASSKEY_SHARE = 0.3  # of the extension data's rows; the others are plain text
 RECIPE = 1  # to be raised with every change of recipe or data, so that an older base is not taken for this one
 # Retrieval is learned from easy to hard: one fact, then two, at half the window; then up to three at the full window.
 # until: share of the steps at which a stage ends; window: share of the window its rows have; text: share of rows that
@@ -57,8 +56,8 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--corpus_dir", type=Path, default=Path(sysconfig.get_path("stdlib")), help="folder of .py files")
     data.add_argument("--vocab_size", type=int, default=1024)
     data.add_argument("--context_length", type=int, default=128, help="tokens; the base's window")
-    data.add_argument("--extension_length", type=int, default=512, help="tokens; row length of the extension data")
-    data.add_argument("--train_rows", type=int, default=1000, help="rows of the extension data")
+    data.add_argument("--extension_length", type=int, default=512, help="tokens; what corpus.jsonl is for")
+    data.add_argument("--passkey_rows", type=int, default=300, help="passkey documents in it, rows of that length")
     model = parser.add_argument_group("model")
     model.add_argument("--hidden_size", type=int, default=128, help=f"heads have {HEAD_DIM}, the MLP is twice as wide")
     model.add_argument("--num_hidden_layers", type=int, default=3)
@@ -78,9 +77,9 @@ def parse_args() -> argparse.Namespace:
         sys.exit("error: --extension_length must be longer than --context_length")
     if args.hidden_size < HEAD_DIM or args.hidden_size % HEAD_DIM:
         sys.exit(f"error: --hidden_size must be a multiple of {HEAD_DIM}")
-    if min(args.steps, args.num_hidden_layers, args.train_rows, args.threads) < 1 or args.seed < 0:
+    if min(args.steps, args.num_hidden_layers, args.passkey_rows, args.threads) < 1 or args.seed < 0:
         sys.exit(
-            "error: --steps, --num_hidden_layers, --train_rows and --threads must be at least 1, --seed at least 0"
+            "error: --steps, --num_hidden_layers, --passkey_rows and --threads must be at least 1, --seed at least 0"
         )
     if not args.corpus_dir.is_dir():
         sys.exit(f"error: no folder {args.corpus_dir}; --corpus_dir takes a folder of .py files")
@@ -101,14 +100,7 @@ def claim(output: Path, settings: dict) -> None:
         return
     if (output / "config.json").exists():
         sys.exit(f"error: {output} holds a model that this script did not write; give another --output_dir")
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomically(note, json.dumps(settings, indent=2).encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    pocket.write_atomically(note, json.dumps(settings, indent=2).encode())
 
 
 # ----------------------------------------------------------------------------- training
@@ -277,13 +269,13 @@ def main() -> None:
     output = args.output_dir
     claim(output, settings)
     finished = (output / "config.json").exists()  # it is moved in last
-    rows_path = output / "data" / f"train_{args.extension_length}.parquet"
+    corpus_path = output / "data" / "corpus.jsonl"
     test_path = output / "data" / "heldout" / "test.bin"
-    data_paths = [rows_path, test_path.with_name("test.bin.json")]
+    data_paths = [corpus_path, test_path, test_path.with_name("test.bin.json")]
     work = output / "unfinished"
     if finished:
         shutil.rmtree(work, ignore_errors=True)
-        if all(path.exists() for path in [*data_paths, test_path]):
+        if all(path.exists() for path in data_paths):
             print(f"base model: {output} is finished, nothing to do")
             return
 
@@ -293,21 +285,19 @@ def main() -> None:
     if finished:
         tokenizer = Tokenizer.from_file(str(output / "tokenizer.json"))
     else:
-        tokenizer = pocket.train_tokenizer(training_texts, args.vocab_size)
-    training, heldout = (pocket.encode_documents(tokenizer, texts) for texts in (training_texts, heldout_texts))
+        tokenizer = pocket.train_tokenizer(list(training_texts.values()), args.vocab_size)
+    training = pocket.encode_documents(tokenizer, list(training_texts.values()))
+    heldout = pocket.encode_documents(tokenizer, list(heldout_texts.values()))
     batches = Batches(training, tokenizer, args)
     if len(batches.keys) < 6 or tokenizer.get_vocab_size() != args.vocab_size:
         sys.exit(f"error: {args.corpus_dir} has too little text for --vocab_size {args.vocab_size}")
     print(f"{sum(map(len, training)):,} tokens to train on, {sum(map(len, heldout)):,} held out", flush=True)
 
     # --- files for the other stages
-    if not rows_path.exists():
-        rows = pocket.extension_rows(
-            training, args.extension_length, args.train_rows, PASSKEY_SHARE, args.seed, batches.keys, tokenizer
-        )
-        pocket.write_rows(rows, rows_path)
-    if not (test_path.exists() and data_paths[1].exists()):
-        pocket.write_heldout(heldout, tokenizer, test_path)
+    rng = random.Random(f"passkeys {args.seed}")
+    drawn = (args.extension_length, args.passkey_rows, batches.keys, batches.filler_N, tokenizer)
+    pocket.write_corpus(training_texts, pocket.passkey_texts(rng, *drawn), args.seed, corpus_path)
+    pocket.write_heldout(heldout, tokenizer, test_path)
     if finished:
         print(f"base model: {output} is finished; its data files were missing and are written again")
         return
@@ -362,7 +352,7 @@ def main() -> None:
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=pocket.BOS, eos_token=pocket.EOS, clean_up_tokenization_spaces=False
     ).save_pretrained(final)
-    write_atomically(final / "base_report.json", json.dumps(report, indent=2).encode())
+    pocket.write_atomically(final / "base_report.json", json.dumps(report, indent=2).encode())
     for path in sorted(final.iterdir(), key=lambda path: path.name == "config.json"):
         os.replace(path, output / path.name)
     shutil.rmtree(work)

@@ -22,7 +22,9 @@ SMALLEST_FILE = 2000  # bytes; shorter files are mostly re-exports
 HELD_OUT_EVERY = 12  # every 12th document is for evaluation only
 TEST_DOCUMENTS = 16  # the longest held-out documents make up test.bin
 
-PIECES = (1, 1, 2, 4, 8)  # documents in a passkey row: long ones teach the distance, short ones the look-up
+SECTION = 8000  # characters, about 3,000 tokens: six rows of the extension data
+TOPICS = "pydoc_data/topics/"  # begins the names of help pages
+PIECES = (1, 1, 2, 4, 8)  # documents to a passkey row: long ones teach the distance, short ones the look-up
 
 # What each token of a passkey document is.
 FILLER, LINE, ANSWER = 0, 1, 2
@@ -45,7 +47,7 @@ def read_corpus(folder: Path) -> dict[str, str]:
         if name.as_posix() == "pydoc_data/topics.py":  # one dict of help pages: each is a document
             for topic, page in sorted(ast.literal_eval(text[text.index("{") :]).items()):
                 if len(page) >= SMALLEST_FILE:
-                    documents[f"pydoc_data/topics/{topic}"] = page
+                    documents[TOPICS + topic] = page
         else:
             documents[name.as_posix()] = text
     if len(documents) < 2 * HELD_OUT_EVERY:
@@ -64,11 +66,14 @@ def corpus_sha256(documents: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
-def split_corpus(documents: dict[str, str]) -> tuple[list[str], list[str]]:
-    """(training texts, held-out texts): every 12th document is held out, more often in a small corpus (at least 12)."""
+def split_corpus(documents: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """(training, held out): every 12th document is held out, more often in a small corpus (at least 12)."""
     every = min(HELD_OUT_EVERY, len(documents) // HELD_OUT_EVERY)
-    texts = list(documents.values())
-    return [text for i, text in enumerate(texts) if i % every], texts[::every]
+    held_out = set(list(documents)[::every])
+    return (
+        {name: text for name, text in documents.items() if name not in held_out},
+        {name: text for name, text in documents.items() if name in held_out},
+    )
 
 
 # ----------------------------------------------------------------------------- tokens
@@ -150,44 +155,59 @@ def passkey_document(
 
 
 # ----------------------------------------------------------------------------- files
-def extension_rows(
-    documents: list[np.ndarray], length: int, rows: int, passkey_share: float, seed: int, keys: list[str], tokenizer
-) -> np.ndarray:
-    """Packed rows for continuing training at `length`: (rows, length) int32, in shuffled order.
+def passkey_texts(
+    rng: random.Random, length: int, rows: int, keys: list[str], filler_N: np.ndarray, tokenizer: Tokenizer
+) -> list[str]:
+    """Texts of passkey documents that fill `rows` rows of `length` tokens one after the other, 1, 2, 4 or 8 to a row.
 
-    documents: encoded training texts, each with its BOS. The passkey rows hold 1, 2, 4 or 8 documents of equal length,
-    64 tokens or more, with up to six facts each, every one asked again later; the other rows are a stream of shuffled
-    training documents, cut every `length` tokens. `length` must be at least 64.
+    The documents of a row are of equal length, 64 tokens or more, with up to six facts each, every one asked again
+    later. `length` must be at least 64. A text tokenises to exactly the tokens it was made of, BOS included: documents
+    where the tokens at a seam would join otherwise are drawn anew.
     """
-    rng = random.Random(f"extension {seed} {length} {rows}")
-    filler_N = np.concatenate([document[1:] for document in documents])
-    n_passkey = round(rows * passkey_share)
-    packed = []
-    for _ in range(n_passkey):
-        pieces, row = rng.choice([pieces for pieces in PIECES if length >= 64 * pieces]), []
+    texts = []
+    for _ in range(rows):
+        pieces = rng.choice([pieces for pieces in PIECES if length >= 64 * pieces])
         for i in range(pieces):
             piece = length * (i + 1) // pieces - length * i // pieces
             facts = rng.randint(1, max(1, min(6, piece // 40)))
-            row.append(passkey_document(rng, piece, facts, facts, keys, filler_N, tokenizer)[0])
-        packed.append(np.concatenate(row))
-    stream = []
-    while sum(map(len, stream)) < (rows - n_passkey) * length:
-        stream += rng.sample(documents, len(documents))
-    stream = np.concatenate(stream)[: (rows - n_passkey) * length] if stream else np.zeros(0, dtype=np.uint16)
-    packed += list(stream.reshape(-1, length))
-    rng.shuffle(packed)
-    return np.stack(packed).astype(np.int32)
+            while True:
+                ids_L = passkey_document(rng, piece, facts, facts, keys, filler_N, tokenizer)[0]
+                text = tokenizer.decode(ids_L[1:].tolist(), skip_special_tokens=False)
+                if np.array_equal(encode_documents(tokenizer, [text])[0], ids_L):
+                    break
+            texts.append(text)
+    return texts
 
 
-def write_rows(rows_NL: np.ndarray, path: Path) -> None:
-    """Parquet with one column, `input_ids`."""
-    import pyarrow
-    import pyarrow.parquet
+def sections(text: str) -> list[str]:
+    """A text cut at line ends into pieces of at least SECTION characters, the last one perhaps shorter."""
+    pieces = [""]
+    for line in text.splitlines(keepends=True):
+        if len(pieces[-1]) >= SECTION:
+            pieces.append("")
+        pieces[-1] += line
+    return pieces
 
-    column = pyarrow.array(list(rows_NL), type=pyarrow.list_(pyarrow.int32()))
+
+def write_corpus(training: dict[str, str], passkeys: list[str], seed: int, path: Path) -> None:
+    """Documents for prepare_data.py as JSON lines with `text` and `source`: passkey, then python and prose shuffled.
+
+    The passkey documents come first because they fill whole rows: packed in this order, none is cut. The others are
+    sections of the files, so that a small budget sees many of them.
+    """
+    documents = []
+    for name, text in training.items():
+        documents += [("prose" if name.startswith(TOPICS) else "python", section) for section in sections(text)]
+    random.Random(f"corpus {seed}").shuffle(documents)
+    documents = [("passkey", text) for text in passkeys] + documents
+    lines = [json.dumps({"text": text, "source": source}) + "\n" for source, text in documents]
+    write_atomically(path, "".join(lines).encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    pyarrow.parquet.write_table(pyarrow.table({"input_ids": column}), partial)
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 
@@ -206,8 +226,5 @@ def write_heldout(documents: list[np.ndarray], tokenizer: Tokenizer, path: Path)
         "tokens": len(tokens) // 2,
         "sha256": hashlib.sha256(tokens).hexdigest(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for target, content in ((path, tokens), (path.with_name(path.name + ".json"), json.dumps(note, indent=2).encode())):
-        partial = target.with_name(target.name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, target)
+    write_atomically(path, tokens)
+    write_atomically(path.with_name(path.name + ".json"), json.dumps(note, indent=2).encode())

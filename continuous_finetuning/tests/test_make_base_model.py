@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,7 @@ from conftest import STAGE, python
 
 ROW_LENGTH = 256
 TINY = ["--vocab_size", 512, "--hidden_size", 32, "--num_hidden_layers", 1, "--extension_length", ROW_LENGTH]
-TINY += ["--train_rows", 24, "--steps", 40, "--threads", 1]
+TINY += ["--passkey_rows", 8, "--steps", 40, "--threads", 1]
 
 
 def call(monkeypatch, *args):
@@ -66,7 +65,8 @@ def tiny(tmp_path_factory, corpus):
 
 @pytest.fixture(scope="module")
 def texts(corpus):
-    return pocket.split_corpus(pocket.read_corpus(corpus))
+    """(training, held out), lists."""
+    return [list(texts.values()) for texts in pocket.split_corpus(pocket.read_corpus(corpus))]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_same_seed_same_bits(tiny, corpus, tmp_path, monkeypatch):
     call(monkeypatch, "--output_dir", tmp_path / "again", "--corpus_dir", corpus, *TINY)
     assert contents(tmp_path / "again") == contents(tiny)
     names = {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-    names |= {"base_report.json", "base_settings.json", f"data/train_{ROW_LENGTH}.parquet"}
+    names |= {"base_report.json", "base_settings.json", "data/corpus.jsonl"}
     assert set(contents(tiny)) == names | {"data/heldout/test.bin", "data/heldout/test.bin.json"}
 
 
@@ -211,9 +211,9 @@ def test_corpus_is_split_and_leaves_out_what_it_should(corpus):
     assert len(documents) == 48 and list(documents) == sorted(documents)
     assert not any("left_out" in text for text in documents.values())
     training, heldout = pocket.split_corpus(documents)
-    assert len(training) == 36 and len(heldout) == 12 and not set(training) & set(heldout)
+    assert len(training) == 36 and len(heldout) == 12 and {**training, **heldout} == documents
     training, heldout = pocket.split_corpus({str(i): str(i) for i in range(500)})
-    assert heldout == [str(i) for i in range(0, 500, 12)] and len(training) == 500 - len(heldout)
+    assert list(heldout) == [str(i) for i in range(0, 500, 12)] and len(training) == 500 - len(heldout)
 
 
 def test_topics_of_pydoc_are_documents(corpus, tmp_path):
@@ -237,38 +237,45 @@ def test_heldout_file_and_its_note(tiny, tokenizer, texts):
     assert written == set(texts[1])
 
 
-def test_rows_file(tiny):
-    column = pyarrow.parquet.read_table(tiny / "data" / f"train_{ROW_LENGTH}.parquet").column("input_ids")
-    rows = column.to_pylist()
-    assert len(rows) == 24 and {len(row) for row in rows} == {ROW_LENGTH}
-    assert min(map(min, rows)) == 0 and max(map(max, rows)) < 512
+def test_corpus_file_holds_the_training_text_and_passkeys(tiny, corpus, tokenizer, texts):
+    lines = [json.loads(line) for line in (tiny / "data" / "corpus.jsonl").read_text().splitlines()]
+    sources = [line["source"] for line in lines]
+    passkeys = [line["text"] for line in lines if line["source"] == "passkey"]
+    others = [line["text"] for line in lines if line["source"] == "python"]
+    assert sources == ["passkey"] * len(passkeys) + ["python"] * len(others)
+    assert all(len(text) < pocket.SECTION + 1000 for text in others)
+    sections = [section for text in texts[0] for section in pocket.sections(text)]
+    assert sorted(others) == sorted(sections) and others != sections  # all of the training text, shuffled
+    assert "".join(pocket.sections("a\n\x0cb\r" * 9000 + "end")) == "a\n\x0cb\r" * 9000 + "end"
+
+    # tokenised as prepare_data.py does and packed in this order, the passkey documents fill whole rows
+    ids = [pocket.encode_documents(tokenizer, [text])[0] for text in passkeys]
+    ends = np.cumsum([len(one) for one in ids])
+    assert ends[-1] == 8 * ROW_LENGTH and set(range(ROW_LENGTH, ends[-1] + 1, ROW_LENGTH)) <= set(ends.tolist())
+    everything = b"".join(document.tobytes() for document in pocket.encode_documents(tokenizer, texts[0]))
+    for one in ids:
+        document = tokenizer.decode(one.tolist(), skip_special_tokens=False)
+        keys = [line for line in document.split("\n") if line.startswith("# key ")]
+        assert len(keys) >= 2 and all(keys.count(line) == 2 for line in keys) and document.endswith(keys[-1] + "\n")
+        first = document.removeprefix("<s>").split("\n# key ")[0]  # text up to the first fact
+        assert pocket.encode_documents(tokenizer, [first])[0][1:].tobytes() in everything
 
 
-def test_rows_are_training_text_and_passkeys_only(tokenizer, texts):
-    training = pocket.encode_documents(tokenizer, texts[0])
-    keys = pocket.passkey_keys(tokenizer)
-    rows_NL = pocket.extension_rows(training, 512, 40, 0.0, 0, keys, tokenizer)
-    known = {document.tobytes() for document in training}
-    stream_N = pocket.extension_rows(training, 40 * 512, 1, 0.0, 0, keys, tokenizer)[0].astype(np.uint16)
-    assert rows_NL.shape == (40, 512) and stream_N[0] == 0
-    whole = np.split(stream_N, np.flatnonzero(stream_N == 0)[1:])[:-1]
-    assert len(whole) >= 3 and all(document.tobytes() in known for document in whole)
-    everything = b"".join(document.tobytes() for document in training)
-    for row in rows_NL.astype(np.uint16):
-        for part in np.split(row, np.flatnonzero(row == 0)):
-            assert part.tobytes() in everything
-    passkey_rows = pocket.extension_rows(training, 512, 40, 1.0, 0, keys, tokenizer)
-    for row in passkey_rows:
-        assert row[0] == 0 and (row == 0).sum() in (1, 2, 4, 8)
-        for document in tokenizer.decode(row.tolist(), skip_special_tokens=False).split("<s>")[1:]:
-            lines = [line for line in document.split("\n") if line.startswith("# key ")]
-            assert (
-                len(lines) >= 2
-                and all(lines.count(line) == 2 for line in lines)
-                and document.endswith(lines[-1] + "\n")
-            )
-    assert pocket.extension_rows(training, 331, 40, 0.5, 0, keys, tokenizer).shape == (40, 331)
-    assert not np.array_equal(passkey_rows, pocket.extension_rows(training, 512, 40, 1.0, 1, keys, tokenizer))
+def test_corpus_names_help_pages_prose(tmp_path):
+    pocket.write_corpus({"pydoc_data/topics/if": "a page\n", "os.py": "code\n"}, ["key\n"], 0, tmp_path / "c.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+    assert lines[0] == {"text": "key\n", "source": "passkey"}
+    assert {line["text"]: line["source"] for line in lines[1:]} == {"a page\n": "prose", "code\n": "python"}
+
+
+def test_passkey_texts_fill_rows_of_any_length(tokenizer, texts):
+    filler_N = np.concatenate([document[1:] for document in pocket.encode_documents(tokenizer, texts[0])])
+    drawn = (331, 10, pocket.passkey_keys(tokenizer), filler_N, tokenizer)
+    passkeys = pocket.passkey_texts(random.Random(0), *drawn)
+    ends = np.cumsum([len(ids) for ids in pocket.encode_documents(tokenizer, passkeys)]).tolist()
+    assert set(range(331, 3311, 331)) <= set(ends) and ends[-1] == 3310
+    assert passkeys == pocket.passkey_texts(random.Random(0), *drawn)
+    assert passkeys != pocket.passkey_texts(random.Random(1), *drawn)
 
 
 def test_passkey_documents(tokenizer, texts):
