@@ -68,6 +68,8 @@ def _fit_to_machine(args) -> None:
         args.use_flash_attn = False
         missing = "no GPU here" if not cuda else "flash-attn is not installed (pip install -r requirements-gpu.txt)"
         say(f"--use_flash_attn: {missing}, attention by PyTorch's SDPA")
+    if args.document_mask and args.use_flash_attn and args.per_device_train_batch_size > 1:
+        raise SystemExit("error: --document_mask with flash attention needs --per_device_train_batch_size 1")
     if args.use_liger_kernel:  # its norms and activations; the loss is memory.py's, with liger's kernel inside
         args.liger_kernel_config = {"fused_linear_cross_entropy": False, **(args.liger_kernel_config or {})}
 
@@ -162,5 +164,6 @@ def parse(argv: list[str], description: str):
     if args.sequence_parallel_size > 1:
         args.parallelism_config = memory.sequence_parallel(args.sequence_parallel_size)
     args.include_num_input_tokens_seen = "all"
+    args.remove_unused_columns = False  # collate knows which it needs
     model_args, recipe = parser.parse_dict(vars(args), allow_extra_keys=True)
     return model_args, recipe, args

@@ -22,6 +22,8 @@ BUCKET = 5 * 10**8  # reduce_bucket_size and allgather_bucket_size in ds_configs
 # Share of the peak that the hardware's operations reach. Counted in this way, torchtitan's published Llama-8B at 32k
 # tokens on 8 H100 comes to about 0.4, EasyContext's 7B at 64k on 8 A100 to about 0.5.
 UTILISATION = 0.4
+PCIE = 25e9  # bytes/s between a GPU and its host, of the 32e9 of PCIe 4.0 x16
+HOST_BANDWIDTH = 200e9  # bytes/s of a node's memory, about eight channels of DDR4-3200
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,25 @@ class Estimate:
     def host_total(self) -> float:
         return sum(size for _, size, _ in self.host)
 
+    @property
+    def offload_seconds(self) -> float:
+        """Per step: a GPU's share of the weights comes twice for every micro-batch, its gradients go and come, and
+        Adam on the CPU reads and writes 28 bytes a weight."""
+        p, number = self.plan, 2 if self.plan.mixed else 4
+        moved = p.parameters * p.offload_param + p.trainable * p.offload_optimizer
+        adam = 28 * p.trainable / p.nodes * p.offload_optimizer
+        return p.accumulation * 2 * number * moved / p.gpus / PCIE + adam / HOST_BANDWIDTH
+
     def seconds_per_step(self, peak: float) -> float:
-        return self.plan.tokens_per_step * self.hardware_flops / (self.plan.gpus * peak * UTILISATION)
+        """peak: dense bfloat16 FLOP/s of one GPU."""
+        p = self.plan
+        return p.tokens_per_step * self.hardware_flops / (p.gpus * peak * UTILISATION) + self.offload_seconds
 
     def hours(self, peak: float) -> float | None:
-        """peak: dense bfloat16 FLOP/s of one GPU."""
-        if self.plan.tokens is None:
+        p = self.plan
+        if p.tokens is None:
             return None
-        return self.plan.tokens * self.hardware_flops / (self.plan.gpus * peak * UTILISATION) / 3600
+        return p.tokens / p.tokens_per_step * self.seconds_per_step(peak) / 3600
 
 
 def estimate(plan: Plan) -> Estimate:
@@ -194,7 +207,7 @@ def _layer(p: Plan, tokens: int, c: int, stream: int) -> tuple[float, float]:
     norms = 2 * (4 + stream) * D + (c * 2 * D if stream == c else c * 5 * D)
     attention = c * (qkv + out) + 4 * p.heads  # q, k, v, output, log of the softmax's sum
     exchange = c * (qkv + out) if p.sequence_parallel > 1 else 0  # all-to-all: what is sent, beside what arrives
-    scores = 8 * 4 * p.heads * p.row if p.full_scores else 0  # float32, eight of that size at the peak
+    scores = 5 * 4 * p.heads * p.row if p.full_scores else 0  # float32, five of that size at the peak
     mlp = 4 * c * F  # gate, its SiLU, up, their product
     mlp_peak = 6 * c * F  # when the product is gone and the gradients of three are there
     rest = max(c * (qkv + out), 3 * 4 * D) + exchange + scores  # attention's gradients, or a norm's in float32

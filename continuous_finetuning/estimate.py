@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import checkpoint
 import packing
-from costs import GIB, UTILISATION, Estimate, Plan, estimate
+from costs import GIB, HOST_BANDWIDTH, PCIE, UTILISATION, Estimate, Plan, estimate
 
 # name: (GiB that a process can use, dense bfloat16 TFLOP/s of NVIDIA's data sheet)
 GPUS = {
@@ -222,11 +222,16 @@ def table(estimated: Estimate, machine: Machine) -> str:
     if machine.peak:
         speed = f"at {UTILISATION:.0%} (assumed) of {machine.peak / 1e12:.0f} TFLOP/s a GPU"
         lines.append(f"  minutes a step          {estimated.seconds_per_step(machine.peak) / 60:.3g}, {speed}")
+        if estimated.offload_seconds:
+            words = (
+                f"offloading, at {PCIE / 1e9:.0f} GB/s a GPU and {HOST_BANDWIDTH / 1e9:.0f} of host memory (assumed)"
+            )
+            lines.append(f"                          {estimated.offload_seconds / 60:.3g} of them for {words}")
         if p.tokens:
             lines.append(f"  hours                   {estimated.hours(machine.peak):.3g}")
     if not p.tokens:
         lines.append("  (how many rows there are is not known before they are read: no hours)")
-    lines.append("not in it: loading and saving, the network between nodes, the optimizer's step on the CPU")
+    lines.append("not in it: loading, saving, what the GPUs send each other")
     return "\n".join(lines)
 
 
@@ -277,7 +282,7 @@ def too_large(estimated: Estimate, machine: Machine, most: int = 3) -> str | Non
         other = estimate(changed)
         if fields and _fits(other, machine):
             flags = [change[0] for change in chosen if change]
-            found.append((len(flags), other.hardware_flops, other.host_total, " ".join(flags)))
+            found.append((len(flags), other.hardware_flops, other.offload_seconds, other.host_total, " ".join(flags)))
     needs = f"error: {p.title} needs about {estimated.gpu_total / GIB:.0f} GiB a GPU (of {machine.gpu / GIB:.0f})"
     if machine.host and estimated.host_total > machine.host:
         needs += f" and {estimated.host_total / GIB:.0f} GiB of host memory (of {machine.host / GIB:.0f})"
@@ -285,7 +290,7 @@ def too_large(estimated: Estimate, machine: Machine, most: int = 3) -> str | Non
         return f"{needs}; no setting makes it fit {machine.name}: take more GPUs, or a smaller --model_max_length"
     found.sort()
     tried = {}  # the best with each set of flags
-    for count, _, _, words in found:
+    for count, *_, words in found:
         if count == found[0][0]:
             tried.setdefault(" ".join(word for word in words.split() if word.startswith("--")), words)
     return f"{needs}; try {', or '.join(list(tried.values())[:most])}"

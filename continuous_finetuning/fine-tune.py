@@ -14,7 +14,8 @@ All flags of Transformers' TrainingArguments work; `finetune.sh` runs the study'
 import os
 import sys
 
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # long rows fragment a GPU's memory
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # long rows fragment a GPU's memory
 
 from pathlib import Path  # noqa: E402
 

@@ -39,7 +39,7 @@ class ContextExtension:
     trained: ClassVar[bool] = True  # may fine-tune.py train it?
     low_rank: ClassVar[bool] = False  # can it train with --low_rank_training True?
     sequence_parallel: ClassVar[bool] = True  # can a row be cut over ranks (--sequence_parallel_size)?
-    document_mask: ClassVar[bool] = True  # can its attention be kept inside documents (--document_mask)?
+    document_mask = True  # can its attention be kept inside documents (--document_mask)?
     extends_rows: ClassVar[bool] = True  # False: model_max_length is a training block, not the window to reach
     scales_rope: ClassVar[bool] = True  # does it need a base whose rope is plain?
     links_weights: ClassVar[bool] = True  # untrained, are its weights the base's, byte for byte?

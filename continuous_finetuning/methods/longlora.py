@@ -72,6 +72,10 @@ class Method(pi.Method):
 
     low_rank: ClassVar[bool] = True
 
+    @property
+    def document_mask(self) -> bool:
+        return self.use_full_attn
+
     def __post_init__(self):
         super().__post_init__()
         if self.model_max_length % 4:

@@ -1,21 +1,18 @@
-"""estimate.py and costs.py: against exact counts, published figures, PyTorch's own counters, and tensors that live."""
+"""estimate.py: against exact counts, PyTorch's own counter, the shipped files, and as a user runs it."""
 
+import re
 import sys
-import weakref
 from argparse import Namespace
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import costs
 import ds_config
 import estimate
-import memory
 import methods
 from conftest import STAGE, C, L, python, run
 from estimate import GIB
@@ -51,10 +48,6 @@ def llama2(spec="8xH100", **changes):
     config, options = LlamaConfig(**LLAMA2), flags(**changes)
     method = build(config, options.method_name, options.model_max_length)
     return estimate.make_plan(config, method, options, estimate.find_machine(spec))
-
-
-def part(estimated, name):
-    return sum(size for part, size, _ in estimated.gpu if part == name)
 
 
 # parameters
@@ -130,108 +123,6 @@ def test_keys_of_shifted_groups():
     _, keys = estimate.row_and_keys(method)
     assert sum(seen) / 2 / n == pytest.approx(keys, abs=0.5)  # each query sees itself, too: half a key more
     assert estimate.row_and_keys(build(LlamaConfig(**LLAMA2), "landmark", 512)) == (520, 260)
-
-
-def test_hardware_repeats_the_forward():
-    plan = llama2()
-    once, again = costs.estimate(replace(plan, gradient_checkpointing=False)), costs.estimate(plan)
-    assert plan.model_flops < once.hardware_flops < again.hardware_flops < 1.4 * plan.model_flops
-    assert costs.estimate(replace(plan, tiled_mlp=True)).hardware_flops - again.hardware_flops == 6 * 32 * 4096 * 11008
-
-
-# memory
-
-
-def test_states_are_those_of_the_zero_paper():
-    """arXiv 1910.02054, figure 1: 7.5 billion parameters on 64 GPUs, 120 GB, 31.4, 16.6 and 1.9 (GB are 1e9 bytes)."""
-    plan = replace(llama2("64xA100-80"), parameters=7_500_000_000, trainable=7_500_000_000)
-    names = ("weights", "gradients", "master weights, moments")
-    for stage, expected in [(0, 120), (1, 31.4), (2, 16.6), (3, 1.9)]:
-        estimated = costs.estimate(replace(plan, zero_stage=stage, offload_optimizer=False, offload_param=False))
-        assert sum(part(estimated, name) for name in names) / 1e9 == pytest.approx(expected, abs=0.05), stage
-
-
-def test_offload_moves_the_states_to_the_host():
-    on_gpu = costs.estimate(llama2(zero=(3, False, False)))
-    offloaded = costs.estimate(llama2())
-    assert part(on_gpu, "weights") > 0 == part(offloaded, "weights")
-    assert part(on_gpu, "master weights, moments") > 0 == part(offloaded, "master weights, moments")
-    assert offloaded.host_total - on_gpu.host_total >= 18 * 6_738_415_616
-    two_nodes = costs.estimate(llama2("16xH100"))
-    assert two_nodes.host_total < offloaded.host_total  # of each
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of all tensors that live at a time, at most, but for those that were there before."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.seen = {p.untyped_storage()._cdata for p in model.parameters()}
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            storage = tensor.untyped_storage()
-            key, size = storage._cdata, storage.nbytes()
-            if key not in self.seen:
-                self.seen.add(key)
-                self.live += size
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self.free, key, size)
-        return out
-
-    def free(self, key, size):
-        self.seen.discard(key)
-        self.live -= size
-
-
-@pytest.mark.parametrize("kv_heads", [4, 2])
-@pytest.mark.parametrize("checkpointing, tiled", [(True, False), (True, True), (False, False)])
-@pytest.mark.parametrize("precision", ["bfloat16", "autocast", "float32"])
-def test_activations_are_those_that_live(precision, checkpointing, tiled, kv_heads):
-    """The peak of one real step on the CPU, within 15 %; rows so long that the weights' gradients hardly count."""
-    n, mixed = 4096, precision != "float32"
-    config = LlamaConfig(
-        **{**TINY, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "vocab_size": 64,
-           "num_key_value_heads": kv_heads, "max_position_embeddings": n}
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).to(torch.bfloat16 if precision == "bfloat16" else torch.float32).train()
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    memory.use_tiled_loss(model)
-    if tiled:
-        memory.use_tiled_mlp(model)
-    ids = torch.randint(0, 64, (1, n))
-    with LiveBytes(model) as measured:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
-            loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-
-    plan = costs.Plan(
-        title="", hidden=128, intermediate=352, layers=4, heads=4, kv_heads=kv_heads, head_dim=32, vocabulary=64,
-        parameters=1, trainable=1, matmuls=1, model_flops=1, length=n, row=n, mixed=mixed,
-        zero_stage=None if precision == "autocast" else 0, gradient_checkpointing=checkpointing, tiled_mlp=tiled,
-    )  # fmt: skip
-    estimated = costs.estimate(plan)
-    names = ("layers' inputs", "activations", "one layer's backward", "the loss")
-    assert sum(part(estimated, name) for name in names) == pytest.approx(measured.peak, rel=0.15)
-
-
-def test_memory_grows_with_length_and_shrinks_with_what_saves_it():
-    sizes = [costs.estimate(llama2(length=length)).gpu_total for length in (8192, 16384, 32768, 65536)]
-    assert sizes == sorted(sizes) and sizes[-1] > sizes[0] + 10 * GIB
-    plan = llama2(length=65536)
-    for saved in (
-        {"tiled_mlp": True}, {"offload_activations": True}, {"sequence_parallel": 2}, {"sequence_parallel": 8},
-    ):  # fmt: skip
-        assert costs.estimate(replace(plan, **saved)).gpu_total < costs.estimate(plan).gpu_total, saved
-    bare = replace(plan, zero_stage=None, offload_optimizer=False, offload_param=False)
-    stages = [replace(bare, zero_stage=stage) for stage in (2, 3)] + [plan]
-    sizes = [costs.estimate(p).gpu_total for p in [bare, *stages]]
-    assert sizes == sorted(sizes, reverse=True)
 
 
 # the machine, what fits, and what is printed
@@ -374,3 +265,31 @@ def test_a_base_that_is_too_large_is_said(tmp_path):
         *"--dataset_dir Leooyii/Slimpajama_downsample_32k_1B --output_dir out --bf16 True --estimate 8xH100".split(),
     )  # fmt: skip
     assert "error: yarn at 32,768 tokens needs about" in log and "--deepspeed ds_configs/stage" in log
+
+
+def test_the_readmes_table_is_what_is_estimated():
+    """Each command of "The paper's runs": tokens, steps, GPU GiB, host GiB and hours as printed."""
+    table = (STAGE.parent / "README.md").read_text().split("### The paper's runs")[1].split("\n- ")[0]
+    table_rows = re.findall(
+        r"^\| [^|]+ \| `([^`]+)` \| ([^|]+) B \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.M
+    )
+    assert len(table_rows) == 8
+    config, machine = LlamaConfig(**LLAMA2), estimate.find_machine("8xH100")
+    for command, tokens, steps, gpu, host, hours in table_rows:
+        words = dict(word.split("=", 1) for word in command.split(" bash ")[0].split())
+        own = command.split("finetune.sh")[1].split()
+        length, batch = int(words.get("LENGTHS", 32768)), int(words.get("BATCH_SIZE", 1))
+        read = ds_config.read(str(STAGE / words.get("DEEPSPEED", "ds_configs/stage3_offload.json")))
+        options = flags(
+            words["METHODS"], length, (read.stage, read.offload_optimizer, read.offload_param),
+            per_device_train_batch_size=batch, gradient_accumulation_steps=256 // 8 // batch,
+            low_rank_training="--low_rank_training" in own,
+            dataset_dir=words.get("DATASET", "Leooyii/Slimpajama_downsample_32k_1B"),
+        )  # fmt: skip
+        estimated = costs.estimate(
+            estimate.make_plan(config, build(config, words["METHODS"], length), options, machine)
+        )
+        plan = estimated.plan
+        printed = [f"{plan.tokens / 1e9:.3g}", f"{plan.steps:,}", f"{estimated.gpu_total / GIB:.1f}"]
+        printed += [f"{estimated.host_total / GIB:.0f}", f"{estimated.hours(machine.peak):.1f}"]
+        assert [tokens, steps, gpu, host, hours] == printed, command

@@ -167,25 +167,6 @@ def test_two_ranks_equal_one(base, rows, tmp_path):
     assert json.loads((two / "config.json").read_text())["context_extension"]["trained_tokens"] == 5 * 4 * L
 
 
-def test_finetune_sh_runs_every_method_and_length(base, rows, tmp_path):
-    """The launcher with its settings from the environment; a second time it finds everything done."""
-    settings = dict(
-        METHODS="origin pi", LENGTHS=str(L), BASE=base, DATASET=rows, RECIPE="tiny", OUTPUT_ROOT=tmp_path, NPROC=1,
-        DEEPSPEED="", GRADIENT_ACCUMULATION=2, REPORT_TO="none", USE_WANDB="False", BF16="False", TF32="False",
-        USE_FLASH_ATTN="False", LR="1e-2", WARMUP_STEPS=2,
-    )  # fmt: skip
-    command = ["bash", "finetune.sh", "--max_steps", "3"]
-    environment = {name: str(value) for name, value in settings.items()} | {"PYTHON": sys.executable}
-    log = run(*command, **environment)
-    assert "+ " in log and "--method_name pi" in log
-    for method in ("origin", "pi"):
-        config = AutoConfig.from_pretrained(tmp_path / f"tiny_{method}_{L}")
-        assert config.context_extension["method"] == method
-    assert run(*command, **environment).count("is trained already") == 2
-    log = run(*command, expect=1, **{**environment, "METHODS": "nope pi"})
-    assert "no method 'nope'" in log and "failed: nope" in log and log.count("is trained already") == 1
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
