@@ -10,6 +10,10 @@ cd "$(dirname "$0")" || exit 1
 prepare_environment || exit 1
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
+if [ "$(uname)" = Linux ] && ! command -v g++ >/dev/null; then
+  echo "note: no g++ here, which DeepSpeed builds its CPU optimizer with; its tests are skipped (Debian: apt install g++)"
+fi
+
 stages=("$@")
 [ $# -gt 0 ] || stages=(tests continuous_finetuning eval_perplexity fig)
 

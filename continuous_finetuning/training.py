@@ -103,19 +103,22 @@ def leave(message: str):
 
 
 class StopOnSignal(TrainerCallback):
-    """After SIGTERM, which a cluster sends before it takes a job's machines: a checkpoint at the end of the step."""
+    """After SIGTERM, which a cluster sends before it takes a job's machines, or a first Ctrl-C: a checkpoint at the end
+    of the step."""
 
     def __init__(self):
-        self.received = self.stopped = False
+        self.received, self.stopped = None, False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        signal.signal(signal.SIGTERM, self.receive)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.receive)
 
-    def receive(self, *_):
-        self.received = True
+    def receive(self, number, _):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
+        self.received = signal.Signals(number).name
 
     def on_step_end(self, args, state, control, **kwargs):
-        if any_rank(self.received, args.device) and state.global_step < state.max_steps:
+        if any_rank(self.received is not None, args.device) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
 
@@ -258,8 +261,8 @@ def train(model, tokenizer, data, args: TrainingArguments, model_args, method) -
     """Trains `model` on `data` ({"input_ids": row}) and leaves the finished checkpoint in args.output_dir.
 
     Goes on from the last whole checkpoint there. The finished files are checked, then moved in one by one, config.json
-    last. Exits with status 1 and one line after SIGTERM, on a loss or weight that is no finite number, and on a full
-    disk.
+    last. Exits with status 1 and one line after SIGTERM or Ctrl-C, on a loss or weight that is no finite number, and on
+    a full disk.
     """
     output = Path(args.output_dir)
     resume = resume_from(output, args)
@@ -289,7 +292,8 @@ def train(model, tokenizer, data, args: TrainingArguments, model_args, method) -
     with full_disk(output):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if stop.stopped:
-            leave(f"stopped by SIGTERM after step {trainer.state.global_step}. {kept(output)}: run the command again")
+            name = stop.received or "a signal"  # of another rank
+            leave(f"stopped by {name} after step {trainer.state.global_step}. {kept(output)}: run the command again")
         _finish(trainer, model, tokenizer, output, method)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import arguments
 import methods
 import training
 from conftest import STAGE, C, L, python, run
@@ -156,6 +157,50 @@ def test_adapters_and_landmarks_resume_too(base, rows, tmp_path, method, more):
     (cut / "model.safetensors").unlink()
     assert "going on from" in python("fine-tune.py", *flags(base, rows, method, cut), *options)
     assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
+
+
+def test_ctrl_c_leaves_a_checkpoint(base, rows, tmp_path):
+    command = [sys.executable, "fine-tune.py", *flags(base, rows, "pi", tmp_path), "--num_train_epochs", 20]
+    process = subprocess.Popen(
+        [str(part) for part in command], cwd=STAGE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not (tmp_path / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    log, _ = process.communicate(timeout=60)
+    step = len(losses(tmp_path))
+    assert (
+        process.returncode == 1 and f"stopped by SIGINT after step {step}. {tmp_path}/checkpoint-{step} is whole" in log
+    )
+    assert "Traceback" not in log
+
+
+def test_every_log_line_has_the_speed(ten_steps):
+    """Tokens seen, tokens/s, model FLOP/s and peak memory, consistent with each other."""
+    method, output, _ = ten_steps
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    length = SMALL.get(method, ("", L))[1]
+    assert [line["tokens_seen"] for line in lines] == [4 * length * (i + 1) for i in range(10)]
+    ratios = [line["model_tflops"] * 1e12 / line["tokens_per_second"] for line in lines]
+    assert ratios == pytest.approx([ratios[0]] * 10, rel=2e-3) and ratios[0] > 4e5  # 70,000 weights, 6 each
+    assert all(0.05 < line["peak_memory_gib"] < 20 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "tracker, message",
+    [
+        ("nope", "error: --report_to nope: give one of wandb, trackio, tensorboard, none"),
+        ("tensorboard", "error: --report_to tensorboard needs the package: pip install tensorboard"),
+        ("trackio", "error: --report_to trackio needs the package: pip install trackio"),
+    ],
+)
+def test_trackers(monkeypatch, tracker, message):
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+    argv = ["--model_name_or_path", "b", "--dataset_dir", "d", "--method_name", "pi", "--output_dir", "o"]
+    with pytest.raises(SystemExit) as stop:
+        arguments.parse([*argv, "--report_to", tracker], "")
+    assert str(stop.value) == message
 
 
 def test_two_ranks_equal_one(base, rows, tmp_path):
