@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The whole study, small but real, on a bare machine: no GPU, no hub. Trains a pocket base on the text of this
-# machine's own Python, extends its context 4 times with every method, measures perplexity, draws the picture.
+# machine's own Python, extends its context 4 times with every method, measures perplexity and passkey retrieval, draws
+# the pictures.
 #
-#   bash quickstart.sh                     about ten minutes on 2 cores; interrupted, run it again to go on
+#   bash quickstart.sh                     about twelve minutes on 2 cores; interrupted, run it again to go on
 #   PYTHON=python3.12 bash quickstart.sh   with another interpreter
 #   RUN=/some/folder bash quickstart.sh    results somewhere else than ./quickstart_run
 #
@@ -16,6 +17,7 @@ trained="origin pi ntk yarn clex longlora landmark" # by finetune.sh
 frozen="pi yarn ntk_frozen lm_infinite self_extend" # by extend.py, without training
 lengths="64 128 256 512 1024 2048"               # evaluated: 1/2 to 16 times the original
 windows="393 393 200 100 64 40"                  # of each length, about 50,000 tokens
+needle_lengths="64 128 256 512 1024"             # the passkey is hidden in texts of 1/2 to 8 times the original
 
 # pocket settings of single methods: for CLEX coarser steps of the solver, and a rate at which its network does not
 # diverge (at 1e-3 it does); for Landmark blocks inside the small window
@@ -76,6 +78,11 @@ step "perplexity at $lengths tokens"
 CHECKPOINTS=$evaluated DATASETS=$base/data/heldout/test.bin LENGTHS=$lengths OUTPUT_ROOT=$run/results \
   bash eval.sh --trust_remote_code --max_windows $windows
 
+cd ../needle
+step "passkey retrieval at $needle_lengths tokens"
+CHECKPOINTS=$evaluated LENGTHS=$needle_lengths OUTPUT_ROOT=$run/needle FIGURES=$run/fig \
+  bash eval.sh --trust_remote_code --template passkey --depths 0 25 50 75 100 --trials 16 --max_new_tokens 5
+
 cd ../fig
 step "figure"
 "$PYTHON" make_figures.py --results "$run/results" --output_dir "$figures"
@@ -85,7 +92,8 @@ step "done"
 cat <<EOF
 This is the pocket study: stand-in data and a tiny model, an illustration of the pipeline and of the effects.
   picture      $(cd fig && cd "$figures" && pwd)/perplexity.png, and the table beside it as perplexity.csv
-  results      ${run#../}/results, one JSON file a model and length
+               ${run#../}/fig/needle.png, and the table beside it as needle.csv
+  results      ${run#../}/results, one JSON file a model and length; ${run#../}/needle, one a model, length and depth
   checkpoints  ${run#../}/ckpts, plain Llama folders
 The same scripts run the real study: continuous_finetuning/finetune.sh, then eval_perplexity/eval.sh (see README.md).
 EOF

@@ -3,6 +3,7 @@
 #
 #   bash test.sh                     everything: style, then each stage's tests
 #   bash test.sh eval_perplexity     one stage
+#   TEST_WORKERS=8 bash test.sh      on a machine with more than 2 cores
 #   PYTHON=python3.12 bash test.sh   with another interpreter
 set -u
 cd "$(dirname "$0")" || exit 1
@@ -15,14 +16,15 @@ if [ "$(uname)" = Linux ] && ! command -v g++ >/dev/null; then
 fi
 
 stages=("$@")
-[ $# -gt 0 ] || stages=(tests continuous_finetuning eval_perplexity fig)
+[ $# -gt 0 ] || stages=(tests continuous_finetuning eval_perplexity needle fig)
 
 failed=()
 echo "== style"
 ruff check . && ruff format --check . || failed+=(style)
 for stage in "${stages[@]}"; do # one process each: the stages know nothing of each other
   echo "== $stage"
-  python -m pytest -rs "$stage" || failed+=("$stage")
+  # most of the time is scripts being started: two files of tests at a time
+  python -m pytest -rs -n "${TEST_WORKERS:-2}" --dist loadfile "$stage" || failed+=("$stage")
 done
 if [ ${#failed[@]} -gt 0 ]; then
   echo "failed: ${failed[*]}" >&2

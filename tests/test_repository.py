@@ -87,7 +87,10 @@ def test_readme_links_point_at_files():
         assert (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "continuous_finetuning/finetune.sh", "eval_perplexity/eval.sh"])
+LAUNCHERS = ["quickstart.sh", "continuous_finetuning/finetune.sh", "eval_perplexity/eval.sh", "needle/eval.sh"]
+
+
+@pytest.mark.parametrize("script", LAUNCHERS)
 def test_launchers_work_with_an_old_bash(script):
     """macOS ships bash 3.2: no mapfile, no associative arrays, no ${x,,}."""
     text = (ROOT / script).read_text()
