@@ -102,10 +102,10 @@ def serve(args):
         trainer = Trainer(model=model, args=recipe)
         flops = estimate.model_flops_per_token(base, length)
     else:
+        model = method.prepare(model, args.low_rank)
         memory.use_tiled_loss(model, offload=args.offload_activations)
         if args.tiled_mlp:
             memory.use_tiled_mlp(model)
-        model = method.prepare(model, args.low_rank)
         adapters = sum(p.numel() for key, p in model.named_parameters() if "lora_" in key)
         flops = estimate.training_flops_per_token(base, method, adapters)
         trainer = training.ExtensionTrainer(1, tracking.Metrics(Path(), flops), model=model, args=recipe)

@@ -87,10 +87,10 @@ def main():
         f"{model_args.model_max_length} tokens, {len(data)} rows, {recipe['global_batch']} a step, "
         f"{attention}, {'bfloat16' if args.bf16 else 'float32'}"
     )
+    model = method.prepare(model, model_args.low_rank_training)
     memory.use_tiled_loss(model, offload=model_args.offload_activations)
     if model_args.tiled_mlp:
         memory.use_tiled_mlp(model)
-    model = method.prepare(model, model_args.low_rank_training)
     training.train(model, tokenizer, data, args, model_args, method)
     say(f"{output}: done")
 

@@ -103,14 +103,18 @@ class LossHead(nn.Linear):
 
 
 def use_tiled_loss(model, offload: bool = False) -> None:
-    """In training, model(input_ids, labels).loss is what it was, and no logits are made. Call before LoRA wraps it.
+    """In training, model(input_ids, labels).loss is what it was, and no logits are made.
 
-    model: a LlamaForCausalLM, or one whose `row_labels` says which labels its rows have. offload: what the backward
-    needs (with gradient checkpointing the layers' inputs) waits in host memory, pinned where there is a GPU.
+    model: a LlamaForCausalLM, or one whose `row_labels` says which labels its rows have; LoRA may be around it.
+    offload: what the backward needs (with gradient checkpointing the layers' inputs) waits in host memory, pinned where
+    there is a GPU.
     """
-    head, kernel = model.get_output_embeddings(), fused_cross_entropy()
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kernel = fused_cross_entropy()
     fused = staticmethod(kernel) if kernel else None
-    head.__class__ = type("LossHead", (LossHead, type(head)), {"fused": fused})
+    copies = getattr(model.lm_head, "modules_to_save", None)  # LoRA trains a copy of the head where it is tied
+    for head in copies.values() if copies else [model.lm_head]:
+        head.__class__ = type("LossHead", (LossHead, type(head)), {"fused": fused})
     plain = model.forward
 
     def forward(input_ids=None, labels=None, shift_labels=None, num_items_in_batch=None, **kwargs):

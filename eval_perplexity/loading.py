@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available, logging
 
@@ -92,7 +93,7 @@ def load(name_or_path: str, dtype: torch.dtype, attention: str, device: torch.de
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as reason:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as reason:
         raise ValueError(f"cannot load {name_or_path}: {str(reason).strip().splitlines()[0]}") from None
     if report["missing_keys"]:
         raise ValueError(f"{name_or_path} lacks the weights {', '.join(sorted(report['missing_keys'])[:3])}, ...")

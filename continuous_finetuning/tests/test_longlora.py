@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import checkpoint
+import memory
 import methods
 from conftest import L, python, save_tiny_base
 from methods import longlora
@@ -131,8 +132,12 @@ def test_tied_embeddings_stay_tied(tmp_path):
     model = method.prepare(model, low_rank=True)
     trained = [p for name, p in model.named_parameters() if p.requires_grad]
     optimizer, ids = torch.optim.SGD(trained, lr=0.5), torch.arange(2, 2 + 64)[None]
+    plain = model.train()(ids, labels=ids).loss
+    memory.use_tiled_loss(model)
+    tiled = model(input_ids=ids, labels=ids)
+    assert tiled.logits is None and tiled.loss.item() == pytest.approx(plain.item(), rel=1e-5)
     for _ in range(3):
-        model.train()(ids, labels=ids).loss.backward()
+        model.train()(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     model.set_attn_implementation("sdpa")

@@ -171,9 +171,12 @@ def test_a_text_ends_at_eos_at_a_stop_string_or_at_its_length(base):
     assert engine.answer(ids, 20) == full[:at] and engine.answer(ids, 3) == full[:3] and engine.answer(ids, 0) == []
     engine.eos = set()
     text = engine.text(full)
-    stop, made = text[9:11], engine.generated
-    assert engine.generate([ids, ids], 20, ["never", stop]) == 2 * [text[: text.index(stop)]]
-    assert engine.generated - made < 2 * 20  # it did not go on to the end
+    k = next(k for k in range(5, 18) if text[k - 1 : k + 1].isascii() and text[k] not in text[:k])
+    made = engine.generated
+    for stop in ([text[k]], ["never", text[k]]):
+        assert engine.generate([ids, ids], 20, stop) == 2 * [text[:k]]
+    assert engine.generate([ids], 20, [text[k], text[k - 1 : k + 1]]) == [text[: k - 1]]  # the first that begins
+    assert engine.generated - made < 5 * 20  # it did not go on to the end
     assert engine.generate([ids], 20) == [text]
 
 
