@@ -175,6 +175,9 @@ def test_missing_weights_are_an_error(checkpoint, tokens, tmp_path, run):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(SystemExit, match="lacks the weights model.layers.1.mlp.up_proj.weight"):
         run("--base_model", folder, "--data_path", tokens, "--seq_len", 64, "--output_dir", tmp_path / "out")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(SystemExit, match=f"cannot load {folder}: "):
+        run("--base_model", folder, "--data_path", tokens, "--seq_len", 64, "--output_dir", tmp_path / "out")
 
 
 # --- data preparation
