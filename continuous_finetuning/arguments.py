@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+import accelerate.utils.other
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import is_flash_attn_2_available
@@ -161,6 +162,8 @@ def parse(argv: list[str], description: str):
     _trackers(args)
     if args.deepspeed:
         _start_deepspeed(args)
+    else:  # accelerate would import it all the same, to see that a model is no engine of it: two seconds
+        accelerate.utils.other.is_deepspeed_available = lambda: False
     if args.sequence_parallel_size > 1:
         args.parallelism_config = memory.sequence_parallel(args.sequence_parallel_size)
     args.include_num_input_tokens_seen = "all"
