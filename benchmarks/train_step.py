@@ -211,6 +211,7 @@ def main():
         return serve(args)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(args.threads)
     rate = matmul_rate(device, args.dtype)
     names = ["origin", "plain"] if args.compare else args.methods
     options = [name for name in ("low_rank", "tiled_mlp", "offload_activations", "flash_attn") if getattr(args, name)]
