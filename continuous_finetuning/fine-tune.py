@@ -11,6 +11,7 @@ same weights. OUT then holds the extended model, run.json (the settings) and met
 All flags of Transformers' TrainingArguments work; `finetune.sh` runs the study's recipe.
 """
 
+import atexit
 import os
 import sys
 
@@ -93,6 +94,13 @@ def main():
         memory.use_tiled_mlp(model)
     training.train(model, tokenizer, data, args, model_args, method)
     say(f"{output}: done")
+    if args.deepspeed:
+        # On the interpreter's own way out, threads of its libraries abort a finished run now and then ("terminate called
+        # without an active exception"): do what is left to do, and leave at once.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
