@@ -95,8 +95,8 @@ def main():
     training.train(model, tokenizer, data, args, model_args, method)
     say(f"{output}: done")
     if args.deepspeed:
-        # On the interpreter's own way out, threads of its libraries abort a finished run now and then ("terminate called
-        # without an active exception"): do what is left to do, and leave at once.
+        # On the interpreter's own way out, threads of the libraries abort a finished run now and then ("terminate
+        # called without an active exception"): do what is left to do, and leave at once.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
