@@ -34,7 +34,9 @@ class ModelArguments:
     wandb_name: str | None = field(default=None, metadata={"help": "name of the wandb run [the output folder's name]"})
     sequence_parallel_size: int = field(default=1, metadata={"help": "ranks that share each row (needs --deepspeed)"})
     offload_activations: bool = field(default=False, metadata={"help": "keep checkpointed tensors in host memory"})
-    tiled_mlp: bool = field(default=False, metadata={"help": "compute the MLPs in tiles: less memory, 1/10 slower"})
+    tiled_mlp: bool = field(
+        default=False, metadata={"help": "MLPs in tiles: less memory, a third forward pass of them"}
+    )
     estimate: str | None = field(
         default=None,
         metadata={"help": "print memory and hours for 8xH100, 16xA100-80, ... [this machine's GPUs] and stop"},

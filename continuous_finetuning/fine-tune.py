@@ -41,6 +41,12 @@ def main():
     method = methods.build(model_args.method_name, config, model_args.model_max_length, vars(flags))
     if model_args.document_mask and not method.document_mask:
         raise SystemExit(f"error: --document_mask: {model_args.method_name} cuts its rows itself; leave it out")
+    ranks, heads, kv_heads = model_args.sequence_parallel_size, config.num_attention_heads, config.num_key_value_heads
+    if heads % ranks or (kv_heads % ranks and ranks % kv_heads):
+        raise SystemExit(
+            f"error: --sequence_parallel_size {ranks} does not divide the base's {heads} query heads and its "
+            f"{kv_heads} key-value heads (or is no multiple of the latter); give one that does"
+        )
     if args is None:
         print(estimate.report(config, method, flags))
         return

@@ -105,3 +105,11 @@ def test_sigterm_leaves_a_checkpoint_and_the_same_command_goes_on(base, rows, tm
     assert f"going on from {stopped}/checkpoint-{steps}" in two_ranks(*flags(base, rows, "pi", stopped), *options)
     assert losses(whole) == losses(stopped) and len(losses(whole)) == 40
     assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
+
+
+def test_a_base_whose_heads_cannot_be_shared(base, rows, tmp_path):
+    """2 query heads and 1 key-value head over 4 ranks: one line, before anything is loaded."""
+    args = [*flags(base, rows, "pi", tmp_path / "out"), "--sequence_parallel_size", 4, "--estimate", "8xH100"]
+    log = python("fine-tune.py", *args, "--deepspeed", "ds_configs/stage3.json", expect=1)
+    assert "error: --sequence_parallel_size 4 does not divide the base's 2 query heads" in log
+    assert "Traceback" not in log and not (tmp_path / "out").exists()
