@@ -45,14 +45,15 @@ def open_config(name_or_path: str, trust_remote_code: bool):
 def describe(name_or_path: str, config) -> dict:
     """What the checkpoint says of itself, for the result; method "base" and its own window without a record."""
     record = getattr(config, "context_extension", None)
-    keys = ("method", "base_model", "original_length", "trained_length", "trained_tokens")
+    keys = ("method", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed")
     if record:
-        return {key: record.get(key) for key in keys}
+        return {key: record.get(key) for key in keys} | {"training_seed": (record.get("recipe") or {}).get("seed")}
     rope = getattr(config, "rope_parameters", None) or {}
     window = getattr(config, "max_position_embeddings", None)
     original = rope.get("original_max_position_embeddings", window)
     method = METHOD_BY_ROPE.get(rope.get("rope_type"), "base")
-    return dict(zip(keys, (method, name_or_path, window if method == "base" else original, window, None), strict=True))
+    original = window if method == "base" else original
+    return dict(zip(keys, (method, name_or_path, original, window, None, None), strict=True))
 
 
 def fingerprint(name_or_path: str, config) -> str:

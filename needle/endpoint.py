@@ -18,7 +18,7 @@ class Endpoint:
     """base_url: up to and with /v1.  model: the name that the server knows.  tokenizer: folder or hub id with the
     tokenizer that counts the prompts' tokens. Raises ValueError if there is none."""
 
-    name, attention, dtype, config, record, window, batch, prefilled = "openai", None, None, None, None, None, 1, 0
+    name, attention, dtype, config, record, window, prefilled = "openai", None, None, None, None, None, 0
 
     def __init__(self, base_url: str, model: str, tokenizer: str, api_key: str | None, trust_remote_code: bool = False):
         self.base_url, self.model, self.api_key = base_url.rstrip("/"), model, api_key
@@ -32,6 +32,10 @@ class Endpoint:
         """As the engines': common beginnings stand together, which a server's prefix cache uses."""
         order = sorted(range(len(prompts)), key=lambda i: prompts[i])
         return [order[len(order) * rank // ranks : len(order) * (rank + 1) // ranks] for rank in range(ranks)]
+
+    def batches(self, order: list[int], prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        """One prompt at a time: each answer is recorded as it comes."""
+        return [[i] for i in order]
 
     def generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
         """The text of each answer, at temperature 0. Raises ValueError, one line, on what waiting does not mend."""

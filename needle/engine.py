@@ -1,17 +1,18 @@
 """Greedy answers of a checkpoint to long prompts, by Transformers or by vLLM.
 
     engine = Transformers(model_path)                       or VLLM(model_path, max_length)
-    for i in engine.plan(prompts, 50)[0]:                   prompts: lists of token ids
-        [text] = engine.generate([prompts[i]], 50)
+    [order] = engine.plan(prompts, 50)                      prompts: lists of token ids
+    for group in engine.batches(order, prompts, 50):
+        texts = engine.generate([prompts[i] for i in group], 50)
 
 What prompts have in common at their beginning is computed once: one key-value cache is kept, cropped to the prefix it
 shares with the next prompt, and only the rest is prefilled. In the order of `plan`, a depth-first walk of the prefix
-tree, each edge of that tree is computed once.
+tree, each edge of that tree is computed once. Prompts are prefilled one at a time and decoded in groups (`batches`).
 
 The rope of a prompt is fixed before its first token, by len(prompt) + max_new_tokens (`rope_by_length` of the
 checkpoint; arXiv 2409.12181, section 3). Whatever cannot be opened or run is a ValueError of one line.
 
-needle, longbench and ruler hold copies of this file, equal byte for byte.
+needle, longbench and ruler hold copies of this file and of checkpoint.py, equal byte for byte.
 """
 
 import copy
@@ -19,96 +20,17 @@ import importlib.util
 import json
 import math
 import os
-from pathlib import Path
 
+import psutil
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import is_flash_attn_2_available, logging
 
+from checkpoint import open_config, parameters_at
+
 logging.disable_progress_bar()
-
-
-# --- what a checkpoint says of itself
-
-
-def open_config(name_or_path: str, trust_remote_code: bool, own_code: str = "; read it, then add --trust_remote_code"):
-    """The config of a checkpoint folder or hub id. Raises ValueError, one line, if it cannot be used; reads no weights.
-
-    own_code: what to do about a checkpoint that brings its own modeling code and is not trusted.
-    """
-    folder = Path(name_or_path)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder} is no checkpoint: it has no config.json (an unfinished run has none)")
-        if not any(folder.glob("*.safetensors")):
-            raise ValueError(f"{folder} has no *.safetensors weights; save the model with save_pretrained first")
-    elif str(name_or_path).startswith((".", "/", "~")) or str(name_or_path).count("/") > 1:
-        raise ValueError(f"no folder {name_or_path}; give a checkpoint folder or a hub id")
-    try:
-        own = "auto_map" in PreTrainedConfig.get_config_dict(name_or_path)[0]
-        refused = own and not trust_remote_code
-        config = None if refused else AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as reason:
-        raise ValueError(f"cannot open {name_or_path}: {str(reason).strip().splitlines()[0]}") from None
-    if refused:
-        raise ValueError(f"{name_or_path} brings its own modeling code{own_code}")
-    return config
-
-
-def ntk(rule: dict, length: int, head_dim: int) -> dict:
-    """Dynamic NTK-aware scaling, floored at the trained length (arXiv 2409.12181, section 3; bloc97 and emozilla).
-
-    alpha = f * max(L, T) / C - (f - 1);   rope_theta = theta * alpha^(d / (d - 2)), in float64.
-    """
-    factor, longest = rule["factor"], max(length, rule["trained_length"])
-    alpha = factor * longest / rule["original_length"] - (factor - 1)
-    return {"rope_type": "default", "rope_theta": rule["rope_theta"] * alpha ** (head_dim / (head_dim - 2))}
-
-
-def frequencies(rule: dict, length: int, head_dim: int) -> dict:
-    """CLEX (arXiv 2310.16450): the learned frequencies of t = ceil(L / C) windows, as `longrope` factors; with
-    log_scale the scores are multiplied by ln L / ln C, whose root goes into cos and sin of queries and keys."""
-    original = rule["original_length"]
-    t = min(max(1, math.ceil(length / original)), len(rule["inv_freq"]))
-    plain = [rule["rope_theta"] ** (-2 * j / head_dim) for j in range(head_dim // 2)]
-    factors = [p / f for p, f in zip(plain, rule["inv_freq"][t - 1], strict=True)]
-    return {
-        "rope_type": "longrope",
-        "rope_theta": rule["rope_theta"],
-        "factor": float(t),
-        "short_factor": factors,
-        "long_factor": factors,
-        "attention_factor": math.sqrt(math.log(length) / math.log(original)) if rule["log_scale"] else 1.0,
-        "original_max_position_embeddings": original,
-    }
-
-
-RULES = {"ntk": ntk, "frequencies": frequencies}  # the values of `rule` in a checkpoint's `rope_by_length`
-
-
-def parameters_at(config, length: int) -> dict | None:
-    """The `rope_parameters` of a text of `length` tokens, prompt and answer; None without a rope.
-
-    A foreign checkpoint's `dynamic` rope, which follows the length while the text grows, is taken at its end, and of a
-    `longrope` one set of factors serves all of the text. Raises ValueError on a rule unknown here.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    rule = (getattr(config, "context_extension", None) or {}).get("rope_by_length")
-    if not rule and rope.get("rope_type") == "dynamic":
-        window = config.max_position_embeddings
-        rule = {**rope, "rule": "ntk", "original_length": window, "trained_length": window}
-    if not rule and rope.get("rope_type") == "longrope":
-        window = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-        factors = rope["long_factor" if length > window else "short_factor"]
-        return rope | {"short_factor": factors, "long_factor": factors}
-    if not rule:
-        return rope or None
-    if rule.get("rule") not in RULES:
-        raise ValueError(f"rope_by_length names the rule '{rule.get('rule')}'; known here: {', '.join(RULES)}")
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return RULES[rule["rule"]](rule, length, head_dim)
 
 
 def shared_prefix(a: list[int], b: list[int]) -> int:
@@ -116,17 +38,13 @@ def shared_prefix(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-# --- the engines
-
-
 class Engine:
     """What both engines know before any weight is read.
 
     tokenizer, config; record: the checkpoint's `context_extension` or None; window: the length it declares, tokens;
     dtype, attention: names of what it runs in.  prefilled, generated: tokens of prompts and of answers computed so far.
+    batch: prompts in a group at most.  reduced: a note for each time that memory allowed no such group.
     """
-
-    batch = 1  # prompts that one call of `generate` is best given
 
     def __init__(self, model_path: str, dtype: str, gpu: bool, trust_remote_code: bool, **kwargs):
         self.model_path, self.trust_remote_code = str(model_path), trust_remote_code
@@ -140,6 +58,26 @@ class Engine:
         except (OSError, ValueError, KeyError) as reason:
             raise ValueError(f"no tokenizer in {model_path}: {str(reason).strip().splitlines()[0]}") from None
         self.prefilled = self.generated = 0
+        self.reduced = []
+
+    def room(self) -> float:
+        """Tokens that the caches of one group may hold; called only when there is work."""
+        return math.inf
+
+    def batches(self, order: list[int], prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        """Cuts a rank's order into the groups to hand to `generate`: at most `batch` prompts of one rope, their caches
+        within `room`. May read the weights."""
+        groups, rope, room = [], None, self.room() if order else 0
+        for i in order:
+            length = len(prompts[i]) + max_new_tokens
+            before, rope = rope, parameters_at(self.config, length)
+            group = groups[-1] if groups else []
+            longest = max([length, *(len(prompts[j]) + max_new_tokens for j in group)])
+            if group and rope == before and len(group) < self.batch and (len(group) + 1) * longest <= room:
+                group.append(i)
+            else:
+                groups.append([i])
+        return groups
 
     def plan(self, prompts: list[list[int]], max_new_tokens: int, ranks: int = 1) -> list[list[int]]:
         """The order for the prompts, as indices: one list a rank, contiguous runs of about equal work.
@@ -163,7 +101,7 @@ class Engine:
 
 
 class Past(DynamicLayer):
-    """One layer's keys and values, [1, H, capacity, d], of which the first `length` places are filled.
+    """One layer's keys and values, [B, H, capacity, d], of which the first `length` places are filled.
 
     Tokens are written in place and cropped by lowering `length`; kept in CPU memory if `on_cpu`, where the layer that
     attends gets a copy on its device. `expected`: tokens to make room for when memory has to grow.
@@ -174,7 +112,7 @@ class Past(DynamicLayer):
         self.on_cpu, self.length, self.expected = on_cpu, 0, 0
 
     def update(self, key_states, value_states, *args, **kwargs):
-        """Appends [1, H, n, d] each; returns all keys and values so far."""
+        """Appends [B, H, n, d] each; returns all keys and values so far."""
         device, end = key_states.device, self.length + key_states.shape[2]
         if not self.is_initialized or end > self.keys.shape[2]:
             self.grow(max(end, self.expected), key_states, value_states)
@@ -195,14 +133,28 @@ class Past(DynamicLayer):
     def get_seq_length(self) -> int:
         return self.length
 
+    def put(self, row: int, rows: int, other: "Past"):
+        """Row `row` of `rows` becomes what `other`, of one row, holds, put to the right of `length` places."""
+        for name in ("keys", "values"):
+            held = getattr(other, name)[:, :, : other.length]
+            if row == 0:  # zeros, because what attention gives no weight must yet be finite
+                setattr(self, name, held.new_zeros(rows, held.shape[1], self.expected, held.shape[3]))
+            getattr(self, name)[row, :, self.length - other.length : self.length] = held[0]
+        self.is_initialized = True
+
+
+def out_of_memory(reason: Exception) -> bool:
+    return isinstance(reason, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(reason)
+
 
 class Transformers(Engine):
-    """Any causal language model that Transformers opens, one prompt at a time.
+    """Any causal language model that Transformers opens.
 
     dtype: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16.  device: by default the GPU number
     LOCAL_RANK, else the CPU.  prefill_chunk: prompt tokens in one forward pass, >= 2; memory beyond the cache grows
     with prefill_chunk times the length (sdpa masks a chunk behind a cache; FlashAttention-2 needs no mask).
-    cache_on_cpu: keep the cache in CPU memory.  reuse: compute common beginnings once.
+    cache_on_cpu: keep the cache in CPU memory.  reuse: compute common beginnings once.  batch: most prompts decoded
+    together; always 1 with a cache on the CPU, and for an attention of the checkpoint's own, which cannot mask a pad.
     """
 
     name = "transformers"
@@ -216,6 +168,7 @@ class Transformers(Engine):
         prefill_chunk: int = 2048,
         cache_on_cpu: bool = False,
         reuse: bool = True,
+        batch: int = 16,
     ):
         if device is None:
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
@@ -230,6 +183,7 @@ class Transformers(Engine):
         self.attention = "flash_attention_2" if flash and not own_code else "sdpa"
         if cache_on_cpu and hasattr(self.config, "cache_on_cpu"):  # an attention with a cache of its own
             self.config.cache_on_cpu = True
+        self.batch = 1 if own_code or cache_on_cpu else batch
         self.model = None
         self.forget()
 
@@ -253,7 +207,7 @@ class Transformers(Engine):
             missing = ", ".join(sorted(report["missing_keys"])[:3])
             raise ValueError(f"{self.model_path} lacks the weights {missing}, ...")
         eos = [self.tokenizer.eos_token_id, model.generation_config.eos_token_id]
-        self.eos = {token for one in eos for token in (one if isinstance(one, list) else [one])}
+        self.eos = {token for one in eos for token in (one if isinstance(one, list) else [one])} - {None}
         self.model = model.eval().to(self.device)
         self.rotary = getattr(model.base_model, "rotary_emb", None)  # as loaded; never changed
         self.rope = getattr(self.config, "rope_parameters", None)
@@ -288,51 +242,115 @@ class Transformers(Engine):
         self.held = prompt[:known]
         return known
 
-    def forward(self, ids: list[int]) -> torch.Tensor:
-        """Feeds ids behind the cache; logits of the token after them, [V]."""
-        ids_1n = torch.tensor([ids], device=self.device)
-        logits_11V = self.model(input_ids=ids_1n, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits
-        self.held += ids
-        return logits_11V[0, -1]
+    def forward(self, ids: list[list[int]], cache: DynamicCache, **where) -> torch.Tensor:
+        """Feeds ids, [B, n], behind the cache; logits of the tokens after them, [B, V]."""
+        ids_Bn = torch.tensor(ids, device=self.device)
+        return self.model(ids_Bn, past_key_values=cache, use_cache=True, logits_to_keep=1, **where).logits[:, -1]
+
+    def prefill(self, prompt: list[int], length: int) -> torch.Tensor:
+        """Feeds what the cache does not hold of a prompt, which with its answer has `length` tokens; as `forward`."""
+        at = self.start(prompt, length)
+        while at < len(prompt):
+            end = min(at + self.prefill_chunk, len(prompt))
+            end += end + 1 == len(prompt)  # no token of the prompt comes alone behind others
+            logits_1V = self.forward([prompt[at:end]], self.cache)
+            self.held += prompt[at:end]
+            self.prefilled += end - at
+            at = end
+        return logits_1V
+
+    def room(self) -> float:
+        if self.batch == 1:
+            return 0
+        self.load()  # what the weights take is not free
+        size, config = getattr(torch, self.dtype).itemsize, self.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        free = psutil.virtual_memory().available / 4
+        if self.device.type == "cuda":
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            free = torch.cuda.mem_get_info(self.device)[0] + unused
+        return 0.6 * free / (2 * config.num_hidden_layers * heads * width * size)
 
     @torch.inference_mode()
-    def answer(self, prompt: list[int], max_new_tokens: int, stop: list[str] = ()) -> list[int]:
-        """The ids that follow the prompt, greedily: up to eos (left out), to where their text holds a stop string, or
-        max_new_tokens. But for rounding, it does not depend on the prompts before.
+    def answers(self, prompts: list[list[int]], max_new_tokens: int, stop=(), stop_ids=(), least=0) -> list[list[int]]:
+        """The ids that follow each prompt, greedily: up to eos or one of stop_ids (left out; neither is chosen before
+        `least` ids are there), to where their text holds a stop string, or max_new_tokens. But for rounding, they do
+        not depend on the prompts before or beside. All have one rope.
 
         Raises torch.OutOfMemoryError as it comes (a CPU's allocator: RuntimeError); the next prompt can go on.
         """
-        if not prompt:
+        if not all(prompts):
             raise ValueError("an empty prompt has no continuation")
         self.load()
-        length = len(prompt) + max_new_tokens
-        self.set_rope(length)
+        lengths = [len(prompt) for prompt in prompts]
+        longest, rows = max(lengths), len(prompts)
+        ends = self.eos | set(stop_ids)
+
+        def choose(logits_BV, step: int) -> list[int]:
+            if step < least:
+                logits_BV[:, list(ends)] = -math.inf
+            return logits_BV.argmax(-1).tolist()
+
         try:
-            at = self.start(prompt, length)
-            while at < len(prompt):
-                end = min(at + self.prefill_chunk, len(prompt))
-                end += end + 1 == len(prompt)  # no token of the prompt comes alone behind others
-                logits_V = self.forward(prompt[at:end])
-                self.prefilled += end - at
-                at = end
-            new = []
-            while len(new) < max_new_tokens and (token := int(logits_V.argmax())) not in self.eos:
-                new.append(token)
-                if len(new) == max_new_tokens or stop and any(text in self.text(new) for text in stop):
+            self.set_rope(longest + max_new_tokens)
+            tokens, layers = [], [Past(False) for _ in range(self.config.num_hidden_layers)]
+            for row, prompt in enumerate(prompts):
+                tokens += choose(self.prefill(prompt, len(prompt) + max_new_tokens), 0)
+                for layer, held in zip(layers, self.cache.layers, strict=True) if rows > 1 else ():
+                    layer.length, layer.expected = longest, longest + max_new_tokens
+                    layer.put(row, rows, held)
+            cache = self.cache
+            if rows > 1:
+                cache = DynamicCache()
+                cache.layers = layers
+            position_B1 = torch.tensor([lengths], device=self.device).T
+            mask_BN = (torch.arange(longest + max_new_tokens, device=self.device) >= longest - position_B1).long()
+            new, going = [[] for _ in prompts], set(range(rows))
+            for step in range(max_new_tokens):
+                for row in sorted(going):
+                    if tokens[row] not in ends:
+                        new[row].append(tokens[row])
+                        ended = len(new[row]) == max_new_tokens
+                        if not ended and not (stop and any(text in self.text(new[row]) for text in stop)):
+                            continue
+                    going.discard(row)
+                if not going:
                     break
-                logits_V = self.forward([token])
+                where = {"position_ids": position_B1 + step, "attention_mask": mask_BN[:, : longest + step + 1]}
+                logits_BV = self.forward([[token] for token in tokens], cache, **(where if rows > 1 else {}))
+                tokens = choose(logits_BV, step + 1)
         except BaseException:
             self.forget()
             raise
-        self.generated += len(new)
+        self.generated += sum(map(len, new))
         return new
+
+    def answer(self, prompt: list[int], max_new_tokens: int, stop: list[str] = ()) -> list[int]:
+        return self.answers([prompt], max_new_tokens, stop)[0]
 
     def text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop: list[str] = ()) -> list[str]:
-        """The text of each prompt's answer (see `answer`), cut where the first stop string begins."""
-        texts = [self.text(self.answer(prompt, max_new_tokens, stop)) for prompt in prompts]
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop=(), stop_ids=(), least=0) -> list[str]:
+        """The text of each prompt's answer (see `answers`), cut where the first stop string begins.
+
+        Of several prompts that run out of memory together, fewer are tried, down to one.
+        """
+        texts, at = [], 0
+        while at < len(prompts):
+            group = prompts[at : at + self.batch]
+            ropes = [parameters_at(self.config, len(ids) + max_new_tokens) for ids in group]
+            if any(rope != ropes[0] for rope in ropes):
+                group = group[:1]
+            try:
+                texts += [self.text(ids) for ids in self.answers(group, max_new_tokens, stop, stop_ids, least)]
+                at += len(group)
+            except (RuntimeError, MemoryError) as reason:
+                if len(group) == 1 or not out_of_memory(reason):
+                    raise
+                self.reduced.append({"prompts": len(group), "tokens": max(map(len, group))})
+                self.batch = len(group) // 2
         return [text[: min((text.find(s) for s in stop if s in text), default=None)] for text in texts]
 
 
@@ -344,7 +362,6 @@ class VLLM(Engine):
     """
 
     name = attention = "vllm"
-    batch = 64
 
     def __init__(self, model_path: str, max_length: int, dtype: str = "auto", tensor_parallel_size: int = 1):
         gpu, own_code = torch.cuda.is_available(), ", which vLLM cannot run; use Transformers"
@@ -356,6 +373,7 @@ class VLLM(Engine):
         if importlib.util.find_spec("vllm") is None:
             raise ValueError("vLLM is not installed: pip install -r requirements-gpu.txt, or use Transformers")
         self.max_length, self.tensor_parallel_size, self.model = max_length, tensor_parallel_size, None
+        self.batch = 64  # recorded together; vLLM itself knows how many fit
 
     def load(self):
         """Starts vLLM, once."""
@@ -370,12 +388,13 @@ class VLLM(Engine):
                 enable_prefix_caching=True,
             )
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop: list[str] = ()) -> list[str]:
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop=(), stop_ids=(), least=0) -> list[str]:
         """As `Transformers.generate`."""
         from vllm import SamplingParams
 
         self.load()
-        greedy = SamplingParams(temperature=0, max_tokens=max_new_tokens, stop=list(stop))
+        ends = {"stop": list(stop), "stop_token_ids": list(stop_ids), "min_tokens": least}
+        greedy = SamplingParams(temperature=0, max_tokens=max_new_tokens, **ends)
         answers = self.model.generate([{"prompt_token_ids": ids} for ids in prompts], greedy, use_tqdm=False)
         self.prefilled += sum(len(ids) - (a.num_cached_tokens or 0) for ids, a in zip(prompts, answers, strict=True))
         self.generated += sum(len(a.outputs[0].token_ids) for a in answers)

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 import torch
 from tqdm import tqdm
 
+from engine import out_of_memory
 from facts import Facts
 from haystack import Prompts
 from ranks import RANK, WORLD, say
@@ -25,10 +26,6 @@ def peak_memory(device: torch.device | None) -> int | None:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
-
-
-def out_of_memory(reason: Exception) -> bool:
-    return isinstance(reason, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(reason)
 
 
 def answer(engine, part: list[tuple], made: list[tuple], args: argparse.Namespace) -> list[dict]:
@@ -91,8 +88,7 @@ def work(args, engine, prompts: Prompts, facts: Facts, names, todo: list[tuple],
         now = [one for one in todo if one[2] == trial]
         made = [make(one) for one in now]
         [order] = engine.plan([ids for _, ids in made], args.max_new_tokens)
-        for start in range(0, len(order), engine.batch):
-            part = order[start : start + engine.batch]
+        for part in engine.batches(order, [ids for _, ids in made], args.max_new_tokens):
             for entry in answer(engine, [now[i] for i in part], [made[i] for i in part], args):
                 answers.append(RANK, entry)
                 cell = cells[key(entry)[:2]]

@@ -27,7 +27,7 @@ import torch.distributed as dist
 import transformers
 
 from arguments import parse_args
-from checkpoint import describe, fingerprint
+from checkpoint import KEYS, describe, fingerprint
 from endpoint import Endpoint
 from engine import VLLM, Transformers
 from facts import STYLES, Facts, keys_of
@@ -76,7 +76,7 @@ def main():
         engine = open_engine(args)
         names = keys_of(args.template, engine.tokenizer)
         check_window(args, engine.window)
-        hosted = dict.fromkeys(("base_model", "original_length", "trained_length", "trained_tokens"))
+        hosted = dict.fromkeys(KEYS[1:])
         about = {"method": "hosted", **hosted} if engine.config is None else describe(args.model, engine.config)
         identity = f"{args.model}@{args.base_url}" if engine.config is None else fingerprint(args.model, engine.config)
     except (ValueError, OSError) as reason:

@@ -110,6 +110,82 @@ def test_shared_beginnings_change_no_answer_in_any_order(checkpoints, method):
     assert ratio == 1 if method == "landmark" else ratio < 0.85
 
 
+@pytest.mark.parametrize("method", [m for m in EXTEND if m not in OWN_CODE])
+def test_prompts_decoded_together_get_the_answers_they_get_alone(checkpoints, method):
+    prompts = [prompt(seed, n) for seed, n in ((1, 30), (2, 200), (2, 150), (3, 77), (4, 200), (5, 64), (6, L + 40))]
+    alone = without_eos(make(checkpoints[method], batch=1))
+    want = alone.generate(prompts, NEW)
+    together = without_eos(make(checkpoints[method], batch=4, prefill_chunk=50))
+    groups = together.batches(together.plan(prompts, NEW)[0], prompts, NEW)
+    assert sorted(sum(groups, [])) == list(range(7)) and max(map(len, groups)) in (2, 4)
+    for group in groups:
+        assert together.generate([prompts[i] for i in group], NEW) == [want[i] for i in group]
+    assert together.generate(prompts, NEW) == want  # groups that nobody planned: ropes are told apart
+    assert len(set(want)) == 7
+
+
+def test_each_of_a_group_ends_where_it_would_alone(base):
+    engine = without_eos(make(base))
+    prompts = [prompt(seed, 20 + 9 * seed) for seed in range(5)]
+    full = [engine.answer(ids, 20) for ids in prompts]
+    engine.eos = {full[0][7], full[1][0]}
+    alone = [engine.answer(ids, 20) for ids in prompts]
+    assert engine.answers(prompts, 20) == alone and len({len(ids) for ids in alone}) > 2 and [] in alone
+    engine.eos, stop = set(), [engine.text(full[2])[4], engine.text(full[3])[9]]
+    alone = [engine.generate([ids], 20, stop)[0] for ids in prompts]
+    assert engine.generate(prompts, 20, stop) == alone
+    assert engine.batch == 16 and engine.reduced == [] and engine.answers(prompts, 0) == 5 * [[]]
+
+
+def test_ids_that_end_an_answer_are_held_back_as_in_transformers(base):
+    """LongBench's samsum: eos or a newline ends the answer, but not as its first token."""
+    engine = make(base)
+    prompts = [prompt(seed, 20 + 9 * seed) for seed in range(6)]
+    firsts = without_eos(make(base)).answers(prompts, 8)
+    ends = [firsts[0][0], firsts[1][0], firsts[2][5]]
+    engine.load()
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    want = []
+    for ids in prompts:
+        new = model.generate(
+            torch.tensor([ids]), max_new_tokens=8, min_new_tokens=1, do_sample=False, eos_token_id=[1, *ends]
+        )[0, len(ids) :].tolist()
+        want.append(new[:-1] if new[-1] in (1, *ends) else new)
+    assert engine.answers(prompts, 8, stop_ids=ends, least=1) == want and all(want) and want != firsts
+    assert engine.generate(prompts, 8, stop_ids=ends, least=1) == [engine.text(ids) for ids in want]
+
+
+def test_own_attention_and_caches_on_the_cpu_are_decoded_alone(checkpoints, base):
+    assert [make(checkpoints[method]).batch for method in OWN_CODE] == [1, 1, 1]
+    assert make(base, cache_on_cpu=True).batch == 1
+
+
+def test_groups_stay_within_the_room_for_their_caches(base, monkeypatch):
+    engine = make(base)
+    prompts = [prompt(1, n) for n in (10, 10, 10, 30, 90, 10)]
+    monkeypatch.setattr(engine, "room", lambda: 100)
+    assert engine.batches(range(6), prompts, 10) == [[0, 1, 2], [3], [4], [5]]
+    monkeypatch.undo()
+    free = engine_module.psutil.virtual_memory().available
+    assert 0.1 * free < engine.room() * 2 * 2 * 1 * 32 * 4 < 0.2 * free  # keys and values, layers, heads, width, bytes
+
+
+def test_a_group_too_large_for_the_memory_is_halved(base, monkeypatch):
+    engine = without_eos(make(base))
+    prompts = [prompt(seed, 30) for seed in range(8)]
+    want = [engine.generate([ids], 4)[0] for ids in prompts]
+    put = Past.put
+
+    def limited(layer, row, rows, other):
+        if rows > 3:
+            raise torch.OutOfMemoryError("simulated")
+        put(layer, row, rows, other)
+
+    monkeypatch.setattr(Past, "put", limited)
+    assert engine.generate(prompts, 4) == want
+    assert engine.reduced == [{"prompts": 8, "tokens": 30}, {"prompts": 4, "tokens": 30}] and engine.batch == 2
+
+
 def test_the_last_logits_of_a_reused_prefix_differ_by_rounding_only(checkpoints):
     for method in ("yarn", "lm_infinite", "self_extend"):
         first, second = prompt(3, 250), prompt(3, 180) + prompt(6, 60)[1:]
@@ -192,7 +268,7 @@ def test_eos_is_both_the_tokenizers_and_the_generation_configs(base, tmp_path):
 def test_what_the_checkpoint_says_is_known_before_the_weights_are_read(checkpoints, base):
     engine = make(checkpoints["yarn"])
     assert engine.model is None and engine.window == L and engine.record["method"] == "yarn"
-    assert (engine.dtype, engine.attention, engine.batch) == ("float32", "sdpa", 1)
+    assert (engine.dtype, engine.attention, engine.batch) == ("float32", "sdpa", 16)
     assert make(base).record is None and make(base).window == C
 
 
@@ -352,7 +428,7 @@ def test_vllm_is_asked_for_greedy_answers_to_token_ids(checkpoints, vllm):
     assert vllm[0]["enable_prefix_caching"] is True and vllm[0]["dtype"] == "float32"
     sent, params = vllm[1]
     assert [p["prompt_token_ids"] for p in sent] == prompts
-    assert params == {"temperature": 0, "max_tokens": 10, "stop": ["."]}
+    assert params == {"temperature": 0, "max_tokens": 10, "stop": ["."], "stop_token_ids": [], "min_tokens": 0}
     assert (engine.prefilled, engine.generated) == (30 + 40 - 16, 4)
     engine.generate(prompts, 10)
     assert len(vllm) == 3  # one engine for all calls

@@ -34,7 +34,8 @@ TRIAL_TIMES = ("seconds", "utc", "peak_memory_bytes", "prefilled_tokens")
 class Fake:
     """An engine that answers by a function of the prompt's text."""
 
-    name, attention, dtype, record, batch, prefilled = "fake", None, None, None, 3, 0
+    name, attention, dtype, record, prefilled = "fake", None, None, None, 0
+    size = 3  # prompts in a group
 
     def __init__(self, folder, reply):
         self.reply, self.asked = reply, []
@@ -43,6 +44,9 @@ class Fake:
 
     def plan(self, prompts, max_new_tokens, ranks=1):
         return [sorted(range(len(prompts)), key=lambda i: prompts[i])]
+
+    def batches(self, order, prompts, max_new_tokens):
+        return [order[at : at + self.size] for at in range(0, len(order), self.size)]
 
     def generate(self, prompts, max_new_tokens, stop=()):
         self.prefilled += sum(map(len, prompts))
@@ -202,7 +206,7 @@ def test_out_of_memory_in_a_cell_is_recorded_and_the_grid_goes_on(run, base, tmp
 
     flags = ["--model_path", base, "--test_name", "small", "--lengths", 1000, 2000, "--output_dir", tmp_path]
     engine = Fake(base, small)
-    engine.batch = 1
+    engine.size = 1
     with pytest.raises(
         SystemExit, match=r"^error: 10 of 20 prompts ran out of memory, at lengths \[2000\]; .*tries them"
     ):
