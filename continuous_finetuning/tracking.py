@@ -60,7 +60,9 @@ class Metrics(TrainerCallback):
         if not state.is_world_process_zero or "loss" not in logs:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+            where = {"devices": args.world_size, "device": device}
+            file.write(json.dumps({"step": state.global_step, **logs, **where}) + "\n")
         now = time.time()
         if now - self.printed > 5 or state.global_step == state.max_steps:
             self.printed = now

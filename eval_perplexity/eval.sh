@@ -4,6 +4,7 @@
 #   bash eval.sh                                                   what the arrays below say
 #   CHECKPOINTS="a b" LENGTHS="2048 4096" bash eval.sh --max_windows 200        further flags go to eval_ppl.py
 #   NPROC=8 bash eval.sh          the windows of each evaluation on 8 GPUs
+#   GPUS="0 1 2 3" bash eval.sh   an evaluation on each of 4 GPUs at a time
 #   JOBS=2 bash eval.sh           two evaluations at a time (small models on a CPU)
 #
 # Paths are relative to this folder and hold no spaces. Run it again after a crash: finished results are skipped, the
@@ -22,7 +23,9 @@ documents=${DOCUMENTS:-10}
 batch_size=${BATCH_SIZE:-1}
 python=${PYTHON:-python}
 nproc=${NPROC:-1}
+gpus=(${GPUS:-})
 jobs=${JOBS:-1}
+if [ ${#gpus[@]} -gt 0 ]; then jobs=${#gpus[@]}; fi
 
 if [ "$nproc" -gt 1 ]; then
   launch=("$python" -m torch.distributed.run --standalone "--nproc_per_node=$nproc")
@@ -52,20 +55,10 @@ evaluate() { # checkpoint dataset [flags]
   "${command[@]}" || echo "$checkpoint on $dataset" >>"$failures"
 }
 
-share() { # job [flags]: evaluation number job, job + jobs, ...
-  local job=$1 number=0 checkpoint dataset
-  shift
-  for checkpoint in "${checkpoints[@]}"; do
-    for dataset in "${datasets[@]}"; do
-      if [ $((number % jobs)) -eq "$job" ]; then evaluate "$checkpoint" "$dataset" "$@"; fi
-      number=$((number + 1))
-    done
-  done
-}
-
 worker() { # j [flags]: takes evaluations j, j + jobs, ...
   local worker=$1 number=0
   shift
+  if [ ${#gpus[@]} -gt 0 ]; then export CUDA_VISIBLE_DEVICES=${gpus[$worker]}; fi
   for checkpoint in "${checkpoints[@]}"; do
     for dataset in "${datasets[@]}"; do
       if [ $((number % jobs)) -eq "$worker" ]; then evaluate "$checkpoint" "$dataset" "$@"; fi

@@ -79,4 +79,6 @@ def summarise(records: list[dict], length: int, seed: int) -> dict:
         loss = math.fsum(sums) / (len(sums) * (last - first + 1)) if whole else None
         bucket = {"from": first, "to": last, "loss": loss, "perplexity": perplexity(loss)}
         result["loss_by_position"].append(bucket)
-    return result | {f"last_{n}": end(f"last_{n}") for n in LAST if length > n}
+    result |= {f"last_{n}": end(f"last_{n}") for n in LAST if length > n}
+    # so that two models can be compared window by window
+    return result | {"window_losses": {key: [record[key] for record in records] for key in ("start", "loss")}}

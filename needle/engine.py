@@ -38,6 +38,11 @@ def shared_prefix(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+def cut(text: str, stop: list[str]) -> str:
+    """The text before the first of the stop strings that it has."""
+    return text[: min((text.find(s) for s in stop if s in text), default=None)]
+
+
 class Engine:
     """What both engines know before any weight is read.
 
@@ -60,6 +65,9 @@ class Engine:
         self.prefilled = self.generated = 0
         self.reduced = []
 
+    def text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
     def room(self) -> float:
         """Tokens that the caches of one group may hold; called only when there is work."""
         return math.inf
@@ -67,7 +75,7 @@ class Engine:
     def batches(self, order: list[int], prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         """Cuts a rank's order into the groups to hand to `generate`: at most `batch` prompts of one rope, their caches
         within `room`. May read the weights."""
-        groups, rope, room = [], None, self.room() if order else 0
+        groups, rope, room = [], None, self.room() if order and self.batch > 1 else 0
         for i in order:
             length = len(prompts[i]) + max_new_tokens
             before, rope = rope, parameters_at(self.config, length)
@@ -80,11 +88,8 @@ class Engine:
         return groups
 
     def plan(self, prompts: list[list[int]], max_new_tokens: int, ranks: int = 1) -> list[list[int]]:
-        """The order for the prompts, as indices: one list a rank, contiguous runs of about equal work.
-
-        Prompts of one rope stand together, and among them those with a common beginning.
-        """
-
+        """The order for the prompts, as indices: one list a rank, contiguous runs of about equal work. Prompts of one
+        rope stand together, and among them those with a common beginning."""
         at = {len(ids): parameters_at(self.config, len(ids) + max_new_tokens) for ids in prompts}
         rope = [json.dumps(at[len(ids)], sort_keys=True) for ids in prompts]
         order = sorted(range(len(prompts)), key=lambda i: (rope[i], prompts[i]))
@@ -260,8 +265,6 @@ class Transformers(Engine):
         return logits_1V
 
     def room(self) -> float:
-        if self.batch == 1:
-            return 0
         self.load()  # what the weights take is not free
         size, config = getattr(torch, self.dtype).itemsize, self.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -326,17 +329,12 @@ class Transformers(Engine):
         self.generated += sum(map(len, new))
         return new
 
-    def answer(self, prompt: list[int], max_new_tokens: int, stop: list[str] = ()) -> list[int]:
+    def answer(self, prompt: list[int], max_new_tokens: int, stop=()) -> list[int]:
         return self.answers([prompt], max_new_tokens, stop)[0]
 
-    def text(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
     def generate(self, prompts: list[list[int]], max_new_tokens: int, stop=(), stop_ids=(), least=0) -> list[str]:
-        """The text of each prompt's answer (see `answers`), cut where the first stop string begins.
-
-        Of several prompts that run out of memory together, fewer are tried, down to one.
-        """
+        """The text of each prompt's answer (see `answers`), cut where the first stop string begins. Of several prompts
+        that run out of memory together, fewer are tried, down to one."""
         texts, at = [], 0
         while at < len(prompts):
             group = prompts[at : at + self.batch]
@@ -351,7 +349,7 @@ class Transformers(Engine):
                     raise
                 self.reduced.append({"prompts": len(group), "tokens": max(map(len, group))})
                 self.batch = len(group) // 2
-        return [text[: min((text.find(s) for s in stop if s in text), default=None)] for text in texts]
+        return [cut(text, stop) for text in texts]
 
 
 class VLLM(Engine):
@@ -390,12 +388,13 @@ class VLLM(Engine):
 
     def generate(self, prompts: list[list[int]], max_new_tokens: int, stop=(), stop_ids=(), least=0) -> list[str]:
         """As `Transformers.generate`."""
+        self.load()
         from vllm import SamplingParams
 
-        self.load()
         ends = {"stop": list(stop), "stop_token_ids": list(stop_ids), "min_tokens": least}
         greedy = SamplingParams(temperature=0, max_tokens=max_new_tokens, **ends)
         answers = self.model.generate([{"prompt_token_ids": ids} for ids in prompts], greedy, use_tqdm=False)
         self.prefilled += sum(len(ids) - (a.num_cached_tokens or 0) for ids, a in zip(prompts, answers, strict=True))
-        self.generated += sum(len(a.outputs[0].token_ids) for a in answers)
-        return [a.outputs[0].text for a in answers]
+        made = [list(a.outputs[0].token_ids) for a in answers]  # its own text drops a last character that is not whole
+        self.generated += sum(map(len, made))
+        return [cut(self.text([i for i in ids if i not in stop_ids]), stop) for ids in made]

@@ -4,6 +4,7 @@
 #   bash eval.sh                                                   what the arrays below say
 #   CHECKPOINTS="a b" LENGTHS="8192 32768" bash eval.sh --trials 16          further flags go to needle_in_haystack.py
 #   NPROC=8 bash eval.sh          the cells of each grid on 8 GPUs
+#   GPUS="0 1 2 3" bash eval.sh   a checkpoint on each of 4 GPUs at a time
 #   JOBS=2 bash eval.sh           two checkpoints at a time (small models on a CPU)
 #
 # Paths are relative to this folder and hold no spaces. Run it again after a crash: answers that are there are kept,
@@ -21,7 +22,9 @@ output_root=${OUTPUT_ROOT:-results} # results go to $output_root/<checkpoint's n
 figures=${FIGURES:-img}
 python=${PYTHON:-python}
 nproc=${NPROC:-1}
+gpus=(${GPUS:-})
 jobs=${JOBS:-1}
+if [ ${#gpus[@]} -gt 0 ]; then jobs=${#gpus[@]}; fi
 
 if [ "$nproc" -gt 1 ]; then
   launch=("$python" -m torch.distributed.run --standalone "--nproc_per_node=$nproc")
@@ -51,6 +54,7 @@ evaluate() { # checkpoint [flags]
 worker() { # j [flags]: takes checkpoints j, j + jobs, ...
   local worker=$1 number=0 checkpoint
   shift
+  if [ ${#gpus[@]} -gt 0 ]; then export CUDA_VISIBLE_DEVICES=${gpus[$worker]}; fi
   for checkpoint in "${checkpoints[@]}"; do
     if [ $((number % jobs)) -eq "$worker" ]; then evaluate "$checkpoint" "$@"; fi
     number=$((number + 1))

@@ -10,6 +10,7 @@ import types
 
 import pytest
 import torch
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 import engine as engine_module
@@ -399,6 +400,9 @@ def test_an_unknown_rope_rule(base, tmp_path):
 # --- vLLM, which cannot be installed beside every torch: its documented interface, played by a stand-in
 
 
+FORTY_TWO = [2 + sorted(pre_tokenizers.ByteLevel.alphabet()).index(c) for c in "Ġ42"]
+
+
 @pytest.fixture
 def vllm(monkeypatch):
     calls = []
@@ -409,7 +413,7 @@ def vllm(monkeypatch):
 
         def generate(self, prompts, params, use_tqdm):
             calls.append((prompts, params))
-            output = types.SimpleNamespace(text=" 42", token_ids=[4, 2])
+            output = types.SimpleNamespace(text="", token_ids=FORTY_TWO)
             return [types.SimpleNamespace(outputs=[output], num_cached_tokens=n) for n in (None, 16)]
 
     module = types.ModuleType("vllm")
@@ -429,7 +433,7 @@ def test_vllm_is_asked_for_greedy_answers_to_token_ids(checkpoints, vllm):
     sent, params = vllm[1]
     assert [p["prompt_token_ids"] for p in sent] == prompts
     assert params == {"temperature": 0, "max_tokens": 10, "stop": ["."], "stop_token_ids": [], "min_tokens": 0}
-    assert (engine.prefilled, engine.generated) == (30 + 40 - 16, 4)
+    assert (engine.prefilled, engine.generated) == (30 + 40 - 16, 6)
     engine.generate(prompts, 10)
     assert len(vllm) == 3  # one engine for all calls
 
