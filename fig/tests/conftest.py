@@ -1,4 +1,20 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import making  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory):
+    """A whole study's result files; read only."""
+    return making.study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture
+def roots():
+    return lambda root: [root / name for name in ("results", "needle", "longbench", "ruler")]

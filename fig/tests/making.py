@@ -1,0 +1,179 @@
+"""Result files as the stages write them, of a small invented study."""
+
+import json
+import random
+from pathlib import Path
+
+CATEGORY = {"qasper": "single-document QA", "hotpotqa": "multi-document QA", "lcc": "code"}
+TASKS = ("niah_single_1", "vt", "qa_1")
+
+
+def about(name: str, method: str, tokens: int | None, trained_length=512, seed=None, **changes) -> dict:
+    return {
+        "name": name,
+        "model": f"../run/ckpts/{name}",
+        "method": method,
+        "base_model": "../run/base",
+        "original_length": 128,
+        "trained_length": trained_length,
+        "trained_tokens": tokens,
+        "training_seed": seed,
+        "checkpoint": "0123456789abcdef",
+        "engine": "transformers",
+        "dtype": "float32",
+        "attention": "sdpa",
+        "seed": 42,
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "command": f"python some.py --model_path ../run/ckpts/{name}",
+        "seconds": 1.5,
+        "tokens_per_second": 4000.0 + tokens if tokens else 3000.0,
+        "peak_memory_bytes": 1 << 29,
+        **changes,
+    }
+
+
+# name, method, trained tokens, its quality (0 to 1)
+MODELS = [
+    ("base", "base", None, 0.3),
+    ("m_ntk_512", "ntk", 1000, 0.8),
+    ("m_pi_512", "pi", 1000, 0.45),
+    ("m_yarn_512", "yarn", 1000, 0.75),
+    ("m_landmark_512", "landmark", 1000, 0.1),
+    ("m_ntk_frozen", "ntk_frozen", 0, 0.6),
+    ("m_self_extend", "self_extend", 0, 0.9),
+]
+
+
+def facts(name: str, method: str, tokens: int | None, **changes) -> dict:
+    changes = {"trained_length": 128 if method == "base" else 512, "seed": 42 if tokens else None, **changes}
+    return about(name, method, tokens, **changes)
+
+
+def write(path: Path, result: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result))
+    return path
+
+
+def perplexity(root: Path, who: dict, length: int, value: float, n=40, losses=None, **changes) -> Path:
+    def end(factor):
+        interval = [value * factor * 0.95, value * factor * 1.05]
+        return {"loss": 3.0, "perplexity": value * factor, "perplexity_interval_95": interval}
+
+    buckets = [(2**k, 2 ** (k + 1) - 1) for k in range(length.bit_length() - 1)]
+    result = {
+        "val_perplexity": value,
+        "perplexity_interval_95": end(1)["perplexity_interval_95"],
+        "loss_by_position": [
+            {"from": a, "to": b, "loss": 3.0, "perplexity": value * (2 - b / length)} for a, b in buckets
+        ],
+        "last_64": end(1.1),
+        "n_windows": n,
+        "n_windows_total": n,
+        "seq_len": length,
+        "sliding_window": 256,
+        "documents": 10,
+        "data": {"path": "../run/base/data/heldout/test.bin", "sha256": "ab" * 32, "source": "standin"},
+        "protocol": "lceg-windows",
+        **who,
+        **changes,
+    }
+    if losses is not None:
+        result["window_losses"] = {"start": [256 * i for i in range(len(losses))], "loss": losses}
+    return write(root / "results" / "heldout" / f"{who['name']}_{length}_heldout.json", result)
+
+
+def needle(root: Path, who: dict, length: int, depth: int, scores: list[float], **changes) -> Path:
+    trials = [
+        {"trial": i, "score": score, "exact": score == 1, "seconds": 0.1, "prompt_tokens": length}
+        for i, score in enumerate(scores)
+    ]
+    mean, name = sum(scores) / len(scores), who["name"]
+    result = {
+        "context_length": length,
+        "depth_percent": depth,
+        "score": mean,
+        "n": len(scores),
+        "score_interval_95": [max(0, mean - 0.1), min(1, mean + 0.1)],
+        "rate": mean,
+        "rate_interval_95": [max(0, mean - 0.1), min(1, mean + 0.1)],
+        "trials": trials,
+        "template": "passkey",
+        "protocol": "share",
+        "data": {"source": "standin", "path": "pydoc_data", "sha256": "cd" * 32},
+        **{key: value for key, value in who.items() if key not in ("seconds", "name")},
+        **changes,
+    }
+    return write(root / "needle" / name / f"{name}_len_{length}_depth_{depth * 100}_results.json", result)
+
+
+def entry(scores: list[float], ids: str, source="standin", **changes) -> dict:
+    mean = 100 * sum(scores) / len(scores)
+    keys = [f"id{i}" for i in range(len(scores))] if ids == "ids" else list(range(len(scores)))
+    return {
+        "source": source,
+        "n": len(scores),
+        "expected_n": len(scores),
+        "complete": True,
+        "score": mean,
+        "stderr": 1.0,
+        "interval_95": [max(0, mean - 8), min(100, mean + 8)],
+        ids: keys,
+        "row_scores": scores,
+        "seconds": 1.0,
+        "tokens_per_second": 100.0,
+        "peak_memory_bytes": 1 << 29,
+        "run": {"data": {"source": source, "sha256": "ef" * 32, "path": "x.jsonl"}, "max_length": 512},
+        **changes,
+    }
+
+
+def sets(root: Path, who: dict, benchmark: str, entries: dict, categories: dict | None = None, **changes) -> Path:
+    folder = {"longbench": "pred", "longbench_e": "pred_e", "trec": "pred_trec"}[benchmark]
+    result = {"benchmark": benchmark, "protocol": "inside", **who, "sets": entries, **changes}
+    if categories:
+        result["categories"] = categories
+    return write(root / "longbench" / folder / who["name"] / "scores.json", result)
+
+
+def ruler(root: Path, who: dict, length: int, entries: dict, **changes) -> Path:
+    result = {"benchmark": "ruler", "protocol": "ours", "profile": "ours", **who, "length": length, "tasks": entries}
+    return write(
+        root / "ruler" / who["name"] / "synthetic" / str(length) / "pred" / "scores.json", {**result, **changes}
+    )
+
+
+def draws(rng: random.Random, share: float, n: int) -> list[float]:
+    return [float(rng.random() < share) for _ in range(n)]
+
+
+def study(root: Path, models=MODELS, lengths=(128, 512, 1024), n=20) -> Path:
+    """Every benchmark of every model; what is good finds more and has a lower perplexity."""
+    for name, method, tokens, quality in models:
+        rng, who = random.Random(name), facts(name, method, tokens)
+        for length in lengths:
+            hard = 1 if length <= 128 else quality
+            perplexity(root, who, length, 40 - 15 * hard)
+            ruler(root, who, length, {task: entry(draws(rng, hard, n), "indices") for task in TASKS})
+            for depth in (0, 50, 100):
+                needle(root, who, length, depth, draws(rng, hard, n))
+        shots = {f"standin_trec_{k}shots": entry(draws(rng, quality * (1 - 1 / (k + 1)), n), "ids") for k in (1, 5, 10)}
+        sets(root, who, "trec", shots)
+        entries = {f"standin_{name}": entry(draws(rng, quality, n), "ids") for name in CATEGORY}
+        means = {
+            CATEGORY[name.removeprefix("standin_")]: {
+                "score": one["score"], "interval_95": one["interval_95"], "sets": [name]
+            }
+            for name, one in entries.items()
+        }  # fmt: skip
+        sets(root, who, "longbench", entries, {"official": {}, "standin": means})
+        if tokens:
+            folder = root / "ckpts" / name
+            record = {"method": method, "recipe": {"learning_rate": 1e-3, "seed": 42}, "options": {"x": 2}}
+            write(folder / "config.json", {"context_extension": record})
+            lines = [
+                {"step": s, "loss": 3.0, "tokens_seen": 500 * s, "tokens_per_second": 250.0, "peak_memory_gib": 0.5}
+                for s in (1, 2)
+            ]
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root

@@ -1,0 +1,26 @@
+# The pocket study: needs nothing but this machine. A Llama of 0.6 M parameters is trained on the text of this machine's
+# own Python, then extended 4 times. Stand-in data and a tiny model: an illustration of the pipeline and of the effects.
+[ -n "${RUN:-}" ] || : "${FIGURES=fig}"
+: "${RUN=quickstart_run}"
+: "${BASE=}" # empty: make_base_model.py trains one
+: "${ORIGINAL=128}" "${EXTENDED=512}"
+: "${TRAINED=origin pi ntk yarn clex longlora landmark}" "${FROZEN=ntk_frozen lm_infinite self_extend}"
+: "${RECIPE=pocket}" "${DATASET=}"
+
+# fine-tuning: 200 steps, one process a core
+: "${NPROC=1}" "${DEEPSPEED=}" "${BATCH_SIZE=4}" "${GRADIENT_ACCUMULATION=1}" "${LR=1e-3}" "${LR_SCHEDULER=linear}"
+: "${WARMUP_STEPS=10}" "${EPOCHS=0.8}" "${SAVE_STEPS=50}" "${GRADIENT_CHECKPOINTING=False}" "${BF16=False}" "${TF32=False}"
+: "${USE_FLASH_ATTN=False}" "${REPORT_TO=none}" "${USE_WANDB=False}"
+# for CLEX coarser steps of the solver, and a rate at which its network does not diverge (at 1e-3 it does); for Landmark
+# blocks inside the small window
+: "${FLAGS_clex=--max_factor 16 --time_dt 0.1 --learning_rate 5e-5}"
+: "${FLAGS_longlora=--low_rank_training True}"
+: "${FLAGS_landmark=--model_max_length 128 --per_device_train_batch_size 16 --mem_freq 15 --top_k 3}"
+
+: "${TEXTS=}" # for perplexity; empty: the held-out text of the pocket base
+: "${LENGTHS=64 128 256 512 1024 2048}" # of perplexity, tokens: 1/2 to 16 times the original
+: "${PERPLEXITY_FLAGS=--max_windows 200 200 100 50 32 20}" # about 25,000 tokens a length
+: "${NEEDLE_LENGTHS=64 128 256 512 1024}" # the passkey is hidden in texts of 1/2 to 8 times the original
+: "${NEEDLE_FLAGS=--template passkey --depths 0 25 50 75 100 --trials 16 --max_new_tokens 5}"
+: "${STANDIN_FLAGS=}" "${LONGBENCH_SETS=}" "${TREC_SETS=}" "${LONGBENCH_FLAGS=}"
+: "${RULER_LENGTHS=512}" "${RULER_SAMPLES=8}" "${RULER_TASKS=}"
