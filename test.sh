@@ -16,7 +16,7 @@ if [ "$(uname)" = Linux ] && ! command -v g++ >/dev/null; then
 fi
 
 stages=("$@")
-[ $# -gt 0 ] || stages=(tests continuous_finetuning eval_perplexity needle fig)
+[ $# -gt 0 ] || stages=(tests continuous_finetuning eval_perplexity needle longbench ruler fig)
 
 failed=()
 echo "== style"

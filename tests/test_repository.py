@@ -39,6 +39,12 @@ def test_no_stage_imports_another():
                 assert not others or first in modules[stage], f"{path} imports {name} of {others}"
 
 
+def test_the_copies_that_let_a_stage_be_lifted_out_are_identical():
+    for name in ("engine.py", "checkpoint.py", "ranks.py"):
+        texts = {(ROOT / stage / name).read_bytes() for stage in ("needle", "longbench", "ruler")}
+        assert len(texts) == 1, f"{name} differs between needle, longbench and ruler"
+
+
 def test_requirements_are_pinned():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     for line in lines:
@@ -87,7 +93,7 @@ def test_readme_links_point_at_files():
         assert (ROOT / link).exists(), link
 
 
-LAUNCHERS = ["quickstart.sh", "continuous_finetuning/finetune.sh", "eval_perplexity/eval.sh", "needle/eval.sh"]
+LAUNCHERS = [path for path in SCRIPTS if path.endswith(".sh") and path != "test.sh"]
 
 
 @pytest.mark.parametrize("script", LAUNCHERS)

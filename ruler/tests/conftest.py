@@ -1,0 +1,73 @@
+"""Small tokenizers from the text of this Python, and the maker of samples with one of them."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+STAGE = Path(__file__).resolve().parents[1]
+for folder in (STAGE, STAGE / "data", STAGE / "pred", STAGE / "eval"):
+    sys.path.insert(0, str(folder))
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest  # noqa: E402
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
+
+LLAMA3 = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def train(kind: str) -> Tokenizer:
+    """A BPE of 3,000 entries as GPT-2 ("bytes"), Llama 3 or Llama 2 have it, the latter without any pre-tokenizer;
+    "lines" is like Llama 2's, but its entries may reach over line breaks."""
+    from pydoc_data.topics import topics
+
+    texts = list(topics.values())[:60] + [
+        "The grass is green. The sky is blue. One of the special magic numbers for x is: 1."
+    ]
+    special, alphabet = ["<unk>", "<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet()
+    if kind in ("llama2", "lines"):
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        special, alphabet = special + [f"<0x{i:02X}>" for i in range(256)], []
+        apart = [pre_tokenizers.Split(Regex(r"\d|[^\w\s]"), "isolated")] if kind == "llama2" else []
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*apart, pre_tokenizers.Metaspace(prepend_scheme="first")])
+        texts = [text.replace("\n", " ") for text in texts] if kind == "llama2" else texts
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if kind == "llama3":
+            split = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
+            whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
+    trainer = trainers.BpeTrainer(
+        vocab_size=3000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if kind in ("llama2", "lines"):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        tokenizer.pre_tokenizer = None
+    if kind != "llama3":  # that one has no BOS here
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of(tmp_path_factory):
+    """A function: the folder of a tokenizer of that kind."""
+    made = {}
+
+    def folder_of(kind: str) -> Path:
+        if kind not in made:
+            folder = made[kind] = tmp_path_factory.mktemp(kind)
+            train(kind).save(str(folder / "tokenizer.json"))
+            config = {"tokenizer_class": "TokenizersBackend", "bos_token": "<s>", "eos_token": "</s>"}
+            (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        return made[kind]
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tokenizer_of):
+    """A byte-level BPE with BOS."""
+    return tokenizer_of("bytes")
