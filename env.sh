@@ -57,6 +57,9 @@ prepare_environment() {
       fi
     fi
     pip_install -r requirements.txt || return 1
+    # of lm-eval only its prompt files are read; its scikit-learn, where it is found, is imported by transformers for
+    # nothing that is used here, a second of every script's start
+    .venv/bin/python -m pip uninstall -yq scikit-learn 2>>.venv/install.log
     echo "$wanted" >.venv/installed
   fi
   PATH=$PWD/.venv/bin:$PATH

@@ -326,8 +326,7 @@ def test_vllm_gives_the_same_text(ask, tmp_path):
         flags = ["--task", *TASKS, "--server_type", server_type, "--dtype", "float32"]
         assert ask(tmp_path / server_type, *flags, model=model)[1] is None
         made = [read_rows(tmp_path / server_type / f"{task}.jsonl") for task in TASKS]
-        # a character that the last token leaves unfinished is a replacement character in one, left out in the other
-        texts[server_type] = [row["pred"].rstrip("\ufffd") for task in made for row in task.values()]
+        texts[server_type] = [row["pred"] for task in made for row in task.values()]
     assert texts["hf"] == texts["vllm"] and len(set(texts["hf"])) > 12
 
 
