@@ -194,6 +194,7 @@ if has longbench; then sets+=" $LONGBENCH_SETS"; fi
 if has trec; then sets+=" $TREC_SETS"; fi
 if [ -n "$sets" ]; then
   if [ -n "$STANDIN_FLAGS" ]; then
+    if [ -z "$BASE" ]; then STANDIN_FLAGS+=" --exclude $base/data/corpus.jsonl"; fi # code that the base was trained on
     step standins "stand-in sets for LongBench and many-shot TREC" longbench \
       "$PYTHON" make_standin.py --output_dir "$run/longbench_data" $STANDIN_FLAGS
     LONGBENCH_FLAGS+=" --data_dir $run/longbench_data"

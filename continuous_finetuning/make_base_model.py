@@ -4,7 +4,8 @@
 
 It is the same command on a laptop, on a GPU machine (the GPU is not used: the model is too small for it) and before
 `torchrun fine-tune.py ...`, which continues from the folder written here. Needs no download: the text is the Python
-standard library of the interpreter that runs it, mixed with generated passkey documents. Writes
+standard library of the interpreter that runs it, mixed with generated documents that state a passkey or a
+number and ask for it again. Writes
 
     config.json, model.safetensors, generation_config.json, tokenizer files    an ordinary Llama folder
     data/corpus.jsonl             documents (`text`, `source`) for prepare_data.py, to continue at --extension_length
@@ -34,15 +35,16 @@ import pocket_corpus as pocket
 
 TOKENS_PER_STEP = 2048
 HEAD_DIM = 32
-RECIPE = 1  # to be raised with every change of recipe or data, so that an older base is not taken for this one
+RECIPE = 2  # to be raised with every change of recipe or data, so that an older base is not taken for this one
 # Retrieval is learned from easy to hard: one fact, then two, at half the window; then up to three at the full window.
 # until: share of the steps at which a stage ends; window: share of the window its rows have; text: share of rows that
-# are plain text, the others are passkey documents with 1 to `facts` facts and 1 to as many questions.
+# are plain text, the others are documents with 1 to `facts` facts (numbers: 1 or 2) to be looked up; numbers: share of
+# these with numbers in several wordings, the rest has passkeys.
 STAGES = [
-    {"until": 0.20, "window": 0.5, "text": 0.35, "facts": 1},
-    {"until": 0.50, "window": 0.5, "text": 0.35, "facts": 2},
-    {"until": 0.75, "window": 1.0, "text": 0.60, "facts": 3},
-    {"until": 1.00, "window": 1.0, "text": 0.75, "facts": 3},
+    {"until": 0.20, "window": 0.5, "text": 0.35, "numbers": 0.3, "facts": 1},
+    {"until": 0.50, "window": 0.5, "text": 0.35, "numbers": 0.5, "facts": 2},
+    {"until": 0.75, "window": 1.0, "text": 0.60, "numbers": 0.5, "facts": 3},
+    {"until": 1.00, "window": 1.0, "text": 0.75, "numbers": 0.5, "facts": 3},
 ]
 # Loss weight of a token by its kind: text, passkey line, the digits asked for. A passkey line is random: learning it
 # is wasted, and digits that can be looked up are few, so they count more.
@@ -57,7 +59,7 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--vocab_size", type=int, default=1024)
     data.add_argument("--context_length", type=int, default=128, help="tokens; the base's window")
     data.add_argument("--extension_length", type=int, default=512, help="tokens; what corpus.jsonl is for")
-    data.add_argument("--passkey_rows", type=int, default=300, help="passkey documents in it, rows of that length")
+    data.add_argument("--passkey_rows", type=int, default=300, help="passkeys and numbers in it, rows of that length")
     model = parser.add_argument_group("model")
     model.add_argument("--hidden_size", type=int, default=128, help=f"heads have {HEAD_DIM}, the MLP is twice as wide")
     model.add_argument("--num_hidden_layers", type=int, default=3)
@@ -107,20 +109,24 @@ def claim(output: Path, settings: dict) -> None:
 class Batches:
     """Training batches of the base: each a pure function of (seed, step), so that a resumed run sees the same ones."""
 
-    def __init__(self, documents: list[np.ndarray], tokenizer: Tokenizer, args: argparse.Namespace):
+    def __init__(self, documents: list[np.ndarray], words: list[str], tokenizer: Tokenizer, args):
         self.stream_N = np.concatenate(documents)
         self.filler_N = np.concatenate([document[1:] for document in documents])
-        self.tokenizer, self.keys = tokenizer, pocket.passkey_keys(tokenizer)
+        self.tokenizer, self.keys, self.words = tokenizer, pocket.passkey_keys(tokenizer), words
         self.args = args
 
     def row(self, rng: random.Random, length: int, stage: dict) -> tuple[np.ndarray, np.ndarray]:
-        """(ids_L, weight_L): one row of text or of passkeys."""
+        """(ids_L, weight_L): one row of text, passkeys or numbers."""
         if rng.random() < stage["text"]:
             start = rng.randrange(len(self.stream_N) - length)
             return self.stream_N[start : start + length], np.ones(length, dtype=np.float32)
         facts = rng.randint(1, stage["facts"])
         questions = rng.randint(1, facts)
-        ids, kinds = pocket.passkey_document(rng, length, facts, questions, self.keys, self.filler_N, self.tokenizer)
+        made_of = (self.filler_N, self.tokenizer)
+        if rng.random() < stage["numbers"]:
+            ids, kinds = pocket.number_document(rng, length, min(2, facts), 2, self.words, *made_of)
+        else:
+            ids, kinds = pocket.passkey_document(rng, length, facts, questions, self.keys, *made_of)
         return ids, KIND_WEIGHTS[kinds]
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -288,14 +294,14 @@ def main() -> None:
         tokenizer = pocket.train_tokenizer(list(training_texts.values()), args.vocab_size)
     training = pocket.encode_documents(tokenizer, list(training_texts.values()))
     heldout = pocket.encode_documents(tokenizer, list(heldout_texts.values()))
-    batches = Batches(training, tokenizer, args)
-    if len(batches.keys) < 6 or tokenizer.get_vocab_size() != args.vocab_size:
+    batches = Batches(training, pocket.common_words(list(training_texts.values())), tokenizer, args)
+    if min(len(batches.keys), len(batches.words) // 5) < 6 or tokenizer.get_vocab_size() != args.vocab_size:
         sys.exit(f"error: {args.corpus_dir} has too little text for --vocab_size {args.vocab_size}")
     print(f"{sum(map(len, training)):,} tokens to train on, {sum(map(len, heldout)):,} held out", flush=True)
 
     # --- files for the other stages
     rng = random.Random(f"passkeys {args.seed}")
-    drawn = (args.extension_length, args.passkey_rows, batches.keys, batches.filler_N, tokenizer)
+    drawn = (args.extension_length, args.passkey_rows, batches.keys, batches.words, batches.filler_N, tokenizer)
     pocket.write_corpus(training_texts, pocket.passkey_texts(rng, *drawn), args.seed, corpus_path)
     pocket.write_heldout(heldout, tokenizer, test_path)
     if finished:

@@ -1,10 +1,11 @@
-"""Text, tokenizer and passkey documents of the pocket study, made from the interpreter's own standard library.
+"""Text, tokenizer, passkey and number documents of the pocket study, made from the interpreter's standard library.
 
 Nothing here needs torch or transformers. Everything is a pure function of its arguments: the same Python gives the
 same tokens on every machine. `make_base_model.py` is the script that uses it.
 """
 
 import ast
+import collections
 import hashlib
 import json
 import os
@@ -124,6 +125,29 @@ def line_ids(tokenizer: Tokenizer, key: str, value: str) -> list[int]:
     return tokenizer.encode(passkey_line(key, value), add_special_tokens=False).ids
 
 
+# How a number is stated and asked for: {key} has it, {a} and {b} are any words, {tail} one of TAILS. Several, so that
+# the look-up does not hang on one wording: the benchmarks' needles and questions have their own.
+NUMBERS = (
+    ("The {a} of {key} is", "The {a} of {key} is"),
+    ("{key} has the {a} number", "Which {a} number has {key}? It is"),
+    ("One of the {a} numbers of {key} is:", "What is the {a} number of {key}? The {a} number of {key}{tail} is"),
+    (
+        "One of the {a} {b} numbers for {key} is:",
+        "What is the {a} {b} number for {key}{tail}? The {a} {b} number for {key}{tail} is",
+    ),
+    ("The {a} number for {key} is:", "The {a} number for {key}{tail} is"),
+    ("The {a} number for {key} is:", "Question: What is the {a} number for {key}{tail}?\nAnswer:"),
+    ("The {a} in {key} was {b} in", "Question: When was the {a} in {key} {b}?\nAnswer:"),
+)
+TAILS = ("", " given in this text", " in the text above", " that this text tells")
+
+
+def common_words(texts: list[str], most: int = 2000) -> list[str]:
+    """The words of 4 to 9 small letters that stand most often in the texts, at most `most`, sorted."""
+    counts = collections.Counter(word for text in texts for word in re.findall(r"\b[a-z]{4,9}\b", text))
+    return sorted(sorted(counts, key=lambda word: (-counts[word], word))[:most])
+
+
 def passkey_document(
     rng: random.Random, length: int, facts: int, questions: int, keys: list[str], filler_N: np.ndarray, tokenizer
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -133,36 +157,76 @@ def passkey_document(
     lengths, so a single fact lies anywhere (uniformly) before its question. Keys differ, values are 4 random digits.
 
     filler_N: token ids without BOS to take one stretch of text from. Returns (ids_L, kinds_L), uint16 and uint8;
-    kinds are FILLER, LINE, or ANSWER (the 4 digits of a question). Raises ValueError if the lines do not fit.
+    kinds are FILLER, LINE, or ANSWER (the digits of a question). Raises ValueError if the lines do not fit.
     """
     names = rng.sample(keys, facts)
     lines = {name: line_ids(tokenizer, name, f"{rng.randrange(10**4):04d}") for name in names}
-    events = [(lines[name], False) for name in names] + [(lines[name], True) for name in rng.sample(names, questions)]
+    stated = [(lines[name], [LINE] * len(lines[name])) for name in names]
+    asked = [
+        (lines[name], [LINE] * (len(lines[name]) - 5) + [ANSWER] * 4 + [LINE]) for name in rng.sample(names, questions)
+    ]
+    return scattered(rng, length, stated, asked, filler_N, tokenizer)
+
+
+def number_document(
+    rng: random.Random, length: int, facts: int, questions: int, words: list[str], filler_N: np.ndarray, tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """Like `passkey_document`, in the wording of one of NUMBERS, numbers of 4 to 7 digits; the same is asked again
+    where there are fewer facts than questions. Has fewer of both where they do not fit into `length`, 64 or more."""
+    while True:
+        (statement, question), digits = rng.choice(NUMBERS), rng.randint(4, 7)
+        a, b, *names = rng.sample(words, 2 + 2 * facts)
+        joined, lines = rng.random() < 0.5, []
+        tail = rng.choice(TAILS)
+        for one, two in zip(names[::2], names[1::2], strict=True):
+            fields = {"a": a, "b": b, "tail": tail, "key": f"{one}-{two}" if joined else one.capitalize()}
+            value = f" {rng.randrange(10 ** (digits - 1), 10**digits)}"
+            ends = [
+                (f"\n{statement.format(**fields)}", f"{value}.\n"),
+                (f"\n{question.format(**fields)}", f"{value}\n"),
+            ]
+            lines.append([[tokenizer.encode(part, add_special_tokens=False).ids for part in parts] for parts in ends])
+        stated = [(head + tail, [LINE] * len(head + tail)) for (head, tail), _ in lines]
+        asked = [
+            (head + tail, [LINE] * (len(head) + 1) + [ANSWER] * (len(tail) - 2) + [LINE])
+            for _, (head, tail) in rng.choices(lines, k=questions)
+        ]
+        try:
+            return scattered(rng, length, stated, asked, filler_N, tokenizer)
+        except ValueError:
+            facts, questions = max(1, facts - 1), max(1, questions - 1)
+
+
+def scattered(
+    rng: random.Random, length: int, stated: list, asked: list, filler_N: np.ndarray, tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lines of a document, (ids, kinds) each, with text between them; all else as `passkey_document` says."""
+    events = stated + asked
     spare = length - 1 - sum(len(line) for line, _ in events)
     if spare < 0:
-        raise ValueError(f"{facts} facts and {questions} questions take {length - spare} tokens, more than {length}")
+        what = f"{len(stated)} facts and {len(asked)} questions"
+        raise ValueError(f"{what} take {length - spare} tokens, more than {length}")
     start = rng.randrange(len(filler_N) - spare)
     cuts = sorted(rng.randrange(spare + 1) for _ in events[1:]) + [spare]
 
     ids, kinds, taken = [tokenizer.token_to_id(BOS)], [FILLER], 0
-    for cut, (line, asks) in zip(cuts, events, strict=True):
+    for cut, (line, of_line) in zip(cuts, events, strict=True):
         ids += [*filler_N[start + taken : start + cut].tolist(), *line]
-        kinds += [FILLER] * (cut - taken) + [LINE] * len(line)
-        if asks:
-            kinds[-5:-1] = [ANSWER] * 4
+        kinds += [FILLER] * (cut - taken) + of_line
         taken = cut
     return np.array(ids, dtype=np.uint16), np.array(kinds, dtype=np.uint8)
 
 
 # ----------------------------------------------------------------------------- files
 def passkey_texts(
-    rng: random.Random, length: int, rows: int, keys: list[str], filler_N: np.ndarray, tokenizer: Tokenizer
+    rng: random.Random, length: int, rows: int, keys: list[str], words: list[str], filler_N: np.ndarray, tokenizer
 ) -> list[str]:
-    """Texts of passkey documents that fill `rows` rows of `length` tokens one after the other, 1, 2, 4 or 8 to a row.
+    """Texts that fill `rows` rows of `length` tokens one after the other, 1, 2, 4 or 8 to a row: passkey documents, and
+    about as many number documents.
 
-    The documents of a row are of equal length, 64 tokens or more, with up to six facts each, every one asked again
-    later. `length` must be at least 64. A text tokenises to exactly the tokens it was made of, BOS included: documents
-    where the tokens at a seam would join otherwise are drawn anew.
+    The documents of a row are of equal length, 64 tokens or more, with up to six facts each and as many questions; of
+    passkeys each is asked once. `length` must be at least 64. A text tokenises to exactly the tokens it was made of,
+    BOS included: documents where the tokens at a seam would join otherwise are drawn anew.
     """
     texts = []
     for _ in range(rows):
@@ -171,7 +235,10 @@ def passkey_texts(
             piece = length * (i + 1) // pieces - length * i // pieces
             facts = rng.randint(1, max(1, min(6, piece // 40)))
             while True:
-                ids_L = passkey_document(rng, piece, facts, facts, keys, filler_N, tokenizer)[0]
+                if rng.random() < 0.5:
+                    ids_L = passkey_document(rng, piece, facts, facts, keys, filler_N, tokenizer)[0]
+                else:
+                    ids_L = number_document(rng, piece, facts, facts, words, filler_N, tokenizer)[0]
                 text = tokenizer.decode(ids_L[1:].tolist(), skip_special_tokens=False)
                 if np.array_equal(encode_documents(tokenizer, [text])[0], ids_L):
                     break
@@ -192,8 +259,8 @@ def sections(text: str) -> list[str]:
 def write_corpus(training: dict[str, str], passkeys: list[str], seed: int, path: Path) -> None:
     """Documents for prepare_data.py as JSON lines with `text` and `source`: passkey, then python and prose shuffled.
 
-    The passkey documents come first because they fill whole rows: packed in this order, none is cut. The others are
-    sections of the files, so that a small budget sees many of them.
+    Those of `passkey`, the number documents among them, come first because they fill whole rows: packed in this order,
+    none is cut. The others are sections of the files, so that a small budget sees many of them.
     """
     documents = []
     for name, text in training.items():

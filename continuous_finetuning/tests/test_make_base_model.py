@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -202,7 +203,8 @@ def test_passkey_rate_counts_only_documents_with_all_digits_right(tiny, tokenize
 
 def make_batches(tokenizer, training_texts, **settings):
     args = type("Args", (), {"seed": 0, "steps": 40, "context_length": 128, **settings})
-    return make_base_model.Batches(pocket.encode_documents(tokenizer, training_texts), tokenizer, args)
+    documents = pocket.encode_documents(tokenizer, training_texts)
+    return make_base_model.Batches(documents, pocket.common_words(training_texts), tokenizer, args)
 
 
 # ----------------------------------------------------------------------------- data
@@ -256,6 +258,10 @@ def test_corpus_file_holds_the_training_text_and_passkeys(tiny, corpus, tokenize
     for one in ids:
         document = tokenizer.decode(one.tolist(), skip_special_tokens=False)
         keys = [line for line in document.split("\n") if line.startswith("# key ")]
+        if not keys:
+            number = re.search(r"(\d{4,7})\n$", document)[1]  # what is asked for last
+            assert len(re.findall(rf"\b{number}\b", document)) >= 2
+            continue
         assert len(keys) >= 2 and all(keys.count(line) == 2 for line in keys) and document.endswith(keys[-1] + "\n")
         first = document.removeprefix("<s>").split("\n# key ")[0]  # text up to the first fact
         assert pocket.encode_documents(tokenizer, [first])[0][1:].tobytes() in everything
@@ -270,7 +276,7 @@ def test_corpus_names_help_pages_prose(tmp_path):
 
 def test_passkey_texts_fill_rows_of_any_length(tokenizer, texts):
     filler_N = np.concatenate([document[1:] for document in pocket.encode_documents(tokenizer, texts[0])])
-    drawn = (331, 10, pocket.passkey_keys(tokenizer), filler_N, tokenizer)
+    drawn = (331, 10, pocket.passkey_keys(tokenizer), pocket.common_words(texts[0]), filler_N, tokenizer)
     passkeys = pocket.passkey_texts(random.Random(0), *drawn)
     ends = np.cumsum([len(ids) for ids in pocket.encode_documents(tokenizer, passkeys)]).tolist()
     assert set(range(331, 3311, 331)) <= set(ends) and ends[-1] == 3310
@@ -303,6 +309,32 @@ def test_passkey_documents(tokenizer, texts):
     assert counts.min() > 25 and counts.sum() == 200
     with pytest.raises(ValueError, match="3 facts and 3 questions take"):
         pocket.passkey_document(rng, 64, 3, 3, keys, filler_N, tokenizer)
+
+
+def test_number_documents(tokenizer, texts):
+    filler_N = np.concatenate([document[1:] for document in pocket.encode_documents(tokenizer, texts[0])])
+    words, rng, wordings = pocket.common_words(texts[0]), random.Random(0), set()
+    assert words == sorted(set(words)) and pocket.common_words(["seen once, seen twice"], 1) == ["seen"]
+    for _ in range(300):
+        length, facts, questions = rng.choice([64, 128, 512]), rng.randint(1, 3), rng.randint(1, 3)
+        ids_L, kinds_L = pocket.number_document(rng, length, facts, questions, words, filler_N, tokenizer)
+        assert ids_L.shape == kinds_L.shape == (length,) and ids_L[0] == tokenizer.token_to_id("<s>")
+        answer = tokenizer.decode(ids_L[kinds_L == pocket.ANSWER].tolist())
+        stretches = np.split(ids_L, np.flatnonzero(np.diff(kinds_L == pocket.ANSWER)) + 1)[1::2]
+        asked = [tokenizer.decode(ids.tolist()) for ids in stretches]
+        assert "".join(asked) == answer and 1 <= len(asked) <= questions
+        lines = tokenizer.decode(ids_L[kinds_L != pocket.FILLER].tolist())
+        for number in asked:  # stated once, ending with a full stop, before all questions
+            assert re.fullmatch(r"[1-9]\d{3,6}", number) and lines.count(f" {number}.\n") == 1
+            assert lines.index(f" {number}.\n") < lines.index(f" {number}\n")
+        assert lines.endswith(f" {asked[-1]}\n") and ids_L[kinds_L == pocket.FILLER][1:].tobytes() in filler_N.tobytes()
+        if length == 512:
+            assert len(asked) == questions
+        patterns = [re.sub(r"\\{\w+\\}", ".+", re.escape(statement)) for statement, _ in pocket.NUMBERS]
+        wordings.update(
+            i for i, pattern in enumerate(patterns) if re.search(f"^{pattern} \\d+\\.$", lines, re.MULTILINE)
+        )
+    assert wordings == set(range(len(pocket.NUMBERS)))
 
 
 def test_batches_depend_on_seed_and_step_alone(tokenizer, texts):
