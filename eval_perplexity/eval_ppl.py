@@ -111,14 +111,15 @@ def already_done(path: Path, identity: str) -> bool:
     if not path.exists():
         return False
     try:
-        found = json.loads(path.read_text()).get("fingerprint")
-    except ValueError:
+        found = json.loads(path.read_text())["fingerprint"]
+    except (ValueError, TypeError, KeyError):
         found = None
     if found == identity:
         say(f"{path}: already done")
         return True
     os.replace(path, path.with_name(path.name + ".old"))
-    say(f"{path} held the result of other settings or of another checkpoint; it is now {path.name}.old")
+    held = "the result of other settings or of another checkpoint" if found else "no whole result"
+    say(f"{path} held {held}; it is now {path.name}.old")
     return False
 
 

@@ -29,6 +29,19 @@ def read_lines(path: Path) -> list[dict]:
     return [entry for entry in map(_parse, lines) if isinstance(entry, dict)]
 
 
+def keep_broken(path: Path) -> None:
+    """Where a file has whole lines that are no JSON objects, says so and keeps a copy: they will be made again."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    broken = [number for number, line in enumerate(lines, 1) if not isinstance(_parse(line), dict)]
+    if broken:
+        copy = path.with_name(path.name + ".broken")
+        copy.write_bytes(path.read_bytes())
+        print(
+            f"{path}: line {broken[0]} and {len(broken) - 1} more are broken; kept as {copy.name}, made again",
+            flush=True,
+        )
+
+
 class Predictions:
     """The files of one set. settings: what predictions made earlier must have in common with those to come."""
 
@@ -53,6 +66,8 @@ class Predictions:
         if theirs != self.settings and (self.parts() or known):
             changed = [key for key, value in self.settings.items() if (theirs or {}).get(key) != value]
             moved = f"{self.aside()} ({'other ' + ', '.join(changed) if theirs else 'without a record of their run'})"
+        for path in self.parts():
+            keep_broken(path)
         rows = self.gather(ids)
         write_text(self.record, to_json(run | {"n": None, "settings": self.settings}))
         self.errors.unlink(missing_ok=True)
@@ -122,7 +137,7 @@ def to_json(record: dict) -> str:
     return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _parse(line: str):
+def _parse(line: str | bytes):
     try:
         return json.loads(line)
     except ValueError:

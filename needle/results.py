@@ -30,6 +30,19 @@ def key(entry: dict) -> tuple[int, float, int]:
     return entry["length"], entry["depth"], entry["trial"]
 
 
+def keep_broken(path: Path) -> None:
+    """Where a file has whole lines that are no JSON objects, says so and keeps a copy: they will be made again."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    broken = [number for number, line in enumerate(lines, 1) if not isinstance(_parse(line), dict)]
+    if broken:
+        copy = path.with_name(path.name + ".broken")
+        copy.write_bytes(path.read_bytes())
+        print(
+            f"{path}: line {broken[0]} and {len(broken) - 1} more are broken; kept as {copy.name}, made again",
+            flush=True,
+        )
+
+
 class Answers:
     """The answer files of one test. `settings` holds what all cells have in common: a larger grid, or more trials, go
     on from the same file."""
@@ -58,6 +71,8 @@ class Answers:
 
     def gather(self) -> tuple[dict[tuple, dict], Path | None]:
         """(like `read`, where another set-up's folder was moved to or None); leaves one whole file. For rank 0."""
+        for path in self.folder.glob("answers*.jsonl"):
+            keep_broken(path)
         entries, moved = self.read(), None
         if entries is None or (not self.path(0).exists() and any(self.folder.glob("*_results.json"))):
             entries, moved = {}, self.folder.with_name(self.folder.name + ".old")
@@ -131,7 +146,7 @@ def write_cell(folder: Path, entries: list[dict], lceg: bool, run: dict) -> None
     write_text(cell_path(folder, first["length"], first["depth"]), text)
 
 
-def _parse(line: str) -> dict | None:
+def _parse(line: str | bytes) -> dict | None:
     try:
         return json.loads(line)
     except ValueError:

@@ -52,6 +52,19 @@ def read_rows(path: Path) -> dict[int, dict]:
     return rows
 
 
+def keep_broken(path: Path) -> None:
+    """Where a file has whole lines that are no JSON objects, says so and keeps a copy: they will be made again."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    broken = [number for number, line in enumerate(lines, 1) if not isinstance(_parse(line), dict)]
+    if broken:
+        copy = path.with_name(path.name + ".broken")
+        copy.write_bytes(path.read_bytes())
+        print(
+            f"{path}: line {broken[0]} and {len(broken) - 1} more are broken; kept as {copy.name}, made again",
+            flush=True,
+        )
+
+
 def lines(rows: dict[int, dict]) -> str:
     return "".join(json.dumps(rows[index]) + "\n" for index in sorted(rows))
 
@@ -121,6 +134,7 @@ class Predictions:
         one whole file, in the data's order. For rank 0."""
         note, rows = read_json(self.note_path), {}
         for path in self.paths():
+            keep_broken(path)
             rows |= read_rows(path)
         wanted = {row["index"]: row for row in data}
         same = all(
@@ -173,3 +187,10 @@ class Predictions:
         if self.file is not None:
             self.file.close()
             self.file = None
+
+
+def _parse(line: str | bytes):
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

@@ -18,6 +18,7 @@ import pred
 from arguments import read_config
 from conftest import STAGE, WINDOW, command, make_row, save_base, write_rows
 from prompts import template
+from results import Predictions
 from sets import SETS, base_set
 
 SPEED = ("generated_tokens", "seconds", "peak_memory_bytes")
@@ -316,3 +317,15 @@ def test_eval_sh_predicts_and_scores(base, tmp_path):
     assert done.returncode == 0, done.stderr
     assert set(json.loads((tmp_path / "pred" / "tiny" / "result.json").read_text())) == set(names[:2])
     assert set(json.loads((tmp_path / "pred_trec" / "tiny" / "result.json").read_text())) == set(names[2:])
+
+
+def test_a_broken_file_is_named_kept_and_made_again(tmp_path, capsys):
+    def begin():
+        return Predictions(tmp_path, "lcc", {"a": 1}).begin(["x", "y"], {})[0]
+
+    begin()
+    (tmp_path / "lcc.jsonl").write_text('{"pred": "1", "_id": "x"}\n{"pred": "2", "_i\n{"pred": "3", "_id"')
+    assert list(begin()) == ["x"]
+    assert "lcc.jsonl: line 2 and 0 more are broken; kept as lcc.jsonl.broken, made again" in capsys.readouterr().out
+    assert (tmp_path / "lcc.jsonl.broken").read_text().endswith('"3", "_id"')
+    assert list(begin()) == ["x"] and not capsys.readouterr().out  # said once

@@ -22,6 +22,7 @@ import needle_in_haystack
 from arguments import DEPTHS, LENGTHS
 from conftest import STAGE, C, edit_config, save_base
 from facts import STYLES
+from results import Answers
 
 PAPER = STYLES["book"].fixed
 LCEG_KEYS = ["model", "context_length", "depth_percent", "version", "needle", "model_response", "score",
@@ -337,3 +338,15 @@ def test_launcher_runs_all_checkpoints_and_names_those_that_failed(base, tmp_pat
     for name in ("good", base.name):
         assert sorted(results(tmp_path / "results" / name)) == [(n, d) for n in (400, 500) for d in (0, 100)]
     assert {"needle.png", "needle.svg", "needle.pdf", "needle.csv"} <= set(os.listdir(tmp_path / "img"))
+
+
+def test_a_broken_file_is_named_kept_and_made_again(tmp_path, capsys):
+    def answers():
+        return Answers(tmp_path / "m", {"a": 1}).gather()[0]
+
+    one = {"length": 100, "depth": 0.0, "trial": 0, "score": 1.0}
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "answers.jsonl").write_text(f'{{"a": 1}}\n{json.dumps(one)}\ngarbage\n{{"leng')
+    assert answers() == {(100, 0.0, 0): one}
+    assert "answers.jsonl: line 3 and 0 more are broken; kept as answers.jsonl.broken" in capsys.readouterr().out
+    assert answers() == {(100, 0.0, 0): one} and not capsys.readouterr().out  # said once

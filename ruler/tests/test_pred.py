@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import call_api
 import evaluate
-from results import read_json, read_rows
+from results import Predictions, read_json, read_rows
 from tiny import STAGE, WINDOW, rows, save_checkpoint, save_data
 
 TASKS = ("niah_single_1", "qa_1")
@@ -378,3 +378,13 @@ def test_beyond_the_declared_length_only_when_asked_to(ask, data, tmp_path):
     out, error = ask(tmp_path / "short", "--task", "qa_1", "--max_seq_length", 64)
     longest = max(row["length"] for row in rows("qa_1", 12))
     assert f"take {longest} tokens of this model, more than 64; were they made with another tokenizer?" in out
+
+
+def test_a_broken_file_is_named_kept_and_made_again(tmp_path, capsys):
+    data = [{"index": i, "input": "q", "outputs": ["a"]} for i in range(2)]
+    predictions = Predictions(tmp_path, "vt", {"a": 1}, {})
+    predictions.note(2)
+    (tmp_path / "vt.jsonl").write_text("garbage\n" + json.dumps(data[1] | {"pred": "2"}) + '\n{"ind')
+    assert list(predictions.gather(data)[0]) == [1]
+    assert "vt.jsonl: line 1 and 0 more are broken; kept as vt.jsonl.broken, made again" in capsys.readouterr().out
+    assert list(predictions.gather(data)[0]) == [1] and not capsys.readouterr().out  # said once
