@@ -215,6 +215,9 @@ ruler_share() { # worker
 }
 ruler_all() {
   local job
+  if [ "$jobs" -gt 1 ] && [ "$gpus" -eq 0 ]; then # the jobs share the cores, as in the other launchers
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores / jobs > 0 ? cores / jobs : 1))}
+  fi
   for ((job = 0; job < jobs; job++)); do ruler_share "$job" & done
   wait
   go bash eval.sh

@@ -167,6 +167,8 @@ def fill(columns: list[Column], rows: list[Row], paper_of: Callable[[Row, Column
         if whole:
             best = (min if one.lowest else max)(whole, key=lambda cell: cell.score.value)
             for cell in whole:
+                if best.score.value == 0 and not one.lowest:
+                    continue  # nobody scored: there is no best
                 if cell.score.value == best.score.value:
                     cell.mark = "best"
                 else:
