@@ -24,7 +24,7 @@ ruff check . && ruff format --check . || failed+=(style)
 for stage in "${stages[@]}"; do # one process each: the stages know nothing of each other
   echo "== $stage"
   # most of the time is scripts being started: two files of tests at a time
-  python -m pytest -rs -n "${TEST_WORKERS:-2}" --dist loadfile "$stage" || failed+=("$stage")
+  python -m pytest -rs -n "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$stage" || failed+=("$stage")
 done
 if [ ${#failed[@]} -gt 0 ]; then
   echo "failed: ${failed[*]}" >&2
