@@ -5,7 +5,7 @@
 #   PRESET=paper bash study.sh --dry_run     every command of the paper's study with time, memory and GPU-hours; runs none
 #   PRESET=paper bash study.sh               runs it: presets/paper.sh has its settings, all of them variables
 #   TRAINED="pi yarn" BENCHMARKS="perplexity ruler" SEEDS="1 2 3" PRESET=paper bash study.sh
-#   BASE=my/llama ORIGINAL=8192 EXTENDED=65536 DATASET=my_rows RECIPE=mine RUN=runs/mine PRESET=paper bash study.sh
+#   BASE=my/llama EXTENDED=65536 DATASET=my_rows RECIPE=mine RUN=runs/mine PRESET=paper bash study.sh
 #
 # Killed at any moment, the same command goes on from there: every launcher below skips what is done. A step that fails
 # is noted and the rest goes on; the failures stand at the end, in the report, and in $RUN/failures.txt.
@@ -65,7 +65,7 @@ step() { # name, title, folder, command: runs it there with its output in the lo
   local name=$1 title=$2 folder=$3 began=$SECONDS status
   shift 3
   if [ -n "$dry" ]; then
-    title+=$(awk -v step="$name" '$1 == step { s = $2 } END { if (s) print " (took " s " s before)" }' "$run/logs/seconds.tsv" \
+    title+=$(awk -v step="$name" '$1 == step && $2 > s { s = $2 } END { if (s) print " (took " s " s before)" }' "$run/logs/seconds.tsv" \
       2>/dev/null || awk -v step="$name" '$1 == step { print " (" $2 " s on 2 cores)" }' "presets/$preset.seconds" 2>/dev/null)
   fi
   say "$title"

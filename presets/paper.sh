@@ -2,7 +2,7 @@
 # 64k. Needs the hub (or its files) and a node of 8 GPUs; ESTIMATE: `PRESET=paper bash study.sh --dry_run`.
 : "${RUN=runs/paper}"
 : "${BASE=meta-llama/Llama-2-7b-hf}"
-: "${ORIGINAL=4096}" "${EXTENDED=32768}"
+: "${EXTENDED=32768}"
 : "${TRAINED=origin pi ntk yarn clex longlora landmark}" "${FROZEN=ntk_frozen lm_infinite self_extend}"
 : "${RECIPE=llama2-7b-hf-slimpajama}" "${DATASET=Leooyii/Slimpajama_downsample_32k_1B}"
 : "${FLAGS_longlora=--low_rank_training True}"

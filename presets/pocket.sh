@@ -3,7 +3,7 @@
 [ -n "${RUN:-}" ] || : "${FIGURES=fig}"
 : "${RUN=quickstart_run}"
 : "${BASE=}" # empty: make_base_model.py trains one
-: "${ORIGINAL=128}" "${EXTENDED=512}"
+: "${ORIGINAL=128}" "${EXTENDED=512}" # windows of that base, and to reach
 : "${TRAINED=origin pi ntk yarn clex longlora landmark}" "${FROZEN=ntk_frozen lm_infinite self_extend}"
 : "${RECIPE=pocket}" "${DATASET=}"
 

@@ -29,7 +29,7 @@ def tiny(tmp_path_factory):
         folder / "text" / "test.bin"
     )
     return {
-        "RUN": folder / "run", "BASE": folder / "base", "DATASET": folder / "rows.jsonl", "ORIGINAL": 64, "EXTENDED": L,
+        "RUN": folder / "run", "BASE": folder / "base", "DATASET": folder / "rows.jsonl", "EXTENDED": L,
         "TEXTS": folder / "text" / "test.bin", "LENGTHS": "64 128", "PERPLEXITY_FLAGS": "--max_windows 4",
         "RECIPE": "tiny", "FROZEN": "ntk_frozen", "BENCHMARKS": "perplexity", "EPOCHS": 1,
     }  # fmt: skip
