@@ -35,7 +35,6 @@ case $RUN in /*) run=$RUN ;; *) run=$PWD/$RUN ;; esac
 [ -n "$dry" ] || mkdir -p "$run/logs" || refuse "cannot write to RUN=$RUN"
 case $run in *' '*) refuse "the path $run has a space in it; name a folder without: RUN=/some/folder" ;; esac
 failures=$run/failures.txt
-[ -n "$dry" ] || : >"$failures"
 
 gpus=0
 if command -v nvidia-smi >/dev/null; then gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU'); fi
@@ -88,6 +87,16 @@ say "environment"
 . ./env.sh
 prepare_environment || exit 1
 export TOKENIZERS_PARALLELISM=false
+if [ -z "$dry" ]; then # all that is started below holds this lock, too; what a kill left at work has to end first
+  exec 9>>"$run/lock"
+  "$PYTHON" -c 'import fcntl
+try: fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("an earlier run is still at work in this folder, or what a kill left of it; waiting for its end", flush=True)
+    fcntl.flock(9, fcntl.LOCK_EX)
+except OSError: pass # a file system without locks'
+  : >"$failures"
+fi
 echo "$("$PYTHON" --version) in .venv; preset $preset; $gpus GPUs, $cores cores; results in $RUN"
 
 # --- the base and the rows to train on

@@ -6,6 +6,7 @@ written last: a folder without it is unfinished.
 """
 
 import copy
+import fcntl
 import hashlib
 import importlib
 import json
@@ -55,6 +56,7 @@ def record(method_name: str, method, base: str, trained_tokens: int | None, reci
     """The `context_extension` object of config.json. trained_tokens: 0 without training, None where it is unknown."""
     return {
         "method": method_name,
+        "exact_attention": method.exact_attention,
         "base_model": base,
         "original_length": method.original_length,
         "trained_length": method.trained_length,
@@ -181,6 +183,23 @@ def move_in(partial: Path, output: Path) -> None:
             shutil.rmtree(output / path.name, ignore_errors=True)
         os.replace(path, output / path.name)
     partial.rmdir()
+
+
+def lock(output: Path):
+    """Waits until no other process trains into `output`, and keeps others waiting while the file returned is open.
+
+    A launcher that was killed leaves its run at work; the same command again must not write between its files.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    file = (output / ".lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{output}: another process is at work there; waiting for its end", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        pass  # a file system without locks
+    return file
 
 
 def claim(output: Path, identity: dict) -> bool:

@@ -71,6 +71,7 @@ def main():
     estimate.check(config, method, flags)
     output = Path(args.output_dir)
     with args.main_process_first():
+        held = checkpoint.lock(output) if args.process_index == 0 else None  # noqa: F841  until this process ends
         finished = checkpoint.claim(output, identity)
     if finished:
         say(f"{output}: {model_args.method_name} at {model_args.model_max_length} is trained already")

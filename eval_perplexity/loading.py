@@ -45,7 +45,7 @@ def open_config(name_or_path: str, trust_remote_code: bool):
 def describe(name_or_path: str, config) -> dict:
     """What the checkpoint says of itself, for the result; method "base" and its own window without a record."""
     record = getattr(config, "context_extension", None)
-    keys = ("method", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed")
+    keys = ("method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens")
     if record:
         return {key: record.get(key) for key in keys} | {"training_seed": (record.get("recipe") or {}).get("seed")}
     rope = getattr(config, "rope_parameters", None) or {}
@@ -53,7 +53,8 @@ def describe(name_or_path: str, config) -> dict:
     original = rope.get("original_max_position_embeddings", window)
     method = METHOD_BY_ROPE.get(rope.get("rope_type"), "base")
     original = window if method == "base" else original
-    return dict(zip(keys, (method, name_or_path, original, window, None, None), strict=True))
+    exact = not getattr(config, "auto_map", None) or None  # of a model with code of its own it is not known
+    return dict(zip((*keys, "training_seed"), (method, exact, name_or_path, original, window, None, None), strict=True))
 
 
 def fingerprint(name_or_path: str, config) -> str:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from intervals import wilson
 
-FACTS = ("method", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed")
+FACTS = (
+    "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
+)  # fmt: skip
 MADE_BY = ("command", "versions", "engine", "dtype", "attention", "seconds", "tokens_per_second", "peak_memory_bytes")
 # the stages' other files, which need not be opened
 OTHER = {"run.json", "result.json", "result_by_length.json", "result_by_details.json", "manifest.json"}

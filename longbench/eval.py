@@ -37,7 +37,8 @@ from tables import TITLES, longbench_tables, trec_table
 FOLDERS = {"longbench": "pred", "longbench_e": "pred_e", "trec": "pred_trec"}
 # of the record of a run: what is the model's, not the set's; and what has to be the same for all sets
 ABOUT = (
-    "name model method base_model original_length trained_length trained_tokens training_seed checkpoint engine dtype"
+    "name model method exact_attention base_model original_length trained_length trained_tokens training_seed "
+    "checkpoint engine dtype"
 )
 ABOUT = (*ABOUT.split(), "attention", "protocol", "seed", "versions")
 SAME = ("checkpoint", "engine", "dtype", "attention", "protocol", "max_length")

@@ -11,7 +11,9 @@ from transformers import AutoConfig, PreTrainedConfig
 
 # a foreign checkpoint has no record; its rope type tells the method
 METHOD_BY_ROPE = {"linear": "pi", "yarn": "yarn", "dynamic": "ntk"}
-KEYS = ("method", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed")
+KEYS = (
+    "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
+)  # fmt: skip
 
 
 def open_config(name_or_path: str, trust_remote_code: bool, own_code: str = "; read it, then add --trust_remote_code"):
@@ -102,7 +104,8 @@ def describe(name_or_path: str, config) -> dict:
     window = getattr(config, "max_position_embeddings", None)
     method = METHOD_BY_ROPE.get(rope.get("rope_type"), "base")
     original = window if method == "base" else rope.get("original_max_position_embeddings", window)
-    return dict(zip(KEYS, (method, name_or_path, original, window, None, None), strict=True))
+    exact = not getattr(config, "auto_map", None) or None  # of a model with code of its own it is not known
+    return dict(zip(KEYS, (method, exact, name_or_path, original, window, None, None), strict=True))
 
 
 def fingerprint(name_or_path: str, config) -> str:

@@ -61,6 +61,21 @@ def test_failed_deleted_and_broken_cells(tiny):
     assert (run / "fig" / "results.csv").read_bytes() == table
 
 
+def test_killed_alone_what_it_left_at_work_is_waited_for(tiny):
+    variables = tiny | {"TRAINED": "pi"}
+    assert study(variables)[0] == 0
+    table = (tiny["RUN"] / "fig" / "results.csv").read_bytes()
+    for path in (tiny["RUN"] / "results").rglob("*.json"):
+        path.unlink()
+    env = {**os.environ, **{key: str(value) for key, value in variables.items()}}
+    killed = subprocess.Popen(["bash", ROOT / "study.sh"], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert any(b"eval_ppl.py" in line for line in killed.stdout)  # at work
+    killed.kill()
+    status, log = study(variables)
+    assert status == 0 and "waiting for its end" in log
+    assert (tiny["RUN"] / "fig" / "results.csv").read_bytes() == table
+
+
 def test_a_dry_run_prints_commands_and_costs_and_writes_nothing(tmp_path):
     paper = {"PRESET": "paper", "TRAINED": "pi", "FROZEN": "ntk_frozen", "RUN": tmp_path / "run"}
     status, log = study(paper, "--dry_run")

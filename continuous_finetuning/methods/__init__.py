@@ -37,6 +37,7 @@ class ContextExtension:
     head_dim: int
 
     trained: ClassVar[bool] = True  # may fine-tune.py train it?
+    exact_attention: ClassVar[bool] = True  # do tokens attend to all before them, in training too? (table's groups)
     low_rank: ClassVar[bool] = False  # can it train with --low_rank_training True?
     sequence_parallel: ClassVar[bool] = True  # can a row be cut over ranks (--sequence_parallel_size)?
     document_mask = True  # can its attention be kept inside documents (--document_mask)?

@@ -28,6 +28,7 @@ class Method(ContextExtension):
     cache_on_cpu: bool = option(False, "keep the past's keys and values in CPU memory", bool)
     landmark_id: int | None = None  # its row in an adopted checkpoint; otherwise one is added
 
+    exact_attention: ClassVar[bool] = False
     sequence_parallel: ClassVar[bool] = False  # a row's softmax is grouped by blocks that ranks would cut
     document_mask: ClassVar[bool] = False
     extends_rows: ClassVar[bool] = False

@@ -19,6 +19,7 @@ class Method(ContextExtension):
     global_tokens: int = option(10, "first tokens, which every query sees [10]", int)
 
     trained: ClassVar[bool] = False
+    exact_attention: ClassVar[bool] = False
     scales_rope: ClassVar[bool] = False
     modeling: ClassVar[str | None] = "lm_infinite"
 

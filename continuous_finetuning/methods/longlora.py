@@ -71,6 +71,7 @@ class Method(pi.Method):
     trainable_params: str = option("embed,norm", "with LoRA, also train parameters whose names contain these", str)
 
     low_rank: ClassVar[bool] = True
+    exact_attention: ClassVar[bool] = False
 
     @property
     def document_mask(self) -> bool:

@@ -25,6 +25,7 @@ class Method(ContextExtension):
     neighbor_window: int | None = option(None, "W, keys nearer than this keep theirs, tokens [C / 4]", int)
 
     trained: ClassVar[bool] = False
+    exact_attention: ClassVar[bool] = False
     scales_rope: ClassVar[bool] = False
     modeling: ClassVar[str | None] = "self_extend"
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import arguments
+import checkpoint
 import methods
 import training
 from conftest import STAGE, C, L, python, run
@@ -248,6 +249,21 @@ def test_another_methods_run_is_not_overwritten(base, rows, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"method_name": "pi"}))
     log = python("fine-tune.py", *flags(base, rows, "ntk", tmp_path), expect=1)
     assert "holds another run: method_name was pi, now it is ntk" in log and "Traceback" not in log
+
+
+def test_a_second_run_waits_for_the_first(base, rows, tmp_path):
+    command = [sys.executable, "fine-tune.py", *flags(base, rows, "pi", tmp_path), "--max_steps", "1"]
+    held = checkpoint.lock(tmp_path)
+    second = subprocess.Popen(list(map(str, command)), cwd=STAGE, stdout=subprocess.PIPE, text=True)
+    for line in second.stdout:
+        if "waiting for its end" in line:
+            break
+    else:
+        raise AssertionError("it did not wait")
+    time.sleep(0.3)
+    assert second.poll() is None and not (tmp_path / "run.json").exists()
+    held.close()
+    assert "done" in second.communicate()[0] and second.returncode == 0
 
 
 def test_only_whole_checkpoints_count(tmp_path):

@@ -22,6 +22,7 @@ def test_the_readmes_example_is_a_method(base, rows, tmp_path):
     assert config["rope_parameters"] == {"rope_type": "default", "rope_theta": 1e6}
     record = config["context_extension"]
     assert (record["method"], record["original_length"], record["trained_length"]) == ("abf", C, L)
+    assert record["exact_attention"] is True  # its group in the table
 
     run(sys.executable, "fine-tune.py", *flags(base, rows, "abf", tmp_path / "tuned"), "--max_steps", 2, cwd=stage)
     config = json.loads((tmp_path / "tuned" / "config.json").read_text())

@@ -13,6 +13,7 @@ def about(name: str, method: str, tokens: int | None, trained_length=512, seed=N
         "name": name,
         "model": f"../run/ckpts/{name}",
         "method": method,
+        "exact_attention": method not in ("longlora", "landmark", "lm_infinite", "self_extend"),
         "base_model": "../run/base",
         "original_length": 128,
         "trained_length": trained_length,

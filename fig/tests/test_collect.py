@@ -98,6 +98,7 @@ def test_rows_have_groups_and_names_that_tell_them_apart(tmp_path):
         ("lm", "lm_infinite", 0, {}),
         ("b2", "base", None, {}),
         ("mine", "my_method", 10, {"trained_length": 1024}),
+        ("other", "their_method", 10, {"trained_length": 2048, "exact_attention": None}),
     ]
     for name, method, tokens, changes in models:
         making.perplexity(tmp_path, making.facts(name, method, tokens, **changes), 512, 20.0)
@@ -105,15 +106,16 @@ def test_rows_have_groups_and_names_that_tell_them_apart(tmp_path):
     assert [(row.label, row.group) for row in rows] == [
         ("base, b", "base"),
         ("base, b2", "base"),
+        ("my_method", "exact attention, fine-tuned"),  # the checkpoint says it, no list of names
         ("ntk 1k", "exact attention, fine-tuned"),
         ("ntk 2k, n64", "exact attention, fine-tuned"),
         ("ntk 2k, n64_more", "exact attention, fine-tuned"),
         ("pi", "exact attention, fine-tuned"),
         ("lm_infinite (frozen)", "approximate attention, frozen"),
-        ("my_method", "other, fine-tuned"),
+        ("their_method", "attention unknown, fine-tuned"),
     ]
-    assert [row.models for row in rows][5] == ["p1", "p2"]
-    assert target_length(rows) == 1024  # the commonest
+    assert [row.models for row in rows][6] == ["p1", "p2"]
+    assert target_length(rows[:-1]) == 1024  # the commonest
     assert target_length([row for row in rows if row.method == "ntk"]) == 2048
-    assert target_length(rows[2:4]) == 2048  # both once: the longer
+    assert target_length(rows[3:5]) == 2048  # both once: the longer
     assert target_length(rows[:1]) == 128  # the base's own

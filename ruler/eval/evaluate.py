@@ -26,8 +26,8 @@ from tasks import TASKS, read_tasks
 
 # what the notes of all tasks of a folder share, and what is each task's own
 ABOUT = (
-    "name", "model", "method", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
-    "checkpoint", "engine", "dtype", "attention", "protocol", "seed", "versions", "command",
+    "name", "model", "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens",
+    "training_seed", "checkpoint", "engine", "dtype", "attention", "protocol", "seed", "versions", "command",
 )  # fmt: skip
 COSTS = ("seconds", "timed", "tokens_per_second", "peak_memory_bytes", "reduced", "errors")
 
