@@ -27,6 +27,6 @@
 : "${TREC_SETS=standin_trec_1shots standin_trec_2shots standin_trec_4shots standin_trec_8shots standin_trec_12shots}"
 : "${LONGBENCH_FLAGS=--max_new_tokens 12}"
 # with a vocabulary of 1,024 vt and cwe do not fit into 512 tokens
-: "${RULER_LENGTHS=512}" "${RULER_SAMPLES=6}" "${PREPARE_FLAGS=--tokens_to_generate 12}"
+: "${RULER_LENGTHS=512 1024}" "${RULER_SAMPLES=6}" "${PREPARE_FLAGS=--tokens_to_generate 12}"
 : "${RULER_TASKS=niah_single_1 niah_single_2 niah_single_3 niah_multikey_1 niah_multikey_2 niah_multikey_3 niah_multivalue niah_multiquery \
 fwe qa_1 qa_2}"
