@@ -3,7 +3,7 @@
 # own Python, extends its context 4 times with every method, evaluates every result with every benchmark, draws the
 # table, the figures and the report.
 #
-#   bash quickstart.sh                     about twelve minutes on 2 cores; interrupted, run it again to go on
+#   bash quickstart.sh                     about 11 to 13 minutes on 2 cores; interrupted, run it again to go on
 #   PYTHON=python3.12 bash quickstart.sh   with another interpreter
 #   RUN=/some/folder bash quickstart.sh    results somewhere else than ./quickstart_run
 #   bash quickstart.sh --dry_run           only says what it would do
