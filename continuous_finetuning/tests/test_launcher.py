@@ -53,6 +53,8 @@ class Launcher:
         env |= {"PATH": f"{self.folder / 'bin'}:{env['PATH']}", "CALLS": str(self.calls), "FAILS": "none"}
         self.process = subprocess.Popen(
             ["bash", "finetune.sh", *flags],
+            # a shell that was put in the background passes Ctrl-C on as ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             cwd=STAGE,
             env=env | {name: str(value) for name, value in settings.items()},
             stdout=subprocess.PIPE,
