@@ -1,0 +1,136 @@
+"""Opens a checkpoint: its config, what it says about its method, its tokenizer, its weights."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers.utils import is_flash_attn_2_available, logging
+
+from run import first_line
+
+logging.disable_progress_bar()
+
+# a checkpoint of other code has no record; the type of its rope tells the method
+METHOD_BY_ROPE = {"linear": "pi", "yarn": "yarn", "dynamic": "ntk"}
+KEYS = (
+    "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
+)  # fmt: skip
+
+
+def open_config(name_or_path: str, trust_remote_code: bool, remedy: str = "read it, then add --trust_remote_code"):
+    """The config of a checkpoint folder or hub id. Reads no weights.
+
+    remedy: what to do about a checkpoint that contains modeling code and is not trusted.
+
+    Raises ValueError if the checkpoint cannot be opened, has no safetensors weights, or contains code and is not
+    trusted.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} is not a checkpoint folder: no config.json (an unfinished run has none)")
+        if not any(folder.glob("*.safetensors")):
+            raise ValueError(f"{folder} has no *.safetensors weights; save the model with save_pretrained first")
+    elif str(name_or_path).startswith((".", "/", "~")) or str(name_or_path).count("/") > 1:
+        raise ValueError(f"no folder {name_or_path}; give a checkpoint folder or a hub id")
+    try:
+        has_code = "auto_map" in PreTrainedConfig.get_config_dict(name_or_path)[0]
+        if has_code and not trust_remote_code:
+            config = None
+        else:
+            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"cannot open {name_or_path}: {first_line(error)}") from None
+    if config is None:
+        raise ValueError(f"{name_or_path} contains its own modeling code; {remedy}")
+    if getattr(config, "vocab_size", None) is None:
+        raise ValueError(f"{name_or_path} is a '{config.model_type}' model, not a causal language model")
+    return config
+
+
+def open_tokenizer(name_or_path: str, trust_remote_code: bool = False):
+    """The tokenizer of a checkpoint folder or hub id. Raises ValueError if there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"no tokenizer in {name_or_path}: {first_line(error)}") from None
+
+
+def checkpoint_name(name_or_path: str) -> str:
+    """The name of a checkpoint in results: the last part of its folder or hub id."""
+    path = Path(name_or_path)
+    return path.resolve().name if path.is_dir() else path.name
+
+
+def describe(name_or_path: str, config) -> dict:
+    """The method and lengths (tokens) that a checkpoint states, under KEYS.
+
+    Without a `context_extension` record the method is "base", or what the type of the rope says. training_seed is None
+    if nothing was trained or the seed is unknown.
+    """
+    record = getattr(config, "context_extension", None)
+    if record:
+        seed = (record.get("recipe") or {}).get("seed")
+        return {key: record.get(key) for key in KEYS} | {"training_seed": seed}
+    rope = getattr(config, "rope_parameters", None) or {}
+    window = getattr(config, "max_position_embeddings", None)
+    method = METHOD_BY_ROPE.get(rope.get("rope_type"), "base")
+    original = window if method == "base" else rope.get("original_max_position_embeddings", window)
+    exact = None if getattr(config, "auto_map", None) else True  # unknown for a model with its own code
+    return dict(zip(KEYS, (method, exact, name_or_path, original, window, None, None), strict=True))
+
+
+def fingerprint(name_or_path: str, config) -> str:
+    """16 hex digits that identify a checkpoint.
+
+    Covers a folder's config.json and *.py, and the name, size, first and last MiB of each weight file; for a hub id,
+    the id and its commit.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return f"{name_or_path}@{getattr(config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.py"), *folder.glob("*.safetensors")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def choose_dtype(device: torch.device, dtype: str) -> str:
+    """`auto` is bfloat16 on a GPU and float32 on a CPU."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
+def choose_attention(device: torch.device, dtype: str, config) -> str:
+    """FlashAttention-2 where it is installed and can run, else PyTorch's SDPA. Own modeling code has its own."""
+    flash = device.type == "cuda" and dtype != "float32" and is_flash_attn_2_available()
+    has_code = getattr(config, "auto_map", None)
+    return "flash_attention_2" if flash and not has_code else "sdpa"
+
+
+def load_model(name_or_path: str, config, dtype: str, attention: str, device: torch.device, trust_remote_code: bool):
+    """The model in evaluation mode on `device`. Raises ValueError if any of its weights is missing or unreadable."""
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name_or_path,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"cannot load {name_or_path}: {first_line(error)}") from None
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ValueError(f"{name_or_path} lacks the weights {missing}, ...")
+    return model.eval().to(device)

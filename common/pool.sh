@@ -1,0 +1,69 @@
+# Shares work among GPUs or cores. Sourced by the launchers, which define `evaluate ITEM...` and call `pool ITEM...`.
+#
+#   NPROC=8            one process at a time, of 8 ranks (torchrun): a GPU each
+#   GPUS="0 1 2 3"     four processes side by side, one on each of these GPUs ("0,1 2,3": two GPUs each)
+#   JOBS=2             two processes side by side (small models on a CPU)
+#
+# Each process serves all its items, so Python and torch are loaded once per process.
+
+python=${PYTHON:-python}
+nproc=${NPROC:-1}
+gpus=(${GPUS:-})
+jobs=${JOBS:-1}
+if [ ${#gpus[@]} -gt 0 ]; then jobs=${#gpus[@]}; fi
+for count in "$nproc" "$jobs"; do
+  [[ $count =~ ^[1-9][0-9]*$ ]] || { echo "error: NPROC and JOBS are numbers above 0, not '$count'" >&2; exit 1; }
+done
+
+launch=("$python") # begins the command of a process
+if [ "$nproc" -gt 1 ]; then launch+=(-m torch.distributed.run --standalone "--nproc_per_node=$nproc"); fi
+if [ "$jobs" -gt 1 ]; then # side by side, the processes share the cores
+  threads=$(($(getconf _NPROCESSORS_ONLN) / (jobs * nproc)))
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+fi
+
+run() { # command: prints it and runs it
+  echo "+ $*"
+  "$@"
+}
+
+worker() { # number, items: evaluates items number, number + jobs, ...
+  local number=$1 i=0 item status items=()
+  shift
+  for item in "$@"; do
+    if [ $((i % jobs)) -eq "$number" ]; then items+=("$item"); fi
+    i=$((i + 1))
+  done
+  [ ${#items[@]} -gt 0 ] || return 0
+  if [ ${#gpus[@]} -gt 0 ]; then export CUDA_VISIBLE_DEVICES=${gpus[$number]}; fi
+  evaluate "${items[@]}"
+  status=$?
+  [ "$status" -ne 0 ] || return 0
+  if [ ${#items[@]} -eq 1 ]; then
+    echo "${items[0]}" >>"$failures"
+  elif [ "$status" -eq 1 ] && [ "$nproc" -eq 1 ]; then # every item was tried
+    echo "some of ${items[*]}" >>"$failures"
+  else # the process died: try each item alone, what is done is skipped
+    for item in "${items[@]}"; do evaluate "$item" || echo "$item" >>"$failures"; done
+  fi
+}
+
+pool() { # items: evaluates all of them; what fails is listed by `finish`
+  local number
+  if [ "$jobs" -eq 1 ]; then
+    worker 0 "$@"
+    return
+  fi
+  trap 'trap - INT TERM; kill 0' INT TERM # processes in the background do not hear Ctrl-C
+  for ((number = 0; number < jobs; number++)); do worker "$number" "$@" & done
+  wait
+}
+
+finish() { # the end of a launcher: lists what failed, exits with 1 if anything did
+  [ -s "$failures" ] || exit 0
+  sed 's/^/failed: /' "$failures" >&2
+  exit 1
+}
+
+failures=$(mktemp)
+trap 'rm -f "$failures"' EXIT

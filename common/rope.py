@@ -1,0 +1,98 @@
+"""The rope of a checkpoint at one total length, fixed before the first token is computed.
+
+Where a method's rope depends on the length of the text (`rope_by_length` in the checkpoint's `context_extension`), the
+length is that of the prompt and the tokens to generate together (arXiv 2409.12181, section 3).
+"""
+
+import copy
+import math
+
+
+def ntk(rule: dict, length: int, head_dim: int) -> dict:
+    """Dynamic NTK-aware scaling with the trained length as the lower limit (arXiv 2409.12181, section 3).
+
+    alpha = f * max(L, T) / C - (f - 1);   rope_theta = theta * alpha^(d / (d - 2)), in float64.
+    """
+    factor = rule["factor"]
+    longest = max(length, rule["trained_length"])
+    alpha = factor * longest / rule["original_length"] - (factor - 1)
+    return {"rope_type": "default", "rope_theta": rule["rope_theta"] * alpha ** (head_dim / (head_dim - 2))}
+
+
+def frequencies(rule: dict, length: int, head_dim: int) -> dict:
+    """CLEX (arXiv 2310.16450): the learned frequencies of t = ceil(L / C) windows, as `longrope` factors.
+
+    inv_freq: one list for each t = 1, 2, ...; the last serves all longer texts. With log_scale the attention scores are
+    multiplied by ln L / ln C, whose square root goes into the cos and sin of both queries and keys.
+    """
+    original = rule["original_length"]
+    t = min(max(1, math.ceil(length / original)), len(rule["inv_freq"]))
+    plain = [rule["rope_theta"] ** (-2 * j / head_dim) for j in range(head_dim // 2)]
+    factors = [p / f for p, f in zip(plain, rule["inv_freq"][t - 1], strict=True)]
+    attention_factor = 1.0
+    if rule["log_scale"]:
+        attention_factor = math.sqrt(math.log(length) / math.log(original))
+    return {
+        "rope_type": "longrope",
+        "rope_theta": rule["rope_theta"],
+        "factor": float(t),
+        "short_factor": factors,
+        "long_factor": factors,
+        "attention_factor": attention_factor,
+        "original_max_position_embeddings": original,
+    }
+
+
+RULES = {"ntk": ntk, "frequencies": frequencies}  # the values of `rule` in a checkpoint's `rope_by_length`
+
+
+def rope_at(config, length: int) -> dict | None:
+    """The `rope_parameters` for a text of `length` tokens, prompt and answer together; None for a model without rope.
+
+    Checkpoints of other code: a `dynamic` rope, which Transformers changes while the text grows, is taken at the end
+    of the text; a `longrope` uses one of its two sets of factors for the whole text.
+
+    Raises ValueError if `rope_by_length` names an unknown rule.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    rule = (getattr(config, "context_extension", None) or {}).get("rope_by_length")
+    if not rule and rope.get("rope_type") == "dynamic":
+        window = config.max_position_embeddings
+        rule = {**rope, "rule": "ntk", "original_length": window, "trained_length": window}
+    if not rule and rope.get("rope_type") == "longrope":
+        window = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        factors = rope["long_factor" if length > window else "short_factor"]
+        return rope | {"short_factor": factors, "long_factor": factors}
+    if not rule:
+        return rope or None
+    if rule.get("rule") not in RULES:
+        raise ValueError(f"rope_by_length names the unknown rule '{rule.get('rule')}'; known: {', '.join(RULES)}")
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return RULES[rule["rule"]](rule, length, head_dim)
+
+
+class RopeSetter:
+    """Sets the rope of a loaded model. A length never depends on the lengths set before it.
+
+    parameters: the `rope_parameters` now in use.
+    """
+
+    def __init__(self, model):
+        self.inner_model = model.base_model
+        self.loaded = getattr(self.inner_model, "rotary_emb", None)  # as loaded; never changed
+        self.parameters = getattr(self.inner_model.config, "rope_parameters", None)
+
+    def set(self, parameters: dict | None) -> None:
+        """Rebuilds the model's rotary embedding from `rope_parameters` (see `rope_at`).
+
+        Raises ValueError if the model has no `rotary_emb`.
+        """
+        if parameters == self.parameters:
+            return
+        if self.loaded is None:
+            name = type(self.inner_model).__name__
+            raise ValueError(f"the rope depends on the length of the text, but {name} has no rotary_emb to replace")
+        config = copy.deepcopy(self.inner_model.config)
+        config.rope_parameters = parameters
+        self.inner_model.rotary_emb = type(self.loaded)(config).to(self.loaded.inv_freq.device)
+        self.parameters = parameters
