@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from progress import write_json
+from run import write_json
 from windows import file_sha256
 
 # short name -> (hub id, its split with the benchmark's test texts); these load without running code from the hub

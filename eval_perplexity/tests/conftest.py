@@ -1,64 +1,37 @@
-"""A tiny random Llama, a token file, and ways to run eval_ppl.py in this process or as a user would."""
+"""A tiny checkpoint, a token file, and a way to call eval_ppl.py in this process."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-STAGE = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(STAGE))
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)  # sums in float32 depend on the number of threads
+import tiny
+from run import run_script
 
-VOCABULARY, WINDOW, BOS = 300, 64, 1
-THETA = 10000.0
-RULE = {"rule": "ntk", "rope_theta": THETA, "factor": 2.0, "original_length": WINDOW, "trained_length": 256}
+VOCABULARY, BOS = 258, 0
+RULE = {"rule": "ntk", "rope_theta": 10000.0, "factor": 2.0, "original_length": tiny.C, "trained_length": 256}
 # what says nothing about the evaluation itself
-TIMES = ("seconds", "tokens_per_second", "peak_memory_bytes", "command", "processes")
+COSTS = ("seconds", "tokens_per_second", "peak_memory_bytes", "command", "processes")
 
 
-def config(method=None, **changes):
-    """The tiny model's config, with the record of `method` (None: a plain base)."""
-    from transformers import LlamaConfig
-
-    made = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=WINDOW,
-        initializer_range=0.2,
-        bos_token_id=BOS,
-        **changes,
-    )
+def save_model(folder: Path, method=None, **changes) -> Path:
+    """The tiny base, with the record of `method` if there is one."""
     if method:
-        made.context_extension = {
+        changes["context_extension"] = {
             "method": method,
             "base_model": "tiny",
-            "original_length": WINDOW,
+            "original_length": tiny.C,
             "trained_length": 256,
             "trained_tokens": 5,
             "rope_by_length": RULE if method == "ntk" else None,
         }
-    return made
-
-
-def save_model(folder: Path, method=None, **changes) -> Path:
-    from transformers import LlamaForCausalLM
-
-    torch.manual_seed(0)
-    LlamaForCausalLM(config(method, **changes)).save_pretrained(folder)
-    return folder
+    return tiny.save_base(folder, **changes)
 
 
 def write_tokens(path: Path, tokens, kind="uint16", **sidecar) -> Path:
-    """A token file of numpy dtype `kind`, and a sidecar if anything is said for it."""
+    """A token file of numpy dtype `kind`, with a sidecar if it says anything."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.asarray(tokens, dtype=kind).tofile(path)
     if sidecar:
@@ -84,26 +57,19 @@ def tokens(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """run(flags...) calls eval_ppl.main here; returns what it printed. `methods` as an entry point would give them."""
+def evaluate(monkeypatch, capsys):
+    """evaluate(flags...) runs eval_ppl.py in this process and returns what it printed."""
     import eval_ppl
 
-    def call(*flags, methods=None, script="eval_ppl.py"):
+    def call(*flags, script="eval_ppl.py"):
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-        eval_ppl.main(methods)
+        run_script(eval_ppl.main)
         return capsys.readouterr().out
 
     return call
 
 
-def command(*words, cwd=STAGE, **environment):
-    """Runs a command as a user would, in the stage's folder."""
-    return subprocess.run(
-        [*map(str, words)], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=300
-    )
-
-
 def content(path: Path) -> dict:
-    """A result file without the fields that only tell how long it took."""
+    """A result file without what only tells its costs."""
     result = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in {path}"))
-    return {key: value for key, value in result.items() if key not in TIMES}
+    return {key: value for key, value in result.items() if key not in COSTS}

@@ -1,4 +1,4 @@
-"""The numbers: losses, windows, ropes and intervals against their definitions."""
+"""The numbers: losses, windows, rope and intervals against their definitions."""
 
 import json
 import math
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-import interval
 import rope
 import scoring
+import summary
 import windows
-from conftest import RULE, THETA, content, documents, save_model, write_tokens
+from conftest import RULE, content, documents, save_model, write_tokens
 
 
 def reference(model, tokens, starts, length):
@@ -41,7 +41,7 @@ def test_scoring_equals_full_logits_for_any_chunk(checkpoint, monkeypatch):
     logits = model(ids_BL1[:, :-1], use_cache=False).logits
     full_nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids_BL1[:, 1:], reduction="none")
     for rows in (1, 7, 64, 10**6):
-        monkeypatch.setitem(scoring.CHUNK_BYTES, "cpu", rows * 4 * 300)
+        monkeypatch.setitem(scoring.CHUNK_BYTES, "cpu", rows * 4 * 258)
         nll, hit = scoring.score(model, ids_BL1)
         assert (nll - full_nll).abs().max() < 1e-6 * full_nll.max()
         assert torch.equal(hit, logits.argmax(-1) == ids_BL1[:, 1:])
@@ -74,14 +74,14 @@ def test_a_model_that_changes_its_logits_is_refused(checkpoint):
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @torch.no_grad()
-def test_result_equals_the_protocol_in_float64(run, checkpoint, tokens, tmp_path, batch_size):
+def test_result_equals_the_protocol_in_float64(evaluate, checkpoint, tokens, tmp_path, batch_size):
     length, stride = 300, 50
     out = tmp_path / "one.json"
-    run("--base_model", checkpoint, "--data_path", tokens, "--seq_len", length, "--sliding_window", stride,
+    evaluate("--base_model", checkpoint, "--data_path", tokens, "--seq_len", length, "--sliding_window", stride,
         "--batch_size", batch_size, "--output_dir", out)  # fmt: skip
     result = content(out)
     stream = documents(13)
-    stream = stream[: [i for i, token in enumerate(stream) if token == 1][10]]
+    stream = stream[: [i for i, token in enumerate(stream) if token == 0][10]]
     starts = []  # 0, 50, ... < N - L, then the last is dropped
     start = 0
     while start < len(stream) - length:
@@ -126,85 +126,12 @@ def test_subsample_is_seeded_and_ordered():
     assert windows.subsample(starts, 10**6, 2) is starts
 
 
-# --- rope
-LLAMA2 = {"rule": "ntk", "rope_theta": 10000.0, "original_length": 4096}
-
-
-@pytest.mark.parametrize(
-    "factor, trained, length, base",
-    [(4, 32768, 4096, 305_922), (4, 32768, 32768, 305_922), (4, 32768, 65536, 651_131), (4, 32768, 131072, 1_349_567),
-     (8, 65536, 2048, 1_305_706), (8, 65536, 131072, 2_717_905),
-     (2, 4096, 2048, 10_000), (2, 4096, 8192, 30_528), (2, 4096, 65536, 327_366)],
-)  # fmt: skip
-def test_ntk_base_of_llama2(factor, trained, length, base):
-    found = rope.ntk({**LLAMA2, "factor": factor, "trained_length": trained}, length, 128)
-    assert found["rope_type"] == "default" and round(found["rope_theta"]) == base
-
-
-def inv_freq(model):
-    return model.model.rotary_emb.inv_freq.clone()
-
-
-def test_clex_frequencies_by_length():
-    """t = ceil(L / C), capped; Transformers' longrope turns the factors back into the recorded frequencies."""
-    from transformers import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
-    inv_freq = (np.arange(1, 4)[:, None] ** -1.0 * 10000.0 ** (-np.arange(0, 32, 2) / 32)).tolist()
-    rule = {"rope_theta": 10000.0, "original_length": 64, "log_scale": True, "inv_freq": inv_freq}
-    for length, t in [(10, 1), (64, 1), (65, 2), (128, 2), (150, 3), (192, 3), (5000, 3)]:
-        parameters = rope.frequencies(rule, length, 32)
-        config = LlamaConfig(hidden_size=64, num_attention_heads=2, rope_parameters=parameters)
-        rotary = LlamaRotaryEmbedding(config)
-        np.testing.assert_allclose(rotary.inv_freq.double(), inv_freq[t - 1], rtol=1e-6)
-        assert rotary.attention_scaling**2 == pytest.approx(np.log(length) / np.log(64))
-    assert rope.frequencies({**rule, "log_scale": False}, 5000, 32)["attention_factor"] == 1
-
-
-def test_rope_follows_the_length_and_nothing_else(tmp_path):
-    d = 32
-
-    def expected(length):
-        alpha = 2.0 * max(length, 256) / 64 - 1.0
-        return np.float64(THETA * alpha ** (d / (d - 2))) ** (-np.arange(0, d, 2) / d)
-
-    theta = rope.ntk(RULE, 256, d)["rope_theta"]
-    folder = save_model(tmp_path / "ntk", "ntk", rope_parameters={"rope_type": "default", "rope_theta": theta})
-    fresh = load(folder)
-    setter = rope.RopeByLength(fresh)
-    x = torch.tensor(documents(10)[:600])[None]
-    for length in (100, 512, 256, 512, 64, 1000):
-        once = load(folder)
-        assert setter.set(length)["rope_theta"] == rope.RopeByLength(once).set(length)["rope_theta"]
-        np.testing.assert_allclose(inv_freq(fresh), expected(length), rtol=1e-5)
-        assert torch.equal(inv_freq(fresh), inv_freq(once))
-        with torch.no_grad():
-            assert torch.equal(fresh(x).logits, once(x).logits)
-    with torch.no_grad():  # up to the trained length it is the plain checkpoint
-        setter.set(256)
-        assert torch.equal(fresh(x).logits, load(folder)(x).logits)
-
-
-@torch.no_grad()
-def test_stock_dynamic_rope_forgets_longer_lengths(tmp_path):
-    dynamic = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": THETA}
-    folder = save_model(tmp_path / "dynamic", rope_parameters=dynamic)
-    model, fresh = load(folder), load(folder)
-    setter = rope.RopeByLength(model)
-    long, short = (torch.tensor(documents(10)[:n])[None] for n in (500, 150))
-    setter.set(500)
-    model(long)
-    stale = model(short).logits
-    setter.set(150)
-    assert torch.equal(model(short).logits, fresh(short).logits) and not torch.equal(stale, fresh(short).logits)
-
-
-def test_result_states_the_rope_and_the_record(run, tokens, tmp_path):
+def test_result_states_the_rope_and_the_record(evaluate, tokens, tmp_path):
     theta = rope.ntk(RULE, 256, 32)["rope_theta"]
     folder = save_model(tmp_path / "ntk", "ntk", rope_parameters={"rope_type": "default", "rope_theta": theta})
     flags = ("--base_model", folder, "--data_path", tokens, "--output_dir")
-    run(*flags, tmp_path / "up", "--seq_len", 128, 512, methods=("ntk", "ntk_frozen"))
-    run(*flags, tmp_path / "down", "--seq_len", 512, 128)
+    evaluate(*flags, tmp_path / "up", "--seq_len", 128, 512, script="eval_ntk.py")
+    evaluate(*flags, tmp_path / "down", "--seq_len", 512, 128)
     for length in (128, 512):
         one, other = (content(tmp_path / name / f"ntk_{length}_pg19.json") for name in ("up", "down"))
         assert one == other
@@ -221,19 +148,16 @@ def test_interval_covers_the_mean_of_overlapping_windows():
         stream = np.random.default_rng(seed).normal(1.0, 1.0, 800)
         starts = np.arange(0, 792, 2)
         losses = [float(stream[s : s + 8].mean()) for s in starts]
-        low, high = interval.block_bootstrap(losses, [s // 8 for s in starts], seed)
+        low, high = summary.block_bootstrap(losses, [s // 8 for s in starts], seed)
         covered += low < 1.0 < high
-        low, high = interval.block_bootstrap(losses, list(starts), seed)
+        low, high = summary.block_bootstrap(losses, list(starts), seed)
         naive += low < 1.0 < high
     assert 0.82 <= covered / 150 <= 0.96 and naive < covered - 15
 
 
-def test_interval_degenerate_cases():
-    assert interval.block_bootstrap([1.0, 2.0], [0, 0], 0) is None
-    assert interval.block_bootstrap([2.0] * 6, [0, 0, 1, 1, 2, 2], 0) == [2.0, 2.0]
-    assert interval.block_bootstrap([1.0, 2.0, 3.0], [0, 1, 2], 5) == interval.block_bootstrap(
-        [1.0, 2.0, 3.0], [0, 1, 2], 5
-    )
+def test_intervals_of_few_and_of_equal_windows():
+    assert summary.block_bootstrap([1.0, 2.0], [0, 0], 0) is None
+    assert summary.block_bootstrap([2.0] * 6, [0, 0, 1, 1, 2, 2], 0) == [2.0, 2.0]
 
 
 def test_losses_that_are_not_finite_are_reported_not_hidden():
@@ -242,14 +166,14 @@ def test_losses_that_are_not_finite_are_reported_not_hidden():
     broken = rng.random(100)
     broken[50] = np.nan
     bad = windows.record(600, broken, np.zeros(100, bool))
-    result = interval.summarise([*good, bad], 100, seed=2)
+    result = summary.summarise([*good, bad], 100, seed=2)
     json.dumps(result, allow_nan=False)
     assert result["val_loss"] is result["val_perplexity"] is result["perplexity_interval_95"] is None
     assert result["n_windows_not_finite"] == 1 and "no finite loss" in result["interval_method"]
     assert result["val_loss_without_nan"] == pytest.approx(np.mean([record["loss"] for record in good]))
     assert result["last_64"]["loss"] is None and result["loss_by_position"][0]["loss"] is None
-    assert "val_loss_without_nan" not in interval.summarise(good, 100, seed=2)
-    assert interval.summarise([bad], 100, 2)["val_loss_without_nan"] is None
+    assert "val_loss_without_nan" not in summary.summarise(good, 100, seed=2)
+    assert summary.summarise([bad], 100, 2)["val_loss_without_nan"] is None
 
 
 def test_uint32_for_large_vocabularies(tmp_path):
