@@ -3,6 +3,7 @@
 Under torchrun the ranks share the prompts or windows and exchange only a few bytes of bookkeeping, over gloo.
 """
 
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -96,7 +97,7 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def for_each_checkpoint(checkpoints: list, evaluate: Callable) -> None:
-    """Calls `evaluate(checkpoint)` for one checkpoint after the other.
+    """Calls `evaluate(checkpoint)` for one checkpoint after the other; frees its memory before the next.
 
     A checkpoint that fails with a ValueError or OSError is reported and the others are still evaluated; the process
     then exits with status 1. With one checkpoint, or under torchrun, where the other ranks may already wait for this
@@ -111,6 +112,7 @@ def for_each_checkpoint(checkpoints: list, evaluate: Callable) -> None:
                 raise
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(str(checkpoint))
+        free_memory()
     if failed:
         exit_with_error(f"{len(failed)} of {len(checkpoints)} checkpoints failed: {' '.join(failed)}")
 
@@ -189,6 +191,13 @@ def peak_memory(device: torch.device | None) -> int | None:
         return torch.cuda.max_memory_allocated(device) if torch.cuda.is_initialized() else 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def free_memory() -> None:
+    """Frees what a model that is no longer used has left, so that the next one finds its memory."""
+    gc.collect()  # a model holds references to itself
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def out_of_memory(error: Exception) -> bool:

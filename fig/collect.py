@@ -189,7 +189,8 @@ def files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
     for root in roots:
         for path in sorted(root.rglob("*.json")):
             inside = path.relative_to(root)
-            if path.name in OTHER or path.parent.name == "runs" or any(".old" in part for part in inside.parts):
+            set_aside = any(re.fullmatch(r"old\d*", part) for part in inside.parts)
+            if path.name in OTHER or path.parent.name == "runs" or set_aside:
                 continue
             if path.resolve() not in seen:
                 seen.add(path.resolve())

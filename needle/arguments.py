@@ -1,4 +1,4 @@
-"""The flags of needle_in_haystack.py, and the grid that they ask for."""
+"""The flags of needle_in_haystack.py, and the grid and the checkpoints that they name."""
 
 import argparse
 import os
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from answers import add_engine_flags, check_engine_flags
+from checkpoint import checkpoint_name
 from facts import STYLES
-from ranks import fail
 
 LENGTHS = np.round(np.linspace(1000, 128000, 40)).astype(int).tolist()
 DEPTHS = np.round(np.linspace(0, 100, 10)).astype(int).tolist()
@@ -15,69 +16,82 @@ PROVIDERS = {"llama": "transformers", "transformers": "transformers", "vllm": "v
 
 
 def parse_args(description: str) -> argparse.Namespace:
-    """The command line, with `provider`, `model` and the whole grid filled in; ends with one line where it is wrong."""
+    """The command line. Adds `engine`, `models` and `test_names`, and fills in `lengths` and `depths`.
+
+    engine: "transformers", "vllm" or "openai".  models: folders, hub ids or a server's name.
+    test_names: {model: name of its results}.
+
+    Raises ValueError if flags do not fit together.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     model = parser.add_argument_group("model")
-    model.add_argument("--model_path", help="checkpoint folder or hub id; with openai: where the tokenizer is")
-    model.add_argument("--model_name", help="a hub id in place of --model_path; with openai: the server's name for it")
-    model.add_argument("--model_provider", default="LLaMA", help="LLaMA (Transformers), vllm or openai [LLaMA]")
-    model.add_argument("--trust_remote_code", action="store_true", help="run modeling code that the checkpoint brings")
-    model.add_argument("--base_url", help="openai: the server's address, with /v1")
+    model.add_argument("--model_path", nargs="+", help="checkpoint folders or hub ids; openai: one with the tokenizer")
+    model.add_argument("--model_name", help="a hub id in place of --model_path; openai: the server's name of the model")
+    model.add_argument(
+        "--model_provider",
+        type=str.lower,
+        choices=PROVIDERS,
+        default="LLaMA",
+        help="LLaMA (Transformers), vllm or openai [LLaMA]",
+    )
+    model.add_argument("--base_url", help="openai: address of the server, up to and including /v1")
     model.add_argument("--api_key", default=os.environ.get("OPENAI_API_KEY"), help="openai [$OPENAI_API_KEY]")
     grid = parser.add_argument_group("grid")
     grid.add_argument("-s", "--s_len", type=int, default=0, help="shortest of the 40 lengths, tokens [0]")
     grid.add_argument("-e", "--e_len", type=int, default=128000, help="longest of the 40 lengths, tokens [128000]")
-    grid.add_argument("--lengths", type=int, nargs="+", help="lengths in place of those, tokens")
+    grid.add_argument("--lengths", type=int, nargs="+", help="other lengths, tokens")
     grid.add_argument("--depths", type=float, nargs="+", help="percent [0 11 22 33 44 56 67 78 89 100]")
-    grid.add_argument("--trials", type=int, default=1, help="prompts a cell; from the second, drawn facts [1]")
-    grid.add_argument("--allow_beyond", action="store_true", help="go beyond the length that the checkpoint declares")
+    grid.add_argument("--trials", type=int, default=1, help="prompts per cell; all but the first draw their fact [1]")
+    grid.add_argument("--allow_beyond", action="store_true", help="measure lengths that a checkpoint does not declare")
     text = parser.add_argument_group("text")
-    text.add_argument("--haystack_dir", type=Path, help="folder of .txt files [help pages of this Python, a stand-in]")
-    text.add_argument("--template", choices=STYLES, default="book", help="[book]; passkey: the line of the pocket base")
-    text.add_argument("--needle", help="[the paper's]; with {key} and {number}, drawn anew for each prompt")
+    text.add_argument("--haystack_dir", type=Path, help="folder of .txt files [help pages of Python, a stand-in]")
+    text.add_argument("--template", choices=STYLES, default="book", help="[book]; passkey: for the pocket base")
+    text.add_argument("--needle", help="text to hide in the first trial [the paper's]")
     text.add_argument("--question", help="[the paper's]")
-    text.add_argument("--answer", help="what must be found, contained in the needle [the paper's]")
-    text.add_argument("--needles", type=int, default=1, help="drawn facts in a prompt, all asked for [1]")
-    text.add_argument("--seed", type=int, default=0, help="of the drawn facts [0]")
-    run = parser.add_argument_group("run")
-    run.add_argument("--test_name", help="name of the results [the checkpoint's]")
-    run.add_argument("--model_name_suffix", default="", help="put behind that name")
-    run.add_argument("--output_dir", type=Path, default=Path("results"), help="[results]")
-    run.add_argument("--protocol", choices=["share", "lceg"], default="share", help="lceg: its two scores as well")
-    run.add_argument("--save_contexts", action="store_true", help="first trials, to contexts/ beside the results")
-    run.add_argument("--max_new_tokens", type=int, default=50, help="longest answer [50]")
-    run.add_argument("--prefill_chunk", type=int, default=2048, help="prompt tokens in one forward pass [2048]")
-    run.add_argument("--cache_on_cpu", action="store_true", help="keep keys and values in CPU memory")
-    run.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="[auto]")
-    run.add_argument("--tensor_parallel_size", type=int, default=1, help="vllm: GPUs for one model [1]")
+    text.add_argument("--answer", help="text to find, contained in the needle [the paper's]")
+    text.add_argument("--max_new_tokens", type=int, default=50, help="longest answer, tokens [50]")
+    text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts [0]")
+    result = parser.add_argument_group("result")
+    result.add_argument("--test_name", help="name of the results [the checkpoint's name]")
+    result.add_argument("--model_name_suffix", default="", help="suffix of that name")
+    result.add_argument("--output_dir", type=Path, default=Path("results"), help="[results]")
+    result.add_argument(
+        "--protocol", choices=["share", "lceg"], default="share", help="lceg: LCEG's two scores as well"
+    )
+    add_engine_flags(parser)
     args = parser.parse_args()
 
-    args.provider = PROVIDERS.get(args.model_provider.lower())
-    if not args.provider:
-        fail(f"--model_provider {args.model_provider}: LLaMA (any local checkpoint), vllm or openai")
-    if args.provider == "openai" and not (args.base_url and args.model_name and args.model_path):
-        fail(
-            "--model_provider openai needs --base_url (such as http://localhost:8000/v1), --model_name (the server's "
-            "name for the model) and --model_path (folder or hub id with its tokenizer, to count tokens)"
-        )
-    if args.provider != "openai" and bool(args.model_path) == bool(args.model_name):
-        fail("give --model_path (a checkpoint folder), or --model_name (a hub id)")
-    args.model = (args.model_name if args.provider == "openai" else None) or args.model_path or args.model_name
-    args.test_name = (args.test_name or Path(args.model).resolve().name) + args.model_name_suffix
-    if "/" in args.test_name or ".old" in args.test_name:
-        fail(f"--test_name {args.test_name}: it names a folder and files, so no / and no .old")
-    args.lengths = args.lengths or [n for n in LENGTHS if args.s_len <= n <= args.e_len]
-    args.depths = [int(d) if d == int(d) else d for d in args.depths or DEPTHS]
-    if not args.lengths:
-        fail(f"none of the 40 lengths from 1000 to 128000 lies in [{args.s_len}, {args.e_len}]; give --lengths")
-    if not all(0 <= depth <= 100 for depth in args.depths):
-        fail("--depths are percent, 0 to 100")
-    for flag in ("lengths", "depths"):
-        if len(set(getattr(args, flag))) < len(getattr(args, flag)):
-            fail(f"--{flag} names a value twice")
-    for flag in ("trials", "needles", "max_new_tokens", "tensor_parallel_size"):
+    args.engine = PROVIDERS[args.model_provider]
+    check_engine_flags(args, args.engine)
+    for flag in ("trials", "max_new_tokens"):
         if getattr(args, flag) < 1:
-            fail(f"--{flag} {getattr(args, flag)}: must be at least 1")
-    if args.haystack_dir and not args.haystack_dir.exists():
-        fail(f"no haystack folder {args.haystack_dir}; leave --haystack_dir out for the stand-in text")
+            raise ValueError(f"--{flag} {getattr(args, flag)}: must be at least 1")
+    choose_models(args)
+    args.lengths = args.lengths or [n for n in LENGTHS if args.s_len <= n <= args.e_len]
+    args.depths = [int(depth) if depth == int(depth) else depth for depth in args.depths or DEPTHS]
+    if not args.lengths:
+        raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
+    if not all(0 <= depth <= 100 for depth in args.depths):
+        raise ValueError("--depths are percent, 0 to 100")
     return args
+
+
+def choose_models(args: argparse.Namespace) -> None:
+    """Sets `models` and `test_names`. Raises ValueError if flags are missing or names coincide."""
+    if args.engine == "openai":
+        if not (args.base_url and args.model_name and args.model_path and len(args.model_path) == 1):
+            raise ValueError(
+                "--model_provider openai needs --base_url (such as http://localhost:8000/v1), --model_name (the "
+                "server's name of the model) and --model_path (a folder or hub id with its tokenizer)"
+            )
+        args.models = [args.model_name]
+    elif bool(args.model_path) == bool(args.model_name):
+        raise ValueError("give either --model_path (checkpoint folders) or --model_name (a hub id)")
+    else:
+        args.models = args.model_path or [args.model_name]
+    if args.test_name and len(args.models) > 1:
+        raise ValueError("--test_name names the results of one checkpoint; leave it out for several")
+    names = [(args.test_name or checkpoint_name(model)) + args.model_name_suffix for model in args.models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two checkpoints have the same name ({' '.join(names)}); run them apart, with --test_name")
+    args.test_names = dict(zip(args.models, names, strict=True))

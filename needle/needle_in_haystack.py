@@ -1,13 +1,13 @@
 r"""Needle in a haystack: a fact is hidden in a long text, at every length and depth of a grid, and asked for.
 
     python needle_in_haystack.py --s_len 0 --e_len 65536 --model_path CKPT --test_name NAME
-    python needle_in_haystack.py --model_path CKPT --lengths 8192 32768 --trials 16 --haystack_dir essays
-    torchrun --nproc_per_node=8 needle_in_haystack.py ...         (the cells are shared out, the result is the same)
+    python needle_in_haystack.py --model_path CKPT_A CKPT_B --lengths 8192 32768 --trials 16 --haystack_dir essays
+    torchrun --nproc_per_node=8 needle_in_haystack.py ...         (the ranks share the prompts; same results)
     python needle_in_haystack.py --model_provider openai --base_url http://localhost:8000/v1 --model_name NAME \
         --model_path CKPT                                         (a server; CKPT has its tokenizer)
 
-The same command serves a CPU (float32) and a GPU (bfloat16). Answers are recorded as they are made: a killed run
-continues when the same command is given again, a larger grid or more trials go on from what is there.
+Answers are recorded as they are made, in <output_dir>/<test name>/answers.jsonl: rerun the same command to resume after
+a kill. A larger grid or more trials continue from the answers that are there.
 
 Protocol (arXiv 2409.12181, after G. Kamradt and Fu et al.): 40 lengths evenly spaced from 1,000 to 128,000 tokens,
 cut to [s_len, e_len], times 10 depths; one fixed needle; greedy answers of 50 tokens. Prompt and answer together take
@@ -15,175 +15,201 @@ exactly the cell's length. `score` is the share of the answer's distinct words t
 exact matches. --protocol lceg adds the two scores of the paper's code.
 """
 
-import argparse
-import platform
-import shlex
-import sys
-from datetime import timedelta
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-import transformers
-
+import answers
 from arguments import parse_args
-from checkpoint import KEYS, describe, fingerprint
+from cells import write_cell
+from checkpoint import KEYS, describe, fingerprint, open_tokenizer
 from endpoint import Endpoint
-from engine import VLLM, Transformers
-from facts import STYLES, Facts, keys_of
-from grid import save_contexts, work
+from facts import STYLES, Fact, Facts, keys_of
 from haystack import Prompts, build_haystack, read_texts
-from ranks import RANK, WORLD, fail, say, share
-from results import Answers, digest, key, write_cell
-from scoring import wilson
+from run import (
+    RANK,
+    WORLD_SIZE,
+    barrier,
+    broadcast,
+    command_line,
+    for_each_checkpoint,
+    print_rank0,
+    run_script,
+    start_ranks,
+    stop_ranks,
+    versions,
+)  # fmt: skip
+from scoring import contained, word_share
+from stats import wilson
+from store import Store
+
+Key = tuple[int, float, int]  # length (tokens), depth (percent), trial
 
 
-def open_engine(args: argparse.Namespace):
-    """The engine that --model_provider asks for, its weights not read yet. Raises ValueError, one line."""
-    if args.provider == "openai":
-        engine = Endpoint(args.base_url, args.model_name, args.model_path, args.api_key, args.trust_remote_code)
-    elif args.provider == "vllm":
-        engine = VLLM(args.model, max(args.lengths), args.dtype, args.tensor_parallel_size)
+def entry_key(entry: dict) -> Key:
+    return entry["length"], entry["depth"], entry["trial"]
+
+
+def open_engine(model: str, args: Namespace):
+    """The engine that --model_provider asks for; reads no weights yet. Raises ValueError if it cannot run the model."""
+    if args.engine == "openai":
+        tokenizer = open_tokenizer(args.model_path[0], args.trust_remote_code)
+        engine = Endpoint(args.base_url, model, args.api_key, tokenizer)
     else:
-        engine = Transformers(
-            args.model, args.trust_remote_code, args.dtype, None, args.prefill_chunk, args.cache_on_cpu
-        )
+        engine = answers.open_engine(args.engine, model, args, max(args.lengths))
     if not engine.tokenizer.is_fast:
-        raise ValueError(f"{args.model} has a slow tokenizer, without offsets; save it as a fast one (tokenizer.json)")
+        raise ValueError(f"the tokenizer of {model} has no offsets; save it as a fast one (tokenizer.json)")
     return engine
 
 
-def check_window(args: argparse.Namespace, window: int | None):
-    """Stops, or with --allow_beyond says so, where the grid goes beyond the length that the checkpoint declares."""
+def check_window(model: str, window: int | None, args: Namespace) -> None:
+    """Reports lengths beyond what the checkpoint declares. Raises ValueError unless --allow_beyond is given."""
     beyond = [length for length in args.lengths if window and length > window]
-    if beyond:
-        what = f"{len(beyond)} of {len(args.lengths)} lengths, up to {max(beyond)}, are beyond the {window} tokens "
-        what += f"that {args.model} declares"
-        if not args.allow_beyond:
-            fail(f"{what}; add --allow_beyond to measure them all the same, or cut the grid with --e_len {window}")
-        say(f"WARNING: {what}")
+    if not beyond:
+        return
+    message = f"{len(beyond)} of {len(args.lengths)} lengths, up to {max(beyond)}, are beyond the {window} tokens that "
+    message += f"{model} declares"
+    if not args.allow_beyond:
+        raise ValueError(f"{message}; add --allow_beyond to measure them, or --e_len {window} to leave them out")
+    print_rank0(f"WARNING: {message}")
 
 
-def main():
-    args = parse_args(__doc__)
-    cells = [(length, depth) for length in args.lengths for depth in args.depths]
-    folder = args.output_dir / args.test_name
-
-    # --- everything that can be wrong, before the model is loaded
-    try:
-        facts = Facts(args.template, args.needle, args.question, args.answer, args.needles, args.seed)
-        texts, data = read_texts(args.haystack_dir)
-        engine = open_engine(args)
-        names = keys_of(args.template, engine.tokenizer)
-        check_window(args, engine.window)
-        hosted = dict.fromkeys(KEYS[1:])
-        about = {"method": "hosted", **hosted} if engine.config is None else describe(args.model, engine.config)
-        identity = f"{args.model}@{args.base_url}" if engine.config is None else fingerprint(args.model, engine.config)
-    except (ValueError, OSError) as reason:
-        fail(str(reason))
-    if data["source"] == "standin":
-        say(
-            "no --haystack_dir: the haystack is this Python's help pages (stand-in data, English prose). The essays of "
-            "the paper are not shipped; put their .txt files into a folder and name it"
-        )
+def describe_run(model: str, engine, facts: Facts, data: dict, args: Namespace) -> tuple[dict, dict]:
+    """(what a run must have in common with the answers already there, what every cell file says about its run)."""
+    if engine.config is None:  # a server
+        checkpoint = f"{model}@{args.base_url}"
+        about = dict.fromkeys(KEYS) | {"method": "hosted"}
+    else:
+        checkpoint = fingerprint(model, engine.config)
+        about = describe(model, engine.config)
+    common = {"engine": engine.name, "dtype": engine.dtype, "attention": engine.attention}
+    common["max_new_tokens"] = args.max_new_tokens
     settings = {
-        "checkpoint": identity,
-        "engine": engine.name,
-        "dtype": engine.dtype,
-        "attention": engine.attention,
+        "checkpoint": checkpoint,
+        **common,
         "haystack_sha256": data["sha256"],
         "template": STYLES[args.template].template,
         "facts": facts.settings(),
-        "max_new_tokens": args.max_new_tokens,
         "seed": args.seed,
     }
     run = {
         "protocol": args.protocol,
         "seed": args.seed,
         "data": data,
-        "model": args.model,
+        "model": model,
         **about,
-        "engine": engine.name,
-        "dtype": engine.dtype,
-        "attention": engine.attention,
-        "max_new_tokens": args.max_new_tokens,
+        **common,
         "template": args.template,
-        "fingerprint": digest(settings),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "command": command(args.api_key),
-        "processes": WORLD,
+        "versions": versions(),
+        "command": command_line(args.api_key),
+        "processes": WORLD_SIZE,
     }
+    return settings, run
 
-    # --- what is there already
-    if WORLD > 1:
-        dist.init_process_group("gloo", timeout=timedelta(days=1))
-    answers, entries = Answers(folder, settings), {}
+
+def make_entry(key: Key, fact: Fact, prompt: list[int], answer: answers.Answer) -> dict:
+    """The record of one answer, scored."""
+    entry = dict(zip(("length", "depth", "trial"), key, strict=True)) | vars(fact) | {"prompt_tokens": len(prompt)}
+    if answer.error:
+        entry["error"] = answer.error
+    else:
+        entry["response"] = answer.text
+        entry["score"] = word_share(fact.answer, answer.text)
+        entry["exact"] = contained(fact.answer, answer.text)
+    return entry | answer.costs() | {"utc": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")}
+
+
+def answer_trials(engine, make_prompt: Callable, todo: list[Key], store: Store, max_new_tokens: int, name: str):
+    """Answers this rank's share of the prompts, one trial of all cells after the other.
+
+    The prompts of one trial fit in memory, and they share nearly all that prompts have in common.
+    """
+    for trial in sorted({key[2] for key in todo}):
+        keys = [key for key in todo if key[2] == trial]
+        cells = [make_prompt(key) for key in keys]
+        prompts = [prompt for _, prompt in cells]
+        for i, answer in answers.answer_all(engine, prompts, max_new_tokens, f"{name}, trial {trial + 1}"):
+            store.append(make_entry(keys[i], *cells[i], answer))
+
+
+def evaluate(model: str, args: Namespace, facts: Facts, texts: dict[str, str], data: dict) -> None:
+    """Answers the grid for one checkpoint and writes its cell files."""
+    engine = open_engine(model, args)
+    check_window(model, engine.window, args)
+    names = keys_of(args.template, engine.tokenizer)
+    settings, run = describe_run(model, engine, facts, data, args)
+    folder = args.output_dir / args.test_names[model]
+    cell_files = lambda: sorted(folder.glob("*_results.json"))  # noqa: E731
+    store = Store(folder / "answers.jsonl", settings, entry_key, folder / "run.json", cell_files)
+    answered = broadcast(set(store.open(run)) if RANK == 0 else None)
+    cells = [(length, depth) for length in args.lengths for depth in args.depths]
+    requested = [(*cell, trial) for trial in range(args.trials) for cell in dict.fromkeys(cells)]
+    todo = [key for key in requested if key not in answered]
+    if len(todo) < len(requested):
+        print_rank0(f"{folder}: {len(requested) - len(todo)} of {len(requested)} answers are there")
+    if todo:
+        haystack = build_haystack(engine.tokenizer, texts, max(args.lengths))
+        prompts = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
+        if max(args.lengths) > haystack.unit:
+            print_rank0(f"the haystack has {haystack.unit} tokens; it is repeated for longer prompts")
+        print_rank0(f"{model}: {run['method']}, {engine.name}, {engine.dtype}, {WORLD_SIZE} process(es)")
+
+        def make_prompt(key: Key) -> tuple[Fact, list[int]]:
+            length, depth, trial = key
+            fact = facts.draw(names, length, depth, trial)
+            return fact, prompts.build(length, depth, fact.needle, fact.question)
+
+        answer_trials(engine, make_prompt, todo, store, args.max_new_tokens, folder.name)
+    store.close()
+    barrier()
     if RANK == 0:
-        entries, moved = answers.gather()
-        if moved:
-            say(f"{folder} held answers of other settings or of another checkpoint; they are now in {moved}")
-    entries = share(entries)
-    wanted = [(*cell, trial) for trial in range(args.trials) for cell in cells]
-    todo = [one for one in wanted if "error" in entries.get(one, {"error": None})]
-    if len(todo) < len(wanted):
-        say(f"{folder}: {len(wanted) - len(todo)} of {len(wanted)} answers are there")
-
-    # --- the prompts and the answers
-    try:
-        if todo or args.save_contexts:
-            prompts = Prompts(
-                engine.tokenizer,
-                build_haystack(engine.tokenizer, texts, max(args.lengths)),
-                STYLES[args.template].template,
-                args.max_new_tokens,
-            )
-            if max(args.lengths) > prompts.haystack.unit:
-                say(f"the haystack has {prompts.haystack.unit} tokens; it is repeated for longer prompts")
-        if args.save_contexts and RANK == 0:
-            save_contexts(args, prompts, facts, names, cells)
-        if todo:
-            say(f"{args.model}: {about['method']}, {engine.name}, {engine.dtype}, {WORLD} process(es)")
-            work(args, engine, prompts, facts, names, todo, entries, answers, run)
-    except (ValueError, OSError) as reason:
-        fail(str(reason))
-    answers.close()
-    if WORLD > 1:
-        dist.barrier()
-        dist.destroy_process_group()
-    if RANK == 0:
-        entries, _ = answers.gather()
-        report(args, folder, [entries[one] for one in wanted], run)
+        entries = store.gather() | store.errors
+        report(folder, [entries[key] for key in requested], run)
 
 
-def command(api_key: str | None) -> str:
-    """The command line, without the key."""
-    hidden = {api_key: "***", f"--api_key={api_key}": "--api_key=***"}
-    return shlex.join(["python", *(hidden.get(word, word) for word in sys.argv)])
-
-
-def report(args: argparse.Namespace, folder: Path, entries: list[dict], run: dict):
-    """Writes all cells once more (a kill may have come before one was), says the mean score, and what failed."""
-    for cell in sorted({key(entry)[:2] for entry in entries}):
-        write_cell(folder, [e for e in entries if key(e)[:2] == cell], args.protocol == "lceg", run)
-    good = [entry for entry in entries if "error" not in entry]
-    if good:
-        n, total, exact = len(good), sum(e["score"] for e in good), sum(e["exact"] for e in good)
-        low, high = wilson(total, n)
-        computed, whole = sum(e["prefilled_tokens"] for e in good), sum(e["prompt_tokens"] for e in good)
-        seconds = sum(entry["seconds"] for entry in good)
-        spared = f"; computed {computed:,.0f} of the prompts' {whole:,} tokens" if computed else ""
-        say(f"{folder}: score {total / n:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}, {seconds:.0f} s{spared}")
-    if len(good) < len(entries):
+def report(folder: Path, entries: list[dict], run: dict) -> None:
+    """Writes the cell files and prints the mean score. Raises ValueError if answers are missing for lack of memory."""
+    cells = {}
+    for entry in entries:
+        cells.setdefault((entry["length"], entry["depth"]), []).append(entry)
+    for trials in cells.values():
+        write_cell(folder, trials, run)
+    answered = [entry for entry in entries if "error" not in entry]
+    n = len(answered)
+    if n:
+        score = sum(entry["score"] for entry in answered)
+        exact = sum(entry["exact"] for entry in answered)
+        low, high = wilson(score, n)
+        seconds = sum(entry["seconds"] for entry in answered)
+        computed = sum(entry["prefilled_tokens"] for entry in answered)
+        tokens = sum(entry["prompt_tokens"] for entry in answered)
+        print(
+            f"{folder}: score {score / n:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}, {seconds:.0f} s; "
+            f"computed {computed:,.0f} of {tokens:,} prompt tokens",
+            flush=True,
+        )
+    if n < len(entries):
         lengths = sorted({entry["length"] for entry in entries if "error" in entry})
-        fail(
-            f"{len(entries) - len(good)} of {len(entries)} prompts ran out of memory, at lengths {lengths}; the others "
-            "are recorded. The same command tries them again: give a smaller --prefill_chunk, or --cache_on_cpu"
+        raise ValueError(
+            f"{len(entries) - n} of {len(entries)} prompts ran out of memory, at lengths {lengths}; the others are "
+            "recorded. Rerun the command with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
         )
 
 
+def main() -> None:
+    args = parse_args(__doc__)
+    facts = Facts(args.template, args.needle, args.question, args.answer, args.seed)
+    texts, data = read_texts(args.haystack_dir)
+    if data["source"] == "standin":
+        print_rank0(
+            "no --haystack_dir: the haystack is the help pages of this Python (stand-in data, English prose). The "
+            "essays of the paper are not shipped; give a folder with their .txt files"
+        )
+    start_ranks()
+    for_each_checkpoint(args.models, lambda model: evaluate(model, args, facts, texts, data))
+    stop_ranks()
+
+
 if __name__ == "__main__":
-    main()
+    run_script(main)
