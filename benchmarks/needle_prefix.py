@@ -30,6 +30,7 @@ import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -79,10 +80,12 @@ class Stub(Transformers):
     pairs = 0
 
     def load(self):
-        self.model, self.eos, self.rope = self, set(), self.config.rope_parameters
+        self.model, self.eos_ids = self, set()
+        self.rope = SimpleNamespace(parameters=self.config.rope_parameters)
 
     def forward(self, ids, cache):
-        self.pairs += pairs(len(self.held), len(self.held) + len(ids[0]))
+        known = len(self.cached_ids)
+        self.pairs += pairs(known, known + len(ids[0]))
         return torch.zeros(1, 2)
 
 
@@ -112,15 +115,15 @@ def grid(engine: Transformers, lengths: list[int], new: int):
     began = time.perf_counter()
     haystack = build_haystack(engine.tokenizer, read_texts(None)[0], max(lengths))
     builder = Prompts(engine.tokenizer, haystack, style.template, new)
-    needles, question = [style.fixed.needle], style.fixed.question
-    prompts = [builder.build(n, depth, needles, question) for n in lengths for depth in DEPTHS]
+    needle, question = style.fixed.needle, style.fixed.question
+    prompts = [builder.build(n, depth, needle, question) for n in lengths for depth in DEPTHS]
     seconds = time.perf_counter() - began
     return prompts, builder.head_ids + haystack.ids_N[: max(lengths)], seconds
 
 
 def show_counts(folder: Path, lengths: list[int], new: int) -> list[list[int]]:
     """Prints what the ways of going through a grid cost; returns its prompts."""
-    engine = Stub(folder, device="cpu", batch=1)
+    engine = Stub(folder, device="cpu", batch_size=1)
     prompts, base, seconds = grid(engine, lengths, new)
     began = time.perf_counter()
     [order] = engine.plan(prompts, new)
@@ -134,7 +137,7 @@ def show_counts(folder: Path, lengths: list[int], new: int) -> list[list[int]]:
             pairs(0, max(known)) + sum(pairs(n, len(ids)) for n, ids in zip(known, prompts, strict=True)),
         ),
         "prefix tree (bound)": tree_size(prompts),
-        "engine.py": (engine.prefilled, engine.pairs),
+        "engine.py": (engine.prefilled_tokens, engine.pairs),
     }
     print(
         f"\n{len(lengths)} lengths up to {lengths[-1]}, {len(DEPTHS)} depths; the prompts made in {seconds:.2f} s ",
@@ -151,13 +154,13 @@ def show_counts(folder: Path, lengths: list[int], new: int) -> list[list[int]]:
 def show_times(folder: Path, prompts: list[list[int]], repeats: int):
     seconds, answers, fed = {True: [], False: []}, {}, {}
     for _, reuse in itertools.product(range(repeats), (False, True)):
-        engine = Transformers(folder, device="cpu", reuse=reuse)
+        engine = Transformers(folder, device="cpu", reuse_prefix=reuse)
         engine.load()
         [order] = engine.plan(prompts, SMALL_NEW)
         began = time.perf_counter()
-        made = {i: engine.answer(prompts[i], SMALL_NEW) for i in order}
+        made = {i: engine.generate_ids([prompts[i]], SMALL_NEW)[0] for i in order}
         seconds[reuse].append(time.perf_counter() - began)
-        answers[reuse], fed[reuse] = made, engine.prefilled
+        answers[reuse], fed[reuse] = made, engine.prefilled_tokens
     same = sum(answers[True][i] == answers[False][i] for i in answers[True])
     print(f"\n| reuse | prefilled tokens | fastest of {repeats}, s | slowest, s |\n|---|---|---|---|")
     for reuse in (False, True):
@@ -190,9 +193,9 @@ def show_memory(folder: Path, length: int, chunks: list[int]):
 def memory_of(folder: Path, chunk: int, length: int):
     engine = Transformers(folder, device="cpu", prefill_chunk=chunk)
     ids = torch.randint(3, VOCABULARY, (length,)).tolist()
-    engine.answer(ids[:256], 1)  # libraries and thread pools; what follows goes on behind its cache
+    engine.generate_ids([ids[:256]], 1)  # libraries and thread pools; what follows goes on behind its cache
     with PeakMemory(torch.device("cpu")) as memory:
-        engine.answer(ids, 1)
+        engine.generate_ids([ids], 1)
     print(f"{memory.extra / 2**20:.0f} | {memory.seconds:.1f}")
 
 

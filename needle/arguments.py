@@ -27,13 +27,8 @@ def parse_args(description: str) -> argparse.Namespace:
     model = parser.add_argument_group("model")
     model.add_argument("--model_path", nargs="+", help="checkpoint folders or hub ids; openai: one with the tokenizer")
     model.add_argument("--model_name", help="a hub id in place of --model_path; openai: the server's name of the model")
-    model.add_argument(
-        "--model_provider",
-        type=str.lower,
-        choices=PROVIDERS,
-        default="LLaMA",
-        help="LLaMA (Transformers), vllm or openai [LLaMA]",
-    )
+    providers = {"choices": PROVIDERS, "default": "LLaMA", "type": str.lower}
+    model.add_argument("--model_provider", **providers, help="LLaMA (Transformers), vllm or openai [LLaMA]")
     model.add_argument("--base_url", help="openai: address of the server, up to and including /v1")
     model.add_argument("--api_key", default=os.environ.get("OPENAI_API_KEY"), help="openai [$OPENAI_API_KEY]")
     grid = parser.add_argument_group("grid")
@@ -67,8 +62,8 @@ def parse_args(description: str) -> argparse.Namespace:
         if getattr(args, flag) < 1:
             raise ValueError(f"--{flag} {getattr(args, flag)}: must be at least 1")
     choose_models(args)
-    args.lengths = args.lengths or [n for n in LENGTHS if args.s_len <= n <= args.e_len]
-    args.depths = [int(depth) if depth == int(depth) else depth for depth in args.depths or DEPTHS]
+    args.lengths = sorted(set(args.lengths or [n for n in LENGTHS if args.s_len <= n <= args.e_len]))
+    args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths or DEPTHS))]
     if not args.lengths:
         raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
     if not all(0 <= depth <= 100 for depth in args.depths):
@@ -80,10 +75,7 @@ def choose_models(args: argparse.Namespace) -> None:
     """Sets `models` and `test_names`. Raises ValueError if flags are missing or names coincide."""
     if args.engine == "openai":
         if not (args.base_url and args.model_name and args.model_path and len(args.model_path) == 1):
-            raise ValueError(
-                "--model_provider openai needs --base_url (such as http://localhost:8000/v1), --model_name (the "
-                "server's name of the model) and --model_path (a folder or hub id with its tokenizer)"
-            )
+            raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
         args.models = [args.model_name]
     elif bool(args.model_path) == bool(args.model_name):
         raise ValueError("give either --model_path (checkpoint folders) or --model_name (a hub id)")

@@ -11,10 +11,6 @@ from scoring import lceg_overlap, rouge1_f
 from stats import wilson
 
 
-def cell_path(folder: Path, length: int, depth: float) -> Path:
-    return folder / f"{folder.name}_len_{length}_depth_{round(depth * 100)}_results.json"
-
-
 def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
     """Writes the file of one cell.
 
@@ -52,4 +48,5 @@ def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
     result["prompt_tokens"] = first["prompt_tokens"]
     peaks = [entry["peak_memory_bytes"] for entry in answered if entry["peak_memory_bytes"]]
     result["peak_memory_bytes"] = max(peaks, default=None)
-    write_json(cell_path(folder, first["length"], first["depth"]), result | run)
+    name = f"{folder.name}_len_{first['length']}_depth_{round(first['depth'] * 100)}_results.json"
+    write_json(folder / name, result | run)

@@ -6,7 +6,7 @@ only on seed, length, depth and trial, so neither the order of the work nor the 
 
 import random
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 from scoring import contained
 
@@ -29,16 +29,11 @@ class Fact:
     question: str
     answer: str
 
-    def fill(self, key: str, number: str) -> "Fact":
-        """This fact with its {key} and {number} replaced."""
-        texts = (text.replace("{key}", key).replace("{number}", number) for text in asdict(self).values())
-        return Fact(*texts)
-
 
 @dataclass(frozen=True)
 class Style:
-    """template: a prompt with {context} and, after it, {question}.  fixed: the fact of the first trial, None to draw
-    that as well.  drawn: a fact with {key} and {number}.  digits: of the number.
+    """template: a prompt with {context} and, after it, {question}.  fixed: the fact of the first trial; None: drawn as
+    well.  drawn: a fact with {name} and {number}.  digits: length of the number.
     """
 
     template: str
@@ -58,20 +53,17 @@ STYLES = {
         "What follows is the text of a very long story book. <book>{context}</book>.\nUse what the book says to answer "
         "the question.\nQuestion: {question}\nAnswer:",
         PAPER,
-        Fact("\nThe magic number of {key} is {number}.\n", "What is the magic number of {key}?", "{number}"),
-        digits=7,
+        Fact("\nThe magic number of {name} is {number}.\n", "What is the magic number of {name}?", "{number}"),
+        7,
     ),
     # the line that make_base_model.py teaches its pocket base; any model can continue it
     "passkey": Style(
-        "{context}{question}",
-        None,
-        Fact("\n# key {key} is {number}\n", "\n# key {key} is", "{number}"),
-        digits=4,
+        "{context}{question}", None, Fact("\n# key {name} is {number}\n", "\n# key {name} is", "{number}"), 4
     ),
 }
 
 
-def keys_of(style: str, tokenizer) -> list[str]:
+def names_of(style: str, tokenizer) -> list[str]:
     """The names that a drawn fact can have: cities, or for passkeys the lower-case words that are one token.
 
     Raises ValueError if the tokenizer has fewer than ten of those.
@@ -90,11 +82,12 @@ class Facts:
 
     style: a key of STYLES.  needle, question, answer: the user's for the first trial; None stands for the paper's.
 
-    Raises ValueError if the needle does not contain the answer.
+    Raises ValueError if the needle does not contain the answer, or see `names_of`.
     """
 
-    def __init__(self, style: str, needle: str | None, question: str | None, answer: str | None, seed: int):
+    def __init__(self, style: str, needle: str | None, question: str | None, answer: str | None, seed: int, tokenizer):
         self.seed = seed
+        self.names = names_of(style, tokenizer)
         self.digits = STYLES[style].digits
         self.fixed = STYLES[style].fixed
         self.drawn = STYLES[style].drawn
@@ -106,10 +99,11 @@ class Facts:
     def settings(self) -> dict:
         return {"fixed": asdict(self.fixed) if self.fixed else None, "drawn": asdict(self.drawn)}
 
-    def draw(self, keys: list[str], length: int, depth: float, trial: int) -> Fact:
+    def draw(self, length: int, depth: float, trial: int) -> Fact:
         """The fact of one prompt; `length` tokens and `depth` percent identify the cell."""
         if trial == 0 and self.fixed:
             return self.fixed
         rng = random.Random(f"needle {self.seed} {length} {depth:g} {trial}")
-        [key] = rng.sample(keys, 1)
-        return self.drawn.fill(key, f"{rng.randrange(10**self.digits):0{self.digits}d}")
+        [name] = rng.sample(self.names, 1)
+        number = f"{rng.randrange(10**self.digits):0{self.digits}d}"
+        return Fact(*(text.replace("{name}", name).replace("{number}", number) for text in astuple(self.drawn)))

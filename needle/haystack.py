@@ -107,12 +107,9 @@ def build_haystack(tokenizer, texts: dict[str, str], length: int) -> Haystack:
         ids += new_ids
     unit = len(ids)
     copies = range(-(-length // unit))
-    return Haystack(
-        ids * len(copies),
-        [copy * unit + cut for copy in copies for cut in cuts],
-        {copy * unit + i for copy in copies for i in mid_character},
-        unit,
-    )
+    cuts = [copy * unit + cut for copy in copies for cut in cuts]
+    mid_character = {copy * unit + i for copy in copies for i in mid_character}
+    return Haystack(ids * len(copies), cuts, mid_character, unit)
 
 
 def sentence_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:
@@ -161,13 +158,6 @@ class Prompts:
             raise ValueError(f"length {length} is too short: template, needle and answer alone take {fixed} tokens")
         while budget in self.haystack.mid_character:
             budget -= 1
-        place = self.place(budget, depth)
-        ids_N = self.haystack.ids_N
+        cuts, ids_N = self.haystack.cuts, self.haystack.ids_N
+        place = budget if depth >= 100 else cuts[bisect_right(cuts, int(budget * depth / 100)) - 1]
         return self.head_ids + ids_N[:place] + needle_ids + ids_N[place:budget] + tail_ids
-
-    def place(self, budget: int, depth: float) -> int:
-        """The index in a context of `budget` haystack tokens at which the needle is inserted."""
-        if depth >= 100:
-            return budget
-        cuts = self.haystack.cuts
-        return cuts[bisect_right(cuts, int(budget * depth / 100)) - 1]

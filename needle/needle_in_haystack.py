@@ -16,16 +16,16 @@ exact matches. --protocol lceg adds the two scores of the paper's code.
 """
 
 from argparse import Namespace
-from collections.abc import Callable
 from datetime import datetime, timezone
+from itertools import product
 from pathlib import Path
 
-import answers
+from answers import Answer, answer_all, open_engine
 from arguments import parse_args
 from cells import write_cell
 from checkpoint import KEYS, describe, fingerprint, open_tokenizer
 from endpoint import Endpoint
-from facts import STYLES, Fact, Facts, keys_of
+from facts import STYLES, Fact, Facts
 from haystack import Prompts, build_haystack, read_texts
 from run import (
     RANK,
@@ -47,17 +47,13 @@ from store import Store
 Key = tuple[int, float, int]  # length (tokens), depth (percent), trial
 
 
-def entry_key(entry: dict) -> Key:
-    return entry["length"], entry["depth"], entry["trial"]
-
-
-def open_engine(model: str, args: Namespace):
+def open_model(model: str, args: Namespace):
     """The engine that --model_provider asks for; reads no weights yet. Raises ValueError if it cannot run the model."""
     if args.engine == "openai":
         tokenizer = open_tokenizer(args.model_path[0], args.trust_remote_code)
         engine = Endpoint(args.base_url, model, args.api_key, tokenizer)
     else:
-        engine = answers.open_engine(args.engine, model, args, max(args.lengths))
+        engine = open_engine(args.engine, model, args, max(args.lengths))
     if not engine.tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {model} has no offsets; save it as a fast one (tokenizer.json)")
     return engine
@@ -66,13 +62,11 @@ def open_engine(model: str, args: Namespace):
 def check_window(model: str, window: int | None, args: Namespace) -> None:
     """Reports lengths beyond what the checkpoint declares. Raises ValueError unless --allow_beyond is given."""
     beyond = [length for length in args.lengths if window and length > window]
-    if not beyond:
-        return
-    message = f"{len(beyond)} of {len(args.lengths)} lengths, up to {max(beyond)}, are beyond the {window} tokens that "
-    message += f"{model} declares"
-    if not args.allow_beyond:
+    message = f"{len(beyond)} of {len(args.lengths)} lengths are beyond the {window} tokens that {model} declares"
+    if beyond and not args.allow_beyond:
         raise ValueError(f"{message}; add --allow_beyond to measure them, or --e_len {window} to leave them out")
-    print_rank0(f"WARNING: {message}")
+    if beyond:
+        print_rank0(f"WARNING: {message}")
 
 
 def describe_run(model: str, engine, facts: Facts, data: dict, args: Namespace) -> tuple[dict, dict]:
@@ -108,59 +102,61 @@ def describe_run(model: str, engine, facts: Facts, data: dict, args: Namespace) 
     return settings, run
 
 
-def make_entry(key: Key, fact: Fact, prompt: list[int], answer: answers.Answer) -> dict:
+def make_entry(key: Key, fact: Fact, prompt_tokens: int, answer: Answer) -> dict:
     """The record of one answer, scored."""
-    entry = dict(zip(("length", "depth", "trial"), key, strict=True)) | vars(fact) | {"prompt_tokens": len(prompt)}
+    length, depth, trial = key
+    entry = {"length": length, "depth": depth, "trial": trial, **vars(fact), "prompt_tokens": prompt_tokens}
     if answer.error:
         entry["error"] = answer.error
     else:
         entry["response"] = answer.text
         entry["score"] = word_share(fact.answer, answer.text)
         entry["exact"] = contained(fact.answer, answer.text)
-    return entry | answer.costs() | {"utc": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")}
+    utc = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
+    return entry | answer.costs() | {"utc": utc}
 
 
-def answer_trials(engine, make_prompt: Callable, todo: list[Key], store: Store, max_new_tokens: int, name: str):
+def answer_cells(engine, facts: Facts, texts: dict[str, str], todo: list[Key], args: Namespace, store: Store) -> None:
     """Answers this rank's share of the prompts, one trial of all cells after the other.
 
     The prompts of one trial fit in memory, and they share nearly all that prompts have in common.
     """
+    haystack = build_haystack(engine.tokenizer, texts, max(args.lengths))
+    if max(args.lengths) > haystack.unit:
+        print_rank0(f"the haystack has {haystack.unit} tokens; it is repeated for longer prompts")
+    builder = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
     for trial in sorted({key[2] for key in todo}):
         keys = [key for key in todo if key[2] == trial]
-        cells = [make_prompt(key) for key in keys]
-        prompts = [prompt for _, prompt in cells]
-        for i, answer in answers.answer_all(engine, prompts, max_new_tokens, f"{name}, trial {trial + 1}"):
-            store.append(make_entry(keys[i], *cells[i], answer))
+        drawn = [facts.draw(*key) for key in keys]
+        prompts = []
+        for (length, depth, _), fact in zip(keys, drawn, strict=True):
+            prompts.append(builder.build(length, depth, fact.needle, fact.question))
+        for i, answer in answer_all(engine, prompts, args.max_new_tokens, f"trial {trial + 1} of {args.trials}"):
+            store.append(make_entry(keys[i], drawn[i], len(prompts[i]), answer))
 
 
-def evaluate(model: str, args: Namespace, facts: Facts, texts: dict[str, str], data: dict) -> None:
+def evaluate(model: str, args: Namespace, texts: dict[str, str], data: dict) -> None:
     """Answers the grid for one checkpoint and writes its cell files."""
-    engine = open_engine(model, args)
+    engine = open_model(model, args)
     check_window(model, engine.window, args)
-    names = keys_of(args.template, engine.tokenizer)
+    facts = Facts(args.template, args.needle, args.question, args.answer, args.seed, engine.tokenizer)
     settings, run = describe_run(model, engine, facts, data, args)
     folder = args.output_dir / args.test_names[model]
-    cell_files = lambda: sorted(folder.glob("*_results.json"))  # noqa: E731
-    store = Store(folder / "answers.jsonl", settings, entry_key, folder / "run.json", cell_files)
+    store = Store(
+        folder / "answers.jsonl",
+        settings,
+        key=lambda entry: (entry["length"], entry["depth"], entry["trial"]),
+        record=folder / "run.json",
+        results=lambda: sorted(folder.glob("*_results.json")),
+    )
     answered = broadcast(set(store.open(run)) if RANK == 0 else None)
-    cells = [(length, depth) for length in args.lengths for depth in args.depths]
-    requested = [(*cell, trial) for trial in range(args.trials) for cell in dict.fromkeys(cells)]
+    requested = [(*cell, trial) for trial in range(args.trials) for cell in product(args.lengths, args.depths)]
     todo = [key for key in requested if key not in answered]
     if len(todo) < len(requested):
         print_rank0(f"{folder}: {len(requested) - len(todo)} of {len(requested)} answers are there")
     if todo:
-        haystack = build_haystack(engine.tokenizer, texts, max(args.lengths))
-        prompts = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
-        if max(args.lengths) > haystack.unit:
-            print_rank0(f"the haystack has {haystack.unit} tokens; it is repeated for longer prompts")
         print_rank0(f"{model}: {run['method']}, {engine.name}, {engine.dtype}, {WORLD_SIZE} process(es)")
-
-        def make_prompt(key: Key) -> tuple[Fact, list[int]]:
-            length, depth, trial = key
-            fact = facts.draw(names, length, depth, trial)
-            return fact, prompts.build(length, depth, fact.needle, fact.question)
-
-        answer_trials(engine, make_prompt, todo, store, args.max_new_tokens, folder.name)
+        answer_cells(engine, facts, texts, todo, args, store)
     store.close()
     barrier()
     if RANK == 0:
@@ -199,7 +195,6 @@ def report(folder: Path, entries: list[dict], run: dict) -> None:
 
 def main() -> None:
     args = parse_args(__doc__)
-    facts = Facts(args.template, args.needle, args.question, args.answer, args.seed)
     texts, data = read_texts(args.haystack_dir)
     if data["source"] == "standin":
         print_rank0(
@@ -207,7 +202,7 @@ def main() -> None:
             "essays of the paper are not shipped; give a folder with their .txt files"
         )
     start_ranks()
-    for_each_checkpoint(args.models, lambda model: evaluate(model, args, facts, texts, data))
+    for_each_checkpoint(args.models, lambda model: evaluate(model, args, texts, data))
     stop_ranks()
 
 

@@ -37,8 +37,8 @@ MODEL_KEYS = ("method", "trained_tokens", "original_length", "trained_length")
 def read_cells(folder: Path, score: str) -> pd.DataFrame:
     """All needle results below a folder, one row for each cell, in the order of the panels; reports unreadable files.
 
-    Columns: test, label, MODEL_KEYS, length (tokens), depth (percent), value (the mean score of n answers, NaN without
-    any), n, source. Raises ValueError if there are none.
+    Columns: test (its folder), label, MODEL_KEYS, length (tokens), depth (percent), value (the mean score of n answers,
+    NaN without any), n, source. Raises ValueError if there are none.
     """
     rows = []
     for path in sorted(folder.rglob("*_results.json")):
@@ -46,7 +46,7 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
             continue  # answers with other settings, set aside
         result = read_json(path)
         try:
-            row = {"test": path.parent.name, **{key: result[key] for key in MODEL_KEYS}}
+            row = {"test": path.parent.relative_to(folder).as_posix(), **{key: result[key] for key in MODEL_KEYS}}
             row |= {"length": result["context_length"], "depth": result["depth_percent"], "value": result[score]}
             row |= {"n": 1 if score == "lceg_overlap" else result["n"], "source": result["data"]["source"]}
         except (KeyError, TypeError) as error:
@@ -108,8 +108,8 @@ def draw(cells: pd.DataFrame, colours: str, score: str):
     models = list(cells.groupby("label", sort=False))
     across = min(PANELS_ACROSS, len(models))
     down = -(-len(models) // across)
-    size = (3.4 * across + 1.2, 2.0 * down + 0.8)
-    figure, panels = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(down, across, squeeze=False, layout="constrained")
+    figure.set_size_inches(3.4 * across + 1.2, 2.0 * down + 0.8)
     for axes in panels.flat[len(models) :]:
         axes.remove()
     for axes, (label, group) in zip(panels.flat, models, strict=False):

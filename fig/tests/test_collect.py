@@ -66,7 +66,7 @@ def test_what_is_no_result_is_named_and_the_rest_goes_on(study, roots, tmp_path)
     making.sets(tmp_path / "s", making.facts("late", "pi", 5), "trec", {"trec_5shots": {"n": 1}})
     twice = making.entry([1.0, 0.0], "ids") | {"ids": ["a", "a"]}
     making.sets(tmp_path / "s", making.facts("twice", "pi", 5), "longbench", {"qasper": twice})
-    set_aside = tmp_path / "s" / "needle" / "m_pi_512.old"  # of other settings
+    set_aside = tmp_path / "s" / "needle" / "m_pi_512" / "old"  # made with other settings
     shutil.copytree(tmp_path / "s" / "needle" / "m_pi_512", set_aside)
     found = collect(roots(tmp_path / "s"))
     assert len(found.scores) == every
