@@ -28,7 +28,7 @@ run() { # command: prints it and runs it
 }
 
 worker() { # number, items: evaluates items number, number + jobs, ...
-  local number=$1 i=0 item status items=()
+  local number=$1 i=0 item items=()
   shift
   for item in "$@"; do
     if [ $((i % jobs)) -eq "$number" ]; then items+=("$item"); fi
@@ -36,16 +36,14 @@ worker() { # number, items: evaluates items number, number + jobs, ...
   done
   [ ${#items[@]} -gt 0 ] || return 0
   if [ ${#gpus[@]} -gt 0 ]; then export CUDA_VISIBLE_DEVICES=${gpus[$number]}; fi
-  evaluate "${items[@]}"
-  status=$?
-  [ "$status" -ne 0 ] || return 0
+  evaluate "${items[@]}" && return
   if [ ${#items[@]} -eq 1 ]; then
     echo "${items[0]}" >>"$failures"
-  elif [ "$status" -eq 1 ] && [ "$nproc" -eq 1 ]; then # every item was tried
-    echo "some of ${items[*]}" >>"$failures"
-  else # the process died: try each item alone, what is done is skipped
-    for item in "${items[@]}"; do evaluate "$item" || echo "$item" >>"$failures"; done
+    return
   fi
+  for item in "${items[@]}"; do # each alone: what is done is skipped, and the others are not held up
+    evaluate "$item" || echo "$item" >>"$failures"
+  done
 }
 
 pool() { # items: evaluates all of them; what fails is listed by `finish`
