@@ -31,7 +31,7 @@ BUCKETS_E = ("0-4k", "4-8k", "8k+")
 
 @dataclass
 class Scored:
-    """A scored set, or a mean. entry: what scores.json says about it.  means_B: resampled means, 0 to 100."""
+    """A scored set, or a mean. entry: what scores.json says about it.  means_B: resampled means, 0 to 1."""
 
     entry: dict
     means_B: np.ndarray
@@ -69,7 +69,7 @@ def score_set(path: Path, seed: int, e: bool) -> tuple[Scored, list[str]]:
         "metric": SETS[base].metric,
         **summary(row_N, means_B),
         "score_upstream": percent(upstream_N),
-        "interval_95_upstream": percentile_interval(resample(upstream_N, name, seed)),
+        "interval_95_upstream": interval(resample(upstream_N, name, seed)),
         "by_length": by_length(row_N, np.array(lengths), name, seed),
         "empty": sum(not row["pred"].strip() for row in rows),
         "ids": [row.get("_id") for row in rows],
@@ -100,8 +100,13 @@ def score_rows(rows: list[dict], base: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resample(row_N: np.ndarray, name: str, seed: int) -> np.ndarray:
-    """Bootstrap means of rows, 0 to 100; they depend on the rows, the name and the seed alone."""
-    return 100 * bootstrap(row_N, [seed, zlib.crc32(name.encode())])
+    """Bootstrap means of rows, 0 to 1; they depend on the rows, the name and the seed alone."""
+    return bootstrap(row_N, [seed, zlib.crc32(name.encode())])
+
+
+def interval(means_B: np.ndarray) -> list[float]:
+    """95 % interval of resampled means, 0 to 100."""
+    return [100 * end for end in percentile_interval(means_B)]
 
 
 def percent(row_N: np.ndarray) -> float:
@@ -116,7 +121,7 @@ def summary(row_N: np.ndarray, means_B: np.ndarray) -> dict:
         "n": len(row_N),
         "score": percent(row_N),
         "stderr": None if error is None else 100 * error,
-        "interval_95": percentile_interval(means_B),
+        "interval_95": interval(means_B),
     }
 
 
@@ -159,8 +164,8 @@ def mean_of(parts: list[Scored], sets: list[str], complete: bool) -> Scored:
     means_B = np.mean([part.means_B for part in parts], axis=0)
     entry = {
         "score": float(np.mean([part.entry["score"] for part in parts])),
-        "stderr": float(means_B.std(ddof=1)),
-        "interval_95": percentile_interval(means_B),
+        "stderr": 100 * float(means_B.std(ddof=1)),
+        "interval_95": interval(means_B),
         "score_upstream": float(np.mean([part.entry["score_upstream"] for part in parts])),
         "sets": sets,
         "complete": complete,

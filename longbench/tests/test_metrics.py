@@ -35,19 +35,14 @@ def texts(rng: random.Random, words: list[str], most: int, ends=(" ", " ", " ", 
     return "".join(rng.choice(words) + rng.choice(ends) for _ in range(rng.randint(0, most)))
 
 
-# --- QA F1
-@pytest.mark.parametrize(
-    ("prediction", "answer", "score"),
-    [
-        ("The cat sat", "a cat", 2 * 1 * 0.5 / 1.5),  # cat sat | cat
-        ("It's Mr. Smith-Jones.", "its mr smithjones", 1.0),
-        ("no no yes", "no no no", 2 / 3),  # each word as often as both have it
-        ("", "", 0.0),
-        ("anthem", "them", 0.0),  # an article is a whole word
-    ],
-)
-def test_qa_f1(prediction, answer, score):
-    assert metrics.qa_f1(prediction, answer) == pytest.approx(score, abs=1e-12)
+def test_worked_cases():
+    assert metrics.qa_f1("The cat sat", "a cat") == pytest.approx(2 * 1 * 0.5 / 1.5)  # cat sat | cat
+    assert metrics.qa_f1("no no yes", "no no no") == pytest.approx(2 / 3)  # each word as often as both have it
+    assert metrics.count("There are 7 or 17, no: 7", "7") == pytest.approx(2 / 3)
+    assert metrics.retrieval("Paragraph 12, not 1", "Paragraph 12") == 0.5
+    assert metrics.classification("Date or City", "Date", ["Date", "City"]) == 0.5
+    # three parts of the right name: the loop removes the 1st, skips the 2nd, removes the 3rd
+    assert metrics.classification("Food and drink", "Food and drink", ["Food", "and", "drink", "Food and drink"]) == 0.5
 
 
 def test_qa_f1_count_and_retrieval_are_the_published_ones(published):
@@ -91,22 +86,7 @@ def test_rouge_of_texts_on_which_the_library_fails(published):
     assert metrics.rouge_l(text, "w0") == pytest.approx(2 / 1201)
 
 
-# --- classification
-@pytest.mark.parametrize(
-    ("prediction", "answer", "classes", "score"),
-    [
-        ("Date or City", "Date", ["Date", "City"], 0.5),
-        ("date", "Date", ["Date", "City"], 0.0),  # case counts
-        ("Abbreviation of code", "Abbreviation of code", ["code", "Abbreviation of code"], 1.0),  # a part is removed
-        # three parts of the right name: the loop removes the 1st, skips the 2nd, removes the 3rd
-        ("Food and drink", "Food and drink", ["Food", "and", "drink", "Food and drink"], 0.5),
-        ("", "Date", ["Date", "City"], 0.0),
-    ],
-)
-def test_classification(prediction, answer, classes, score):
-    assert metrics.classification(prediction, answer, classes) == score
-
-
+# --- classification and code
 def test_classification_is_the_published_one(published):
     rng, names = random.Random(4), ["a", "b", "ab", "abc", "bc", "c", "cab", "abcab"]
     for _ in range(3000):
@@ -114,15 +94,6 @@ def test_classification_is_the_published_one(published):
         prediction, answer = "".join(rng.choices("abc ", k=rng.randint(0, 8))), rng.choice(names)
         expected = published.classification_score(prediction, answer, all_classes=classes)
         assert metrics.classification(prediction, answer, classes) == expected
-
-
-# --- numbers and code
-def test_count_and_retrieval():
-    assert metrics.count("There are 7 or 17, no: 7", "7") == pytest.approx(2 / 3)
-    assert metrics.count("seven", "7") == metrics.count("", "7") == metrics.count("07", "7") == 0
-    assert metrics.retrieval("Paragraph 12, not 1", "Paragraph 12") == 0.5
-    with pytest.raises(ValueError, match="Paragraph 12"):
-        metrics.retrieval("12", "the twelfth")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 import weakref
 
 import pytest
@@ -72,15 +69,14 @@ def test_rows_and_record(whole, data):
         for row, source in zip(rows, sources, strict=True):
             assert list(row)[:4] == ["pred", "answers", "all_classes", "length"]  # the paper's
             assert all(row[key] == source[key] for key in list(row)[1:4])
-            assert row["prompt_tokens"] + new_tokens <= WINDOW and row["dataset"] == name
-        assert 0 < sum(row["truncated"] for row in rows) < len(rows)
+            assert row["prompt_tokens"] + new_tokens <= WINDOW
         record = record_of(whole, name, folder)
-        assert record["n"] == record["of"] == len(rows) and record["data"]["source"] == "standin"
-        assert record["benchmark"] == ("trec" if folder == "pred_trec" else "longbench") and record["limit"] is None
-        assert (record["max_length"], record["max_new_tokens"], record["protocol"]) == (WINDOW, new_tokens, "inside")
-        assert (record["name"], record["method"], record["dtype"]) == ("tiny", "base", "float32")
+        assert (
+            record["n"] == record["of"] == len(rows)
+            and record["benchmark"] == {"pred": "longbench", "pred_trec": "trec"}[folder]
+        )
+        assert 0 < record["truncated"] == sum(row["truncated"] for row in rows) < len(rows)
         assert record["seconds"] == pytest.approx(sum(row["seconds"] for row in rows)) and record["errors"] == []
-        assert record["truncated"] == sum(row["truncated"] for row in rows) and record["peak_memory_bytes"] > 1e7
 
 
 def test_samsums_answers_are_those_of_longbenchs_call(whole, base, data):
@@ -104,30 +100,32 @@ def test_samsums_answers_are_those_of_longbenchs_call(whole, base, data):
     assert ended
 
 
-def test_killed_and_sharded_runs_end_like_an_undisturbed_one(whole, base, data, run, tmp_path):
-    killed, sharded = tmp_path / "killed", tmp_path / "sharded"
-    flags = ["--model_path", base, "--data_dir", data, "--dataset_name", *NAMES, "--output_dir"]
-    command = [sys.executable, "pred.py", *flags, killed, "--batch_size", "1"]
-    process = subprocess.Popen([*map(str, command)], cwd=tiny.STAGE, stdout=-3, stderr=-3)
-    rows, deadline = killed / "pred" / "tiny" / "standin_multifieldqa_en.jsonl", time.time() + 120
-    while not (rows.exists() and rows.read_text().count("\n") > 5):
-        assert process.poll() is None and time.time() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    with rows.open("a") as file:
-        file.write('{"pred": "w1", "answers": ["w')  # as if the kill had cut off a line
-    answered = rows.read_text().count("\n")
-    assert answered < 48
-    shutil.copytree(killed, sharded)
+def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(whole, base, data, run, monkeypatch, tmp_path):
+    stopped, sharded = tmp_path / "stopped", tmp_path / "sharded"
+    append = pred.Store.append
 
-    tiny.python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "pred.py", *flags, sharded)
-    out, errors = run("--dataset_name", *NAMES, "--output_dir", killed)
-    assert not errors and f"{answered - out.count('broken')} of 48 rows are already answered" in out
-    assert content(killed) == content(sharded) == content(whole)
-    assert [path.name for path in (sharded / "pred" / "tiny").rglob("*.jsonl")].count("old") == 0
+    def stop_at_the_seventh(store, entry):
+        append(store, entry)
+        if store.path.read_text().count("\n") == 7:
+            raise ValueError("stopped")
+
+    flags = ["--dataset_name", *NAMES, "--output_dir"]
+    with monkeypatch.context() as patch:
+        patch.setattr(pred.Store, "append", stop_at_the_seventh)
+        assert run(*flags, stopped)[1]
+    rows = stopped / "pred" / "tiny" / "standin_multifieldqa_en.jsonl"
+    with rows.open("a") as file:
+        file.write('{"pred": "w1", "answers": ["w')  # as a kill leaves it
+    shutil.copytree(stopped, sharded)
+
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "pred.py"]
+    tiny.python(*launch, "--model_path", base, "--data_dir", data, *flags, sharded)
+    out, errors = run(*flags, stopped)
+    assert not errors and "7 of 48 rows are already answered" in out
+    assert content(stopped) == content(sharded) == content(whole)
+    assert not [*sharded.rglob("*.rank*"), *sharded.rglob("old")]
     before = rows.read_bytes()
-    assert not run("--dataset_name", *NAMES, "--output_dir", killed)[1] and rows.read_bytes() == before
+    assert not run(*flags, stopped)[1] and rows.read_bytes() == before
 
 
 def test_several_checkpoints_are_answered_by_one_process(whole, base, call, data, monkeypatch, tmp_path):
@@ -152,33 +150,21 @@ def test_several_checkpoints_are_answered_by_one_process(whole, base, call, data
     assert "need as many different names" in call(pred.main, "--model_path", base, base, *flags)[1][-1]
 
 
-def test_a_larger_limit_adds_rows(run, tmp_path):
+def test_a_larger_limit_adds_rows_and_other_settings_start_again(run, tmp_path):
     flags = ["--output_dir", tmp_path, "--dataset_name", "standin_multifieldqa_en", "--max_new_tokens", 4, "--limit"]
     path = tmp_path / "pred" / "tiny" / "standin_multifieldqa_en.jsonl"
-    assert "9 of 48 rows" in run(*flags, 9)[0]
+    write_rows(path, [{"pred": "x", "answers": ["w1"], "all_classes": [], "length": 1}])
+    out = run(*flags, 9)[0]
+    assert "moved to old/ (no record of their settings)" in out and "9 of 48 rows" in out
     few = path.read_text().splitlines()
-    record = record_of(tmp_path, "standin_multifieldqa_en")
-    assert (record["n"], record["of"], record["limit"]) == (9, 48, 9)
     assert "9 of 12 rows are already answered" in run(*flags, 12)[0]
     more = path.read_text().splitlines()
     assert set(few) < set(more) and len(more) == 12
-    ids = [row["_id"] for row in read_rows(path)]
-    assert ids == sorted(ids) != [f"id{i:03}" for i in range(12)]
     assert "12 of 48 rows" in run(*flags, 5)[0] and path.read_text().splitlines() == more  # nothing is lost
-
-
-def test_rows_of_other_settings_are_moved_to_old(run, tmp_path):
-    flags = ["--output_dir", tmp_path, "--dataset_name", "standin_trec_5shots", "--max_new_tokens", 4]
-    folder = tmp_path / "pred_trec" / "tiny"
-    write_rows(folder / "standin_trec_5shots.jsonl", [{"pred": "x", "answers": ["w1"], "all_classes": [], "length": 1}])
-    assert "moved to old/ (no record of their settings)" in run(*flags)[0]
-    assert read_rows(folder / "old" / "standin_trec_5shots.jsonl")[0]["pred"] == "x"
-    first = (folder / "standin_trec_5shots.jsonl").read_bytes()
-    out = run(*flags, "--protocol", "lceg", "--max_length", 300)[0]
+    out = run(*flags, 48, "--protocol", "lceg", "--max_length", 300)[0]
     assert "moved to old2/ (other max_length, protocol)" in out
-    assert (folder / "old2" / "standin_trec_5shots.jsonl").read_bytes() == first
-    rows = read_rows(folder / "standin_trec_5shots.jsonl")
-    assert max(row["prompt_tokens"] for row in rows) == 300  # the answer exceeds the window
+    assert (path.parent / "old2" / path.name).read_text().splitlines() == more
+    assert max(row["prompt_tokens"] for row in read_rows(path)) == 300  # the answer exceeds the window
 
 
 def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
@@ -196,7 +182,6 @@ def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
     record = record_of(tmp_path, "standin_trec_5shots", "pred_trec")
     failed = len(record["errors"])
     assert 0 < failed < 12 and record["n"] == 12 - failed and "12 of 12 rows" in out  # samsum's
-    assert record["errors"][0]["error"] == "out of memory: CUDA out of memory. Tried to allocate 20 MiB."
     assert f"standin_trec_5shots: {failed} rows ran out of memory" in errors[0]
     assert errors[1] == "error: missing or incomplete: tiny/standin_trec_5shots"
     assert not run(*flags)[1] and content(tmp_path).items() <= content(whole).items()
@@ -219,10 +204,8 @@ def test_bad_input_gives_an_error(run, tmp_path, flags, message):
 
 # --- names and launchers
 def test_names_of_config(base, call, data, monkeypatch, tmp_path):
-    paths, limits = pred.read_config("model2path.json"), pred.read_config("model2maxlen.json")
-    assert list(paths) == list(limits) and set(limits.values()) == {4096, 32768} and limits["llama2-7b-hf"] == 4096
+    assert list(pred.read_config("model2path.json")) == list(pred.read_config("model2maxlen.json"))
     assert "is not in config/model2path.json" in call(pred.main, "--model", "llama3")[1][-1]
-    assert "give --model_path" in call(pred.main)[1][-1]
     config = {"model2path.json": {"mine": str(base)}, "model2maxlen.json": {"mine": 256}}
     monkeypatch.setattr(pred, "read_config", config.get)
     flags = ["--data_dir", data, "--output_dir", tmp_path, "--dataset_name", "standin_trec_5shots", "--limit", 1]

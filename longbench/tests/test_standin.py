@@ -6,34 +6,30 @@ import re
 import pytest
 
 import make_standin
-from conftest import read_rows
+from conftest import read_rows, write_rows
 from data import load
 from metrics import METRICS
 from sets import SETS, STANDIN_SETS
 
-SHORT, LONG = ["--rows", 24, "--words", 80, "--shots", 1, 5, 25, "--classes", 5], ["--rows", 6, "--shots", 200]
+FLAGS = ["--rows", 24, "--words", 80, "--shots", 1, 5, 25, "--classes", 5]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """{"short" or "long": folder}: sets for a tiny model and of LongBench's lengths."""
-    folders = {"short": tmp_path_factory.mktemp("short"), "long": tmp_path_factory.mktemp("long")}
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("standins")
     with pytest.MonkeyPatch.context() as patch:
-        for folder, flags in zip(folders.values(), (SHORT, LONG), strict=True):
-            patch.setattr("sys.argv", ["make_standin.py", "--output_dir", str(folder), *map(str, flags)])
-            make_standin.main()
-    return folders
+        patch.setattr("sys.argv", ["make_standin.py", "--output_dir", str(folder), *map(str, FLAGS)])
+        make_standin.main()
+    return folder
 
 
 def rows_of(folder, name: str) -> list[dict]:
     return read_rows(folder / f"standin_{name}.jsonl")
 
 
-@pytest.mark.parametrize("size", ["short", "long"])
-def test_fields_lengths_and_manifest(size, folders):
-    folder, shots = folders[size], {"short": (1, 5, 25), "long": (200,)}[size]
+def test_fields_lengths_and_manifest(folder):
     manifest = json.loads((folder / "standin.json").read_text())
-    names = [*STANDIN_SETS, *(f"trec_{n}shots" for n in shots)]
+    names = [*STANDIN_SETS, *(f"trec_{n}shots" for n in (1, 5, 25))]
     assert set(manifest) == {f"standin_{name}" for name in names} and set(make_standin.MAKERS) == set(STANDIN_SETS)
     for name in names:
         dataset, entry = load(f"standin_{name}", folder), manifest[f"standin_{name}"]  # as pred.py reads it
@@ -43,9 +39,7 @@ def test_fields_lengths_and_manifest(size, folders):
             texts = (row["context"], row["input"], *row["answers"])
             assert row["length"] == sum(len(text.split()) for text in texts) and all(row["answers"])
         if name in SETS:
-            wanted = 80 if size == "short" else SETS[name].words
-            most = 1.5 if size == "short" else 1.1  # a sentence more or less
-            assert 0.8 * wanted < entry["words"] < most * wanted, (name, entry)
+            assert 0.8 * 80 < entry["words"] < 1.5 * 80, (name, entry)
 
 
 # --- solvers that read the prompt alone
@@ -75,16 +69,15 @@ def solve_trec(row):
 SOLVERS = {"passage_retrieval_en": solve_retrieval, "qasper": solve_fact, "multifieldqa_en": solve_fact}
 
 
-@pytest.mark.parametrize("size", ["short", "long"])
 @pytest.mark.parametrize("name", [*SOLVERS, "trec"])
-def test_the_prompt_alone_contains_the_answer(name, size, folders):
-    rows = rows_of(folders[size], name)
+def test_the_prompt_alone_contains_the_answer(name, folder):
+    rows = rows_of(folder, name)
     answers = [SOLVERS.get(name, solve_trec)(row) for row in rows]
     assert answers == [row["answers"][0] for row in rows] and len(set(answers)) > 2
 
 
-def test_more_shots_begin_with_fewer_and_ask_the_same(folders):
-    one, five, many = (rows_of(folders["short"], f"trec_{n}shots") for n in (1, 5, 25))
+def test_more_shots_begin_with_fewer_and_ask_the_same(folder):
+    one, five, many = (rows_of(folder, f"trec_{n}shots") for n in (1, 5, 25))
     for a, b, c in zip(one, five, many, strict=True):
         assert b["context"].startswith(a["context"]) and c["context"].startswith(b["context"])
         assert a["input"] == b["input"] == c["input"] and a["_id"] == b["_id"] == c["_id"]
@@ -95,50 +88,32 @@ def test_more_shots_begin_with_fewer_and_ask_the_same(folders):
     assert 0 < sum(solve_trec(row) == row["answers"][0] for row in one) < len(one) / 2  # by chance
 
 
-def test_types_do_not_name_each_other():
-    nouns = [noun for pair in make_standin.TYPES.values() for noun in pair]
-    assert len(make_standin.TYPES) == 50 and len(set(nouns)) == 100
-    for kind in make_standin.TYPES:
-        assert not any(kind != other and kind in other for other in make_standin.TYPES)
-        assert not set(kind.lower().split()) & set(make_standin.TYPES[kind])
-
-
-@pytest.mark.parametrize("size", ["short", "long"])
-def test_code_is_the_next_line_of_a_source_file_and_can_be_scored(size, folders):
+def test_code_is_the_next_line_of_a_source_file_and_can_be_scored(folder):
     source, _ = make_standin.read_source(None)
     for name in ("lcc", "repobench-p"):
-        for row in rows_of(folders[size], name):
+        for row in rows_of(folder, name):
             [answer] = row["answers"]
             assert METRICS["code_sim"](answer + "\nx", answer) == 1.0
             before = row["context"] if name == "lcc" else row["input"].split("\n", 1)[1]
             assert any(before + answer + "\n" in text for text in source.code.values()), row["_id"]
 
 
-def test_rows_depend_on_their_number_and_the_seed_alone(folders, tmp_path, call):
-    flags = ["--output_dir", tmp_path, "--sets", "standin_lcc", "trec", "--shots", "--words", 80]
-    call(make_standin.main, *flags, "--rows", 3, "--classes", 5)
+def test_rows_depend_on_their_number_and_the_seed_alone(folder, tmp_path, call):
+    flags = ["--output_dir", tmp_path, "--sets", "standin_lcc", "trec", "--shots", "--words", 80, "--classes", 5]
+    call(make_standin.main, *flags, "--rows", 3)
     for name in ("lcc", "trec"):
-        assert rows_of(tmp_path, name) == rows_of(folders["short"], name)[:3]
-    call(make_standin.main, *flags, "--rows", 3, "--classes", 5, "--seed", 1)
-    assert rows_of(tmp_path, "lcc")[0]["context"] != rows_of(folders["short"], "lcc")[0]["context"]
-
-
-def test_code_that_a_model_was_trained_on_can_be_left_out(tmp_path):
-    source, about = make_standin.read_source(None)
-    names = list(source.code)
-    corpus = tmp_path / "corpus.jsonl"  # sections of files, as make_base_model.py writes them
-    corpus.write_text("".join(json.dumps({"text": source.code[name][:8000]}) + "\n" for name in names[::2]))
-    rest, fewer = make_standin.read_source(corpus)
-    assert list(rest.code) == names[1::2] and fewer["text_sha256"] != about["text_sha256"]
+        assert rows_of(tmp_path, name) == rows_of(folder, name)[:3]
+    code = make_standin.read_source(None)[0].code
+    corpus = write_rows(tmp_path / "corpus.jsonl", [{"text": text[:8000]} for text in list(code.values())[::2]])
+    rest = make_standin.read_source(corpus)[0].code  # without the code that a model was trained on
+    assert list(rest) == list(code)[1::2]
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--sets", "samsum"], "--sets samsum has no stand-in"),
-        (["--words", "5"], "--words 5 is not from 40"),
         (["--classes", "51"], "--classes 51 is not from 2 to 50"),
-        (["--shots", "0"], "--shots takes numbers above 0"),
         (["--exclude", __file__], "is not a file of JSON lines with `text`"),
         (["--sets", "passage_retrieval_en", "--words", "100000"], "passages of 3223 words, not 30"),
     ],
