@@ -123,8 +123,8 @@ def open_sets(names: list[str], args: argparse.Namespace) -> list[Dataset]:
     sets = []
     for name in names if RANK == 0 else ():
         try:
+            template(base_set(name))  # raises without lm-eval
             sets.append(load(name, args.data_dir, args.e))
-            template(base_set(name))
         except (ValueError, OSError) as error:
             warn_rank0(f"error: {name}: {error}")
     usable = broadcast([dataset.name for dataset in sets])
