@@ -1,76 +1,81 @@
-"""The rows of a set: from data/<set>.jsonl, or fetched from the hub into that file.
+"""The rows of a set, from data/<set>.jsonl; a file that is missing is fetched from the hub first.
 
-A row is LongBench's: input, context (str), answers (list of str), length (words), all_classes (list of str or None),
-dataset, language, _id.
+A row has LongBench's fields: input, context (str), answers (list of str), length (words), all_classes (list of str or
+None), dataset, language, _id.
 """
 
-import contextlib
 import hashlib
-import io
-import json
 import os
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from sets import SETS, STANDIN, base_set, many_shot, official_rows
+from run import first_line
+from sets import SETS, STANDIN, base_set, benchmark_of, official_rows, shots_of
+from store import parse_line
 
-TYPES = {"input": str, "context": str, "answers": list, "length": (int, float), "all_classes": (list, type(None))}
-LONGBENCH, MANY_SHOT = ("Leooyii/longbench", "THUDM/LongBench"), ("Leooyii/manyshots_trec",)
-REACH = {"local_files_only": False}  # True once the hub could not be reached
+FIELDS = ("input", "context", "answers", "length", "all_classes")
+LONGBENCH_REPOS = ("Leooyii/longbench", "THUDM/LongBench")
+MANY_SHOT_REPOS = ("Leooyii/manyshots_trec",)
+HUB = {"local_files_only": False}  # True once the hub could not be reached: its timeout is waited for once
 
 
-def load(name: str, folder: Path, e: bool = False) -> tuple[list[dict], dict]:
-    """(rows, what the result says of them: source, sha256, rows, path). e: LongBench-E's version of the set.
+@dataclass
+class Dataset:
+    """benchmark: a key of FOLDERS.  about: what results say about the data: source, sha256, rows, path."""
 
-    Raises ValueError, one line, on an unknown set, on a file that is nowhere, and on one that is not what it should be.
+    name: str
+    benchmark: str
+    rows: list[dict]
+    about: dict
+
+
+def load(name: str, folder: Path, e: bool = False) -> Dataset:
+    """Reads a set. e: LongBench-E's version of it.
+
+    Raises ValueError if the set is unknown, or its file cannot be found or is not a valid file of that set.
     """
     base = base_set(name)
-    if e and (many_shot(name) or not official_rows(base, e)):
+    if e and (shots_of(name) is not None or SETS[base].rows_e is None):
         raise ValueError(f"{name} is not in LongBench-E; leave out --e")
-    stem = name + "_e" * e
+    stem = f"{name}_e" if e else name
     path = folder / f"{stem}.jsonl"
     if not path.is_file():
         if name.startswith(STANDIN):
-            raise ValueError(f"no {path}; python make_standin.py makes it (-h: how)")
-        fetch(stem, path, MANY_SHOT if many_shot(name) else LONGBENCH)
+            raise ValueError(f"no {path}; make it with python make_standin.py")
+        fetch(stem, path, LONGBENCH_REPOS if shots_of(name) is None else MANY_SHOT_REPOS)
     content = path.read_bytes()
-    rows = [check(path, number, line, base) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
+    rows = parse(content, path)
     expected = official_rows(name, e)
-    if not rows or expected and len(rows) != expected:
-        raise ValueError(f"{path} has {len(rows)} rows, {name} has {expected or 'some'}; get the file anew")
-    official = {row.get("dataset") for row in rows} <= {name, stem, base}
-    source = "standin" if not expected else "official" if official else "user"
-    identify(rows, stem)
-    return rows, {
-        "source": source,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "rows": len(rows),
-        "path": str(path),
-    }
+    if not rows or (expected and len(rows) != expected):
+        raise ValueError(f"{path} has {len(rows)} rows, not {expected or 'at least one'}; get the file again")
+    add_ids(rows, stem)
+    if expected is None:
+        source = "standin"
+    elif all(row.get("dataset") in (name, stem, base) for row in rows):
+        source = "official"
+    else:
+        source = "user"  # data of the user's own under an official name
+    digest = hashlib.sha256(content).hexdigest()
+    about = {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)}
+    return Dataset(name, benchmark_of(name, e), rows, about)
 
 
-def check(path: Path, number: int, line: bytes, base: str) -> dict:
-    """The row of one line. Raises ValueError, one line that names it."""
-    try:
-        row = json.loads(line)
-    except ValueError as reason:
-        raise ValueError(f"{path}, line {number}: not JSON ({str(reason).splitlines()[0]})") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{path}, line {number}: not a JSON object")
-    for field, types in TYPES.items():
-        if field not in row:
-            raise ValueError(f"{path}, line {number}: no field '{field}'")
-        if not isinstance(row[field], types):
-            raise ValueError(f"{path}, line {number}: the field '{field}' is {json.dumps(row[field])[:40]}")
-    for field in ("answers", "all_classes"):
-        needed = field == "answers" or SETS[base].metric == "classification"
-        if not all(isinstance(one, str) for one in row[field] or []) or needed and not row[field]:
-            raise ValueError(f"{path}, line {number}: the field '{field}' is no list of texts")
-    return row
+def parse(content: bytes, path: Path) -> list[dict]:
+    """The rows of a file. Raises ValueError that names the first line that is not a row."""
+    rows = []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        row = parse_line(line)
+        if row is None or any(field not in row for field in FIELDS) or not row["answers"]:
+            raise ValueError(f"{path}, line {number} is not a JSON object with the fields {', '.join(FIELDS)}")
+        rows.append(row)
+    return rows
 
 
-def identify(rows: list[dict], stem: str):
-    """Gives every row an `_id` of its own: where it has none, or another row's, one by its index."""
+def add_ids(rows: list[dict], stem: str) -> None:
+    """Gives rows without an `_id`, or with that of an earlier row, one made from their index."""
     seen = set()
     for index, row in enumerate(rows):
         known = row.get("_id")
@@ -79,74 +84,61 @@ def identify(rows: list[dict], stem: str):
         seen.add(row["_id"])
 
 
-def fetch(stem: str, path: Path, repos: tuple[str, ...]):
-    """Writes `path` from the first of the hub's datasets that has the set: as JSON lines, in data.zip, or as Parquet.
+def fetch(stem: str, path: Path, repos: tuple[str, ...]) -> None:
+    """Writes `path` from a data.zip beside it, else from the first of the hub's datasets that has the set.
 
-    A data.zip that lies beside `path` goes before the hub. Raises ValueError, one line, if none has it.
+    Raises ValueError if none has it.
     """
     archive = path.parent / "data.zip"
-    found = unzip(archive, stem) if archive.is_file() else None
-    if found is None:
+    content = unzip(archive, stem) if archive.is_file() else None
+    if content is None:
         print(f"no {path}: asking the hub", flush=True)
     reasons = []
-    for repo in repos if found is None else ():
-        found, reason = from_hub(repo, stem)
-        if found is not None:
-            break
-        reasons.append(f"{repo}: {reason}")
-    if found is None:
+    for repo in repos:
+        if content is None:
+            content, reason = download(repo, stem)
+            reasons.append(f"{repo}: {reason}")
+    if content is None:
         raise ValueError(
-            f"no {path}, and none on the hub ({'; '.join(reasons)}). Put the file there, or the data.zip of "
-            "huggingface.co/datasets/THUDM/LongBench; or take a stand-in, made by python make_standin.py"
+            f"no {path}, and not on the hub ({'; '.join(reasons)}). Put the file there, or data.zip of "
+            "huggingface.co/datasets/THUDM/LongBench; or use stand-ins (python make_standin.py)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(found)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 
-def from_hub(repo: str, stem: str) -> tuple[bytes | None, str]:
-    """(the set as JSON lines or None, why none)."""
-    from huggingface_hub import hf_hub_download, logging  # here, since what is local needs no hub
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+def download(repo: str, stem: str) -> tuple[bytes | None, str]:
+    """(a set of a dataset on the hub as JSON lines or None, why not)."""
+    from huggingface_hub import hf_hub_download  # here: local data need no hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    logging.set_verbosity_error()  # it would write of every attempt
-    parquet = {"filename": f"{stem}/test/0000.parquet", "revision": "refs/convert/parquet"}  # the hub's own conversion
-    places = [{"filename": f"{stem}.jsonl"}, {"filename": f"data/{stem}.jsonl"}, {"filename": "data.zip"}, parquet]
-    reason = "not in it"
-    for place in places:
+    reason = "the set is not in it"
+    for name in (f"{stem}.jsonl", f"data/{stem}.jsonl", "data.zip"):
         try:
-            file = Path(hf_hub_download(repo, repo_type="dataset", **place, **REACH))
+            path = Path(hf_hub_download(repo, name, repo_type="dataset", **HUB))
         except LocalEntryNotFoundError:
-            reason, REACH["local_files_only"] = "cannot be reached", True  # waited for once; what is cached will do
-            continue
+            reason = "cannot be reached"
+            HUB["local_files_only"] = True
         except EntryNotFoundError:
             continue
-        except (HfHubHTTPError, OSError) as error:
-            reason = str(error).strip().splitlines()[0][:120]
-            continue
-        if file.suffix == ".parquet":
-            return from_parquet(file), ""
-        content = unzip(file, stem) if file.suffix == ".zip" else file.read_bytes()
-        if content is not None:
-            return content, ""
+        except OSError as error:
+            reason = first_line(error)
+        else:
+            content = unzip(path, stem) if path.suffix == ".zip" else path.read_bytes()
+            if content is not None:
+                return content, ""
     return None, reason
 
 
 def unzip(archive: Path, stem: str) -> bytes | None:
-    """<stem>.jsonl in a zip file, in whatever folder of it; None if it has none."""
-    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(archive) as files:
-        for name in files.namelist():
-            if Path(name).name == f"{stem}.jsonl":
-                return files.read(name)
+    """<stem>.jsonl from any folder of a zip file; None if it is not there. Raises ValueError if the file is broken."""
+    try:
+        with zipfile.ZipFile(archive) as files:
+            for name in files.namelist():
+                if Path(name).name == f"{stem}.jsonl":
+                    return files.read(name)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{archive} is not a complete zip file ({error}); download it again") from None
     return None
-
-
-def from_parquet(path: Path) -> bytes:
-    """The rows of a Parquet file as JSON lines."""
-    import pyarrow.parquet
-
-    lines = io.StringIO()
-    for row in pyarrow.parquet.read_table(path).to_pylist():
-        lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return lines.getvalue().encode()

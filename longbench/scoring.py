@@ -1,10 +1,9 @@
-"""From the predictions of one model to its scores: rows read and checked, sets scored, means, intervals.
+"""From the predictions of one model to its scores: rows, sets, means over sets, all with 95 % bootstrap intervals.
 
-Scores of rows are 0 to 1, of sets and means 0 to 100, as LongBench reports them. A set's interval is the 95 %
-percentile bootstrap over its rows (Efron and Tibshirani 1993, ch. 13); the draws of a mean are the means of its sets'.
+Scores of rows are 0 to 1, of sets and means 0 to 100, as LongBench reports them. Each set is resampled on its own; the
+resampled means of a category are the means of its sets' resampled means, and likewise the overall mean's.
 """
 
-import json
 import math
 import zlib
 from dataclasses import dataclass
@@ -12,188 +11,163 @@ from pathlib import Path
 
 import numpy as np
 
-from metrics import DEEPEST_PATH, METRICS, rouge_l_and_path
-from sets import CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, base_set
+from metrics import METRICS
+from run import read_json
+from sets import CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, base_set, official_rows
+from stats import bootstrap, percentile_interval, standard_error
+from store import read_lines
 
-RESAMPLES = 2000
-NO_STANDIN = ("gov_report", "qmsum", "multi_news", "samsum")  # summaries somebody has to write
-BUCKETS_E = {"0-4k": (0, 4000), "4-8k": (4000, 8000), "8k+": (8000, math.inf)}  # LongBench-E's, words: from, below
-BUCKETS = {  # those of the paper's code, and their order there
+SOURCES = ("official", "user", "standin")  # user: the user's own data, or predictions without a record
+BUCKETS = {  # by a row's length in words: from, below; the paper's, then LongBench-E's that the paper lacks
     "0-4k": (0, 4000),
     "4-8k": (4000, 8000),
     "8-16k": (8000, 16000),
     "16-32k": (16000, math.inf),
     "4k+": (math.nextafter(4000, math.inf), math.inf),
+    "8k+": (8000, math.inf),
 }
+BUCKETS_E = ("0-4k", "4-8k", "8k+")
 
 
-# ----------------------------------------------------------------------------- reading
-def read_rows(path: Path, name: str) -> tuple[list[dict], list[str], list[str]]:
-    """(rows of the set `name` that can be scored, in the file's order; what is wrong with others; notes), a line each.
-
-    Of several rows with the same `_id` the last counts.
-    """
-    metric = SETS[base_set(name)].metric
-    rows, wrong, doubled = {}, {}, 0
-    text = path.read_text(encoding="utf-8", errors="replace")
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = check(line, metric)
-            except ValueError as reason:
-                reason = "cut off; run pred.py again" if number == len(lines) else str(reason)
-                wrong.setdefault(reason, []).append(number)
-                continue
-            key = row.get("_id", number)
-            doubled += rows.pop(key, None) is not None
-            rows[key] = row
-    problems = [
-        f"{path}, line {numbers[0]}{f' and {len(numbers) - 1} more' if numbers[1:] else ''}: {reason}"
-        for reason, numbers in wrong.items()
-    ]
-    notes = [f"{path}: {doubled} rows left out, a later one has the same _id"] if doubled else []
-    return list(rows.values()), problems, notes
-
-
-def check(line: str, metric: str) -> dict:
-    """The row of a line of predictions. Raises ValueError, one line, if it cannot be scored."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise ValueError("not JSON") from None
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    types = {"pred": str, "answers": list, "length": (int, float)}
-    if metric == "classification":
-        types["all_classes"] = list
-    for field, kind in types.items():
-        if field not in row:
-            raise ValueError(f"no field '{field}'")
-        if not isinstance(row[field], kind):
-            raise ValueError(f"the field '{field}' is {json.dumps(row[field])[:40]}")
-    if not row["answers"] or not all(isinstance(answer, str) for answer in row["answers"]):
-        raise ValueError("'answers' is not a list of texts")
-    if metric == "retrieval":
-        METRICS[metric]("", row["answers"][0])  # says it if the answer has no paragraph in it
-    return row
-
-
-# ----------------------------------------------------------------------------- one set
 @dataclass
 class Scored:
-    """A set's rows scored. row_N, upstream_N: float64 0 to 1, answers cut by the paper's rule and by LongBench's own.
-    draws_B, upstream_B: bootstrap means, 0 to 1. recursion: rows for which `rouge` would have failed."""
+    """A scored set, or a mean. entry: what scores.json says about it.  means_B: resampled means, 0 to 1."""
 
-    name: str
-    row_N: np.ndarray
-    upstream_N: np.ndarray
-    length_N: np.ndarray
-    empty: int
-    recursion: int
-    seed: int
-
-    def __post_init__(self):
-        self.draws_B = bootstrap(self.row_N, self.name, self.seed)
-        self.upstream_B = bootstrap(self.upstream_N, self.name, self.seed)
-
-    def buckets(self, limits: dict) -> dict[str, dict]:
-        """{bucket: n, score, stderr, interval_95}, None where there is no row."""
-        found = {}
-        for bucket, (low, high) in limits.items():
-            row_N = self.row_N[(low <= self.length_N) & (self.length_N < high)]
-            n = len(row_N)
-            draws_B = bootstrap(row_N, f"{self.name} {bucket}", self.seed) if n else None
-            found[bucket] = {
-                "n": n,
-                "score": percent(row_N) if n else None,
-                "stderr": stderr(row_N),
-                "interval_95": interval(draws_B) if n else None,
-            }
-        return found
+    entry: dict
+    means_B: np.ndarray
 
 
-def score_rows(name: str, rows: list[dict], seed: int) -> Scored:
-    """Scores the rows of the set `name`; at least one. An empty prediction is scored like any other."""
+# --- one set
+def score_set(path: Path, seed: int, e: bool) -> tuple[Scored, list[str]]:
+    """(the scored set, what is wrong with it) for a file of predictions, <folder>/<set>.jsonl. e: LongBench-E.
+
+    Raises ValueError if the set is unknown, or a row is not a prediction of it.
+    """
+    name = path.stem
     base = base_set(name)
-    metric = SETS[base].metric
-    pairs, recursion = [], 0
-    for row in rows:
-        first_line = row["pred"].lstrip("\n").split("\n")[0]
-        texts = [first_line if base in FIRST_LINE[policy] else row["pred"] for policy in ("lceg", "upstream")]
-        best, deep = best_score(metric, texts[0], row)
-        pairs.append((best, best if texts[1] == texts[0] else best_score(metric, texts[1], row)[0]))
-        recursion += deep
-    row_N, upstream_N = np.array(pairs, dtype=np.float64).T
-    length_N = np.array([row["length"] for row in rows], dtype=np.float64)
-    return Scored(name, row_N, upstream_N, length_N, sum(not row["pred"].strip() for row in rows), recursion, seed)
+    entries, unreadable = read_lines(path)
+    rows = list({row.get("_id", i): row for i, row in enumerate(entries)}.values())
+    if not rows:
+        raise ValueError("no rows")
+    row_N, upstream_N = score_rows(rows, base)
+    means_B = resample(row_N, name, seed)
+    run = read_json(path.parent / "runs" / f"{name}.json") or {}
+    data = run.get("data", {})
+    source = "standin" if name.startswith(STANDIN) else data.get("source", "user")
+    expected = official_rows(name, e)
+    if source != "official":
+        expected = data.get("rows", expected)
+    wanted = min(run.get("limit") or math.inf, expected or len(rows))
+    problems = [f"{unreadable} unreadable lines are left out"] if unreadable else []
+    if len(rows) != wanted:
+        problems.append(f"{len(rows)} rows, not {wanted}; rerun pred.py")
+    lengths = [row["length"] for row in rows]
+    entry = {
+        "source": source,
+        "expected_n": expected,
+        "complete": len(rows) == expected and not run.get("errors"),
+        "metric": SETS[base].metric,
+        **summary(row_N, means_B),
+        "score_upstream": percent(upstream_N),
+        "interval_95_upstream": interval(resample(upstream_N, name, seed)),
+        "by_length": by_length(row_N, np.array(lengths), name, seed),
+        "empty": sum(not row["pred"].strip() for row in rows),
+        "ids": [row.get("_id") for row in rows],
+        "lengths": lengths,
+        "row_scores": row_N.tolist(),
+        "row_scores_upstream": upstream_N.tolist(),
+        **{key: run.get(key) for key in ("seconds", "tokens_per_second", "peak_memory_bytes")},
+        "run": run,
+    }
+    return Scored(entry, means_B), problems
 
 
-def best_score(metric: str, prediction: str, row: dict) -> tuple[float, bool]:
-    """(the best score over the accepted answers, whether `rouge` would have failed on one of them)."""
-    if metric == "rouge":
-        found = [rouge_l_and_path(prediction, answer) for answer in row["answers"]]
-        return max(score for score, _ in found), any(path > DEEPEST_PATH for _, path in found)
-    return max(METRICS[metric](prediction, answer, row.get("all_classes")) for answer in row["answers"]), False
+def score_rows(rows: list[dict], base: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of rows by the paper's and by LongBench's own first-line rule, float64 [N] each, 0 to 1."""
+    metric = METRICS[SETS[base].metric]
+    scores = {rule: [] for rule in ("lceg", "upstream")}
+    for number, row in enumerate(rows, 1):
+        try:
+            whole, first_line = row["pred"], row["pred"].lstrip("\n").split("\n")[0]
+            for rule in scores:
+                text = first_line if base in FIRST_LINE[rule] else whole
+                best = max(metric(text, answer, row.get("all_classes")) for answer in row["answers"])
+                scores[rule].append(best)
+            float(row["length"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"row {number} is not a prediction ({type(error).__name__}: {error})") from None
+    return np.array(scores["lceg"], dtype=np.float64), np.array(scores["upstream"], dtype=np.float64)
 
 
-# ----------------------------------------------------------------------------- statistics
-def bootstrap(row_N: np.ndarray, name: str, seed: int) -> np.ndarray:
-    """Means of RESAMPLES resamples, float64; the draw depends on seed, name and number of rows alone."""
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return row_N[rng.integers(0, len(row_N), (RESAMPLES, len(row_N)), dtype=np.int32)].mean(axis=1)
+def resample(row_N: np.ndarray, name: str, seed: int) -> np.ndarray:
+    """Bootstrap means of rows, 0 to 1; they depend on the rows, the name and the seed alone."""
+    return bootstrap(row_N, [seed, zlib.crc32(name.encode())])
 
 
-def interval(draws_B: np.ndarray) -> list[float]:
-    """95 % percentile interval [low, high], points of 100."""
-    return [100 * float(limit) for limit in np.percentile(draws_B, (2.5, 97.5))]
+def interval(means_B: np.ndarray) -> list[float]:
+    """95 % interval of resampled means, 0 to 100."""
+    return [100 * end for end in percentile_interval(means_B)]
 
 
 def percent(row_N: np.ndarray) -> float:
-    return 100 * sum(row_N.tolist()) / len(row_N)  # added up in order, as LongBench does, so that it rounds alike
+    """The mean, 0 to 100. Added in the order of the rows, as LongBench does, so that it rounds alike."""
+    return 100 * sum(row_N.tolist()) / len(row_N)
 
 
-def stderr(row_N: np.ndarray) -> float | None:
-    """Standard error of the mean, points of 100; None for a single row."""
-    return 100 * float(row_N.std(ddof=1)) / math.sqrt(len(row_N)) if len(row_N) > 1 else None
-
-
-# ----------------------------------------------------------------------------- means over sets
-def means(scored: list[tuple[Scored, bool]], source: str, e: bool) -> tuple[dict, dict | None]:
-    """({category: mean over its sets}, mean over the categories or None), as LongBench's tables have them.
-
-    scored: the sets of one source, each with whether it is complete. A mean is `complete` if all sets of the category
-    are there and complete; for stand-ins, all that have one.
-    """
-    there = {base_set(one.name): (one, complete) for one, complete in scored}
-    wanted = [name for name in (LONGBENCH_E if e else SETS) if source != "standin" or name not in NO_STANDIN]
-    categories, all_draws = {}, []
-    for category in CATEGORIES:
-        names = [name for name in SETS if name in there and SETS[name].category == category]
-        if not names:
-            continue
-        found = [there[name][0] for name in names]
-        draws_B = np.mean([one.draws_B for one in found], axis=0)
-        all_draws.append(draws_B)
-        categories[category] = {
-            "score": float(np.mean([percent(one.row_N) for one in found])),
-            "score_upstream": float(np.mean([percent(one.upstream_N) for one in found])),
-            "interval_95": interval(draws_B),
-            "sets": [one.name for one in found],
-            "complete": all(n in there and there[n][1] for n in wanted if SETS[n].category == category),
-        }
-    if not categories:
-        return {}, None
-    expected = {SETS[name].category for name in wanted}
-    return categories, {
-        "score": float(np.mean([mean["score"] for mean in categories.values()])),
-        "score_upstream": float(np.mean([mean["score_upstream"] for mean in categories.values()])),
-        "interval_95": interval(np.mean(all_draws, axis=0)),
-        "sets": [name for mean in categories.values() for name in mean["sets"]],
-        "complete": expected == set(categories) and all(mean["complete"] for mean in categories.values()),
+def summary(row_N: np.ndarray, means_B: np.ndarray) -> dict:
+    """n, score, stderr and interval_95 of rows and their resampled means."""
+    error = standard_error(row_N)
+    return {
+        "n": len(row_N),
+        "score": percent(row_N),
+        "stderr": None if error is None else 100 * error,
+        "interval_95": interval(means_B),
     }
 
 
-def source_of(name: str, run: dict) -> str:
-    """ "official", "standin", or "user" for data that are neither or of which there is no record."""
-    return "standin" if name.startswith(STANDIN) else run.get("data", {}).get("source", "user")
+def by_length(row_N: np.ndarray, length_N: np.ndarray, name: str, seed: int) -> dict[str, dict]:
+    """{bucket: summary of its rows}; without rows {"n": 0, "score": None}."""
+    buckets = {}
+    for bucket, (low, high) in BUCKETS.items():
+        inside_N = row_N[(low <= length_N) & (length_N < high)]
+        buckets[bucket] = {"n": 0, "score": None}
+        if len(inside_N):
+            buckets[bucket] = summary(inside_N, resample(inside_N, f"{name} {bucket}", seed))
+    return buckets
+
+
+# --- means over sets
+def means(scored: dict[str, Scored], source: str, e: bool) -> tuple[dict, dict | None]:
+    """({category: mean over its sets}, mean over the categories or None) for the sets of one source.
+
+    A mean is `complete` if all sets of the category are there and complete; of stand-ins, all that can be made.
+    """
+    required = STANDIN_SETS if source == "standin" else LONGBENCH_E if e else tuple(SETS)
+    names = {base_set(name): name for name, one in scored.items() if one.entry["source"] == source}
+    categories = {}
+    for category in CATEGORIES:
+        there = [names[base] for base in SETS if base in names and SETS[base].category == category]
+        needed = [base for base in required if SETS[base].category == category]
+        complete = all(base in names and scored[names[base]].entry["complete"] for base in needed)
+        if there:
+            categories[category] = mean_of([scored[name] for name in there], there, complete)
+    if not categories:
+        return {}, None
+    complete = {SETS[base].category for base in required} == set(categories)
+    complete = complete and all(mean.entry["complete"] for mean in categories.values())
+    overall = mean_of(list(categories.values()), list(names.values()), complete)
+    return {category: mean.entry for category, mean in categories.items()}, overall.entry
+
+
+def mean_of(parts: list[Scored], sets: list[str], complete: bool) -> Scored:
+    """The mean of sets, or of categories, each with the same weight."""
+    means_B = np.mean([part.means_B for part in parts], axis=0)
+    entry = {
+        "score": float(np.mean([part.entry["score"] for part in parts])),
+        "stderr": 100 * float(means_B.std(ddof=1)),
+        "interval_95": interval(means_B),
+        "score_upstream": float(np.mean([part.entry["score_upstream"] for part in parts])),
+        "sets": sets,
+        "complete": complete,
+    }
+    return Scored(entry, means_B)

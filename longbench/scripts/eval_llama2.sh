@@ -3,21 +3,12 @@
 #
 #   cd longbench; bash scripts/eval_llama2.sh [flags of pred.py]
 #
-# ../eval.sh does the same for any checkpoint, and scores; its environment variables (NPROC, JOBS, GPUS, ...) hold here.
+# ../eval.sh does the same for any checkpoint, and scores; its variables (NPROC, JOBS, GPUS, ...) work here as well.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-# LongBench
-datasets=(narrativeqa qasper multifieldqa_en hotpotqa 2wikimqa musique gov_report qmsum multi_news trec triviaqa samsum
-  passage_count passage_retrieval_en lcc repobench-p)
-
-# many-shot TREC
-# datasets=(trec_1000shots trec_875shots trec_750shots trec_625shots trec_500shots trec_400shots trec_300shots
-#   trec_200shots trec_100shots trec_75shots trec_50shots trec_25shots trec_10shots trec_5shots trec_1shots)
-
-# LongBench-E, with the flag --e
-# datasets=(qasper multifieldqa_en hotpotqa 2wikimqa gov_report multi_news trec triviaqa samsum passage_count
-#   passage_retrieval_en lcc repobench-p)
+datasets=(longbench) # LongBench's 16 sets, with the flag --e the 13 of LongBench-E; or names of sets
+# datasets=(manyshots_trec) # many-shot TREC, 1 to 1000 shots
 
 models=(
   llama2-7b-hf

@@ -1,52 +1,58 @@
-"""Rows from files, from the hub's datasets (a stub), and everything that can be wrong with them."""
+"""Sets, their rows from files and from the hub's datasets (a stub), their prompts and the truncation of these."""
 
 import hashlib
 import json
 import zipfile
+from pathlib import Path
 
 import huggingface_hub
-import pyarrow
-import pyarrow.parquet
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from transformers import AutoTokenizer
 
 import data
+import prompts
 from conftest import make_row, write_rows
 from data import load
-from sets import SETS
-
-CLASSES = ["Food", "Date"]
+from sets import LONGBENCH_E, SETS, TREC_SHOTS, base_set, benchmark_of, expand, official_rows
 
 
 def rows_of(name: str, count: int, **fields) -> list[dict]:
-    return [make_row(i, **{"dataset": name, "all_classes": CLASSES, **fields}) for i in range(count)]
+    return [make_row(i, **{"dataset": name, "all_classes": ["Food", "Date"], **fields}) for i in range(count)]
 
 
+def test_names_of_sets():
+    assert set(SETS) - set(LONGBENCH_E) == {"narrativeqa", "musique", "qmsum"}
+    assert sum(facts.rows for facts in SETS.values()) == 3750 and len(TREC_SHOTS) == 15
+    names = ["standin_trec_7shots", "trec_1000shots", "standin_lcc", "trec"]
+    assert [base_set(name) for name in names] == ["trec", "trec", "lcc", "trec"]
+    assert [benchmark_of(name, False) for name in names] == ["trec", "trec", "longbench", "longbench"]
+    assert [official_rows(name) for name in names] == [None, 200, None, 200]
+    assert expand(["trec", "longbench", "lcc"], False) == ["trec", *[name for name in SETS if name != "trec"]]
+    assert expand(["longbench"], True) == list(LONGBENCH_E) and len(expand(["manyshots_trec"], False)) == 15
+    for name in ("trec_7shots", "qmsum_e", "standin_", "lcc_5shots"):
+        with pytest.raises(ValueError, match="unknown set"):
+            base_set(name)
+
+
+# --- rows
 @pytest.mark.parametrize(
-    ("name", "e", "stem", "count", "source"),
+    ("name", "e", "dataset", "count", "source"),
     [
         ("hotpotqa", False, "hotpotqa", 200, "official"),
-        ("lcc", False, "lcc", 500, "official"),
-        ("qasper", True, "qasper_e", 224, "official"),
-        ("trec_5shots", False, "trec_5shots", 200, "official"),
-        ("standin_lcc", False, "standin_lcc", 3, "standin"),
-        ("standin_lcc", True, "standin_lcc_e", 3, "standin"),
-        ("standin_trec_7shots", False, "standin_trec_7shots", 1, "standin"),
+        ("hotpotqa", False, "mine", 200, "user"),  # own data under an official name
+        ("qasper", True, "qasper", 224, "official"),
+        ("trec_5shots", False, "trec", 200, "official"),
+        ("standin_lcc", True, "standin_lcc", 3, "standin"),
+        ("standin_trec_7shots", False, "standin_trec", 1, "standin"),
     ],
 )
-def test_local_files(tmp_path, name, e, stem, count, source):
-    path = write_rows(tmp_path / f"{stem}.jsonl", rows_of(stem if source == "standin" else name, count))
-    rows, about = load(name, tmp_path, e)
-    assert len(rows) == count and rows[-1]["answers"] == [f"w{count - 1}"]
+def test_local_files(tmp_path, name, e, dataset, count, source):
+    path = write_rows(tmp_path / f"{name}{'_e' * e}.jsonl", rows_of(dataset, count))
+    read = load(name, tmp_path, e)
+    assert len(read.rows) == count and read.rows[-1]["answers"] == [f"w{count - 1}"]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert about == {"source": source, "sha256": digest, "rows": count, "path": str(path)}
-
-
-def test_own_data_under_an_official_name_are_not_called_official(tmp_path):
-    write_rows(tmp_path / "hotpotqa.jsonl", rows_of("mine", 200))
-    assert load("hotpotqa", tmp_path)[1]["source"] == "user"
-    write_rows(tmp_path / "trec_5shots.jsonl", rows_of("trec", 200))  # the set that the shots are for
-    assert load("trec_5shots", tmp_path)[1]["source"] == "official"
+    assert read.about == {"source": source, "sha256": digest, "rows": count, "path": str(path)}
 
 
 def test_rows_without_an_id_of_their_own_get_one(tmp_path):
@@ -55,110 +61,100 @@ def test_rows_without_an_id_of_their_own_get_one(tmp_path):
     del rows[2]["_id"]
     rows[4]["_id"] = rows[3]["_id"]
     write_rows(tmp_path / "standin_lcc.jsonl", rows)
-    ids = [row["_id"] for row in load("standin_lcc", tmp_path)[0]]
+    ids = [row["_id"] for row in load("standin_lcc", tmp_path).rows]
     assert ids == ["id000", "standin_lcc:1", "standin_lcc:2", "id003", "id003:4"]
 
 
-def good(**changes) -> str:
-    return json.dumps(make_row(0, **changes))
-
-
 @pytest.mark.parametrize(
-    ("name", "lines", "message"),
+    ("name", "rows", "message"),
     [
-        ("standin_lcc", [good(), '{"input": "a"'], r"line 2: not JSON \(.*\)"),
-        ("standin_lcc", [good(), good(), "[]"], "line 3: not a JSON object"),
-        ("standin_lcc", [good(context=None)], "line 1: the field 'context' is null"),
-        ("standin_lcc", [good(answers="x")], "line 1: the field 'answers' is \"x\""),
-        ("standin_lcc", [good(answers=[])], "line 1: the field 'answers' is no list of texts"),
-        ("standin_lcc", [good(answers=[1])], "line 1: the field 'answers' is no list of texts"),
-        ("standin_lcc", [good(length="long")], "line 1: the field 'length' is \"long\""),
-        ("standin_trec", [good()], "line 1: the field 'all_classes' is no list of texts"),
-        ("standin_lcc", [], "has 0 rows, standin_lcc has some; get the file anew"),
-        ("hotpotqa", [good()], "has 1 rows, hotpotqa has 200; get the file anew"),
-        *[
-            ("standin_lcc", [good(), json.dumps({k: v for k, v in make_row(1).items() if k != field})],
-             f"line 2: no field '{field}'")
-            for field in data.TYPES
-        ],
+        ("standin_lcc", [make_row(0), '{"input": "a"'], "line 2 is not"),
+        ("standin_lcc", ["[]"], "line 1 is not"),
+        ("standin_lcc", [{"input": ""}], "is not a JSON object with the fields input, context"),
+        ("standin_lcc", [make_row(0, answers=[])], "line 1 is not"),
+        ("standin_lcc", [], "has 0 rows"),
+        ("hotpotqa", [make_row(0)], "has 1 rows, not 200"),
+        ("standin_qasper", None, "make it with python make_standin.py"),
+        ("lsht", None, "unknown set lsht"),
     ],
-)  # fmt: skip
-def test_a_file_that_is_wrong_gets_one_line(tmp_path, name, lines, message):
-    path = tmp_path / f"{name}.jsonl"
-    path.write_text("".join(line + "\n" for line in lines))
-    with pytest.raises(ValueError, match=f"^{path}(, | ){message}$"):
+)
+def test_an_invalid_file_is_refused(tmp_path, name, rows, message):
+    if rows is not None:
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    with pytest.raises(ValueError, match=message):
         load(name, tmp_path)
 
 
-def test_a_set_that_is_nowhere_gets_one_line(tmp_path):
-    with pytest.raises(ValueError, match="^unknown set lsht; there are narrativeqa .* stand-ins standin_<set>$"):
-        load("lsht", tmp_path)
-    with pytest.raises(ValueError, match="^no .*standin_lcc.jsonl; python make_standin.py makes it"):
-        load("standin_lcc", tmp_path)
-    for name in ("narrativeqa", "trec_5shots", "standin_qmsum"):
-        with pytest.raises(ValueError, match=f"^{name} is not in LongBench-E; leave out --e$"):
-            load(name, tmp_path, e=True)
-
-
 # --- the hub
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """files[(repo, revision, file name)] = path, as the hub would give it; asked: what was asked for."""
-    files, asked = {}, []
+def test_missing_files_are_fetched_once_from_the_hub(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("data/other_2wikimqa_e.jsonl", "")
+        archive.writestr("data/2wikimqa_e.jsonl", write_rows(tmp_path / "2", rows_of("2wikimqa", 300)).read_text())
+    files = {"trec_1shots.jsonl": write_rows(tmp_path / "1", rows_of("trec", 200)), "data.zip": tmp_path / "data.zip"}
+    offline, waits = EntryNotFoundError, []
 
-    def download(repo, filename, repo_type, revision=None, local_files_only=False):
-        assert repo_type == "dataset"
-        asked.append((repo, filename, local_files_only))
-        if (repo, revision, filename) not in files:
-            raise LocalEntryNotFoundError("offline") if hub.offline else EntryNotFoundError("404")
-        return str(files[repo, revision, filename])
+    def download(repo, name, repo_type, local_files_only):
+        if name not in files:
+            waits.append(not local_files_only)
+            raise offline("no such file")
+        return files[name]
 
-    hub = type("Hub", (), {"files": files, "asked": asked, "offline": False, "folder": tmp_path / "hub"})
-    hub.folder.mkdir()
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(data, "REACH", {"local_files_only": False})
-    return hub
-
-
-def test_json_lines_of_the_hub_are_fetched_once(hub, tmp_path):
-    folder = tmp_path / "data"
-    for name, repo in (("hotpotqa", "Leooyii/longbench"), ("trec_1shots", "Leooyii/manyshots_trec")):
-        hub.files[repo, None, f"{name}.jsonl"] = write_rows(hub.folder / f"{name}.jsonl", rows_of(name, 200))
-        rows, about = load(name, folder)
-        assert len(rows) == 200 and about["source"] == "official" and about["path"] == str(folder / f"{name}.jsonl")
-        count = len(hub.asked)
-        assert load(name, folder) == (rows, about) and len(hub.asked) == count
-    assert [path.name for path in folder.iterdir() if path.suffix != ".jsonl"] == []
-
-
-def zipped(path, name: str, count: int):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"data/other_{name}.jsonl", "")
-        archive.writestr(f"data/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows_of(name, count)))
-    return path
-
-
-def test_longbenchs_zip(hub, tmp_path):
-    hub.files["THUDM/LongBench", None, "data.zip"] = zipped(hub.folder / "data.zip", "2wikimqa_e", 300)
-    assert load("2wikimqa", tmp_path / "data", e=True)[1]["source"] == "official"
-    assert ("Leooyii/longbench", "2wikimqa_e.jsonl", False) in hub.asked
-    hub.asked.clear()
-    zipped(tmp_path / "data" / "data.zip", "qmsum", 200)  # the user's, beside the files
-    assert len(load("qmsum", tmp_path / "data")[0]) == 200 and not hub.asked
-
-
-def test_parquet(hub, tmp_path):
-    rows = rows_of("passage_count", 200, all_classes=None)
-    path = hub.folder / "0000.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    hub.files["THUDM/LongBench", "refs/convert/parquet", "passage_count/test/0000.parquet"] = path
-    assert load("passage_count", tmp_path)[0] == rows
-
-
-def test_an_unreachable_hub_is_waited_for_once(hub, tmp_path):
-    hub.offline = True
-    for name in ("gov_report", "trec_1shots"):
-        with pytest.raises(ValueError, match=r"^no [^\n]*, and none on the hub \(Leooyii/[^\n]*: cannot be reached"):
+    monkeypatch.setattr(data, "HUB", {"local_files_only": False})
+    for name, e in (("trec_1shots", False), ("2wikimqa", True)):
+        assert load(name, tmp_path / "data", e).about["source"] == "official"
+    files.clear()
+    assert load("trec_1shots", tmp_path / "data").rows
+    (tmp_path / "data.zip").rename(tmp_path / "data" / "data.zip")  # the user's, beside the files
+    (tmp_path / "data" / "2wikimqa_e.jsonl").unlink()
+    assert load("2wikimqa", tmp_path / "data", True).rows
+    offline = LocalEntryNotFoundError
+    waits.clear()
+    for name in ("gov_report", "trec_5shots"):
+        with pytest.raises(ValueError, match=r"^no [^\n]*, and not on the hub \(Leooyii/[^\n]*: cannot be reached"):
             load(name, tmp_path)
-    assert [local for _, _, local in hub.asked].count(False) == 1
-    assert list(tmp_path.glob("*.jsonl")) == [] and len(SETS) == 16
+    assert waits.count(True) == 1  # its timeout
+
+
+# --- prompts
+def test_all_templates_are_byte_equal_to_longbenchs():
+    digests = json.loads((Path(__file__).parent / "prompt_sha256.json").read_text())  # of its dataset2prompt.json
+    assert list(digests) == list(SETS)
+    for name, digest in digests.items():
+        assert hashlib.sha256(prompts.template(name).encode()).hexdigest() == digest, name
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base):
+    return AutoTokenizer.from_pretrained(base)
+
+
+@pytest.mark.parametrize("limit", [100, 101])
+def test_the_middle_is_cut_as_in_longbench(tokenizer, limit):
+    text = "".join(chr(97 + i % 26) for i in range(300))
+    ids = tokenizer(text).input_ids  # <s> and a token a byte
+    half = limit // 2
+    cut, truncated = prompts.prompt_ids(tokenizer, text, limit, 32, "lceg")
+    assert truncated and tokenizer.decode(cut, skip_special_tokens=True) == text[: half - 1] + text[-half:]
+    assert len(cut) == 2 * half and cut[0] == ids[0] == 0  # an odd limit loses one token
+    for length in (limit - 1, limit):  # of tokens, the first <s>
+        assert prompts.prompt_ids(tokenizer, text[: length - 1], limit, 32, "lceg") == (ids[:length], False)
+    assert prompts.prompt_ids(tokenizer, text[:limit], limit, 32, "lceg")[1]
+
+
+@pytest.mark.parametrize("limit", [100, 101])
+def test_prompt_and_answer_stay_inside_the_window(tokenizer, limit):
+    text = "".join(chr(97 + i % 26) for i in range(300))
+    cut, truncated = prompts.prompt_ids(tokenizer, text, limit, 32, "inside")
+    assert truncated and len(cut) + 32 == limit - limit % 2
+    assert prompts.prompt_ids(tokenizer, text[: limit - 33], limit, 32, "inside")[1] is False
+    assert prompts.prompt_ids(tokenizer, text[: limit - 32], limit, 32, "inside")[1] is True
+    letters = "é" * 300  # two tokens each: half a letter becomes U+FFFD, which is three
+    assert len(prompts.prompt_ids(tokenizer, letters, 102, 32, "lceg")[0]) > 102  # as the paper's code
+    assert 102 - 8 <= len(prompts.prompt_ids(tokenizer, letters, 102, 32, "inside")[0]) + 32 <= 102
+
+
+def test_a_window_without_room_for_a_prompt(tokenizer):
+    for limit in (1, 32, 33):
+        with pytest.raises(ValueError, match=f"a window of {limit} tokens has no room"):
+            prompts.prompt_ids(tokenizer, "a" * 300, limit, 32, "inside")
