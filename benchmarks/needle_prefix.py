@@ -41,7 +41,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "needle"))
 sys.path.append(str(ROOT / "continuous_finetuning"))
 import pocket_corpus  # noqa: E402
-from engine import Transformers, shared_prefix  # noqa: E402
+from engine import shared_prefix  # noqa: E402
+from transformers_engine import Transformers  # noqa: E402
 from facts import STYLES  # noqa: E402
 from haystack import Prompts, build_haystack, read_texts  # noqa: E402
 
