@@ -3,12 +3,10 @@
 The server receives text and tokenises it with its own BOS.
 """
 
-import http.client
-import json
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+
+import requests
 
 RETRY_SECONDS = (1, 2, 4, 8, 16)  # waits before another try when the server is busy or cannot be reached
 TIMEOUT_SECONDS = 3600
@@ -90,20 +88,18 @@ class Endpoint:
 
     def post(self, path: str, body: dict) -> tuple[int, dict | str]:
         """(200, the reply) or (another status, the server's message in one line)."""
-        headers = {"Content-Type": "application/json"}
-        if self.api_key:
-            headers["Authorization"] = f"Bearer {self.api_key}"
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         for wait in (*RETRY_SECONDS, None):
-            request = urllib.request.Request(f"{self.base_url}/{path}", json.dumps(body).encode(), headers)
             try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-                    return 200, json.load(response)
-            except urllib.error.HTTPError as error:
-                status, message = error.code, " ".join(error.read().decode(errors="replace").split())[:300]
+                url = f"{self.base_url}/{path}"
+                response = requests.post(url, json=body, headers=headers, timeout=TIMEOUT_SECONDS)
+                if response.ok:
+                    return 200, response.json()
+                status, message = response.status_code, " ".join(response.text.split())[:300]
                 if status != 429 and status < 500:
                     return status, message
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                status, message = 0, f"no answer ({getattr(error, 'reason', error)})"
+            except requests.RequestException as error:
+                status, message = 0, f"no answer ({error})"
             if wait is not None:
                 time.sleep(wait)
         return status, message

@@ -23,26 +23,24 @@ from pathlib import Path
 from run import RANK, read_json, write_json, write_text
 
 
-def parse_line(line: str) -> dict | None:
-    """The JSON object on a line; None if the line is not one."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def read_lines(path: Path) -> tuple[list[dict], int]:
     """(the JSON objects of a file, one per line; how many complete lines are unreadable).
 
-    What follows the last newline was cut off by a kill and is ignored.
+    A last line without its newline was cut off by a kill and is passed over.
     """
+    entries, unreadable = [], 0
     if not path.is_file():
-        return [], 0
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    entries = [parse_line(line) for line in lines]
-    good = [entry for entry in entries if entry is not None]
-    return good, len(entries) - len(good)
+        return entries, unreadable
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict):
+            entries.append(entry)
+        else:
+            unreadable += 1
+    return entries, unreadable
 
 
 class Store:
@@ -65,7 +63,7 @@ class Store:
         results: Callable[[], list[Path]] = list,
     ):
         self.path = path
-        self.settings = settings
+        self.settings = json.loads(json.dumps(settings))  # as the record has them: tuples become lists
         self.key = key
         self.record = record or path.with_name(f"{path.stem}.run.json")
         self.results = results
@@ -94,7 +92,11 @@ class Store:
         if known != self.settings and (self.files() or any(path.exists() for path in self.results())):
             self.set_aside(known)
         for path in self.files():
-            self._keep_broken(path)
+            unreadable = read_lines(path)[1]
+            if unreadable:
+                copy = path.with_name(path.name + ".broken")
+                shutil.copyfile(path, copy)
+                print(f"{path}: {unreadable} unreadable lines; kept as {copy.name}, made again", flush=True)
         answered = self.gather()
         self.write_record(about or {})
         self.errors = {}
@@ -102,19 +104,23 @@ class Store:
 
     def gather(self) -> dict[Hashable, dict]:
         """Merges the files of all ranks into `path`, in the order of the keys; returns the answers by key."""
+        self.close()
         answered, failed = {}, {}
         files = self.files()
         for path in files:
             for entry in read_lines(path)[0]:
-                target = failed if "error" in entry else answered
                 try:
-                    target[self.key(entry)] = entry
+                    key = self.key(entry)
                 except (KeyError, TypeError):
                     continue  # a JSON object, but not an answer
+                if "error" in entry:
+                    failed[key] = entry
+                else:
+                    answered[key] = entry
         self.errors = {key: entry for key, entry in failed.items() if key not in answered}
-        answered = {key: answered[key] for key in sorted(answered)}
+        answered = dict(sorted(answered.items()))
         text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in answered.values())
-        if files and (files != [self.path] or self.path.read_text(encoding="utf-8", errors="replace") != text):
+        if files and (files != [self.path] or self.path.read_bytes() != text.encode()):
             write_text(self.path, text)
         for path in files:
             if path != self.path:
@@ -137,24 +143,16 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:
             os.replace(path, folder / path.name)
-        if known is None:
-            reason = "no record of their settings"
-        else:
-            changed = [name for name in self.settings if known.get(name) != self.settings[name]]
-            reason = f"other {', '.join(changed or sorted(set(known) - set(self.settings)))}"
+        reason = "no record of their settings"
+        if known is not None:
+            names = sorted(known.keys() | self.settings.keys())
+            reason = "other " + ", ".join(name for name in names if known.get(name) != self.settings.get(name))
         print(f"{self.path}: earlier answers moved to {folder.name}/ ({reason}); they are made again", flush=True)
 
     def remove(self) -> None:
         """Deletes the answers and the record, once their result is written."""
         for path in [*self.files(), self.record]:
             path.unlink(missing_ok=True)
-
-    def _keep_broken(self, path: Path) -> None:
-        broken = read_lines(path)[1]
-        if broken:
-            copy = path.with_name(path.name + ".broken")
-            shutil.copyfile(path, copy)
-            print(f"{path}: {broken} unreadable lines; kept as {copy.name}, made again", flush=True)
 
     # --- any rank
     def append(self, entry: dict) -> None:
@@ -167,7 +165,7 @@ class Store:
         self.file.flush()
 
     def close(self) -> None:
-        """Closes this rank's file. Call before `gather`."""
+        """Closes this rank's file. Ranks above 0 call it before rank 0 calls `gather`."""
         if self.file is not None:
             self.file.close()
             self.file = None

@@ -1,0 +1,354 @@
+"""engine.py, kv_cache.py, answers.py, vllm_engine.py: cached, shared and grouped computation changes no answer."""
+
+import argparse
+import importlib.machinery
+import itertools
+import json
+import random
+import shutil
+import sys
+import types
+
+import psutil
+import pytest
+import torch
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForCausalLM
+
+import vllm_engine
+from answers import add_engine_flags, answer_all, answer_group, check_engine_flags, open_engine
+from engine import Transformers, shared_prefix
+from kv_cache import CacheLayer
+from rope import RopeSetter, rope_at
+from tiny import EXTEND, OWN_CODE, C, L, edit_config
+from vllm_engine import VLLM
+
+NEW = 12  # tokens to generate
+LENGTHS = [C - 20, L - 30, L + 90]  # of prompt and answer: within the base's window, the extended one, beyond both
+
+
+def random_prompt(seed: int, n: int) -> list[int]:
+    """n token ids after <s>; with one seed, shorter prompts are the beginnings of longer ones."""
+    source = random.Random(seed)
+    return [0, *(source.randrange(2, 258) for _ in range(n - 1))]
+
+
+def needle_prompts(lengths, depths: int) -> list[list[int]]:
+    """A haystack cut to each length, with a needle at each depth and a question at the end."""
+    haystack, needle, question = random_prompt(3, 300), random_prompt(4, 9)[1:], random_prompt(5, 7)[1:]
+    places = [(n, n * depth // (depths - 1)) for n in lengths for depth in range(depths)]
+    return [haystack[:at] + needle + haystack[at:n] + question for n, at in places]
+
+
+def open_tiny(folder, eos_ids=(), **kwargs) -> Transformers:
+    """The engine with other EOS ids: without any, the answers of random models have their full length."""
+    engine = Transformers(folder, trust_remote_code=True, device="cpu", **kwargs)
+    engine.load()
+    engine.eos_ids = set(eos_ids)
+    return engine
+
+
+def answer_ids(engine, prompt: list[int], n: int = NEW) -> list[int]:
+    return engine.generate_ids([prompt], n)[0]
+
+
+# --- the computation
+@torch.inference_mode()
+def greedy_without_cache(folder, prompt: list[int]) -> list[int]:
+    """By Transformers, with the rope of the whole text (which test_rope.py compares with the formulas)."""
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    RopeSetter(model).set(rope_at(model.config, len(prompt) + NEW))
+    ids = list(prompt)
+    for _ in range(NEW):
+        ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[-NEW:]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("method", [method for method in EXTEND if method != "landmark"])
+def test_cached_answer_equals_whole_forward_passes(checkpoints, method, length):
+    prompt = random_prompt(1, length - NEW)
+    answer = answer_ids(open_tiny(checkpoints[method], prefill_chunk=33), prompt)
+    assert answer == greedy_without_cache(checkpoints[method], prompt)
+    assert len(set(answer)) > 3  # a model that repeats one token would prove nothing
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_landmark_answers_as_its_own_generate(checkpoints, length):
+    """A decoded token retrieves other blocks than a prompt's token does, so the reference decodes too."""
+    prompt = random_prompt(1, length - NEW)
+    model = AutoModelForCausalLM.from_pretrained(checkpoints["landmark"], trust_remote_code=True).eval()
+    output = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, eos_token_id=None)
+    for chunk in (33, len(prompt) - 1, 4096):  # with len - 1, the last token would come alone
+        engine = open_tiny(checkpoints["landmark"], prefill_chunk=chunk)
+        assert answer_ids(engine, prompt) == output[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("method", EXTEND)
+def test_chunk_size_and_cache_on_cpu_change_nothing(checkpoints, method):
+    prompt = random_prompt(2, L + 41)
+    expected = answer_ids(open_tiny(checkpoints[method], prefill_chunk=4096), prompt)
+    for kwargs in ({"prefill_chunk": 2}, {"prefill_chunk": 59}, {"cache_on_cpu": True}):
+        assert answer_ids(open_tiny(checkpoints[method], **kwargs), prompt) == expected
+
+
+@pytest.mark.parametrize("method", EXTEND)
+def test_shared_prefixes_change_no_answer_in_any_order(checkpoints, method):
+    prompts = needle_prompts((90, 200, 280), 3)
+    prompts += [prompts[4], prompts[4][:-3], prompts[4] + [7, 8, 9]]  # the same again, a part of it, a continuation
+    alone = open_tiny(checkpoints[method], reuse_prefix=False)
+    expected = [answer_ids(alone, prompt, 6) for prompt in prompts]
+    assert alone.prefilled_tokens == sum(map(len, prompts))
+    engine = open_tiny(checkpoints[method])
+    [planned] = engine.plan(prompts, 6)
+    assert [answer_ids(engine, prompts[i], 6) for i in planned] == [expected[i] for i in planned]
+    ratio = engine.prefilled_tokens / alone.prefilled_tokens
+    # landmark's cache cannot be cropped; with clex and ntk_frozen only prompts of one length share a rope
+    assert ratio == 1 if method == "landmark" else ratio < 0.85
+    shuffled = random.Random(0).sample(planned, len(prompts))
+    assert [answer_ids(engine, prompts[i], 6) for i in shuffled] == [expected[i] for i in shuffled]
+
+
+@pytest.mark.parametrize("method", [method for method in EXTEND if method not in OWN_CODE])
+def test_prompts_decoded_together_get_the_answers_they_get_alone(checkpoints, method):
+    places = ((1, 30), (2, 200), (2, 150), (3, 77), (4, 200), (5, 64), (6, L + 40))
+    prompts = [random_prompt(seed, n) for seed, n in places]
+    expected = open_tiny(checkpoints[method], batch_size=1).generate(prompts, NEW)
+    engine = open_tiny(checkpoints[method], batch_size=4, prefill_chunk=50)
+    groups = engine.batches(engine.plan(prompts, NEW)[0], prompts, NEW)
+    assert sorted(sum(groups, [])) == list(range(7)) and max(map(len, groups)) in (2, 4)
+    for group in groups:
+        assert engine.generate([prompts[i] for i in group], NEW) == [expected[i] for i in group]
+    assert engine.generate(prompts, NEW) == expected  # of several ropes, and not planned
+    assert len(set(expected)) == 7
+
+
+def test_each_prompt_of_a_group_stops_where_it_would_alone(base):
+    engine = open_tiny(base)
+    prompts = [random_prompt(seed, 20 + 9 * seed) for seed in range(5)]
+    full = engine.generate_ids(prompts, 20)
+    engine.eos_ids = {full[0][7], full[1][0]}
+    answers = engine.generate_ids(prompts, 20)
+    assert answers == [answer_ids(engine, prompt, 20) for prompt in prompts]
+    assert answers[1] == [] and len(set(map(len, answers))) > 2
+    engine.eos_ids, stop_strings = set(), [engine.decode(full[2])[4], engine.decode(full[3])[9]]
+    texts = engine.generate(prompts, 20, stop_strings)
+    assert texts == [engine.generate([prompt], 20, stop_strings)[0] for prompt in prompts]
+    assert engine.generate_ids(prompts, 0) == [[]] * 5
+
+
+def test_min_new_tokens_masks_eos_and_stop_ids_as_transformers_does(base):
+    prompts = [random_prompt(seed, 20 + 9 * seed) for seed in range(6)]
+    unmasked = open_tiny(base).generate_ids(prompts, 8)
+    stop_ids = [unmasked[0][0], unmasked[1][0], unmasked[2][5]]
+    end_ids = [1, *stop_ids]
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    expected = []
+    for prompt in prompts:
+        kwargs = {"max_new_tokens": 8, "min_new_tokens": 1, "do_sample": False, "eos_token_id": end_ids}
+        ids = model.generate(torch.tensor([prompt]), **kwargs)[0, len(prompt) :].tolist()
+        expected.append(ids[:-1] if ids[-1] in end_ids else ids)
+    answers = open_tiny(base, {1}).generate_ids(prompts, 8, stop_ids=stop_ids, min_new_tokens=1)
+    assert answers == expected and all(expected) and expected != unmasked
+
+
+def test_answer_ends_before_the_first_stop_string(base):
+    engine = open_tiny(base)
+    prompt = random_prompt(1, 30)
+    text = engine.decode(answer_ids(engine, prompt, 20))
+    k = next(k for k in range(5, 18) if text[k - 1 : k + 1].isascii() and text[k] not in text[:k])
+    before = engine.generated_tokens
+    assert engine.generate([prompt], 20, ["never", text[k]]) == [text[:k]]
+    assert engine.generate([prompt], 20, [text[k], text[k - 1 : k + 1]]) == [text[: k - 1]]
+    assert engine.generated_tokens - before < 2 * 20  # neither was decoded to the end
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", EXTEND)
+def test_on_a_gpu_the_cache_may_be_in_cpu_memory(checkpoints, method):
+    prompts = [random_prompt(1, 200), random_prompt(1, 150) + random_prompt(2, 40)[1:]]
+    answers = []
+    for cache_on_cpu in (False, True):
+        engine = Transformers(checkpoints[method], True, "float32", cache_on_cpu=cache_on_cpu)
+        answers.append(engine.generate(prompts, NEW))
+    assert answers[0] == answers[1] and engine.cache.layers[0].keys.device.type == "cpu"
+
+
+# --- groups, memory, plan
+def test_batch_size_and_token_budget_limit_the_groups(base, checkpoints, monkeypatch):
+    assert [open_tiny(checkpoints[method]).batch_size for method in OWN_CODE] == [1, 1, 1]
+    assert open_tiny(base, cache_on_cpu=True).batch_size == 1
+    engine = open_tiny(base)
+    prompts = [random_prompt(1, n) for n in (10, 10, 10, 30, 90, 10)]
+    free = psutil.virtual_memory().available
+    bytes_per_token = 2 * 2 * 1 * 32 * 4  # keys and values, layers, heads, width, float32
+    assert 0.1 * free < engine.token_budget() * bytes_per_token < 0.2 * free
+    monkeypatch.setattr(engine, "token_budget", lambda: 100)
+    assert engine.batches(range(6), prompts, 10) == [[0, 1, 2], [3], [4], [5]]
+
+
+def test_a_group_that_runs_out_of_memory_is_halved(base, monkeypatch):
+    engine = open_tiny(base)
+    prompts = [random_prompt(seed, 30) for seed in range(8)]
+    expected = [engine.generate([prompt], 4)[0] for prompt in prompts]
+    copy_row = CacheLayer.copy_row
+
+    def allocate(layer, row, rows, source):
+        if rows > 3:
+            raise torch.OutOfMemoryError("simulated")
+        copy_row(layer, row, rows, source)
+
+    monkeypatch.setattr(CacheLayer, "copy_row", allocate)
+    assert engine.generate(prompts, 4) == expected and engine.batch_size == 2
+    assert engine.oom_retries == [{"prompts": 8, "tokens": 30}, {"prompts": 4, "tokens": 30}]
+
+
+@pytest.mark.parametrize("place", ["forward", "grow"])
+def test_engine_still_works_after_it_ran_out_of_memory(checkpoints, monkeypatch, place):
+    engine = open_tiny(checkpoints["yarn"], prefill_chunk=20)
+    long, short = random_prompt(1, 90), random_prompt(1, 50) + random_prompt(2, 20)
+    expected = [open_tiny(checkpoints["yarn"]).generate([prompt], 5)[0] for prompt in (long, short)]
+    engine.generate([short], 5)
+    owner, name = (CacheLayer, "grow") if place == "grow" else (type(engine.model.model.layers[1].mlp), "forward")
+    original, calls = getattr(owner, name), itertools.count()
+
+    def fail_in_the_second_layer(*args):
+        if next(calls) == 1:
+            raise torch.OutOfMemoryError("simulated")
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail_in_the_second_layer)
+        [answer] = answer_group(engine, [long], 5)
+    assert answer.text is None and answer.error == "out of memory: simulated"
+    assert engine.cached_ids == [] and engine.cache is None  # its memory is free
+    assert [answer.text for answer in answer_group(engine, [long, short], 5)] == expected
+
+
+def test_answers_say_what_they_cost(base):
+    engine = open_tiny(base)
+    prompts = [random_prompt(1, 30), random_prompt(1, 40)]
+    answers = dict(answer_all(engine, prompts, 5, "test"))
+    assert [answers[i].text for i in (0, 1)] == engine.generate(prompts, 5)
+    costs = {"prefilled_tokens": 20, "generated_tokens": 5}  # 40 and 2 x 5 for both
+    assert answers[0].costs().items() > costs.items() and answers[0].seconds > 0
+
+
+def test_the_planned_order_computes_each_edge_of_the_prefix_tree_once(checkpoints):
+    prompts = random.Random(1).sample(needle_prompts(range(30, 150, 17), 5), 40)
+    prefixes = {tuple(prompt[:n]) for prompt in prompts for n in range(1, len(prompt) + 1)}
+    engine = open_tiny(checkpoints["yarn"])
+    [order] = engine.plan(prompts, 2)
+    engine.generate([prompts[i] for i in order], 2)
+    assert sorted(order) == list(range(len(prompts)))
+    assert engine.prefilled_tokens == len(prefixes) and engine.generated_tokens == 2 * len(prompts)
+
+
+def test_ranks_get_contiguous_shares_of_about_equal_work(base):
+    engine = open_tiny(base)
+    prompts = [random_prompt(1, n) + random_prompt(d, 20)[1:] for n in range(40, 400, 30) for d in range(5)]
+    [order] = engine.plan(prompts, 10)
+    for ranks in (2, 8):
+        shares = engine.plan(prompts, 10, ranks)
+        assert len(shares) == ranks and sum(shares, []) == order
+        work = []
+        for share in shares:
+            pairs = itertools.pairwise([prompts[i] for i in share])
+            work.append(sum(len(b) - shared_prefix(a, b) + 10 for a, b in pairs))
+        assert max(work) - min(work) <= max(map(len, prompts)) + 10
+    assert engine.plan(prompts[:2], 10, 4).count([]) == 2 and engine.plan([], 10, 2) == [[], []]
+
+
+# --- checkpoints, and what is refused before any weight is read
+def test_what_a_checkpoint_states(base, checkpoints, tmp_path):
+    engine = Transformers(checkpoints["yarn"], device="cpu")
+    assert (engine.model, engine.window, engine.dtype, engine.batch_size) == (None, L, "float32", 16)
+    folder = shutil.copytree(base, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
+    engine = Transformers(folder, device="cpu", dtype="bfloat16")
+    assert len(engine.generate([random_prompt(1, 20)], 3)) == 1
+    assert engine.eos_ids == {1, 5, 6}  # the tokenizer's and the generation config's
+    assert engine.model.dtype == engine.cache.layers[0].keys.dtype == torch.bfloat16
+
+
+def error_of(function, *args, **kwargs) -> str:
+    with pytest.raises(ValueError) as error:
+        function(*args, **kwargs)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_bad_checkpoints_are_refused_in_one_line(base, checkpoints, tmp_path):
+    for method in OWN_CODE:
+        assert "--trust_remote_code" in error_of(Transformers, checkpoints[method])
+    assert "no folder ./nowhere" in error_of(Transformers, "./nowhere")
+    assert "no config.json" in error_of(Transformers, tmp_path)
+    shutil.copyfile(base / "config.json", tmp_path / "config.json")
+    assert "no *.safetensors weights" in error_of(Transformers, tmp_path)
+    shutil.copyfile(base / "model.safetensors", tmp_path / "model.safetensors")
+    assert "no tokenizer in" in error_of(Transformers, tmp_path)
+    for text in ("{", '{"model_type": "unheard_of"}'):
+        (tmp_path / "config.json").write_text(text)
+        assert "cannot open" in error_of(Transformers, tmp_path)
+    folder = shutil.copytree(base, tmp_path / "model")
+    edit_config(folder, num_hidden_layers=3)
+    assert "lacks the weights model.layers.2." in error_of(Transformers(folder).load)
+    (folder / "model.safetensors").write_bytes(b"not a tensor")
+    assert "cannot load" in error_of(Transformers(folder).load)
+    edit_config(folder, context_extension={"rope_by_length": {"rule": "x"}})
+    assert "unknown rule 'x'" in error_of(Transformers, folder)
+
+
+def test_bad_flags_are_refused(base):
+    parser = argparse.ArgumentParser()
+    add_engine_flags(parser)
+    for flag in ("--batch_size=0", "--tensor_parallel_size=0", "--prefill_chunk=1"):
+        assert flag.split("=")[0] in error_of(check_engine_flags, parser.parse_args([flag]), "transformers")
+    assert open_engine("transformers", base, parser.parse_args(["--batch_size=3"]), C).batch_size == 3
+
+
+# --- vLLM: its documented interface, played by a stand-in
+FORTY_TWO = [2 + sorted(pre_tokenizers.ByteLevel.alphabet()).index(character) for character in "Ġ42"]
+
+
+class FakeLLM:
+    def __init__(self, **kwargs):
+        self.calls = [kwargs]
+
+    def generate(self, prompts, params, use_tqdm):
+        self.calls.append((prompts, params))
+        output = types.SimpleNamespace(text="", token_ids=FORTY_TWO)
+        return [types.SimpleNamespace(outputs=[output], num_cached_tokens=n) for n in (None, 16)]
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    module = types.ModuleType("vllm")
+    module.LLM, module.SamplingParams = FakeLLM, dict
+    module.__spec__ = importlib.machinery.ModuleSpec("vllm", None)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+
+
+def test_vllm_gets_token_ids_and_greedy_settings(checkpoints, vllm):
+    engine = VLLM(checkpoints["yarn"], max_length=L, dtype="float32")
+    prompts = [random_prompt(1, 30), random_prompt(1, 40)]
+    assert engine.model is None and engine.batch_size > 1
+    assert engine.generate(prompts, 10, ["."]) == [" 42", " 42"]
+    assert engine.generate(prompts, 10, ["2"]) == [" 4", " 4"]
+    kwargs, (sent, params), _ = engine.model.calls  # one model for all calls
+    assert (kwargs["model"], kwargs["max_model_len"]) == (str(checkpoints["yarn"]), L)
+    assert [prompt["prompt_token_ids"] for prompt in sent] == prompts
+    assert params == {"temperature": 0, "max_tokens": 10, "stop": ["."], "stop_token_ids": [], "min_tokens": 0}
+    assert (engine.prefilled_tokens, engine.generated_tokens) == (2 * (30 + 40 - 16), 12)
+
+
+def test_vllm_refuses_what_it_would_compute_otherwise(base, checkpoints, vllm, monkeypatch):
+    for method in OWN_CODE:
+        assert "vLLM cannot run" in error_of(VLLM, checkpoints[method], max_length=C)
+    for method in ("ntk", "pi", "yarn", "longlora", "origin"):
+        VLLM(checkpoints[method], max_length=L)
+    for method, length in (("ntk", L + 1), ("ntk_frozen", L), ("clex", L)):
+        assert "depends on the length" in error_of(VLLM, checkpoints[method], max_length=length)
+    assert "beyond the 64" in error_of(VLLM, base, max_length=C + 1)
+    monkeypatch.setattr(vllm_engine.importlib.util, "find_spec", lambda name: None)
+    assert "vLLM is not installed" in error_of(VLLM, base, max_length=C)

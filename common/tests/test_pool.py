@@ -1,0 +1,67 @@
+"""pool.sh with a launcher of two lines and a fake python that writes down how it was called."""
+
+import os
+
+import pytest
+
+from tiny import STAGE, run
+
+LAUNCHER = """
+. "$1/pool.sh"; shift
+evaluate() { "${launch[@]}" evaluate.py "$@"; }
+pool "$@"
+finish
+"""
+PYTHON = """#!/usr/bin/env bash
+echo "gpu=${CUDA_VISIBLE_DEVICES:--} threads=${OMP_NUM_THREADS:--} $*" >>"$CALLS"
+case " $* " in
+*" dies "*) [ "${*: -1}" = dies ] && [ $# -eq 2 ] && exit 1; kill -9 $$ ;;
+*" bad "*) exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """launch(items, expect, **variables): (the calls of python, what was printed)."""
+    (tmp_path / "launcher.sh").write_text(LAUNCHER)
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    calls = tmp_path / "calls"
+
+    def call(items, expect=0, **variables):
+        calls.write_text("")
+        environment = {"PYTHON": tmp_path / "python", "CALLS": calls, "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"OMP_NUM_THREADS": ""} | variables
+        output = run("bash", tmp_path / "launcher.sh", STAGE, *items.split(), expect=expect, **environment)
+        return sorted(calls.read_text().splitlines()), output
+
+    return call
+
+
+def test_one_process_for_each_gpu_or_job_with_all_its_items(launch):
+    assert launch("a b c")[0] == ["gpu=- threads=- evaluate.py a b c"]
+    threads = max(1, os.cpu_count() // 2)
+    jobs = [f"gpu=- threads={threads} evaluate.py {items}" for items in ("a c", "b")]
+    assert launch("a b c", JOBS=2)[0] == jobs
+    assert launch("a b c", JOBS=2, OMP_NUM_THREADS=7)[0][0] == "gpu=- threads=7 evaluate.py a c"
+    calls, _ = launch("a b c d", GPUS="0 2,3 5")
+    assert [call.split(" threads")[0] + call.split(".py")[1] for call in calls] == ["gpu=0 a d", "gpu=2,3 b", "gpu=5 c"]
+    assert launch("a", GPUS="0 1")[0][0].startswith("gpu=0 ")
+    [call] = launch("a b", NPROC=8)[0]
+    assert call.endswith(" -m torch.distributed.run --standalone --nproc_per_node=8 evaluate.py a b")
+    assert "not 'two'" in launch("a", expect=1, JOBS="two")[1]
+
+
+def test_failures_are_listed_at_the_end(launch):
+    calls, output = launch("a bad b", expect=1)
+    assert len(calls) == 1 and output.endswith("failed: some of a bad b\n")  # the script itself went on to b
+    assert launch("a bad b", expect=1, JOBS=3)[1].endswith("failed: bad\n")
+    calls, output = launch("a bad", expect=1, NPROC=2)  # under torchrun the first error ends the process
+    assert len(calls) == 3 and output.endswith("failed: bad\n")
+
+
+def test_items_of_a_process_that_died_are_tried_one_by_one(launch):
+    calls, output = launch("a dies b", expect=1)
+    assert [call.split(".py ")[1] for call in calls] == ["a", "a dies b", "b", "dies"]
+    assert output.endswith("failed: dies\n")

@@ -1,0 +1,85 @@
+"""run.py: checkpoints one after the other, exit codes, files, memory."""
+
+import os
+import sys
+import types
+
+import pytest
+import torch
+
+import run
+
+
+def test_a_bad_checkpoint_does_not_stop_the_others(capsys):
+    done = []
+
+    def evaluate(checkpoint):
+        if checkpoint == "bad":
+            raise ValueError("no weights")
+        done.append(checkpoint)
+
+    run.for_each_checkpoint(["a", "b"], evaluate)
+    with pytest.raises(SystemExit) as end:
+        run.for_each_checkpoint(["bad", "c"], evaluate)
+    assert end.value.code == "error: 1 of 2 checkpoints failed: bad"
+    assert done == ["a", "b", "c"] and capsys.readouterr().err == "error: no weights\n"
+    with pytest.raises(ValueError, match="no weights"):  # the only one: run_script reports it
+        run.for_each_checkpoint(["bad"], evaluate)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ValueError("x"), "error: x"), (OSError("y"), "error: y"), (KeyboardInterrupt(), 130)]
+)
+def test_run_script_ends_with_one_line(error, code):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run.run_script(main)
+    assert end.value.code == code  # sys.exit prints a text and exits with 1
+    with pytest.raises(KeyError):  # a mistake in the code keeps its traceback
+        run.run_script(lambda: {}["key"])
+
+
+def test_write_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "result.json"
+    run.write_json(path, {"é": 1})
+    with pytest.raises(ValueError):
+        run.write_json(path, {"é": float("nan")})
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.write_text(path, "cut off")
+    assert run.read_json(path) == {"é": 1}
+    for text in ("[1]", "{"):
+        run.write_text(path, text)
+        assert run.read_json(path) is None
+    assert run.read_json(tmp_path / "none.json") is None
+
+
+def test_peak_memory(monkeypatch):
+    """Before CUDA is initialised nothing may be asked of it: that would initialise it, or fail."""
+    calls = []
+    cuda = types.SimpleNamespace(
+        is_initialized=lambda: False,
+        reset_peak_memory_stats=calls.append,
+        max_memory_allocated=lambda device: 5,
+    )
+    monkeypatch.setattr(torch, "cuda", cuda)
+    gpu = torch.device("cuda", 0)
+    run.reset_peak_memory(gpu)
+    assert run.peak_memory(gpu) == 0 and calls == []
+    cuda.is_initialized = lambda: True
+    run.reset_peak_memory(gpu)
+    assert run.peak_memory(gpu) == 5 and calls == [gpu]
+    run.reset_peak_memory(None)
+    assert run.peak_memory(None) is None and run.peak_memory(torch.device("cpu")) > 1 << 20
+
+
+def test_command_line_hides_the_key(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["a b.py", "--api_key", "secret"])
+    assert run.command_line("secret") == "python 'a b.py' --api_key ***"

@@ -1,0 +1,127 @@
+"""store.py: answers survive kills, and answers of other settings are never mixed in."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import store
+from store import Store
+from tiny import STAGE
+
+SETTINGS = {"model": "m", "lengths": [1, 2]}
+
+
+@pytest.fixture
+def open_store(tmp_path):
+    def open_one(settings=SETTINGS, **kwargs):
+        return Store(tmp_path / "answers.jsonl", settings, key=lambda entry: entry["index"], **kwargs)
+
+    return open_one
+
+
+def fill(answers: Store, indices, **more) -> Store:
+    answers.open()
+    for index in indices:
+        answers.append({"index": index, "text": f"é{index}", **more})
+    answers.close()
+    return answers
+
+
+def test_ranks_append_and_rank_0_gathers_one_sorted_file(open_store, monkeypatch, tmp_path):
+    answers = open_store()
+    assert answers.open() == {}
+    for rank in (0, 1, 2):
+        monkeypatch.setattr(store, "RANK", rank)
+        share = open_store()
+        for index in (5 - rank, 2 - rank, 2):  # 2 is answered by all of them
+            share.append({"index": index, "text": f"é{index}"})
+        share.close()
+    assert len(list(tmp_path.glob("*.rank*.jsonl"))) == 2
+    monkeypatch.setattr(store, "RANK", 0)
+    assert list(open_store().open()) == list(answers.gather()) == [0, 1, 2, 3, 4, 5]
+    lines = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [f"é{index}" for index in range(6)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "answers.run.json"]
+
+
+def test_a_line_cut_off_is_dropped_and_a_corrupt_one_kept_aside(open_store, tmp_path, capsys):
+    path = fill(open_store(), range(3)).path
+    path.write_text(path.read_text() + '{"index": 3, "te')
+    assert list(open_store().open()) == [0, 1, 2] and capsys.readouterr().out == ""
+    lines = path.read_text().splitlines(keepends=True)
+    damaged = lines[0] + "\0\0\0\n" + "[1]\n" + '{"text": "no index"}\n' + lines[2]
+    path.write_text(damaged)
+    assert list(open_store().open()) == [0, 2]
+    assert (tmp_path / "answers.jsonl.broken").read_text() == damaged
+    assert capsys.readouterr().out.count("\n") == 1
+    fill(open_store(), [1])
+    assert list(open_store().open()) == [0, 1, 2]
+
+
+def test_other_settings_are_set_aside_with_their_results(open_store, tmp_path, capsys):
+    result = tmp_path / "scores.json"
+    for folder, seed in (("old", 1), ("old2", 2)):
+        fill(open_store({**SETTINGS, "seed": seed}, results=lambda: [result]), range(3))
+        result.write_text("{}")
+        assert open_store({**SETTINGS, "seed": seed + 1}, results=lambda: [result]).open() == {}
+        assert capsys.readouterr().out.endswith(f"moved to {folder}/ (other seed); they are made again\n")
+        names = sorted(path.name for path in (tmp_path / folder).iterdir())
+        assert names == ["answers.jsonl", "answers.run.json", "scores.json"]
+    fill(open_store(), range(2))
+    (tmp_path / "answers.run.json").unlink()
+    assert open_store().open() == {} and "no record of their settings" in capsys.readouterr().out
+
+
+def test_settings_may_hold_tuples(open_store, capsys):
+    settings = {"lengths": (1, 2)}
+    fill(open_store(settings), range(3))
+    assert len(open_store(settings).open()) == 3 and capsys.readouterr().out == ""
+
+
+def test_errors_are_tried_again(open_store):
+    answers = fill(open_store(), [0, 1])
+    answers.append({"index": 1, "error": "out of memory"})  # answered before: no error
+    answers.append({"index": 2, "error": "out of memory"})
+    assert list(answers.gather()) == [0, 1] and list(answers.errors) == [2]
+    answers = open_store()
+    assert list(answers.open()) == [0, 1] and answers.errors == {}
+    answers.append({"index": 2, "text": "now"})
+    assert list(answers.gather()) == [0, 1, 2] and answers.errors == {}
+
+
+def test_remove_leaves_nothing(open_store, monkeypatch, tmp_path):
+    monkeypatch.setattr(store, "RANK", 1)
+    fill(open_store(), range(3)).remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+APPEND = """
+import sys
+from pathlib import Path
+from store import Store
+answers = Store(Path(sys.argv[1]), {"a": 1}, key=lambda entry: entry["index"])
+for index in range(len(answers.open()), 10**9):
+    answers.append({"index": index, "text": "x" * 5000})
+    print(index, flush=True)
+"""
+
+
+def test_kill_9_while_appending_loses_and_repeats_nothing(tmp_path):
+    path, before = tmp_path / "answers.jsonl", 0
+    for seconds in (0.02, 0.1):
+        command = [sys.executable, "-c", APPEND, path]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": STAGE})
+        first = int(process.stdout.readline())
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        printed = [first, *map(int, process.communicate()[0].split("\n")[:-1])]
+        answered = Store(path, {"a": 1}, key=lambda entry: entry["index"]).open()
+        assert first == before and list(answered) == list(range(len(answered)))
+        assert printed[-1] + 1 <= len(answered) <= printed[-1] + 2  # what was reported is there
+        before = len(answered)
+    assert len(path.read_text().splitlines()) == before
