@@ -41,9 +41,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "needle"))
 sys.path.append(str(ROOT / "continuous_finetuning"))
 import pocket_corpus  # noqa: E402
-from engine import Transformers, shared_prefix  # noqa: E402
+from engine import shared_prefix  # noqa: E402
 from facts import STYLES  # noqa: E402
 from haystack import Prompts, build_haystack, read_texts  # noqa: E402
+from transformers_engine import Transformers  # noqa: E402
 
 LENGTHS = [n for n in np.round(np.linspace(1000, 128000, 40)).astype(int).tolist() if n <= 65536]
 SMALL = np.round(np.linspace(250, 4000, 20)).astype(int).tolist()

@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine import Transformers
+from attention import CHOICES
 from run import RANK, WORLD_SIZE, first_line, out_of_memory, peak_memory, progress_bar, reset_peak_memory
+from transformers_engine import Transformers
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -20,9 +21,11 @@ def add_engine_flags(parser) -> None:
     group = parser.add_argument_group("engine")
     group.add_argument("--trust_remote_code", action="store_true", help="run modeling code inside the checkpoint")
     group.add_argument("--dtype", choices=DTYPES, default="auto", help="[auto: bfloat16 on a GPU, float32 on a CPU]")
+    group.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
     group.add_argument("--batch_size", type=int, default=16, help="prompts decoded together, if memory allows [16]")
-    group.add_argument("--prefill_chunk", type=int, default=2048, help="prompt tokens in one forward pass [2048]")
+    group.add_argument("--prefill_chunk", type=int, help="prompt tokens in one forward pass [what fits in memory]")
     group.add_argument("--cache_on_cpu", action="store_true", help="keep keys and values in CPU memory")
+    group.add_argument("--device_map", choices=["auto"], help="auto: spread the model over all visible GPUs")
     group.add_argument("--tensor_parallel_size", type=int, default=1, help="vllm: GPUs for one model [1]")
 
 
@@ -31,7 +34,9 @@ def check_engine_flags(args, kind: str) -> None:
     for flag in ("batch_size", "tensor_parallel_size"):
         if getattr(args, flag) < 1:
             raise ValueError(f"--{flag} {getattr(args, flag)}: must be at least 1")
-    if args.prefill_chunk < 2:  # landmark treats a token that comes alone as a decoded one
+    if (
+        args.prefill_chunk is not None and args.prefill_chunk < 2
+    ):  # landmark treats a token that comes alone as a decoded one
         raise ValueError(f"--prefill_chunk {args.prefill_chunk}: must be at least 2")
     if kind == "vllm" and WORLD_SIZE > 1:
         raise ValueError("vllm does not run under torchrun; use --tensor_parallel_size for several GPUs")
@@ -50,9 +55,11 @@ def open_engine(kind: str, name_or_path: str, args, max_length: int):
         name_or_path,
         args.trust_remote_code,
         args.dtype,
+        attention=args.attention,
         prefill_chunk=args.prefill_chunk,
         cache_on_cpu=args.cache_on_cpu,
         batch_size=args.batch_size,
+        device_map=args.device_map,
     )
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
-from transformers.utils import is_flash_attn_2_available, logging
+from transformers.utils import logging
 
-from run import first_line
+from run import first_line, out_of_memory
 
 logging.disable_progress_bar()
 
@@ -109,28 +109,37 @@ def choose_dtype(device: torch.device, dtype: str) -> str:
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
-def choose_attention(device: torch.device, dtype: str, config) -> str:
-    """FlashAttention-2 where it is installed and can run, else PyTorch's SDPA. Own modeling code has its own."""
-    flash = device.type == "cuda" and dtype != "float32" and is_flash_attn_2_available()
-    has_code = getattr(config, "auto_map", None)
-    return "flash_attention_2" if flash and not has_code else "sdpa"
+def load_model(
+    name_or_path: str,
+    config,
+    dtype: str,
+    attention: str,
+    device: torch.device,
+    trust_remote_code: bool,
+    device_map: str | None = None,
+):
+    """The model in evaluation mode, its weights read straight to `device`.
 
+    device_map: "auto" spreads a model that one GPU cannot hold over all visible ones.
 
-def load_model(name_or_path: str, config, dtype: str, attention: str, device: torch.device, trust_remote_code: bool):
-    """The model in evaluation mode on `device`. Raises ValueError if any of its weights is missing or unreadable."""
+    Raises ValueError if any of its weights is missing or unreadable, or if they do not fit in memory.
+    """
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             name_or_path,
             config=config,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
+            device_map=device_map or {"": device},
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
+        if out_of_memory(error):
+            raise ValueError(f"{name_or_path} does not fit in memory: {first_line(error)}") from None
         raise ValueError(f"cannot load {name_or_path}: {first_line(error)}") from None
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ValueError(f"{name_or_path} lacks the weights {missing}, ...")
-    return model.eval().to(device)
+    return model.eval()

@@ -81,6 +81,8 @@ class RopeSetter:
         self.inner_model = model.base_model
         self.loaded = getattr(self.inner_model, "rotary_emb", None)  # as loaded; never changed
         self.parameters = getattr(self.inner_model.config, "rope_parameters", None)
+        if getattr(self.loaded, "rope_type", None) in ("dynamic", "longrope"):
+            self.parameters = None  # what is loaded follows the text: build it anew for each length
 
     def set(self, parameters: dict | None) -> None:
         """Rebuilds the model's rotary embedding from `rope_parameters` (see `rope_at`).
@@ -94,5 +96,7 @@ class RopeSetter:
             raise ValueError(f"the rope depends on the length of the text, but {name} has no rotary_emb to replace")
         config = copy.deepcopy(self.inner_model.config)
         config.rope_parameters = parameters
-        self.inner_model.rotary_emb = type(self.loaded)(config).to(self.loaded.inv_freq.device)
+        rotary = type(self.loaded)(config).to(self.loaded.inv_freq.device)
+        rotary.rope_type = "default"  # Transformers must not change the frequencies during the text
+        self.inner_model.rotary_emb = rotary
         self.parameters = parameters

@@ -112,7 +112,7 @@ def for_each_checkpoint(checkpoints: list, evaluate: Callable) -> None:
                 raise
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(str(checkpoint))
-        free_memory()
+        release_memory()
     if failed:
         exit_with_error(f"{len(failed)} of {len(checkpoints)} checkpoints failed: {' '.join(failed)}")
 
@@ -193,7 +193,7 @@ def peak_memory(device: torch.device | None) -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
-def free_memory() -> None:
+def release_memory() -> None:
     """Frees what a model that is no longer used has left, so that the next one finds its memory."""
     gc.collect()  # a model holds references to itself
     if torch.cuda.is_initialized():

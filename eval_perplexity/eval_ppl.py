@@ -24,9 +24,9 @@ import numpy as np
 import torch
 
 import windows
+from attention import CHOICES, choose_attention, sdpa_kernels
 from checkpoint import (
     checkpoint_name,
-    choose_attention,
     choose_dtype,
     describe,
     fingerprint,
@@ -74,6 +74,7 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--seed", type=int, default=2, help="seed for that sample and for the bootstrap [2]")
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")
+    run.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
     run.add_argument("--batch_size", type=int, default=1, help="windows per forward pass [1]")
     run.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="[auto]")
     args = parser.parse_args()
@@ -207,7 +208,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     check_script(name_or_path, about["method"])
     device = default_device()
     dtype = choose_dtype(device, args.dtype)
-    attention = choose_attention(device, dtype, config)
+    attention = choose_attention(args.attention, device, dtype, config)
     data = windows.open_tokens(args.data_path, args.documents, config.vocab_size)
     for length in args.seq_len:
         rope_at(config, length)  # raises on an unknown rule
@@ -231,7 +232,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
         barrier()
         if RANK == 0:
             run = {"model": name_or_path, **about, "rope": rope.parameters, "data": data.description}
-            costs = {"peak_memory_bytes": peak_memory(device)}
+            costs = {"peak_memory_bytes": peak_memory(device), "sdpa_kernels": sdpa_kernels(device)}
             write_result(args, job, len(data.tokens_N), run, costs)
         barrier()
 

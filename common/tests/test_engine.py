@@ -17,10 +17,12 @@ from transformers import AutoModelForCausalLM
 
 import vllm_engine
 from answers import add_engine_flags, answer_all, answer_group, check_engine_flags, open_engine
-from engine import Transformers, shared_prefix
+from decode import GroupStorage
+from engine import shared_prefix
 from kv_cache import CacheLayer
 from rope import RopeSetter, rope_at
 from tiny import EXTEND, OWN_CODE, C, L, edit_config
+from transformers_engine import Transformers
 from vllm_engine import VLLM
 
 NEW = 12  # tokens to generate
@@ -191,14 +193,14 @@ def test_a_group_that_runs_out_of_memory_is_halved(base, monkeypatch):
     engine = open_tiny(base)
     prompts = [random_prompt(seed, 30) for seed in range(8)]
     expected = [engine.generate([prompt], 4)[0] for prompt in prompts]
-    copy_row = CacheLayer.copy_row
+    reserve = GroupStorage.reserve
 
-    def allocate(layer, row, rows, source):
+    def allocate(storage, layers, rows, capacity):
         if rows > 3:
             raise torch.OutOfMemoryError("simulated")
-        copy_row(layer, row, rows, source)
+        reserve(storage, layers, rows, capacity)
 
-    monkeypatch.setattr(CacheLayer, "copy_row", allocate)
+    monkeypatch.setattr(GroupStorage, "reserve", allocate)
     assert engine.generate(prompts, 4) == expected and engine.batch_size == 2
     assert engine.oom_retries == [{"prompts": 8, "tokens": 30}, {"prompts": 4, "tokens": 30}]
 
@@ -206,7 +208,7 @@ def test_a_group_that_runs_out_of_memory_is_halved(base, monkeypatch):
 @pytest.mark.parametrize("place", ["forward", "grow"])
 def test_engine_still_works_after_it_ran_out_of_memory(checkpoints, monkeypatch, place):
     engine = open_tiny(checkpoints["yarn"], prefill_chunk=20)
-    long, short = random_prompt(1, 90), random_prompt(1, 50) + random_prompt(2, 20)
+    long, short = random_prompt(1, 300), random_prompt(1, 50) + random_prompt(2, 20)
     expected = [open_tiny(checkpoints["yarn"]).generate([prompt], 5)[0] for prompt in (long, short)]
     engine.generate([short], 5)
     owner, name = (CacheLayer, "grow") if place == "grow" else (type(engine.model.model.layers[1].mlp), "forward")

@@ -17,8 +17,8 @@ import needle_in_haystack
 import tiny
 from arguments import DEPTHS, LENGTHS
 from endpoint import Endpoint
-from engine import Transformers
 from facts import PAPER
+from transformers_engine import Transformers
 
 LCEG_KEYS = ["model", "context_length", "depth_percent", "version", "needle", "model_response", "score"]
 # what depends on the machine and on the number of processes
