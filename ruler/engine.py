@@ -1,0 +1,1 @@
+../common/engine.py
