@@ -80,9 +80,7 @@ def one_start(folder: Path, length: int, samples: int) -> dict:
 
 def rate(setup: maker.Maker, name: str, spec: dict, length: int) -> float:
     """Samples a second of one process."""
-    job = maker.Job(
-        name, spec["task"], spec["args"], length, spec["tokens_to_generate"], 500, 42, "upstream", False, False
-    )
+    job = maker.Job(name, spec["task"], spec["args"], length, spec["tokens_to_generate"], 500, 42, "upstream")
     setup.task(job)
     began = time.perf_counter()
     setup.rows(job, 1, 1 + TIMED)
@@ -146,7 +144,7 @@ def main():
     print(f"{date.today()}, CPU, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), {versions}, ", end="")
     print(f"Python {platform.python_version()}, BPE of {VOCABULARY:,}:")
     outside = maker.Outside({"essays": None, "squad": None, "hotpotqa": None})
-    setup = maker.Maker(tokens.load(str(folder), False, False)[0], ("", ""), outside)
+    setup = maker.Maker(tokens.load(str(folder), False), outside)
     for length in args.lengths:
         whole = one_start(folder, length, args.samples)
         shutil.rmtree(folder / "data")

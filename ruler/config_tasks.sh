@@ -2,10 +2,9 @@
 #
 # 500 samples of 13 tasks at 5 lengths are days of one GPU with a 7B model: NUM_SAMPLES=100 gives wider intervals.
 NUM_SAMPLES=${NUM_SAMPLES:-500}
-REMOVE_NEWLINE_TAB=${REMOVE_NEWLINE_TAB:-false}
-STOP_WORDS=${STOP_WORDS:-}
+STOP_WORDS=${STOP_WORDS:-} # an answer ends before these, separated by commas
 
-TASKS=${TASKS:-} # a shorter list, by spaces or commas; none: these
+TASKS=${TASKS:-} # a shorter list, separated by spaces or commas; empty: these
 synthetic=(${TASKS//,/ })
 [ ${#synthetic[@]} -gt 0 ] || synthetic=(
   "niah_single_1"

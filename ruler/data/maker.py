@@ -1,6 +1,5 @@
 """From a job, one task at one length, to rows; in this process or in several."""
 
-import collections
 import concurrent.futures
 import json
 import multiprocessing
@@ -43,8 +42,6 @@ class Job(NamedTuple):
     rows: int
     seed: int
     profile: str
-    for_ns: bool
-    single_spaces: bool
     whole: bool = False
 
     @property
@@ -72,13 +69,16 @@ class Outside:
     def about(self, job: Job) -> dict | None:
         return self.read(job.outside)[1] if job.outside else None
 
+    def is_standin(self, job: Job) -> bool:
+        return job.outside is not None and self.about(job)["source"] == "standin"
+
 
 class Maker:
-    """source: a tokenizer as JSON.  wrap: the model's template, before and behind the task."""
+    """source: a tokenizer as JSON."""
 
-    def __init__(self, source: str, wrap: tuple[str, str], outside: Outside):
-        self.parts = (source, wrap, outside)
-        self.tokens, self.wrap, self.outside, self.tasks = Tokens(source), wrap, outside, {}
+    def __init__(self, source: str, outside: Outside):
+        self.parts = (source, outside)
+        self.tokens, self.outside, self.tasks = Tokens(source), outside, {}
         if not self.tokens.count("one two three") - self.tokens.around:
             raise ValueError("the tokenizer makes no tokens of `one two three`; it cannot measure a prompt")
 
@@ -86,7 +86,7 @@ class Maker:
         """The task of a job, made once. Raises TooShort."""
         key = job.name, job.length, job.profile
         if key not in self.tasks:
-            setting = Setting(job.name, job.length, job.new, job.seed, job.rows, job.profile == "lceg", self.wrap)
+            setting = Setting(job.name, job.length, job.new, job.seed, job.rows, job.profile == "lceg")
             parts = [self.tokens, setting, read_texts(), job.args]
             if job.family in TAKES_TEXT:
                 parts.append(self.outside.read(job.outside)[0] if job.outside else None)
@@ -123,10 +123,7 @@ class Maker:
             except TooShort as reason:
                 attempt, room, why = attempt + 1, limit, str(reason)
                 continue
-            if job.single_spaces:
-                text, prefix = (" ".join(part.split()) for part in (sample.text, sample.prefix))
-                sample = sample._replace(text=text, prefix=prefix, positions=None)
-            if job.whole or job.single_spaces:
+            if job.whole:
                 counted = self.tokens.count(sample.text)
                 room = sample.tokens - max(0, counted - limit)  # what the sum would have had to be
                 sample = sample._replace(tokens=counted, positions=None)
@@ -142,9 +139,6 @@ class Maker:
     def row(self, job: Job, index: int, sample: Sample) -> tuple[bytes, float]:
         text, length = sample.text, sample.tokens + job.new
         fill = round(length / job.length, 5)
-        if job.for_ns:
-            before, after = self.wrap
-            text = text.removeprefix(before).removesuffix(sample.prefix).removesuffix(after)
         row = {
             "index": index,
             "input": text,
@@ -180,7 +174,7 @@ def _rows(block: tuple) -> list[tuple[bytes, float]] | None:
 
 
 class Pool:
-    """Maps blocks (job, first, end) to their rows, in order, in `workers` processes; a few blocks ahead at most."""
+    """Maps blocks (job, first, end) to their rows, in order, in `workers` processes."""
 
     def __init__(self, maker: Maker, workers: int):
         self.maker, self.workers, self.pool = maker, workers, None
@@ -201,13 +195,7 @@ class Pool:
         if self.pool is None:
             yield from (self.maker.rows(*block) for block in blocks)
             return
-        waiting = collections.deque()
         try:
-            for block in blocks:
-                waiting.append(self.pool.submit(_rows, block))
-                if len(waiting) > 2 * self.workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from self.pool.map(_rows, blocks)
         except concurrent.futures.process.BrokenProcessPool:
             raise ValueError("a process died, probably for want of memory; fewer --workers need less") from None

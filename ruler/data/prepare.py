@@ -1,32 +1,31 @@
-r"""Makes the data of RULER's tasks: one JSON line a sample, in <save_dir>/<task>/validation.jsonl.
+r"""Makes the data of RULER's tasks: one JSON line per sample, in <save_dir>/<task>/validation.jsonl.
 
     python data/prepare.py --save_dir results/NAME/synthetic/4096/data --task niah_single_1 --tokenizer_path CKPT \
         --max_seq_length 4096
-    python data/prepare.py --save_dir "results/NAME/synthetic/{length}/data" --task all --tokenizer_path CKPT \
-        --max_seq_length 4096 8192 16384 32768 65536                         (several tasks and lengths in one start)
+    python data/prepare.py --save_dir "results/{model}/synthetic/{length}/data" --task all \
+        --tokenizer_path CKPT_A CKPT_B --max_seq_length 4096 8192 16384 32768 65536       (all in one process)
     python data/prepare.py ... --essays PaulGrahamEssays.json --squad dev-v2.0.json --hotpotqa hotpot.json
 
 Runs on the CPU of any machine; needs the tokenizer, not the model. data/download.py fetches the texts that some tasks
-need; without them those tasks are made of stand-ins, and run.json beside the data says so.
+need; without them those tasks use stand-ins, and run.json beside the data says so. Models with the same tokenizer share
+the data, by hard links.
 
 A row: index, input, outputs, length, length_w_model_temp (the same), answer_prefix, token_position_answer (niah),
-tokens_to_generate, fill. `input` is the whole prompt, with the answer's prefix at its end (which upstream for a time
-left out, and scores fell). `length` counts all of its tokens, the tokenizer's own BOS too, and those to generate: never
-above --max_seq_length; `fill` is their share of it. A tokenizer without BOS adds none, and none is counted.
+tokens_to_generate, fill. `input` is the whole prompt and ends with the answer's prefix. `length` counts all of its
+tokens, the tokenizer's own BOS included, and those to generate; it is never above --max_seq_length, and `fill` is their
+share of it.
 
---profile upstream (default) sizes each sample to its room. --profile lceg is the LCEG paper's copy of RULER: sizes in
-steps, one for all samples, essays not repeated, its spelling and its layout of variable tracking and common words; what
-made its prompts too long (BOS, and in fwe the answer, not counted) is mended here too.
+--profile upstream (default) fills the length with each sample. --profile lceg is the LCEG paper's copy of RULER: sizes
+in steps, one for all samples, essays not repeated, its spelling and its layout of variable tracking and common words.
+What made its prompts too long (BOS, and in fwe the answer, were not counted) is mended here too.
 
-Sample i depends on the seed, the task and i, whatever --workers, --chunk_amount or interruptions: killed, the same
-command goes on, and a larger --num_samples adds to what is there.
+Sample i depends on the seed, the task and i only: rerun the same command to resume; a larger --num_samples adds samples
+to the same ones.
 """
 
 import argparse
-import fcntl
 import os
 import platform
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -35,8 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import files  # noqa: E402
 import maker  # noqa: E402
 import tokens  # noqa: E402
+from run import command_line, for_each_checkpoint, run_script  # noqa: E402
 from sampling import TooShort  # noqa: E402
-from tasks import choose, read_tasks  # noqa: E402
+from tasks import choose_tasks, read_tasks  # noqa: E402
 
 VERSION = 1  # of the generator: another number, other rows
 BLOCK_TOKENS = 2**18  # made by one process at a time
@@ -44,72 +44,47 @@ BLOCK_TOKENS = 2**18  # made by one process at a time
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    where = parser.add_argument_group("what and where")
-    where.add_argument("--save_dir", required=True, help="folder; {length} in it stands for the length")
-    where.add_argument("--benchmark", default="synthetic", help="<benchmark>.yaml names the tasks [synthetic]")
-    where.add_argument("--task", nargs="+", default=["all"], help="names, or all [all]")
-    where.add_argument("--subset", default="validation", help="name of the files [validation]")
-    where.add_argument("--max_seq_length", type=int, nargs="+", required=True, help="tokens of prompt and answer")
-    where.add_argument("--num_samples", type=int, default=500, help="of a task [500]")
-    where.add_argument("--chunk_idx", type=int, default=0, help="make only this part of the samples, from 0")
-    where.add_argument("--chunk_amount", type=int, default=1, help="of so many parts [1]")
-    where.add_argument(
-        "--shared_dir", type=Path, help="make data here once for all models with one tokenizer, and link"
-    )
-    model = parser.add_argument_group("model")
-    model.add_argument("--tokenizer_path", required=True, help="checkpoint folder or hub id")
-    model.add_argument("--tokenizer_type", default="hf", help="hf, the only one")
-    model.add_argument("--trust_remote_code", action="store_true", help="run the tokenizer's own code")
-    model.add_argument(
-        "--model_template_type", default="base", help="base, or chat: the tokenizer's own template [base]"
-    )
-    model.add_argument("--tokens_to_generate", type=int, help="[128 for niah, 30 vt, 120 cwe, 50 fwe, 32 qa]")
-    making = parser.add_argument_group("making")
-    making.add_argument("--profile", default="upstream", choices=["upstream", "lceg"])
-    making.add_argument("--random_seed", type=int, default=42)
-    making.add_argument("--remove_newline_tab", action="store_true", help="make all white space single spaces")
-    making.add_argument(
-        "--prepare_for_ns", action="store_true", help="for NeMo-Skills: input without template and prefix"
-    )
-    making.add_argument("--essays", type=Path, help="folder of .txt files, .txt or .json [data/json/, else a stand-in]")
-    making.add_argument("--squad", type=Path, help="dev-v2.0.json [data/json/squad.json, else a stand-in]")
-    making.add_argument("--hotpotqa", type=Path, help="dev file [data/json/hotpotqa.json, else a stand-in]")
-    making.add_argument("--workers", type=int, default=os.cpu_count(), help="processes [one a core]")
+    parser.add_argument("--save_dir", required=True, help="folder; {model} and {length} in it are replaced")
+    parser.add_argument("--benchmark", default="synthetic", help="<benchmark>.yaml names the tasks [synthetic]")
+    parser.add_argument("--task", nargs="+", help="names, separated by spaces or commas, or all [all]")
+    parser.add_argument("--max_seq_length", type=int, nargs="+", required=True, help="tokens of prompt and answer")
+    parser.add_argument("--num_samples", type=int, default=500, help="of a task [500]")
+    parser.add_argument("--tokenizer_path", nargs="+", required=True, help="checkpoint folders or hub ids")
+    parser.add_argument("--model_name", nargs="+", help="names for {model} [the last part of --tokenizer_path]")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run the tokenizer's own code")
+    parser.add_argument("--tokens_to_generate", type=int, help="[128 for niah, 30 vt, 120 cwe, 50 fwe, 32 qa]")
+    parser.add_argument("--profile", default="upstream", choices=["upstream", "lceg"])
+    parser.add_argument("--random_seed", type=int, default=42)
+    parser.add_argument("--essays", type=Path, help="folder of .txt files, .txt or .json [data/json/, else a stand-in]")
+    parser.add_argument("--squad", type=Path, help="dev-v2.0.json [data/json/squad.json, else a stand-in]")
+    parser.add_argument("--hotpotqa", type=Path, help="dev file [data/json/hotpotqa.json, else a stand-in]")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes [one a core]")
     args = parser.parse_args()
-
-    if args.tokenizer_type != "hf":
-        fail(
-            f"--tokenizer_type {args.tokenizer_type}: only hf; a tokenizer.model is read through its checkpoint folder"
-        )
-    if args.model_template_type not in ("base", "chat"):
-        fail(f"--model_template_type {args.model_template_type}: base or chat, the tokenizer's own chat template")
-    if len(args.max_seq_length) > 1 and "{length}" not in args.save_dir:
-        fail("several lengths need {length} in --save_dir")
-    if min(args.num_samples, args.workers, args.chunk_amount, args.tokens_to_generate or 1) < 1:
-        fail("--num_samples, --workers, --chunk_amount and --tokens_to_generate must be at least 1")
-    if not 0 <= args.chunk_idx < args.chunk_amount:
-        fail(f"--chunk_idx must be from 0 to {args.chunk_amount - 1}")
+    args.model_name = args.model_name or [Path(path).resolve().name for path in args.tokenizer_path]
+    if len(set(args.model_name)) != len(args.tokenizer_path):
+        raise ValueError("as many different --model_name as --tokenizer_path are needed")
+    for field, values in (("{length}", args.max_seq_length), ("{model}", args.model_name)):
+        if len(values) > 1 and field not in args.save_dir:
+            raise ValueError(f"several lengths or models need {field} in --save_dir")
+    if min(args.num_samples, args.workers, args.tokens_to_generate or 1) < 1:
+        raise ValueError("--num_samples, --workers and --tokens_to_generate must be at least 1")
     return args
 
 
-def fail(reason: str):
-    raise SystemExit(f"error: {reason}")
-
-
-def jobs_of(args: argparse.Namespace, tasks: dict, names: list[str]) -> list[maker.Job]:
-    shared = {"seed": args.random_seed, "profile": args.profile, "for_ns": args.prepare_for_ns}
-    jobs = []
+def jobs_of(args: argparse.Namespace) -> list[maker.Job]:
+    """Every task at every length."""
+    tasks, jobs = read_tasks(args.benchmark), []
     for length in args.max_seq_length:
-        for name in names:
-            family = tasks[name]["task"]
-            new = args.tokens_to_generate or tasks[name]["tokens_to_generate"]
-            more = {"rows": args.num_samples, "single_spaces": args.remove_newline_tab, **shared}
-            jobs.append(maker.Job(name, family, tasks[name].get("args") or {}, length, new, **more))
+        for name in choose_tasks(args.task, tasks):
+            task = tasks[name]
+            new_tokens = args.tokens_to_generate or task["tokens_to_generate"]
+            sizes = (length, new_tokens, args.num_samples)
+            jobs.append(maker.Job(name, task["task"], task["args"], *sizes, args.random_seed, args.profile))
     return jobs
 
 
-def settings_of(args: argparse.Namespace, job: maker.Job, digest: str, about: dict | None) -> dict:
-    """What decides the rows, their number aside: as run.json has it."""
+def settings_of(job: maker.Job, tokenizer_sha256: str, about: dict | None) -> dict:
+    """What decides the rows, apart from their number. about: what the texts from outside are."""
     return {
         "task": job.name,
         "family": job.family,
@@ -120,131 +95,116 @@ def settings_of(args: argparse.Namespace, job: maker.Job, digest: str, about: di
         "seed": job.seed,
         "source": about["source"] if about else "official",
         "data": about,
-        "model_template_type": args.model_template_type,
-        "remove_newline_tab": job.single_spaces,
-        "prepare_for_ns": job.for_ns,
-        "chunk": [args.chunk_idx, args.chunk_amount],
-        "tokenizer_sha256": digest,
+        "tokenizer_sha256": tokenizer_sha256,
         "version": VERSION,
     }
 
 
-def main():
-    args = parse_args()
-    try:
-        tasks = read_tasks(args.benchmark)
-        names = list(tasks) if args.task == ["all"] else choose(args.task, tasks)
-        run(args, jobs_of(args, tasks, names))
-    except (ValueError, OSError) as reason:
-        fail(str(reason))
+def folder_of(args: argparse.Namespace, model: str, job: maker.Job) -> Path:
+    return Path(args.save_dir.replace("{model}", model).replace("{length}", str(job.length))) / job.name
 
 
-def run(args: argparse.Namespace, jobs: list[maker.Job]) -> None:
-    # --- what is wanted, and what of it is there
-    chat = args.model_template_type == "chat"
-    digest, source, wrap = tokens.files_digest(args.tokenizer_path), None, None
+def is_there(args: argparse.Namespace, model: str, job: maker.Job, settings: dict) -> bool:
+    """Whether a task's data are there, for this model or for one with the same tokenizer, whose data are linked."""
+    folder = folder_of(args, model, job)
+    n = files.samples_in(folder, settings)
+    if n >= job.rows:
+        if n > job.rows:
+            print(f"ruler data: {folder} has {n} samples; left as it is", flush=True)
+        return True
+    for other in args.model_name:
+        source = folder_of(args, other, job)
+        made = (source / "run.json").exists() and files.samples_in(source, settings)
+        if made == job.rows:
+            files.link(source, folder)
+            return True
+    return False
+
+
+def prepare(model: str, tokenizer: str, args: argparse.Namespace, outside: maker.Outside) -> None:
+    """Makes what is missing of one model's data. Raises ValueError before anything is written if it cannot."""
+    digest = tokens.files_digest(tokenizer)
+    source = None
     if digest is None:  # a hub id
-        source, wrap = tokens.load(args.tokenizer_path, chat, args.trust_remote_code)
-        digest = tokens.digest(source + "".join(wrap))
-    outside = maker.Outside({"essays": args.essays, "squad": args.squad, "hotpotqa": args.hotpotqa})
-    todo = missing(args, jobs, digest, outside)
-    if not todo:
-        return say("all files are there")
-
-    # --- everything that can be wrong, before anything is written
-    if source is None:
-        source, wrap = tokens.load(args.tokenizer_path, chat, args.trust_remote_code)
-    setup = maker.Maker(source, wrap, outside)
-    check_lengths(setup, [job for job, _ in todo])
-    for kind in sorted({job.outside for job, _ in todo if job.outside and outside.about(job)["source"] == "standin"}):
-        names = ", ".join(dict.fromkeys(job.name for job, _ in todo if job.outside == kind))
-        say(f"no --{kind}: {names} made of a stand-in, not RULER's text (data/download.py fetches the real one)")
-    if args.shared_dir:  # one process at a time; what another has made meanwhile is there
-        args.shared_dir.mkdir(parents=True, exist_ok=True)
-        lock = (args.shared_dir / "lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        todo = missing(args, jobs, digest, outside)
-    for _, target in todo:
-        target.open()
-    more = {"tokenizer": args.tokenizer_path, "special_tokens": setup.tokens.around}
-    more["versions"] = {"python": platform.python_version(), **files.versions()}
-    more["command"] = shlex.join(["python", "data/prepare.py", *sys.argv[1:]])
-    while todo:
-        todo = work(setup, todo, args.workers, more)
-
-
-def missing(args: argparse.Namespace, jobs: list[maker.Job], digest: str, outside: maker.Outside) -> list[tuple]:
-    """[(job, its file)] of those that are not there."""
-    start, end = (k * args.num_samples // args.chunk_amount for k in (args.chunk_idx, args.chunk_idx + 1))
-    name = f"{args.subset}-{args.chunk_idx}" if args.chunk_amount > 1 else args.subset
+        source = tokens.load(tokenizer, args.trust_remote_code)
+        digest = tokens.digest(source)
     todo = []
-    for job in jobs:
-        settings = settings_of(args, job, digest, outside.about(job))
-        folder = Path(args.save_dir.replace("{length}", str(job.length))) / job.name
-        target = files.Target(folder, name, settings, start, end, args.shared_dir)
-        if not target.ready():
-            todo.append((job, target))
-    return todo
+    for job in jobs_of(args):
+        settings = settings_of(job, digest, outside.about(job))
+        if not is_there(args, model, job, settings):
+            todo.append((job, folder_of(args, model, job), settings))
+    if not todo:
+        print(f"ruler data: {model}: all files are there", flush=True)
+        return
+    setup = maker.Maker(source or tokens.load(tokenizer, args.trust_remote_code), outside)
+    check_lengths(setup, [job for job, *_ in todo])
+    for kind in sorted({job.outside for job, *_ in todo if outside.is_standin(job)}):
+        names = ", ".join(dict.fromkeys(job.name for job, *_ in todo if job.outside == kind))
+        print(f"ruler data: no --{kind}: {names} use a stand-in for RULER's text (see data/download.py)", flush=True)
+    about = {
+        "tokenizer": tokenizer,
+        "special_tokens": setup.tokens.around,
+        "versions": {"python": platform.python_version(), **files.versions()},
+        "command": command_line(),
+    }
+    while todo:
+        todo = work(setup, todo, args.workers, about)
 
 
 def check_lengths(setup: maker.Maker, jobs: list[maker.Job]) -> None:
-    """Stops with one line if a task does not fit a length, and says which do."""
+    """Raises ValueError if a task does not fit a length; the message says which tasks do."""
     refused = {}
     for job in jobs:
         try:
             setup.check(job)
-        except TooShort as reason:
-            refused[job.name, job.length] = f"{reason}, and generate {job.new}"
+        except TooShort as error:
+            refused[job.name, job.length] = f"{error}, and generate {job.new}"
     if refused:
-        (name, length), reason = next(iter(refused.items()))
+        (_, length), reason = next(iter(refused.items()))
         fits = [job.name for job in jobs if job.length == length and (job.name, length) not in refused]
-        what = ", ".join(f"{name} at {length}" for name, length in refused)
-        fail(
-            f"too short with this tokenizer: {what}; {reason}. What fits {length}: {' '.join(fits) or 'none of these'}"
-        )
+        which = ", ".join(f"{name} at {length}" for name, length in refused)
+        fitting = f"What fits {length}: {' '.join(fits) or 'none of these'}"
+        raise ValueError(f"too short with this tokenizer: {which}; {reason}. {fitting}")
 
 
-def work(setup: maker.Maker, todo: list[tuple], workers: int, more: dict) -> list[tuple]:
-    """Makes the rows that are missing, block by block over all tasks, and writes them in order. Returns what has to be
-    made once more, every prompt tokenised whole: with some tokenizers the costs of pieces do not add up."""
-    blocks, last = [], {}
-    for job, target in todo:
+def work(setup: maker.Maker, todo: list[tuple], workers: int, about: dict) -> list[tuple]:
+    """Makes the rows of all tasks, block by block, and writes them in order.
+
+    Returns what has to be made again with every prompt tokenised whole: with some tokenizers the costs of pieces do not
+    add up.
+    """
+    blocks = []
+    for job, folder, settings in todo:
+        writer = files.Writer(folder, settings)
         rows = max(1, BLOCK_TOKENS // job.length)
-        for first in range(target.start + target.rows, target.end, rows):
-            last[job.name, job.length] = len(blocks)
-            job = job._replace(whole=target.whole)
-            blocks.append((job, target, first, min(first + rows, target.end)))
-        if (job.name, job.length) not in last:
-            target.finish(more)  # killed between its last row and its end
-    began, done, again = time.monotonic(), 0, {}
+        for first in range(0, job.rows, rows):
+            blocks.append((job, writer, first, min(first + rows, job.rows)))
+    started, done, again = time.monotonic(), 0, []
     with maker.Pool(setup, min(workers, len(blocks))) as pool:
-        for number, made in enumerate(pool.map([(job, first, end) for job, _, first, end in blocks])):
-            job, target, first, end = blocks[number]
-            key = job.name, job.length
-            if made is None and key not in again:
-                say(
-                    f"{job.name} at {job.length}: this tokenizer's costs do not add up; every prompt is tokenised whole"
-                )
-                target.restart()
-                again[key] = (job, target)
-            if key in again:
+        made = pool.map([(job, first, end) for job, _, first, end in blocks])
+        for (job, writer, first, end), rows in zip(blocks, made, strict=True):
+            if rows is None and not writer.file.closed:
+                print(f"ruler data: {job.name} at {job.length}: every prompt is tokenised whole", flush=True)
+                writer.file.close()
+                again.append((job._replace(whole=True), writer.folder, writer.settings))
+            if writer.file.closed:
                 continue
-            target.append(made)
+            writer.append(rows)
             done += end - first
-            if number == last[key]:
-                target.finish(more)
-                rate = done / (time.monotonic() - began)
-                fill = f"mean fill {target.mean_fill():.4f}"
-                say(f"{job.name} at {job.length}: {target.rows} samples, {fill} ({rate:.0f}/s in all)")
-    return list(again.values())
+            if end == job.rows:
+                writer.finish(about | {"whole": job.whole})
+                rate = done / (time.monotonic() - started)
+                counts = f"{job.rows} samples, mean fill {writer.mean_fill():.4f} ({rate:.0f}/s in all)"
+                print(f"ruler data: {job.name} at {job.length}: {counts}", flush=True)
+    return again
 
 
-def say(text: str) -> None:
-    print(f"ruler data: {text}", flush=True)
+def main():
+    args = parse_args()
+    outside = maker.Outside({"essays": args.essays, "squad": args.squad, "hotpotqa": args.hotpotqa})
+    tokenizers = dict(zip(args.model_name, args.tokenizer_path, strict=True))
+    for_each_checkpoint(args.model_name, lambda model: prepare(model, tokenizers[model], args, outside))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    run_script(main)

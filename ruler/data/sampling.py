@@ -15,8 +15,8 @@ class TooShort(ValueError):
 
 
 class Setting(NamedTuple):
-    """Of one task at one length.  length: tokens of prompt and answer.  new: tokens to generate.  wrap: the model's
-    template, before and behind the task.  rows: samples in all.  lceg: sizes and layout of the LCEG paper's copy."""
+    """Of one task at one length.  length: tokens of prompt and answer.  new: tokens to generate.  rows: samples in all.
+    lceg: sizes and layout of the LCEG paper's copy."""
 
     name: str
     length: int
@@ -24,7 +24,6 @@ class Setting(NamedTuple):
     seed: int
     rows: int
     lceg: bool
-    wrap: tuple[str, str]
 
 
 class Sample(NamedTuple):
@@ -69,10 +68,9 @@ class Task:
             self.units = self.build(0, self.room, 0).units
 
     def full(self, template: Template) -> tuple[str, str]:
-        """The whole prompt, with the model's template, before and behind {context}."""
-        before, after = self.setting.wrap
+        """The whole prompt before and behind {context}."""
         head, tail = template.text.split("{context}")
-        return before + head, tail + after + template.prefix
+        return head, tail + template.prefix
 
 
 @lru_cache(maxsize=32)

@@ -5,10 +5,8 @@ words that begin with a space. The cost of a piece is measured where it will sta
 sums and whole prompts agree is checked while data are made, and where they do not every prompt is tokenised whole.
 """
 
-import concurrent.futures
 import hashlib
 import json
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from tokenizers import Tokenizer  # noqa: E402
 # classes that use tokenizer.json as it stands; of others transformers changes parts, so it is asked for the result
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 BEHIND = {"\n": "A", " ": " a"}  # what is put behind a piece that ends in white space
-MARK = "\ue000TASK\ue000"
 
 
 class Tokens:
@@ -73,7 +70,6 @@ def files_digest(path: str) -> str | None:
         "tokenizer.json",
         "tokenizer.model",
         "tokenizer_config.json",
-        "chat_template.jinja",
         "special_tokens_map.json",
     )
     if not folder.is_dir():
@@ -89,43 +85,23 @@ def files_digest(path: str) -> str | None:
     return made.hexdigest()
 
 
-def load(path: str, chat: bool, trust_remote_code: bool) -> tuple[str, tuple[str, str]]:
-    """(tokenizer as JSON, model template as the texts before and behind the task).
+def load(path: str, trust_remote_code: bool) -> str:
+    """A tokenizer as JSON. Raises ValueError if there is none.
 
-    A tokenizer.json of a plain class is read as it is, in a tenth of a second. Other tokenizers, and chat templates,
-    are transformers' business, in a process of its own, whose memory is given back. Raises ValueError, one line.
+    A tokenizer.json of a plain class is read as it is, in a tenth of a second; other tokenizers are opened by
+    transformers, which changes parts of some.
     """
     file = Path(path) / "tokenizer.json"
     config = file.with_name("tokenizer_config.json")
-    if file.is_file() and not chat:
-        said = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        if said.get("tokenizer_class", PLAIN[0]) in PLAIN and not {"add_bos_token", "add_eos_token"} & set(said):
-            return file.read_text(encoding="utf-8"), ("", "")
-    if Path(path).is_dir() and not any(file.with_name(name).exists() for name in (file.name, config.name)):
-        raise ValueError(f"{path} has no tokenizer: neither tokenizer.json nor tokenizer_config.json is in it")
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_load, path, chat, trust_remote_code).result()
+    if file.is_file():
+        stated = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        if stated.get("tokenizer_class", PLAIN[0]) in PLAIN and not {"add_bos_token", "add_eos_token"} & set(stated):
+            return file.read_text(encoding="utf-8")
+    elif Path(path).is_dir() and not config.is_file():
+        raise ValueError(f"no tokenizer in {path}: neither tokenizer.json nor tokenizer_config.json")
+    from checkpoint import open_tokenizer
 
-
-def _load(path: str, chat: bool, trust_remote_code: bool) -> tuple[str, tuple[str, str]]:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as reason:
-        raise ValueError(f"no tokenizer from {path}: {str(reason).splitlines()[0]}") from None
+    tokenizer = open_tokenizer(path, trust_remote_code)
     if not tokenizer.is_fast:
         raise ValueError(f"{path} has a slow tokenizer; save it as a fast one (tokenizer.json)")
-    wrap = ("", "")
-    if chat:
-        if not tokenizer.chat_template:
-            raise ValueError(f"{path} has no chat template; a base model takes --model_template_type base")
-        message = [{"role": "user", "content": MARK}]
-        before, _, after = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True).partition(
-            MARK
-        )
-        bos = tokenizer.bos_token
-        if bos and before.startswith(bos) and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
-            before = before[len(bos) :]  # the tokenizer writes it
-        wrap = (before, after)
-    return tokenizer.backend_tokenizer.to_str(), wrap
+    return tokenizer.backend_tokenizer.to_str()

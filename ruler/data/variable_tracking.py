@@ -26,7 +26,6 @@ class VariableTracking(Task):
         self.sentences = [part.strip() + "." for part in texts.noise.split(".") if part.strip()]
         self.template = texts.templates["vt_lceg" if setting.lceg else "vt"]
         self.head, self.tail = self.full(self.template)
-        self.before, self.head = setting.wrap[0], self.head[len(setting.wrap[0]) :]
         self.begin = "" if not setting.lceg else " "  # of a piece of the context
         self.end = "\n" if not setting.lceg else ""
         self.noises = self.pieces([self.noise]), self.pieces(self.sentences)
@@ -108,7 +107,7 @@ class VariableTracking(Task):
         tail, prefix = self.tail, self.template.prefix
         for field, said in fields.items():
             tail, prefix = tail.replace(field, said), prefix.replace(field, said)
-        head = self.before + self.example(index, attempt) + self.head
+        head = self.example(index, attempt) + self.head
         costs = self.tokens.costs(self.pieces([line for _, lines, _ in made for line in lines]))
         ending = tail[len(self.end) :]
         fixed = self.tokens.beginning(head) + self.tokens.ending(ending) + sum(costs)

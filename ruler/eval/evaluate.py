@@ -4,137 +4,167 @@ r"""Scores RULER's predictions; needs no GPU and no model.
     python eval/evaluate.py --data_dir results/*/synthetic/*/pred --verbose 3           (prints three of each task)
 
 Writes into each folder RULER's summary.csv (summary-<task>.csv if there is one task) and submission.csv, and
-scores.json: of each task the score with its 95 % interval (bootstrap over samples), the empty answers, the strict score
-(whole words only) and every sample's; the mean over tasks, complete if all thirteen are there. Chunks <task>-<k>.jsonl
-are put together first.
+scores.json: for each task the score with its 95 % interval (bootstrap over samples), the number of empty answers, the
+strict score (whole words only), the score of every sample, and what the answers cost; the mean over the tasks.
 """
 
 import argparse
-import csv
-import io
-import math
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import pandas
 
-from results import merge_chunks, read_json, read_rows, write_json, write_text
-from scoring import clean, contains_word, interval, percent, resample, score
-from tasks import TASKS, read_tasks
+from run import read_json, run_script, write_json, write_text
+from scoring import clean, contains_word, score
+from stats import bootstrap, percentile_interval, resampled_means, standard_error
+from store import read_lines
+from tasks import read_tasks
 
-# what the notes of all tasks of a folder share, and what is each task's own
+# what all tasks of a folder have in common
 ABOUT = (
     "name", "model", "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens",
     "training_seed", "checkpoint", "engine", "dtype", "attention", "protocol", "seed", "versions", "command",
 )  # fmt: skip
-COSTS = ("seconds", "timed", "tokens_per_second", "peak_memory_bytes", "reduced", "errors")
 
 
-def evaluate(rows: dict[int, dict], task: dict, note: dict) -> dict:
-    """One task's entry of scores.json, and with it its `predictions`, cleaned. rows: {index: prediction row}."""
-    indices = sorted(rows)
-    preds = [clean(rows[index]["pred"]) for index in indices]
-    golds = [[gold for gold in rows[index]["outputs"] if gold is not None] for index in indices]
-    if not all(golds):
-        raise ValueError(f"sample {indices[[not g for g in golds].index(True)]} has no gold answers")
-    scores = [score(pred, gold, task["metric"]) for pred, gold in zip(preds, golds, strict=True)]
-    strict = [score(pred, gold, task["metric"], contains_word) for pred, gold in zip(preds, golds, strict=True)]
-    data = note.get("data") or {}
-    expected = data.get("num_samples") or note.get("data_rows")
+def interval(means: np.ndarray) -> list[float]:
+    """The 95 % interval of resampled means, in percent."""
+    return [round(100 * bound, 2) for bound in percentile_interval(means)]
+
+
+def percent(scores: list[float]) -> float:
+    """The mean in percent, rounded as RULER does."""
+    return round(sum(scores) / len(scores) * 100, 2)
+
+
+def costs(rows: list[dict]) -> dict:
+    """What the answers took, all processes together. None for predictions of other code, which do not record it."""
+    if any("seconds" not in row for row in rows):
+        return dict.fromkeys(("seconds", "tokens_per_second", "peak_memory_bytes"))
+    seconds = sum(row["seconds"] for row in rows)
+    tokens = sum(row["prompt_tokens"] + row["generated_tokens"] for row in rows)
+    peak = max((row["peak_memory_bytes"] or 0 for row in rows), default=0)
+    rate = round(tokens / seconds, 1) if seconds else None
+    return {"seconds": round(seconds, 3), "tokens_per_second": rate, "peak_memory_bytes": peak or None}
+
+
+def evaluate_task(rows: list[dict], task: dict, record: dict) -> dict:
+    """One task's entry in scores.json, with `predictions` that go to submission.csv.
+
+    Raises ValueError if a row has no gold answers.
+    """
+    scores, strict, preds = [], [], []
+    for row in rows:
+        golds = [gold for gold in row["outputs"] if gold is not None]
+        if not golds:
+            raise ValueError(f"sample {row['index']} has no gold answers")
+        pred = clean(row["pred"])
+        preds.append(pred)
+        scores.append(score(pred, golds, task["metric"]))
+        strict.append(score(pred, golds, task["metric"], contains_word))
+    data = record.get("data") or {}
+    expected = record.get("samples")
+    error = standard_error(scores)
     return {
         "source": data.get("source"),
         "metric": task["metric"],
-        "n": len(indices),
+        "n": len(rows),
         "expected_n": expected,
-        "complete": expected is None or len(indices) >= expected,
+        "complete": expected is None or len(rows) >= expected,
         "score": percent(scores),
         "strict": percent(strict),
-        "stderr": round(100 * float(np.std(scores, ddof=1)) / math.sqrt(len(scores)), 3) if len(scores) > 1 else None,
-        "interval_95": interval(resample(scores, 0)),
-        "strict_interval_95": interval(resample(strict, 0)),
-        "nulls": sum(not pred for pred in preds),
+        "stderr": None if error is None else round(100 * error, 3),
+        "interval_95": interval(bootstrap(scores)),
+        "strict_interval_95": interval(bootstrap(strict)),
+        "nulls": preds.count(""),
         "fill": data.get("mean_fill"),
-        "tokens_to_generate": note.get("tokens_to_generate"),
-        "indices": indices,
+        "tokens_to_generate": record.get("tokens_to_generate"),
+        "indices": [row["index"] for row in rows],
         "row_scores": [round(value, 6) for value in scores],
         "strict_row_scores": [round(value, 6) for value in strict],
-        **{key: note.get(key) for key in COSTS},
+        **costs(rows),
+        "oom_retries": record.get("oom_retries"),
+        "errors": record.get("errors"),
         "predictions": preds,
     }
 
 
-def mean(entries: dict[str, dict]) -> dict:
-    """The mean over tasks, each counting the same; samples are drawn anew within each task."""
-    official = [task for task in TASKS if task in entries]
-    means_R = np.mean([resample(entry["row_scores"], seed) for seed, entry in enumerate(entries.values())], axis=0)
-    strict_R = [sum(entry["strict_row_scores"]) / entry["n"] for entry in entries.values()]
-    exact = [sum(entry["row_scores"]) / entry["n"] for entry in entries.values()]
+def mean(entries: dict[str, dict], tasks: dict[str, dict]) -> dict:
+    """The mean over tasks, each counting the same; its interval resamples the samples within each task."""
+    strata = [(np.array(entry["row_scores"]), np.ones(entry["n"])) for entry in entries.values()]
     return {
-        "score": percent(exact),
-        "interval_95": interval(means_R),
-        "strict": percent(strict_R),
+        "score": percent([sum(entry["row_scores"]) / entry["n"] for entry in entries.values()]),
+        "interval_95": interval(resampled_means(strata)),
+        "strict": percent([sum(entry["strict_row_scores"]) / entry["n"] for entry in entries.values()]),
         "tasks": len(entries),
-        "complete": len(official) == len(TASKS) == len(entries) and all(e["complete"] for e in entries.values()),
+        "complete": len(entries) == len(tasks) and all(entry["complete"] for entry in entries.values()),
         "standin": [task for task, entry in entries.items() if entry["source"] == "standin"],
     }
 
 
-def table(rows: list[list]) -> str:
-    """CSV as pandas writes it: quotes where needed, \\n at the ends of lines."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> dict[str, dict]:
-    """Scores one folder of predictions and writes its files; {task: entry}. ValueError, one line, if it cannot be."""
-    if not folder.is_dir():
-        raise ValueError(f"no folder {folder}")
-    merge_chunks(folder)
-    notes, found = {}, {}
-    for name in tasks:
-        if rows := read_rows(folder / f"{name}.jsonl"):
-            found[name], notes[name] = rows, read_json(folder / "runs" / f"{name}.json") or {}
-    if not found:
+def score_folder(folder: Path, tasks: dict[str, dict], verbose: int):
+    """Scores a folder of predictions, writes its files and prints the scores. Raises ValueError if it cannot."""
+    entries, records = {}, {}
+    for name, task in tasks.items():
+        rows = {row["index"]: row for row in read_lines(folder / f"{name}.jsonl")[0] if {"index", "pred"} <= set(row)}
+        if not rows:
+            continue
+        record = read_json(folder / "runs" / f"{name}.json") or {}
+        records[name] = record | (record.get("settings") or {})
+        try:
+            entries[name] = evaluate_task([rows[index] for index in sorted(rows)], task, records[name])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder / name}.jsonl: {error}") from None
+        for index in sorted(rows)[:verbose]:
+            print(f"{name} {index}\n  input      ...{rows[index].get('input', '')[-300:]!r}")
+            print(f"  gold       {rows[index]['outputs']}\n  prediction {rows[index]['pred']!r}")
+    if not entries:
         raise ValueError(f"{folder} has no predictions of any task; pred/call_api.py makes them")
     for key, what in (("checkpoint", "checkpoints"), ("protocol", "profiles of data")):
-        values = {note.get(key): name for name, note in notes.items()}
-        if len(values) > 1:
-            raise ValueError(f"{folder}: {' and '.join(values.values())} are of different {what}; answer one set again")
-    entries = {}
-    for name, rows in found.items():
-        try:
-            entries[name] = evaluate(rows, tasks[name], notes[name])
-        except (ValueError, KeyError, TypeError, AttributeError) as reason:
-            raise ValueError(f"{folder / name}.jsonl: {reason}") from None
-        for index in entries[name]["indices"][:verbose]:
-            row = rows[index]
-            print(f"{name} {index}\n  input      ...{row.get('input', '')[-300:]!r}\n  gold       {row['outputs']}")
-            print(f"  prediction {row['pred']!r}")
-    write(folder, entries, notes)
-    return entries
+        first = {record.get(key): name for name, record in records.items()}
+        if len(first) > 1:
+            raise ValueError(f"{folder}: {' and '.join(first.values())} are of different {what}; answer one set again")
+    write_tables(folder, entries)
+    record = next(iter(records.values()))
+    place = folder.resolve().parents  # <name>/<benchmark>/<length>/pred
+    about = {"benchmark": "ruler"} | {key: record.get(key) for key in ABOUT}
+    about["name"] = about["name"] or place[2].name
+    about["length"] = record.get("max_seq_length") or (int(place[0].name) if place[0].name.isdecimal() else None)
+    about["profile"] = record.get("protocol")
+    missing = [name for name in tasks if name not in entries]
+    scores = about | {"tasks": entries, "mean": mean(entries, tasks), "missing": missing}
+    write_json(folder / "scores.json", scores)
+    show(folder, scores)
 
 
-def write(folder: Path, entries: dict[str, dict], notes: dict[str, dict]) -> None:
-    """summary.csv, submission.csv and scores.json."""
-    names = list(entries)
-    summary = [[*range(len(names) + 1)], ["Tasks", *names]]
-    summary.append(["Score", *(entry["score"] for entry in entries.values())])
-    summary.append(["Nulls", *(f"{entry['nulls']}/{entry['n']}" for entry in entries.values())])
-    write_text(folder / ("summary.csv" if len(names) > 1 else f"summary-{names[0]}.csv"), table(summary))
-    submission = [["Task", "ID", "Prediction"]]
+def write_tables(folder: Path, entries: dict[str, dict]):
+    """Writes RULER's summary.csv and submission.csv; takes `predictions` out of the entries."""
+    names, predictions = list(entries), []
+    scores = [entry["score"] for entry in entries.values()]
+    nulls = [f"{entry['nulls']}/{entry['n']}" for entry in entries.values()]
+    summary = pandas.DataFrame([["Tasks", *names], ["Score", *scores], ["Nulls", *nulls]])
+    name = "summary.csv" if len(names) > 1 else f"summary-{names[0]}.csv"
+    write_text(folder / name, summary.to_csv(index=False))
     for name, entry in entries.items():
-        submission += [[name, *row] for row in zip(entry["indices"], entry.pop("predictions"), strict=True)]
-    write_text(folder / "submission.csv", table(submission))
-    note = next(iter(notes.values()))
-    above = folder.resolve().parent.name
-    about = {"benchmark": "ruler"} | {key: note.get(key) for key in ABOUT}
-    about["name"] = about["name"] or folder.resolve().parents[2].name
-    about |= {"length": note.get("max_seq_length") or (int(above) if above.isdecimal() else None)}
-    content = about | {"profile": note.get("protocol"), "tasks": entries, "mean": mean(entries)}
-    write_json(folder / "scores.json", content | {"missing": [task for task in TASKS if task not in entries]})
+        predictions += [(name, *row) for row in zip(entry["indices"], entry.pop("predictions"), strict=True)]
+    submission = pandas.DataFrame(predictions, columns=["Task", "ID", "Prediction"])
+    write_text(folder / "submission.csv", submission.to_csv(index=False))
+
+
+def show(folder: Path, scores: dict):
+    """Prints the mean and a line for each task."""
+    whole = scores["mean"]
+    low, high = whole["interval_95"]
+    note = " (some data are stand-ins)" if whole["standin"] else ""
+    print(f"{folder}: mean of {whole['tasks']} tasks {whole['score']:.2f} [{low:.2f}, {high:.2f}]{note}")
+    for name, entry in scores["tasks"].items():
+        low, high = entry["interval_95"]
+        strict = f"strict {entry['strict']:6.2f}  nulls {entry['nulls']}/{entry['n']}"
+        note = "  standin" if entry["source"] == "standin" else ""
+        print(f"  {name:<16} {entry['score']:6.2f} [{low:6.2f}, {high:6.2f}]  {strict}{note}")
 
 
 def main():
@@ -143,30 +173,16 @@ def main():
     parser.add_argument("--benchmark", default="synthetic", help="[synthetic]")
     parser.add_argument("--verbose", type=int, default=0, help="answers of each task to print [0]")
     args = parser.parse_args()
-    failures = []
-    try:
-        tasks = read_tasks(args.benchmark)
-    except ValueError as reason:
-        sys.exit(f"error: {reason}")
+    tasks = read_tasks(args.benchmark)
+    errors = []
     for folder in args.data_dir:
         try:
-            entries = score_folder(folder, tasks, args.verbose)
-        except ValueError as reason:
-            failures.append(str(reason))
-            continue
-        scores = read_json(folder / "scores.json")
-        whole, (low, high) = scores["mean"], scores["mean"]["interval_95"]
-        marked = " (some data are stand-ins)" if whole["standin"] else ""
-        print(f"{folder}: mean of {whole['tasks']} tasks {whole['score']:.2f} [{low:.2f}, {high:.2f}]{marked}")
-        for name, entry in entries.items():
-            low, high = entry["interval_95"]
-            print(
-                f"  {name:<16} {entry['score']:6.2f} [{low:6.2f}, {high:6.2f}]  strict {entry['strict']:6.2f}"
-                f"  nulls {entry['nulls']}/{entry['n']}{'  standin' * (entry['source'] == 'standin')}"
-            )
-    if failures:
-        sys.exit("\n".join(f"error: {failure}" for failure in failures))
+            score_folder(folder, tasks, args.verbose)
+        except (ValueError, OSError) as error:
+            errors.append(str(error))
+    if errors:
+        raise ValueError("\nerror: ".join(errors))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

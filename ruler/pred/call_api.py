@@ -1,183 +1,261 @@
-r"""RULER's questions put to a model: reads <data_dir>/<task>/validation.jsonl, writes <save_dir>/<task>.jsonl.
+r"""Puts RULER's questions to models: reads <data_dir>/<task>/validation.jsonl, writes <save_dir>/<task>.jsonl.
 
     python pred/call_api.py --data_dir D --save_dir S --benchmark synthetic --task vt --model_name_or_path CKPT
-    python pred/call_api.py --data_dir R/4096/data R/8192/data --save_dir R/4096/pred R/8192/pred \
-        --task vt,cwe,fwe --model_name_or_path CKPT                 (all in one process: the weights are read once)
-    torchrun --nproc_per_node=8 pred/call_api.py ...                (the prompts are shared out, the files are the same)
+    python pred/call_api.py --data_dir "results/{model}/synthetic/{length}/data" \
+        --save_dir "results/{model}/synthetic/{length}/pred" --max_seq_length 4096 8192 --task vt cwe \
+        --model_name_or_path CKPT_A CKPT_B              (several models and lengths in one process)
+    torchrun --nproc_per_node=8 pred/call_api.py ...    (the ranks share the prompts; the files are the same)
     python pred/call_api.py --server_type vllm --tensor_parallel_size 2 ...
     python pred/call_api.py --server_type openai --server_host http://localhost:8000/v1 --model_name_or_path NAME ...
 
-The same command serves a CPU (float32) and a GPU (bfloat16); run.sh gives it. Answers are greedy, of new tokens only,
-and recorded as they are made: a killed run continues when the same command is given again, more samples go on from
-what is there. Beside the predictions, runs/<task>.json says what made them, in what time and memory.
+The same command serves a CPU (float32) and a GPU (bfloat16); run.sh gives it. Answers are greedy, consist of new tokens
+only and are recorded as they are made: rerun the same command to resume, also after more samples were added to the
+data. <save_dir>/runs/<task>.json says what made them; answers of other settings or to other data are moved to old/.
 """
 
 import argparse
-import platform
-import shlex
+import hashlib
+import json
+import os
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-import torch.distributed as dist
-import transformers
-
-from answers import answer, chunk_of, data_file, encode, read_data
-from arguments import parse_args
-from checkpoint import KEYS, describe, fingerprint
+from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
+from checkpoint import KEYS, checkpoint_name, describe, fingerprint
 from endpoint import Endpoint
-from engine import VLLM, Transformers
-from ranks import RANK, WORLD, fail, say, share
-from results import Predictions, read_json
-from tasks import choose, read_tasks
+from run import (
+    RANK,
+    WORLD_SIZE,
+    barrier,
+    broadcast,
+    command_line,
+    for_each_checkpoint,
+    gather_all,
+    print_rank0,
+    read_json,
+    run_script,
+    start_ranks,
+    stop_ranks,
+    versions,
+    warn_rank0,
+)
+from store import Store
+from tasks import choose_tasks, read_tasks
 
 
-def open_engine(args: argparse.Namespace):
-    """The engine that --server_type asks for, its weights not read yet. Raises ValueError, one line."""
-    if args.server_type == "openai":
-        return Endpoint(args.base_url, args.model_name_or_path, args.api_key, args.threads)
-    if args.server_type == "vllm":
-        return VLLM(args.model_name_or_path, max(args.max_seq_length), args.dtype, args.tensor_parallel_size)
-    batch = {"batch": args.batch_size} if args.batch_size else {}
-    return Transformers(
-        args.model_name_or_path,
-        args.trust_remote_code,
-        args.dtype,
-        prefill_chunk=args.prefill_chunk,
-        cache_on_cpu=args.cache_on_cpu,
-        **batch,
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data; {model} and {length} in a folder stand for a model's name and the length")
+    data.add_argument("--data_dir", required=True, help="folder with <task>/validation.jsonl")
+    data.add_argument("--save_dir", required=True, help="folder of the predictions")
+    data.add_argument("--max_seq_length", type=int, nargs="+", help="tokens [the name of the folder above --data_dir]")
+    data.add_argument("--benchmark", default="synthetic", help="[synthetic]")
+    data.add_argument("--task", nargs="+", help="one or several, separated by spaces or commas [all]")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model_name_or_path", nargs="+", required=True, help="checkpoint folders or hub ids; openai: server's names"
     )
+    model.add_argument("--model_name", nargs="+", help="their names in the results [the last part of the path]")
+    model.add_argument("--server_type", choices=["hf", "vllm", "openai"], default="hf", help="openai: a server [hf]")
+    model.add_argument("--server_host", default="127.0.0.1", help="openai: host, or its address with /v1 [127.0.0.1]")
+    model.add_argument("--server_port", type=int, default=5000, help="openai [5000]; the API key: $OPENAI_API_KEY")
+    model.add_argument("--threads", type=int, default=4, help="openai: requests at a time [4]")
+    model.add_argument("--allow_beyond", action="store_true", help="go beyond the length that a checkpoint declares")
+    model.add_argument("--stop_words", default="", help="an answer ends before these, separated by commas [none]")
+    add_engine_flags(parser)
+    args = parser.parse_args()
+    check_engine_flags(args, args.server_type)
+    if args.max_seq_length is None:
+        name = Path(args.data_dir).resolve().parent.name
+        if not name.isdecimal():
+            raise ValueError("give --max_seq_length, as the folder above --data_dir is not named by it")
+        args.max_seq_length = [int(name)]
+    args.model_name = args.model_name or [checkpoint_name(path) for path in args.model_name_or_path]
+    if len(set(args.model_name)) != len(args.model_name_or_path):
+        raise ValueError("as many different --model_name as --model_name_or_path are needed")
+    if len(args.max_seq_length) > 1 and not ("{length}" in args.data_dir and "{length}" in args.save_dir):
+        raise ValueError("several lengths need {length} in --data_dir and --save_dir")
+    if len(args.model_name) > 1 and "{model}" not in args.save_dir:
+        raise ValueError("several models need {model} in --save_dir")
+    args.stop = [word for word in args.stop_words.split(",") if word]
+    return args
 
 
-def check_window(args: argparse.Namespace, window: int | None):
-    """Stops, or with --allow_beyond says so, where a length is beyond the one that the checkpoint declares."""
-    beyond = [length for length in args.max_seq_length if window and length > window]
-    if beyond:
-        what = f"{', '.join(map(str, beyond))} tokens are beyond the {window} that {args.model_name_or_path} declares"
-        if not args.allow_beyond:
-            fail(f"{what}; add --allow_beyond to measure it all the same")
-        say(f"WARNING: {what}")
+# --- the data
+def folder_of(pattern: str, model: str, length: int) -> Path:
+    """A --data_dir or --save_dir with its placeholders filled in."""
+    return Path(pattern.replace("{model}", model).replace("{length}", str(length)))
+
+
+def read_data(path: Path) -> list[dict]:
+    """The rows {index, input, outputs, length, ...} of a data file; `input` is the whole prompt.
+
+    Newer files of RULER keep the answer prefix apart from `input`; it is appended. Raises ValueError if it is not such
+    a file.
+    """
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                prefix = row.get("answer_prefix") or ""
+                if not row["input"].endswith(prefix):
+                    row["input"] += prefix
+                rows.append(row | {"index": int(row["index"]), "outputs": row["outputs"]})
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                message = f"{path}, line {number} is not a row of data ({error!r})"
+                raise ValueError(f"{message}; make it with data/prepare.py") from None
+    if not rows:
+        raise ValueError(f"{path} is empty; make it with data/prepare.py")
+    return rows
+
+
+def data_identity(rows: list[dict], known: dict) -> dict:
+    """The settings that identify the data: a digest over as many rows as the run with the settings `known` had.
+
+    So rows that were added to the same data do not make a new run of it.
+    """
+    n = min(known.get("data_rows") or len(rows), len(rows))
+    asked = json.dumps([(row["index"], row["input"], row["outputs"]) for row in rows[:n]])
+    return {"data_rows": n, "data_sha256": hashlib.sha256(asked.encode()).hexdigest()}
+
+
+def encode(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids, with the tokenizer's own BOS unless the texts begin with one (from a chat template)."""
+    bos = tokenizer.bos_token
+    has_bos = bool(bos) and texts[0].startswith(bos)
+    return tokenizer(texts, add_special_tokens=not has_bos, verbose=False)["input_ids"]
+
+
+# --- the model
+def open_model(path: str, args: argparse.Namespace):
+    """(the engine of --server_type, what is known of the model, what identifies it)."""
+    if args.server_type == "openai":
+        host = args.server_host
+        url = host if host.startswith("http") else f"http://{host}:{args.server_port}/v1"
+        engine = Endpoint(url, path, os.environ.get("OPENAI_API_KEY"), threads=args.threads)
+        return engine, dict.fromkeys(KEYS) | {"method": "hosted"}, f"{path}@{url}"
+    kind = "vllm" if args.server_type == "vllm" else "transformers"
+    engine = open_engine(kind, path, args, max(args.max_seq_length))
+    return engine, describe(path, engine.config), fingerprint(path, engine.config)
+
+
+def check_window(path: str, window: int | None, args: argparse.Namespace):
+    """Raises ValueError, or with --allow_beyond warns, if a length is beyond the one that the checkpoint declares."""
+    beyond = [str(length) for length in args.max_seq_length if window and length > window]
+    if not beyond:
+        return
+    message = f"{', '.join(beyond)} tokens are beyond the {window} that {path} declares"
+    if not args.allow_beyond:
+        raise ValueError(f"{message}; add --allow_beyond to measure it all the same")
+    warn_rank0(f"WARNING: {message}")
+
+
+def evaluate(name: str, path: str, args: argparse.Namespace, tasks: dict[str, dict]):
+    """Answers the tasks at every length with one model.
+
+    Raises ValueError if data are missing, the model cannot be opened, or memory did not suffice for some answers.
+    """
+    units = []
+    for length in args.max_seq_length:
+        for task in choose_tasks(args.task, tasks):
+            data = folder_of(args.data_dir, name, length) / task / "validation.jsonl"
+            if not data.is_file():
+                raise ValueError(f"no data {data}; make it with data/prepare.py")
+            units.append((data, length, task))
+    engine, description, identity = open_model(path, args)
+    check_window(path, engine.window, args)
+    about = {"benchmark": "ruler", "name": name, "model": path, **description}
+    about |= {"versions": versions(), "command": command_line(), "processes": WORLD_SIZE}
+    settings = {"checkpoint": identity, "engine": engine.name, "dtype": engine.dtype, "attention": engine.attention}
+    settings["stop_words"] = args.stop
+    print_rank0(f"{name}: {about['method']}, {engine.name}, {engine.dtype}, {WORLD_SIZE} process(es)")
+    errors = 0
+    for data, length, task in units:
+        rows = read_data(data)
+        made = read_json(data.with_name("run.json")) or {}
+        new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
+        about |= {"task": task, "max_seq_length": length, "samples": len(rows), "data": made}
+        about |= {"protocol": made.get("profile"), "seed": made.get("seed")}
+        settings["tokens_to_generate"] = new_tokens
+        folder = folder_of(args.save_dir, name, length)
+        errors += answer_task(engine, rows, folder, about, settings, args.stop)
+    if errors:
+        advice = "rerun the same command to try them again, with a smaller --prefill_chunk or --cache_on_cpu"
+        raise ValueError(f"{name}: {errors} answers ran out of memory; {advice}")
+
+
+def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: dict, stop: list[str]) -> int:
+    """Answers the rows of one task that have no answer yet; returns how many could not be answered.
+
+    about, settings: what the record beside the predictions says; see Store.
+    """
+    task, label = about["task"], f"{about['max_seq_length']} {about['task']}"
+    record = folder / "runs" / f"{task}.json"
+    known = broadcast(read_json(record) or {})
+    settings = settings | data_identity(rows, known.get("settings") or {})
+    earlier_retries = known.get("oom_retries") or [] if known.get("settings") == settings else []
+    about = about | {"oom_retries": earlier_retries}
+    store = Store(folder / f"{task}.jsonl", settings, key=lambda row: row["index"], record=record)
+    answered = broadcast(set(store.open(about)) if RANK == 0 else None)
+    missing = [row for row in rows if row["index"] not in answered]
+    if not missing:
+        print_rank0(f"{label}: all {len(rows)} answers are there")
+        return 0
+
+    prompts = [row["input"] for row in missing]
+    hosted = engine.config is None  # a server takes text
+    if not hosted:
+        prompts = encode(engine.tokenizer, prompts)
+        check_lengths(engine, prompts, settings["tokens_to_generate"], about["max_seq_length"], label)
+    retries = len(engine.oom_retries)
+    for i, answer in answer_all(engine, prompts, settings["tokens_to_generate"], label, stop_strings=stop):
+        row = missing[i]
+        if answer.error:
+            store.append({"index": row["index"], "error": answer.error})
+            continue
+        entry = {"index": row["index"], "pred": answer.text, "input": row["input"], "outputs": row["outputs"]}
+        entry |= {"others": {}, "truncation": -1, "length": row.get("length", -1)}
+        tokens = answer.prefilled_tokens if hosted else len(prompts[i])
+        store.append(entry | {"prompt_tokens": tokens, **answer.costs()})
+    store.close()
+    about["oom_retries"] = sum(gather_all(engine.oom_retries[retries:]), earlier_retries)
+    barrier()
+    return broadcast(finish(store, about, label) if RANK == 0 else None)
+
+
+def check_lengths(engine, prompts: list[list[int]], new_tokens: int, length: int, label: str):
+    """Warns, for vLLM raises ValueError, if a prompt and its answer take more than `length` tokens of this model."""
+    longest = max(map(len, prompts)) + new_tokens
+    if longest <= length:
+        return
+    message = f"{label}: a prompt and its answer take {longest} tokens of this model"
+    if engine.name == "vllm":
+        raise ValueError(f"{message}; make the data with its tokenizer")
+    warn_rank0(f"WARNING: {message}; were the data made with another tokenizer?")
+
+
+def finish(store: Store, about: dict, label: str) -> int:
+    """Merges the answers of all ranks and writes the record; returns how many could not be made. For rank 0."""
+    answered = store.gather()
+    store.write_record(about | {"errors": list(store.errors.values())})
+    seconds = sum(row["seconds"] for row in answered.values())
+    tokens = sum(row["prompt_tokens"] + row["generated_tokens"] for row in answered.values())
+    speed = f"{tokens / max(seconds, 1e-9):,.0f} tokens/s"
+    print(f"{label}: {len(answered)} of {about['samples']} answers, {seconds:.1f} s, {speed}", flush=True)
+    return len(store.errors)
 
 
 def main():
-    args = parse_args(__doc__)
-
-    # --- everything that can be wrong, before the model is loaded
-    try:
-        tasks = read_tasks(args.benchmark)
-        names = choose(args.task, tasks)
-        chunk = (args.chunk_idx, args.chunk_amount)
-        units = []  # (data file, folder of predictions, length, task)
-        for data_dir, save_dir, length in zip(args.data_dir, args.save_dir, args.max_seq_length, strict=True):
-            units += [(data_file(data_dir, name, args.subset, *chunk), save_dir, length, name) for name in names]
-        missing = [str(path) for path, *_ in units if not path.is_file()]
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise ValueError(f"no data {missing[0]}{more}; make it with data/prepare.py")
-        engine = open_engine(args)
-        check_window(args, engine.window)
-        if engine.config is None:
-            about = dict.fromkeys(KEYS) | {"method": "hosted"}
-            identity = f"{args.model_name_or_path}@{args.base_url}"
-        else:
-            about = describe(args.model_name_or_path, engine.config)
-            identity = fingerprint(args.model_name_or_path, engine.config)
-    except (ValueError, OSError) as reason:
-        fail(str(reason))
-    settings = {
-        "checkpoint": identity,
-        "engine": engine.name,
-        "dtype": engine.dtype,
-        "attention": engine.attention,
-        "stop_words": args.stop,
-    }
-    about = {
-        "benchmark": "ruler",
-        "name": args.model_name,
-        "model": args.model_name_or_path,
-        **about,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "command": shlex.join(["python", *sys.argv]),
-        "processes": WORLD,
-        "chunk_idx": args.chunk_idx,
-        "chunk_amount": args.chunk_amount,
-    }
-    if WORLD > 1:
-        dist.init_process_group("gloo", timeout=timedelta(days=1))
-    say(f"{args.model_name}: {about['method']}, {engine.name}, {engine.dtype}, {WORLD} process(es)")
-    if engine.config is not None and engine.tokenizer("a")["input_ids"][0] != engine.tokenizer.bos_token_id:
-        say("its tokenizer puts no BOS before a text: prompts begin without")
-
-    failed = []
-    for unit in units:
-        try:
-            failed += run(args, engine, *unit, tasks[unit[-1]], settings, about)
-        except (ValueError, OSError) as reason:
-            fail(str(reason))
-    if WORLD > 1:
-        dist.destroy_process_group()
-    if failed and RANK == 0:
-        fail(
-            f"{len(failed)} answers ran out of memory, first {failed[0]}; the others are recorded. The same command "
-            "tries them again: give a smaller --prefill_chunk, or --cache_on_cpu"
-        )
-
-
-def run(args, engine, path: Path, save_dir: Path, length: int, task: str, about_task, settings, about) -> list[str]:
-    """Answers what is not answered yet of one task at one length; returns which answers failed."""
-    every = read_data(path)
-    new = every[0].get("tokens_to_generate") or about_task["tokens_to_generate"]
-    data = chunk_of(every, path, args.subset, args.chunk_idx, args.chunk_amount)
-    made = read_json(path.with_name("run.json")) or {}
-    about = about | {
-        "task": task,
-        "max_seq_length": length,
-        "protocol": made.get("profile"),
-        "seed": made.get("seed"),
-        "data": made,
-    }
-    name = task if args.chunk_amount == 1 else f"{task}-{args.chunk_idx}"
-    predictions = Predictions(save_dir, name, settings | {"tokens_to_generate": new}, about)
-
-    done = None
-    if RANK == 0:
-        save_dir.mkdir(parents=True, exist_ok=True)
-        rows, moved = predictions.gather(data)
-        done = set(rows)
-        if moved:
-            say(f"{save_dir}: the answers to {task} were of other settings, data or another checkpoint; now in {moved}")
-    done = share(done)
-    todo = [row for row in data if row["index"] not in done]
-    if not todo:
-        say(f"{length} {task}: all {len(data)} answers are there")
-        return []
-
-    # --- the prompts and the answers
-    texts = [row["input"] for row in todo]
-    prompts = texts if engine.config is None else encode(engine.tokenizer, texts)
-    longest = max(map(len, prompts)) + new
-    if engine.config is not None and longest > length:
-        what = f"{path}: a prompt and its answer take {longest} tokens of this model, more than {length}"
-        if engine.name == "vllm":
-            raise ValueError(f"{what}; make the data with this model's tokenizer")
-        say(f"WARNING: {what}; were they made with another tokenizer?")
-    if RANK == 0:
-        predictions.note(len(every))
-    work = answer(engine, prompts, todo, new, args.stop, predictions, f"{length} {task}")
-    if RANK == 0:
-        predictions.gather(data)
-        predictions.note(len(every), work)
-        speed = f"{(work['prompt_tokens'] + work['new_tokens']) / max(work['seconds'], 1e-9):,.0f} tokens/s"
-        say(f"{length} {task}: {work['timed'] - len(work['errors'])} answers, {work['seconds']:.1f} s, {speed}")
-    return [f"{length} {task} {error['index']}" for error in work["errors"]]
+    args = parse_args()
+    tasks = read_tasks(args.benchmark)
+    paths = dict(zip(args.model_name, args.model_name_or_path, strict=True))
+    start_ranks()
+    for_each_checkpoint(args.model_name, lambda name: evaluate(name, paths[name], args, tasks))
+    stop_ranks()
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,18 +1,18 @@
-"""Small tokenizers from the text of this Python, and the maker of samples with one of them."""
+"""Small tokenizers from the text of this Python, tiny checkpoints, and hand-written data and predictions."""
 
 import json
 import os
 import sys
 from pathlib import Path
 
-STAGE = Path(__file__).resolve().parents[1]
-for folder in (STAGE, STAGE / "data", STAGE / "pred", STAGE / "eval"):
-    sys.path.insert(0, str(folder))
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+import pytest
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-import pytest  # noqa: E402
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
+import tiny
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for folder in ("data", "pred", "eval"):
+    sys.path.insert(0, str(tiny.STAGE / folder))
 
 LLAMA3 = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -54,15 +54,15 @@ def train(kind: str) -> Tokenizer:
 @pytest.fixture(scope="session")
 def tokenizer_of(tmp_path_factory):
     """A function: the folder of a tokenizer of that kind."""
-    made = {}
+    folders = {}
 
     def folder_of(kind: str) -> Path:
-        if kind not in made:
-            folder = made[kind] = tmp_path_factory.mktemp(kind)
+        if kind not in folders:
+            folder = folders[kind] = tmp_path_factory.mktemp(kind)
             train(kind).save(str(folder / "tokenizer.json"))
             config = {"tokenizer_class": "TokenizersBackend", "bos_token": "<s>", "eos_token": "</s>"}
             (folder / "tokenizer_config.json").write_text(json.dumps(config))
-        return made[kind]
+        return folders[kind]
 
     return folder_of
 
@@ -71,3 +71,27 @@ def tokenizer_of(tmp_path_factory):
 def tokenizer_folder(tokenizer_of):
     """A byte-level BPE with BOS."""
     return tokenizer_of("bytes")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A tiny Llama with a window of 512 tokens, which are bytes."""
+    return tiny.save_base(tmp_path_factory.mktemp("tiny") / "model", max_position_embeddings=512)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """call(module, flags...) runs a script's main() in this process: (what it printed, its error or None)."""
+    import run
+
+    def call(module, *flags) -> tuple[str, str | None]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
+        error = None
+        try:
+            run.run_script(module.main)
+        except SystemExit as status:
+            error = str(status)
+        printed = capsys.readouterr()
+        return printed.out + printed.err, error
+
+    return call

@@ -14,23 +14,21 @@ import templates
 import tokens
 import words
 from niah import DEPTHS, SENTENCE_END
-from tasks import FAMILIES, TASKS, read_tasks
+from tasks import read_tasks
 
 SPECS = read_tasks("synthetic")
+TASKS = list(SPECS)
 LENGTHS = (1536, 2048, 4096)
 
 
-def job(name, length=2048, profile="upstream", rows=500, **changes):
-    family = SPECS[name]["task"]
-    new = FAMILIES[family].tokens_to_generate
-    return maker.Job(name, family, SPECS[name]["args"], length, new, rows, 42, profile, False, False)._replace(
-        **changes
-    )
+def job(name, length=2048, profile="upstream", rows=500):
+    task = SPECS[name]
+    return maker.Job(name, task["task"], task["args"], length, task["tokens_to_generate"], rows, 42, profile)
 
 
-def make(folder, wrap=("", "")):
-    source, _ = tokens.load(str(folder), False, False)
-    return maker.Maker(source, wrap, maker.Outside({"essays": None, "squad": None, "hotpotqa": None}))
+def make(folder):
+    outside = maker.Outside({"essays": None, "squad": None, "hotpotqa": None})
+    return maker.Maker(tokens.load(str(folder), False), outside)
 
 
 @pytest.fixture(scope="module")
@@ -218,18 +216,15 @@ def test_same_needles_for_every_length_and_tokenizer(bytes_maker, tokenizer_of):
         assert all(same) or name == "fwe", name  # its vocabulary grows with the length
 
 
-def test_a_tokenizer_that_transformers_changes_and_its_chat_template(tokenizer_of, tmp_path):
-    """Llama's class has a pre-tokenizer of its own. The BOS of the template is the tokenizer's: there is one."""
+def test_a_tokenizer_that_transformers_changes(tokenizer_of, tmp_path):
+    """Llama's class has a pre-tokenizer of its own."""
     (tmp_path / "tokenizer.json").write_bytes((tokenizer_of("llama2") / "tokenizer.json").read_bytes())
-    template = "{{ bos_token }}{% for m in messages %}[USER] {{ m['content'] }} [MODEL]{% endfor %}"
     config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
-    source, wrap = tokens._load(str(tmp_path), True, False)  # load() does this in a process of its own
-    assert wrap == ("[USER] ", " [MODEL]")
-    setup = maker.Maker(source, wrap, maker.Outside({"essays": None, "squad": None, "hotpotqa": None}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    source = tokens.load(str(tmp_path), False)
+    setup = maker.Maker(source, maker.Outside({"essays": None, "squad": None, "hotpotqa": None}))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for name in ("niah_single_1", "vt", "cwe", "qa_1"):
         sample = setup.sample(job(name), 0)
-        assert sample.text.startswith("[USER] ") and sample.text.endswith(" [MODEL]" + sample.prefix)
         ids = theirs(sample.text)["input_ids"]
         assert len(ids) == sample.tokens and ids.count(theirs.bos_token_id) == 1

@@ -1,170 +1,146 @@
 """run.sh and eval.sh as a user runs them."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 
 import pytest
 
-from results import read_json
-from tiny import STAGE, TASKS, save_checkpoint
+import tiny
+from run import read_json
+from store import read_lines
+from tasks import read_tasks
+from tiny import STAGE, run
 
-SCRIPTS = ("run.sh", "eval.sh", "config_models.sh", "config_tasks.sh")
 RECORDER = f"""#!{sys.executable}
 import json, os, sys
 with open(os.environ["RECORD"], "a") as file:
-    file.write(json.dumps(sys.argv[1:]) + "\\n")
-sys.exit(int(os.environ.get("STATUS", 0)) if "pred/call_api.py" in sys.argv else 0)
+    file.write(json.dumps([os.environ.get("CUDA_VISIBLE_DEVICES"), *sys.argv[1:]]) + "\\n")
+sys.exit("pred/call_api.py" in sys.argv and int(os.environ.get("STATUS", 0)))
 """
 
 
 @pytest.fixture
 def launch(tmp_path):
-    """launch("run.sh", words..., VARIABLE=value) with a python that only notes its command lines: (status, stdout,
-    stderr, [command line])."""
+    """launch(words..., expect=0, VARIABLE=value) runs run.sh with a python that only notes its command lines: (what is
+    printed, [{"script", "gpu", flag: [values]}])."""
     recorder, record = tmp_path / "python", tmp_path / "record"
     recorder.write_text(RECORDER)
     recorder.chmod(0o755)
 
-    def call(*words, **variables):
+    def launch(*words, **variables):
         record.write_text("")
-        variables = {"PYTHON": str(recorder), "RECORD": str(record), "ROOT_DIR": str(tmp_path / "results")} | variables
-        done = subprocess.run(
-            ["bash", STAGE / words[0], *map(str, words[1:])], env=os.environ | variables, capture_output=True, text=True
-        )
-        return done.returncode, done.stdout, done.stderr, [json.loads(line) for line in record.read_text().splitlines()]
+        variables = {"PYTHON": recorder, "RECORD": record, "ROOT_DIR": tmp_path / "results"} | variables
+        printed = run("bash", STAGE / "run.sh", *words, **variables)
+        commands = []
+        for line in record.read_text().splitlines():
+            gpu, *line = json.loads(line)
+            command = {"gpu": gpu, "script": next(word for word in line if word.endswith(".py"))}
+            values = []
+            for word in line:
+                if word.startswith("--"):
+                    values = command[word] = []
+                else:
+                    values.append(word)
+            commands.append(command)
+        return printed, commands
 
-    return call
-
-
-def flags(command: list[str]) -> dict[str, list[str]]:
-    found = {}
-    for word in command:
-        if word.startswith("--"):
-            found[word] = last = []
-        elif found:
-            last.append(word)
-    return found
-
-
-def test_defaults_are_the_studys(launch):
-    status, out, _, (prepare, call, evaluate) = launch("run.sh", "llama2-7b-hf", "synthetic")
-    assert status == 0 and out.count("\n+ ") == 2
-    lengths = ["4096", "8192", "16384", "32768", "65536"]
-    assert prepare[0] == "data/prepare.py" and flags(prepare)["--max_seq_length"] == lengths
-    assert flags(prepare)["--num_samples"] == ["500"] and flags(prepare)["--model_template_type"] == ["base"]
-    assert call[0] == "pred/call_api.py" and flags(call)["--task"] == [",".join(TASKS)] == flags(prepare)["--task"]
-    assert flags(call)["--model_name_or_path"] == ["meta-llama/Llama-2-7b-hf"]
-    assert flags(call)["--server_type"] == ["hf"]
-    assert flags(call)["--temperature"] == ["0.0"] and "--allow_beyond" in call
-    root = os.path.dirname(flags(prepare)["--save_dir"][0].replace("/{length}", ""))
-    assert root.endswith("/results/llama2-7b-hf/synthetic")
-    assert flags(call)["--data_dir"] == [f"{root}/{length}/data" for length in lengths]
-    assert flags(call)["--save_dir"] == flags(evaluate)["--data_dir"] == [f"{root}/{length}/pred" for length in lengths]
+    return launch
 
 
-def test_a_bare_checkpoint_with_a_colon_and_spaces_in_its_path(launch, tmp_path):
-    folder = tmp_path / "my: models" / "a:b c"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    variables = {"SEQ_LENGTHS": "256 512", "TASKS": "vt,cwe qa_1", "MODEL_FRAMEWORK": "vllm", "GPUS": "2"}
-    more = {"PREPARE_FLAGS": "--profile lceg", "REMOVE_NEWLINE_TAB": "true", "STOP_WORDS": ".,;", "BATCH_SIZE": "4"}
-    extra = ["--dtype", "bfloat16"]
-    status, _, _, (prepare, call, evaluate) = launch("run.sh", folder, "synthetic", *extra, **variables, **more)
-    assert status == 0
-    assert flags(call)["--model_name_or_path"] == [str(folder)] == flags(prepare)["--tokenizer_path"]
-    assert flags(call)["--model_name"] == ["a:b c"] and flags(call)["--tensor_parallel_size"] == ["2"]
-    assert [path.split("/")[-4:] for path in flags(call)["--save_dir"]] == [
-        ["a:b c", "synthetic", "256", "pred"],
-        ["a:b c", "synthetic", "512", "pred"],
-    ]
-    assert flags(call)["--task"] == ["vt,cwe,qa_1"] and flags(call)["--stop_words"] == [".,;"]
-    assert flags(call)["--batch_size"] == ["4"] and flags(call)["--dtype"] == ["bfloat16"]
-    assert flags(prepare)["--profile"] == ["lceg"] and "--remove_newline_tab" in prepare
-    status, _, _, commands = launch("run.sh", folder, "synthetic", NPROC="2", STATUS="3")
-    assert status == 3 and commands[1][:4] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    assert len(commands) == 2  # nothing was answered: nothing to score
+def folder(tmp_path, name: str):
+    (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    (tmp_path / name / "config.json").write_text("{}")
+    return tmp_path / name
 
 
-def test_entries_of_config_models(launch, tmp_path):
-    _, _, _, (prepare, call, _) = launch("run.sh", "llama2-7b-hf-slimpajama-yarn-32k", "synthetic", MODEL_DIR="/m: x")
-    assert flags(call)["--model_name_or_path"] == ["/m: x/llama2-7b-hf-slimpajama_yarn_32768"]
-    assert flags(call)["--server_type"] == ["vllm"]
-    variables = {"MODEL_FRAMEWORK": "openai", "TOKENIZER_PATH": "some/where"}
+def test_a_name_of_config_models_at_the_studys_lengths(launch, tmp_path):
+    _, (prepare, call) = launch("llama2-7b-hf", "synthetic")
+    assert (prepare["script"], call["script"]) == ("data/prepare.py", "pred/call_api.py")
+    assert call["--max_seq_length"] == ["4096", "8192", "16384", "32768", "65536"] == prepare["--max_seq_length"]
+    assert call["--task"] == [",".join(read_tasks("synthetic"))] == prepare["--task"]
+    assert call["--model_name_or_path"] == ["meta-llama/Llama-2-7b-hf"] == prepare["--tokenizer_path"]
+    assert call["--model_name"] == ["llama2-7b-hf"] and call["--server_type"] == ["hf"] and "--batch_size" not in call
+    assert prepare["--num_samples"] == ["500"] and "--allow_beyond" in call
+    root = f"{tmp_path}/results/{{model}}/synthetic/{{length}}"
+    assert prepare["--save_dir"] == [f"{root}/data"] == call["--data_dir"] and call["--save_dir"] == [f"{root}/pred"]
+
+
+def test_variables_come_before_config_models(launch):
+    name = "llama2-7b-hf-slimpajama-yarn-32k"
+    _, (_, call) = launch(name, "synthetic", MODEL_DIR="/m: x")
+    assert call["--model_name_or_path"] == ["/m: x/llama2-7b-hf-slimpajama_yarn_32768"]
+    assert call["--server_type"] == ["hf"] and "--tensor_parallel_size" not in call
+    _, (_, call) = launch(name, "synthetic", MODEL_FRAMEWORK="vllm", TENSOR_PARALLEL=2, BATCH_SIZE=4)
+    assert call["--server_type"] == ["vllm"] and call["--tensor_parallel_size"] == ["2"] and "--batch_size" not in call
     host = ["--server_host", "http://localhost:1/v1"]
-    status, _, _, (prepare, call, _) = launch("run.sh", "served", "synthetic", *host, **variables)
-    assert flags(call)["--model_name_or_path"] == ["served"] and flags(prepare)["--tokenizer_path"] == ["some/where"]
-    assert flags(call)["--server_host"] == ["http://localhost:1/v1"]
+    _, (prepare, call) = launch("served", "synthetic", *host, MODEL_FRAMEWORK="openai", TOKENIZER_PATH="some/where")
+    assert call["--model_name_or_path"] == ["served"] and prepare["--tokenizer_path"] == ["some/where"]
+    assert call["--server_host"] == ["http://localhost:1/v1"]
+
+
+def test_several_models_are_shared_among_gpus(launch, tmp_path):
+    models = [folder(tmp_path, name) for name in ("a:b c", "b", "c")]
+    variables = {"SEQ_LENGTHS": "256 512", "TASKS": "vt,cwe qa_1", "STOP_WORDS": ".,;", "EVAL_BATCH_SIZE": 4}
+    _, (prepare, *calls) = launch(*models, "synthetic", "--dtype", "bfloat16", GPUS="3 5", **variables)
+    assert prepare["--tokenizer_path"] == [str(model) for model in models]
+    shares = {call["gpu"]: call["--model_name"] for call in calls}
+    assert shares == {"3": ["a:b c", "c"], "5": ["b"]}
+    for call in calls:
+        assert call["--task"] == ["vt,cwe,qa_1"] and call["--stop_words"] == [".,;"]
+        assert call["--batch_size"] == ["4"] and call["--dtype"] == ["bfloat16"]
+    checkpoints = f"{models[1]} {models[2]}"
+    printed, calls = launch("synthetic", CHECKPOINTS=checkpoints, NPROC=2, STATUS=1, expect=1)
+    assert "--nproc_per_node=2" in printed and f"failed: {models[1]}" in printed
+    assert calls[0]["--model_name"] == ["b", "c"]
 
 
 @pytest.mark.parametrize(
     "words, variables, line",
     [
-        ([], {}, "usage: bash run.sh MODEL_NAME synthetic [flags of pred/call_api.py]"),
-        (["gpt"], {}, "usage: bash run.sh MODEL_NAME synthetic [flags of pred/call_api.py]"),
-        (["gpt", "synthetic"], {}, "no model gpt; config_models.sh knows llama2-7b-hf llama2-7b-hf-slimpajama-pi-32k "),
-        (["/no/where", "synthetic"], {}, "no checkpoint in /no/where (no config.json)"),
-        (["a/b", "synthetic"], {"MODEL_FRAMEWORK": "trtllm"}, "MODEL_FRAMEWORK trtllm is not supported: hf, vllm, or "),
+        ([], {}, "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"),
+        (["synthetic", "--dtype"], {}, "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"),
         (["a/b", "other"], {}, "no benchmark 'other' in config_tasks.sh; RULER's is synthetic"),
-        (["a/b", "a;b"], {}, "no benchmark 'a;b' in config_tasks.sh; RULER's is synthetic"),
+        (["a/b", "a;b"], {}, "the last word before the flags names the benchmark, not 'a;b'"),
         (["m", "synthetic"], {"MODEL_FRAMEWORK": "openai"}, "MODEL_FRAMEWORK=openai needs TOKENIZER_PATH"),
     ],
 )
 def test_bad_input_gets_one_line(launch, words, variables, line):
-    status, out, error, commands = launch("run.sh", *words, **variables)
-    assert status == 1 and error.startswith(f"error: {line}") and error.count("\n") == 1 and not commands
+    printed, commands = launch(*words, **variables, expect=1)
+    assert printed.startswith(f"error: {line}") and printed.count("\n") == 1 and not commands
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", ["run.sh", "eval.sh", "config_models.sh", "config_tasks.sh"])
 def test_the_scripts_work_with_an_old_bash(script):
     """macOS ships bash 3.2: no mapfile, no associative arrays, no ${x,,}."""
     text = (STAGE / script).read_text()
     assert not re.search(r"\bmapfile\b|\breadarray\b|declare -[An]|local -[An]|\$\{\w+(,,|\^\^)\}|&>>|\|&", text)
-    assert subprocess.run(["bash", "-n", STAGE / script]).returncode == 0
 
 
-def test_eval_says_what_there_is_not(launch, tmp_path):
-    status, _, error, commands = launch("eval.sh")
-    assert status == 1 and not commands
-    assert error == f"error: no predictions of any model in {tmp_path / 'results'}; run.sh makes them\n"
-
-
-def user(*words, **variables):
-    variables = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"} | variables
-    command, variables = ["bash", *map(str, words)], os.environ | variables
-    done = subprocess.run(command, cwd=STAGE, env=variables, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_run_and_eval_as_a_user_on_two_processes(tmp_path, monkeypatch, capsys):
-    """Data, answers on two ranks, scores, table; the answers are those of one process."""
+def test_run_and_eval_as_a_user_on_two_ranks(checkpoint, tmp_path, call):
+    """Data, answers of two models on two ranks, scores, table; the answers are those of one process."""
     import call_api
 
-    model = save_checkpoint(tmp_path / "tiny")
+    other = tiny.save_base(tmp_path / "other", max_position_embeddings=512, initializer_range=0.2)
     root, tasks = tmp_path / "results", "niah_single_1,vt,qa_1"
-    small = "--tokens_to_generate 8"
-    variables = {"ROOT_DIR": str(root), "SEQ_LENGTHS": "1024", "NUM_SAMPLES": "6", "TASKS": tasks, "NPROC": "2"}
-    status, out, error = user("run.sh", model, "synthetic", **variables, PREPARE_FLAGS=small)
-    assert status == 0, error
-    pred = root / "tiny" / "synthetic" / "1024" / "pred"
+    variables = {"ROOT_DIR": root, "SEQ_LENGTHS": "1024", "NUM_SAMPLES": 6, "TASKS": tasks, "PYTHON": sys.executable}
+    flags = "--tokens_to_generate 8"
+    printed = run("bash", "run.sh", checkpoint, other, "synthetic", NPROC=2, PREPARE_FLAGS=flags, **variables)
+    assert printed.count("WARNING: 1024 tokens are beyond the 512") == 2
+    pred = root / "other" / "synthetic" / "1024" / "pred"
     assert (pred / "summary.csv").read_text().startswith("0,1,2,3\nTasks,niah_single_1,vt,qa_1\nScore,")
-    assert "WARNING: 1024 tokens are beyond the 512" in out
-    status, out, error = user("eval.sh", **variables)
-    assert status == 0, error
-    assert "tiny    base" in out and "* standin data" in out and (root / "ruler.csv").is_file()
+    data = [root / name / "synthetic" / "1024" / "data" / "vt" / "validation.jsonl" for name in ("model", "other")]
+    assert data[0].stat().st_ino == data[1].stat().st_ino  # one tokenizer
+    printed = run("bash", "eval.sh", **variables)
+    assert "stand-in data, not RULER's: qa_1" in printed and (root / "ruler.csv").is_file()
     scores = read_json(pred / "scores.json")
-    assert scores["name"] == "tiny" and scores["length"] == 1024 and scores["mean"]["standin"] == ["qa_1"]
+    assert scores["name"] == "other" and scores["length"] == 1024 and scores["mean"]["standin"] == ["qa_1"]
     assert scores["tasks"]["vt"]["n"] == 6 and scores["tasks"]["vt"]["fill"] > 0.5
     assert read_json(pred / "runs" / "vt.json")["processes"] == 2
-    del variables["TASKS"]
-    status, out, error = user("eval.sh", **variables)
-    assert status == 1 and error.startswith("missing: tiny at 1024: niah_single_2 ")
 
     words = ["--data_dir", pred.parent / "data", "--save_dir", tmp_path / "one", "--task", tasks, "--allow_beyond"]
-    monkeypatch.setattr(sys, "argv", ["call_api.py", *map(str, words), "--model_name_or_path", str(model)])
-    call_api.main()
+    assert call(call_api, *words, "--model_name_or_path", other)[1] is None
     for task in tasks.split(","):
-        assert (pred / f"{task}.jsonl").read_bytes() == (tmp_path / "one" / f"{task}.jsonl").read_bytes()
-        assert not list(pred.glob("*.rank*"))
+        two, one = (read_lines(folder / f"{task}.jsonl")[0] for folder in (pred, tmp_path / "one"))
+        assert [(row["index"], row["pred"]) for row in two] == [(row["index"], row["pred"]) for row in one]
+        assert len(one) == 6 and not list(pred.rglob("*.rank*"))

@@ -1,0 +1,1 @@
+../common/kv_cache.py

@@ -1,0 +1,1 @@
+../common/vllm_engine.py
