@@ -116,7 +116,8 @@ step() { # NAME TITLE FOLDER COMMAND...
     print_command "$@"
     return
   fi
-  (cd "$folder" && "$@") </dev/null 2>&1 | tee -i "$log"
+  # a signal ends the command; tee goes on until the command has printed its last line
+  (cd "$folder" && "$@") </dev/null 2>&1 | (trap '' INT TERM HUP && exec tee "$log")
   status=${PIPESTATUS[0]}
   [ "$status" -ne 0 ] || return 0
   while read -r line; do # a launcher ends with a line for everything that failed

@@ -17,16 +17,15 @@
 : "${FLAGS_landmark=--model_max_length 128 --per_device_train_batch_size 16 --mem_freq 15 --top_k 3}"
 
 # evaluation
-: "${EVAL_BATCH_SIZE=4}"
-: "${PERPLEXITY_LENGTHS=64 128 256 512 1024 2048}"        # 1/2 to 16 times the base's window
-: "${PERPLEXITY_FLAGS=--max_windows 200 200 100 50 32 20}" # about 25,000 tokens for each length
+: "${PERPLEXITY_LENGTHS=64 128 256 512 1024 2048}" # 1/2 to 16 times the base's window
+: "${PERPLEXITY_FLAGS=--batch_size 4 --max_windows 200 200 100 50 32 20}" # about 25,000 tokens for each length
 : "${NEEDLE_LENGTHS=64 128 256 512 1024}"
 : "${NEEDLE_FLAGS=--template passkey --depths 0 25 50 75 100 --trials 16 --max_new_tokens 5}"
 : "${STANDIN_FLAGS=--sets qasper multifieldqa_en lcc repobench-p passage_retrieval_en --words 45 --rows 24 --shots 1 2 4 8 12 --classes 2}"
 : "${LONGBENCH_SETS=standin_qasper standin_multifieldqa_en standin_lcc standin_repobench-p standin_passage_retrieval_en}"
 : "${TREC_SETS=standin_trec_1shots standin_trec_2shots standin_trec_4shots standin_trec_8shots standin_trec_12shots}"
 : "${LONGBENCH_FLAGS=--max_new_tokens 12}"
-: "${RULER_LENGTHS=512 1024}" "${RULER_SAMPLES=6}" "${RULER_PREPARE_FLAGS=--tokens_to_generate 12}"
+: "${RULER_LENGTHS=512 1024}" "${RULER_SAMPLES=6}" "${RULER_PREPARE_FLAGS=--tokens_to_generate 12}" "${RULER_FLAGS=--batch_size 4}"
 # without vt and cwe: with a vocabulary of 1,024 their prompts do not fit into 512 tokens
 : "${RULER_TASKS=niah_single_1 niah_single_2 niah_single_3 niah_multikey_1 niah_multikey_2 niah_multikey_3 niah_multivalue niah_multiquery \
 fwe qa_1 qa_2}"
