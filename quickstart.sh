@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The whole study, small but real, on a bare machine: no GPU, no hub. Trains a pocket base on the text of this machine's
-# own Python, extends its context 4 times with every method, evaluates every result with every benchmark, draws the
-# table, the figures and the report.
+# The whole study, small but real, on a bare machine: no GPU, no hub. Trains a small base on the text of this machine's
+# own Python, extends its context 4 times with every method, evaluates every checkpoint with every benchmark, and writes
+# the table, the figures and the report.
 #
-#   bash quickstart.sh                     about 11 to 13 minutes on 2 cores; interrupted, run it again to go on
+#   bash quickstart.sh                     about 10 minutes on 2 cores; rerun it to resume
 #   PYTHON=python3.12 bash quickstart.sh   with another interpreter
-#   RUN=/some/folder bash quickstart.sh    results somewhere else than ./quickstart_run
-#   bash quickstart.sh --dry_run           only says what it would do
+#   RUN=/some/folder bash quickstart.sh    results in another folder than quickstart_run/
+#   bash quickstart.sh --dry_run           only prints the commands
 #
 # It is study.sh with the settings of presets/pocket.sh: the same scripts and launchers as the 8-GPU study.
 cd "$(dirname "$0")" && PRESET=pocket exec bash study.sh "$@"

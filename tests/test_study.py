@@ -1,100 +1,97 @@
-"""study.sh as a user runs it, on a tiny base: past a failed cell, over a deleted and a broken result, in a dry run."""
+"""study.sh as a user runs it: with a method that fails, killed and resumed, in a dry run, with wrong settings."""
 
-import importlib.util
 import json
 import os
 import random
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
-L = 256
+from tiny import ROOT, C, L, run, save_base
+
+
+def study(*flags, **variables) -> str:
+    return run("bash", "study.sh", *flags, cwd=ROOT, **variables)
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """The variables of a study of seconds: a base with window 64, rows to train it on, a text to measure."""
-    spec = importlib.util.spec_from_file_location("needle_conftest", ROOT / "needle" / "tests" / "conftest.py")
-    conftest = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(conftest)
+def variables(tmp_path_factory) -> dict:
+    """Those of a study that takes seconds: a tiny base, rows to train it on, a text to measure."""
     folder, draw = tmp_path_factory.mktemp("study"), random.Random(0)
-    conftest.save_base(folder / "base")
+    save_base(folder / "base")
     rows = [{"input_ids": [0, *(draw.randrange(2, 258) for _ in range(L - 1))]} for _ in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "text").mkdir()
-    np.array([[0, *(draw.randrange(2, 258) for _ in range(299))] for _ in range(12)], "uint16").tofile(
-        folder / "text" / "test.bin"
-    )
+    documents = [[0, *(draw.randrange(2, 258) for _ in range(299))] for _ in range(12)]
+    np.array(documents, "uint16").tofile(folder / "text" / "test.bin")
     return {
-        "RUN": folder / "run", "BASE": folder / "base", "DATASET": folder / "rows.jsonl", "EXTENDED": L,
-        "TEXTS": folder / "text" / "test.bin", "LENGTHS": "64 128", "PERPLEXITY_FLAGS": "--max_windows 4",
-        "RECIPE": "tiny", "FROZEN": "ntk_frozen", "BENCHMARKS": "perplexity", "EPOCHS": 1,
-    }  # fmt: skip
+        "RUN": folder / "run",
+        "BASE": folder / "base",
+        "DATASET": folder / "rows.jsonl",
+        "EXTENDED": L,
+        "EPOCHS": 1,
+        "RECIPE": "tiny",
+        "TRAINED": "pi nosuch",
+        "FROZEN": "ntk_frozen",
+        "JOBS": 1,
+        "BENCHMARKS": "perplexity",
+        "TEXTS": folder / "text" / "test.bin",
+        "PERPLEXITY_LENGTHS": f"{C} {2 * C}",
+        "PERPLEXITY_FLAGS": "--max_windows 4",
+    }
 
 
-def study(variables: dict, *flags) -> tuple[int, str]:
-    env = {**os.environ, **{key: str(value) for key, value in variables.items()}}
-    done = subprocess.run(["bash", ROOT / "study.sh", *flags], env=env, stdin=subprocess.DEVNULL, capture_output=True)
-    return done.returncode, (done.stdout + done.stderr).decode()
+def test_a_killed_study_resumes_and_a_failing_method_does_not_stop_it(variables):
+    folder = variables["RUN"]
+    env = os.environ | {name: str(value) for name, value in variables.items()}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    killed = subprocess.Popen(["bash", "study.sh"], cwd=ROOT, env=env, start_new_session=True, **pipes)
+    assert any(b"eval_ppl.py" in line for line in killed.stdout)
+    killed.kill()  # study.sh alone: its evaluation is still at work
+    weights = folder / "ckpts" / "tiny_pi_256" / "model.safetensors"
+    trained = weights.stat().st_mtime_ns
+
+    log = study(**variables, expect=1)
+    assert "waiting until it ends" in log
+    assert weights.stat().st_mtime_ns == trained  # not trained again
+    assert log.count("failed: finetune_42: nosuch 256") == 1
+    assert (folder / "failures.txt").read_text() == "finetune_42: nosuch 256\n"
+    assert "nosuch 256" in (folder / "fig" / "report.html").read_text()
+    table = (folder / "fig" / "table1.md").read_text()
+    assert "| base | " in table and "| pi | " in table and "| ntk (frozen) | " in table
+    assert "eval_ppl.py" in (folder / "logs" / "perplexity.log").read_text()
 
 
-def test_failed_deleted_and_broken_cells(tiny):
-    run = tiny["RUN"]
-    status, log = study(tiny | {"TRAINED": "pi nosuch"})
-    assert status == 1 and "failed: finetune_42: nosuch 256" in log
-    assert (run / "failures.txt").read_text() == "finetune_42: nosuch 256\n"
-    table = (run / "fig" / "results.csv").read_bytes()
-    assert all(f"\n{method}," in table.decode() or f",{method}," in table.decode() for method in ("pi", "ntk_frozen"))
-    assert "nosuch 256" in (run / "fig" / "report.html").read_text()
-
-    first, second = sorted((run / "results").rglob("tiny_pi_256_*.json"))
-    first.unlink()
-    second.write_text('{"val_perplexity": 1')
-    before = {path: path.stat().st_mtime_ns for path in (run / "results").rglob("*.json") if path != second}
-    status, log = study(tiny | {"TRAINED": "pi"})
-    assert status == 0 and (run / "failures.txt").read_text() == ""
-    assert f"{second} held no whole result; it is now {second.name}.old" in log
-    assert {path: path.stat().st_mtime_ns for path in before} == before  # the others were left as they are
-    assert (run / "fig" / "results.csv").read_bytes() == table
-
-
-def test_killed_alone_what_it_left_at_work_is_waited_for(tiny):
-    variables = tiny | {"TRAINED": "pi"}
-    assert study(variables)[0] == 0
-    table = (tiny["RUN"] / "fig" / "results.csv").read_bytes()
-    for path in (tiny["RUN"] / "results").rglob("*.json"):
-        path.unlink()
-    env = {**os.environ, **{key: str(value) for key, value in variables.items()}}
-    killed = subprocess.Popen(["bash", ROOT / "study.sh"], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert any(b"eval_ppl.py" in line for line in killed.stdout)  # at work
-    killed.kill()
-    status, log = study(variables)
-    assert status == 0 and "waiting for its end" in log
-    assert (tiny["RUN"] / "fig" / "results.csv").read_bytes() == table
-
-
-def test_a_dry_run_prints_commands_and_costs_and_writes_nothing(tmp_path):
-    paper = {"PRESET": "paper", "TRAINED": "pi", "FROZEN": "ntk_frozen", "RUN": tmp_path / "run"}
-    status, log = study(paper, "--dry_run")
-    assert status == 0, log
-    assert "| pi | 20.5 | 163.3 | 121 | 8.4 | 67.2 |" in log
-    for command in (
+def test_a_dry_run_prints_commands_and_the_estimate_and_writes_nothing(tmp_path):
+    log = study("--dry_run", PRESET="paper", TRAINED="pi", FROZEN="ntk_frozen", RUN=tmp_path / "run")
+    for words in (
         "bash finetune.sh --seed 42",
-        "--method_name ntk_frozen",
-        "eval.sh --trust_remote_code --e_len 65536",
+        "together                      20.5",  # the estimate: GiB of a GPU
+        "METHODS=ntk_frozen TARGET=32768 LONGEST_TEXT=65536",
+        "'LENGTHS=2048 4096 8192 16384 32768 65536'",
+        "bash eval.sh --trust_remote_code --e_len 65536",
+        "trec_1000shots",
+        "bash run.sh synthetic --trust_remote_code",
     ):
-        assert command in log
-    for benchmark in ("perplexity", "longbench", "trec", "ruler"):
-        assert f"\n| {benchmark} | " in log
-    assert "GPU-hours" in log and not (tmp_path / "run").exists()
+        assert words in log
+    assert not list(tmp_path.iterdir())
 
 
-def test_bad_settings_get_one_line(tmp_path):
-    assert study({"PRESET": "nosuch"}) == (1, "error: no preset 'nosuch'; there are: paper-64k paper pocket\n")
-    status, log = study({}, "--fast")
-    assert status == 1 and log.startswith("error: unknown '--fast'; the one flag is --dry_run") and log.count("\n") == 1
-    status, log = study({"RUN": tmp_path / "a b"})
-    assert status == 1 and "has a space in it; name a folder without" in log
+def test_evaluations_get_the_visible_gpus(tmp_path):
+    nvidia_smi = tmp_path / "nvidia-smi"
+    nvidia_smi.write_text("#!/bin/sh\nprintf '0\\n1\\n2\\n'\n")
+    nvidia_smi.chmod(0o755)
+    settings = {"PRESET": "paper", "TRAINED": "", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert "'GPUS=0 1 2' CUDA_VISIBLE_DEVICES=0,1,2 NPROC=3 JOBS=1" in study("--dry_run", **settings)
+    log = study("--dry_run", CUDA_VISIBLE_DEVICES="4,2", NPROC=1, **settings)
+    assert "'GPUS=4 2' CUDA_VISIBLE_DEVICES=4,2 NPROC=1 JOBS=1" in log
+
+
+WRONG = ({"PRESET": "nosuch"}, {"BENCHMARKS": "needle nosuch"}, {"RUN": "a b"}, {"BASE": "meta-llama/Llama-2-7b-hf"})
+
+
+@pytest.mark.parametrize("settings", WRONG)
+def test_a_wrong_setting_gets_one_line(settings):
+    log = study(**settings, expect=1)
+    assert log.startswith("error: ") and log.count("\n") == 1
