@@ -220,6 +220,8 @@ def peak_memory(device: torch.device | None) -> int | None:
 
 def release_memory() -> None:
     """Frees what a model that is no longer used has left, so that the next one finds its memory."""
+    if "torch" not in sys.modules:
+        return
     import torch
 
     gc.collect()  # a model holds references to itself

@@ -1,0 +1,1 @@
+../common/transformers_engine.py
