@@ -23,6 +23,15 @@ from pathlib import Path
 from run import RANK, read_json, write_json, write_text
 
 
+def parse_line(line: str) -> dict | None:
+    """The JSON object on a line; None if the line is not one."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def read_lines(path: Path) -> tuple[list[dict], int]:
     """(the JSON objects of a file, one per line; how many complete lines are unreadable).
 
@@ -32,14 +41,11 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
     if not path.is_file():
         return entries, unreadable
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if isinstance(entry, dict):
-            entries.append(entry)
-        else:
+        entry = parse_line(line)
+        if entry is None:
             unreadable += 1
+        else:
+            entries.append(entry)
     return entries, unreadable
 
 

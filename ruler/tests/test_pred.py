@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import call_api
 import tiny
-from engine import Transformers
+from transformers_engine import Transformers
 from run import read_json
 from samples import rows, save_data
 from store import read_lines

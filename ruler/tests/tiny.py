@@ -1,1 +1,116 @@
-../../common/tests/tiny.py
+"""What the tests of every stage share: a tiny Llama base, checkpoints of every method, and ways to run a script."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+STAGE = Path(__file__).absolute().parents[1]  # the stage whose tests/ folder holds the link to this file
+ROOT = STAGE.parent
+sys.path.insert(0, str(STAGE))
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+torch.set_num_threads(1)  # sums in float32 depend on the number of threads
+
+C, L = 64, 256  # the base's window and the extended one, tokens
+EXTEND = {  # flags of extend.py for each method; landmark is told its training block
+    "origin": [],
+    "pi": [],
+    "ntk": [],
+    "ntk_frozen": [],
+    "yarn": [],
+    "clex": ["--log_scale", "True"],
+    "longlora": [],
+    "lm_infinite": ["--global_tokens", "4"],
+    "self_extend": ["--neighbor_window", "32"],
+    "landmark": ["--mem_freq", "7", "--top_k", "2"],
+}
+OWN_CODE = ("lm_infinite", "self_extend", "landmark")
+# runs several command lines of Python scripts in one interpreter, since its start takes longer than the work
+RUN_ALL = (
+    "import json, runpy, sys\nfor sys.argv in json.load(sys.stdin): runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+def save_tokenizer(folder: Path) -> int:
+    """A tokenizer of one token per byte, with <s> = 0 and </s> = 1; returns the size of its vocabulary, 258."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    return len(alphabet) + 2
+
+
+def save_base(folder: Path, **changes) -> Path:
+    """A 2-layer Llama with grouped-query heads and window C; the same weights on every machine."""
+    vocabulary = save_tokenizer(folder)
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": vocabulary,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": C,
+        "initializer_range": 0.3,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    LlamaForCausalLM(LlamaConfig(**(settings | changes))).save_pretrained(folder)
+    return folder
+
+
+def edit_config(folder: Path, **changes) -> Path:
+    """Writes fields into a checkpoint's config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def save_checkpoints(base: Path, root: Path, methods=tuple(EXTEND)) -> dict[str, Path]:
+    """{method: folder} of untrained checkpoints, made by extend.py as a user runs it."""
+    commands = []
+    for method in methods:
+        length = C if method == "landmark" else L
+        command = ["extend.py", "--method_name", method, "--model_name_or_path", base, "--model_max_length", length]
+        command += ["--output_dir", root / method, *EXTEND[method]]
+        commands.append([str(word) for word in command])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        input=json.dumps(commands),
+        cwd=ROOT / "continuous_finetuning",
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return {method: root / method for method in methods}
+
+
+def run(*command, expect: int = 0, cwd: Path = STAGE, timeout: int = 300, **environment) -> str:
+    """Runs a command as a user would, in the stage's folder; returns stdout and stderr together."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=os.environ | {name: str(value) for name, value in environment.items()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == expect, f"exit status {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def python(script, *flags, **kwargs) -> str:
+    """Runs a Python script as a user would; see `run`."""
+    return run(sys.executable, script, *flags, **kwargs)
