@@ -24,6 +24,7 @@ gpu_ids() { # the GPUs that may be used; nothing on a machine without any
 }
 
 load_settings() { # [--dry_run]: sets dry_run and the variables of the preset, which the launchers may read
+  local benchmark
   case $* in
     '') dry_run= ;;
     --dry_run) dry_run=yes ;;
@@ -143,7 +144,6 @@ estimate() { # BASE VARIABLE=VALUE...: prints what fine-tuning with these variab
 }
 
 end_study() { # FIGURES: says where the results are, and what failed
-  local line
   if [ -n "$dry_run" ]; then exit 0; fi
   printf '\n[%d:%02d] done\n' $((SECONDS / 60)) $((SECONDS % 60))
   echo "  report       $1/report.html, one file that holds everything below"

@@ -12,7 +12,7 @@ from tiny import ROOT, C, L, run, save_base
 
 
 def study(*flags, **variables) -> str:
-    return run("bash", "study.sh", *flags, cwd=ROOT, **variables)
+    return run("bash", "study.sh", *flags, cwd=ROOT, timeout=900, **variables)
 
 
 @pytest.fixture(scope="module")
