@@ -196,6 +196,6 @@ def report(config: LlamaConfig, method, flags) -> str:
     ]
     if p.steps:
         tokens, hours = p.steps * p.rows_per_step * method.model_max_length, p.steps * seconds / 3600
-        lines.append(f"  steps         {math.ceil(p.steps):,}, {tokens / 1e9:.3g} B tokens")
+        lines.append(f"  steps         {math.ceil(p.steps):,}, {tokens / 1e6:,.1f} M tokens")
         lines.append(f"  hours         {hours:.3g}, {hours * p.gpus:.3g} GPU-hours")
     return "\n".join(lines)
