@@ -9,7 +9,7 @@
 The model is a Llama with random weights, the row random tokens; a step is forward, backward, clipping and optimizer,
 through the kit's own trainer: the tiled loss, gradient checkpointing, and what the flags add. Peak memory is a step's
 above what is held before the first step (weights are there, gradients and optimizer states not). FLOPs are the model's,
-nothing that is computed twice (estimate.py); the rate that they are compared with is that of a large square matrix
+nothing that is computed twice (tracking.py); the rate that they are compared with is that of a large square matrix
 product in the same precision, measured here. Each variant is a process of its own; in --compare the two take turns, and
 the fastest step of each counts. A length that does not fit is reported with what stopped it, and the next one is tried.
 """
@@ -28,15 +28,14 @@ from pathlib import Path
 import torch
 import transformers
 from attention_memory import PeakMemory
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "continuous_finetuning"))
-import estimate  # noqa: E402
+import checkpoint_writer  # noqa: E402
 import memory  # noqa: E402
 import methods  # noqa: E402
 import tracking  # noqa: E402
 import training  # noqa: E402
-from arguments import RecipeArguments  # noqa: E402
 
 # hidden, MLP, layers, heads, key-value heads
 SIZES = {
@@ -80,34 +79,38 @@ def serve(args):
     if device.type == "cpu":
         torch.set_num_threads(args.threads)
     attention = "flash_attention_2" if args.flash_attn else "sdpa"
-    base, model_class, config = config_of(args, length), LlamaForCausalLM, None
+    base = config = config_of(args, length)
+    model_class = LlamaForCausalLM
     torch.manual_seed(0)
     if name != "plain":
         method = methods.build(name, base, method_length(name, length), {})
-        config = training.checkpoint.extended_config(base, method, {})
-        if method.modeling == "landmark":
-            model_class = methods.get(name).load.__globals__["LandmarkForCausalLM"]
-            config.vocab_size += config.landmark_id is None
-            config.landmark_id = config.vocab_size - 1 if config.landmark_id is None else config.landmark_id
-    config = config or base
+        config = checkpoint_writer.extended_config(base, method, {})
+        model_class = method.auto_classes()["AutoModelForCausalLM"]
     config._attn_implementation = attention if model_class is LlamaForCausalLM else "sdpa"
     torch.set_default_dtype(args.dtype)
     with device:
         model = model_class(config)
     torch.set_default_dtype(torch.float32)
-    recipe = RecipeArguments(
-        tempfile.mkdtemp(), use_cpu=device.type == "cpu", optim=args.optim, report_to=[], max_grad_norm=1.0, max_steps=1
+    recipe = TrainingArguments(
+        tempfile.mkdtemp(),
+        use_cpu=device.type == "cpu",
+        optim=args.optim,
+        report_to=[],
+        max_steps=1,
+        gradient_checkpointing=True,
+        logging_steps=1,
+        disable_tqdm=True,
     )
     if name == "plain":
         trainer = Trainer(model=model, args=recipe)
-        flops = estimate.model_flops_per_token(base, length)
+        flops = tracking.model_flops_per_token(base, keys=length / 2)
     else:
         model = method.prepare(model, args.low_rank)
         memory.use_tiled_loss(model, offload=args.offload_activations)
         if args.tiled_mlp:
             memory.use_tiled_mlp(model)
         adapters = sum(p.numel() for key, p in model.named_parameters() if "lora_" in key)
-        flops = estimate.training_flops_per_token(base, method, adapters)
+        flops = tracking.training_flops_per_token(base, method, adapters)
         trainer = training.ExtensionTrainer(1, tracking.Metrics(Path(), flops), model=model, args=recipe)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     trainer.create_optimizer()
@@ -133,8 +136,8 @@ def serve(args):
 
 
 def method_length(name: str, length: int) -> int:
-    """Tokens of a training row: landmark's are short, whatever the text's length."""
-    return 512 if name == "landmark" else length
+    """Tokens of a training row: short for a method that trains in blocks, whatever the text's length."""
+    return length if name == "plain" or methods.get(name).extends_rows else 512
 
 
 class Variant:

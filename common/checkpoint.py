@@ -19,10 +19,16 @@ KEYS = (
 )  # fmt: skip
 
 
-def open_config(name_or_path: str, trust_remote_code: bool, remedy: str = "read it, then add --trust_remote_code"):
+def open_config(
+    name_or_path: str,
+    trust_remote_code: bool,
+    remedy: str = "read it, then add --trust_remote_code",
+    weights: bool = True,
+):
     """The config of a checkpoint folder or hub id. Reads no weights.
 
     remedy: what to do about a checkpoint that contains modeling code and is not trusted.
+    weights: whether a folder must contain any.
 
     Raises ValueError if the checkpoint cannot be opened, has no safetensors weights, or contains code and is not
     trusted.
@@ -31,7 +37,7 @@ def open_config(name_or_path: str, trust_remote_code: bool, remedy: str = "read 
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} is not a checkpoint folder: no config.json (an unfinished run has none)")
-        if not any(folder.glob("*.safetensors")):
+        if weights and not any(folder.glob("*.safetensors")):
             raise ValueError(f"{folder} has no *.safetensors weights; save the model with save_pretrained first")
     elif str(name_or_path).startswith((".", "/", "~")) or str(name_or_path).count("/") > 1:
         raise ValueError(f"no folder {name_or_path}; give a checkpoint folder or a hub id")

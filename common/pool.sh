@@ -36,7 +36,7 @@ worker() { # number, items: evaluates items number, number + jobs, ...
   done
   [ ${#items[@]} -gt 0 ] || return 0
   if [ ${#gpus[@]} -gt 0 ]; then export CUDA_VISIBLE_DEVICES=${gpus[$number]}; fi
-  evaluate "${items[@]}" && return
+  if evaluate "${items[@]}" || [ -n "$stopped" ]; then return; fi
   if [ ${#items[@]} -eq 1 ]; then
     echo "${items[0]}" >>"$failures"
     return
@@ -48,13 +48,17 @@ worker() { # number, items: evaluates items number, number + jobs, ...
 
 pool() { # items: evaluates all of them; what fails is listed by `finish`
   local number
-  if [ "$jobs" -eq 1 ]; then
-    worker 0 "$@"
-    return
-  fi
-  trap 'trap - INT TERM; kill 0' INT TERM # processes in the background do not hear Ctrl-C
-  for ((number = 0; number < jobs; number++)); do worker "$number" "$@" & done
+  trap stop INT TERM HUP
+  for ((number = 0; number < jobs; number++)); do (trap 'stopped=yes' TERM && worker "$number" "$@") & done
   wait
+}
+
+stop() { # on Ctrl-C or SIGTERM: ends the processes, which do not hear Ctrl-C; training writes a checkpoint first
+  trap '' INT TERM HUP
+  kill -TERM 0
+  wait
+  echo "stopped; rerun the same command to resume" >&2
+  exit 143
 }
 
 finish() { # the end of a launcher: lists what failed, exits with 1 if anything did
@@ -63,5 +67,6 @@ finish() { # the end of a launcher: lists what failed, exits with 1 if anything 
   exit 1
 }
 
+stopped= # set in a worker after SIGTERM
 failures=$(mktemp)
 trap 'rm -f "$failures"' EXIT

@@ -142,12 +142,17 @@ def first_line(error: BaseException) -> str:
 
 
 # --- files
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file so that a kill leaves either the old content or the new. Creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text, UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -6,109 +6,260 @@ One GPU:    the same, with --bf16 True
 Eight GPUs: torchrun --nproc_per_node=8 fine-tune.py ... --bf16 True --deepspeed ds_configs/stage3_offload.json
 Before:     python fine-tune.py ... --estimate 8xH100       prints the memory and the hours that a run will need
 
-Killed at any moment, the same command goes on from the last whole checkpoint in OUT (--save_steps) and ends with the
-same weights. OUT then holds the extended model, run.json (the settings) and metrics.jsonl (a line per logged step).
-All flags of Transformers' TrainingArguments work; `finetune.sh` runs the study's recipe.
+Rerun the same command to resume after a kill: it continues from the last complete checkpoint in OUT (--save_steps) and
+ends with the same weights. OUT then holds the extended model, run.json (the settings) and metrics.jsonl (a line per
+logged step). All flags of Transformers' TrainingArguments work; `finetune.sh` runs the study's recipe.
 """
 
-import atexit
 import os
 import sys
 
 if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # long rows fragment a GPU's memory
 
+import atexit  # noqa: E402
+import warnings  # noqa: E402
+from argparse import SUPPRESS, Namespace  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import accelerate.utils.other  # noqa: E402
 import torch  # noqa: E402
-from transformers import AutoTokenizer, set_seed  # noqa: E402
-from transformers.utils import logging as hf_logging  # noqa: E402
+from transformers import HfArgumentParser, TrainingArguments, set_seed  # noqa: E402
+from transformers.utils import is_flash_attn_2_available  # noqa: E402
 
-import arguments  # noqa: E402
-import checkpoint  # noqa: E402
+import checkpoint_writer  # noqa: E402
+import ds_config  # noqa: E402
 import estimate  # noqa: E402
 import memory  # noqa: E402
 import methods  # noqa: E402
 import packing  # noqa: E402
 import training  # noqa: E402
-from arguments import say  # noqa: E402
+from checkpoint import fingerprint, open_tokenizer  # noqa: E402
+from run import RANK, WORLD_SIZE, print_rank0, run_script  # noqa: E402
 
 
-def main():
-    hf_logging.disable_progress_bar()
-    model_args, args, flags = arguments.parse(sys.argv[1:], __doc__)
-    config = checkpoint.open_base(model_args.model_name_or_path, model_args.cache_dir, weights=args is not None)
-    method = methods.build(model_args.method_name, config, model_args.model_max_length, vars(flags))
-    if model_args.document_mask and not method.document_mask:
-        raise SystemExit(f"error: --document_mask: {model_args.method_name} cuts its rows itself; leave it out")
-    ranks, heads, kv_heads = model_args.sequence_parallel_size, config.num_attention_heads, config.num_key_value_heads
-    if heads % ranks or (kv_heads % ranks and ranks % kv_heads):
-        raise SystemExit(
-            f"error: --sequence_parallel_size {ranks} does not divide the base's {heads} query heads and its "
-            f"{kv_heads} key-value heads (or is no multiple of the latter); give one that does"
+@dataclass
+class ModelArguments:
+    model_name_or_path: str = field(metadata={"help": "base model: a folder or a hub id"})
+    method_name: str = field(metadata={"help": f"one of: {', '.join(methods.available())}"})
+    dataset_dir: str = field(metadata={"help": "hub dataset id, `datasets` folder, or JSON-lines / Parquet files"})
+    model_max_length: int = field(default=32768, metadata={"help": "context window to train, tokens; the rows' length"})
+    document_mask: bool = field(default=False, metadata={"help": "attention does not cross the documents of a row"})
+    use_flash_attn: bool = field(default=True, metadata={"help": "flash attention 2 if it is installed, else SDPA"})
+    low_rank_training: bool = field(default=False, metadata={"help": "LoRA instead of all weights"})
+    use_wandb: bool = field(default=False, metadata={"help": "report to Weights & Biases, as --report_to wandb"})
+    wandb_name: str | None = field(default=None, metadata={"help": "name of the wandb run [the output folder's name]"})
+    sequence_parallel_size: int = field(default=1, metadata={"help": "ranks that share each row (needs --deepspeed)"})
+    offload_activations: bool = field(default=False, metadata={"help": "keep checkpointed tensors in host memory"})
+    tiled_mlp: bool = field(default=False, metadata={"help": "MLPs in tiles: less memory, a third forward pass"})
+
+
+@dataclass
+class RecipeArguments(TrainingArguments):
+    """Transformers' own, with the study's defaults."""
+
+    gradient_checkpointing: bool = field(default=True, metadata={"help": "recompute activations in the backward pass"})
+    logging_steps: float = field(default=1, metadata={"help": "log every so many optimizer steps"})
+    disable_tqdm: bool | None = field(default=True, metadata={"help": "a printed line every few seconds, no bar"})
+
+
+def parse_flags(argv: list[str]) -> Namespace:
+    """All flags; `zero` is what the DeepSpeed file says. Raises ValueError on flags that exclude each other."""
+    parser = HfArgumentParser((ModelArguments, RecipeArguments), description=__doc__, allow_abbrev=False)
+    parser.error = lambda message: sys.exit(f"error: {message} (--help lists the flags)")  # not 100 lines of usage
+    parser.add_argument("--evaluation_strategy", dest="eval_strategy", default=SUPPRESS, help="or --eval_strategy")
+    parser.add_argument(
+        "--estimate",
+        nargs="?",
+        const="8xH100",
+        help="print memory and hours on 8xH100, 16xA100-80, ... [8xH100] and stop",
+    )
+    methods.add_flags(parser)
+    flags = parser.parse_args(argv)
+    check_flags(flags)
+    flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings(0, False, False)
+    return flags
+
+
+def check_flags(flags: Namespace) -> None:
+    """Raises ValueError on flags that exclude each other."""
+    method, ranks = methods.get(flags.method_name), flags.sequence_parallel_size
+    if not flags.output_dir:
+        raise ValueError("give --output_dir")
+    if not method.trained:
+        raise ValueError(f"{flags.method_name} is not trained; apply it with extend.py")
+    if flags.low_rank_training and not method.low_rank:
+        raise ValueError(f"--low_rank_training: {flags.method_name} trains all weights; set it to False")
+    if flags.eval_strategy not in ("no", None):
+        raise ValueError("--evaluation_strategy: there is no evaluation set here; set it to no")
+    if flags.offload_activations and not flags.gradient_checkpointing:
+        raise ValueError("--offload_activations moves checkpointed tensors; leave --gradient_checkpointing on")
+    if ranks == 1:
+        return
+    if not method.sequence_parallel:
+        raise ValueError(f"{flags.method_name}'s attention cannot be split over ranks; omit --sequence_parallel_size")
+    if not flags.deepspeed:
+        raise ValueError("--sequence_parallel_size needs DeepSpeed: give --deepspeed ds_configs/stage3.json")
+    if flags.document_mask:
+        raise ValueError("--document_mask and --sequence_parallel_size exclude each other")
+    if flags.model_max_length % ranks or (not flags.estimate and WORLD_SIZE % ranks):
+        raise ValueError(
+            f"--sequence_parallel_size {ranks} must divide --model_max_length {flags.model_max_length} and the "
+            f"{WORLD_SIZE} ranks"
         )
-    if args is None:
+
+
+def check_model(config, method, flags: Namespace) -> None:
+    """Raises ValueError on flags that the base or the method cannot follow."""
+    if flags.document_mask and not method.document_mask:
+        raise ValueError(f"--document_mask: {flags.method_name} cuts rows itself; leave it out")
+    ranks, heads, kv_heads = flags.sequence_parallel_size, config.num_attention_heads, config.num_key_value_heads
+    if heads % ranks or (kv_heads % ranks and ranks % kv_heads):
+        raise ValueError(
+            f"--sequence_parallel_size {ranks} must divide the base's {heads} query heads, and divide or be a multiple "
+            f"of its {kv_heads} key-value heads"
+        )
+
+
+def fit_to_machine(flags: Namespace) -> None:
+    """Turns off what this machine cannot do, and says so."""
+    cuda = torch.cuda.is_available()
+    flags.use_cpu = flags.use_cpu or not cuda
+    if flags.tf32 and not (cuda and torch.cuda.get_device_capability() >= (8, 0)):
+        flags.tf32 = None
+        print_rank0("--tf32: no GPU with tf32 here, float32 stays float32")
+    if flags.bf16 and not (cuda and torch.cuda.is_bf16_supported()) and not flags.deepspeed:
+        flags.bf16 = False
+        print_rank0("--bf16: no GPU with bfloat16 here, training in float32")
+    if flags.use_flash_attn and not (cuda and is_flash_attn_2_available()):
+        flags.use_flash_attn = False
+        reason = "no GPU here" if not cuda else "flash-attn is not installed (pip install -r requirements-gpu.txt)"
+        print_rank0(f"--use_flash_attn: {reason}, attention by PyTorch's SDPA")
+    if flags.document_mask and flags.use_flash_attn and flags.per_device_train_batch_size > 1:
+        raise ValueError("--document_mask with flash attention needs --per_device_train_batch_size 1")
+    if flags.use_liger_kernel:  # its norms and activations; the loss is memory.py's, with liger's kernel inside
+        flags.liger_kernel_config = {"fused_linear_cross_entropy": False, **(flags.liger_kernel_config or {})}
+
+
+def choose_trackers(flags: Namespace) -> None:
+    """Sets `report_to` and the names of the run; wandb records offline if nobody is logged in."""
+    trackers = [flags.report_to] if isinstance(flags.report_to, str) else list(flags.report_to or [])
+    if flags.use_wandb and "wandb" not in trackers:
+        trackers.append("wandb")
+    trackers = [tracker for tracker in trackers if tracker != "none"]
+    for tracker in trackers:
+        if find_spec(tracker) is None:
+            raise ValueError(f"--report_to {tracker} needs the package: pip install {tracker}")
+    if "wandb" in trackers:
+        import wandb
+
+        os.environ.setdefault("WANDB_PROJECT", "long_extension")
+        if "WANDB_MODE" not in os.environ and not wandb.api.api_key:  # or it would stop at a prompt
+            os.environ["WANDB_MODE"] = "offline"
+            print_rank0("wandb: not logged in to Weights & Biases, recording offline (log in with: wandb login)")
+    flags.report_to = trackers or ["none"]
+    flags.project = "long_extension" if flags.project == "huggingface" else flags.project  # trackio's
+    flags.run_name = flags.wandb_name or flags.run_name or Path(flags.output_dir).name
+
+
+def start_deepspeed() -> None:
+    import deepspeed
+
+    # torch tells the libraries, at every step, of new names for its collectives
+    warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
+    one_rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
+    for name, value in one_rank.items():  # what torchrun sets, for a plain `python fine-tune.py`
+        os.environ.setdefault(name, str(value))
+    if not torch.cuda.is_available():
+        deepspeed.init_distributed(dist_backend="gloo")  # before TrainingArguments, or the world size is read as 1
+
+
+def recipe_arguments(flags: Namespace) -> RecipeArguments:
+    """The TrainingArguments for this machine."""
+    fit_to_machine(flags)
+    choose_trackers(flags)
+    if flags.deepspeed:
+        start_deepspeed()
+    else:  # accelerate would import it all the same, to see that a model is no engine of it: two seconds
+        accelerate.utils.other.is_deepspeed_available = lambda: False
+    if flags.sequence_parallel_size > 1:
+        flags.parallelism_config = memory.sequence_parallel(flags.sequence_parallel_size)
+    flags.include_num_input_tokens_seen = "all"
+    flags.remove_unused_columns = False  # collate knows which it needs
+    return HfArgumentParser(RecipeArguments).parse_dict(vars(flags), allow_extra_keys=True)[0]
+
+
+def main() -> None:
+    flags = parse_flags(sys.argv[1:])
+    name, base, length = flags.method_name, flags.model_name_or_path, flags.model_max_length
+    config = checkpoint_writer.open_base(base, weights=not flags.estimate)
+    method = methods.build(name, config, length, vars(flags))
+    check_model(config, method, flags)
+    if flags.estimate:
         print(estimate.report(config, method, flags))
         return
-    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, cache_dir=model_args.cache_dir)
-    with args.main_process_first():
-        data = packing.read(model_args.dataset_dir, model_args.cache_dir)
-        data = packing.rows(
-            data, tokenizer, model_args.model_max_length, config.vocab_size, not method.extends_rows,
-            model_args.document_mask,
-        )  # fmt: skip
 
-    recipe = training.recipe(args, model_args, len(data))
-    identity = {
-        "method_name": model_args.method_name,
-        "base": checkpoint.fingerprint(model_args.model_name_or_path, config),
-        "model_max_length": model_args.model_max_length,
+    args = recipe_arguments(flags)
+    tokenizer = open_tokenizer(base)
+    with args.main_process_first():
+        data = packing.read(flags.dataset_dir)
+        data = packing.rows(
+            data, tokenizer, length, config.vocab_size, cut=not method.extends_rows, documents=flags.document_mask
+        )
+    recipe = training.recipe(args, flags, len(data))
+    settings = {
+        "method_name": name,
+        "base": fingerprint(base, config),
+        "model_max_length": length,
         "options": method.options(),
         "trained": True,
-        "low_rank_training": model_args.low_rank_training,
+        "low_rank_training": flags.low_rank_training,
         **recipe,
     }
-    estimate.check(config, method, flags)
     output = Path(args.output_dir)
     with args.main_process_first():
-        held = checkpoint.lock(output) if args.process_index == 0 else None  # noqa: F841  until this process ends
-        finished = checkpoint.claim(output, identity)
+        lock = checkpoint_writer.lock(output) if RANK == 0 else None  # noqa: F841  held until this process ends
+        finished = checkpoint_writer.claim(output, settings)
     if finished:
-        say(f"{output}: {model_args.method_name} at {model_args.model_max_length} is trained already")
+        print_rank0(f"{output}: {name} at {length} is already trained")
         return
 
-    record = checkpoint.record(model_args.method_name, method, model_args.model_name_or_path, 0, recipe)
-    config = checkpoint.extended_config(config, method, record)
-    set_seed(args.seed)
-    attention = "flash_attention_2" if model_args.use_flash_attn else "sdpa"
-    model = method.load(
-        model_args.model_name_or_path,
-        config,
-        cache_dir=model_args.cache_dir,
-        attn_implementation=attention,
-        # DeepSpeed keeps the float32 masters itself; otherwise the weights are the masters and autocast computes
-        dtype=torch.bfloat16 if args.bf16 and args.deepspeed else torch.float32,
+    extension = checkpoint_writer.context_extension(name, method, base, 0, recipe)
+    model = load_model(checkpoint_writer.extended_config(config, method, extension), method, flags, args)
+    print_rank0(
+        f"{output.name}: {name} {method.options()}, {method.original_length} -> {length} tokens, {len(data)} rows, "
+        f"{recipe['global_batch']} a step, {'bfloat16' if args.bf16 else 'float32'}"
     )
-    model.generation_config = checkpoint.greedy_generation_config(config)
-    say(
-        f"{output.name}: {model_args.method_name} {method.options()}, {method.original_length} -> "
-        f"{model_args.model_max_length} tokens, {len(data)} rows, {recipe['global_batch']} a step, "
-        f"{attention}, {'bfloat16' if args.bf16 else 'float32'}"
-    )
-    model = method.prepare(model, model_args.low_rank_training)
-    memory.use_tiled_loss(model, offload=model_args.offload_activations)
-    if model_args.tiled_mlp:
-        memory.use_tiled_mlp(model)
-    training.train(model, tokenizer, data, args, model_args, method)
-    say(f"{output}: done")
+    training.train(model, tokenizer, data, args, flags, method)
+    print_rank0(f"{output}: done")
     if args.deepspeed:
-        # On the interpreter's own way out, threads of the libraries abort a finished run now and then ("terminate
-        # called without an active exception"): do what is left to do, and leave at once.
+        # At the interpreter's own exit, threads of the libraries now and then abort a finished run ("terminate called
+        # without an active exception"): do what is left to do, and leave at once.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
+def load_model(config, method, flags: Namespace, args: RecipeArguments):
+    """The model to train, with the base's weights. config: the extended one."""
+    set_seed(args.seed)
+    model = method.load(
+        flags.model_name_or_path,
+        config,
+        attn_implementation="flash_attention_2" if flags.use_flash_attn else "sdpa",
+        # DeepSpeed keeps the float32 masters itself; otherwise the weights are the masters and autocast computes
+        dtype=torch.bfloat16 if args.bf16 and args.deepspeed else torch.float32,
+    )
+    model.generation_config = checkpoint_writer.greedy_generation_config(config)
+    model = method.prepare(model, flags.low_rank_training)
+    memory.use_tiled_loss(model, offload=flags.offload_activations)
+    if flags.tiled_mlp:
+        memory.use_tiled_mlp(model)
+    return model
+
+
 if __name__ == "__main__":
-    main()
+    run_script(main)

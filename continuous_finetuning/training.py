@@ -1,11 +1,8 @@
-"""The training loop of the study: Transformers' Trainer, made to resume by itself, to stop cleanly, and to write whole
-checkpoints."""
+"""The training loop: Transformers' Trainer with resume, a checkpoint on SIGTERM, and checkpoints that are complete."""
 
 import contextlib
-import errno
 import json
 import logging
-import os
 import re
 import shutil
 import signal
@@ -19,20 +16,19 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import rotate_checkpoints
 
-import checkpoint
-import estimate
+import checkpoint_writer
 import tracking
+from run import print_rank0, write_json
 
-WHOLE = "whole.json"  # written into a checkpoint-N when every rank has written its part
-ADVICE = "a lower --learning_rate or more --warmup_steps may help, in another --output_dir"
+COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
 
 
-def recipe(args: TrainingArguments, model_args, n_rows: int) -> dict:
+def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
     """The settings that decide the trained weights, recorded in the checkpoint and compared on a rerun."""
-    data_ranks = args.world_size // model_args.sequence_parallel_size
-    masked = {"document_mask": True} if model_args.document_mask else {}
+    data_ranks = args.world_size // flags.sequence_parallel_size
+    masked = {"document_mask": True} if flags.document_mask else {}
     return masked | {
-        "dataset": model_args.dataset_dir,
+        "dataset": flags.dataset_dir,
         "rows": n_rows,
         "global_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * data_ranks,
         "num_train_epochs": args.num_train_epochs,
@@ -51,16 +47,16 @@ def recipe(args: TrainingArguments, model_args, n_rows: int) -> dict:
 def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
     """Rows of token ids to a batch, all int64 [B, L]: ids and labels, which the model shifts itself.
 
-    Where rows come with `document_starts`, positions begin anew with each document: that is how Transformers' masks and
-    flash attention know them apart. Relative distances, all that rope sees, are the same. Where ranks share a row, this
-    one gets part `part` of `parts`, [B, L / parts], of ids, labels that are shifted already, and positions.
+    If rows have `document_starts`, positions start again with each document: Transformers' masks and flash attention
+    tell documents apart by that. Relative distances, all that rope sees, are the same. If ranks share a row, this one
+    gets part `part` of `parts`, [B, L / parts], of ids, labels that are already shifted, and positions.
     """
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
     position_BL = torch.arange(ids_BL.shape[1]).repeat(len(examples), 1)
     if parts > 1:
         shifted_BL = torch.nn.functional.pad(ids_BL[:, 1:], (0, 1), value=-100)
-        whole = {"input_ids": ids_BL, "shift_labels": shifted_BL, "position_ids": position_BL}
-        return {name: x_BL.chunk(parts, dim=1)[part].contiguous() for name, x_BL in whole.items()}
+        batch = {"input_ids": ids_BL, "shift_labels": shifted_BL, "position_ids": position_BL}
+        return {name: x_BL.chunk(parts, dim=1)[part].contiguous() for name, x_BL in batch.items()}
     if "document_starts" not in examples[0]:
         return {"input_ids": ids_BL, "labels": ids_BL}
     for position_L, example in zip(position_BL, examples, strict=True):
@@ -69,70 +65,70 @@ def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
     return {"input_ids": ids_BL, "labels": ids_BL, "position_ids": position_BL}
 
 
-def last_whole_checkpoint(output: Path) -> Path | None:
-    """The newest checkpoint-N in `output` that every rank wrote to its end, or None."""
-    found = []
+# --- checkpoints during training
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest checkpoint-N in `output` that every rank wrote completely, or None."""
+    complete = {}
     for folder in output.glob("checkpoint-*"):
-        if re.fullmatch(r"checkpoint-\d+", folder.name) and (folder / WHOLE).exists():
-            found.append((int(folder.name.split("-")[1]), folder))
-    return max(found)[1] if found else None
+        if re.fullmatch(r"checkpoint-\d+", folder.name) and (folder / COMPLETE_MARKER).exists():
+            complete[int(folder.name.split("-")[1])] = folder
+    return complete[max(complete)] if complete else None
 
 
-def clear_unfinished(output: Path) -> None:
+def remove_incomplete(output: Path) -> None:
     """Removes the checkpoints that were being written when the run stopped."""
     for folder in output.glob("checkpoint-*"):
-        if not (folder / WHOLE).exists():
-            print(f"removing {folder}: it was being written when the run stopped", flush=True)
+        if not (folder / COMPLETE_MARKER).exists():
+            print(f"removing the incomplete {folder}", flush=True)
             shutil.rmtree(folder)
 
 
-def any_rank(flag, device) -> bool:
-    """Is `flag`, a bool or a tensor of one, true on any rank? Every rank must ask."""
-    if not torch.distributed.is_initialized():
-        return bool(flag)
-    value = torch.as_tensor(flag, dtype=torch.int32, device=device).reshape(1)
-    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
-    return bool(value.item())
-
-
-def leave(message: str):
-    """Ends this rank with exit status 1; the first prints the line."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(message, file=sys.stderr, flush=True)
-    raise SystemExit(1)
+def resume_from(output: Path, args: TrainingArguments) -> Path | None:
+    """The checkpoint to resume from. Raises ValueError if DeepSpeed wrote it with another number of ranks."""
+    last = last_checkpoint(output)
+    if last and args.deepspeed:
+        ranks = json.loads((last / COMPLETE_MARKER).read_text())["world_size"]
+        if ranks != args.world_size:
+            raise ValueError(
+                f"{last} was written by {ranks} ranks and DeepSpeed can resume it with as many only, not "
+                f"{args.world_size}; run with {ranks}, or give another --output_dir"
+            )
+    return last
 
 
 class StopOnSignal(TrainerCallback):
-    """After SIGTERM, which a cluster sends before it takes a job's machines, or a first Ctrl-C: a checkpoint at the end
-    of the step."""
+    """Writes a checkpoint at the end of the step and stops after SIGTERM, which a cluster sends before it takes a job's
+    machines, after SIGHUP, and after a first Ctrl-C."""
 
     def __init__(self):
         self.received, self.stopped = None, False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.receive)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                signal.signal(number, self.receive)
 
     def receive(self, number, _):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the run at once
         self.received = signal.Signals(number).name
 
     def on_step_end(self, args, state, control, **kwargs):
-        if any_rank(self.received is not None, args.device) and state.global_step < state.max_steps:
+        stop = torch.tensor([self.received is not None], dtype=torch.int32, device=args.device)
+        if torch.distributed.is_initialized():  # all ranks stop after the same step
+            torch.distributed.all_reduce(stop, op=torch.distributed.ReduceOp.MAX)
+        if stop.item() and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
 
 class ExtensionTrainer(Trainer):
-    """parts: ranks that share each row. metrics: what adds the speed to every log."""
-
-    loss_is_bad = False  # has a loss of this step been no finite number?
+    """parts: ranks that share each row. metrics: adds the speed to every log."""
 
     def __init__(self, parts: int, metrics: tracking.Metrics, **kwargs):
         self.metrics = metrics
         super().__init__(**kwargs)
         if parts > 1:
-            # The libraries' way gives each rank a row and then cuts it; a run cannot be resumed there. Here ranks that
-            # share rows read the same ones and `collate` takes this rank's part.
+            # The libraries give each rank a row and then cut it, which cannot be resumed. Here ranks that share rows
+            # read the same ones and `collate` takes this rank's part.
             self.data_collator = partial(collate, part=self.args.process_index % parts, parts=parts)
             self.accelerator.prepare_data_loader = partial(self.loader_of_shared_rows, parts)
             self.accelerator.deepspeed_ulysses_dl_adapter = lambda loader, model: loader
@@ -155,44 +151,38 @@ class ExtensionTrainer(Trainer):
 
     def compute_loss(self, *args, **kwargs):
         loss = super().compute_loss(*args, **kwargs)
-        self.loss_is_bad = self.loss_is_bad | ~torch.isfinite(loss.detach())
-        # asked before the last backward of a step: with DeepSpeed that one moves the weights
-        if self.accelerator.sync_gradients:
-            if any_rank(self.loss_is_bad, self.args.device):
-                self.stop_at_bad_loss()
-            self.loss_is_bad = False
+        if not torch.isfinite(loss):
+            raise ValueError(f"the loss is {loss.item()} in step {self.state.global_step + 1}; {self.advice()}")
         return loss
 
-    def stop_at_bad_loss(self):
-        step, output = self.state.global_step, Path(self.args.output_dir)
-        if step and not (output / f"checkpoint-{step}").exists() and not self.weights_are_bad():
-            self._save_checkpoint(self.model, None)
-        leave(f"error: the loss is not a finite number in step {step + 1}; {ADVICE}. {kept(output)}")
+    def advice(self) -> str:
+        last = last_checkpoint(Path(self.args.output_dir))
+        kept = f"the last checkpoint is {last}" if last else "there is no checkpoint yet"
+        return f"try a lower --learning_rate or more --warmup_steps in another --output_dir ({kept})"
 
-    def weights_are_bad(self) -> bool:
-        """Does any rank hold a weight that is no finite number?"""
-        held = (getattr(p, "ds_tensor", p) for p in self.model.parameters())  # ZeRO-3: this rank's piece
-        bad = any(not torch.isfinite(p.detach()).all() for p in held if p is not None)
-        return any_rank(bad, self.args.device)
+    def check_weights(self) -> None:
+        """Raises ValueError if a weight that this rank holds is NaN or infinite."""
+        for p in self.model.parameters():
+            weight = getattr(p, "ds_tensor", p)  # under ZeRO-3: this rank's piece
+            if not torch.isfinite(weight.detach()).all():
+                raise ValueError(f"a weight is NaN or infinite after step {self.state.global_step}; {self.advice()}")
 
     def _save_checkpoint(self, model, trial):
-        """Trainer's; it counts as whole, and the one before it goes, only when every rank has written its part."""
+        """Trainer's. The new checkpoint counts, and the one before it is removed, after every rank has written."""
         output, limit = Path(self.args.output_dir), self.args.save_total_limit
-        if self.weights_are_bad():
-            step = self.state.global_step
-            leave(f"error: a weight is not a finite number after step {step}; {ADVICE}. {kept(output)}")
+        self.check_weights()
         self.args.save_total_limit = None
         super()._save_checkpoint(model, trial)
         self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            note = {"step": self.state.global_step, "world_size": self.args.world_size}
-            checkpoint.write_json(output / f"checkpoint-{self.state.global_step}" / WHOLE, note)
+            marker = {"step": self.state.global_step, "world_size": self.args.world_size}
+            write_json(output / f"checkpoint-{self.state.global_step}" / COMPLETE_MARKER, marker)
             rotate_checkpoints(str(output), limit)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """Every checkpoint is a model for use: it says how many tokens it has seen and decodes with a cache."""
-        config = self.accelerator.unwrap_model(self.model).config  # of the base under LoRA, too
+        """Every checkpoint is a model for use: it records the tokens it has seen and decodes with a cache."""
+        config = self.accelerator.unwrap_model(self.model).config  # under LoRA, the base's
         config.context_extension["trained_tokens"] = int(self.state.num_input_tokens_seen)
         config.use_cache = True
         super().save_model(output_dir, _internal_call)
@@ -201,82 +191,29 @@ class ExtensionTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:
             logs.update(self.metrics.speed(self.state.num_input_tokens_seen))
-        super().log(logs)  # without start_time: Trainer's own tokens/s would be a second, slower-moving one
+        super().log(logs)  # without start_time: Trainer would add its own tokens/s
 
 
-def kept(output: Path) -> str:
-    """What there is to go on from, as a sentence."""
-    last = last_whole_checkpoint(output)
-    return f"{last} is whole" if last else "There is no checkpoint yet"
-
-
-@contextlib.contextmanager
-def full_disk(output: Path):
-    """A full disk, in whatever library it shows, ends this rank with one line."""
-    try:
-        yield
-    except Exception as reason:
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        words = "No space left|Disk quota|File too large|os error 2[78]|PytorchStreamWriter failed|unexpected pos"
-        cause = reason
-        while cause and not (getattr(cause, "errno", None) in full or re.search(words, str(cause))):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        free = shutil.disk_usage(output).free
-        print(
-            f"error: cannot write to {output} ({str(cause).splitlines()[0]}; {free / 2**30:.1f} GiB free). "
-            f"{kept(output)}; make room and run the same command again",
-            file=sys.stderr,
-            flush=True,
-        )
-        if int(os.environ.get("RANK", 0)) == 0:
-            clear_unfinished(output)
-        os._exit(1)  # the other ranks wait for this one: nothing to be tidied up with them
-
-
-def whole(parameters: list):
-    """A context in which every rank holds all of these weights, which ZeRO-3 otherwise leaves in pieces."""
-    if not (parameters and is_deepspeed_zero3_enabled()):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(parameters)
-
-
-def resume_from(output: Path, args: TrainingArguments) -> Path | None:
-    """The checkpoint to go on from. Exits with one line where DeepSpeed's, cut in pieces, fits other ranks."""
-    last = last_whole_checkpoint(output)
-    if last and args.deepspeed:
-        ranks = json.loads((last / WHOLE).read_text())["world_size"]
-        if ranks != args.world_size:
-            raise SystemExit(
-                f"error: {last} was written by {ranks} ranks and DeepSpeed can only go on with as many, not "
-                f"{args.world_size}; run with {ranks}, or give another --output_dir"
-            )
-    return last
-
-
-def train(model, tokenizer, data, args: TrainingArguments, model_args, method) -> None:
+def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> None:
     """Trains `model` on `data` ({"input_ids": row}) and leaves the finished checkpoint in args.output_dir.
 
-    Goes on from the last whole checkpoint there. The finished files are checked, then moved in one by one, config.json
-    last. Exits with status 1 and one line after SIGTERM or Ctrl-C, on a loss or weight that is no finite number, and on
-    a full disk.
+    Resumes from the last complete checkpoint there. The finished files are checked, then moved in one by one,
+    config.json last. Exits with status 143 after SIGTERM, SIGHUP or Ctrl-C; raises ValueError if a loss or weight
+    becomes NaN or infinite.
     """
     output = Path(args.output_dir)
-    resume = resume_from(output, args)
+    last = resume_from(output, args)
     with args.main_process_first():
         if args.should_save:
-            clear_unfinished(output)
+            remove_incomplete(output)
     stop = StopOnSignal()
     adapters = sum(getattr(p, "ds_numel", p.numel()) for name, p in model.named_parameters() if "lora_" in name)
-    flops_per_token = estimate.training_flops_per_token(model.config, method, adapters)
+    flops_per_token = tracking.training_flops_per_token(model.config, method, adapters)
     metrics = tracking.Metrics(output / tracking.METRICS, flops_per_token)
     if args.parallelism_config:  # now that the method has chosen: Ulysses wraps just this attention
         args.parallelism_config.sp_handler.sp_attn_implementation = model.config._attn_implementation
     trainer = ExtensionTrainer(
-        model_args.sequence_parallel_size,
+        flags.sequence_parallel_size,
         metrics,
         model=model,
         args=args,
@@ -287,27 +224,36 @@ def train(model, tokenizer, data, args: TrainingArguments, model_args, method) -
     )
     trainer.remove_callback(PrinterCallback)  # Metrics prints
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # it warns of mtimes at every save
-    if resume and args.should_save:
-        print(f"going on from {resume}", flush=True)
-    with full_disk(output):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        if stop.stopped:
-            name = stop.received or "a signal"  # of another rank
-            leave(f"stopped by {name} after step {trainer.state.global_step}. {kept(output)}: run the command again")
-        _finish(trainer, model, tokenizer, output, method)
+    if last:
+        print_rank0(f"resuming from {last}")
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if stop.stopped:
+        reason = stop.received or "a signal to another rank"
+        print_rank0(f"stopped by {reason}: {last_checkpoint(output)} is complete; rerun the same command to resume")
+        sys.exit(143)
+    save_finished(trainer, model, tokenizer, output, method)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
-def _finish(trainer, model, tokenizer, output: Path, method) -> None:
+def gathered(parameters: list):
+    """A context in which every rank holds all of these weights, which ZeRO-3 otherwise leaves in pieces."""
+    if not (parameters and is_deepspeed_zero3_enabled()):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters)
+
+
+def save_finished(trainer: ExtensionTrainer, model, tokenizer, output: Path, method) -> None:
+    """Writes the trained model, made whole by the method, into a folder of its own and moves it into `output`."""
     args = trainer.args
-    if trainer.weights_are_bad():
-        leave(f"error: a weight is not a finite number after the last step; {ADVICE}. {kept(output)}")
+    trainer.check_weights()
     partial = output / "final.partial"
     partial.mkdir(exist_ok=True)
-    checkpoint.copy_modeling(method, partial)
-    with whole(method.finish_reads(model)):
+    checkpoint_writer.copy_modeling(method, partial)
+    with gathered(method.finish_reads(model)):
         final = method.finish(model, partial)
         if args.bf16 and not args.deepspeed:
             final.to(torch.bfloat16)
@@ -320,5 +266,5 @@ def _finish(trainer, model, tokenizer, output: Path, method) -> None:
         trainer.save_model(str(partial))
     if args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-        checkpoint.verify_weights(partial, type(final), final.config)
-        checkpoint.move_in(partial, output)
+        checkpoint_writer.verify_weights(partial, type(final), final.config)
+        checkpoint_writer.move_in(partial, output)

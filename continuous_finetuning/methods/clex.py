@@ -109,7 +109,7 @@ class Method(ContextExtension):
         for name in ("max_factor", "param_factor", "time_dt"):
             positive(name, getattr(self, name))
         if self.max_factor < self.ratio:
-            raise SystemExit(f"error: --max_factor {self.max_factor} is below trained / original length, {self.ratio}")
+            raise ValueError(f"--max_factor {self.max_factor} is below trained / original length, {self.ratio}")
         self._network = LogFrequencies(self.rope_theta, self.head_dim, self.param_factor, self.time_dt)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from safetensors.torch import load_file
 
-from methods import ContextExtension, option
+from methods import ContextExtension, check_at_least_one, option
 from modeling.modeling_landmark import LandmarkForCausalLM
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # the latter is not there where the two are tied
@@ -34,28 +34,29 @@ class Method(ContextExtension):
     extends_rows: ClassVar[bool] = False
     scales_rope: ClassVar[bool] = False
     links_weights: ClassVar[bool] = False
+    stores_scores: ClassVar[bool] = True
     modeling: ClassVar[str] = "landmark"
 
     def __post_init__(self):
-        for name in ("mem_freq", "top_k"):
-            if getattr(self, name) < 1:
-                raise SystemExit(f"error: --{name} must be at least 1, not {getattr(self, name)}")
+        check_at_least_one(self, "mem_freq", "top_k")
         if self.model_max_length > self.original_length:
-            raise SystemExit(
-                f"error: landmark trains on blocks inside the base's window of {self.original_length} tokens and "
-                f"retrieves the rest; give --model_max_length up to that (the paper's is 512), not "
-                f"{self.model_max_length}"
+            raise ValueError(
+                f"landmark trains on blocks inside the base's window of {self.original_length} tokens and retrieves "
+                f"the rest; give --model_max_length up to that (the paper's is 512), not {self.model_max_length}"
             )
         block = self.mem_freq + 1
         needed = (self.top_k + 2) * block
         if self.model_max_length < needed:
-            raise SystemExit(
-                f"error: landmark: --top_k {self.top_k} blocks of {block} tokens leave no room for the text itself; "
-                f"give --model_max_length {needed} or more, or a lower --top_k or --mem_freq"
+            raise ValueError(
+                f"landmark: --top_k {self.top_k} blocks of {block} tokens leave no room for the text itself; give "
+                f"--model_max_length {needed} or more, or a lower --top_k or --mem_freq"
             )
 
+    def row_tokens(self):
+        return self.model_max_length + (self.model_max_length - 1) // self.mem_freq  # with its landmarks
+
     @classmethod
-    def stated(cls, config):
+    def options_in_config(cls, config):
         """LCEG's checkpoint, and the paper's, have the landmark as the last row of the vocabulary."""
         names = ("mem_freq", "landmark_id")
         return {"landmark_id": config.vocab_size - 1} | {n: getattr(config, n) for n in names if hasattr(config, n)}
@@ -71,11 +72,10 @@ class Method(ContextExtension):
 
     def load(self, name_or_path, config, **kwargs):
         folder = Path(name_or_path)
-        cache_dir = kwargs.pop("cache_dir", None)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
-            folder = Path(snapshot_download(name_or_path, cache_dir=cache_dir, allow_patterns="*.safetensors"))
+            folder = Path(snapshot_download(name_or_path, allow_patterns="*.safetensors"))
         weights = {}
         for path in sorted(folder.glob("*.safetensors")):
             weights |= load_file(path)

@@ -10,7 +10,7 @@ By default local_window is the base's original length C and global_tokens is 10 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods import ContextExtension, option
+from methods import ContextExtension, check_at_least_one, option
 
 
 @dataclass
@@ -26,18 +26,11 @@ class Method(ContextExtension):
     def __post_init__(self):
         if self.local_window is None:
             self.local_window = self.original_length
-        for name in ("local_window", "global_tokens"):
-            if getattr(self, name) < 1:
-                raise SystemExit(f"error: --{name} must be a whole number above 0, not {getattr(self, name)}")
+        check_at_least_one(self, "local_window", "global_tokens")
         if self.local_window > self.original_length:
-            raise SystemExit(
-                f"error: --local_window {self.local_window} is beyond the {self.original_length} tokens that the base "
-                f"was trained on; give at most {self.original_length}"
-            )
-        if self.rope["rope_type"] in ("dynamic", "longrope"):
-            raise SystemExit(
-                f"error: the base's rope ({self.rope['rope_type']}) changes with the length of the text; lm_infinite "
-                "needs a base whose rope does not"
+            raise ValueError(
+                f"--local_window {self.local_window} is above the {self.original_length} tokens that the base was "
+                f"trained on; give at most {self.original_length}"
             )
 
     def config_fields(self):

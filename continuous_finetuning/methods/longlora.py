@@ -80,13 +80,18 @@ class Method(pi.Method):
     def __post_init__(self):
         super().__post_init__()
         if self.model_max_length % 4:
-            raise SystemExit(
-                f"error: longlora cuts rows in four: --model_max_length {self.model_max_length} % 4 is not 0"
-            )
+            raise ValueError(f"longlora needs a --model_max_length divisible by 4, not {self.model_max_length}")
+
+    def attended_keys(self):
+        if self.use_full_attn:
+            return super().attended_keys()
+        # Half of the heads have groups of n/4: n/8 keys on average. Of the other half's shifted groups the first and
+        # the last are n/8 long: 7/64 n keys.
+        return self.model_max_length * 15 / 128
 
     def prepare(self, model, low_rank):
         if model.config.num_attention_heads < 2 and not self.use_full_attn:
-            raise SystemExit("error: longlora shifts half of the heads, this model has one; give --use_full_attn True")
+            raise ValueError("longlora shifts half of the heads, this model has one; give --use_full_attn True")
         if not self.use_full_attn:
             model.set_attn_implementation(NAME)
         if not low_rank:

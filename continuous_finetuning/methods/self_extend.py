@@ -11,10 +11,11 @@ largest position at --model_max_length within 2/3 C, the upper end of the rule t
 (1/2 ... 2/3) C > W + (L - W) / G (README of their repository, datamllab/LongLM).
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods import ContextExtension, option
+from methods import ContextExtension, check_at_least_one, option
 
 
 @dataclass
@@ -26,35 +27,33 @@ class Method(ContextExtension):
 
     trained: ClassVar[bool] = False
     exact_attention: ClassVar[bool] = False
+    set_for_longest_text: ClassVar[bool] = True  # the group size decides how long a text may be
     scales_rope: ClassVar[bool] = False
     modeling: ClassVar[str | None] = "self_extend"
 
     def __post_init__(self):
         C, L = self.original_length, self.model_max_length
-        W = self.neighbor_window = max(1, C // 4) if self.neighbor_window is None else self.neighbor_window
-        for name in ("neighbor_window", "group_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise SystemExit(f"error: --{name} must be a whole number above 0, not {getattr(self, name)}")
-        if W >= C:
-            raise SystemExit(
-                f"error: --neighbor_window {W} leaves no position for groups; give less than the base's window of {C}"
-            )
+        if self.neighbor_window is None:
+            self.neighbor_window = max(1, C // 4)
+        W = self.neighbor_window
         if self.group_size is None:
-            room = 2 * C - 3 * W  # 3 (2/3 C - W), in whole numbers
-            if C != 4096 and room <= 0:
-                raise SystemExit(f"error: --neighbor_window {W} is above 2/3 of the {C} tokens; give --group_size too")
-            self.group_size = 64 if C == 4096 else -(-3 * (L - W) // room)
+            self.group_size = 64 if C == 4096 else self.smallest_group()
+        check_at_least_one(self, "neighbor_window", "group_size")
+        if W >= C:
+            raise ValueError(f"--neighbor_window {W} leaves no position for groups; give less than the base's {C}")
         if L - W > (C - W) * self.group_size:
-            raise SystemExit(
-                f"error: --group_size {self.group_size} with --neighbor_window {W} reaches position "
+            raise ValueError(
+                f"--group_size {self.group_size} with --neighbor_window {W} reaches position "
                 f"{(L - W) / self.group_size + W:.0f} at {L} tokens, beyond the base's {C}; "
-                f"give a --group_size of at least {-(-(L - W) // (C - W))}"
+                f"give a --group_size of at least {math.ceil((L - W) / (C - W))}"
             )
-        if self.rope["rope_type"] in ("dynamic", "longrope"):
-            raise SystemExit(
-                f"error: the base's rope ({self.rope['rope_type']}) changes with the length of the text; self_extend "
-                "needs a base whose rope does not"
-            )
+
+    def smallest_group(self) -> int:
+        """The smallest G with (L - W) / G + W <= 2/3 C."""
+        positions = 2 * self.original_length - 3 * self.neighbor_window  # 3 (2/3 C - W), a whole number
+        if positions <= 0:
+            raise ValueError(f"--neighbor_window {self.neighbor_window} is above 2/3 of the base's window; give less")
+        return math.ceil(3 * (self.model_max_length - self.neighbor_window) / positions)
 
     def config_fields(self):
         return self.options()

@@ -25,7 +25,7 @@ class Method(ContextExtension):
     def __post_init__(self):
         self.scaling_factor = positive("scaling_factor", self.scaling_factor, self.ratio)
         if positive("beta_slow", self.beta_slow) >= positive("beta_fast", self.beta_fast):
-            raise SystemExit(f"error: --beta_slow {self.beta_slow} must be below --beta_fast {self.beta_fast}")
+            raise ValueError(f"--beta_slow {self.beta_slow} must be below --beta_fast {self.beta_fast}")
 
     def rope_parameters(self):
         return {

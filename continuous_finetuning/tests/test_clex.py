@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import checkpoint
+import checkpoint_writer
 import methods
-from conftest import C, L, python
 from methods import clex
+from scripts import run_here
+from tiny import C, L
 
 D, THETA = 32, 10000.0
 J = np.arange(D // 2, dtype=np.float64)
@@ -80,7 +81,7 @@ def test_positions_of_the_facts():
 @pytest.fixture(scope="module")
 def trained(base, rows, tmp_path_factory):
     output = tmp_path_factory.mktemp("clex") / "out"
-    python(
+    run_here(
         "fine-tune.py", "--model_name_or_path", base, "--dataset_dir", rows, "--method_name", "clex",
         "--model_max_length", L, "--output_dir", output, "--max_steps", 4, "--learning_rate", 1e-2,
         "--per_device_train_batch_size", 2, "--max_factor", 8, "--time_dt", 0.1,
@@ -116,25 +117,9 @@ def test_plain_model_equals_the_trained_one_and_decodes_with_a_cache(trained):
     assert not logits_differ[own != 1].any()  # min_new_tokens suppresses </s>
 
 
-def test_resume_draws_the_same_lengths(base, rows, tmp_path):
-    """t and positions come from torch's generator, which Trainer's checkpoints hold."""
-    flags = [
-        "--model_name_or_path", base, "--dataset_dir", rows, "--method_name", "clex", "--model_max_length", L,
-        "--learning_rate", 1e-2, "--max_factor", 8, "--time_dt", 0.2, "--max_steps", 6,
-        "--save_strategy", "steps", "--save_steps", 3,
-    ]  # fmt: skip
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    python("fine-tune.py", *flags, "--output_dir", whole)
-    python("fine-tune.py", *flags, "--output_dir", cut)
-    for path in [cut / "config.json", cut / "model.safetensors", *cut.glob("checkpoint-6/*")]:
-        path.unlink()  # as killed after step 3
-    assert "going on from" in python("fine-tune.py", *flags, "--output_dir", cut)
-    assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
-
-
 def test_bad_input(base):
-    config = checkpoint.open_base(str(base))
-    with pytest.raises(SystemExit, match="--max_factor 2 is below trained / original length, 4"):
+    config = checkpoint_writer.open_base(str(base))
+    with pytest.raises(ValueError, match="--max_factor 2 is below trained / original length, 4"):
         methods.build("clex", config, L, {"max_factor": 2})
-    with pytest.raises(SystemExit, match="--time_dt must be a positive number"):
+    with pytest.raises(ValueError, match="--time_dt must be a positive number"):
         methods.build("clex", config, L, {"time_dt": 0.0})

@@ -1,78 +1,142 @@
-"""DeepSpeed and sequence parallelism on two CPU ranks, as a user starts them: torchrun, the shipped JSON files."""
+"""DeepSpeed and sequence parallelism on two CPU ranks: every method, the shipped JSON files, interrupted runs."""
 
+import json
 import shutil
+import signal
+import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from conftest import L, python, run
-from test_fine_tune import GOLDEN, METHODS, SMALL, flags, losses
+import training
+from scripts import GOLDEN, losses, run_here, training_flags
+from tiny import STAGE, L, run
 
-pytestmark = needs = [
+pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is for Linux"),
     pytest.mark.skipif(not shutil.which("g++"), reason="DeepSpeed builds its CPU optimizer with g++: install it"),
 ]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "fine-tune.py"]
-OFFLOAD = ["--deepspeed", "ds_configs/stage3_offload.json"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+OFFLOAD = "--deepspeed ds_configs/stage3_offload.json --gradient_accumulation_steps 1 --max_steps 4"
+STAGE2 = "--deepspeed ds_configs/stage2.json --gradient_accumulation_steps 1 --max_steps 4"
+# each rank holds half of every row; 8 steps, a checkpoint every third
+SHARED_ROWS = "--deepspeed ds_configs/stage3.json --sequence_parallel_size 2 --max_steps 8 --save_steps 3"
+CASES = {  # (method, flags): origin, pi and yarn differ from ntk in the rope's parameters only
+    "ntk": ("ntk", OFFLOAD),
+    "clex": ("clex", OFFLOAD),
+    "longlora": ("longlora", OFFLOAD),
+    "landmark": ("landmark", OFFLOAD),
+    "lora": ("longlora", f"{OFFLOAD} --low_rank_training True"),
+    "stage2": ("pi", STAGE2),
+    "stage3": (
+        "pi",
+        "--deepspeed ds_configs/stage3.json --gradient_accumulation_steps 1 --max_steps 4 --bf16 True "
+        "--offload_activations True --tiled_mlp True",
+    ),
+    "interrupted": ("pi", STAGE2),
+    "shared_rows": ("clex", f"{SHARED_ROWS} --save_total_limit 1"),
+}
 
 
-def two_ranks(*args, **kwargs):
-    log = run(*TORCHRUN, *args, **kwargs)
-    assert "Traceback" not in log or kwargs.get("expect")
-    return log
+@pytest.fixture(scope="module")
+def outputs(base, rows, tmp_path_factory):
+    """{case: the folder that two ranks wrote}."""
+    folder = tmp_path_factory.mktemp("ranks")
+    runs = []
+    for case, (method, more) in CASES.items():
+        argv = [*training_flags(base, rows, method, folder / case), *more.split()]
+        if case == "interrupted":  # SIGTERM in step 2, then resumed
+            runs.append([argv, 2])
+        runs.append([argv, None])
+    (folder / "runs.json").write_text(json.dumps(runs))
+    log = run(*TORCHRUN, STAGE / "tests" / "ranks.py", folder / "runs.json")
+    assert f"stopped by a signal to another rank: {folder}/interrupted/checkpoint-2 is complete" in log
+    assert f"resuming from {folder}/interrupted/checkpoint-2" in log
+    return {case: folder / case for case in CASES}
 
 
-def whole_weights(output, base):
-    """Plain Transformers opens `output`, and no weight is the base's any more: all were trained, gathered and saved."""
+@pytest.mark.parametrize("case", CASES)
+def test_losses_are_those_of_one_rank(outputs, base, rows, tmp_path, case):
+    method, more = CASES[case]
+    expected = GOLDEN[method]
+    if case in ("clex", "lora"):  # clex draws for each batch; the golden losses are of full training
+        flags = [*training_flags(base, rows, method, tmp_path), *more.split()]
+        del flags[flags.index("--deepspeed") : flags.index("--deepspeed") + 2]
+        run_here("fine-tune.py", *flags, "--per_device_train_batch_size", 4)
+        expected = losses(tmp_path)
+    steps = 8 if case == "shared_rows" else 4
+    assert losses(outputs[case]) == pytest.approx(expected[:steps], abs=0.05 if case == "stage3" else 3e-3)
+    if case == "lora":
+        one, two = load_file(tmp_path / "model.safetensors"), load_file(outputs[case] / "model.safetensors")
+        assert one.keys() == two.keys()
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], atol=2e-4, rtol=1e-3, msg=name)
+        adapter = load_file(outputs[case] / "adapter" / "adapter_model.safetensors")
+        assert all(tensor.numel() for tensor in adapter.values())
+        assert all(any(part in name for name in adapter) for part in ("lora", "embed", "norm"))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "lora"])
+def test_all_weights_are_trained_gathered_and_saved(outputs, base, case):
+    """Plain Transformers opens the folder, and no weight is the base's any more."""
+    output = outputs[case]
     before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
     assert before.keys() == after.keys()
     for name in before:
         assert after[name].numel() >= before[name].numel() > 0 and torch.isfinite(after[name]).all()
         assert after[name].shape != before[name].shape or not torch.equal(after[name].float(), before[name]), name
+        assert after[name].dtype == (torch.bfloat16 if case == "stage3" else torch.float32)
     model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True).eval()
     assert torch.isfinite(model(torch.arange(2, 60)[None]).logits[..., :258]).all()
-    return after
+    record = model.config.context_extension
+    if case == "shared_rows":
+        assert record["trained_tokens"] == 8 * 4 * L and record["recipe"]["global_batch"] == 4
 
 
-# origin, pi and yarn differ from ntk in the rope's parameters only
-CASES = [(m, "") for m in METHODS if m not in ("origin", "pi", "yarn")] + [("longlora", "--low_rank_training True")]
+def test_all_ranks_stop_after_the_same_step_and_resume_to_the_same_weights(outputs):
+    assert losses(outputs["interrupted"]) == losses(outputs["stage2"])
+    weights = [(outputs[case] / "model.safetensors").read_bytes() for case in ("interrupted", "stage2")]
+    assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("method, more", CASES, ids=lambda case: case.replace("--", "") or "full")
-def test_every_method_under_zero3_with_both_offloads(base, rows, tmp_path, method, more):
-    """Four steps on two ranks, optimizer and parameters in host memory, equal four on one."""
-    small, _ = SMALL.get(method, ("", L))
-    args = [*flags(base, rows, method, tmp_path / "two"), *small.split(), *more.split(), "--max_steps", 4]
-    two_ranks(*args, "--gradient_accumulation_steps", 1, *OFFLOAD)
-    expected = GOLDEN[method][:4]
-    if method == "clex" or more:  # clex draws anew for each batch; the golden losses are of full training
-        args[args.index("--output_dir") + 1] = tmp_path / "one"
-        python("fine-tune.py", *args, "--gradient_accumulation_steps", 1, "--per_device_train_batch_size", 4)
-        expected = losses(tmp_path / "one")
-    assert losses(tmp_path / "two") == pytest.approx(expected, abs=3e-3)
-    if "low_rank" not in more:
-        whole_weights(tmp_path / "two", base)
-    else:
-        one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-        assert one.keys() == two.keys()
-        for name in one:
-            torch.testing.assert_close(two[name], one[name], atol=2e-4, rtol=1e-3, msg=name)
-        adapter = load_file(tmp_path / "two" / "adapter" / "adapter_model.safetensors")
-        assert all(tensor.numel() for tensor in adapter.values())
-        assert {"lora", "embed", "norm"} <= {
-            part for name in adapter for part in ("lora", "embed", "norm") if part in name
-        }
+def test_a_killed_rank_ends_the_run_and_the_same_command_resumes_it(outputs, base, rows, tmp_path):
+    """kill -9 of rank 1 in the middle of a step: the run ends with an error; resumed, the weights are bit-equal."""
+    output, uninterrupted = tmp_path / "out", outputs["shared_rows"]
+    method, more = CASES["shared_rows"]
+    command = [*TORCHRUN, "fine-tune.py", *training_flags(base, rows, method, output), *more.split()]
+    process = subprocess.Popen(command, cwd=STAGE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (output / "metrics.jsonl").exists() or len(losses(output)) < 4:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    for child in psutil.Process(process.pid).children():
+        if "fine-tune.py" in child.cmdline() and child.environ()["RANK"] == "1":
+            child.send_signal(signal.SIGKILL)
+    log, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and "SIGKILL" in log
+    assert not (output / "config.json").exists()
+    half = output / "checkpoint-7"  # as if killed while writing: one rank's part is there
+    shutil.copytree(training.last_checkpoint(output), half)
+    (half / training.COMPLETE_MARKER).unlink()
+
+    log = run(*command)
+    assert "resuming from" in log and f"removing the incomplete {half}" in log
+    assert losses(output) == losses(uninterrupted) and len(losses(output)) == 8
+    assert (output / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
+    assert [folder.name for folder in output.glob("checkpoint-*")] == ["checkpoint-8"]
 
 
-@pytest.mark.parametrize("config", ["stage2", "stage3"])
-def test_the_other_configs(base, rows, tmp_path, config):
-    """Without offload; bfloat16, tiled MLP and activations in host memory along with stage 3."""
-    more = "--bf16 True --offload_activations True --tiled_mlp True".split() if config == "stage3" else []
-    args = [*flags(base, rows, "pi", tmp_path / "out"), "--gradient_accumulation_steps", 1, "--max_steps", 4]
-    two_ranks(*args, *more, "--deepspeed", f"ds_configs/{config}.json")
-    weights = whole_weights(tmp_path / "out", base)
-    assert {w.dtype for w in weights.values()} == {torch.bfloat16 if more else torch.float32}
-    assert losses(tmp_path / "out") == pytest.approx(GOLDEN["pi"][:4], abs=0.05 if more else 2e-3)
+def test_another_number_of_ranks_cannot_resume(tmp_path):
+    folder = tmp_path / "checkpoint-8"
+    folder.mkdir()
+    (folder / training.COMPLETE_MARKER).write_text('{"world_size": 2}')
+
+    class Arguments:
+        deepspeed, world_size = "stage3.json", 1
+
+    with pytest.raises(ValueError, match="was written by 2 ranks and DeepSpeed can resume it with as many only, not 1"):
+        training.resume_from(tmp_path, Arguments)

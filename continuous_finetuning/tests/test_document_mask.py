@@ -10,8 +10,8 @@ import memory
 import methods
 import packing
 import training
-from conftest import L, python
-from test_fine_tune import flags, losses
+from scripts import losses, run_here, training_flags
+from tiny import L
 
 STARTS = [0, 3, 40, 41, 130]
 
@@ -51,7 +51,7 @@ def test_packed_text_says_where_documents_begin(tmp_path, base):
     tokenizer = AutoTokenizer.from_pretrained(base)
     texts = ["one document", "two", "", "a third one that is longer than a row, and not a multiple of it"] * 40
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    data = packing.read(str(tmp_path / "t.jsonl"), tmp_path / "cache")
+    data = packing.read(str(tmp_path / "t.jsonl"))
     rows = packing.rows(data, tokenizer, 16, 258, documents=True)
     for row in rows:
         begins = [i for i, token in enumerate(row["input_ids"]) if token == tokenizer.bos_token_id or i == 0]
@@ -63,8 +63,8 @@ def test_a_run(base, rows, tmp_path):
     data = tmp_path / "rows.jsonl"
     lines = [json.loads(line) | {"document_starts": STARTS} for line in rows.read_text().splitlines()]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    args = [*flags(base, data, "pi", tmp_path / "out"), "--max_steps", 1, "--gradient_accumulation_steps", 40]
-    python("fine-tune.py", *args, "--document_mask", "True")
+    args = [*training_flags(base, data, "pi", tmp_path / "out"), "--max_steps", 1, "--gradient_accumulation_steps", 40]
+    run_here("fine-tune.py", *args, "--document_mask", "True")
     model = AutoModelForCausalLM.from_pretrained(base).train()
     model.config.rope_parameters = methods.build("pi", model.config, L, {}).rope_parameters()
     model = AutoModelForCausalLM.from_pretrained(base, config=model.config).train()
@@ -74,17 +74,3 @@ def test_a_run(base, rows, tmp_path):
     assert losses(tmp_path / "out") == pytest.approx([sum(values) / len(values)], rel=1e-4)
     record = json.loads((tmp_path / "out" / "config.json").read_text())["context_extension"]
     assert record["recipe"]["document_mask"] is True
-
-
-@pytest.mark.parametrize(
-    "method, more, message",
-    [
-        ("pi", "", "--document_mask needs rows that say where documents begin"),
-        ("landmark", "--model_max_length 64 --mem_freq 7 --top_k 2", "--document_mask: landmark cuts its rows itself"),
-        ("longlora", "", "--document_mask: longlora cuts its rows itself"),
-    ],
-)
-def test_where_it_cannot_be(base, rows, tmp_path, method, more, message):
-    args = [*flags(base, rows, method, tmp_path / "out"), "--document_mask", "True", *more.split()]
-    log = python("fine-tune.py", *args, expect=1)
-    assert f"error: {message}" in log and "Traceback" not in log and not (tmp_path / "out").exists()

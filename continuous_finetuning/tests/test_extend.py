@@ -1,41 +1,40 @@
-"""extend.py: checkpoints that plain Transformers opens, weights linked, bad input in one line."""
+"""extend.py: checkpoints that plain Transformers opens, weights linked, adopted checkpoints, bad input in one line."""
 
 import json
-import sys
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-import checkpoint
-import extend
+import checkpoint_writer
 import methods
-from conftest import L, save_tiny_base
-
-
-def call(monkeypatch, *args):
-    monkeypatch.setattr(sys, "argv", ["extend.py", *map(str, args)])
-    extend.main()
-
-
-def extended(monkeypatch, base, name, output, *more, length=L):
-    flags = ["--model_name_or_path", base, "--method_name", name, "--model_max_length", length, "--output_dir", output]
-    call(monkeypatch, *flags, *more)
-    return output
-
+from scripts import fails, run_here
+from tiny import C, L, edit_config, save_base
 
 IDS = torch.arange(2, 202)[None]
 
 
-@pytest.mark.parametrize("name", [name for name in methods.available() if methods.get(name).modeling is None])
-def test_plain_transformers_opens_it(monkeypatch, base, tmp_path, name):
-    """Reloaded without our code, the logits equal those of the base's weights under the method's config."""
-    output = extended(monkeypatch, base, name, tmp_path / name)
-    record = AutoConfig.from_pretrained(output).context_extension
-    assert record["method"] == name and record["trained_tokens"] == 0 and record["original_length"] == 64
-    assert record["trained_length"] == (64 if name == "ntk_frozen" else L) and record["base_model"] == str(base)
+def flags(base, name, output, *more):
+    command = ["extend.py", "--model_name_or_path", base, "--method_name", name, "--output_dir", output]
+    return [*command, "--model_max_length", L, *more]
 
-    config = checkpoint.open_base(str(base))
+
+def extended(base, name, output, *more):
+    run_here(*flags(base, name, output, *more))
+    return output
+
+
+@pytest.mark.parametrize("name", [name for name in methods.available() if methods.get(name).modeling is None])
+def test_plain_transformers_opens_it(base, tmp_path, name):
+    """Reloaded without our code, the logits equal those of the base's weights under the method's config."""
+    output = extended(base, name, tmp_path / name)
+    record = AutoConfig.from_pretrained(output).context_extension
+    assert record["method"] == name and record["trained_tokens"] == 0 and record["original_length"] == C
+    assert record["trained_length"] == (C if name == "ntk_frozen" else L) and record["base_model"] == str(base)
+
+    config = checkpoint_writer.open_base(str(base))
     method = methods.build(name, config, L, {})
     assert record["options"] == method.options() and record["rope_by_length"] == method.rope_by_length()
     config.rope_parameters, config.max_position_embeddings = method.rope_parameters(), L
@@ -48,8 +47,8 @@ def test_plain_transformers_opens_it(monkeypatch, base, tmp_path, name):
         assert not torch.allclose(plain(IDS).logits, origin, atol=1e-3)
 
 
-def test_weights_are_linked_and_the_rest_is_small(monkeypatch, base, tmp_path):
-    output = extended(monkeypatch, base, "yarn", tmp_path / "out")
+def test_weights_are_linked_and_the_rest_is_small(base, tmp_path, monkeypatch):
+    output = extended(base, "yarn", tmp_path / "out")
     assert (output / "model.safetensors").samefile(base / "model.safetensors")
     assert sum(path.stat().st_size for path in output.glob("*") if path.suffix != ".safetensors") < 40_000
     new, old = (AutoTokenizer.from_pretrained(folder) for folder in (output, base))
@@ -57,61 +56,127 @@ def test_weights_are_linked_and_the_rest_is_small(monkeypatch, base, tmp_path):
     generation = GenerationConfig.from_pretrained(output)
     assert not generation.do_sample and generation.eos_token_id == 1
 
-
-def test_symbolic_link_where_a_hard_one_is_impossible(monkeypatch, base, tmp_path):
     def no_hard_links(*_):
         raise OSError("cross-device link")
 
-    monkeypatch.setattr(checkpoint.os, "link", no_hard_links)
-    output = extended(monkeypatch, base, "pi", tmp_path / "out")
+    monkeypatch.setattr(checkpoint_writer.os, "link", no_hard_links)
+    output = extended(base, "pi", tmp_path / "elsewhere")
     assert (output / "model.safetensors").is_symlink()
     AutoModelForCausalLM.from_pretrained(output)
 
 
-def test_again_does_nothing(monkeypatch, base, tmp_path, capsys):
-    output = extended(monkeypatch, base, "pi", tmp_path / "out")
+def test_again_does_nothing_and_an_unfinished_folder_is_finished(base, tmp_path):
+    output = extended(base, "pi", tmp_path / "out")
     before = (output / "config.json").stat().st_mtime_ns
-    extended(monkeypatch, base, "pi", output)
-    assert "there already" in capsys.readouterr().out
+    assert "exists already" in run_here(*flags(base, "pi", output))
     assert (output / "config.json").stat().st_mtime_ns == before
-
-
-def test_an_unfinished_folder_is_finished(monkeypatch, base, tmp_path):
-    output = extended(monkeypatch, base, "pi", tmp_path / "out")
     (output / "config.json").unlink()
-    extended(monkeypatch, base, "pi", output)
+    extended(base, "pi", output)
     assert json.loads((output / "config.json").read_text())["context_extension"]["method"] == "pi"
 
 
-def test_another_run_in_the_folder(monkeypatch, base, tmp_path):
-    output = extended(monkeypatch, base, "pi", tmp_path / "out")
-    with pytest.raises(SystemExit, match="holds another run: method_name was pi, now it is yarn"):
-        extended(monkeypatch, base, "yarn", output)
-    with pytest.raises(SystemExit, match="options was .*4.0.*, now it is .*3.0"):
-        extended(monkeypatch, base, "pi", output, "--scaling_factor", "3")
-    other = save_tiny_base(tmp_path / "other", hidden_size=32)
-    with pytest.raises(SystemExit, match="holds another run: base was"):
-        extended(monkeypatch, other, "pi", output)
-    with pytest.raises(SystemExit, match="a model that this script did not write"):
-        extended(monkeypatch, base, "pi", other)
+@pytest.mark.parametrize("name, length", [("self_extend", 1024), ("yarn", L), ("lm_infinite", L)])
+def test_longest_text(base, tmp_path, name, length):
+    """It takes the place of --model_max_length for a method that is set for it."""
+    output = extended(base, name, tmp_path, "--longest_text", 1024)
+    config = json.loads((output / "config.json").read_text())
+    assert config["max_position_embeddings"] == config["context_extension"]["trained_length"] == length
 
 
-def test_bad_bases(monkeypatch, base, tmp_path):
-    def refuse(folder, message):
-        with pytest.raises(SystemExit, match=message):
-            extended(monkeypatch, folder, "pi", tmp_path / "never")
+def test_bad_input(base, tmp_path):
+    def refused(message, folder, name, *more):
+        assert message in fails(*flags(folder, name, tmp_path / "never", *more))
         assert not (tmp_path / "never").exists()
 
-    refuse("./nowhere", "no folder ./nowhere")
+    refused("no folder ./nowhere", "./nowhere", "pi")
     (tmp_path / "empty").mkdir()
-    refuse(tmp_path / "empty", "no checkpoint: it has no config.json")
+    refused("no config.json", tmp_path / "empty", "pi")
     (tmp_path / "empty" / "config.json").write_text((base / "config.json").read_text())
-    refuse(tmp_path / "empty", "no .*safetensors weights")
-    already = extended(monkeypatch, base, "yarn", tmp_path / "already")
-    refuse(already, r"already extended \(yarn\); start from its base")
-    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
-    refuse(save_tiny_base(tmp_path / "scaled", rope_parameters=rope), "is scaled already")
-    config = json.loads((base / "config.json").read_text())
+    refused("no *.safetensors weights", tmp_path / "empty", "pi")
     (tmp_path / "empty" / "model.safetensors").touch()
-    (tmp_path / "empty" / "config.json").write_text(json.dumps({**config, "model_type": "mistral"}))
-    refuse(tmp_path / "empty", "'mistral' model; the methods extend Llama")
+    edit_config(tmp_path / "empty", model_type="mistral")
+    refused("'mistral' model; the methods extend Llama", tmp_path / "empty", "pi")
+    done = extended(base, "yarn", tmp_path / "done")
+    refused("already extended (yarn); start from its base", done, "pi")
+    own = extended(base, "self_extend", tmp_path / "own")
+    refused("contains its own modeling code; the methods extend plain Llama models", own, "pi")
+    scaled = save_base(tmp_path / "scaled", rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0})
+    refused("is already scaled (linear)", scaled, "pi")
+    refused("they need --adopt", base, "pi", "--trained_tokens", 5)
+    refused("ntk_frozen is not trained, so there is nothing to adopt", base, "ntk_frozen", "--adopt")
+
+    for folder, name, more, message in [
+        (base, "pi", [], "holds another run: method_name was yarn, now it is pi"),
+        (base, "yarn", ["--scaling_factor", 3], "holds another run: options was "),
+        (save_base(tmp_path / "other", hidden_size=32), "yarn", [], "holds another run: base was "),
+    ]:
+        assert message in fails(*flags(folder, name, done, *more))
+    assert "a model that this script did not write" in fails(*flags(base, "pi", tmp_path / "other"))
+
+
+# --- adopted checkpoints, in the forms that LCEG's released ones have
+FORMS = {
+    "pi": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "longlora": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "ntk": {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    "yarn": {
+        "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": C, "finetuned": True},
+        "max_position_embeddings": L,
+    },
+    "origin": {"rope_scaling": None},
+}
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def released(request, tmp_path_factory):
+    """(method, folder): old config keys, window left at the original, [PAD] added to the vocabulary."""
+    name = request.param
+    folder = save_base(tmp_path_factory.mktemp("released") / name, vocab_size=259)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("rope_parameters")
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 10000.0, **FORMS[name]}))
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
+    return name, folder
+
+
+def test_every_released_form(released, tmp_path):
+    name, folder = released
+    output = extended(folder, name, tmp_path / "out", "--adopt", "--trained_tokens", 1000)
+    assert (output / "model.safetensors").samefile(folder / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(output)
+    record = model.config.context_extension
+    assert (record["method"], record["original_length"], record["trained_length"]) == (name, C, L)
+    assert record["trained_tokens"] == 1000 and model.config.vocab_size == 259
+    assert model.config.max_position_embeddings == L and "rope_scaling" not in model.config.to_dict()
+    assert not model.generation_config.do_sample
+
+    old = LlamaForCausalLM.from_pretrained(folder).eval()
+    ids = torch.arange(2, 2 + L)[None] % 250  # at the trained length every form, dynamic too, is what it was trained as
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, old(ids).logits, rtol=1e-4, atol=1e-4)
+
+    if name == "ntk":  # b' = b alpha^(d/(d-2)), alpha = 2 * 256/64 - 1, at least at the trained length
+        theta = 10000 * 7 ** (32 / 30)
+        rule = record["rope_by_length"]
+        assert rule["factor"] == 2 and rule["trained_length"] == L and rule["rope_theta"] == 10000
+        np.testing.assert_allclose(
+            LlamaRotaryEmbedding(model.config).inv_freq, theta ** (-np.arange(0, 32, 2) / 32), 1e-5
+        )
+    if name == "pi":
+        line = fails(*flags(folder, "ntk", tmp_path / "never", "--adopt"))
+        assert "rope is 'linear', ntk is written as 'dynamic'" in line and "one of: longlora, pi" in line
+        line = fails(*flags(folder, "pi", tmp_path / "never", "--adopt", "--scaling_factor", 8))
+        assert "--scaling_factor 8.0, but the checkpoint itself says 4.0" in line
+
+
+def test_landmark_with_its_row_in_the_vocabulary(tmp_path):
+    """[PAD] and <landmark> behind the base's ids: the vocabulary stays, the last row is the landmark."""
+    folder = edit_config(save_base(tmp_path / "released", vocab_size=260), mem_freq=7)
+    output = extended(folder, "landmark", tmp_path / "out", "--adopt", "--model_max_length", 64, "--top_k", 2)
+    assert (output / "model.safetensors").samefile(folder / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True).eval()
+    config = model.config
+    assert (config.vocab_size, config.landmark_id, config.mem_freq, config.cache_top_k) == (260, 259, 7, 2)
+    logits = model(torch.arange(2, 202)[None]).logits
+    assert logits.shape == (1, 200, 260) and (logits[..., 259] == float("-inf")).all()
+    assert torch.isfinite(logits[..., :259]).all()

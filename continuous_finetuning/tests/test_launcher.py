@@ -1,6 +1,6 @@
-"""finetune.sh and finetune.slurm: the commands they start, what they refuse, failures and signals.
+"""finetune.sh, extend.sh and finetune.slurm: the commands they start, failures, signals, two nodes.
 
-A shell script stands in for python and writes down how it was called; the last test starts the real fine-tune.py.
+A shell script stands in for python and writes down how it was called; the last tests start the real one.
 """
 
 import os
@@ -14,7 +14,8 @@ import time
 import pytest
 from transformers import AutoConfig
 
-from conftest import STAGE, L, run
+from scripts import GOLDEN, losses
+from tiny import STAGE, L
 
 STAND_IN = """#!/usr/bin/env bash
 number=0
@@ -32,7 +33,7 @@ exit 0
 # what a shell of someone else may have set
 OURS = re.compile(
     "^(SLURM_|NPROC|NNODES|NODE_RANK|MASTER_|METHODS|LENGTHS|BASE|DATASET|RECIPE|OUTPUT_ROOT|DEEPSPEED|BATCH_SIZE|JOBS"
-    "|GLOBAL_BATCH|GRADIENT_|SEQUENCE_|OFFLOAD_|TILED_|DOCUMENT_|ESTIMATE|FLAGS_|PYTHON$|TORCH_ELASTIC)"
+    "|GPUS|GLOBAL_BATCH|GRADIENT_|SEQUENCE_|OFFLOAD_|TILED_|DOCUMENT_|ESTIMATE|FLAGS_|PYTHON$|TORCH_ELASTIC)"
 )
 
 
@@ -48,11 +49,12 @@ class Launcher:
         path.write_text(text)
         path.chmod(0o755)
 
-    def start(self, *flags, **settings):
+    def start(self, *command, **settings):
         env = {name: value for name, value in os.environ.items() if not OURS.match(name)}
         env |= {"PATH": f"{self.folder / 'bin'}:{env['PATH']}", "CALLS": str(self.calls), "FAILS": "none"}
         self.process = subprocess.Popen(
-            ["bash", "finetune.sh", *flags],
+            ["bash", *command],
+            start_new_session=True,  # a signal goes to the launcher's whole process group
             # a shell that was put in the background passes Ctrl-C on as ignored
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             cwd=STAGE,
@@ -63,9 +65,9 @@ class Launcher:
         )
         return self.process
 
-    def __call__(self, *flags, expect=0, **settings):
-        """Runs it to its end; returns what it printed."""
-        process = self.start(*flags, **settings)
+    def __call__(self, *flags, expect=0, script="finetune.sh", **settings):
+        """Runs a launcher to its end; returns what it printed."""
+        process = self.start(script, *flags, **settings)
         log, _ = process.communicate(timeout=60)
         assert process.returncode == expect, log
         return log
@@ -87,24 +89,19 @@ def launcher(tmp_path):
     launcher = Launcher(tmp_path)
     yield launcher
     if launcher.process and launcher.process.poll() is None:  # a test that failed
-        launcher.process.terminate()
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        os.killpg(launcher.process.pid, signal.SIGKILL)
 
 
 def flag(command, name):
-    return command[command.index(f"--{name}") + 1]
+    """The last value of a flag, which counts."""
+    return command[len(command) - command[::-1].index(f"--{name}")]
 
 
 def test_the_studys_recipe(launcher):
     log = launcher("--seed", "1", METHODS="pi")
     (command,) = launcher.commands()
     at = command.index("fine-tune.py")
-    assert command[:at] == ["-m", "torch.distributed.run", "--nproc_per_node=8"]
+    assert command[:at] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=8"]
     expected = """--model_name_or_path meta-llama/Llama-2-7b-hf --bf16 True
         --output_dir ckpts/llama2-7b-hf-slimpajama/llama2-7b-hf-slimpajama_pi_32768 --model_max_length 32768
         --use_flash_attn True --low_rank_training False --num_train_epochs 1 --per_device_train_batch_size 1
@@ -113,23 +110,35 @@ def test_the_studys_recipe(launcher):
         --learning_rate 2e-5 --weight_decay 0.0 --warmup_steps 20 --lr_scheduler_type constant_with_warmup
         --logging_steps 1 --tf32 True --gradient_checkpointing True --report_to wandb --use_wandb True
         --wandb_name llama2-7b-hf-slimpajama_pi_32768 --dataset_dir Leooyii/Slimpajama_downsample_32k_1B
-        --method_name pi --deepspeed ds_configs/stage3_offload.json --seed 1"""
-    assert command[at + 1 :] == expected.split()
-    assert log == f"+ {launcher.folder / 'bin' / 'python'} {' '.join(command)}\n".replace(
-        str(launcher.folder / "bin" / "python"), "python"
-    )
+        --method_name pi --deepspeed ds_configs/stage3_offload.json --seed 1""".split()
+    pairs = [set(zip(words[::2], words[1::2], strict=True)) for words in (command[at + 1 :], expected)]
+    assert pairs[0] == pairs[1] and log == f"+ python {' '.join(command)}\n"
 
 
 def test_every_method_at_every_length(launcher):
-    launcher(METHODS="origin pi", LENGTHS="8192 16384", FLAGS_pi="--scaling_factor 3", NPROC=1, DEEPSPEED="")
+    launcher(
+        "--scaling_factor", "5", METHODS="origin pi", LENGTHS="8192 16384", FLAGS_pi="--seed 3", NPROC=1, DEEPSPEED="",
+        BATCH_SIZE=2, OFFLOAD_ACTIVATIONS="True", TILED_MLP="True", DOCUMENT_MASK="True",
+    )  # fmt: skip
     commands = launcher.commands()
     started = [(flag(c, "model_max_length"), flag(c, "method_name")) for c in commands]
     assert started == [("8192", "origin"), ("8192", "pi"), ("16384", "origin"), ("16384", "pi")]
     assert all(command[0] == "fine-tune.py" and "--deepspeed" not in command for command in commands)
-    assert ["--scaling_factor" in command for command in commands] == [False, True, False, True]
+    assert ["--seed" in command for command in commands] == [False, True, False, True]
+    assert all(flag(command, "scaling_factor") == "5" for command in commands)
+    options = ("offload_activations", "tiled_mlp", "document_mask", "per_device_train_batch_size")
+    assert [flag(commands[0], name) for name in options] == ["True", "True", "True", "2"]
 
 
-def test_two_nodes_by_hand(launcher):
+def test_runs_side_by_side_share_the_gpus(launcher):
+    launcher.script("python", STAND_IN.replace('"$@" >', '"$@" --gpus "$CUDA_VISIBLE_DEVICES" >'))
+    launcher(METHODS="origin pi ntk", NPROC=2, GPUS="0,1 2,3")
+    seen = {flag(command, "method_name"): flag(command, "gpus") for command in launcher.commands()}
+    assert seen == {"origin": "0,1", "pi": "2,3", "ntk": "0,1"}
+    assert all("--standalone" in command for command in launcher.commands())
+
+
+def test_two_nodes(launcher):
     launcher(METHODS="pi yarn", NNODES=2, NODE_RANK=1, MASTER_ADDR="node1", MASTER_PORT=1234)
     first, second = launcher.commands()
     assert first[: first.index("fine-tune.py")] == [
@@ -140,26 +149,12 @@ def test_two_nodes_by_hand(launcher):
     assert flag(first, "gradient_accumulation_steps") == "16"  # 256 rows over 16 GPUs
 
 
-def test_two_nodes_under_slurm(launcher):
-    launcher.script("scontrol", '#!/usr/bin/env bash\n[ "$*" = "show hostnames n[07-08]" ] && printf "n07\\nn08\\n"\n')
-    launcher(METHODS="pi", SLURM_NNODES=2, SLURM_NODEID=1, SLURM_JOB_NODELIST="n[07-08]")
-    (command,) = launcher.commands()
-    assert command[2:7] == [
-        "--nnodes=2", "--node_rank=1", "--nproc_per_node=8", "--master_addr=n07", "--master_port=29500",
-    ]  # fmt: skip
-    launcher(METHODS="pi", SLURM_NNODES=1, SLURM_NODEID=0, SLURM_JOB_NODELIST="n07")
-    assert launcher.commands()[1][:3] == ["-m", "torch.distributed.run", "--nproc_per_node=8"]
-
-
 @pytest.mark.parametrize(
     "settings, accumulation",
     [
-        ({}, "32"),
-        ({"NNODES": 2, "MASTER_ADDR": "a"}, "16"),
         ({"SEQUENCE_PARALLEL": 4}, "128"),
         ({"NNODES": 2, "MASTER_ADDR": "a", "SEQUENCE_PARALLEL": 4, "BATCH_SIZE": 2}, "32"),
         ({"GLOBAL_BATCH": 32}, "4"),
-        ({"GLOBAL_BATCH": 2, "SEQUENCE_PARALLEL": 8}, "2"),
         ({"NPROC": 1, "GRADIENT_ACCUMULATION": 3, "GLOBAL_BATCH": 7}, "3"),
         ({"ESTIMATE": "64xH100"}, "4"),
     ],
@@ -169,34 +164,20 @@ def test_accumulation_follows_from_the_global_batch(launcher, settings, accumula
     (command,) = launcher.commands()
     assert flag(command, "gradient_accumulation_steps") == accumulation
     assert flag(command, "sequence_parallel_size") == str(settings.get("SEQUENCE_PARALLEL", 1))
+    if "ESTIMATE" in settings:
+        assert command[0] == "fine-tune.py" and flag(command, "estimate") == "64xH100" and flag(command, "deepspeed")
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"GLOBAL_BATCH": 100}, "error: GLOBAL_BATCH=100 is no multiple of the 8 rows that 8 GPUs have at a time"),
-        ({"GLOBAL_BATCH": 4}, "error: GLOBAL_BATCH=4 is no multiple of the 8 rows"),
-        ({"SEQUENCE_PARALLEL": 3}, "error: SEQUENCE_PARALLEL=3 does not divide the 8 GPUs"),
+        ({"GLOBAL_BATCH": 100}, "error: GLOBAL_BATCH=100 is not a multiple of the 8 rows of 8 GPUs"),
         ({"NNODES": 2}, "error: NNODES=2 needs MASTER_ADDR"),
-        ({"NNODES": 2, "MASTER_ADDR": "a", "JOBS": 2}, "error: JOBS=2: on many nodes the runs go one after the other"),
     ],
 )
-def test_what_is_refused(launcher, settings, message):
+def test_bad_settings(launcher, settings, message):
     log = launcher(expect=1, **settings)
     assert log.startswith(message) and log.count("\n") == 1 and not launcher.commands()
-
-
-def test_options_of_memory_reach_the_command(launcher):
-    launcher(METHODS="pi", OFFLOAD_ACTIVATIONS="True", TILED_MLP="True", DOCUMENT_MASK="True")
-    (command,) = launcher.commands()
-    assert [flag(command, name) for name in ("offload_activations", "tiled_mlp", "document_mask")] == ["True"] * 3
-
-
-def test_estimate_starts_one_process_for_each_run(launcher):
-    launcher(METHODS="pi yarn", ESTIMATE="16xA100-80", NNODES=2)
-    for command, method in zip(launcher.commands(), ("pi", "yarn"), strict=True):
-        assert command[0] == "fine-tune.py" and flag(command, "method_name") == method
-        assert flag(command, "estimate") == "16xA100-80" and flag(command, "deepspeed")
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -206,14 +187,15 @@ def test_a_failing_run_does_not_stop_the_others(launcher, jobs):
     assert {flag(command, "method_name") for command in launcher.commands()} == {"origin", "pi", "yarn"}
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_reaches_the_run_and_ends_the_rest(launcher, number, jobs):
-    process = launcher.start(METHODS="origin pi ntk yarn", WAITS="yes", JOBS=jobs)
+@pytest.mark.parametrize(
+    "jobs, number", [(1, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGINT), (1, signal.SIGHUP)]
+)
+def test_a_signal_reaches_the_runs_and_ends_the_rest(launcher, number, jobs):
+    process = launcher.start("finetune.sh", METHODS="origin pi ntk yarn", WAITS="yes", JOBS=jobs)
     launcher.wait_for(jobs)
     process.send_signal(number)
     log, _ = process.communicate(timeout=30)
-    assert process.returncode == 143 and "stopped; the same command goes on" in log and "failed" not in log
+    assert process.returncode == 143 and "stopped; rerun the same command to resume" in log and "failed" not in log
     assert (launcher.folder / "checkpoint").read_text() == "checkpoint\n"  # the run did its last work
     assert len(launcher.commands()) == jobs
 
@@ -221,95 +203,72 @@ def test_a_signal_reaches_the_run_and_ends_the_rest(launcher, number, jobs):
 RANK = """
 import os, signal, sys, time
 from pathlib import Path
-folder, rank = Path(os.environ["CALLS"]), os.environ["RANK"]
-told = []
-signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+folder, rank, received = Path(os.environ["CALLS"]), os.environ["RANK"], []
+if os.environ["DIES"] == rank:
+    raise SystemExit(f"rank {rank} is out")
+signal.signal(signal.SIGTERM, lambda *_: received.append(1))
 (folder / f"ready{rank}").touch()
-while not told:
+while not received:
     time.sleep(0.02)
-time.sleep(3)  # the rest of the step
+time.sleep(2)  # the rest of the step
 (folder / f"checkpoint{rank}").touch()
 sys.exit(1)
 """
 
 
-@pytest.mark.parametrize("to_all", [False, True], ids=["launcher", "everyone"])
-def test_torchrun_lets_its_ranks_finish(launcher, to_all):
-    """With the real torchrun and ranks that need a while; SLURM tells every process of a step, torchrun too."""
+def test_torchrun_lets_its_ranks_finish_and_reports_a_dead_one(launcher):
+    """With the real torchrun and ranks that need a while."""
     rank = launcher.folder / "rank.py"
     rank.write_text(RANK)
-    launcher.script(
-        "python", f'#!/usr/bin/env bash\necho $$ >"$CALLS/torchrun"\nexec {sys.executable} "${{@:1:3}}" {rank}\n'
-    )
-    process = launcher.start(METHODS="pi yarn", NPROC=2, TORCH_ELASTIC_SHUTDOWN_TIMEOUT=20)
+    launcher.script("python", f'#!/usr/bin/env bash\nexec {sys.executable} "${{@:1:4}}" {rank}\n')
+    settings = {"NPROC": 2, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": 20}
+    process = launcher.start("finetune.sh", METHODS="pi yarn", DIES="none", **settings)
     end = time.monotonic() + 60
     while not all((launcher.calls / f"ready{number}").exists() for number in (0, 1)):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
-    if to_all:
-        os.kill(int((launcher.calls / "torchrun").read_text()), signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     log, _ = process.communicate(timeout=60)
     assert process.returncode == 143, log
     assert (launcher.calls / "checkpoint0").exists() and (launcher.calls / "checkpoint1").exists(), log
     assert "--method_name yarn" not in log
-
-
-def test_a_dead_rank_ends_the_job_with_its_error(launcher):
-    rank = launcher.folder / "rank.py"
-    rank.write_text(
-        "import os, time\nif os.environ['RANK'] == '1':\n    raise SystemExit('rank 1 is out')\ntime.sleep(99)\n"
-    )
-    launcher.script("python", f'#!/usr/bin/env bash\nexec {sys.executable} "${{@:1:3}}" {rank}\n')
-    log = launcher(METHODS="pi", NPROC=2, expect=1)
+    log = launcher(METHODS="pi", DIES=1, expect=1, **settings)
     assert "rank 1 is out" in log and log.endswith("failed: pi 32768\n")
 
 
-def test_two_launchers_train_together(base, rows, tmp_path):
-    """Two nodes, here two launchers on one machine: real torchrun, real training."""
-    settings = dict(
-        METHODS="pi", LENGTHS=str(L), BASE=base, DATASET=rows, RECIPE="tiny", OUTPUT_ROOT=tmp_path, NPROC=1, NNODES=2,
-        DEEPSPEED="", GLOBAL_BATCH=8, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), REPORT_TO="none",
-        USE_WANDB="False", BF16="False", TF32="False", USE_FLASH_ATTN="False", PYTHON=sys.executable, OMP_NUM_THREADS=1,
-    )  # fmt: skip
-    nodes = []
-    for rank in (1, 0):
-        env = os.environ | {name: str(value) for name, value in settings.items()} | {"NODE_RANK": str(rank)}
-        command = ["bash", "finetune.sh", "--max_steps", "2"]
-        nodes.append(subprocess.Popen(command, cwd=STAGE, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    for node in nodes:
-        log, _ = node.communicate(timeout=120)
-        assert node.returncode == 0, log.decode()
-    record = AutoConfig.from_pretrained(tmp_path / f"tiny_pi_{L}").context_extension
-    assert record["recipe"]["global_batch"] == 8 and record["trained_tokens"] == 2 * 8 * L
+def test_extend_sh(launcher):
+    launcher(script="extend.sh", METHODS="ntk_frozen yarn", FLAGS_yarn="--beta_fast 16", RECIPE="r", OUTPUT_ROOT="out")
+    frozen, yarn = launcher.commands()
+    assert frozen[0] == "extend.py" and flag(frozen, "output_dir") == "out/r_ntk_frozen"
+    assert flag(frozen, "model_max_length") == flag(frozen, "longest_text") == "32768" and "--beta_fast" not in frozen
+    assert flag(yarn, "output_dir") == "out/r_yarn_frozen" and flag(yarn, "beta_fast") == "16"
+    log = launcher("--x", script="extend.sh", TARGET=512, LONGEST_TEXT=1024, FAILS="lm_infinite", expect=1)
+    assert log.endswith("failed: lm_infinite\n") and log.count("failed: ") == 1
+    commands = launcher.commands()[2:]
+    assert [flag(command, "method_name") for command in commands] == ["ntk_frozen", "lm_infinite", "self_extend"]
+    for command in commands:
+        assert (flag(command, "model_max_length"), flag(command, "longest_text")) == ("512", "1024")
+        assert command[-1] == "--x"
 
 
-def test_finetune_slurm():
-    text = (STAGE / "finetune.slurm").read_text()
-    subprocess.run(["bash", "-n", STAGE / "finetune.slurm"], check=True)
-    head, body = text.split("set -u", 1)
-    options = re.findall(r"^#SBATCH (.*)$", head, re.MULTILINE)
+def test_finetune_slurm(launcher):
+    """The real sbatch options, and the launcher that it starts on every node by a stand-in for srun."""
+    head, body = (STAGE / "finetune.slurm").read_text().split("set -u", 1)
+    options = re.findall(r"^#SBATCH (--[a-z-]+(?:=\S+)?)$", head, re.MULTILINE)
     assert "#SBATCH" not in body  # SLURM reads none behind the first command
-    assert all(re.fullmatch(r"--[a-z-]+(=\S+)?", option) for option in options)
-    given = dict(option.lstrip("-").split("=") if "=" in option else (option.lstrip("-"), "") for option in options)
-    assert given["nodes"] == "2" and given["ntasks-per-node"] == "1" and given["gpus-per-node"] == "8"
-    assert re.fullmatch(r"TERM@\d+", given["signal"]) and "requeue" in given and given["open-mode"] == "append"
-
-
-def test_finetune_slurm_starts_the_launcher_on_every_node(launcher):
-    """With a stand-in for srun that does what SLURM would on two nodes, one after the other."""
-    launcher.script("scontrol", '#!/usr/bin/env bash\nprintf "n07\\nn08\\n"\n')
+    assert {"--nodes=2", "--ntasks-per-node=1", "--requeue", "--open-mode=append"} <= set(options)
+    assert any(option.startswith("--signal=TERM@") for option in options)
+    launcher.script("scontrol", '#!/usr/bin/env bash\n[ "$*" = "show hostnames n[07-08]" ] && printf "n07\\nn08\\n"\n')
     launcher.script(
         "srun",
-        '#!/usr/bin/env bash\nwhile [ "$1" != bash ]; do shift; done\n'
-        'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" || exit; done\n',
-    )
-    env = {name: value for name, value in os.environ.items() if not OURS.match(name)} | {
-        "PATH": f"{launcher.folder / 'bin'}:{os.environ['PATH']}", "CALLS": str(launcher.calls), "FAILS": "none",
-        "SLURM_SUBMIT_DIR": str(STAGE), "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "8", "SLURM_NNODES": "2",
+        '#!/usr/bin/env bash\nwhile [[ $1 == --* ]]; do shift; done\n'
+        'for node in 0 1; do SLURM_NODEID=$node "$@" </dev/null; done\n',
+    )  # fmt: skip
+    settings = {
+        "SLURM_SUBMIT_DIR": STAGE, "SLURM_GPUS_ON_NODE": 4, "SLURM_CPUS_PER_TASK": 8, "SLURM_NNODES": 2,
         "SLURM_JOB_NODELIST": "n[07-08]", "METHODS": "clex",
     }  # fmt: skip
-    subprocess.run(["bash", STAGE / "finetune.slurm", "--seed", "2"], cwd="/", env=env, check=True)
+    launcher("--seed", "2", script="finetune.slurm", **settings)
     for node, command in enumerate(launcher.commands()):
         assert command[2:6] == ["--nnodes=2", f"--node_rank={node}", "--nproc_per_node=4", "--master_addr=n07"]
         assert flag(command, "method_name") == "clex" and flag(command, "seed") == "2"
@@ -317,22 +276,27 @@ def test_finetune_slurm_starts_the_launcher_on_every_node(launcher):
     assert len(launcher.commands()) == 2
 
 
-def test_finetune_sh_runs_every_method_and_length(base, rows, tmp_path):
-    """The real thing with its settings from the environment; a second time it finds everything done."""
+def test_two_launchers_train_together(base, rows, tmp_path):
+    """Two nodes, here two launchers on one machine: the losses are those of one rank."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     settings = dict(
-        METHODS="origin pi", LENGTHS=str(L), BASE=base, DATASET=rows, RECIPE="tiny", OUTPUT_ROOT=tmp_path, NPROC=1,
-        DEEPSPEED="", GRADIENT_ACCUMULATION=2, REPORT_TO="none", USE_WANDB="False", BF16="False", TF32="False",
-        USE_FLASH_ATTN="False", LR="1e-2", WARMUP_STEPS=2,
+        METHODS="pi", LENGTHS=str(L), BASE=base, DATASET=rows, RECIPE="tiny", OUTPUT_ROOT=tmp_path, NPROC=1, NNODES=2,
+        DEEPSPEED="", GLOBAL_BATCH=4, BATCH_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, REPORT_TO="none",
+        USE_WANDB="False", BF16="False", TF32="False", USE_FLASH_ATTN="False", LR="3e-3", WARMUP_STEPS=2,
+        PYTHON=sys.executable, OMP_NUM_THREADS=1,
     )  # fmt: skip
-    command = ["bash", "finetune.sh", "--max_steps", "3"]
-    environment = {name: str(value) for name, value in settings.items()} | {"PYTHON": sys.executable}
-    log = run(*command, **environment)
-    assert "+ " in log and "--method_name pi" in log
-    for method in ("origin", "pi"):
-        config = AutoConfig.from_pretrained(tmp_path / f"tiny_{method}_{L}")
-        assert config.context_extension["method"] == method
-    assert run(*command, **environment).count("is trained already") == 2
-    log = run(*command, expect=1, **{**environment, "METHODS": "nope pi"})
-    assert "no method 'nope'" in log and "failed: nope" in log and log.count("is trained already") == 1
-    log = run(*command, **{**environment, "METHODS": "pi", "ESTIMATE": "2xH200"})
-    assert "pi at 256 tokens on 2xH200: " in log and "  hours  " in log
+    flags = ["--max_steps", "4", "--adam_epsilon", "1e-4", "--save_strategy", "no"]
+    nodes = []
+    for rank in (1, 0):
+        env = os.environ | {name: str(value) for name, value in settings.items()} | {"NODE_RANK": str(rank)}
+        command = ["bash", "finetune.sh", *flags]
+        nodes.append(subprocess.Popen(command, cwd=STAGE, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    for node in nodes:
+        log, _ = node.communicate(timeout=120)
+        assert node.returncode == 0, log.decode()
+    output = tmp_path / f"tiny_pi_{L}"
+    assert losses(output) == pytest.approx(GOLDEN["pi"][:4], abs=2e-3)
+    record = AutoConfig.from_pretrained(output).context_extension
+    assert record["recipe"]["global_batch"] == 4 and record["trained_tokens"] == 4 * 4 * L

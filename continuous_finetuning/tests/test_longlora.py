@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-import checkpoint
+import checkpoint_writer
 import memory
 import methods
-from conftest import L, python, save_tiny_base
 from methods import longlora
+from scripts import run_here
+from tiny import L, save_base
 
 
 def dense(q, k, v, scale):
@@ -55,6 +56,21 @@ def test_grouped_query_heads():
     torch.testing.assert_close(out.transpose(1, 2).double(), dense(q.double(), *wide, 0.3), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_with_half_of_the_heads(monkeypatch, rank):
+    """Where ranks share a row, each has whole rows of some heads; the shifted ones are the model's second half."""
+    groups = pytest.importorskip("deepspeed.utils.groups")
+    monkeypatch.setattr(groups, "_get_sequence_parallel_rank", lambda: rank)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 4, 16, 8)
+    config = types.SimpleNamespace(num_attention_heads=4)
+    module = types.SimpleNamespace(training=True, num_key_value_groups=1, config=config)
+    held = slice(2 * rank, 2 * rank + 2)
+    out, _ = longlora.attention(module, q[:, held], k[:, held], v[:, held], None, scaling=0.3)
+    expected = dense(q.double(), k.double(), v.double(), 0.3)[:, held]
+    torch.testing.assert_close(out.transpose(1, 2).double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_no_token_sees_a_later_one():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 4, 32, 8)
@@ -68,10 +84,9 @@ def test_no_token_sees_a_later_one():
 
 
 def build(base, **flags):
-    config = checkpoint.open_base(str(base))
+    config = checkpoint_writer.open_base(str(base))
     method = methods.build("longlora", config, L, flags)
-    record = checkpoint.record("longlora", method, str(base), 0, {})
-    return method, method.load(str(base), checkpoint.extended_config(config, method, record), dtype=torch.float32)
+    return method, method.load(str(base), checkpoint_writer.extended_config(config, method, {}), dtype=torch.float32)
 
 
 def test_sparse_in_training_full_at_evaluation(base):
@@ -87,34 +102,32 @@ def test_sparse_in_training_full_at_evaluation(base):
 
 @pytest.fixture(scope="module")
 def trained(base, rows, tmp_path_factory):
-    """(folder, LoRA training log) of three steps with --low_rank_training True."""
+    """The checkpoint of three steps with --low_rank_training True."""
     output = tmp_path_factory.mktemp("lora") / "out"
-    log = python(
+    run_here(
         "fine-tune.py", "--model_name_or_path", base, "--dataset_dir", rows, "--method_name", "longlora",
         "--model_max_length", L, "--output_dir", output, "--low_rank_training", "True", "--max_steps", 3,
         "--learning_rate", 1e-2, "--per_device_train_batch_size", 2, "--save_strategy", "steps", "--save_steps", 2,
     )  # fmt: skip
-    return output, log
+    return output
 
 
 def test_merged_checkpoint_is_adapter_plus_base(trained, base):
     from peft import PeftModel
 
-    output, _ = trained
-    merged = AutoModelForCausalLM.from_pretrained(output)
-    config = json.loads((output / "config.json").read_text())
+    merged = AutoModelForCausalLM.from_pretrained(trained)
+    config = json.loads((trained / "config.json").read_text())
     assert config["rope_parameters"]["rope_type"] == "linear" and config["rope_parameters"]["factor"] == 4
     assert config["context_extension"]["trained_tokens"] == 3 * 2 * L
     plain = LlamaForCausalLM.from_pretrained(base, config=merged.config)
-    adapted = PeftModel.from_pretrained(plain, output / "adapter")
+    adapted = PeftModel.from_pretrained(plain, trained / "adapter")
     ids = torch.arange(2, 150)[None]
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_embeddings_and_norms_are_trained_and_saved(trained, base):
-    output, _ = trained
-    before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
+    before, after = load_file(base / "model.safetensors"), load_file(trained / "model.safetensors")
     assert before.keys() == after.keys()
     for name in before:
         lora = any(part in name for part in ("q_proj", "k_proj", "v_proj", "o_proj"))
@@ -127,7 +140,7 @@ def test_embeddings_and_norms_are_trained_and_saved(trained, base):
 
 def test_tied_embeddings_stay_tied(tmp_path):
     """With LoRA on a tied base, the trained embeddings reach the merged model, and its LM head too."""
-    base = save_tiny_base(tmp_path / "tied", tie_word_embeddings=True)
+    base = save_base(tmp_path / "tied", tie_word_embeddings=True)
     method, model = build(base)
     model = method.prepare(model, low_rank=True)
     trained = [p for name, p in model.named_parameters() if p.requires_grad]
@@ -152,8 +165,8 @@ def test_tied_embeddings_stay_tied(tmp_path):
 
 
 def test_bad_input(base):
-    config = checkpoint.open_base(str(base))
-    with pytest.raises(SystemExit, match="--model_max_length 254 % 4 is not 0"):
+    config = checkpoint_writer.open_base(str(base))
+    with pytest.raises(ValueError, match="needs a --model_max_length divisible by 4, not 254"):
         methods.build("longlora", config, 254, {})
-    with pytest.raises(SystemExit, match="--use_full_attn is an option of longlora, not of pi"):
+    with pytest.raises(ValueError, match="--use_full_attn is an option of longlora, not of pi"):
         methods.build("pi", config, 256, {"use_full_attn": True})

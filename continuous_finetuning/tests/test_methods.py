@@ -9,8 +9,9 @@ import pytest
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-import checkpoint
+import checkpoint_writer
 import methods
+from rope import rope_at
 
 D, THETA, C = 128, 10000.0, 4096
 J = np.arange(D // 2, dtype=np.float64)
@@ -25,17 +26,12 @@ def rope(name, length, **flags):
     """(inv_freq float64 [d/2], attention factor, method) as Transformers builds them from the method's config."""
     config = llama2()
     method = methods.build(name, config, length, flags)
-    record = checkpoint.record(name, method, "base", 0, {})
-    rotary = LlamaRotaryEmbedding(checkpoint.extended_config(config, method, record))
+    rotary = LlamaRotaryEmbedding(checkpoint_writer.extended_config(config, method, {}))
     return rotary.inv_freq.double().numpy(), rotary.attention_scaling, method
 
 
 def close(inv_freq, expected):
     np.testing.assert_allclose(inv_freq, expected, rtol=1e-6)
-
-
-def test_every_file_is_a_method():
-    assert {"origin", "pi", "ntk", "ntk_frozen", "yarn"} <= set(methods.available())
 
 
 @pytest.mark.parametrize("length", [32768, 65536])
@@ -85,14 +81,14 @@ def test_ntk(length, f, alpha, base):
     ],
 )
 def test_rope_by_length(name, trained, length, alpha, base):
-    """The recorded rule, evaluated as a stage does, gives the base of each total length."""
-    _, _, method = rope(name, trained)
-    rule = method.rope_by_length()
-    assert rule["rule"] == "ntk" and rule["rope_theta"] == THETA
-    longest = max(length, rule["trained_length"])
-    recorded = rule["factor"] * longest / rule["original_length"] - (rule["factor"] - 1)
-    assert recorded == method.alpha(length) == alpha
-    assert round(base_of(recorded)) == base
+    """The recorded rule, evaluated as every stage does, gives the base of each total length."""
+    config = llama2()
+    method = methods.build(name, config, trained, {})
+    config.context_extension = {"rope_by_length": method.rope_by_length()}
+    rope_parameters = rope_at(config, length)
+    assert rope_parameters["rope_type"] == "default" and round(rope_parameters["rope_theta"]) == base
+    assert math.isclose(rope_parameters["rope_theta"], base_of(alpha), rel_tol=1e-12)
+    assert method.alpha(length) == alpha
 
 
 def test_ntk_frozen_leaves_the_short_context_alone():
@@ -136,6 +132,13 @@ def test_theta_of_the_base_is_kept():
         assert method.rope_theta == 500000.0
 
 
+def test_what_methods_say_of_themselves():
+    assert {"origin", "pi", "ntk", "ntk_frozen", "yarn"} <= set(methods.available())
+    untrained = [name for name in methods.available() if not methods.get(name).trained]
+    assert untrained == ["lm_infinite", "ntk_frozen", "self_extend"]
+    assert [name for name in methods.available() if methods.get(name).set_for_longest_text] == ["self_extend"]
+
+
 def test_flags_of_all_methods():
     parser = argparse.ArgumentParser()
     methods.add_flags(parser)
@@ -156,5 +159,5 @@ def test_flags_of_all_methods():
     ],
 )
 def test_bad_input(name, length, flags, message):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(ValueError, match=message):
         methods.build(name, llama2(), length, flags)

@@ -1,0 +1,177 @@
+"""Writes checkpoint folders that every stage can open without asking which method made them.
+
+A checkpoint is an ordinary Hugging Face folder (safetensors, config.json, a generation_config.json that decodes
+greedily, the base's tokenizer) whose config.json has one extra object, `context_extension`. config.json is always
+written last: a folder without it is unfinished.
+"""
+
+import copy
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import GenerationConfig, PreTrainedConfig
+
+from checkpoint import open_config
+from run import read_json, write_json, write_text
+
+KIT_VERSION = "0.1.0"
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
+
+
+def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
+    """The config of a base model. Reads no weights.
+
+    weights: whether a folder must contain any. Raises ValueError if the model cannot be opened, is not a Llama, or is
+    already extended.
+    """
+    config = open_config(name_or_path, False, "the methods extend plain Llama models", weights)
+    if config.model_type != "llama":
+        raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend Llama models")
+    extension = getattr(config, "context_extension", None)
+    if extension:
+        raise ValueError(
+            f"{name_or_path} is already extended ({extension['method']}); start from its base {extension['base_model']}"
+        )
+    return config
+
+
+def context_extension(method_name: str, method, base: str, trained_tokens: int | None, recipe: dict) -> dict:
+    """The `context_extension` object of config.json. trained_tokens: 0 without training, None if unknown."""
+    return {
+        "method": method_name,
+        "exact_attention": method.exact_attention,
+        "base_model": base,
+        "original_length": method.original_length,
+        "trained_length": method.trained_length,
+        "trained_tokens": trained_tokens,
+        "options": method.options(),
+        "recipe": recipe,
+        "rope_by_length": method.rope_by_length(),
+        "kit_version": KIT_VERSION,
+    }
+
+
+def extended_config(base: PreTrainedConfig, method, extension: dict) -> PreTrainedConfig:
+    """The config of the extended model: the base's, with the method's rope, the new window and `context_extension`.
+
+    If the method has its own attention, the config is that of its modeling file and names it in `auto_map`, with a
+    `model_type` of its own: without --trust_remote_code it is refused, never opened as a plain Llama.
+    """
+    fields = copy.deepcopy(base.to_dict())
+    fields.pop("_name_or_path", None)
+    fields["rope_parameters"] = method.rope_parameters()
+    fields["max_position_embeddings"] = max(method.model_max_length, method.original_length)
+    fields["context_extension"] = extension
+    classes = method.auto_classes()
+    if method.modeling is not None:
+        fields.pop("model_type")
+        fields["architectures"] = [classes["AutoModelForCausalLM"].__name__]
+        fields["auto_map"] = {auto: f"modeling_{method.modeling}.{cls.__name__}" for auto, cls in classes.items()}
+        fields |= method.config_fields()
+    return classes["AutoConfig"].from_dict(fields)
+
+
+def copy_modeling(method, output: Path) -> None:
+    """Copies the method's modeling file, if it has one, into the checkpoint."""
+    if method.modeling:
+        name = f"modeling_{method.modeling}.py"
+        shutil.copyfile(Path(__file__).parent / "modeling" / name, output / name)
+
+
+def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:
+    """Decoding without sampling: the base's own file may sample (Llama-2's does), and a study must not."""
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def write_config(folder: Path, config: PreTrainedConfig) -> None:
+    """Writes config.json, which makes a folder a checkpoint: call this last."""
+    write_text(folder / "config.json", config.to_json_string(use_diff=False))
+
+
+def copy_base_files(base: Path, output: Path, weights: bool = True) -> None:
+    """Links the base's weights into `output`, hard or across file systems symbolic, and copies its tokenizer."""
+    for pattern in WEIGHTS if weights else ():
+        for path in base.glob(pattern):
+            target = output / path.name
+            target.unlink(missing_ok=True)
+            try:
+                os.link(path.resolve(), target)
+            except OSError:
+                target.symlink_to(path.resolve())
+    for pattern in TOKENIZER:
+        for path in base.glob(pattern):
+            shutil.copyfile(path, output / path.name)
+
+
+def verify_weights(folder: Path, model_class: type, config: PreTrainedConfig) -> None:
+    """Asserts that a saved checkpoint has all weights in full, not one ZeRO-3 rank's pieces. Reads headers only."""
+    with torch.device("meta"):
+        expected = {name: list(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
+    if config.tie_word_embeddings:
+        del expected["lm_head.weight"]
+    saved = {}
+    for path in folder.glob("**/*.safetensors"):  # also what a method saves beside its model
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+        assert not any(0 in shape for shape in shapes.values()), f"{path} has empty tensors"
+        if path.parent == folder:
+            saved |= shapes
+    for name, shape in expected.items():
+        assert saved.get(name) == shape, f"{folder}: {name} has shape {saved.get(name)}, not {shape}"
+
+
+def move_in(partial: Path, output: Path) -> None:
+    """Moves the files and folders of `partial` into `output`, config.json last, and removes `partial`."""
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.is_dir():
+            shutil.rmtree(output / path.name, ignore_errors=True)
+        os.replace(path, output / path.name)
+    partial.rmdir()
+
+
+def lock(output: Path):
+    """Waits until no other process writes to `output`; the lock lasts while the returned file is open.
+
+    A launcher that is killed may leave its run working; the same command must not write between its files.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    file = (output / ".lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{output}: waiting for another process that works there", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        pass  # a file system without locks
+    return file
+
+
+def claim(output: Path, settings: dict) -> bool:
+    """Writes the settings of a run into `output`/run.json; True if that run is already finished there.
+
+    Raises ValueError if the folder holds another run, so that a changed setting never overwrites finished work.
+    """
+    finished = (output / "config.json").exists()
+    recorded = read_json(output / "run.json")
+    if recorded is None and finished:
+        raise ValueError(f"{output} holds a model that this script did not write; give another --output_dir")
+    if recorded is None:
+        write_json(output / "run.json", settings)
+        return False
+    for key in [*settings, *recorded]:
+        if recorded.get(key) != settings.get(key):
+            raise ValueError(
+                f"{output} holds another run: {key} was {recorded.get(key)}, now it is {settings.get(key)}. "
+                "Give another --output_dir, or delete that folder to start again."
+            )
+    return finished

@@ -1,0 +1,1 @@
+../common/pool.sh

@@ -1,0 +1,342 @@
+"""lm_infinite and self_extend against their definitions, pair by pair in float64, and in every use of a checkpoint."""
+
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers.models.llama.modeling_llama import ROPE_INIT_FUNCTIONS
+
+import methods
+import tiny
+from scripts import run_here
+from tiny import C, L, save_base
+
+# bases that differ in what attention depends on; window 64
+BASES = {
+    "grouped": {"num_attention_heads": 4, "num_key_value_heads": 2, "attention_bias": True},
+    "tied": {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    "llama3": {
+        "num_key_value_heads": 2,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 1000.0,
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    "yarn": {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}},
+}
+
+
+# --- the definitions: (distance [L, L], seen [L, L]) of query i and key k
+def pairs(length):
+    i, k = torch.arange(length)[:, None], torch.arange(length)[None]
+    return i, k, k <= i
+
+
+def lm_infinite(length, local_window=C, global_tokens=10):
+    """Near keys at their distance, the first ones beyond at `local_window`."""
+    i, k, causal = pairs(length)
+    near = i - k < local_window
+    return torch.where(near, i - k, local_window), causal & (near | (k < global_tokens))
+
+
+def self_extend(length, group_size, neighbor_window, shift=None):
+    """Near keys at their distance, far ones in groups; the shift is a real number."""
+    i, k, causal = pairs(length)
+    G, W = group_size, neighbor_window
+    shift = W - W / G if shift is None else shift
+    return torch.where(i - k < W, (i - k).double(), i // G - k // G + shift), causal
+
+
+DEFINITIONS = {"lm_infinite": lm_infinite, "self_extend": self_extend}
+
+
+@torch.no_grad()
+def dense_logits(base, ids_L, distance_LL, seen_LL):
+    """Logits, float64 [L, V], of the base model whose attention is, pair by pair and with nothing clever,
+
+        score(i, k) = f^2 / sqrt(d) Re sum_j q_ij conj(k_kj) exp(sqrt(-1) distance(i, k) theta_j)
+
+    over the keys with seen(i, k): a rope is a rotation of d/2 complex numbers (arXiv 2104.09864, eq. 12), and a score
+    depends on the relative position alone. theta and f (1, or YaRN's attention factor) are those of the base.
+    """
+    model = LlamaForCausalLM.from_pretrained(base).double().eval()
+    config = model.config
+    kind = config.rope_parameters["rope_type"]
+    theta, factor = config.rope_parameters["rope_theta"], 1.0
+    d, H, G = config.head_dim, config.num_attention_heads, config.num_key_value_heads
+    theta_J = theta ** (-torch.arange(0, d, 2).double() / d)
+    if kind != "default":
+        theta_J, factor = ROPE_INIT_FUNCTIONS[kind](config, "cpu")
+    turn_LLJ = torch.exp(1j * distance_LL.double()[..., None] * theta_J.double())
+
+    def heads(linear, x_LD):
+        x_LHd = linear(x_LD).view(len(x_LD), -1, d)
+        return torch.complex(x_LHd[..., : d // 2], x_LHd[..., d // 2 :])
+
+    x_LD = model.model.embed_tokens(ids_L)
+    for layer in model.model.layers:
+        attention, h_LD = layer.self_attn, layer.input_layernorm(x_LD)
+        q_LHJ, k_LGJ = heads(attention.q_proj, h_LD), heads(attention.k_proj, h_LD)
+        v_LGd, out = attention.v_proj(h_LD).view(len(h_LD), G, d), []
+        for h in range(H):
+            g = h // (H // G)
+            score_LL = torch.einsum("ij,kj,ikj->ik", q_LHJ[:, h], k_LGJ[:, g].conj(), turn_LLJ).real
+            weight_LL = (score_LL * factor**2 / d**0.5).masked_fill(~seen_LL, -torch.inf).softmax(-1)
+            out.append(weight_LL @ v_LGd[:, g])
+        x_LD = x_LD + attention.o_proj(torch.cat(out, 1))
+        x_LD = x_LD + layer.mlp(layer.post_attention_layernorm(x_LD))
+    return model.lm_head(model.model.norm(x_LD))
+
+
+def extend(base, name, output, length=L, **options):
+    command = ["extend.py", "--model_name_or_path", base, "--method_name", name, "--model_max_length", length]
+    for option, value in options.items():
+        command += [f"--{option}", value]
+    run_here(*command, "--output_dir", output)
+    return output
+
+
+def load(folder, dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=dtype).eval()
+
+
+def tokens(length, batch=1, seed=0):
+    return torch.randint(2, 250, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def close(ours, expected, atol=2e-3):
+    """Logits agree; atol is far below any error of a position or a mask, which moves them by more than 0.1."""
+    difference = (ours.double() - expected.double()).abs().max()
+    assert difference < atol, difference
+
+
+# no group size divides its window here, except where that is 1: a whole-number shift would differ
+CASES = [
+    ("lm_infinite", "grouped", 203, {"local_window": 64, "global_tokens": 10}),
+    ("lm_infinite", "tied", 131, {"local_window": 17, "global_tokens": 5}),
+    ("lm_infinite", "llama3", 37, {"local_window": 1, "global_tokens": 1}),
+    ("lm_infinite", "yarn", 159, {"local_window": 40, "global_tokens": 50}),
+    ("self_extend", "grouped", 203, {"group_size": 10, "neighbor_window": 16}),
+    ("self_extend", "tied", 231, {"group_size": 7, "neighbor_window": 30}),
+    ("self_extend", "llama3", 131, {"group_size": 5, "neighbor_window": 1}),
+    ("self_extend", "yarn", 209, {"group_size": 64, "neighbor_window": 13}),
+]
+
+
+@pytest.mark.parametrize("name, kind, length, options", CASES)
+def test_definition(tmp_path, name, kind, length, options):
+    base = save_base(tmp_path / "base", **BASES[kind])
+    model = load(extend(base, name, tmp_path / "out", **options), torch.float64)
+    ids, define = tokens(length), DEFINITIONS[name]
+    expected = dense_logits(base, ids[0], *define(length, **options))
+    with torch.no_grad():
+        close(model(ids).logits[0], expected)
+    for option, change in zip(options, (1, -1), strict=True):  # the check can fail
+        other = dense_logits(base, ids[0], *define(length, **options | {option: options[option] + change}))
+        assert options[option] + change == 0 or (other - expected).abs().max() > 0.1
+    if name == "self_extend" and options["neighbor_window"] > 1:
+        G, W = options.values()
+        other = dense_logits(base, ids[0], *define(length, **options, shift=W - W // G))
+        assert (other - expected).abs().max() > 0.1
+
+
+@pytest.fixture(scope="module", params=DEFINITIONS)
+def folder(request, base, tmp_path_factory):
+    return extend(base, request.param, tmp_path_factory.mktemp("made") / request.param)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load(folder)
+
+
+@torch.no_grad()
+def test_blocks_of_any_size_agree(model, monkeypatch):
+    ids = tokens(200)
+    expected = model(ids).logits
+    for size in (1, 7, 63):
+        monkeypatch.setattr(sys.modules[type(model).__module__], "BLOCK", size)
+        close(model(ids).logits, expected, 1e-3)
+
+
+@torch.no_grad()
+def test_within_the_window_it_is_the_base(folder, base):
+    ids = tokens(C // 4, batch=2)
+    for dtype in (torch.float32, torch.bfloat16):
+        plain = LlamaForCausalLM.from_pretrained(base, dtype=dtype)
+        close(load(folder, dtype)(ids).logits, plain(ids).logits, 1e-3 if dtype == torch.float32 else 0.5)
+    assert (folder / "model.safetensors").samefile(base / "model.safetensors")
+
+
+@torch.no_grad()
+def test_causality(model):
+    """Other tokens from `cut` on change every later logit, and none before."""
+    ids, cut = tokens(200), 190
+    other = torch.cat([ids[:, :cut], (ids[:, cut:] + 7) % 250 + 2], 1)
+    before, after = model(ids).logits[0], model(other).logits[0]
+    close(after[:cut], before[:cut], 1e-5)
+    assert ((after[cut:] - before[cut:]).abs().amax(-1) > 0.01).all()
+
+
+@torch.no_grad()
+def test_pieces_and_decoding_equal_one_forward(model):
+    ids = tokens(2 * C + 5, batch=2)
+    expected = model(ids, use_cache=False).logits
+    for sizes in ([2 * C], [1, 2, 70, 40], [C] * 2, []):
+        logits, cache, at = [], None, 0
+        for size in [*sizes, *[1] * (ids.shape[1] - sum(sizes))]:
+            output = model(ids[:, at : at + size], past_key_values=cache, use_cache=True)
+            cache, at = output.past_key_values, at + size
+            logits.append(output.logits)
+        close(torch.cat(logits, 1), expected, 1e-3)
+
+
+@torch.no_grad()
+def test_generation_and_padding(monkeypatch, model):
+    """generate() past the window equals the argmax of a forward without cache; padded rows give what each gives alone.
+
+    No query, padding included, is left without a key: some kernels answer that with NaN, which would spread.
+    """
+    prompt = ids = tokens(C - 6, batch=2)
+    for _ in range(20):
+        ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+    options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    assert torch.equal(model.generate(prompt, **options), ids)
+
+    module = sys.modules[type(model).__module__]
+    kernel = module.scaled_dot_product_attention
+
+    def guarded(q, k, v, visible, **kwargs):
+        assert visible.any(-1).all()
+        return kernel(q, k, v, visible, **kwargs)
+
+    monkeypatch.setattr(module, "scaled_dot_product_attention", guarded)
+    lengths, longest = (61, 150, 97), 150
+    rows = [tokens(length, seed=length) for length in lengths]
+    left, right, mask = torch.zeros(3, 3, longest).long()
+    for row, ids, n in zip(range(3), rows, lengths, strict=True):
+        left[row, longest - n :], right[row, :n], mask[row, longest - n :] = ids[0], ids[0], 1
+    to_left, to_right = model(left, attention_mask=mask).logits, model(right, attention_mask=mask.flip(1)).logits
+    assert to_left.isfinite().all() and to_right.isfinite().all()
+    made = model.generate(left, attention_mask=mask, **options)
+    for row, ids, n in zip(range(3), rows, lengths, strict=True):
+        alone = model(ids).logits[0]
+        close(to_left[row, longest - n :], alone, 1e-3)
+        close(to_right[row, :n], alone, 1e-3)
+        assert torch.equal(made[row, longest:], model.generate(ids, **options)[0, n:])
+
+
+@torch.no_grad()
+def test_sixteen_times_the_original_length(folder, model):
+    """Hidden states as eval_perplexity asks for them; the loss is finite, and bfloat16 chooses the same tokens."""
+    ids, logits = tokens(16 * C + 1), []
+    for one in (model, load(folder, torch.bfloat16)):
+        hidden = one.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+        logits.append(one.get_output_embeddings()(hidden)[0].float())
+        assert torch.nn.functional.cross_entropy(logits[-1], ids[0, 1:]).isfinite()
+    assert (logits[0].argmax(-1) == logits[1].argmax(-1)).float().mean() > 0.8
+
+
+def test_what_it_cannot_do(model):
+    ids, mask = tokens(20), torch.ones(1, 20).long()
+    mask[0, 5] = 0
+    with pytest.raises(ValueError, match="gap between tokens; .* pad on the left"):
+        model(ids, attention_mask=mask)
+    with pytest.raises(ValueError, match=r"attention_mask must be \[1, 20\], not \[1, 1, 20, 20\]"):
+        model(ids, attention_mask=torch.ones(1, 1, 20, 20))
+    with pytest.raises(ValueError, match="position_ids must count each row's tokens from 0"):
+        model(ids, position_ids=torch.arange(20)[None] % 10)
+    with pytest.raises(ValueError, match="DynamicCache, not in a StaticCache"):
+        model(ids, past_key_values=StaticCache(config=model.config, max_cache_len=64))
+    model(ids, position_ids=torch.arange(20)[None], past_key_values=DynamicCache(config=model.config))
+
+
+FRESH = """
+import os, sys, torch
+from transformers import AutoModel, AutoModelForCausalLM
+assert os.listdir() == [] and not any("continuous_finetuning" in part for part in sys.path), sys.path
+ids, checkpoints = torch.load(sys.argv[1])
+for folder, (logits, text) in checkpoints.items():
+    try:
+        AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
+        raise SystemExit("opened without --trust_remote_code")
+    except ValueError as error:
+        assert "trust_remote_code=True" in str(error)
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+        hidden = AutoModel.from_pretrained(folder, trust_remote_code=True)(ids, use_cache=False).last_hidden_state
+        assert torch.equal(model(ids).logits, logits) and torch.equal(model.lm_head(hidden), logits)
+        assert torch.equal(model.generate(ids, max_new_tokens=20, pad_token_id=1, eos_token_id=None), text)
+"""
+
+
+@torch.no_grad()
+def test_fresh_process(base, tmp_path):
+    """A new process in an empty folder, with the repository out of its path, opens each checkpoint and agrees."""
+    ids, checkpoints = tokens(200), {}
+    for name in tiny.OWN_CODE:
+        flags = dict(zip(*[iter(tiny.EXTEND[name])] * 2, strict=True))
+        options = {flag.removeprefix("--"): value for flag, value in flags.items()}
+        folder = extend(base, name, tmp_path / name, C if name == "landmark" else L, **options)
+        model = load(folder)
+        text = model.generate(ids, max_new_tokens=20, pad_token_id=1, eos_token_id=None)
+        checkpoints[str(folder)] = (model(ids).logits, text)
+    (tmp_path / "empty").mkdir()
+    torch.save([ids, checkpoints], tmp_path / "expected.pt")
+    tiny.run(sys.executable, "-I", "-c", FRESH, tmp_path / "expected.pt", cwd=tmp_path / "empty")
+
+
+# --- the methods' options
+def build(name, window, length, rope=None, **options):
+    rope = {"rope_type": "default", "rope_theta": 1e4, **(rope or {})}
+    config = LlamaConfig(hidden_size=64, num_attention_heads=2, max_position_embeddings=window, rope_parameters=rope)
+    return methods.build(name, config, length, options)
+
+
+@pytest.mark.parametrize(
+    "window, length, G, W",
+    [(4096, 32768, 64, 1024), (4096, 65536, 64, 1024), (128, 512, 9, 32), (128, 2048, 38, 32), (64, 256, 9, 16)],
+)
+def test_defaults(window, length, G, W):
+    """Self-Extend: the study's for 4096, else the smallest group that keeps positions within 2/3 of the window."""
+    method = build("self_extend", window, length)
+    assert method.options() == method.config_fields() == {"group_size": G, "neighbor_window": W} and not method.trained
+    assert (length - W) / G + W <= 2 / 3 * window + 1e-9
+    if window != 4096:
+        assert (length - W) / (G - 1) + W > 2 / 3 * window  # no smaller group would do
+    method = build("lm_infinite", window, length)
+    assert method.options() == method.config_fields() == {"local_window": window, "global_tokens": 10}
+
+
+@pytest.mark.parametrize("window, G, W", [(128, 9, 32), (128, 3, 50), (4096, 64, 1024)])
+def test_capacity(window, G, W):
+    """(C - W) G + W tokens are accepted and one more is not; no position that is used exceeds C."""
+    longest = (window - W) * G + W
+    build("self_extend", window, longest, group_size=G, neighbor_window=W)
+    if longest < 2000:
+        assert self_extend(longest, G, W)[0].max() <= window
+    with pytest.raises(ValueError, match=f"beyond the base's {window}; give a --group_size of at least {G + 1}"):
+        build("self_extend", window, longest + 1, group_size=G, neighbor_window=W)
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("lm_infinite", {"local_window": 129}, "--local_window 129 is above the 128 tokens .* give at most 128"),
+        ("lm_infinite", {"global_tokens": -1}, "--global_tokens must be at least 1, not -1"),
+        ("lm_infinite", {"group_size": 4}, "--group_size is an option of self_extend, not of lm_infinite"),
+        ("lm_infinite", {"rope": {"rope_type": "dynamic", "factor": 2.0}}, r"rope \(dynamic\) depends on the length"),
+        ("self_extend", {"group_size": 0}, "--group_size must be at least 1, not 0"),
+        ("self_extend", {"neighbor_window": 128, "group_size": 4}, "--neighbor_window 128 leaves no position"),
+        ("self_extend", {"neighbor_window": 100}, "--neighbor_window 100 is above 2/3 of the base's window"),
+        ("self_extend", {"group_size": 2}, "--group_size 2 with --neighbor_window 32 reaches position 272 at 512"),
+    ],
+)
+def test_bad_options(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, 128, 512, **options)
