@@ -88,7 +88,8 @@ def main():
     evaluated = {"CHECKPOINTS": " ".join(map(str, paths.values())), "JOBS": 1, "NPROC": 1}
     ruler = evaluated | {"ROOT_DIR": out / "ruler", "SEQ_LENGTHS": 2048, "NUM_SAMPLES": 1, "TASKS": "niah_single_1"}
     standin = ["make_standin.py", "--sets", "passage_retrieval_en", "--words", "30", "--rows", "2", "--shots"]
-    subprocess.run([sys.executable, *standin, "--output_dir", str(folder / "sets")], cwd=ROOT / "longbench", check=False)
+    standin += ["--output_dir", str(folder / "sets")]
+    subprocess.run([sys.executable, *standin], cwd=ROOT / "longbench", check=False)
 
     stages = {
         "train or extend": [

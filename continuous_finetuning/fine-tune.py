@@ -27,7 +27,6 @@ from pathlib import Path  # noqa: E402
 import accelerate.utils.other  # noqa: E402
 import torch  # noqa: E402
 from transformers import HfArgumentParser, TrainingArguments, set_seed  # noqa: E402
-from transformers.utils import is_flash_attn_2_available  # noqa: E402
 
 import checkpoint_writer  # noqa: E402
 import ds_config  # noqa: E402
@@ -36,8 +35,9 @@ import memory  # noqa: E402
 import methods  # noqa: E402
 import packing  # noqa: E402
 import training  # noqa: E402
+from attention import CHOICES, choose_attention, sdpa_kernels  # noqa: E402
 from checkpoint import fingerprint, open_tokenizer  # noqa: E402
-from run import RANK, WORLD_SIZE, print_rank0, run_script  # noqa: E402
+from run import RANK, WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
 
 
 @dataclass
@@ -47,12 +47,19 @@ class ModelArguments:
     dataset_dir: str = field(metadata={"help": "hub dataset id, `datasets` folder, or JSON-lines / Parquet files"})
     model_max_length: int = field(default=32768, metadata={"help": "context window to train, tokens; the rows' length"})
     document_mask: bool = field(default=False, metadata={"help": "attention does not cross the documents of a row"})
-    use_flash_attn: bool = field(default=True, metadata={"help": "flash attention 2 if it is installed, else SDPA"})
+    attention: str = field(
+        default="auto",
+        metadata={"choices": CHOICES, "help": "auto: the newest FlashAttention that is installed, else sdpa"},
+    )
+    use_flash_attn: bool = field(default=True, metadata={"help": "True: --attention auto; False: --attention sdpa"})
     low_rank_training: bool = field(default=False, metadata={"help": "LoRA instead of all weights"})
     use_wandb: bool = field(default=False, metadata={"help": "report to Weights & Biases, as --report_to wandb"})
     wandb_name: str | None = field(default=None, metadata={"help": "name of the wandb run [the output folder's name]"})
     sequence_parallel_size: int = field(default=1, metadata={"help": "ranks that share each row (needs --deepspeed)"})
     offload_activations: bool = field(default=False, metadata={"help": "keep checkpointed tensors in host memory"})
+    keep_attention: bool = field(
+        default=False, metadata={"help": "keep SDPA's outputs instead of computing them again in the backward pass"}
+    )
     tiled_mlp: bool = field(default=False, metadata={"help": "MLPs in tiles: less memory, a third forward pass"})
 
 
@@ -96,6 +103,8 @@ def check_flags(flags: Namespace) -> None:
         raise ValueError("--evaluation_strategy: there is no evaluation set here; set it to no")
     if flags.offload_activations and not flags.gradient_checkpointing:
         raise ValueError("--offload_activations moves checkpointed tensors; leave --gradient_checkpointing on")
+    if flags.keep_attention and (flags.offload_activations or not flags.gradient_checkpointing):
+        raise ValueError("--keep_attention needs --gradient_checkpointing True and no --offload_activations")
     if ranks == 1:
         return
     if not method.sequence_parallel:
@@ -133,14 +142,37 @@ def fit_to_machine(flags: Namespace) -> None:
     if flags.bf16 and not (cuda and torch.cuda.is_bf16_supported()) and not flags.deepspeed:
         flags.bf16 = False
         print_rank0("--bf16: no GPU with bfloat16 here, training in float32")
-    if flags.use_flash_attn and not (cuda and is_flash_attn_2_available()):
-        flags.use_flash_attn = False
-        reason = "no GPU here" if not cuda else "flash-attn is not installed (pip install -r requirements-gpu.txt)"
-        print_rank0(f"--use_flash_attn: {reason}, attention by PyTorch's SDPA")
-    if flags.document_mask and flags.use_flash_attn and flags.per_device_train_batch_size > 1:
-        raise ValueError("--document_mask with flash attention needs --per_device_train_batch_size 1")
-    if flags.use_liger_kernel:  # its norms and activations; the loss is memory.py's, with liger's kernel inside
+    requested = flags.attention
+    if requested == "auto" and not flags.use_flash_attn:
+        requested = "sdpa"
+    flags.attention = choose_attention(requested, default_device(), "bfloat16" if flags.bf16 else "float32")
+    flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
+    if flags.document_mask:
+        check_document_mask(flags)
+    if flags.use_liger_kernel:  # its norms, rope and activations; its loss is called by memory.py
+        if not (cuda and find_spec("liger_kernel")):
+            raise ValueError("--use_liger_kernel needs a GPU and: pip install liger-kernel")
         flags.liger_kernel_config = {"fused_linear_cross_entropy": False, **(flags.liger_kernel_config or {})}
+    if flags.keep_attention:
+        flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "context_fn": memory.keep_attention}
+
+
+def check_document_mask(flags: Namespace) -> None:
+    """Raises ValueError if the batch or the mask of --document_mask, [L, L] for each row, is too large."""
+    if flags.attention != "sdpa":
+        if flags.per_device_train_batch_size > 1:
+            raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
+        return
+    if not torch.cuda.is_available():
+        return
+    torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
+    flags.sdpa_kernels = sdpa_kernels(default_device())
+    mask_bytes = 3 * flags.per_device_train_batch_size * flags.model_max_length**2  # as bool and as bfloat16
+    if mask_bytes > torch.cuda.mem_get_info()[0] / 2:
+        raise ValueError(
+            f"--document_mask: SDPA would need {mask_bytes / 2**30:.0f} GiB for the mask of {flags.model_max_length} "
+            "tokens; install FlashAttention, which needs none (pip install -r requirements-gpu.txt)"
+        )
 
 
 def choose_trackers(flags: Namespace) -> None:
@@ -230,7 +262,7 @@ def main() -> None:
     model = load_model(checkpoint_writer.extended_config(config, method, extension), method, flags, args)
     print_rank0(
         f"{output.name}: {name} {method.options()}, {method.original_length} -> {length} tokens, {len(data)} rows, "
-        f"{recipe['global_batch']} a step, {'bfloat16' if args.bf16 else 'float32'}"
+        f"{recipe['global_batch']} a step, {'bfloat16' if args.bf16 else 'float32'}, attention {flags.attention}"
     )
     training.train(model, tokenizer, data, args, flags, method)
     print_rank0(f"{output}: done")
@@ -249,13 +281,13 @@ def load_model(config, method, flags: Namespace, args: RecipeArguments):
     model = method.load(
         flags.model_name_or_path,
         config,
-        attn_implementation="flash_attention_2" if flags.use_flash_attn else "sdpa",
+        attn_implementation=flags.attention,
         # DeepSpeed keeps the float32 masters itself; otherwise the weights are the masters and autocast computes
         dtype=torch.bfloat16 if args.bf16 and args.deepspeed else torch.float32,
     )
     model.generation_config = checkpoint_writer.greedy_generation_config(config)
     model = method.prepare(model, flags.low_rank_training)
-    memory.use_tiled_loss(model, offload=flags.offload_activations)
+    memory.use_tiled_loss(model, offload=flags.offload_activations, liger=flags.use_liger_kernel)
     if flags.tiled_mlp:
         memory.use_tiled_mlp(model)
     return model

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -70,12 +70,10 @@ class TiledCrossEntropy(torch.autograd.Function):
         return *grads, None
 
 
-def fused_cross_entropy() -> Callable | None:
-    """Liger's kernel for the same sum (hidden, weight, labels -> float32 scalar), or None where it is not installed."""
-    try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-    except ImportError:
-        return None
+def liger_cross_entropy() -> Callable:
+    """Liger's kernel for the same sum (hidden, weight, labels -> float32 scalar)."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
     loss = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
     return lambda hidden_ND, weight_VD, labels_N: loss(weight_VD, hidden_ND, labels_N)
 
@@ -93,7 +91,7 @@ class LossHead(nn.Linear):
         if labels is None:
             return super().forward(hidden)
         hidden_ND, labels_N = hidden.flatten(0, 1), labels.flatten()
-        if self.fused and hidden.is_cuda:
+        if self.fused:
             device = hidden.device.type
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
             total = self.fused(hidden_ND.to(dtype), self.weight.to(dtype), labels_N)
@@ -102,16 +100,15 @@ class LossHead(nn.Linear):
         return total / (count if count is not None else (labels_N != -100).sum().clamp(min=1))
 
 
-def use_tiled_loss(model, offload: bool = False) -> None:
+def use_tiled_loss(model, offload: bool = False, liger: bool = False) -> None:
     """In training, model(input_ids, labels).loss is what it was, and no logits are made.
 
     model: a LlamaForCausalLM, or one whose `row_labels` says which labels its rows have; LoRA may be around it.
     offload: what the backward needs (with gradient checkpointing the layers' inputs) waits in host memory, pinned where
-    there is a GPU.
+    there is a GPU.  liger: the loss by Liger's kernel.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kernel = fused_cross_entropy()
-    fused = staticmethod(kernel) if kernel else None
+    fused = staticmethod(liger_cross_entropy()) if liger else None
     copies = getattr(model.lm_head, "modules_to_save", None)  # LoRA trains a copy of the head where it is tied
     for head in copies.values() if copies else [model.lm_head]:
         head.__class__ = type("LossHead", (LossHead, type(head)), {"fused": fused})
@@ -131,6 +128,20 @@ def use_tiled_loss(model, offload: bool = False) -> None:
         return CausalLMOutputWithPast(loss=loss)
 
     model.forward = forward
+
+
+def keep_attention():
+    """A `context_fn` of gradient checkpointing: the backward computes layers again, but not their attention.
+
+    Keeps what SDPA returns, [B, n, D] per layer (8 GiB for a 7B model at 32,768 tokens in bfloat16).
+    """
+    names = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
+    kept = [getattr(torch.ops.aten, f"_scaled_dot_product_{name}").default for name in names]
+
+    def policy(context, operation, *args, **kwargs):
+        return CheckpointPolicy.MUST_SAVE if operation in kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
 
 
 def use_tiled_mlp(model) -> None:

@@ -40,6 +40,10 @@ def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
         "max_grad_norm": args.max_grad_norm,
         "optim": str(getattr(args.optim, "value", args.optim)),
         "precision": "bfloat16" if args.bf16 else "float32",
+        "attention": flags.attention,
+        "sdpa_kernels": flags.sdpa_kernels,
+        "liger_kernel": bool(args.use_liger_kernel),
+        "torch_compile": bool(args.torch_compile),
         "seed": args.seed,
     }
 

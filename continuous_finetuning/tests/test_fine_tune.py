@@ -35,7 +35,18 @@ def test_golden_losses(ten_steps):
     method, output, log = ten_steps
     assert losses(output) == pytest.approx(GOLDEN[method], abs=2e-3)
     if not torch.cuda.is_available():
-        assert "--use_flash_attn: no GPU here" in log
+        assert "attention sdpa" in log
+        recipe = json.loads((output / "config.json").read_text())["context_extension"]["recipe"]
+        assert (recipe["attention"], recipe["sdpa_kernels"]) == ("sdpa", ["cpu"])
+
+
+@pytest.mark.parametrize("flags", ["--keep_attention True", "--torch_compile True --torch_compile_backend aot_eager"])
+def test_faster_steps_have_the_same_losses(base, rows, tmp_path, flags):
+    plain = training_flags(base, rows, "origin", tmp_path / "out")
+    run_here("fine-tune.py", *plain, *flags.split(), "--max_steps", 2)
+    assert losses(tmp_path / "out") == pytest.approx(GOLDEN["origin"][:2], abs=2e-3)
+    recipe = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert recipe["torch_compile"] == ("torch_compile" in flags)
 
 
 def test_golden_losses_differ_between_methods():
@@ -217,6 +228,9 @@ def test_saved_weights_are_verified(base, tmp_path, tensor):
         ("--report_to nope", "--report_to nope needs the package"),
         ("--sequence_parallel_size 2", "--sequence_parallel_size needs DeepSpeed"),
         ("--sequence_parallel_size 4 --estimate --deepspeed ds_configs/stage3.json", "the base's 2 query heads"),
+        ("--use_liger_kernel True", "--use_liger_kernel needs a GPU"),
+        ("--attention flash_attention_4", "--attention flash_attention_4 is not installed: pip install"),
+        ("--keep_attention True --offload_activations True", "--keep_attention needs"),
         ("--document_mask True", "--document_mask needs rows that say where documents begin"),
         ("--method_name longlora --document_mask True", "--document_mask: longlora cuts rows itself"),
         ("--estimate 8xH1000", "--estimate 8xH1000: give a number and a kind of GPU"),

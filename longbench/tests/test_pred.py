@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-import engine
 import make_standin
 import pred
 import tiny
+import transformers_engine
 from conftest import WINDOW, make_row, read_rows, write_rows
 from prompts import template
 from sets import SETS, base_set
@@ -131,7 +131,7 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(whole, base, data,
 def test_several_checkpoints_are_answered_by_one_process(whole, base, call, data, monkeypatch, tmp_path):
     other = shutil.copytree(base, tmp_path / "other")
     models, alive, loads = [], [], []
-    load_model, load_set = engine.load_model, pred.load
+    load_model, load_set = transformers_engine.load_model, pred.load
 
     def load(*args):
         alive.append(sum(model() is not None for model in models))
@@ -139,7 +139,7 @@ def test_several_checkpoints_are_answered_by_one_process(whole, base, call, data
         models.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(engine, "load_model", load)
+    monkeypatch.setattr(transformers_engine, "load_model", load)
     monkeypatch.setattr(pred, "load", lambda name, *args: loads.append(name) or load_set(name, *args))
     flags = ["--data_dir", data, "--output_dir", tmp_path, "--dataset_name", "standin_trec_5shots"]
     out, errors = call(pred.main, "--model_path", base, tmp_path / "absent", other, *flags)
@@ -169,7 +169,7 @@ def test_a_larger_limit_adds_rows_and_other_settings_start_again(run, tmp_path):
 
 def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
     flags = ["--output_dir", tmp_path, "--dataset_name", "standin_trec_5shots", "standin_samsum"]
-    generate_ids = engine.Transformers.generate_ids
+    generate_ids = transformers_engine.Transformers.generate_ids
 
     def small(self, prompts, *args):
         if any(len(ids) > WINDOW - 70 for ids in prompts):  # trec's longest
@@ -177,7 +177,7 @@ def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
         return generate_ids(self, prompts, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Transformers, "generate_ids", small)
+        patch.setattr(transformers_engine.Transformers, "generate_ids", small)
         out, errors = run(*flags)
     record = record_of(tmp_path, "standin_trec_5shots", "pred_trec")
     failed = len(record["errors"])

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import call_api
 import tiny
-from transformers_engine import Transformers
 from run import read_json
 from samples import rows, save_data
 from store import read_lines
+from transformers_engine import Transformers
 
 TASKS = ("niah_single_1", "qa_1")
 
