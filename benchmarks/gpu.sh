@@ -45,12 +45,10 @@ part() { # title, seconds, command: its output goes to the report; what it write
   "$python" benchmarks/gpu_versions.py
 } | say
 
-part "Tests that need a GPU" 60 "$python" -m pytest -q -rs -p no:cacheprovider -k gpu common eval_perplexity/tests/test_values.py
+part "Tests that need a GPU" 60 "$python" -m pytest -q -rs -p no:cacheprovider -k gpu common
 part "Every method through every stage, tiny model" 150 "$python" benchmarks/gpu_methods.py $tiny
-part "Engine: prefill and decoding" 80 "$python" benchmarks/gpu_speed.py decode prefill $tiny
-part "Perplexity" 40 "$python" benchmarks/gpu_speed.py perplexity $tiny
-part "Training step" 110 "$python" benchmarks/train_step.py --plan gpu $tiny
-part "The longest row" 60 "$python" benchmarks/train_step.py --plan longest $tiny
+part "Speed of the engine and of perplexity" 130 "$python" benchmarks/gpu_speed.py decode prefill perplexity own_attention $tiny
+part "Training steps, then the longest rows" 160 "$python" benchmarks/train_step.py --plan gpu longest $tiny
 
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'failed or stopped: %s\n' "${failed[@]}" | say

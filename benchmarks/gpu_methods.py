@@ -85,9 +85,9 @@ def main():
     training |= {"DATASET": folder / "rows.jsonl", "JOBS": min(4, os.cpu_count())}
     paths = {name: ckpts / f"tiny_{name}_{tiny.L}" for name in trained}
     paths |= {name: ckpts / f"tiny_{name.removesuffix('_frozen')}_frozen" for name in frozen}
-    evaluated = {"CHECKPOINTS": " ".join(map(str, paths.values())), "JOBS": 1, "NPROC": 1}
+    evaluated = {"CHECKPOINTS": " ".join(map(str, paths.values())), "JOBS": min(4, os.cpu_count()), "NPROC": 1}
     ruler = evaluated | {"ROOT_DIR": out / "ruler", "SEQ_LENGTHS": 2048, "NUM_SAMPLES": 1, "TASKS": "niah_single_1"}
-    standin = ["make_standin.py", "--sets", "passage_retrieval_en", "--words", "30", "--rows", "2", "--shots"]
+    standin = ["make_standin.py", "--sets", "passage_retrieval_en", "--words", "45", "--rows", "2"]
     standin += ["--output_dir", str(folder / "sets")]
     subprocess.run([sys.executable, *standin], cwd=ROOT / "longbench", check=False)
 

@@ -18,7 +18,9 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "common"), str(ROOT / "eval_perplexity")]
+sys.path[:0] = [str(ROOT / "common"), str(ROOT / "eval_perplexity"), str(ROOT / "continuous_finetuning")]
+import checkpoint_writer  # noqa: E402
+import methods  # noqa: E402
 from attention import CHOICES, choose_attention  # noqa: E402
 from run import default_device, first_line, out_of_memory, peak_memory, reset_peak_memory  # noqa: E402
 from scoring import score  # noqa: E402
@@ -45,24 +47,26 @@ def model_config(shape: str, window: int) -> LlamaConfig:
     )
 
 
-def random_model(config: LlamaConfig, attention: str, device: torch.device) -> LlamaForCausalLM:
+def random_model(config: LlamaConfig, attention: str, device: torch.device, model_class=LlamaForCausalLM):
     """A model with random weights, made on the device: bfloat16 on a GPU."""
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     config._attn_implementation = attention
     torch.set_default_dtype(dtype)
     with device:
-        model = LlamaForCausalLM(config)
+        model = model_class(config)
     torch.set_default_dtype(torch.float32)
     return model.eval()
 
 
 class RandomEngine(Transformers):
-    """The engine over a model that was never saved."""
+    """The engine over a model that was never saved. method: whose modeling file it needs."""
 
-    def __init__(self, model, **kwargs):
+    def __init__(self, model, method=None, **kwargs):
         with tempfile.TemporaryDirectory() as folder:
             model.config.save_pretrained(folder)
+            if method:
+                checkpoint_writer.copy_modeling(method, Path(folder))
             Path(folder, "empty.safetensors").touch()
             PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))).save_pretrained(folder)
             super().__init__(folder, **kwargs)
@@ -173,6 +177,40 @@ def decode(model, args, device):
         measure(["model.generate", rows, length], one_generate, device)
 
 
+@torch.inference_mode()
+def own_attention(model, args, device):
+    """Methods with their own attention decode one prompt at a time, without graphs."""
+    print("\n### Decoding with an attention of the checkpoint's own\n")
+    print_row("method", "rows", "tokens before", "ms a step", "tokens/s", "peak GiB")
+    print_row(*["---"] * 6)
+    del model
+    _, length = args.groups[0]
+    base = model_config(args.shape, length // 2)
+    for name in methods.available():
+        cls = methods.get(name)
+        if cls.modeling is None:
+            continue
+        window = 512 if not cls.extends_rows and not args.tiny else length + 1024
+        if args.tiny and not cls.extends_rows:
+            continue  # its blocks are longer than these texts
+        method = methods.build(name, base, window, {})
+        config = checkpoint_writer.extended_config(base, method, {})
+        config.eos_token_id = None
+
+        def one_row(method=method, config=config, name=name):
+            own = random_model(config, "sdpa", device, method.auto_classes()["AutoModelForCausalLM"])
+            engine = RandomEngine(own, method, trust_remote_code=True)
+            engine.load()
+            prompts = random_prompts(1, length, args.vocabulary)
+            few, many = args.new_tokens[0], args.new_tokens[0] + 24
+            engine.generate_ids(prompts, few)
+            seconds = [fastest(lambda: engine.generate_ids(prompts, new), device, 2) for new in (few, many)]  # noqa: B023
+            step = (seconds[1] - seconds[0]) / (many - few)
+            return 1000 * step, 1 / step
+
+        measure([name, 1, length], one_row, device)
+
+
 def perplexity(model, args, device):
     print("\n### Perplexity, one window\n")
     print_row("attention", "tokens", "seconds", "tokens/s", "peak GiB")
@@ -190,6 +228,9 @@ def perplexity(model, args, device):
             measure([implementation, length], one_window, device)
 
 
+PARTS = {"prefill": prefill, "decode": decode, "perplexity": perplexity, "own_attention": own_attention}
+
+
 def installed_attentions(device: torch.device, dtype: str) -> list[str]:
     """ "sdpa" and each FlashAttention that this machine can run."""
     found = ["sdpa"]
@@ -203,7 +244,7 @@ def installed_attentions(device: torch.device, dtype: str) -> list[str]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=["prefill", "decode", "perplexity"])
+    parser.add_argument("parts", nargs="+", choices=list(PARTS))
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short texts, for a CPU")
     parser.add_argument("--lengths", type=int, nargs="+", default=[8000, 32000, 64000], help="prompt tokens")
@@ -220,7 +261,7 @@ def main():
     model = random_model(config, "sdpa", device)
     args.attentions = installed_attentions(device, str(model.dtype).removeprefix("torch."))
     for part in args.parts:
-        {"prefill": prefill, "decode": decode, "perplexity": perplexity}[part](model, args, device)
+        PARTS[part](model, args, device)
 
 
 if __name__ == "__main__":

@@ -176,6 +176,24 @@ def test_on_a_gpu_the_cache_may_be_in_cpu_memory(checkpoints, method):
     assert answers[0] == answers[1] and engine.cache.layers[0].keys.device.type == "cpu"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("method", EXTEND)
+def test_on_a_gpu_answers_are_those_of_the_cpu(checkpoints, method, batch_size):
+    """CUDA graphs, masks and prefix reuse in float32: rows of unlike length, EOS at different steps, stop strings."""
+    prompts = [random_prompt(1, n) for n in (30, 60, 200)] + [
+        random_prompt(1, 100) + random_prompt(s, 40) for s in (2, 3)
+    ]
+    prompts += [random_prompt(seed, 150) for seed in (4, 5, 6)]
+    answers = []
+    for device in ("cpu", "cuda"):
+        engine = Transformers(checkpoints[method], True, "float32", device, batch_size=batch_size)
+        engine.load()
+        engine.eos_ids = set(range(2, 40))
+        answers.append([engine.generate(prompts, NEW, stop_strings=["e"], min_new_tokens=2) for _ in range(2)])
+    assert answers[0] == answers[1] and answers[0][0] == answers[0][1]
+
+
 # --- groups, memory, plan
 def test_batch_size_and_token_budget_limit_the_groups(base, checkpoints, monkeypatch):
     assert [open_tiny(checkpoints[method]).batch_size for method in OWN_CODE] == [1, 1, 1]

@@ -54,14 +54,7 @@ def test_one_process_for_each_gpu_or_job_with_all_its_items(launch):
 
 
 def test_failures_are_listed_at_the_end(launch):
-    calls, output = launch("a bad b", expect=1)
-    assert len(calls) == 1 and output.endswith("failed: some of a bad b\n")  # the script itself went on to b
+    calls, output = launch("a bad b", expect=1)  # after the failure each item is tried alone
+    assert [call.split(".py ")[1] for call in calls] == ["a", "a bad b", "b", "bad"]
+    assert output.endswith("failed: bad\n")
     assert launch("a bad b", expect=1, JOBS=3)[1].endswith("failed: bad\n")
-    calls, output = launch("a bad", expect=1, NPROC=2)  # under torchrun the first error ends the process
-    assert len(calls) == 3 and output.endswith("failed: bad\n")
-
-
-def test_items_of_a_process_that_died_are_tried_one_by_one(launch):
-    calls, output = launch("a dies b", expect=1)
-    assert [call.split(".py ")[1] for call in calls] == ["a", "a dies b", "b", "dies"]
-    assert output.endswith("failed: dies\n")
