@@ -156,15 +156,17 @@ def lock(output: Path):
     return file
 
 
-def claim(output: Path, settings: dict) -> bool:
+def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
     """Writes the settings of a run into `output`/run.json; True if that run is already finished there.
+
+    result: the file that the run writes last.
 
     Raises ValueError if the folder holds another run, so that a changed setting never overwrites finished work.
     """
-    finished = (output / "config.json").exists()
+    finished = (output / result).exists()
     recorded = read_json(output / "run.json")
     if recorded is None and finished:
-        raise ValueError(f"{output} holds a model that this script did not write; give another --output_dir")
+        raise ValueError(f"{output} holds {result}, which this script did not write; give another --output_dir")
     if recorded is None:
         write_json(output / "run.json", settings)
         return False

@@ -15,8 +15,9 @@
 # or Ctrl-C the runs write a checkpoint at the end of their step; then all ends with status 143.
 set -u
 cd "$(dirname "$0")" || exit 1
-NPROC=${NPROC:-8} # GPUs of a node, of one run; JOBS or GPUS for runs side by side: pool.sh
-. ./pool.sh
+if [ -n "${GPUS:-}" ]; then export CUDA_VISIBLE_DEVICES=${GPUS// /,}; fi # a run takes NPROC of these
+NPROC=${NPROC:-8} GPUS= # GPUs of a node
+. ./pool.sh # JOBS: runs side by side, for a small model on a CPU
 
 methods=(${METHODS:-origin pi ntk yarn})
 lengths=(${LENGTHS:-32768}) # context windows to train, tokens

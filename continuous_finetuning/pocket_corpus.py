@@ -1,20 +1,21 @@
 """Text, tokenizer, passkey and number documents of the pocket study, made from the interpreter's standard library.
 
-Nothing here needs torch or transformers. Everything is a pure function of its arguments: the same Python gives the
-same tokens on every machine. `make_base_model.py` is the script that uses it.
+Everything is a pure function of its arguments: the same Python gives the same tokens on every machine.
+`make_base_model.py` is the script that uses it.
 """
 
 import ast
 import collections
 import hashlib
 import json
-import os
 import random
 import re
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from run import write_bytes, write_text
 
 BOS, EOS = "<s>", "</s>"
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "encodings", "lib-dynload", "__pycache__", "ensurepip"}
@@ -36,7 +37,7 @@ def read_corpus(folder: Path) -> dict[str, str]:
     """The documents under `folder`, by relative path in sorted order: its .py files and the topics of `pydoc_data`.
 
     Leaves out tests, encodings, installed packages, files that record the machine they were built on, and files
-    under 2 kB. Exits with one line if fewer than 24 documents are left.
+    under 2 kB. Raises ValueError if fewer than 24 documents are left.
     """
     documents = {}
     for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
@@ -52,9 +53,9 @@ def read_corpus(folder: Path) -> dict[str, str]:
         else:
             documents[name.as_posix()] = text
     if len(documents) < 2 * HELD_OUT_EVERY:
-        raise SystemExit(
-            f"error: {folder} holds {len(documents)} usable Python source files, {2 * HELD_OUT_EVERY} are needed; use "
-            "a Python installed with its standard library's sources, or point --corpus_dir at a folder of .py files"
+        raise ValueError(
+            f"{folder} has {len(documents)} usable Python source files, {2 * HELD_OUT_EVERY} are needed; use a Python "
+            "with its standard library's sources, or point --corpus_dir at a folder of .py files"
         )
     return documents
 
@@ -268,14 +269,7 @@ def write_corpus(training: dict[str, str], passkeys: list[str], seed: int, path:
     random.Random(f"corpus {seed}").shuffle(documents)
     documents = [("passkey", text) for text in passkeys] + documents
     lines = [json.dumps({"text": text, "source": source}) + "\n" for source, text in documents]
-    write_atomically(path, "".join(lines).encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    write_text(path, "".join(lines))
 
 
 def write_heldout(documents: list[np.ndarray], tokenizer: Tokenizer, path: Path) -> None:
@@ -293,5 +287,5 @@ def write_heldout(documents: list[np.ndarray], tokenizer: Tokenizer, path: Path)
         "tokens": len(tokens) // 2,
         "sha256": hashlib.sha256(tokens).hexdigest(),
     }
-    write_atomically(path, tokens)
-    write_atomically(path.with_name(path.name + ".json"), json.dumps(note, indent=2).encode())
+    write_bytes(path, tokens)
+    write_text(path.with_name(path.name + ".json"), json.dumps(note, indent=2))

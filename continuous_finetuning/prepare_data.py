@@ -11,11 +11,10 @@
 --mix: `slimpajama`, the study's shares, the default for that dataset; name=share,... by the values of --source_column;
 or `none`, the default for others: every document, in the order of the files. With a mix the files are read in an order
 drawn by the seed; documents of --min_length tokens or more are kept, shorter ones with probability --keep_short; and a
-source takes whole documents until it has its share of --total_tokens (mixing.py says where this recipe is from).
+source takes complete documents until it has its share of --total_tokens (mixing.py has the source of this recipe).
 
-Runs on the CPU of any machine. Writes train-*.parquet with the column `input_ids` (with --document_boundaries also
-`document_starts`, for fine-tune.py --document_mask), manifest.json, and README.md, a data card. The rows depend on the
-settings alone, not on --workers nor on interruptions: killed, the same command goes on.
+Runs on the CPU. Writes train-*.parquet with the column `input_ids` (with --document_boundaries also `document_starts`,
+for fine-tune.py --document_mask) and manifest.json. The rows depend on the settings only, not on --workers.
 """
 
 import argparse
@@ -25,34 +24,38 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shlex
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+import pyarrow as pa
+import pyarrow.parquet
 
-import data_folder
 import documents
 import mixing
 
-SLIMPAJAMA = "cerebras/slimpajama-627b"
 SCANNED_DOCUMENTS = 20_000  # looked at before the work, for the names of the sources
 FILE_TOKENS = 2**24  # of an output file, 64 MiB of ids
+GROUP_TOKENS = 2**20  # of a Parquet row group
 
 
-def parse_args() -> argparse.Namespace:
+def token_count(text: str) -> int:
+    """1000000, 500k, 20M, 1.5B: a number of tokens."""
+    factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower())
+    return round(float(text[:-1]) * factor) if factor else int(text)
+
+
+def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", required=True, type=Path)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that tokenise [one a core]")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that tokenise [one per core]")
     data = parser.add_argument_group("documents")
     data.add_argument("--dataset", required=True, help="hub id, file or folder")
-    data.add_argument("--subset", help="of a hub dataset that has several")
+    data.add_argument("--subset", help="config name of a hub dataset")
     data.add_argument("--split", default="train", help="of a hub dataset [train]")
     data.add_argument("--revision", help="branch, tag or commit of a hub dataset [its newest commit]")
     data.add_argument("--text_column", default="text", help="name; a.b for column b of the objects in a [text]")
-    data.add_argument("--source_column", help="name, or a.b; says a document's source [none: one source]")
+    data.add_argument("--source_column", help="name, or a.b, of a document's source [none: one source]")
     recipe = parser.add_argument_group("mixture")
     recipe.add_argument("--mix", help="slimpajama, none, or name=share,... [by the dataset]")
     recipe.add_argument("--total_tokens", type=token_count, help="1B, 500M, ...; needed with a mix [all]")
@@ -66,10 +69,8 @@ def parse_args() -> argparse.Namespace:
     rows.add_argument("--rows_per_file", type=int, help="[those of 16M tokens]")
     args = parser.parse_args()
 
-    if args.length < 2:
-        sys.exit("error: --length must be at least 2")
     if args.mix is None:
-        args.mix = "slimpajama" if args.dataset.lower() == SLIMPAJAMA else "none"
+        args.mix = "slimpajama" if args.dataset.lower() == "cerebras/slimpajama-627b" else "none"
     if args.mix == "slimpajama" and args.source_column is None:
         args.source_column = "meta.redpajama_set_name"
     args.mix = mixing.parse_mix(args.mix)
@@ -77,168 +78,195 @@ def parse_args() -> argparse.Namespace:
         args.keep_short = 0.1 if args.mix else 1.0
     if args.rows_per_file is None:
         args.rows_per_file = max(1, FILE_TOKENS // args.length)
-    if not 0 <= args.keep_short <= 1:
-        sys.exit("error: --keep_short must be from 0 to 1")
     if args.mix and (args.source_column is None or args.total_tokens is None):
-        sys.exit("error: --mix needs --source_column, the name of each document's source, and --total_tokens")
+        raise ValueError("--mix needs --source_column, the name of each document's source, and --total_tokens")
     if args.total_tokens is not None and args.total_tokens < args.length:
-        sys.exit(f"error: --total_tokens {args.total_tokens} is less than one row of --length {args.length}")
-    if args.mix and min(args.mix.values()) * args.total_tokens < 1:
-        sys.exit("error: --mix gives a source less than one token of --total_tokens")
-    if min(args.rows_per_file, args.workers) < 1 or not 0 <= args.seed < 2**63:
-        sys.exit("error: --rows_per_file and --workers must be at least 1, --seed at least 0")
-    if args.rows_per_file * args.length >= 2**31:
-        sys.exit("error: --rows_per_file times --length must be below 2**31 tokens")
+        raise ValueError(f"--total_tokens {args.total_tokens} is less than one row of --length {args.length}")
     return args
 
 
-def token_count(text: str) -> int:
-    try:
-        return mixing.parse_tokens(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens like 1B, 500M or 2000000") from None
-
-
 def tokenizer_sha256(tokenizer) -> str:
-    """SHA-256 of all that a tokenizer is, whatever folder it lies in."""
+    """SHA-256 of all that a tokenizer is, whatever its folder."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_sources(chunks, mix: dict[str, float], dataset: str) -> None:
-    """Exits with one line if --mix names sources that the data do not have, by their first documents."""
+def check_columns(chunks, mix: dict[str, float] | None) -> None:
+    """Raises ValueError if the first documents lack a column, or the sources that --mix names."""
     seen, names = 0, set()
     for chunk in chunks:
         seen += len(chunk.sources)
         names.update(chunk.sources)
-        if seen >= SCANNED_DOCUMENTS:
+        if mix is None or seen >= SCANNED_DOCUMENTS:
             break
-    unknown = [name for name in mix if name not in names]
+    unknown = [name for name in mix or () if name not in names]
     if unknown and (seen < SCANNED_DOCUMENTS or len(unknown) == len(mix)):  # these were all documents, or all is wrong
-        sys.exit(
-            f"error: --dataset {dataset} has no source {', '.join(unknown)}, only {', '.join(sorted(names)[:20])}; "
-            "mend --mix or --source_column"
+        raise ValueError(
+            f"--mix: the data have no source {', '.join(unknown)}, only {', '.join(sorted(names)[:20])}; correct --mix "
+            "or --source_column"
         )
-    if unknown:
-        print(f"note: none of the first {seen:,} documents is of {', '.join(unknown)}", flush=True)
 
 
-def make_task(chunk: documents.Chunk, mixture: mixing.Mixture, keep_short: float, sure_bytes: int) -> dict:
-    """The documents of a chunk that must be tokenised: of sources that take more, and drawn or perhaps long.
+class ThisProcess:
+    """The executor of --workers 1."""
+
+    def __init__(self, encoder):
+        mixing.start_worker(encoder)
+
+    def submit(self, function, *args) -> concurrent.futures.Future:
+        future = concurrent.futures.Future()
+        future.set_result(function(*args))
+        return future
+
+    def shutdown(self, **kwargs) -> None:
+        pass
+
+
+def start_task(chunk: documents.Chunk, mixture: mixing.Mixture, executor, args, sure_bytes: int):
+    """(sources, future of mixing.tokenise) of a chunk's documents that may be kept.
 
     sure_bytes: a document of fewer bytes is short, for a token is at least a byte of text.
     """
-    wants = {name: mixture.wants(name) for name in set(chunk.sources)}
-    drawn_N = chunk.draws_N < keep_short
-    perhaps_N = (chunk.bytes_N >= 0) & (drawn_N | (chunk.bytes_N >= sure_bytes))
-    chosen = [i for i in np.flatnonzero(perhaps_N).tolist() if wants[chunk.sources[i]]]
-    return {
-        "texts": [chunk.texts[i].as_py() for i in chosen],
-        "drawn": drawn_N[chosen].tolist(),
-        "sources": [chunk.sources[i] for i in chosen],
-        "seen": dict(collections.Counter(chunk.sources)),
-        "place": (chunk.place, chunk.end),
-    }
+    wanted = {name: mixture.wants(name) for name in set(chunk.sources)}
+    drawn_N = chunk.draws_N < args.keep_short
+    possible_N = (chunk.bytes_N >= 0) & (drawn_N | (chunk.bytes_N >= sure_bytes))
+    chosen = [i for i in np.flatnonzero(possible_N).tolist() if wanted[chunk.sources[i]]]
+    texts = [chunk.texts[i].as_py() for i in chosen]
+    future = executor.submit(mixing.tokenise, texts, drawn_N[chosen].tolist(), args.min_length)
+    return chunk.sources, [chunk.sources[i] for i in chosen], future
 
 
-def run(build: data_folder.Build, chunks, encoder, args: argparse.Namespace, sure_bytes: int) -> None:
-    """Tokenises chunks in workers, a bounded number ahead, and takes the results in the order of reading."""
+def kept_documents(chunks, mixture: mixing.Mixture, encoder, args, sure_bytes: int):
+    """Yields the token ids of the documents that the mixture takes, in the order of reading.
+
+    Workers tokenise a bounded number of chunks ahead.
+    """
     if args.workers == 1:
-        mixing.start_worker(encoder)
-        pool, most = None, 1
+        executor, ahead = ThisProcess(encoder), 1
     else:
         spawn = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(args.workers, spawn, mixing.start_worker, (encoder,))
-        most = 2 * args.workers
-    mixture, ahead, failure = build.mixture, collections.deque(), None
-    first, began = mixture.tokens, time.monotonic()
-    told = began
-    terminal = sys.stdout.isatty()
-    bar = tqdm(total=args.total_tokens, initial=first, unit="token", unit_scale=True, disable=not terminal)
+        executor = concurrent.futures.ProcessPoolExecutor(args.workers, spawn, mixing.start_worker, (encoder,))
+        ahead = 2 * args.workers
+    tasks = collections.deque()
     try:
-        while not mixture.done():
-            while len(ahead) < most and failure is None:
-                try:
-                    chunk = next(chunks, None)
-                except SystemExit as error:  # counts when its turn comes: perhaps the mixture is complete before
-                    failure = error
-                    break
-                if chunk is None:
-                    break
-                task = make_task(chunk, mixture, args.keep_short, sure_bytes)
-                work = (task.pop("texts"), task.pop("drawn"), args.min_length)
-                ahead.append((task, pool.submit(mixing.tokenise, *work) if pool else work))
-            if not ahead and failure:
-                build.save()
-                raise failure
-            if not ahead:
+        while not mixture.complete():
+            while len(tasks) < ahead and (chunk := next(chunks, None)) is not None:
+                tasks.append(start_task(chunk, mixture, executor, args, sure_bytes))
+            if not tasks:
                 break
-            task, work = ahead.popleft()
-            build.add(task, *(work.result() if pool else mixing.tokenise(*work)))
-            bar.update(mixture.tokens - bar.n)
-            if not terminal and time.monotonic() - told > 10:
-                told = time.monotonic()
-                line = f"training data: {mixture.tokens / 1e6:,.1f} M tokens"
-                line += f" of {args.total_tokens / 1e6:,.1f} M" if args.total_tokens else ""
-                line += f", {(mixture.tokens - first) / (told - began):,.0f} tokens/s"
-                line += f", not yet full: {', '.join(mixture.missing())}" if args.mix else ""
-                print(line, flush=True)
+            seen, sources, future = tasks.popleft()
+            for name, count in collections.Counter(seen).items():
+                mixture.source(name)["documents_seen"] += count
+            for i, ids_N in zip(*future.result(), strict=True):
+                if mixture.take(sources[i], len(ids_N)):
+                    yield ids_N
     except concurrent.futures.process.BrokenProcessPool:
-        sys.exit("error: a worker died (out of memory? give fewer --workers); the same command goes on")
+        raise ValueError("a worker died (out of memory?); give fewer --workers") from None
     finally:
-        bar.close()
-        if pool:
-            pool.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+class Writer:
+    """Joins documents, cuts them every `length` tokens, and writes files of `rows_per_file` rows."""
+
+    def __init__(self, folder: Path, length: int, rows_per_file: int, boundaries: bool):
+        self.folder, self.length, self.rows_per_file, self.boundaries = folder, length, rows_per_file, boundaries
+        self.documents, self.tokens = [], 0  # that fill no file yet
+        self.files, self.digest = [], hashlib.sha256()
+
+    def add(self, ids_N: np.ndarray) -> None:
+        self.documents.append(ids_N)
+        self.tokens += len(ids_N)
+        while self.tokens >= self.rows_per_file * self.length:
+            self.write(self.rows_per_file)
+
+    def write(self, rows: int) -> None:
+        """The next file: `input_ids` and perhaps `document_starts`, lists of int32; equal bytes for equal rows."""
+        ids_N, cut = np.concatenate(self.documents), rows * self.length
+        starts_D = np.cumsum([0, *map(len, self.documents[:-1])])
+        self.documents, self.tokens = [ids_N[cut:]], len(ids_N) - cut
+        offsets = pa.array(np.arange(0, cut + 1, self.length), pa.int32())
+        columns = {"input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids_N[:cut], pa.int32()))}
+        if self.boundaries:
+            starts = [{0} for _ in range(rows)]  # a row begins a document, or goes on with that of the row before
+            for start in starts_D[starts_D < cut].tolist():
+                starts[start // self.length].add(start % self.length)
+            columns["document_starts"] = pa.array([sorted(row) for row in starts], pa.list_(pa.int32()))
+        path = self.folder / f"train-{len(self.files):05d}.parquet"
+        group = max(1, GROUP_TOKENS // self.length)
+        pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=group, compression="zstd")
+        self.digest.update(ids_N[:cut].astype("<i4").tobytes())
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.files.append({"file": path.name, "rows": rows, "sha256": sha256})
 
 
 def main() -> None:
-    args = parse_args()
+    from checkpoint import open_tokenizer  # not at the top: each worker imports this file
+    from checkpoint_writer import claim
+    from run import command_line, progress_bar, versions, write_json
+
+    args = parse_flags()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker is a core
-    files = documents.local_files(args.dataset)
-    tokenizer = mixing.load_tokenizer(args.tokenizer)
-    build = data_folder.Build(args.output_dir, args.mix, args.total_tokens, args.length)
-    if files:
-        data, revision = f"sha256:{documents.fingerprint(files)}", None
-    else:
-        held = (build.settings or {}).get("data", "")
-        if args.revision is None and held.startswith(f"{args.dataset}@"):  # go on with the commit it was begun with
-            data, revision = held, held.split("@")[1]
-        else:
-            revision = documents.hub_revision(args.dataset, args.revision)
-            data = f"{args.dataset}@{revision}"
+    tokenizer = open_tokenizer(args.tokenizer)
+    dataset, data = documents.open_dataset(args.dataset, args.subset, args.split, args.revision)
     names = ["subset", "split", "text_column", "source_column", "mix", "total_tokens", "min_length", "keep_short"]
     names += ["seed", "length", "document_boundaries", "rows_per_file"]
     settings = {"data": data, "tokenizer_sha256": tokenizer_sha256(tokenizer)}
     settings |= {name: getattr(args, name) for name in names}
-    if build.claim(settings):
-        print(f"training data: {args.output_dir} is finished, nothing to do")
-        return
-
-    dataset = documents.open_stream(args.dataset, files, args.subset, args.split, revision)
     order = documents.shard_order(dataset.num_shards, args.seed if args.mix else None)
     reading = (dataset, order, args.seed, args.text_column, args.source_column)
-    if build.place == (0, 0):
-        if args.mix:
-            check_sources(documents.read(*reading), args.mix, args.dataset)
-        build.save()
-    else:
-        print(f"training data: going on after {build.mixture.tokens:,} tokens", flush=True)
+    check_columns(documents.read(*reading), args.mix)
+    if claim(args.output_dir, settings, "manifest.json"):
+        print(f"training data: {args.output_dir} is already finished")
+        return
+
+    started = time.monotonic()
+    mixture = mixing.Mixture(args.mix, args.total_tokens)
+    writer = Writer(args.output_dir, args.length, args.rows_per_file, args.document_boundaries)
     sure_bytes = args.min_length - tokenizer.num_special_tokens_to_add() - 1  # 1: SentencePiece begins a text with "▁"
-    run(build, documents.read(*reading, start=build.place), mixing.encoder_of(tokenizer), args, sure_bytes)
-    if missing := build.mixture.missing():
-        wanted = ", ".join(f"{tokens:,} {name}" for name, tokens in missing.items())
-        print(f"training data: the data ended early, missing of --total_tokens: {wanted}", flush=True)
-    origin = {"dataset": args.dataset, "tokenizer": args.tokenizer, "workers": args.workers}
-    manifest = build.finish(origin | {"command": shlex.join(["python", "prepare_data.py", *sys.argv[1:]])})
+    encoder = getattr(tokenizer, "backend_tokenizer", tokenizer)  # its Rust part starts without Transformers
+    with progress_bar(args.total_tokens, "training data", "token") as bar:
+        for ids_N in kept_documents(documents.read(*reading), mixture, encoder, args, sure_bytes):
+            writer.add(ids_N)
+            bar.update(len(ids_N))
+    if writer.tokens >= args.length:
+        writer.write(writer.tokens // args.length)
+    if not writer.files:
+        raise ValueError(f"the documents kept have {writer.tokens} tokens, not one row of {args.length}")
+
+    rows, seconds = sum(file["rows"] for file in writer.files), time.monotonic() - started
+    for name, source in mixture.counts.items():
+        source["budget"] = (mixture.budgets or {}).get(name)
+        source["share"] = source["tokens"] / mixture.tokens
+    manifest = {
+        "dataset": args.dataset,
+        "tokenizer": args.tokenizer,
+        "workers": args.workers,
+        "command": command_line(),
+        "settings": settings,
+        "rows": rows,
+        "length": args.length,
+        "tokens": rows * args.length,
+        "tokens_dropped": writer.tokens,  # of the last documents: they fill no row
+        "missing_tokens": mixture.missing(),  # if the data ended before the budgets were met
+        "sources": mixture.counts,
+        "files": writer.files,
+        "input_ids_sha256": writer.digest.hexdigest(),  # over all ids in order, as little-endian int32
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(mixture.tokens / seconds),
+        "versions": versions("datasets", "tokenizers", "pyarrow", "numpy"),
+    }
+    write_json(args.output_dir / "manifest.json", manifest)
+    for name, tokens in manifest["missing_tokens"].items():
+        print(f"training data: the data ended early, {tokens:,} {name} are missing")
     print(
-        f"training data: {args.output_dir} has {manifest['rows']:,} rows of {args.length:,} tokens "
+        f"training data: {args.output_dir} has {rows:,} rows of {args.length:,} tokens "
         f"({manifest['tokens_per_second']:,} tokens/s, input_ids sha256 {manifest['input_ids_sha256'][:16]})"
     )
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    from run import run_script
+
+    run_script(main)

@@ -111,7 +111,7 @@ def test_bad_input(base, tmp_path):
         (save_base(tmp_path / "other", hidden_size=32), "yarn", [], "holds another run: base was "),
     ]:
         assert message in fails(*flags(folder, name, done, *more))
-    assert "a model that this script did not write" in fails(*flags(base, "pi", tmp_path / "other"))
+    assert "which this script did not write" in fails(*flags(base, "pi", tmp_path / "other"))
 
 
 # --- adopted checkpoints, in the forms that LCEG's released ones have

@@ -1,45 +1,31 @@
-"""make_base_model.py: the same bits every time, killed or not; data files and passkey documents as described."""
+"""make_base_model.py: the same bits every time; data files, passkey and number documents as described."""
 
 import hashlib
 import json
-import os
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import make_base_model
 import pocket_corpus as pocket
-from conftest import STAGE, python
+from scripts import fails, run_here
 
 ROW_LENGTH = 256
 TINY = ["--vocab_size", 512, "--hidden_size", 32, "--num_hidden_layers", 1, "--extension_length", ROW_LENGTH]
 TINY += ["--passkey_rows", 8, "--steps", 40, "--threads", 1]
 
 
-def call(monkeypatch, *args):
-    monkeypatch.setattr(sys, "argv", ["make_base_model.py", *map(str, args)])
-    make_base_model.main()
-
-
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file under the folder; the report without the seconds it took."""
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    if "base_report.json" in files:
-        files["base_report.json"] = {**json.loads(files["base_report.json"]), "seconds": None}
-    return files
+    """Every file under the folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +44,9 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory, corpus):
-    """A finished tiny base, made as a user would."""
+    """A finished tiny base."""
     folder = tmp_path_factory.mktemp("tiny") / "base"
-    python("make_base_model.py", "--output_dir", folder, "--corpus_dir", corpus, *TINY)
+    run_here("make_base_model.py", "--output_dir", folder, "--corpus_dir", corpus, *TINY)
     return folder
 
 
@@ -75,72 +61,37 @@ def tokenizer(tiny):
     return Tokenizer.from_file(str(tiny / "tokenizer.json"))
 
 
-# ----------------------------------------------------------------------------- runs
-def test_same_seed_same_bits(tiny, corpus, tmp_path, monkeypatch):
-    call(monkeypatch, "--output_dir", tmp_path / "again", "--corpus_dir", corpus, *TINY)
-    assert contents(tmp_path / "again") == contents(tiny)
+def test_same_seed_same_bits(tiny, corpus, tmp_path):
+    command = ["make_base_model.py", "--output_dir", tmp_path, "--corpus_dir", corpus, *TINY]
+    run_here(*command)
+    assert contents(tmp_path) == contents(tiny)
     names = {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-    names |= {"base_report.json", "base_settings.json", "data/corpus.jsonl"}
-    assert set(contents(tiny)) == names | {"data/heldout/test.bin", "data/heldout/test.bin.json"}
+    names |= {"run.json", "data/corpus.jsonl", "data/heldout/test.bin", "data/heldout/test.bin.json"}
+    assert set(contents(tiny)) == names
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert run_here(*command).endswith("is already finished\n")
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
-def test_killed_run_continues_to_the_same_bits(tiny, corpus, tmp_path):
-    folder = tmp_path / "base"
-    args = ["make_base_model.py", "--output_dir", folder, "--corpus_dir", corpus, *TINY, "--save_seconds", 0]
-    run = subprocess.Popen([sys.executable, *map(str, args)], cwd=STAGE, stdout=subprocess.DEVNULL)
-    checkpoint = folder / "unfinished" / "checkpoint.pt"
-    while not checkpoint.exists():
-        assert run.poll() is None
-        time.sleep(0.005)
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    step = torch.load(checkpoint, weights_only=True)["step"]
-    assert 0 < step < 40 and not (folder / "config.json").exists()
-    assert f"continuing at step {step} of 40" in python(*args)
-    assert contents(folder) == contents(tiny)
-
-
-def test_finished_base_is_left_alone_and_torch_not_imported(tiny, corpus, tmp_path):
-    (tmp_path / "torch.py").write_text("raise ImportError('a finished base needs no torch')")
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tiny.rglob("*") if path.is_file()}
-    args = ["make_base_model.py", "--output_dir", tiny, "--corpus_dir", corpus, *TINY]
-    output = python(*args, PYTHONPATH=str(tmp_path))
-    assert "is finished, nothing to do" in output and output.count("\n") == 1
-    shutil.move(tiny / "data", tmp_path / "data")  # missing data files are written again, the same
-    assert "written again" in python(*args, PYTHONPATH=str(tmp_path))
-    assert contents(tiny / "data") == contents(tmp_path / "data")
-    shutil.rmtree(tiny / "data")
-    shutil.move(tmp_path / "data", tiny / "data")
-    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tiny.rglob("*") if path.is_file()}
-
-
-def test_bad_input_is_one_line(tiny, corpus, tmp_path, monkeypatch):
+def test_bad_input(tiny, corpus, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text("{}")
     (tmp_path / "empty").mkdir()
     new = tmp_path / "new"
-    for args, words in [
+    for flags, message in [
         (["--output_dir", tiny, "--corpus_dir", corpus, *TINY, "--seed", 1], "seed was 0, now it is 1"),
-        (["--output_dir", tiny, *TINY], "corpus_sha256 was"),
         (["--output_dir", tmp_path / "other"], "did not write"),
         (["--output_dir", new, "--corpus_dir", tmp_path / "empty"], "0 usable Python source files, 24 are needed"),
-        (["--output_dir", new, "--corpus_dir", tmp_path / "none"], "no folder"),
         (["--output_dir", new, "--vocab_size", 300], "--vocab_size"),
-        (["--output_dir", new, "--vocab_size", 65537], "--vocab_size"),
         (["--output_dir", new, "--corpus_dir", corpus, "--vocab_size", 50000], "too little text"),
         (["--output_dir", new, "--context_length", 64], "--context_length"),
         (["--output_dir", new, "--extension_length", 128], "--extension_length"),
         (["--output_dir", new, "--hidden_size", 100], "multiple of 32"),
-        (["--output_dir", new, "--steps", 0], "--steps"),
     ]:
-        with pytest.raises(SystemExit) as stop:
-            call(monkeypatch, *args)
-        message = str(stop.value.code)
-        assert message.startswith("error: ") and words in message and "\n" not in message
+        assert message in fails("make_base_model.py", *flags)
     assert not (new / "config.json").exists()
 
 
-# ----------------------------------------------------------------------------- the folder
 def test_plain_transformers_opens_the_folder(tiny, texts):
     tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModelForCausalLM.from_pretrained(tiny)
     text = "\ndef f(x_1):\n    return 'naïve' , 2024.5  # <spam> \t \U0001f40d\n" + texts[1][0][:5000]
@@ -153,52 +104,9 @@ def test_plain_transformers_opens_the_folder(tiny, texts):
     assert model.config.max_position_embeddings == 128
     assert model.config.rope_parameters == {"rope_type": "default", "rope_theta": 10000.0}
     assert model.generation_config.do_sample is False
-
-
-def test_report_holds_the_perplexity_that_transformers_computes(tiny):
-    model = AutoModelForCausalLM.from_pretrained(tiny)
-    report = json.loads((tiny / "base_report.json").read_text())
     tokens_N = torch.from_numpy(np.fromfile(tiny / "data" / "heldout" / "test.bin", dtype="<u2").astype(np.int64))
-    for length in (64, 2048):
-        value = report["perplexity"][str(length)]
-        segments = value["n"] // (length - 1)
-        losses, last = [], []
-        for i in range(segments):
-            ids_1L = tokens_N[None, i * length : (i + 1) * length]
-            with torch.no_grad():
-                logits_LV = model(ids_1L).logits[0, :-1].double()
-            losses.append(model(ids_1L, labels=ids_1L).loss.item())
-            last.append(F.cross_entropy(logits_LV[-64:], ids_1L[0, 1:][-64:]).item())
-        assert value["all"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
-        assert value["last_64"] == pytest.approx(np.exp(np.mean(last)), rel=1e-4)
-    assert report["perplexity"]["128"]["all"] < 400  # of 512 tokens: forty steps learn which ones are common
-    assert report["source"] == "standin" and report["seed"] == 0 and report["trained_tokens"] == 40 * 2048
-    assert report["passkey"]["128"]["n"] == 100
-
-
-def test_passkey_rate_counts_only_documents_with_all_digits_right(tiny, tokenizer, texts):
-    batches = make_batches(tokenizer, texts[0])
-
-    class Oracle:
-        """Knows the text of each document; wrong in the last digit of every other one."""
-
-        def __call__(self, input_ids, logits_to_keep, use_cache):
-            answers = []
-            for row in input_ids.tolist():
-                text = tokenizer.decode(row, skip_special_tokens=True)
-                key, known = text.rsplit("# key ", 1)[1].split(" is ")
-                value = text.split(f"# key {key} is ")[1][:4]
-                assert known == value[:3]
-                self.asked += 1
-                answers.append(value[:3] + str((int(value[3]) + self.asked % 2) % 10))
-            ids = torch.tensor([[tokenizer.token_to_id(digit) for digit in answer] for answer in answers])
-            self.logits = F.one_hot(ids, 512).float()
-            return self
-
-    oracle = Oracle()
-    oracle.asked = 0
-    rate = make_base_model.measure_passkey(oracle, batches, batches.filler_N, [128, 256], 50)
-    assert rate == {"128": {"exact_match": 0.5, "n": 50}, "256": {"exact_match": 0.5, "n": 50}}
+    with torch.no_grad():  # of 512 tokens: forty steps learn which ones are common
+        assert model(tokens_N[:1280].view(-1, 128), labels=tokens_N[:1280].view(-1, 128)).loss.exp() < 400
 
 
 def make_batches(tokenizer, training_texts, **settings):
@@ -207,7 +115,6 @@ def make_batches(tokenizer, training_texts, **settings):
     return make_base_model.Batches(documents, pocket.common_words(training_texts), tokenizer, args)
 
 
-# ----------------------------------------------------------------------------- data
 def test_corpus_is_split_and_leaves_out_what_it_should(corpus):
     documents = pocket.read_corpus(corpus)
     assert len(documents) == 48 and list(documents) == sorted(documents)
