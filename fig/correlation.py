@@ -78,7 +78,7 @@ def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
                 own = chosen if name == "all lengths" else chosen[chosen.length == float(name)]
                 if len(own):
                     rho = spearman(own.perplexity.to_numpy(), own.score.to_numpy(), own.label.to_numpy())
-                    lines.append((benchmark, methods, name, own.label.nunique(), len(own), *(rho or [None] * 3)))
+                    lines.append((benchmark, methods, name, own.label.nunique(), len(own), *(rho or [np.nan] * 3)))
     names = ["benchmark", "methods", "length", "n_methods", "n_points", "rho", "low", "high"]
     return pd.DataFrame(lines, columns=names)
 

@@ -62,10 +62,11 @@ def test_a_study_becomes_tables_figures_and_a_report_that_stands_alone(tmp_path,
     assert "python some.py --model_path ../run/ckpts/m_ntk_512" in text and "learning_rate" in text
 
 
-def test_one_stage_alone_is_enough_and_nothing_at_all_is_an_error(tmp_path, monkeypatch):
+def test_one_model_is_enough_and_nothing_at_all_is_an_error(tmp_path, monkeypatch):
     nothing = {"val_perplexity": None, "perplexity_interval_95": None, "last_64": None}
     making.perplexity(tmp_path, making.info("base", "base", None), 64, 20.0, **nothing)
     making.perplexity(tmp_path, making.info("base", "base", None), 128, 20.0)
+    making.ruler(tmp_path, making.info("base", "base", None), 128, {"vt": making.entry([1.0], "indices")})
     run(monkeypatch, "--results", tmp_path, "--output_dir", tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "No number: perplexity of base at 64" in page and "No run here has the paper" in page
