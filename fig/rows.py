@@ -170,7 +170,9 @@ def mean_of(scores: list[Score]) -> Score:
     all are 1, a bootstrap interval has zero width: there, and for needles, the interval is Wilson's."""
     mean = replace(scores[0])
     if len(scores) > 1:
-        mean.seeds = [float(np.mean(values)) for values in zip(*(score.seeds for score in scores), strict=True)]
+        seeds = [score.seeds for score in scores]
+        complete = len({len(values) for values in seeds}) == 1  # else a seed lacks a part: no mean over all of it
+        mean.seeds = np.mean(seeds, axis=0).tolist() if complete else []
         mean.value = float(np.mean([score.value for score in scores]))
         mean.n = sum(score.n for score in scores)
         mean.samples, mean.low, mean.high = None, None, None

@@ -104,7 +104,10 @@ def test_training_seeds_show_their_mean_and_spread(tmp_path):
         info = making.info(f"pi_seed{seed}", "pi", 5, training_seed=seed)
         making.sets(tmp_path, info, "trec", {"standin_trec_5shots": making.entry(values, "ids")})
         making.perplexity(tmp_path, info, 512, 20.0 * seed)
-    rows, [perplexity, trec] = build(tmp_path)
+        tasks = making.TASKS[: 1 + seed % 2]  # the second seed lacks a task
+        making.ruler(tmp_path, info, 512, {task: making.entry([0.5, seed / 4], "indices") for task in tasks})
+    rows, [perplexity, trec, ruler] = build(tmp_path)
+    assert ruler.cells["pi"].seeds_sd is None
     cell = trec.cells["pi"]
     assert len(rows) == 1 and cell.score.n == 4
     assert cell.score.value == pytest.approx(100 * (0.5 + 0.75 + 0.75) / 3)
