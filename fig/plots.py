@@ -107,7 +107,8 @@ def line_figure(rows: list[Row], points: dict[str, pd.DataFrame], x_label: str, 
                 log_axis(panel, "y", 7)
             panel.grid(axis="y", color=GRID, zorder=0)
             panel.spines[["top", "right"]].set_visible(False)
-            panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+            if panel.get_legend_handles_labels()[0]:
+                panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     for panel in panels[-1]:
         panel.set_xlabel(x_label)
     figure.suptitle(f"{note}; shaded: 95 % intervals", fontsize=9, color=GREY)
