@@ -34,9 +34,7 @@ def check_engine_flags(args, kind: str) -> None:
     for flag in ("batch_size", "tensor_parallel_size"):
         if getattr(args, flag) < 1:
             raise ValueError(f"--{flag} {getattr(args, flag)}: must be at least 1")
-    if (
-        args.prefill_chunk is not None and args.prefill_chunk < 2
-    ):  # landmark treats a token that comes alone as a decoded one
+    if args.prefill_chunk is not None and args.prefill_chunk < 2:  # a token alone counts as a decoded one
         raise ValueError(f"--prefill_chunk {args.prefill_chunk}: must be at least 2")
     if kind == "vllm" and WORLD_SIZE > 1:
         raise ValueError("vllm does not run under torchrun; use --tensor_parallel_size for several GPUs")

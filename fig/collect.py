@@ -1,22 +1,23 @@
 """Reads the result files of every stage into one list of scores: perplexity, needle, LongBench, many-shot, RULER.
 
-A stage's files are known by what they hold; where they lie does not matter. A file that is cut off, or is not what its
-name says, gets one line of warning and the rest goes on: the stage makes it anew when its command is run again.
+A stage's files are recognised by their content, wherever they are. A file that is cut off or is not a result gets one
+line of warning and is left out; rerun its stage's command to make it again.
 """
 
-import csv
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from intervals import wilson
+import pandas as pd
 
-FACTS = (
+from stats import wilson
+
+MODEL_KEYS = (
     "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
 )  # fmt: skip
-MADE_BY = ("command", "versions", "engine", "dtype", "attention", "seconds", "tokens_per_second", "peak_memory_bytes")
+RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "tokens_per_second", "peak_memory_bytes")
 # the stages' other files, which need not be opened
 OTHER = {"run.json", "result.json", "result_by_length.json", "result_by_details.json", "manifest.json"}
 KINDS = {"longbench": "LongBench", "longbench_e": "LongBench-E", "trec": "many-shot TREC", "ruler": "RULER"}
@@ -30,11 +31,11 @@ COLUMNS = (
 class Score:
     """One number of one model.
 
-    length: tokens (many-shot: shots; LongBench: none).  part: "" for all of it, else "last 64", "positions 64-127",
-    "depth 25", "category".  value: perplexity, 0..1 (needle) or 0..100.  low, high: 95 % interval.  samples: what the
-    value is the mean of (perplexity: losses in nats, the value is exp of their mean), by the sample's id.  block: of
-    samples keyed by their position, those within such a stretch are drawn together.  seeds: the values of several
-    training seeds, where they are merged.  settings: what decides whether the paper's number is comparable.
+    length: tokens (many-shot: examples; LongBench: None).  part: "" for all of it, else "last 64", "positions 64-127",
+    "depth 25", "category".  value: perplexity, 0 to 1 (needle) or 0 to 100.  low, high: 95 % interval.  samples: what
+    the value is the mean of, by the sample's id (perplexity: losses in nats; the value is exp of their mean).  block:
+    samples whose ids, positions, lie in one stretch of this many tokens are resampled together.  seeds: the values of
+    several training seeds, where they are merged.  settings: they decide whether the paper's number is comparable.
     """
 
     model: str
@@ -63,116 +64,119 @@ class Score:
 
 @dataclass
 class Run:
-    """A result file's set or task, for the report and the costs. made: MADE_BY; seconds are of all processes."""
+    """One set, task, grid cell or window length that was evaluated. record: RUN_KEYS; seconds are of all processes."""
 
     model: str
     benchmark: str
     task: str
     length: int | None
     data: dict
-    made: dict
-    path: Path = Path()
+    record: dict
 
 
 @dataclass
 class Results:
-    models: dict[str, dict]  # FACTS by model name
+    models: dict[str, dict]  # MODEL_KEYS by model name
     scores: list[Score]
     runs: list[Run]
     warnings: list[str]
 
 
-def ends(interval: list | None) -> dict:
+def with_value(score: Score, value: float | None, interval: list | None = None, **changes) -> Score:
     low, high = interval or (None, None)
-    return {"low": low, "high": high}
+    return replace(score, value=value, low=low, high=high, **changes)
 
 
-def made(result: dict) -> dict:
-    return {key: result.get(key) for key in MADE_BY}
+def run_record(result: dict) -> dict:
+    return {key: result.get(key) for key in RUN_KEYS}
 
 
 def read_perplexity(result: dict, name: str, file: str) -> tuple[list[Score], list[Run]]:
     data, length = result["data"], result["seq_len"]
     dataset = Path(data["path"]).parent.name
-    place = {"model": name, "benchmark": "perplexity", "task": dataset, "length": length, "metric": "perplexity"}
-    origin = {"source": data["source"], "protocol": result["protocol"], "seed": result["seed"], "file": file}
-    common = place | origin | {"n": result["n_windows"]}
-    # which windows there are does not depend on the model, so those of two models can be paired
+    n, protocol, seed = result["n_windows"], result["protocol"], result["seed"]
+    score = Score(name, "perplexity", dataset, length, n, data["source"], protocol, seed, file, metric="perplexity")
+    # the windows do not depend on the model, so those of two models can be paired
     windows = result.get("window_losses")
     samples = dict(zip(windows["start"], windows["loss"], strict=True)) if windows else None
     if samples and None in samples.values():
         samples = None
     settings = {key: result.get(key) for key in ("sliding_window", "documents", "n_windows", "n_windows_total")}
-    whole = {"samples": samples, "block": 2 * length, "settings": settings | {"dataset": data.get("dataset")}}
-    scores = [Score(value=result["val_perplexity"], **ends(result["perplexity_interval_95"]), **whole, **common)]
-    for n in (64, 256):
-        if last := result.get(f"last_{n}"):
-            interval = ends(last["perplexity_interval_95"])
-            scores.append(Score(value=last["perplexity"], part=f"last {n}", **interval, **common))
+    settings["dataset"] = data.get("dataset")
+    interval = result["perplexity_interval_95"]
+    whole = with_value(score, result["val_perplexity"], interval, samples=samples, block=2 * length, settings=settings)
+    scores = [whole]
+    for last in (64, 256):
+        entry = result.get(f"last_{last}")
+        if entry:
+            interval = entry["perplexity_interval_95"]
+            scores.append(with_value(score, entry["perplexity"], interval, part=f"last {last}"))
     for bucket in result.get("loss_by_position", ()):
         part = f"positions {bucket['from']}-{bucket['to']}"
-        scores.append(Score(value=bucket["perplexity"], part=part, **common))
-    return scores, [Run(name, "perplexity", dataset, length, data, made(result))]
+        scores.append(with_value(score, bucket["perplexity"], part=part))
+    return scores, [Run(name, "perplexity", dataset, length, data, run_record(result))]
 
 
 def read_needle(result: dict, name: str, file: str) -> tuple[list[Score], list[Run]]:
     length, depth, trials, data = (result[key] for key in ("context_length", "depth_percent", "trials", "data"))
-    place = {"model": name, "benchmark": "needle", "task": result["template"], "length": length}
-    origin = {"source": data["source"], "protocol": result["protocol"], "seed": result["seed"], "file": file}
-    good = [trial for trial in trials if "error" not in trial]
+    task, protocol, seed = result["template"], result["protocol"], result["seed"]
+    answered = [trial for trial in trials if "error" not in trial]
+    score = Score(name, "needle", task, length, len(answered), data["source"], protocol, seed, file)
+    score.part = f"depth {depth:g}"
     scores = []
     for metric in ("score", "rate", "lceg_overlap"):
-        if metric in result:
-            n = min(1, len(good)) if metric == "lceg_overlap" else len(good)  # that is of the first trial
-            samples = {(depth, trial["trial"]): trial["score"] for trial in good} if metric == "score" else None
-            what = {"value": result[metric], **ends(result.get(f"{metric}_interval_95")), "samples": samples}
-            scores.append(Score(part=f"depth {depth:g}", metric=metric, n=n, **what, **place, **origin))
+        if metric not in result:
+            continue
+        interval = result.get(f"{metric}_interval_95")
+        scores.append(with_value(score, result[metric], interval, metric=metric))
+        if metric == "score":
+            scores[-1].samples = {(depth, trial["trial"]): trial["score"] for trial in answered}
+        if metric == "lceg_overlap":  # of the first trial
+            scores[-1].n = min(1, len(answered))
     seconds = sum(trial.get("seconds") or 0 for trial in trials)
     tokens = sum(trial.get("prompt_tokens") or 0 for trial in trials)
-    cost = {"seconds": seconds, "tokens_per_second": tokens / seconds if seconds else None}
-    return scores, [Run(name, "needle", result["template"], length, data, made(result | cost))]
+    record = run_record(result) | {"seconds": seconds, "tokens_per_second": tokens / seconds if seconds else None}
+    return scores, [Run(name, "needle", task, length, data, record)]
 
 
 def read_scores(result: dict, name: str, file: str) -> tuple[list[Score], list[Run]]:
     """A scores.json of LongBench, LongBench-E, many-shot or RULER."""
     benchmark, scores, runs = result["benchmark"], [], []
-    common = {"model": name, "benchmark": benchmark, "protocol": result["protocol"], "seed": result["seed"]}
-    common["file"] = file
+    protocol, seed = result["protocol"], result["seed"]
     for task, entry in result["tasks" if benchmark == "ruler" else "sets"].items():
         run, source, length = entry.get("run") or {}, entry["source"] or "unverified", result.get("length")
         if benchmark == "trec":
             shots = re.fullmatch(r"(?:standin_)?trec_(\d+)shots", task)
             if not shots:
-                raise ValueError(f"'{task}' is no trec_<N>shots")
+                raise ValueError(f"'{task}' is not trec_<N>shots")
             task, length = "standin_trec" if source == "standin" else "trec", int(shots[1])
         ids = entry["indices"] if benchmark == "ruler" else entry["ids"]
-        if None in ids:  # predictions of other code; their order is the data's
+        if None in ids:  # predictions of other code, in the order of the data
             ids = range(len(ids))
-        samples = {id_: 100 * score for id_, score in zip(ids, entry["row_scores"], strict=True)}
+        samples = {id_: 100 * value for id_, value in zip(ids, entry["row_scores"], strict=True)}
         if len(samples) < len(ids):
             raise ValueError(f"{task} has an id twice")
+        score = Score(name, benchmark, task, length, entry["n"], source, protocol, seed, file)
         settings = {"complete": entry.get("complete"), "max_length": run.get("max_length")}
-        place = common | {"task": task, "length": length, "n": entry["n"], "source": source}
-        whole = {"samples": samples, "settings": settings}
-        scores.append(Score(value=entry["score"], **ends(entry["interval_95"]), **whole, **place))
+        scores.append(with_value(score, entry["score"], entry["interval_95"], samples=samples, settings=settings))
         for metric, key in (("strict", "strict"), ("upstream", "score_upstream")):
             if entry.get(key) is not None:
-                scores.append(Score(value=entry[key], metric=metric, **place))
+                scores.append(with_value(score, entry[key], metric=metric))
         data = {"source": source, **(run.get("data") or {})}
-        runs.append(Run(name, benchmark, task, length, data, made({**result, **run, **entry})))
+        runs.append(Run(name, benchmark, task, length, data, run_record({**result, **run, **entry})))
     for source, categories in (result.get("categories") or {}).items():
         for category, entry in categories.items():
-            n = sum(result["sets"][one]["n"] for one in entry["sets"])
+            n = sum(result["sets"][task]["n"] for task in entry["sets"])
             task = category if source == "official" else f"{source}_{category}"
-            place = common | {"task": task, "length": None, "part": "category", "n": n, "source": source}
-            scores.append(Score(value=entry["score"], **ends(entry["interval_95"]), **place))
+            score = Score(name, benchmark, task, None, n, source, protocol, seed, file, part="category")
+            scores.append(with_value(score, entry["score"], entry["interval_95"]))
     if not runs:
-        raise ValueError("it holds no set")
+        raise ValueError("it has no set")
     return scores, runs
 
 
 def reader_of(path: Path, result: dict):
-    """The function that reads this file; None if it is none of the results."""
+    """The function that reads this file; None if it is not a result."""
     if path.name == "scores.json":
         if result["benchmark"] not in KINDS:
             raise ValueError(f"unknown benchmark '{result['benchmark']}'")
@@ -198,9 +202,9 @@ def files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def collect(roots: list[Path]) -> Results:
-    """All results below `roots`, in an order that depends on the results alone. Models are named by the last part of
-    their path, which is the same in every stage."""
-    found = Results({}, [], [], [])
+    """All results below `roots`, in an order that depends on the results alone. A model is named by the last part of
+    its path, which is the same in every stage."""
+    results = Results({}, [], [], [])
     for file, path in files(roots):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
@@ -209,69 +213,58 @@ def collect(roots: list[Path]) -> Results:
                 continue
             name = Path(result["model"] or "").name or result["name"]
             scores, runs = reader(result, name, file)
-            facts = {"method": result["method"] or "base"} | {key: result.get(key) for key in FACTS[1:]}
+            info = {"method": result["method"] or "base"} | {key: result.get(key) for key in MODEL_KEYS[1:]}
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as reason:
-            found.warnings.append(f"left out: {path} is no whole result ({type(reason).__name__}: {reason})")
+            results.warnings.append(f"left out: {path} is not a complete result ({type(reason).__name__}: {reason})")
             continue
-        known = found.models.setdefault(name, facts)
-        for key, value in facts.items():
+        known = results.models.setdefault(name, info)
+        for key, value in info.items():
             if known[key] is None:
                 known[key] = value
             elif value is not None and value != known[key] and key != "base_model":
-                found.warnings.append(f"{name}: {key} is {known[key]} in one result and {value} in {path}")
-        for run in runs:
-            run.path = path
-        found.scores += scores
-        found.runs += runs
-    found.scores = unique(found)
-    found.scores += needle_means(found.scores)
-    found.scores.sort(key=order)
-    return found
+                results.warnings.append(f"{name}: {key} is {known[key]} in one result and {value} in {path}")
+        results.scores += scores
+        results.runs += runs
+    results.scores = drop_repeats(results)
+    results.scores += needle_means(results.scores)
+    results.scores.sort(key=sort_key)
+    return results
 
 
-def order(score: Score) -> tuple:
+def sort_key(score: Score) -> tuple:
     part = [int(word) if word.isdigit() else 0 for word in re.split(r"(\d+)", score.part)]
     return score.model, score.benchmark, score.task, score.length or 0, score.part.split(" ")[0], part, score.metric
 
 
-def unique(found: Results) -> list[Score]:
-    """The scores without a second one of the same model and thing; each file that repeats another is named once."""
-    kept, repeats = {}, {}
-    for score in found.scores:
-        first = kept.setdefault((score.model, *score.key), score)
+def drop_repeats(results: Results) -> list[Score]:
+    """The scores without a second one of the same model and key. Each file that repeats another is named once."""
+    first_scores, repeats = {}, {}
+    for score in results.scores:
+        first = first_scores.setdefault((score.model, *score.key), score)
         if first is not score:
             repeats[score.file] = first.file
-    found.warnings += [f"{file} repeats {first}, which is the one used" for file, first in repeats.items()]
-    return list(kept.values())
+    results.warnings += [f"{file} repeats {first}, which is the one used" for file, first in repeats.items()]
+    return list(first_scores.values())
 
 
 def needle_means(scores: list[Score]) -> list[Score]:
-    """The mean over depths at each length, as scores of their own."""
+    """The mean over depths at each length, as further scores."""
     groups: dict[tuple, list[Score]] = {}
     for score in scores:
         if score.benchmark == "needle" and score.value is not None:
             groups.setdefault((score.model, score.task, score.length, score.metric), []).append(score)
     means = []
-    for (model, task, length, metric), cells in groups.items():
+    for cells in groups.values():
         first, n = cells[0], sum(cell.n for cell in cells)
         total = sum(cell.value * cell.n for cell in cells)
         samples = {id_: value for cell in cells for id_, value in cell.samples.items()} if first.samples else None
-        place = {"model": model, "benchmark": "needle", "task": task, "length": length, "metric": metric, "n": n}
-        origin = {"source": first.source, "protocol": first.protocol, "seed": first.seed}
-        origin["file"] = first.file.rpartition("/")[0]
-        what = {"value": total / n, **ends(wilson(total, n)), "samples": samples, "settings": {"depths": len(cells)}}
-        means.append(Score(**what, **place, **origin))
+        folder, settings = first.file.rpartition("/")[0], {"depths": len(cells)}
+        mean = replace(first, part="", n=n, file=folder, samples=samples, settings=settings)
+        means.append(with_value(mean, total / n, wilson(total, n)))
     return means
 
 
-def write_csv(path: Path, names: Iterable[str], rows: Iterable[Iterable]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows(rows)
-
-
-def write_results(found: Results, path: Path) -> None:
-    """results.csv: a row a score; the same results give the same bytes (no times, dates or folders of the machine)."""
-    rows = ({**vars(score), **found.models[score.model]} for score in found.scores)
-    write_csv(path, COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
+def write_results(results: Results, path: Path) -> None:
+    """results.csv: a line for each score; the same results give the same bytes (no times, no dates)."""
+    lines = [{**vars(score), **results.models[score.model]} for score in results.scores]
+    pd.DataFrame(lines, columns=COLUMNS, dtype=object).to_csv(path, index=False, lineterminator="\n")

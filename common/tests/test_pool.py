@@ -15,7 +15,7 @@ finish
 PYTHON = """#!/usr/bin/env bash
 echo "gpu=${CUDA_VISIBLE_DEVICES:--} threads=${OMP_NUM_THREADS:--} $*" >>"$CALLS"
 case " $* " in
-*" dies "*) [ "${*: -1}" = dies ] && [ $# -eq 2 ] && exit 1; kill -9 $$ ;;
+*" dies "*) kill -9 $$ ;;
 *" bad "*) exit 1 ;;
 esac
 """
@@ -53,8 +53,10 @@ def test_one_process_for_each_gpu_or_job_with_all_its_items(launch):
     assert "not 'two'" in launch("a", expect=1, JOBS="two")[1]
 
 
-def test_failures_are_listed_at_the_end(launch):
-    calls, output = launch("a bad b", expect=1)  # after the failure each item is tried alone
-    assert [call.split(".py ")[1] for call in calls] == ["a", "a bad b", "b", "bad"]
-    assert output.endswith("failed: bad\n")
-    assert launch("a bad b", expect=1, JOBS=3)[1].endswith("failed: bad\n")
+@pytest.mark.parametrize("bad", ["bad", "dies"])
+def test_after_a_failure_each_item_is_tried_alone_and_failures_are_listed_at_the_end(launch, bad):
+    calls, output = launch(f"a {bad} b", expect=1)
+    assert sorted(call.split(".py ")[1] for call in calls) == sorted(["a", f"a {bad} b", "b", bad])
+    assert output.endswith(f"failed: {bad}\n")
+    calls, output = launch(f"a {bad} b", expect=1, JOBS=3)
+    assert len(calls) == 3 and output.endswith(f"failed: {bad}\n")

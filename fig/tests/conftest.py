@@ -11,10 +11,5 @@ import making  # noqa: E402
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
-    """A whole study's result files; read only."""
+    """The result files of a whole study; read only."""
     return making.study(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture
-def roots():
-    return lambda root: [root / name for name in ("results", "needle", "longbench", "ruler")]
