@@ -7,7 +7,6 @@ import pytest
 
 import download
 import files
-import maker
 import prepare
 import sources
 import standins
@@ -38,9 +37,9 @@ def contents(folder):
 
 def test_rows_and_run_json(run, tmp_path, tokenizer_folder):
     printed, error = run(tmp_path)
-    assert error is None and "no --squad: qa_1 use a stand-in" in printed
+    assert error is None and "no --squad: qa_1 uses a stand-in" in printed
     assert "vt at 2048: 8 samples, mean fill 0.9" in printed
-    count = maker.Tokens((tokenizer_folder / "tokenizer.json").read_text()).count
+    count = tokens.Tokens((tokenizer_folder / "tokenizer.json").read_text()).count_whole
     for task, new in zip(THREE, (128, 30, 32), strict=True):
         made, record = rows(tmp_path / task), json.loads((tmp_path / task / "run.json").read_text())
         assert [row["index"] for row in made] == list(range(8))
@@ -139,11 +138,11 @@ def test_questions_whose_documents_do_not_fit_are_passed_over(run, tmp_path):
     assert data[1]["question"] in rows(tmp_path / "out" / "qa_2")[0]["input"]
 
 
-def test_a_tokenizer_whose_costs_do_not_add_up_is_noticed(run, tmp_path, tokenizer_of):
-    printed, _ = run(tmp_path, "--tokenizer_path", tokenizer_of("lines"), "--task", "qa_1")
+def test_a_tokenizer_whose_tokens_reach_over_spaces_is_noticed(run, tmp_path, tokenizer_of):
+    printed, _ = run(tmp_path, "--tokenizer_path", tokenizer_of("spaces"), "--task", "qa_1", workers=2)
     assert "qa_1 at 2048: every prompt is tokenised whole" in printed
     assert json.loads((tmp_path / "qa_1" / "run.json").read_text())["whole"]
-    count = tokens.Tokens((tokenizer_of("lines") / "tokenizer.json").read_text()).count
+    count = tokens.Tokens((tokenizer_of("spaces") / "tokenizer.json").read_text()).count_whole
     assert all(row["length"] == count(row["input"]) + 32 <= 2048 for row in rows(tmp_path / "qa_1"))
 
 
