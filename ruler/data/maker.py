@@ -1,12 +1,14 @@
 """From a job, one task at one length, to rows; in this process or in several."""
 
-import concurrent.futures
 import json
 import multiprocessing
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import sources
@@ -61,12 +63,13 @@ class Maker:
     """source: a tokenizer as JSON."""
 
     def __init__(self, source: str, outside: Outside):
-        self.parts = (source, outside)
-        self.tokens = Tokens(source)
+        self.source = source
         self.outside = outside
+        self.tokens = Tokens(source)
         self.tasks = {}
-        if not self.tokens.raw("one two three"):
-            raise ValueError("the tokenizer makes no tokens of `one two three`; it cannot measure a prompt")
+
+    def __reduce__(self):
+        return Maker, (self.source, self.outside)
 
     def task(self, job: Job) -> Task:
         """The task of a job, made once. Raises TooShort."""
@@ -127,46 +130,35 @@ class Maker:
 _maker = None  # of a worker
 
 
-def _start(maker: Maker | None, parts: tuple | None) -> None:
+def start_worker(maker: Maker) -> None:
     global _maker
-    _maker = maker or Maker(*parts)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _maker = maker
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """Ends this worker when its parent is gone: killed, that cannot tell it to."""
+def end_with(parent: int) -> None:
+    """Ends this worker when its parent is gone, since a parent that is killed cannot."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
-def _rows(block: tuple) -> list[tuple[bytes, float]] | None:
+def rows_of(block: tuple) -> list[tuple[bytes, float]] | None:
     return _maker.rows(*block)
 
 
-class Pool:
-    """Maps blocks (job, first, end) to their rows, in order, in `workers` processes."""
+def map_blocks(maker: Maker, blocks: list[tuple], workers: int) -> Iterator:
+    """The rows of each block (job, first, end), in order, made by `workers` processes.
 
-    def __init__(self, maker: Maker, workers: int):
-        self.maker, self.workers, self.pool = maker, workers, None
-
-    def __enter__(self):
-        if self.workers > 1:
-            fork = sys.platform == "linux"  # what the parent has prepared is there already; elsewhere forks are unsafe
-            context = multiprocessing.get_context("fork" if fork else "spawn")
-            start = (self.maker, None) if fork else (None, self.maker.parts)
-            self.pool = concurrent.futures.ProcessPoolExecutor(self.workers, context, _start, start)
-        return self
-
-    def __exit__(self, *_):
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)
-
-    def map(self, blocks: list[tuple]):
-        if self.pool is None:
-            yield from (self.maker.rows(*block) for block in blocks)
-            return
+    Raises ValueError if a process dies.
+    """
+    if workers == 1:
+        yield from (maker.rows(*block) for block in blocks)
+        return
+    # a fork has what its parent has prepared; where forks are unsafe, workers prepare it anew
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(workers, context, start_worker, (maker,)) as pool:
         try:
-            yield from self.pool.map(_rows, blocks)
-        except concurrent.futures.process.BrokenProcessPool:
+            yield from pool.map(rows_of, blocks)
+        except BrokenProcessPool:
             raise ValueError("a process died, probably for want of memory; fewer --workers need less") from None

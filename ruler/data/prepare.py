@@ -180,22 +180,22 @@ def work(setup: maker.Maker, todo: list[tuple], workers: int, about: dict) -> li
         for first in range(0, job.rows, rows):
             blocks.append((job, writer, first, min(first + rows, job.rows)))
     started, done, again = time.monotonic(), 0, []
-    with maker.Pool(setup, min(workers, len(blocks))) as pool:
-        made = pool.map([(job, first, end) for job, _, first, end in blocks])
-        for (job, writer, first, end), rows in zip(blocks, made, strict=True):
-            if rows is None and not writer.file.closed:
-                print(f"ruler data: {job.name} at {job.length}: every prompt is tokenised whole", flush=True)
-                writer.file.close()
-                again.append((job._replace(whole=True), writer.folder, writer.settings))
-            if writer.file.closed:
-                continue
-            writer.append(rows)
-            done += end - first
-            if end == job.rows:
-                writer.finish(about | {"whole": job.whole})
-                rate = done / (time.monotonic() - started)
-                counts = f"{job.rows} samples, mean fill {writer.mean_fill():.4f} ({rate:.0f}/s in all)"
-                print(f"ruler data: {job.name} at {job.length}: {counts}", flush=True)
+    made = maker.map_blocks(setup, [(job, first, end) for job, _, first, end in blocks], min(workers, len(blocks)))
+    for (job, writer, first, end), rows in zip(blocks, made, strict=True):
+        if writer.file.closed:
+            continue
+        if rows is None:
+            print(f"ruler data: {job.name} at {job.length}: every prompt is tokenised whole", flush=True)
+            writer.file.close()
+            again.append((job._replace(whole=True), writer.folder, writer.settings))
+            continue
+        writer.append(rows)
+        done += end - first
+        if end == job.rows:
+            writer.finish(about | {"whole": job.whole})
+            rate = done / (time.monotonic() - started)
+            counts = f"{job.rows} samples, mean fill {writer.mean_fill():.4f} ({rate:.0f}/s in all)"
+            print(f"ruler data: {job.name} at {job.length}: {counts}", flush=True)
     return again
 
 
