@@ -81,6 +81,13 @@ def checkpoint(tmp_path_factory):
     return tiny.save_base(tmp_path_factory.mktemp("tiny") / "model", max_position_embeddings=512)
 
 
+@pytest.fixture(scope="session")
+def other(tmp_path_factory):
+    """The same with other weights."""
+    folder = tmp_path_factory.mktemp("tiny") / "other"
+    return tiny.save_base(folder, max_position_embeddings=512, initializer_range=0.2)
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """call(module, flags...) runs a script's main() in this process: (what it printed, its error or None)."""
