@@ -29,6 +29,7 @@ STAGE = Path(__file__).resolve().parents[1] / "ruler"
 sys.path[:0] = [str(STAGE), str(STAGE / "data")]
 import maker  # noqa: E402
 import tokens  # noqa: E402
+from sampling import Job  # noqa: E402
 from tasks import read_tasks  # noqa: E402
 
 VOCABULARY = 32_000
@@ -80,7 +81,7 @@ def one_start(folder: Path, length: int, samples: int) -> dict:
 
 def rate(setup: maker.Maker, name: str, spec: dict, length: int) -> float:
     """Samples a second of one process."""
-    job = maker.Job(name, spec["task"], spec["args"], length, spec["tokens_to_generate"], 500, 42, "upstream")
+    job = Job(name, spec["task"], spec["args"], length, spec["tokens_to_generate"], 500, 42, "upstream")
     setup.task(job)
     began = time.perf_counter()
     setup.rows(job, 1, 1 + TIMED)
@@ -153,14 +154,20 @@ def main():
         print(f"\n{length:,} tokens, 13 tasks of {args.samples}, one start: {whole['seconds']:.1f} s ", end="")
         print(f"({whole['cpu']:.1f} CPU s, load then {load:.1f}), peak {peak:.0f} MiB a process, ", end="")
         print(f"mean fill {fill:.4f}\n")
+        seconds_a_sample = []
         print("| task | samples/s | fill | lm-eval samples/s | fill |")
         print(5 * "|---" + "|")
         for name, spec in read_tasks("synthetic").items():
             cells = [name, f"{rate(setup, name, spec, length):,.0f}", f"{whole['fills'][name]:.4f}", "", ""]
             if name in OFFLINE and args.lm_eval_samples:
                 theirs = lm_eval_rate(folder, name, length, args.lm_eval_samples)
+                seconds_a_sample += [1 / theirs["rate"]] if theirs else []
                 cells[3:] = [f"{theirs['rate']:.1f}", f"{theirs['fill']:.4f}"] if theirs else ["failed", ""]
             print("|", " | ".join(cells), "|", flush=True)
+        if seconds_a_sample:
+            ours, theirs = 13 * args.samples / whole["seconds"], len(seconds_a_sample) / sum(seconds_a_sample)
+            print(f"\n{ours:.0f} samples/s in one start, {theirs:.1f} by lm-eval (mean of its tasks): ", end="")
+            print(f"{ours / theirs:.1f} times")
 
 
 if __name__ == "__main__":

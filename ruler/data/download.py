@@ -11,10 +11,13 @@ there are kept. Nothing is fetched at any other time.
 import argparse
 import hashlib
 import json
-import os
-import shutil
+import sys
 import urllib.request
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from run import run_script
 from sources import DEFAULT, FOLDER, OFFICIAL
 
 URLS = {
@@ -26,40 +29,37 @@ ESSAYS = "baber/paul_graham_essays"
 
 
 def fetch(kind: str) -> None:
-    """Puts one text into its place, if it is not there. OSError without a network; ValueError for another file."""
+    """Puts one text into its place, if it is not there. Raises OSError without a network, ValueError if the file there
+    is not the official one."""
     path = FOLDER / DEFAULT[kind]
     if path.exists():
         return print(f"{path} is there")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     if kind == "essays":
         from datasets import load_dataset
 
         text = " ".join(load_dataset(ESSAYS, split="train")["text"])
-        partial.write_text(json.dumps({"text": text}), encoding="utf-8")
+        content = json.dumps({"text": text}).encode()
     else:
-        with urllib.request.urlopen(URLS[kind], timeout=60) as source, partial.open("wb") as file:
-            shutil.copyfileobj(source, file)
-        found = hashlib.sha256(partial.read_bytes()).hexdigest()
-        if found not in OFFICIAL:
-            partial.unlink()
-            raise ValueError(f"{URLS[kind]} is not the official file any more (sha256 {found}); give one by path")
-    os.replace(partial, path)
-    print(f"{path}: {path.stat().st_size:,} bytes")
+        with urllib.request.urlopen(URLS[kind], timeout=60) as response:
+            content = response.read()
+        digest = hashlib.sha256(content).hexdigest()
+        if digest not in OFFICIAL:
+            raise ValueError(f"{URLS[kind]} is not the official file any more (sha256 {digest}); give one by path")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+    print(f"{path}: {len(content):,} bytes")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", default=list(DEFAULT), help=f"some of {', '.join(DEFAULT)} [all]")
-    args = parser.parse_args()
-    for kind in args.kinds:
+    for kind in parser.parse_args().kinds:
         if kind not in DEFAULT:
-            raise SystemExit(f"error: unknown {kind}; known: {', '.join(DEFAULT)}")
-        try:
-            fetch(kind)
-        except (OSError, ValueError) as reason:
-            raise SystemExit(f"error: {kind}: {reason}") from None
+            raise ValueError(f"unknown {kind}; known: {', '.join(DEFAULT)}")
+        fetch(kind)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

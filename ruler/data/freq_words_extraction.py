@@ -2,13 +2,15 @@
 
 The most frequent of all are dots, to be ignored; the answers are ranks 2 to 4. Of rank r there are int(n r^-alpha /
 zeta(alpha)); n is what fits. As in RULER, but: n is not stepped in 32nds of the length, and in a very short text it is
-lowered until the fourth rank stands above the fifth, without which the question has no answer.
+lowered until the fourth rank is above the fifth, without which the question has no answer.
 """
 
 import string
-from bisect import bisect_right
+from math import ceil
 
-from sampling import TRIES, Sample, Setting, Task, TooShort, shuffled
+from scipy.special import zeta
+
+from sampling import Draft, Job, Task, shuffled
 from templates import Texts
 from tokens import Tokens
 from words import draw_new
@@ -16,28 +18,19 @@ from words import draw_new
 LETTERS, DOTS, ASKED = 6, "...", 3
 
 
-def zeta(alpha: float) -> float:
-    """Riemann's zeta for alpha > 1, by Euler and Maclaurin: 1e-15 off at most."""
-    n = 1000
-    tail = n ** (1 - alpha) / (alpha - 1) + n**-alpha / 2 + alpha * n ** (-alpha - 1) / 12
-    return sum(k**-alpha for k in range(1, n)) + tail
-
-
 class FrequentWords(Task):
-    def __init__(self, tokens: Tokens, setting: Setting, texts: Texts, args: dict):
-        super().__init__(tokens, setting)
-        if args["alpha"] <= 1:
-            raise ValueError(f"{setting.name}: alpha must be above 1")
-        self.size_of_vocabulary = args.get("vocab_size") or (setting.length if setting.lceg else self.room) // 50
-        ranks = range(1, max(self.size_of_vocabulary, ASKED + 1) + 1)
-        constant = zeta(args["alpha"])
-        self.shares = [rank ** -args["alpha"] / constant for rank in ranks]
-        self.start, self.step = setting.length // LETTERS, max(1, setting.length // 32)
-        self.template = texts.templates["fwe"]
-        self.head, self.tail = self.full(self.template)
-        self.head = self.head.rstrip(" ")  # the space belongs to the first word
-        self.head_cost = tokens.beginning(self.head)
-        self.dots_cost = tokens.cost(" " + DOTS)
+    minimum = "words of four frequencies"
+
+    def __init__(self, tokens: Tokens, job: Job, texts: Texts):
+        super().__init__(tokens, job)
+        alpha = job.args["alpha"]
+        if alpha <= 1:
+            raise ValueError(f"{job.name}: alpha must be above 1")
+        vocabulary = job.args.get("vocab_size") or (job.length if self.lceg else self.room) // 50
+        self.shares = [rank**-alpha / zeta(alpha) for rank in range(1, max(vocabulary, ASKED + 1) + 1)]
+        self.start, self.step = job.length // LETTERS, max(1, job.length // 32)
+        template, self.prefix = texts.templates["fwe"]
+        self.before, self.after = (template + self.prefix).split("{context}")
         self.calibrate()
 
     def counts(self, n: int) -> list[int]:
@@ -49,40 +42,29 @@ class FrequentWords(Task):
             counts.append(int(n * share))
         return counts
 
-    def build(self, index: int, room: int, attempt: int) -> Sample:
-        rng, taken = self.rng(index, attempt), set()
-        words = [
-            draw_new(lambda r: "".join(r.choices(string.ascii_lowercase, k=LETTERS)), rng, taken)
-            for _ in range(len(self.shares))
-        ]
-        words = shuffled(sorted(words), self.setting.seed)
-        words[0] = DOTS
-        occurring = len(self.counts(room))
-        costs = [self.dots_cost, *self.tokens.costs([f" {item}" for item in words[1:occurring]])]
-        answers = words[1 : ASKED + 1]
-        left = room - self.head_cost - self.tokens.ending(self.tail)
-
-        def total(n: int) -> int:
-            return sum(count * cost for count, cost in zip(self.counts(n), costs, strict=False))
-
-        for _ in range(TRIES):
-            n = self.size(max(0, bisect_right(range(room + 1), left, key=total) - 1))
-            n = next((m for m in range(n, 0, -1) if self.distinct(m)), 0)
-            if n == 0 or total(n) > left:
-                raise TooShort(f"{self.setting.name} cannot hold words of four frequencies")
-            counts = self.counts(n)
-            listed = [item for item, count in zip(words, counts, strict=False) for _ in range(count)]
-            listed = shuffled(listed, self.setting.seed)
-            last = listed[-1]
-            ending = self.tokens.ending(f" {last}{self.tail}") - costs[words.index(last)]
-            tokens = self.head_cost + total(n) + ending
-            if tokens <= room:
+    def size(self, fits: int) -> int:
+        """As for all tasks, lowered until the last rank that is asked for is more frequent than the next."""
+        n = super().size(fits)
+        while n > 0:
+            counts = [*self.counts(n), 0, 0]
+            if len(counts) > ASKED + 2 and counts[ASKED] > counts[ASKED + 1]:
                 break
-            left -= tokens - room
-        text = f"{self.head} {' '.join(listed)}{self.tail}"
-        return Sample(text, self.template.prefix, answers, tokens, n)
+            n -= 1
+        return n
 
-    def distinct(self, n: int) -> bool:
-        """Are the asked ranks more frequent than the next?"""
-        counts = [*self.counts(n)[: ASKED + 2], 0, 0]
-        return len(counts) > ASKED + 2 and counts[ASKED] > counts[ASKED + 1]
+    def draw(self, index: int, attempt: int) -> Draft:
+        rng, taken, words = self.rng(index, attempt), set(), []
+        for _ in self.shares:
+            words.append(draw_new(lambda r: "".join(r.choices(string.ascii_lowercase, k=LETTERS)), rng, taken))
+        words = shuffled(sorted(words), self.job.seed)
+        words[0] = DOTS
+
+        def tokens(n: int) -> int:
+            return sum(count * self.cost(word) for word, count in zip(words, self.counts(n), strict=False))
+
+        def render(n: int) -> str:
+            listed = [word for word, count in zip(words, self.counts(n), strict=False) for _ in range(count)]
+            return f"{self.before.rstrip(' ')} {' '.join(shuffled(listed, self.job.seed))}{self.after}"
+
+        least = ceil(1 / self.shares[ASKED])  # with the last rank that is asked for
+        return Draft(render, self.prefix, words[1 : ASKED + 1], least, self.room, tokens)

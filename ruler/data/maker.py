@@ -1,21 +1,22 @@
 """From a job, one task at one length, to rows; in this process or in several."""
 
-import concurrent.futures
 import json
 import multiprocessing
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
 
 import sources
 from common_words_extraction import CommonWords
 from freq_words_extraction import FrequentWords
 from niah import Niah
 from qa import QuestionAnswering
-from sampling import TRIES, Sample, Setting, Task, TooShort
+from sampling import Job, Sample, Task, TooShort
 from templates import read_texts
 from tokens import Tokens
 from variable_tracking import VariableTracking
@@ -27,69 +28,56 @@ FAMILIES = {
     "freq_words_extraction": FrequentWords,
     "qa": QuestionAnswering,
 }
-TAKES_TEXT = ("niah", "qa")  # from outside
-CHECKED = 32  # of so many samples one is tokenised whole, of more where that is cheap
-
-
-class Job(NamedTuple):
-    """One task at one length.  new: tokens to generate.  rows: samples in all.  whole: tokenise every prompt."""
-
-    name: str
-    family: str
-    args: dict
-    length: int
-    new: int
-    rows: int
-    seed: int
-    profile: str
-    whole: bool = False
-
-    @property
-    def outside(self) -> str | None:
-        """The texts that it needs."""
-        if self.family == "qa":
-            return self.args["dataset"]
-        return "essays" if self.args.get("type_haystack") == "essay" else None
+VERIFIED = 32  # of so many samples one is tokenised whole, of more where that is cheap
+ATTEMPTS = 8  # draws of a sample whose needles are too long for a very short prompt
 
 
 class Outside:
-    """The texts from outside, each read when it is first wanted."""
+    """The texts from outside that some tasks need, each read when it is first wanted."""
 
     def __init__(self, paths: dict[str, Path | None]):
-        self.paths, self.held = paths, {}
+        self.paths = paths
+        self.texts = {}
 
-    def read(self, kind: str) -> tuple:
+    @staticmethod
+    def kind(job: Job) -> str | None:
+        """squad, hotpotqa, essays, or None."""
+        if job.family == "qa":
+            return job.args["dataset"]
+        return "essays" if job.args.get("type_haystack") == "essay" else None
+
+    def read(self, job: Job) -> tuple:
+        """(the texts of a job, what they are); None for both if it needs none."""
+        kind = self.kind(job)
+        if kind is None:
+            return None, None
         if kind not in self.paths:
             raise ValueError(f"unknown data set {kind}; known: squad, hotpotqa")
-        if kind not in self.held:
+        if kind not in self.texts:
             path = self.paths[kind]
-            self.held[kind] = sources.read_essays(path) if kind == "essays" else sources.read_questions(kind, path)
-        return self.held[kind]
-
-    def about(self, job: Job) -> dict | None:
-        return self.read(job.outside)[1] if job.outside else None
-
-    def is_standin(self, job: Job) -> bool:
-        return job.outside is not None and self.about(job)["source"] == "standin"
+            self.texts[kind] = sources.read_essays(path) if kind == "essays" else sources.read_questions(kind, path)
+        return self.texts[kind]
 
 
 class Maker:
     """source: a tokenizer as JSON."""
 
     def __init__(self, source: str, outside: Outside):
-        self.parts = (source, outside)
-        self.tokens, self.outside, self.tasks = Tokens(source), outside, {}
-        if not self.tokens.count("one two three") - self.tokens.around:
-            raise ValueError("the tokenizer makes no tokens of `one two three`; it cannot measure a prompt")
+        self.source = source
+        self.outside = outside
+        self.tokens = Tokens(source)
+        self.tasks = {}
+
+    def __reduce__(self):
+        return Maker, (self.source, self.outside)
 
     def task(self, job: Job) -> Task:
         """The task of a job, made once. Raises TooShort."""
-        key = job.name, job.length, job.profile
+        key = job.name, job.length, job.profile, job.whole
         if key not in self.tasks:
-            setting = Setting(job.name, job.length, job.new, job.seed, job.rows, job.profile == "lceg")
-            parts = [self.tokens, setting, read_texts(), job.args]
-            if job.family in TAKES_TEXT:
-                parts.append(self.outside.read(job.outside)[0] if job.outside else None)
+            parts = [self.tokens, job, read_texts()]
+            if job.family in ("niah", "qa"):
+                parts.append(self.outside.read(job)[0])
             try:
                 self.tasks[key] = FAMILIES[job.family](*parts)
             except KeyError as name:
@@ -99,55 +87,41 @@ class Maker:
     def check(self, job: Job) -> None:
         """Raises TooShort if the samples do not fit; a few are tried where it could be close."""
         for index in range(min(8, job.rows) if job.length < 4096 else 1):
-            self.task(job).build(index, job.length - job.new, 0)
+            self.task(job).build(index, 0)
+
+    def sample(self, job: Job, index: int) -> Sample:
+        """Sample `index`, drawn anew if it does not fit. Raises ValueError if no draw does."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self.task(job).build(index, attempt)
+            except TooShort as error:
+                reason = error
+        raise ValueError(f"{job.name} at {job.length}: sample {index} does not fit: {reason}")
 
     def rows(self, job: Job, first: int, end: int) -> list[tuple[bytes, float]] | None:
-        """[(line, fill)] of the samples from `first` to before `end`; None if a sum of costs is not what the whole
-        prompt costs, for then this tokenizer needs `whole`."""
-        made = []
+        """[(line, fill)] of the samples from `first` to before `end`; None if a prompt tokenised whole has another
+        count than the sum over its words."""
+        rows = []
         for index in range(first, end):
             sample = self.sample(job, index)
-            if sample is None:
+            verified = index % max(1, min(VERIFIED, job.length // 256)) == 0
+            if verified and self.tokens.count_whole(sample.text) != sample.tokens:
                 return None
-            made.append(self.row(job, index, sample))
-        return made
-
-    def sample(self, job: Job, index: int) -> Sample | None:
-        """Sample `index`, not above its room. Whole prompts are counted after they are made, and made again in less
-        room if need be; a sample whose needles are too long for a very short prompt is drawn again."""
-        task, limit, attempt = self.task(job), job.length - job.new, 0
-        room = limit
-        for _ in range(TRIES):
-            try:
-                sample = task.build(index, room, attempt)
-            except TooShort as reason:
-                attempt, room, why = attempt + 1, limit, str(reason)
-                continue
-            if job.whole:
-                counted = self.tokens.count(sample.text)
-                room = sample.tokens - max(0, counted - limit)  # what the sum would have had to be
-                sample = sample._replace(tokens=counted, positions=None)
-            elif (
-                index % max(1, min(CHECKED, job.length // 256)) == 0 and self.tokens.count(sample.text) != sample.tokens
-            ):
-                return None
-            if sample.tokens <= limit:
-                return sample
-            why = f"{sample.tokens} tokens where {limit} have room"
-        raise ValueError(f"{job.name} at {job.length}: sample {index} does not fit ({why})")
+            rows.append(self.row(job, index, sample))
+        return rows
 
     def row(self, job: Job, index: int, sample: Sample) -> tuple[bytes, float]:
-        text, length = sample.text, sample.tokens + job.new
+        length = sample.tokens + job.new_tokens
         fill = round(length / job.length, 5)
         row = {
             "index": index,
-            "input": text,
+            "input": sample.text,
             "outputs": sample.answers,
             "length": length,
             "length_w_model_temp": length,
             "answer_prefix": sample.prefix,
             "token_position_answer": sample.positions,
-            "tokens_to_generate": job.new,
+            "tokens_to_generate": job.new_tokens,
             "fill": fill,
         }
         return (json.dumps(row, ensure_ascii=False) + "\n").encode(), fill
@@ -156,46 +130,35 @@ class Maker:
 _maker = None  # of a worker
 
 
-def _start(maker: Maker | None, parts: tuple | None) -> None:
+def start_worker(maker: Maker) -> None:
     global _maker
-    _maker = maker or Maker(*parts)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _maker = maker
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """Ends this worker when its parent is gone: killed, that cannot tell it to."""
+def end_with(parent: int) -> None:
+    """Ends this worker when its parent is gone, since a parent that is killed cannot."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
-def _rows(block: tuple) -> list[tuple[bytes, float]] | None:
+def rows_of(block: tuple) -> list[tuple[bytes, float]] | None:
     return _maker.rows(*block)
 
 
-class Pool:
-    """Maps blocks (job, first, end) to their rows, in order, in `workers` processes."""
+def map_blocks(maker: Maker, blocks: list[tuple], workers: int) -> Iterator:
+    """The rows of each block (job, first, end), in order, made by `workers` processes.
 
-    def __init__(self, maker: Maker, workers: int):
-        self.maker, self.workers, self.pool = maker, workers, None
-
-    def __enter__(self):
-        if self.workers > 1:
-            fork = sys.platform == "linux"  # what the parent has prepared is there already; elsewhere forks are unsafe
-            context = multiprocessing.get_context("fork" if fork else "spawn")
-            start = (self.maker, None) if fork else (None, self.maker.parts)
-            self.pool = concurrent.futures.ProcessPoolExecutor(self.workers, context, _start, start)
-        return self
-
-    def __exit__(self, *_):
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)
-
-    def map(self, blocks: list[tuple]):
-        if self.pool is None:
-            yield from (self.maker.rows(*block) for block in blocks)
-            return
+    Raises ValueError if a process dies.
+    """
+    if workers == 1:
+        yield from (maker.rows(*block) for block in blocks)
+        return
+    # a fork has what its parent has prepared; where forks are unsafe, workers prepare it anew
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(workers, context, start_worker, (maker,)) as pool:
         try:
-            yield from self.pool.map(_rows, blocks)
-        except concurrent.futures.process.BrokenProcessPool:
+            yield from pool.map(rows_of, blocks)
+        except BrokenProcessPool:
             raise ValueError("a process died, probably for want of memory; fewer --workers need less") from None

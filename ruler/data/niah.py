@@ -2,185 +2,112 @@
 
 type_haystack: noise (one line repeated), essay, needle (lines with other keys).  type_needle_k, type_needle_v: words,
 numbers or uuids.  num_needle_k keys with num_needle_v values each are hidden, num_needle_q of the keys are asked for.
-As in RULER, but: keys and values do not occur twice in a sample; where a needle stands at the very beginning or end of
-an essay no stray space is left beside it; sentences are found by a regular expression instead of nltk's model.
+As in RULER, but: keys and values do not occur twice in a sample; where a needle is at the very beginning or end of an
+essay no stray space is left beside it; sentences are found by a regular expression instead of nltk's model.
 """
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from itertools import accumulate
+from random import Random
 
-from sampling import TRIES, Sample, Setting, Task, TooShort, shuffled
+from sampling import Draft, Job, Task, shuffled
 from templates import Texts
 from tokens import Tokens
 from words import DRAW, draw_new
 
 DEPTHS = [round(100 * i / 39) for i in range(40)]  # percent
 SENTENCE_END = re.compile(r"[.!?][\"')\]\u2019\u201d]*$")
-BLOCK = 16  # lines
-LEAST_WORDS = 8  # of an essay
-
-
-class Needle:
-    """One of them, as two pieces: up to the value, and the value with its full stop."""
-
-    def __init__(self, text: str, value: str):
-        at = text.rindex(f" {value}")
-        self.text, self.value, self.pieces = text, value, (text[:at], text[at:])
+MIN_WORDS = 8  # of an essay
 
 
 class Niah(Task):
-    def __init__(self, tokens: Tokens, setting: Setting, texts: Texts, args: dict, essay: list[str] | None):
-        super().__init__(tokens, setting)
+    def __init__(self, tokens: Tokens, job: Job, texts: Texts, essay: list[str] | None):
+        super().__init__(tokens, job)
+        args = job.args
         self.kind_k, self.kind_v, self.haystack = args["type_needle_k"], args["type_needle_v"], args["type_haystack"]
         self.asked, self.values_each = args["num_needle_q"], args["num_needle_v"]
         self.keys = max(args["num_needle_k"], self.asked)
         single = self.asked * self.values_each == 1
-        kind = {"{type_needle_v_singular}": self.kind_v[:-1], "{type_needle_v}": self.kind_v}
-        self.head, self.tail = self.full(texts.templates["niah_single" if single else "niah_multi"])
-        self.prefix = texts.templates["niah_single" if single else "niah_multi"].prefix
-        for field, word in kind.items():
-            self.head, self.tail = self.head.replace(field, word), self.tail.replace(field, word)
-            self.prefix = self.prefix.replace(field, word)
+        template, prefix = texts.templates["niah_single" if single else "niah_multi"]
+        kinds = {"{type_needle_v_singular}": self.kind_v[:-1], "{type_needle_v}": self.kind_v}
+        for field, word in kinds.items():
+            template, prefix = template.replace(field, word), prefix.replace(field, word)
+        self.template, self.prefix = template, prefix
         self.needle, self.noise = texts.needle.replace("{type_needle_v}", self.kind_v), texts.noise
-        self.head_cost = tokens.beginning(self.head)
+        self.minimum = f"its needles and {self.keys * self.values_each} other lines"
+        self.step = 25 if job.length >= 4096 else 5
         if self.haystack == "essay":
+            self.minimum = f"its needles and {MIN_WORDS} other words"
             self.step = 500
-            self.prepare_essay(essay)
-        else:
-            self.step = 25 if setting.length >= 4096 else 5
-            self.noise_cost = tokens.cost(self.noise + "\n")
-            stem, rest = self.needle.split("{key}")
-            self.stem, self.between = stem.rstrip(" "), rest.split(" {value}")[0]
-            self.frame_cost = sum(tokens.costs([self.stem, self.between]))
+            copies = 1 if self.lceg else -(-self.room // len(essay))  # lceg stops where the essays end
+            self.words = (essay * copies)[: self.room]
+            self.word_sums = [0, *accumulate(map(self.cost, self.words))]
+            self.starts = [i for i in range(len(self.words)) if i == 0 or SENTENCE_END.search(self.words[i - 1])]
+        self.noise_tokens = self.count(f"{self.noise}\n" * 3) - self.count(f"{self.noise}\n" * 2)
         self.calibrate()
 
-    def fill(self, key: str, value: str) -> str:
+    def statement(self, key: str, value: str) -> str:
         return self.needle.replace("{key}", key).replace("{value}", value)
 
-    def build(self, index: int, room: int, attempt: int) -> Sample:
+    def draw(self, index: int, attempt: int) -> Draft:
         rng, taken = self.rng(index, attempt), set()
         needles, by_key = [], {}
         for _ in range(self.keys):
             key = draw_new(DRAW[self.kind_k], rng, taken)
             by_key[key] = [draw_new(DRAW[self.kind_v], rng, taken) for _ in range(self.values_each)]
-            needles += [Needle(self.fill(key, value), value) for value in by_key[key]]
-        needles = shuffled(needles, self.setting.seed)
+            needles += [self.statement(key, value) for value in by_key[key]]
+        needles = shuffled(needles, self.job.seed)
         asked = rng.sample(sorted(by_key), self.asked)
         answers = [value for key in asked for value in by_key[key]]
         query = asked[0] if len(asked) == 1 else ", ".join(asked[:-1]) + ", and " + asked[-1]
-        tail, prefix = self.tail.replace("{query}", query), self.prefix.replace("{query}", query)
+        prefix = self.prefix.replace("{query}", query)
+        before, after = (self.template.replace("{query}", query) + prefix).split("{context}")
         if self.haystack == "essay":
             depths = rng.sample(DEPTHS, len(needles))
-            context, cost, units, places = self.in_essay(needles, depths, tail, room)
+            context, least, most = lambda n: self.in_essay(needles, depths, n), MIN_WORDS, len(self.words)
+            tokens = self.word_sums.__getitem__
         else:
-            context, cost, units, places = self.in_lines(needles, tail, room, taken, index, attempt)
-        positions = [places[value] for value in answers]
-        return Sample(self.head + context + tail, prefix, answers, cost, units, positions)
+            lines = Lines(self, self.rng(index, attempt, "lines"), taken)
+            context = lambda n: self.in_lines(needles, lines.first(n), self.rng(index, attempt, "places"))  # noqa: E731
+            least, most = len(needles), self.room
+            tokens = self.noise_tokens.__mul__ if self.haystack == "noise" else None
+        return Draft(lambda n: before + context(n) + after, prefix, answers, least, most, tokens)
 
-    # --- lines: every line, the last one too, ends in a line break that belongs to it
-
-    def in_lines(self, needles, tail, room, taken, index, attempt):
-        stems = self.tokens.costs([needle.pieces[0] for needle in needles])
-        ends = self.tokens.costs([needle.pieces[1] + "\n" for needle in needles])
-        tail_cost = self.tokens.ending(tail[1:])
-        left = room - self.head_cost - tail_cost - sum(stems + ends)
-        if self.haystack == "needle":
-            lines, cost_of_first = self.distractors(left, taken, index, attempt)
-        else:
-            lines, cost_of_first = [self.noise] * (left // self.noise_cost), self.noise_cost.__mul__
-        n = self.size(len(lines))
-        if len(lines) < len(needles) or n < len(needles):
-            raise TooShort(f"{self.setting.name} cannot hold its needles and {len(needles)} other lines")
-        spots = sorted(self.rng(index, attempt, "places").sample(range(n), len(needles)), reverse=True)
-        lines, places = lines[:n], {}
+    def in_lines(self, needles: list[str], lines: list[str], rng: Random) -> str:
+        """The needles before distinct random lines, each in a line of its own."""
+        spots = sorted(rng.sample(range(len(lines)), len(needles)), reverse=True)
         for spot, needle in zip(spots, needles, strict=True):
-            lines.insert(spot, needle.text)
-        above = self.head_cost  # the needles', and what stands before the lines
-        for spot, needle, stem, end in reversed(list(zip(spots, needles, stems, ends, strict=True))):
-            places[needle.value] = above + cost_of_first(spot) + stem
-            above += stem + end
-        return "\n".join(lines), above + cost_of_first(n) + tail_cost, n, places
+            lines.insert(spot, needle)
+        return "\n".join(lines)
 
-    def distractors(self, left: int, taken: set, index: int, attempt: int):
-        """(as many lines as `left` tokens hold, a function that gives the tokens of the first i of them).
-
-        They are measured by blocks, without what all have in common: one text is faster than many short ones."""
-        rng, pairs, sums = self.rng(index, attempt, "lines"), [], [0]
-
-        def costs(blocks: list[list[tuple[str, str]]]) -> list[int]:
-            texts = ["".join([f" {key} {value}.\n" for key, value in block]) for block in blocks]
-            made = self.tokens.costs(texts)
-            return [max(1, cost) + self.frame_cost * len(block) for cost, block in zip(made, blocks, strict=True)]
-
-        def cost_of_first(i: int) -> int:
-            block = min(i // BLOCK, len(sums) - 1)
-            rest = pairs[block * BLOCK : i]
-            return sums[block] + (costs([rest])[0] if rest else 0)
-
-        while sums[-1] <= left:  # each line costs something
-            for _ in range(BLOCK):
-                key = draw_new(DRAW[self.kind_k], rng, taken)
-                pairs.append((key, draw_new(DRAW[self.kind_v], rng, taken)))
-            sums.append(sums[-1] + costs([pairs[-BLOCK:]])[0])
-        n = 0
-        if len(sums) > 1:  # of the last block, the lines that fit
-            whole = (len(sums) - 2) * BLOCK
-            lines = accumulate(costs([[pair] for pair in pairs[whole:]]), initial=sums[-2])
-            n = whole + bisect_right(list(lines), left) - 1
-        return [self.fill(*pair) for pair in pairs[:n]], cost_of_first
-
-    # --- an essay: every piece but the first begins with a space; the end is measured together with what follows it
-
-    def prepare_essay(self, essay: list[str]) -> None:
-        words = essay[: self.room]
-        if not self.setting.lceg:  # which stops where the essays end
-            words = (essay * -(-self.room // len(essay)))[: self.room]
-        distinct = sorted(set(words))
-        cost = dict(zip(distinct, self.tokens.costs([f" {word}" for word in distinct]), strict=True))
-        self.words, self.text = words, " ".join(words)
-        self.first_costs = self.tokens.cost(words[0]), cost[words[0]]  # behind a line break, behind a space
-        self.word_cost = cost
-        self.sums = [0, *accumulate(cost[word] for word in words)]
-        self.starts = [i for i in range(len(words)) if i == 0 or SENTENCE_END.search(words[i - 1])]
-        self.offsets = [0, *accumulate(len(word) + 1 for word in words)]
-
-    def in_essay(self, needles, depths, tail, room):
-        pieces = [piece for needle in needles for piece in (f" {needle.pieces[0]}", needle.pieces[0], needle.pieces[1])]
-        costs = self.tokens.costs(pieces)
-        costs = [(costs[i], costs[i + 1], costs[i + 2]) for i in range(0, len(costs), 3)]
-        tail_cost = self.tokens.ending(tail)
-        left = room - self.head_cost - tail_cost - sum(stem + value for stem, _, value in costs)
-        for _ in range(TRIES):
-            n = self.size(bisect_right(self.sums, left) - 1)
-            if left < 0 or n < LEAST_WORDS:
-                raise TooShort(f"{self.setting.name} cannot hold its needles and {LEAST_WORDS} other words")
-            context, total, places = self.place(needles, depths, costs, n, tail)
-            if total <= room:
-                break
-            left = self.sums[n] - (total - room)
-        return context, total, n, places
-
-    def place(self, needles, depths, costs, n, tail):
-        """Puts the needles into the first n words. (context, tokens of the whole prompt, {value: its position})."""
+    def in_essay(self, needles: list[str], depths: list[int], n: int) -> str:
+        """The needles between the sentences of the first n words, at depths in percent of the sentences."""
         sentences = bisect_left(self.starts, n)
-        spots = sorted(int(sentences * depth / 100) for depth in depths)
-        spots = [self.starts[spot] if spot < sentences else n for spot in spots]
-        parts, places, at, tokens = [], {}, 0, self.head_cost
-        first_line, first_space = self.first_costs
-        for spot, needle, (stem, stem_first, value) in zip(spots, needles, costs, strict=True):
-            if spot > at:
-                parts.append(self.text[self.offsets[at] : self.offsets[spot] - 1])
-                tokens += self.sums[spot] - self.sums[at] - (first_space - first_line) * (len(parts) == 1)
-            parts.append(needle.text)
-            tokens += stem if len(parts) > 1 else stem_first
-            places[needle.value] = tokens
-            tokens += value
+        parts, at = [], 0
+        for sentence, needle in zip(sorted(int(sentences * depth / 100) for depth in depths), needles, strict=True):
+            spot = self.starts[sentence] if sentence < sentences else n
+            parts += self.words[at:spot]
+            parts.append(needle)
             at = spot
-        if at < n:
-            parts.append(self.text[self.offsets[at] : self.offsets[n] - 1])
-            tokens += self.sums[n] - self.sums[at] - (first_space - first_line) * (len(parts) == 1)
-            last, counted = f" {self.words[n - 1]}", self.word_cost[self.words[n - 1]]
-        else:
-            last, counted = needles[-1].pieces[1], costs[-1][2]
-        return " ".join(parts), tokens - counted + self.tokens.ending(last + tail), places
+        return " ".join(parts + self.words[at:n])
+
+    def positions(self, text: str, answers: list[str]) -> list[int]:
+        return [self.count(text[: text.index(f" {value}.")]) for value in answers]
+
+
+class Lines:
+    """The lines of one sample's haystack, drawn as they are needed."""
+
+    def __init__(self, task: Niah, rng: Random, taken: set[str]):
+        self.task, self.rng, self.taken = task, rng, taken
+        self.lines = []
+
+    def first(self, n: int) -> list[str]:
+        task = self.task
+        if task.haystack == "noise":
+            return [task.noise] * n
+        while len(self.lines) < n:
+            key = draw_new(DRAW[task.kind_k], self.rng, self.taken)
+            self.lines.append(task.statement(key, draw_new(DRAW[task.kind_v], self.rng, self.taken)))
+        return self.lines[:n]

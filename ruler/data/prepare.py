@@ -35,10 +35,10 @@ import files  # noqa: E402
 import maker  # noqa: E402
 import tokens  # noqa: E402
 from run import command_line, for_each_checkpoint, run_script  # noqa: E402
-from sampling import TooShort  # noqa: E402
+from sampling import Job, TooShort  # noqa: E402
 from tasks import choose_tasks, read_tasks  # noqa: E402
 
-VERSION = 1  # of the generator: another number, other rows
+VERSION = 2  # of the generator: another number, other rows
 BLOCK_TOKENS = 2**18  # made by one process at a time
 
 
@@ -71,7 +71,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def jobs_of(args: argparse.Namespace) -> list[maker.Job]:
+def jobs_of(args: argparse.Namespace) -> list[Job]:
     """Every task at every length."""
     tasks, jobs = read_tasks(args.benchmark), []
     for length in args.max_seq_length:
@@ -79,18 +79,18 @@ def jobs_of(args: argparse.Namespace) -> list[maker.Job]:
             task = tasks[name]
             new_tokens = args.tokens_to_generate or task["tokens_to_generate"]
             sizes = (length, new_tokens, args.num_samples)
-            jobs.append(maker.Job(name, task["task"], task["args"], *sizes, args.random_seed, args.profile))
+            jobs.append(Job(name, task["task"], task["args"], *sizes, args.random_seed, args.profile))
     return jobs
 
 
-def settings_of(job: maker.Job, tokenizer_sha256: str, about: dict | None) -> dict:
+def settings_of(job: Job, tokenizer_sha256: str, about: dict | None) -> dict:
     """What decides the rows, apart from their number. about: what the texts from outside are."""
     return {
         "task": job.name,
         "family": job.family,
         "args": job.args,
         "length": job.length,
-        "tokens_to_generate": job.new,
+        "tokens_to_generate": job.new_tokens,
         "profile": job.profile,
         "seed": job.seed,
         "source": about["source"] if about else "official",
@@ -100,11 +100,11 @@ def settings_of(job: maker.Job, tokenizer_sha256: str, about: dict | None) -> di
     }
 
 
-def folder_of(args: argparse.Namespace, model: str, job: maker.Job) -> Path:
+def folder_of(args: argparse.Namespace, model: str, job: Job) -> Path:
     return Path(args.save_dir.replace("{model}", model).replace("{length}", str(job.length))) / job.name
 
 
-def is_there(args: argparse.Namespace, model: str, job: maker.Job, settings: dict) -> bool:
+def is_there(args: argparse.Namespace, model: str, job: Job, settings: dict) -> bool:
     """Whether a task's data are there, for this model or for one with the same tokenizer, whose data are linked."""
     folder = folder_of(args, model, job)
     n = files.samples_in(folder, settings)
@@ -127,10 +127,10 @@ def prepare(model: str, tokenizer: str, args: argparse.Namespace, outside: maker
     source = None
     if digest is None:  # a hub id
         source = tokens.load(tokenizer, args.trust_remote_code)
-        digest = tokens.digest(source)
+        digest = tokens.text_digest(source)
     todo = []
     for job in jobs_of(args):
-        settings = settings_of(job, digest, outside.about(job))
+        settings = settings_of(job, digest, outside.read(job)[1])
         if not is_there(args, model, job, settings):
             todo.append((job, folder_of(args, model, job), settings))
     if not todo:
@@ -138,9 +138,9 @@ def prepare(model: str, tokenizer: str, args: argparse.Namespace, outside: maker
         return
     setup = maker.Maker(source or tokens.load(tokenizer, args.trust_remote_code), outside)
     check_lengths(setup, [job for job, *_ in todo])
-    for kind in sorted({job.outside for job, *_ in todo if outside.is_standin(job)}):
-        names = ", ".join(dict.fromkeys(job.name for job, *_ in todo if job.outside == kind))
-        print(f"ruler data: no --{kind}: {names} use a stand-in for RULER's text (see data/download.py)", flush=True)
+    standins = {job.name: outside.kind(job) for job, _, settings in todo if settings["source"] == "standin"}
+    for name, kind in standins.items():
+        print(f"ruler data: no --{kind}: {name} uses a stand-in for RULER's text (see data/download.py)", flush=True)
     about = {
         "tokenizer": tokenizer,
         "special_tokens": setup.tokens.around,
@@ -151,14 +151,14 @@ def prepare(model: str, tokenizer: str, args: argparse.Namespace, outside: maker
         todo = work(setup, todo, args.workers, about)
 
 
-def check_lengths(setup: maker.Maker, jobs: list[maker.Job]) -> None:
+def check_lengths(setup: maker.Maker, jobs: list[Job]) -> None:
     """Raises ValueError if a task does not fit a length; the message says which tasks do."""
     refused = {}
     for job in jobs:
         try:
             setup.check(job)
         except TooShort as error:
-            refused[job.name, job.length] = f"{error}, and generate {job.new}"
+            refused[job.name, job.length] = f"{error}, and generate {job.new_tokens}"
     if refused:
         (_, length), reason = next(iter(refused.items()))
         fits = [job.name for job in jobs if job.length == length and (job.name, length) not in refused]
@@ -180,22 +180,22 @@ def work(setup: maker.Maker, todo: list[tuple], workers: int, about: dict) -> li
         for first in range(0, job.rows, rows):
             blocks.append((job, writer, first, min(first + rows, job.rows)))
     started, done, again = time.monotonic(), 0, []
-    with maker.Pool(setup, min(workers, len(blocks))) as pool:
-        made = pool.map([(job, first, end) for job, _, first, end in blocks])
-        for (job, writer, first, end), rows in zip(blocks, made, strict=True):
-            if rows is None and not writer.file.closed:
-                print(f"ruler data: {job.name} at {job.length}: every prompt is tokenised whole", flush=True)
-                writer.file.close()
-                again.append((job._replace(whole=True), writer.folder, writer.settings))
-            if writer.file.closed:
-                continue
-            writer.append(rows)
-            done += end - first
-            if end == job.rows:
-                writer.finish(about | {"whole": job.whole})
-                rate = done / (time.monotonic() - started)
-                counts = f"{job.rows} samples, mean fill {writer.mean_fill():.4f} ({rate:.0f}/s in all)"
-                print(f"ruler data: {job.name} at {job.length}: {counts}", flush=True)
+    made = maker.map_blocks(setup, [(job, first, end) for job, _, first, end in blocks], min(workers, len(blocks)))
+    for (job, writer, first, end), rows in zip(blocks, made, strict=True):
+        if writer.file.closed:
+            continue
+        if rows is None:
+            print(f"ruler data: {job.name} at {job.length}: every prompt is tokenised whole", flush=True)
+            writer.file.close()
+            again.append((job._replace(whole=True), writer.folder, writer.settings))
+            continue
+        writer.append(rows)
+        done += end - first
+        if end == job.rows:
+            writer.finish(about | {"whole": job.whole})
+            rate = done / (time.monotonic() - started)
+            counts = f"{job.rows} samples, mean fill {writer.mean_fill():.4f} ({rate:.0f}/s in all)"
+            print(f"ruler data: {job.name} at {job.length}: {counts}", flush=True)
     return again
 
 

@@ -6,63 +6,64 @@ others, all put into the fixed order. Where a document does not fit, up to a doz
 file be too small for the length, its documents are repeated.
 """
 
-from sampling import Sample, Setting, Task, TooShort, fixed_order
+from collections.abc import Iterator
+from random import Random
+
+from sampling import Job, Sample, Task, TooShort, fixed_order
 from sources import Questions
 from templates import Texts
 from tokens import Tokens
 
-MISSES = 12
+MAX_MISSES = 12
+NUMBERS = 8  # tokens that the numbers of a question's own documents may take
 
 
 class QuestionAnswering(Task):
     step = 10
 
-    def __init__(self, tokens: Tokens, setting: Setting, texts: Texts, args: dict, questions: Questions):
-        super().__init__(tokens, setting)
-        self.template, self.document = texts.templates["qa"], texts.document
-        self.head, self.tail = self.full(self.template)
-        self.head_cost = tokens.beginning(self.head)
-        self.documents, self.costs = questions.documents, {}
-        # the cost of a document is that of number 7; the number's own is added
-        self.number_costs = [cost - tokens.cost("Document 7") for cost in self.costs_of_numbers(64)]
-        self.questions = self.usable(questions)
+    def __init__(self, tokens: Tokens, job: Job, texts: Texts, questions: Questions):
+        super().__init__(tokens, job)
+        template, self.prefix = texts.templates["qa"]
+        self.before, self.after = (template + self.prefix).split("{context}")
+        self.document = texts.document
+        self.documents = questions.documents
+        self.document_tokens = {}
+        self.questions = self.usable(questions.questions)
         self.calibrate()
 
-    def costs_of_numbers(self, n: int) -> list[int]:
-        return self.tokens.costs([f"Document {i}" for i in range(1, n + 1)])
-
-    def usable(self, questions: Questions) -> list[dict]:
-        """The first questions, as many as samples are wanted, whose documents fit. ValueError if there are too few."""
+    def usable(self, questions: list[dict]) -> list[dict]:
+        """The first questions, as many as samples are wanted, whose documents fit. Raises ValueError if they are too
+        few."""
         found, skipped = [], 0
-        for question in questions.questions:
-            if len(found) == self.setting.rows:
+        for question in questions:
+            if len(found) == self.job.rows:
                 break
-            self.measure(question["needed"])
-            fixed = self.head_cost + self.tokens.ending(self.ending(question)) + 8  # the numbers
-            fits = fixed + sum(self.costs[i] for i in question["needed"]) <= self.room
-            found += [question] * fits
-            skipped += not fits
-        if len(found) < self.setting.rows:
+            fixed = self.count(self.before + self.ending(question)) + NUMBERS
+            if fixed + sum(self.tokens_of(i) for i in question["needed"]) <= self.room:
+                found.append(question)
+            else:
+                skipped += 1
+        if len(found) < self.job.rows:
             if skipped:
-                raise TooShort(f"{self.setting.name} has only {len(found)} questions whose documents it can hold")
-            raise ValueError(
-                f"{self.setting.name}: {len(found)} questions are in the file, {self.setting.rows} are wanted"
-            )
+                raise TooShort(f"{self.job.name} has only {len(found)} questions whose documents it can hold")
+            raise ValueError(f"{self.job.name}: {len(found)} questions are in the file, {self.job.rows} are wanted")
         return found
 
     def ending(self, question: dict) -> str:
-        """What stands behind the blank line after the last document."""
-        return self.tail.removeprefix("\n\n").replace("{query}", question["query"])
+        """What comes after the last document and a blank line."""
+        return self.after.removeprefix("\n\n").replace("{query}", question["query"])
 
     def render(self, number: int, document: int) -> str:
         return self.document.replace("{i}", str(number)).replace("{document}", self.documents[document])
 
-    def measure(self, documents: list[int]) -> None:
-        new = [i for i in documents if i not in self.costs]
-        costs = self.tokens.costs([self.render(7, i) + "\n\n" for i in new])
-        self.costs.update(zip(new, costs, strict=True))
+    def tokens_of(self, document: int) -> int:
+        """Tokens of a document with number 7, and of what separates it from the next."""
+        if document not in self.document_tokens:
+            text = self.render(7, document) + "\n\n"
+            self.document_tokens[document] = self.count(text + text) - self.count(text)
+        return self.document_tokens[document]
 
-    def candidates(self, rng, question: dict):
+    def candidates(self, rng: Random, question: dict) -> Iterator[int]:
         """Indices of documents, best first; in the end all of them, and again."""
         given = question["given"]
         yield from question["needed"]
@@ -78,28 +79,25 @@ class QuestionAnswering(Task):
                     yield drawn
             first = set()
 
-    def build(self, index: int, room: int, attempt: int) -> Sample:
+    def build(self, index: int, attempt: int) -> Sample:
         question = self.questions[index]
-        ending = self.ending(question)
-        total, chosen, misses, needed = self.head_cost + self.tokens.ending(ending), [], 0, len(question["needed"])
-        sums = []
+        total, chosen, misses, needed = self.count(self.before + self.ending(question)), [], 0, len(question["needed"])
         for document in self.candidates(self.rng(index, attempt), question):
-            if len(chosen) == len(self.number_costs):
-                base = self.tokens.cost("Document 7")
-                self.number_costs = [cost - base for cost in self.costs_of_numbers(2 * len(chosen))]
-            self.measure([document])
-            cost = self.costs[document] + self.number_costs[len(chosen)]
-            if total + cost <= room:
+            tokens = self.tokens_of(document) + self.cost(f"{len(chosen) + 1}:") - self.cost("7:")
+            if total + tokens <= self.room:
                 chosen.append(document)
-                total += cost
-                sums.append(total)
+                total += tokens
                 continue
             misses += 1
-            if len(chosen) < needed or misses > MISSES:
+            if len(chosen) < needed or misses > MAX_MISSES:
                 break
-        if len(chosen) < needed:
-            raise TooShort(f"{self.setting.name} cannot hold the documents of question {index}")
         n = max(needed, self.size(len(chosen)))
-        order = fixed_order(self.setting.seed, n)
-        rendered = "\n\n".join(self.render(number, chosen[at]) for number, at in enumerate(order, 1))
-        return Sample(f"{self.head}{rendered}\n\n{ending}", self.template.prefix, question["answers"], sums[n - 1], n)
+        while needed <= n <= len(chosen):
+            order = fixed_order(self.job.seed, n)
+            documents = [self.render(number, chosen[at]) + "\n\n" for number, at in enumerate(order, 1)]
+            text = self.before + "".join(documents) + self.ending(question)
+            total = self.count(text)
+            if total <= self.room:
+                return Sample(text, self.prefix, question["answers"], total, n)
+            n -= 1
+        raise TooShort(f"{self.job.name} cannot hold the documents of question {index}")

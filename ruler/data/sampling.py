@@ -1,33 +1,35 @@
-"""What the families of tasks share: the setting of a task, its random numbers, the size of a haystack."""
+"""What the families of tasks share: a task at one length, its random numbers, and the size that fills the length."""
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from templates import Template
 from tokens import Tokens
-
-TRIES = 8  # corrections of a size, redraws of a sample
 
 
 class TooShort(ValueError):
     """Not even the smallest prompt of this task fits."""
 
 
-class Setting(NamedTuple):
-    """Of one task at one length.  length: tokens of prompt and answer.  new: tokens to generate.  rows: samples in all.
-    lceg: sizes and layout of the LCEG paper's copy."""
+class Job(NamedTuple):
+    """One task at one length.  length: tokens of prompt and answer.  new_tokens: of the answer.  rows: samples in all.
+    profile: upstream, or lceg for sizes and layout of the LCEG paper's copy.  whole: tokenise every prompt whole."""
 
     name: str
+    family: str
+    args: dict
     length: int
-    new: int
-    seed: int
+    new_tokens: int
     rows: int
-    lceg: bool
+    seed: int
+    profile: str
+    whole: bool = False
 
 
 class Sample(NamedTuple):
-    """text: the prompt with the answer's prefix.  tokens: its cost, special tokens included.  units: the size of the
+    """text: the prompt with the answer's prefix.  tokens: of the text, special tokens included.  units: the size of the
     haystack in lines, words or documents.  positions: of the answers, in tokens of the prompt, or None."""
 
     text: str
@@ -38,39 +40,100 @@ class Sample(NamedTuple):
     positions: list[int] | None = None
 
 
+@dataclass
+class Draft:
+    """A sample of which all is drawn but its size.  render(n): the text with n units.  least, most: of units.
+    tokens(n): what n units take, the rest of the text not counted; faster than to count the text, and less exact."""
+
+    render: Callable[[int], str]
+    prefix: str
+    answers: list[str]
+    least: int
+    most: int
+    tokens: Callable[[int], int] | None = None
+
+
+def largest_size(tokens: Callable[[int], int], room: int, least: int, most: int, guess: int) -> int:
+    """The largest n from least to most with tokens(n) <= room; least - 1 if there is none.
+
+    Goes from the guess in proportion to what is missing, between sizes known to fit and not to fit.
+    """
+    fits, too_large = least - 1, most + 1
+    n, last = guess, None
+    while too_large - fits > 1:
+        n = min(max(n, fits + 1), too_large - 1)
+        total = tokens(n)
+        per_unit = total / n if last is None else (total - last[1]) / (n - last[0])
+        last = (n, total)
+        step = int((room - total) / max(per_unit, 0.5))
+        if total <= room:
+            fits, n = n, n + max(1, step)
+        else:
+            too_large, n = n, n + min(-1, step)
+    return fits
+
+
 class Task:
-    """A family with its arguments. `build(index, room, attempt)` makes sample `index` in `room` tokens."""
+    """A family with its arguments. `draw(index, attempt)` draws sample `index`."""
 
-    step, start = 1, 0  # of the old linear search: units at a time, units to begin with
+    step, start = 1, 0  # of RULER's old linear search: units at a time, units to begin with
 
-    def __init__(self, tokens: Tokens, setting: Setting):
-        self.tokens, self.setting = tokens, setting
-        self.room = setting.length - setting.new
+    def __init__(self, tokens: Tokens, job: Job):
+        self.job = job
+        self.lceg = job.profile == "lceg"
+        self.room = job.length - job.new_tokens
+        self.cost = tokens.cost
+        self.count = tokens.count_whole if job.whole else tokens.count
+        self.guess = self.room // 20
         self.units = None  # of all samples, profile lceg
+
+    def calibrate(self) -> None:
+        """Finds the size of the first sample, near which all others are."""
+        sample = self.build(0, 0)
+        self.guess = sample.units
+        if self.lceg:
+            self.units = sample.units
 
     def rng(self, index: int, attempt: int, what: str = "") -> random.Random:
         """The same for any length and tokenizer, and for any order in which samples are made."""
-        return random.Random(f"{self.setting.seed}/{self.setting.name}/{index}/{attempt}/{what}")
+        return random.Random(f"{self.job.seed}/{self.job.name}/{index}/{attempt}/{what}")
 
     def size(self, fits: int) -> int:
-        """Units of a sample in which `fits` would have room: all, or by the old rule. That went from `start` upwards
-        in steps to find a size for all samples, and down in steps from there for a sample in which it is too much."""
-        if not self.setting.lceg:
+        """Units of a sample that has room for `fits` of them: all, or by the old rule. It went from `start` upwards in
+        steps to find a size for all samples, and down in steps from there for a sample that does not fit."""
+        if not self.lceg:
             return fits
         stepped = self.start + max(0, fits - self.start) // self.step * self.step
         if self.units is not None:
             stepped = min(stepped, self.units)
         return max(1, min(fits, stepped))
 
-    def calibrate(self) -> None:
-        """Finds the size for all samples, on the first one."""
-        if self.setting.lceg:
-            self.units = self.build(0, self.room, 0).units
+    def draw(self, index: int, attempt: int) -> Draft:
+        raise NotImplementedError
 
-    def full(self, template: Template) -> tuple[str, str]:
-        """The whole prompt before and behind {context}."""
-        head, tail = template.text.split("{context}")
-        return head, tail + template.prefix
+    def build(self, index: int, attempt: int) -> Sample:
+        """Sample `index`, as large as the length allows. Raises TooShort; another attempt draws it anew."""
+        draft = self.draw(index, attempt)
+        tokens, rest = draft.tokens, 0
+        if tokens and not self.job.whole:
+            rest = self.count(draft.render(draft.least)) - tokens(draft.least)
+        else:
+            tokens = lambda n: self.count(draft.render(n))  # noqa: E731
+        fits = largest_size(tokens, self.room - rest, draft.least, draft.most, self.guess)
+        while fits >= draft.least:
+            n = self.size(fits)
+            if n < draft.least:
+                break
+            text = draft.render(n)
+            total = self.count(text)
+            if total <= self.room:
+                return Sample(text, draft.prefix, draft.answers, total, n, self.positions(text, draft.answers))
+            fits = n - 1
+        raise TooShort(f"{self.job.name} cannot hold {self.minimum}")
+
+    def positions(self, text: str, answers: list[str]) -> list[int] | None:
+        """Where the answers are in the text, in tokens."""
+        return None
 
 
 @lru_cache(maxsize=32)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import standins
 
-FOLDER = Path(__file__).resolve().parent / "json"  # where download.py puts them, and upstream's scripts do
+FOLDER = Path(__file__).resolve().parent / "json"  # where download.py and upstream's scripts put them
 DEFAULT = {"essays": "PaulGrahamEssays.json", "squad": "squad.json", "hotpotqa": "hotpotqa.json"}
 OFFICIAL = {
     "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8": "SQuAD 2.0, dev-v2.0.json",
@@ -29,81 +29,76 @@ class Questions(NamedTuple):
 
 
 def find(kind: str, path: Path | None) -> Path | None:
-    """The file to read: what was given, else what lies in data/json/, else None."""
-    if path is not None:
-        if not path.exists():
-            raise ValueError(f"--{kind}: {path} does not exist")
-        return path
+    """The file to read: the given one, else the one in data/json/, else None. Raises ValueError if it is missing."""
+    if path is not None and not path.exists():
+        raise ValueError(f"--{kind}: {path} does not exist")
     default = FOLDER / DEFAULT[kind]
-    return default if default.exists() else None
+    return path or (default if default.exists() else None)
 
 
-def _about(source: str, path: str, content: bytes, **more) -> dict:
-    return {"source": source, "path": path, "sha256": hashlib.sha256(content).hexdigest(), **more}
+def describe(path: Path | str, content: bytes, source: str | None = None) -> dict:
+    """What a text is. source: if it is known without the file's digest."""
+    digest = hashlib.sha256(content).hexdigest()
+    about = {"source": source or ("official" if digest in OFFICIAL else "user"), "path": str(path), "sha256": digest}
+    return about | ({"name": OFFICIAL[digest]} if digest in OFFICIAL else {})
 
 
-def _known(path: Path, content: bytes, **more) -> dict:
-    name = OFFICIAL.get(hashlib.sha256(content).hexdigest())
-    return _about("official" if name else "user", str(path), content, **({"name": name} if name else {}), **more)
-
-
-def read_essays(path: Path | None) -> tuple[list[str], dict]:
-    """(the words of all essays, one after the other; what they are). A folder of .txt files in sorted order, a .txt
-    file, or a JSON file with the key "text"."""
-    path = find("essays", path)
-    if path is None:
-        from pydoc_data.topics import topics
-
-        text = " ".join(topics[name] for name in sorted(topics))
-        about = _about("standin", "pydoc_data of this Python", text.encode())
-    elif path.is_dir():
-        files = sorted(path.glob("*.txt"))
-        text = " ".join(_text(file) for file in files)
-        about = _about("user", str(path), text.encode(), files=len(files))
-    else:
-        text = _text(path)
-        about = _known(path, path.read_bytes())
-        if path.suffix == ".json":
-            text = _json(path).get("text")
-            if not isinstance(text, str):
-                raise ValueError(f'--essays: {path} has no key "text" with the essays')
-    words = text.split()
-    if not words:
-        raise ValueError(f"--essays: there is no text in {path}")
-    return words, about
-
-
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
 
 
-def _json(path: Path) -> dict | list:
+def read_json(path: Path) -> dict | list:
     try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as reason:
-        raise ValueError(f"{path} is not JSON ({reason}); was it downloaded whole?") from None
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); was it downloaded whole?") from None
+
+
+def read_essays(path: Path | None) -> tuple[list[str], dict]:
+    """(the words of all essays, one after the other; what they are).
+
+    path: a folder of .txt files (read in sorted order), a .txt file, or a JSON file with the key "text".
+    """
+    path = find("essays", path)
+    if path is None:
+        from pydoc_data.topics import topics
+
+        text = " ".join(topics[name] for name in sorted(topics))
+        about = describe("pydoc_data of this Python", text.encode(), "standin")
+    elif path.is_dir():
+        text = " ".join(read_text(file) for file in sorted(path.glob("*.txt")))
+        about = describe(path, text.encode(), "user")
+    else:
+        text = read_json(path)["text"] if path.suffix == ".json" else read_text(path)
+        about = describe(path, path.read_bytes())
+    words = text.split()
+    if not words:
+        raise ValueError(f"--essays: there is no text in {path}")
+    return words, about
 
 
 def read_questions(kind: str, path: Path | None) -> tuple[Questions, dict]:
-    """The questions of "squad" or "hotpotqa", in the order of the file, and what they are. ValueError, one line, for
-    another form than the official file's."""
+    """The questions of "squad" or "hotpotqa", in the order of the file, and what they are.
+
+    Raises ValueError if the file does not have the form of the official one.
+    """
     path = find(kind, path)
     if path is None:
         data = getattr(standins, kind)()
-        about = _about("standin", "generated", json.dumps(data).encode())
+        about = describe("generated", json.dumps(data).encode(), "standin")
     else:
-        data, about = _json(path), _known(path, path.read_bytes())
+        data, about = read_json(path), describe(path, path.read_bytes())
     try:
-        questions = (_squad if kind == "squad" else _hotpotqa)(data)
-    except (KeyError, TypeError, IndexError) as reason:
-        raise ValueError(f"--{kind}: {path} has not the form of the official file: {reason!r}") from None
+        questions = (read_squad if kind == "squad" else read_hotpotqa)(data)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"--{kind}: {path} does not have the form of the official file: {error!r}") from None
     return questions, about | {"documents": len(questions.documents), "questions": len(questions.questions)}
 
 
-def _squad(data: dict) -> Questions:
+def read_squad(data: dict) -> Questions:
     articles = [[paragraph["context"] for paragraph in article["paragraphs"]] for article in data["data"]]
     documents = sorted({text for article in articles for text in article})
     place, questions = {text: i for i, text in enumerate(documents)}, []
@@ -115,24 +110,19 @@ def _squad(data: dict) -> Questions:
                 if question["is_impossible"]:
                     continue
                 answers = [answer["text"] for answer in question["answers"]]
-                given = [i for i in mates if i != own]
-                questions.append(_question(question["question"], answers, [own], given, True))
+                entry = {"query": question["question"], "answers": answers, "needed": [own]}
+                questions.append(entry | {"given": [i for i in mates if i != own], "shuffle": True})
     return Questions(documents, questions)
 
 
-def _hotpotqa(data: list) -> Questions:
-    def text(title: str, sentences: list[str]) -> str:
-        return f"{title}\n{''.join(sentences)}"
-
-    documents = sorted({text(*paragraph) for row in data for paragraph in row["context"]})
+def read_hotpotqa(data: list) -> Questions:
+    rows = [[(title, f"{title}\n{''.join(sentences)}") for title, sentences in row["context"]] for row in data]
+    documents = sorted({text for row in rows for _, text in row})
     place, questions = {text: i for i, text in enumerate(documents)}, []
-    for row in data:
+    for row, titled in zip(data, rows, strict=True):
         supporting = {title for title, _ in row["supporting_facts"]}
-        needed = [place[text(*paragraph)] for paragraph in row["context"] if paragraph[0] in supporting]
-        given = [place[text(*paragraph)] for paragraph in row["context"] if paragraph[0] not in supporting]
-        questions.append(_question(row["question"], [row["answer"]], needed, given, False))
+        needed = [place[text] for title, text in titled if title in supporting]
+        given = [place[text] for title, text in titled if title not in supporting]
+        entry = {"query": row["question"], "answers": [row["answer"]], "needed": needed}
+        questions.append(entry | {"given": given, "shuffle": False})
     return Questions(documents, questions)
-
-
-def _question(query, answers, needed, given, shuffle) -> dict:
-    return {"query": query, "answers": answers, "needed": needed, "given": given, "shuffle": shuffle}

@@ -1,4 +1,4 @@
-"""The texts of the tasks, read from the installed lm-eval package without importing it.
+"""The texts of the tasks, read from the installed lm-eval package without importing it, which would need nltk.
 
 They are those of NVIDIA/RULER; digests of the filled base-model prompts say that they are, byte for byte. Two spellings
 differ by profile: variable tracking says "assigned" today and "assgined" in the LCEG paper's copy.
@@ -21,12 +21,12 @@ DIGESTS = {  # SHA-256 of text + prefix, fields unfilled
     "qa": "15017066bdc1a1671b611ab9abf216a3fc63957a987b7c59275ca5c958849180",
 }
 # with one answer the template speaks in the singular; in this order. Its field is {type_needle_v_singular}
-SINGULAR = (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer"))
+SINGULAR = (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer"), ("_needle_v", "_needle_v_singular"))
 
 
 class Template(NamedTuple):
     """text: the task, with the fields {context}, {query} and those of its family.  prefix: how the answer begins, with
-    the space that stands before it."""
+    the space before it."""
 
     text: str
     prefix: str
@@ -39,59 +39,61 @@ class Texts(NamedTuple):
     document: str  # fields {i}, {document}
 
 
-def _tree(name: str) -> ast.Module:
+def parse(name: str) -> ast.Module:
+    """A module of lm-eval's RULER tasks. Raises ValueError if it is not installed."""
     spec = importlib.util.find_spec("lm_eval")
-    if spec is None:
+    path = spec and Path(spec.submodule_search_locations[0]) / "tasks" / "ruler" / name
+    if not path or not path.is_file():
         raise ValueError("RULER's templates come from the lm-eval package: pip install lm_eval==0.4.13")
-    path = Path(spec.submodule_search_locations[0]) / "tasks" / "ruler" / name
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: this lm-eval has no RULER; pip install lm_eval==0.4.13")
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _constants(tree: ast.Module) -> dict:
-    """Values of the module's plain assignments; of the function-local ones the first string."""
-    found = {}
+def constants(tree: ast.Module) -> dict:
+    """The first plain value that is assigned to each name, inside of functions too."""
+    values = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
-                found.setdefault(node.targets[0].id, ast.literal_eval(node.value))
+                values.setdefault(node.targets[0].id, ast.literal_eval(node.value))
             except ValueError:
                 pass  # not a plain value
-    return found
+    return values
 
 
-def _prefixes(tree: ast.Module) -> list[str]:
-    """The f-strings that begin like needle-in-a-haystack's answer, as format strings."""
-    found = []
+def niah_prefixes(tree: ast.Module) -> list[str]:
+    """How the answer begins, for one answer and for several: two f-strings, as format strings."""
+    prefixes = []
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr) and getattr(node.values[0], "value", "") == "The special magic ":
-            fields = {ast.FormattedValue: lambda part: "{" + ast.unparse(part.value).split("[")[0] + "}"}
-            found.append("".join(fields.get(type(part), lambda part: part.value)(part) for part in node.values))
-    return sorted(found, key=lambda text: text.endswith("are"))
+            prefix = " "
+            for part in node.values:
+                field = isinstance(part, ast.FormattedValue)
+                prefix += "{" + ast.unparse(part.value).split("[")[0] + "}" if field else part.value
+            prefixes.append(prefix)
+    return sorted(prefixes, key=lambda prefix: prefix.endswith("are"))
 
 
 @lru_cache(maxsize=1)
 def read_texts() -> Texts:
-    """All texts. Raises ValueError, one line, without lm-eval or if its texts are not those of RULER."""
-    niah, prepare = _constants(_tree("niah_utils.py")), _tree("prepare_niah.py")
-    single, multi = (" " + prefix for prefix in _prefixes(prepare))
-    haystack, qa = _constants(prepare), _constants(_tree("qa_utils.py"))
-    singular = niah["TEMPLATE"]
+    """All texts. Raises ValueError without lm-eval or if its texts are not those of RULER."""
+    prepare = parse("prepare_niah.py")
+    single_prefix, multi_prefix = niah_prefixes(prepare)
+    multi = single = constants(parse("niah_utils.py"))["TEMPLATE"]
     for old, new in SINGULAR:
-        singular = singular.replace(old, new)
-    single, singular = (text.replace("_needle_v", "_needle_v_singular") for text in (single, singular))
-    templates = {"niah_single": Template(singular, single), "niah_multi": Template(niah["TEMPLATE"], multi)}
-    vt = _constants(_tree("vt_utils.py"))["CONFIG"]["variable_tracking"]
-    templates["vt_lceg"] = Template(vt["template"], vt["answer_prefix"])
-    templates["vt"] = Template(vt["template"], vt["answer_prefix"].replace("assgined", "assigned"))
+        single = single.replace(old, new)
+    single_prefix = single_prefix.replace(*SINGULAR[-1])
+    templates = {"niah_single": Template(single, single_prefix), "niah_multi": Template(multi, multi_prefix)}
+    qa = constants(parse("qa_utils.py"))
+    configs = {"qa": qa["CONFIG"], "vt_lceg": constants(parse("vt_utils.py"))["CONFIG"]["variable_tracking"]}
     for name in ("cwe", "fwe"):
-        config = _constants(_tree(f"{name}_utils.py"))["CONFIG"]
-        templates[name] = Template(config["template"], config["answer_prefix"])
-    templates["qa"] = Template(qa["CONFIG"]["template"], " " + qa["CONFIG"]["answer_prefix"])
+        configs[name] = constants(parse(f"{name}_utils.py"))["CONFIG"]
+    for name, config in configs.items():
+        prefix = config["answer_prefix"]
+        templates[name] = Template(config["template"], prefix if prefix.startswith(" ") else f" {prefix}")
+    text, prefix = templates["vt_lceg"]
+    templates["vt"] = Template(text, prefix.replace("assgined", "assigned"))
     for name, template in templates.items():
         if hashlib.sha256("".join(template).encode()).hexdigest() != DIGESTS[name]:
-            raise ValueError(
-                f"the {name} template of the installed lm-eval is not RULER's: pip install lm_eval==0.4.13"
-            )
+            raise ValueError(f"lm-eval's {name} template is not RULER's: pip install lm_eval==0.4.13")
+    haystack = constants(prepare)
     return Texts(templates, haystack["NEEDLE"], haystack["haystack"], qa["DOCUMENT_PROMPT"])

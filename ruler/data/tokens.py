@@ -1,8 +1,10 @@
-"""How many tokens a text takes: whole, or piece by piece.
+"""How many tokens a text takes.
 
-A prompt is put together from pieces whose tokens do not reach into the next one: lines that begin behind a line break,
-words that begin with a space. The cost of a piece is measured where it will stand, once; a prompt's cost is a sum. That
-sums and whole prompts agree is checked while data are made, and where they do not every prompt is tokenised whole.
+The one idea of this generator: a text is cut at its spaces into words (line breaks stay inside of them), each word is
+tokenised once, behind a space, and cached, and a text takes as many tokens as its words together. So a prompt of 32,768
+tokens is counted in a few milliseconds, and the size that fills the length is found by trying sizes. Finished prompts
+are verified by tokenising them whole; should that differ, because a tokenizer has tokens that reach over spaces, every
+text is counted whole.
 """
 
 import hashlib
@@ -15,81 +17,81 @@ from tokenizers import Tokenizer  # noqa: E402
 
 # classes that use tokenizer.json as it stands; of others transformers changes parts, so it is asked for the result
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
-BEHIND = {"\n": "A", " ": " a"}  # what is put behind a piece that ends in white space
+CACHED_WORDS = 2**16
+
+
+class WordCache(dict):
+    """{word: its tokens behind a space}, counted when first asked for."""
+
+    def __init__(self, raw):
+        super().__init__()
+        self.raw, self.anchor = raw, raw("a")
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= CACHED_WORDS:
+            self.clear()
+        self[word] = self.raw(f"a {word}") - self.anchor
+        return self[word]
 
 
 class Tokens:
-    """Counts with a tokenizer given as JSON.  around: the tokens it puts around a text, such as BOS; may be 0."""
+    """Counts with a tokenizer given as JSON.  around: the tokens it puts around a text, such as BOS; may be 0.
+
+    cost(word): tokens of a word behind a space.
+    """
 
     def __init__(self, source: str):
         self.tokenizer = Tokenizer.from_str(source)
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.around = self.tokenizer.num_special_tokens_to_add(False)
-        word, line, spaced, letter = self.raw(["a", "\n", "a a", "\nA"])
-        self.anchors, self.behind = {"a": word, "\n": line}, {" ": spaced - word, "\n": letter - line}
+        self.cost = WordCache(self.raw).__getitem__
 
-    def raw(self, texts: list[str]) -> list[int]:
-        """Tokens of each text, without special tokens."""
-        return [len(encoding) for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    def raw(self, text: str) -> int:
+        """Tokens of a text without special tokens."""
+        return len(self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
     def count(self, text: str) -> int:
-        """Tokens of a whole prompt as the model gets it, special tokens included."""
-        return self.raw([text])[0] + self.around
+        """Tokens of a prompt as the model gets it, special tokens included: the sum over its words."""
+        end = text.find(" ", 1)  # a space at the beginning belongs to the first word
+        if end < 0:
+            return self.count_whole(text)
+        words = text[end + 1 :].split(" ")
+        return self.around + self.raw(text[:end]) + sum(map(self.cost, words))
 
-    def costs(self, pieces: list[str]) -> list[int]:
-        """Tokens of each piece inside a text: behind a word if it begins with white space, else at a line's begin. One
-        that ends in white space is measured with something behind it, on which the tokens of white space depend."""
-        texts = [("a" if piece[:1].isspace() else "\n") + piece + BEHIND.get(piece[-1:], "") for piece in pieces]
-        made = self.raw(texts)
-        for i, piece in enumerate(pieces):
-            made[i] -= self.anchors[texts[i][0]] + self.behind.get(piece[-1:], 0)
-        return made
-
-    def cost(self, piece: str) -> int:
-        return self.costs([piece])[0]
-
-    def beginning(self, text: str) -> int:
-        """Tokens of the beginning of a prompt, special tokens included; a piece follows."""
-        return self.count(text + BEHIND.get(text[-1:], "")) - self.behind.get(text[-1:], 0)
-
-    def ending(self, text: str) -> int:
-        """Tokens of the end of a prompt."""
-        anchor = "a" if text[:1].isspace() else "\n"
-        return self.raw([anchor + text])[0] - self.anchors[anchor]
+    def count_whole(self, text: str) -> int:
+        """The same by tokenising the text whole."""
+        return self.around + self.raw(text)
 
 
-def digest(text: str) -> str:
+def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def files_digest(path: str) -> str | None:
     """SHA-256 over what decides a local tokenizer; None for a hub id."""
     folder = Path(path)
-    names = (
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-    )
     if not folder.is_dir():
         return None
-    made = hashlib.sha256()
-    for name in names:
-        if (folder / name).is_file():
-            content = (folder / name).read_bytes()
-            if name == "tokenizer_config.json":  # without what the place of a file or its saving leave there
-                config = {k: v for k, v in json.loads(content).items() if k not in ("is_local", "local_files_only")}
-                content = json.dumps(config, sort_keys=True).encode()
-            made.update(f"{name} {len(content)}\0".encode() + content)
-    return made.hexdigest()
+    digest = hashlib.sha256()
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+        if not (folder / name).is_file():
+            continue
+        content = (folder / name).read_bytes()
+        if name == "tokenizer_config.json":  # without what depends on where and how it was saved
+            config = json.loads(content)
+            for key in ("is_local", "local_files_only"):
+                config.pop(key, None)
+            content = json.dumps(config, sort_keys=True).encode()
+        digest.update(f"{name} {len(content)}\0".encode() + content)
+    return digest.hexdigest()
 
 
 def load(path: str, trust_remote_code: bool) -> str:
     """A tokenizer as JSON. Raises ValueError if there is none.
 
     A tokenizer.json of a plain class is read as it is, in a tenth of a second; other tokenizers are opened by
-    transformers, which changes parts of some.
+    transformers.
     """
     file = Path(path) / "tokenizer.json"
     config = file.with_name("tokenizer_config.json")

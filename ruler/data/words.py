@@ -4,29 +4,28 @@ import importlib.util
 from functools import lru_cache
 from pathlib import Path
 from random import Random
+from uuid import UUID
 
 TRIES = 100  # for something not drawn before
 
 
 @lru_cache(maxsize=1)
 def read_words() -> tuple[list[str], list[str], list[str]]:
-    """(nouns, adjectives, verbs), each distinct and sorted. Raises ValueError, one line, without wonderwords."""
+    """(nouns, adjectives, verbs), each distinct and sorted. Raises ValueError without wonderwords."""
     spec = importlib.util.find_spec("wonderwords")
     if spec is None:
         raise ValueError("RULER's words come from the wonderwords package: pip install wonderwords==3.0.1")
-    folder = Path(spec.submodule_search_locations[0]) / "assets"
     lists = []
     for kind in ("noun", "adjective", "verb"):
-        path = folder / f"{kind}list.txt"
-        if not path.is_file():
-            raise ValueError(f"{path} is missing: pip install wonderwords==3.0.1")
-        lists.append(sorted({line.strip() for line in path.read_text(encoding="utf-8").splitlines()} - {""}))
+        path = Path(spec.submodule_search_locations[0]) / "assets" / f"{kind}list.txt"
+        lines = path.read_text(encoding="utf-8").splitlines()
+        lists.append(sorted({line.strip() for line in lines} - {""}))
     return tuple(lists)
 
 
 def all_words() -> list[str]:
     """The distinct words of all three kinds, sorted."""
-    return sorted({word for words in read_words() for word in words})
+    return sorted(set().union(*read_words()))
 
 
 def word(rng: Random) -> str:
@@ -44,9 +43,7 @@ def number(rng: Random) -> str:
 
 def identifier(rng: Random) -> str:
     """A version-4 UUID (RFC 9562)."""
-    digits = f"{rng.getrandbits(128):032x}"
-    variant = "89ab"[int(digits[16], 16) % 4]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    return str(UUID(int=rng.getrandbits(128), version=4))
 
 
 DRAW = {"words": word, "numbers": number, "uuids": identifier}

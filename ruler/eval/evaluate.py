@@ -41,12 +41,12 @@ def percent(scores: list[float]) -> float:
 
 
 def costs(rows: list[dict]) -> dict:
-    """What the answers took, all processes together. None for predictions of other code, which do not record it."""
-    if any("seconds" not in row for row in rows):
-        return dict.fromkeys(("seconds", "tokens_per_second", "peak_memory_bytes"))
+    """What the answers took, all processes together; empty for predictions of other code, which do not say."""
+    if "seconds" not in rows[0]:
+        return {}
     seconds = sum(row["seconds"] for row in rows)
     tokens = sum(row["prompt_tokens"] + row["generated_tokens"] for row in rows)
-    peak = max((row["peak_memory_bytes"] or 0 for row in rows), default=0)
+    peak = max(row["peak_memory_bytes"] or 0 for row in rows)
     rate = round(tokens / seconds, 1) if seconds else None
     return {"seconds": round(seconds, 3), "tokens_per_second": rate, "peak_memory_bytes": peak or None}
 
@@ -66,30 +66,28 @@ def evaluate_task(rows: list[dict], task: dict, record: dict) -> dict:
         scores.append(score(pred, golds, task["metric"]))
         strict.append(score(pred, golds, task["metric"], contains_word))
     data = record.get("data") or {}
-    expected = record.get("samples")
+    expected = record.get("samples") or len(rows)
     error = standard_error(scores)
     return {
         "source": data.get("source"),
         "metric": task["metric"],
         "n": len(rows),
         "expected_n": expected,
-        "complete": expected is None or len(rows) >= expected,
+        "complete": len(rows) >= expected,
         "score": percent(scores),
         "strict": percent(strict),
         "stderr": None if error is None else round(100 * error, 3),
         "interval_95": interval(bootstrap(scores)),
-        "strict_interval_95": interval(bootstrap(strict)),
         "nulls": preds.count(""),
         "fill": data.get("mean_fill"),
         "tokens_to_generate": record.get("tokens_to_generate"),
         "indices": [row["index"] for row in rows],
         "row_scores": [round(value, 6) for value in scores],
         "strict_row_scores": [round(value, 6) for value in strict],
-        **costs(rows),
         "oom_retries": record.get("oom_retries"),
         "errors": record.get("errors"),
         "predictions": preds,
-    }
+    } | costs(rows)
 
 
 def mean(entries: dict[str, dict], tasks: dict[str, dict]) -> dict:
@@ -109,18 +107,19 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int):
     """Scores a folder of predictions, writes its files and prints the scores. Raises ValueError if it cannot."""
     entries, records = {}, {}
     for name, task in tasks.items():
-        rows = {row["index"]: row for row in read_lines(folder / f"{name}.jsonl")[0] if {"index", "pred"} <= set(row)}
+        lines = [row for row in read_lines(folder / f"{name}.jsonl")[0] if "index" in row]
+        rows = sorted({row["index"]: row for row in lines}.values(), key=lambda row: row["index"])
         if not rows:
             continue
         record = read_json(folder / "runs" / f"{name}.json") or {}
-        records[name] = record | (record.get("settings") or {})
+        records[name] = record | record.get("settings", {})
         try:
-            entries[name] = evaluate_task([rows[index] for index in sorted(rows)], task, records[name])
+            entries[name] = evaluate_task(rows, task, records[name])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder / name}.jsonl: {error}") from None
-        for index in sorted(rows)[:verbose]:
-            print(f"{name} {index}\n  input      ...{rows[index].get('input', '')[-300:]!r}")
-            print(f"  gold       {rows[index]['outputs']}\n  prediction {rows[index]['pred']!r}")
+        for row in rows[:verbose]:
+            print(f"{name} {row['index']}: ...{row.get('input', '')[-300:]!r}")
+            print(f"  gold: {row['outputs']}\n  prediction: {row['pred']!r}")
     if not entries:
         raise ValueError(f"{folder} has no predictions of any task; pred/call_api.py makes them")
     for key, what in (("checkpoint", "checkpoints"), ("protocol", "profiles of data")):
@@ -142,29 +141,25 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int):
 
 def write_tables(folder: Path, entries: dict[str, dict]):
     """Writes RULER's summary.csv and submission.csv; takes `predictions` out of the entries."""
-    names, predictions = list(entries), []
+    names, frames = list(entries), []
     scores = [entry["score"] for entry in entries.values()]
     nulls = [f"{entry['nulls']}/{entry['n']}" for entry in entries.values()]
     summary = pandas.DataFrame([["Tasks", *names], ["Score", *scores], ["Nulls", *nulls]])
-    name = "summary.csv" if len(names) > 1 else f"summary-{names[0]}.csv"
-    write_text(folder / name, summary.to_csv(index=False))
+    summary_name = "summary.csv" if len(names) > 1 else f"summary-{names[0]}.csv"
+    write_text(folder / summary_name, summary.to_csv(index=False))
     for name, entry in entries.items():
-        predictions += [(name, *row) for row in zip(entry["indices"], entry.pop("predictions"), strict=True)]
-    submission = pandas.DataFrame(predictions, columns=["Task", "ID", "Prediction"])
-    write_text(folder / "submission.csv", submission.to_csv(index=False))
+        columns = {"Task": name, "ID": entry["indices"], "Prediction": entry.pop("predictions")}
+        frames.append(pandas.DataFrame(columns))
+    write_text(folder / "submission.csv", pandas.concat(frames).to_csv(index=False))
 
 
 def show(folder: Path, scores: dict):
     """Prints the mean and a line for each task."""
     whole = scores["mean"]
     low, high = whole["interval_95"]
-    note = " (some data are stand-ins)" if whole["standin"] else ""
-    print(f"{folder}: mean of {whole['tasks']} tasks {whole['score']:.2f} [{low:.2f}, {high:.2f}]{note}")
-    for name, entry in scores["tasks"].items():
-        low, high = entry["interval_95"]
-        strict = f"strict {entry['strict']:6.2f}  nulls {entry['nulls']}/{entry['n']}"
-        note = "  standin" if entry["source"] == "standin" else ""
-        print(f"  {name:<16} {entry['score']:6.2f} [{low:6.2f}, {high:6.2f}]  {strict}{note}")
+    print(f"{folder}: mean of {whole['tasks']} tasks {whole['score']:.2f} [{low:.2f}, {high:.2f}]")
+    table = pandas.DataFrame(scores["tasks"]).T[["score", "interval_95", "strict", "nulls", "n", "source"]]
+    print(table.to_string(na_rep="-"))
 
 
 def main():

@@ -19,31 +19,33 @@ LLAMA3 = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\
 
 def train(kind: str) -> Tokenizer:
     """A BPE of 3,000 entries as GPT-2 ("bytes"), Llama 3 or Llama 2 have it, the latter without any pre-tokenizer;
-    "lines" is like Llama 2's, but its entries may reach over line breaks."""
+    "spaces" has 400 entries, some of which reach over spaces and line breaks."""
     from pydoc_data.topics import topics
 
     texts = list(topics.values())[:60] + [
         "The grass is green. The sky is blue. One of the special magic numbers for x is: 1."
     ]
-    special, alphabet = ["<unk>", "<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet()
-    if kind in ("llama2", "lines"):
+    special, alphabet, size = ["<unk>", "<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet(), 3000
+    tokenizer = Tokenizer(models.BPE())
+    if kind == "llama2":
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
         special, alphabet = special + [f"<0x{i:02X}>" for i in range(256)], []
-        apart = [pre_tokenizers.Split(Regex(r"\d|[^\w\s]"), "isolated")] if kind == "llama2" else []
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*apart, pre_tokenizers.Metaspace(prepend_scheme="first")])
-        texts = [text.replace("\n", " ") for text in texts] if kind == "llama2" else texts
+        split = pre_tokenizers.Split(Regex(r"\d|[^\w\s]"), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.Metaspace(prepend_scheme="first")])
+        texts = [text.replace("\n", " ") for text in texts]
+    elif kind == "llama3":
+        split = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
+        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
     else:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        if kind == "llama3":
-            split = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
-            whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bytes")
+    if kind == "spaces":
+        texts, size = [line for text in texts[:5] for line in text.splitlines(keepends=True)], 400
     trainer = trainers.BpeTrainer(
-        vocab_size=3000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    if kind in ("llama2", "lines"):
+    if kind == "llama2":
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         tokenizer.pre_tokenizer = None
     if kind != "llama3":  # that one has no BOS here
@@ -77,6 +79,13 @@ def tokenizer_folder(tokenizer_of):
 def checkpoint(tmp_path_factory):
     """A tiny Llama with a window of 512 tokens, which are bytes."""
     return tiny.save_base(tmp_path_factory.mktemp("tiny") / "model", max_position_embeddings=512)
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory):
+    """The same with other weights."""
+    folder = tmp_path_factory.mktemp("tiny") / "other"
+    return tiny.save_base(folder, max_position_embeddings=512, initializer_range=0.2)
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """run.sh and eval.sh as a user runs them."""
 
 import json
-import re
 import sys
 
 import pytest
 
-import tiny
 from run import read_json
 from store import read_lines
 from tasks import read_tasks
@@ -110,18 +108,10 @@ def test_bad_input_gets_one_line(launch, words, variables, line):
     assert printed.startswith(f"error: {line}") and printed.count("\n") == 1 and not commands
 
 
-@pytest.mark.parametrize("script", ["run.sh", "eval.sh", "config_models.sh", "config_tasks.sh"])
-def test_the_scripts_work_with_an_old_bash(script):
-    """macOS ships bash 3.2: no mapfile, no associative arrays, no ${x,,}."""
-    text = (STAGE / script).read_text()
-    assert not re.search(r"\bmapfile\b|\breadarray\b|declare -[An]|local -[An]|\$\{\w+(,,|\^\^)\}|&>>|\|&", text)
-
-
-def test_run_and_eval_as_a_user_on_two_ranks(checkpoint, tmp_path, call):
+def test_run_and_eval_as_a_user_on_two_ranks(checkpoint, other, tmp_path, call):
     """Data, answers of two models on two ranks, scores, table; the answers are those of one process."""
     import call_api
 
-    other = tiny.save_base(tmp_path / "other", max_position_embeddings=512, initializer_range=0.2)
     root, tasks = tmp_path / "results", "niah_single_1,vt,qa_1"
     variables = {"ROOT_DIR": root, "SEQ_LENGTHS": "1024", "NUM_SAMPLES": 6, "TASKS": tasks, "PYTHON": sys.executable}
     flags = "--tokens_to_generate 8"
