@@ -20,6 +20,7 @@ if [ "$card" = CPU ] && [ -z "$tiny" ]; then
   exit 1
 fi
 results=${RESULTS:-benchmarks/results}
+[ -z "$tiny" ] || results=${RESULTS:-$(mktemp -d)} # nothing to keep
 name=$(echo "$card" | tr -cs 'A-Za-z0-9' _)$(date +%Y-%m-%d)
 report=$results/$name.md
 mkdir -p "$results" && : >"$report" || exit 1
@@ -45,10 +46,11 @@ part() { # title, seconds, command: its output goes to the report; what it write
   "$python" benchmarks/gpu_versions.py
 } | say
 
-part "Tests that need a GPU" 60 "$python" -m pytest -q -rs -p no:cacheprovider -k gpu common
-part "Every method through every stage, tiny model" 150 "$python" benchmarks/gpu_methods.py $tiny
-part "Speed of the engine and of perplexity" 130 "$python" benchmarks/gpu_speed.py decode prefill perplexity own_attention $tiny
-part "Training steps, then the longest rows" 160 "$python" benchmarks/train_step.py --plan gpu longest $tiny
+part "Tests that need a GPU" 45 "$python" -m pytest -q -rs -p no:cacheprovider -k gpu common
+part "Every method through every stage, tiny model" 120 "$python" benchmarks/gpu_methods.py $tiny
+part "Speed of the engine and of perplexity" 120 "$python" benchmarks/gpu_speed.py decode prefill perplexity own_attention $tiny
+part "Training steps, then the longest rows" 130 "$python" benchmarks/train_step.py --plan gpu longest $tiny
+part "DeepSpeed ZeRO-3 with offload, tiny model" 80 "$python" benchmarks/gpu_methods.py --zero3 $tiny
 
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'failed or stopped: %s\n' "${failed[@]}" | say

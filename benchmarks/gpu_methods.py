@@ -1,10 +1,11 @@
 """Every method through every stage on a tiny model, by the launchers that users call: a table of what worked.
 
     python benchmarks/gpu_methods.py               all methods
+    python benchmarks/gpu_methods.py --zero3       each trained method under DeepSpeed ZeRO-3 with offload
     python benchmarks/gpu_methods.py --tiny        three of them, for a CPU
 
-A cell is "ok" if the stage wrote its result for that method's checkpoint. The end of the log of a stage in which
-anything failed is printed below the table. ZeRO-3 with offload is tried where DeepSpeed is installed.
+A cell is "ok" if the stage wrote its result for that method's checkpoint; a row is printed as soon as its stage is
+done. The end of the log of a stage in which anything failed is printed below the table.
 """
 
 import argparse
@@ -71,6 +72,7 @@ def launch(stage: str, script: str, *flags, **variables) -> tuple[float, str]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="origin, landmark and lm_infinite only")
+    parser.add_argument("--zero3", action="store_true", help="ZeRO-3 with offload instead of the stages")
     args = parser.parse_args()
     names = ["origin", "landmark", "lm_infinite"] if args.tiny else methods.available()
     trained = [name for name in names if methods.get(name).trained]
@@ -87,9 +89,9 @@ def main():
     paths |= {name: ckpts / f"tiny_{name.removesuffix('_frozen')}_frozen" for name in frozen}
     evaluated = {"CHECKPOINTS": " ".join(map(str, paths.values())), "JOBS": min(4, os.cpu_count()), "NPROC": 1}
     ruler = evaluated | {"ROOT_DIR": out / "ruler", "SEQ_LENGTHS": 2048, "NUM_SAMPLES": 1, "TASKS": "niah_single_1"}
-    standin = ["make_standin.py", "--sets", "passage_retrieval_en", "--words", "45", "--rows", "2"]
+    standin = ["make_standin.py", "--sets", "passage_retrieval_en", "--words", "45", "--rows", "2", "--shots", "1"]
     standin += ["--output_dir", str(folder / "sets")]
-    subprocess.run([sys.executable, *standin], cwd=ROOT / "longbench", check=False)
+    subprocess.run([sys.executable, *standin], cwd=ROOT / "longbench", stdout=subprocess.DEVNULL, check=False)
 
     stages = {
         "train or extend": [
@@ -129,26 +131,26 @@ def main():
         "longbench": lambda name: out.glob(f"longbench/pred/{paths[name].name}/scores.json"),
         "ruler": lambda name: out.glob(f"ruler/{paths[name].name}/synthetic/2048/pred/scores.json"),
     }
-    if find_spec("deepspeed"):
-        zero3 = training | {"DEEPSPEED": "ds_configs/stage3_offload.json", "OUTPUT_ROOT": folder / "zero3", "JOBS": 1}
-        zero3["METHODS"] = " ".join(trained[:1] if args.tiny else trained)
-        stages["ZeRO-3 offload"] = [("continuous_finetuning", "finetune.sh", [], zero3)]
-        results["ZeRO-3 offload"] = lambda name: folder.glob(f"zero3/{paths[name].name}/config.json")
-
-    table, logs = {name: [] for name in names}, []
-    print("| method | " + " | ".join(stages) + " |\n|---" * 1 + "|---" * len(stages) + "|")
-    seconds = []
+    if args.zero3:
+        if not find_spec("deepspeed"):
+            sys.exit("error: deepspeed is not installed: pip install -r requirements.txt")
+        trained = trained[:1] if args.tiny else trained
+        training |= {"DEEPSPEED": "ds_configs/stage3_offload.json", "JOBS": 1}
+        stages = {
+            f"ZeRO-3 offload, {name}": [("continuous_finetuning", "finetune.sh", [], training | {"METHODS": name})]
+            for name in trained
+        }
+        results = {f"ZeRO-3 offload, {name}": results["train or extend"] for name in trained}
+    logs = []
+    print("| stage | " + " | ".join(names) + " | seconds |\n|---" + "|---" * len(names) + "|---|", flush=True)
     for stage, calls in stages.items():
         outputs = [launch(*call[:2], *call[2], **call[3]) for call in calls]
-        seconds.append(sum(output[0] for output in outputs))
-        for name in names:
-            tried = stage != "ZeRO-3 offload" or name in zero3["METHODS"].split()
-            table[name].append(("ok" if any(results[stage](name)) else "FAILED") if tried else "-")
-        if any(row[-1] == "FAILED" for row in table.values()):
+        tried = [name for name in names if not args.zero3 or stage.endswith(f" {name}")]
+        failed = [name for name in tried if not any(results[stage](name))]
+        cells = ["FAILED" if name in failed else "ok" if name in tried else "" for name in names]
+        print(f"| {stage} | " + " | ".join(cells) + f" | {sum(output[0] for output in outputs):.0f} |", flush=True)
+        if failed:
             logs.append((stage, "".join(output[1] for output in outputs)[-1500:]))
-    for name, row in table.items():
-        print(f"| {name} | " + " | ".join(row) + " |")
-    print("| seconds | " + " | ".join(f"{value:.0f}" for value in seconds) + " |")
     for stage, log in logs:
         print(f"\n{stage}:\n\n```\n{log}\n```")
     sys.exit(1 if logs else 0)
