@@ -42,6 +42,7 @@ worker() { # number, items: evaluates items number, number + jobs, ...
     return
   fi
   for item in "${items[@]}"; do # each alone: what is done is skipped, and the others are not held up
+    if [ -n "$stopped" ]; then return; fi
     evaluate "$item" || echo "$item" >>"$failures"
   done
 }

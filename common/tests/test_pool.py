@@ -1,6 +1,9 @@
 """pool.sh with a launcher of two lines and a fake python that writes down how it was called."""
 
 import os
+import signal
+import subprocess
+import time
 
 import pytest
 
@@ -17,6 +20,7 @@ echo "gpu=${CUDA_VISIBLE_DEVICES:--} threads=${OMP_NUM_THREADS:--} $*" >>"$CALLS
 case " $* " in
 *" dies "*) kill -9 $$ ;;
 *" bad "*) exit 1 ;;
+*" slow "*) exec sleep 60 ;;
 esac
 """
 
@@ -60,3 +64,19 @@ def test_after_a_failure_each_item_is_tried_alone_and_failures_are_listed_at_the
     assert output.endswith(f"failed: {bad}\n")
     calls, output = launch(f"a {bad} b", expect=1, JOBS=3)
     assert len(calls) == 3 and output.endswith(f"failed: {bad}\n")
+
+
+@pytest.mark.parametrize("items", ["slow b", "bad slow b"])  # the latter: while each is tried alone
+def test_ctrl_c_stops_everything(launch, tmp_path, items):
+    launch("a")
+    calls, environment = tmp_path / "calls", os.environ | {"PYTHON": str(tmp_path / "python"), "JOBS": "1"}
+    environment["CALLS"] = str(calls)
+    calls.write_text("")
+    command = ["bash", tmp_path / "launcher.sh", STAGE, *items.split()]
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not calls.read_text().endswith((" slow b\n", " slow\n")) or calls.read_text().endswith("bad slow b\n"):
+        time.sleep(0.01)
+    before = calls.read_text()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=30)[1].endswith("rerun the same command to resume\n")
+    assert process.returncode == 143 and calls.read_text() == before

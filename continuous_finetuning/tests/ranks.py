@@ -1,15 +1,14 @@
 """Runs several command lines of fine-tune.py in the same ranks, one after the other. Not a test file itself.
 
-    torchrun --nproc_per_node=2 ranks.py RUNS.json        a list of [argument list, stop_after]
+    torchrun --nproc_per_node=2 ranks.py RUNS.json        a list of [argument list, step, signal]
 
-Starting torchrun, torch and DeepSpeed takes longer than training a tiny model. stop_after: the step in which rank 1
-alone gets SIGTERM, or null. --sequence_parallel_size works once in a process, in the last run.
+Starting torchrun, torch and DeepSpeed takes longer than training a tiny model. In that step, if it is not null, rank 1
+alone gets the signal. --sequence_parallel_size works once in a process, in the last run.
 """
 
 import json
 import os
 import runpy
-import signal
 import sys
 from pathlib import Path
 
@@ -25,11 +24,11 @@ os._exit = lambda status: None  # how a run with DeepSpeed ends
 leave_group, dist.destroy_process_group = dist.destroy_process_group, lambda: None
 check_signal = training.StopOnSignal.on_step_end
 
-for argv, stop_after in json.loads(Path(sys.argv[1]).read_text()):
+for argv, step, number in json.loads(Path(sys.argv[1]).read_text()):
 
-    def on_step_end(self, args, state, control, stop_after=stop_after, **kwargs):
-        if state.global_step == stop_after and args.process_index == 1:
-            signal.raise_signal(signal.SIGTERM)
+    def on_step_end(self, args, state, control, step=step, number=number, **kwargs):
+        if state.global_step == step and args.process_index == 1:
+            os.kill(os.getpid(), number)
         check_signal(self, args, state, control, **kwargs)
 
     training.StopOnSignal.on_step_end = on_step_end
@@ -37,5 +36,5 @@ for argv, stop_after in json.loads(Path(sys.argv[1]).read_text()):
     try:
         runpy.run_path("fine-tune.py", run_name="__main__")
     except SystemExit as stop:
-        assert stop.code == 143 and stop_after, stop.code
+        assert stop.code == 143 and step, stop.code
 leave_group()

@@ -3,14 +3,9 @@
 import hashlib
 import os
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
 from run import read_json, write_json
-
-
-def versions() -> dict:
-    return {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")}
 
 
 def samples_in(folder: Path, settings: dict) -> int:
@@ -79,7 +74,6 @@ class Writer:
             **self.settings,
             "num_samples": len(self.fills),
             "mean_fill": round(self.mean_fill(), 5),
-            "least_fill": round(min(self.fills), 5),
             "sha256": self.digest.hexdigest(),
         }
         write_json(self.folder / "run.json", run | about)

@@ -68,11 +68,24 @@ class Niah(Task):
             context, least, most = lambda n: self.in_essay(needles, depths, n), MIN_WORDS, len(self.words)
             tokens = self.word_sums.__getitem__
         else:
-            lines = Lines(self, self.rng(index, attempt, "lines"), taken)
-            context = lambda n: self.in_lines(needles, lines.first(n), self.rng(index, attempt, "places"))  # noqa: E731
+            lines, lines_rng = [], self.rng(index, attempt, "lines")
+
+            def context(n: int) -> str:
+                self.extend(lines, n, lines_rng, taken)
+                return self.in_lines(needles, lines[:n], self.rng(index, attempt, "places"))
+
             least, most = len(needles), self.room
             tokens = self.noise_tokens.__mul__ if self.haystack == "noise" else None
         return Draft(lambda n: before + context(n) + after, prefix, answers, least, most, tokens)
+
+    def extend(self, lines: list[str], n: int, rng: Random, taken: set[str]) -> None:
+        """Appends lines of the haystack until there are n."""
+        while len(lines) < n:
+            if self.haystack == "noise":
+                lines.append(self.noise)
+            else:
+                key = draw_new(DRAW[self.kind_k], rng, taken)
+                lines.append(self.statement(key, draw_new(DRAW[self.kind_v], rng, taken)))
 
     def in_lines(self, needles: list[str], lines: list[str], rng: Random) -> str:
         """The needles before distinct random lines, each in a line of its own."""
@@ -94,20 +107,3 @@ class Niah(Task):
 
     def positions(self, text: str, answers: list[str]) -> list[int]:
         return [self.count(text[: text.index(f" {value}.")]) for value in answers]
-
-
-class Lines:
-    """The lines of one sample's haystack, drawn as they are needed."""
-
-    def __init__(self, task: Niah, rng: Random, taken: set[str]):
-        self.task, self.rng, self.taken = task, rng, taken
-        self.lines = []
-
-    def first(self, n: int) -> list[str]:
-        task = self.task
-        if task.haystack == "noise":
-            return [task.noise] * n
-        while len(self.lines) < n:
-            key = draw_new(DRAW[task.kind_k], self.rng, self.taken)
-            self.lines.append(task.statement(key, draw_new(DRAW[task.kind_v], self.rng, self.taken)))
-        return self.lines[:n]

@@ -8,7 +8,8 @@ r"""Makes the data of RULER's tasks: one JSON line per sample, in <save_dir>/<ta
 
 Runs on the CPU of any machine; needs the tokenizer, not the model. data/download.py fetches the texts that some tasks
 need; without them those tasks use stand-ins, and run.json beside the data says so. Models with the same tokenizer share
-the data, by hard links.
+the data, by hard links. Sample i depends on the seed, the task and i only: rerun the same command to resume; a larger
+--num_samples adds samples to the same ones.
 
 A row: index, input, outputs, length, length_w_model_temp (the same), answer_prefix, token_position_answer (niah),
 tokens_to_generate, fill. `input` is the whole prompt and ends with the answer's prefix. `length` counts all of its
@@ -18,16 +19,14 @@ share of it.
 --profile upstream (default) fills the length with each sample. --profile lceg is the LCEG paper's copy of RULER: sizes
 in steps, one for all samples, essays not repeated, its spelling and its layout of variable tracking and common words.
 What made its prompts too long (BOS, and in fwe the answer, were not counted) is mended here too.
-
-Sample i depends on the seed, the task and i only: rerun the same command to resume; a larger --num_samples adds samples
-to the same ones.
 """
 
 import argparse
+import hashlib
 import os
-import platform
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -85,19 +84,11 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
 
 def settings_of(job: Job, tokenizer_sha256: str, about: dict | None) -> dict:
     """What decides the rows, apart from their number. about: what the texts from outside are."""
-    return {
-        "task": job.name,
-        "family": job.family,
-        "args": job.args,
-        "length": job.length,
-        "tokens_to_generate": job.new_tokens,
-        "profile": job.profile,
-        "seed": job.seed,
-        "source": about["source"] if about else "official",
-        "data": about,
-        "tokenizer_sha256": tokenizer_sha256,
-        "version": VERSION,
-    }
+    settings = job._asdict()
+    for name in ("rows", "whole"):
+        del settings[name]
+    source = about["source"] if about else "official"
+    return settings | {"source": source, "data": about, "tokenizer_sha256": tokenizer_sha256, "version": VERSION}
 
 
 def folder_of(args: argparse.Namespace, model: str, job: Job) -> Path:
@@ -107,15 +98,11 @@ def folder_of(args: argparse.Namespace, model: str, job: Job) -> Path:
 def is_there(args: argparse.Namespace, model: str, job: Job, settings: dict) -> bool:
     """Whether a task's data are there, for this model or for one with the same tokenizer, whose data are linked."""
     folder = folder_of(args, model, job)
-    n = files.samples_in(folder, settings)
-    if n >= job.rows:
-        if n > job.rows:
-            print(f"ruler data: {folder} has {n} samples; left as it is", flush=True)
+    if files.samples_in(folder, settings) >= job.rows:
         return True
     for other in args.model_name:
         source = folder_of(args, other, job)
-        made = (source / "run.json").exists() and files.samples_in(source, settings)
-        if made == job.rows:
+        if (source / "run.json").exists() and files.samples_in(source, settings) >= job.rows:
             files.link(source, folder)
             return True
     return False
@@ -123,11 +110,8 @@ def is_there(args: argparse.Namespace, model: str, job: Job, settings: dict) -> 
 
 def prepare(model: str, tokenizer: str, args: argparse.Namespace, outside: maker.Outside) -> None:
     """Makes what is missing of one model's data. Raises ValueError before anything is written if it cannot."""
-    digest = tokens.files_digest(tokenizer)
-    source = None
-    if digest is None:  # a hub id
-        source = tokens.load(tokenizer, args.trust_remote_code)
-        digest = tokens.text_digest(source)
+    source = tokens.load(tokenizer, args.trust_remote_code)
+    digest = hashlib.sha256(source.encode()).hexdigest()
     todo = []
     for job in jobs_of(args):
         settings = settings_of(job, digest, outside.read(job)[1])
@@ -136,7 +120,7 @@ def prepare(model: str, tokenizer: str, args: argparse.Namespace, outside: maker
     if not todo:
         print(f"ruler data: {model}: all files are there", flush=True)
         return
-    setup = maker.Maker(source or tokens.load(tokenizer, args.trust_remote_code), outside)
+    setup = maker.Maker(source, outside)
     check_lengths(setup, [job for job, *_ in todo])
     standins = {job.name: outside.kind(job) for job, _, settings in todo if settings["source"] == "standin"}
     for name, kind in standins.items():
@@ -144,7 +128,7 @@ def prepare(model: str, tokenizer: str, args: argparse.Namespace, outside: maker
     about = {
         "tokenizer": tokenizer,
         "special_tokens": setup.tokens.around,
-        "versions": {"python": platform.python_version(), **files.versions()},
+        "versions": {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")},
         "command": command_line(),
     }
     while todo:
@@ -152,26 +136,22 @@ def prepare(model: str, tokenizer: str, args: argparse.Namespace, outside: maker
 
 
 def check_lengths(setup: maker.Maker, jobs: list[Job]) -> None:
-    """Raises ValueError if a task does not fit a length; the message says which tasks do."""
-    refused = {}
+    """Raises ValueError if tasks do not fit their lengths."""
+    errors = {}
     for job in jobs:
         try:
             setup.check(job)
         except TooShort as error:
-            refused[job.name, job.length] = f"{error}, and generate {job.new_tokens}"
-    if refused:
-        (_, length), reason = next(iter(refused.items()))
-        fits = [job.name for job in jobs if job.length == length and (job.name, length) not in refused]
-        which = ", ".join(f"{name} at {length}" for name, length in refused)
-        fitting = f"What fits {length}: {' '.join(fits) or 'none of these'}"
-        raise ValueError(f"too short with this tokenizer: {which}; {reason}. {fitting}")
+            errors[f"{job.name} at {job.length}"] = str(error)
+    if errors:
+        reasons = ", ".join(dict.fromkeys(errors.values()))
+        raise ValueError(f"too short with this tokenizer: {', '.join(errors)}; {reasons}; leave these tasks out")
 
 
 def work(setup: maker.Maker, todo: list[tuple], workers: int, about: dict) -> list[tuple]:
     """Makes the rows of all tasks, block by block, and writes them in order.
 
-    Returns what has to be made again with every prompt tokenised whole: with some tokenizers the costs of pieces do not
-    add up.
+    Returns what has to be made again with every prompt tokenised whole.
     """
     blocks = []
     for job, folder, settings in todo:

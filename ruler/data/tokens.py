@@ -7,7 +7,6 @@ are verified by tokenising them whole; should that differ, because a tokenizer h
 text is counted whole.
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -62,29 +61,6 @@ class Tokens:
     def count_whole(self, text: str) -> int:
         """The same by tokenising the text whole."""
         return self.around + self.raw(text)
-
-
-def text_digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def files_digest(path: str) -> str | None:
-    """SHA-256 over what decides a local tokenizer; None for a hub id."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
-        if not (folder / name).is_file():
-            continue
-        content = (folder / name).read_bytes()
-        if name == "tokenizer_config.json":  # without what depends on where and how it was saved
-            config = json.loads(content)
-            for key in ("is_local", "local_files_only"):
-                config.pop(key, None)
-            content = json.dumps(config, sort_keys=True).encode()
-        digest.update(f"{name} {len(content)}\0".encode() + content)
-    return digest.hexdigest()
 
 
 def load(path: str, trust_remote_code: bool) -> str:
