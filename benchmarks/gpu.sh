@@ -4,7 +4,7 @@
 #
 #   bash benchmarks/gpu.sh               a GPU: 7B-shaped models with random weights, bfloat16
 #   bash benchmarks/gpu.sh --tiny        a CPU, in under 3 minutes: the same script on tiny models
-#   PYTHON=python3.12 bash benchmarks/gpu.sh
+#   PARTS="speed training" bash benchmarks/gpu.sh      some parts: tests, methods, speed, training, zero3
 #
 # Each part has a time limit, and none that fails stops the others.
 set -u
@@ -27,9 +27,10 @@ mkdir -p "$results" && : >"$report" || exit 1
 failed=()
 
 say() { tee -a "$report"; }
-part() { # title, seconds, command: its output goes to the report; what it writes to stderr goes to the terminal
-  local title=$1 limit=$2 began=$SECONDS status
-  shift 2
+part() { # name, title, seconds, command: its output goes to the report; what it writes to stderr goes to the terminal
+  local title=$2 limit=$3 began=$SECONDS status
+  case " ${PARTS:-$1} " in *" $1 "*) ;; *) return ;; esac
+  shift 3
   printf '\n## %s\n\n' "$title" | say
   timeout -k 10 "$limit" "$@" | say
   status=${PIPESTATUS[0]}
@@ -46,11 +47,11 @@ part() { # title, seconds, command: its output goes to the report; what it write
   "$python" benchmarks/gpu_versions.py
 } | say
 
-part "Tests that need a GPU" 45 "$python" -m pytest -q -rs -p no:cacheprovider -k gpu common
-part "Every method through every stage, tiny model" 120 "$python" benchmarks/gpu_methods.py $tiny
-part "Speed of the engine and of perplexity" 120 "$python" benchmarks/gpu_speed.py decode prefill perplexity own_attention $tiny
-part "Training steps, then the longest rows" 130 "$python" benchmarks/train_step.py --plan gpu longest $tiny
-part "DeepSpeed ZeRO-3 with offload, tiny model" 80 "$python" benchmarks/gpu_methods.py --zero3 $tiny
+part tests "Tests that need a GPU" 45 "$python" -m pytest -q -rs -p no:cacheprovider -k gpu common
+part methods "Every method through every stage, tiny model" 120 "$python" benchmarks/gpu_methods.py $tiny
+part speed "Speed of the engine and of perplexity" 120 "$python" benchmarks/gpu_speed.py decode prefill perplexity own_attention $tiny
+part training "Training steps, then the longest rows" 130 "$python" benchmarks/train_step.py --plan gpu longest $tiny
+part zero3 "DeepSpeed ZeRO-3 with offload, tiny model" 80 "$python" benchmarks/gpu_methods.py --zero3 $tiny
 
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'failed or stopped: %s\n' "${failed[@]}" | say
