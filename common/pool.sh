@@ -50,11 +50,13 @@ worker() { # number, items: evaluates items number, number + jobs, ...
 pool() { # items: evaluates all of them; what fails is listed by `finish`
   local number
   trap stop INT TERM HUP
-  for ((number = 0; number < jobs; number++)); do (trap 'stopped=yes' TERM && worker "$number" "$@") & done
+  for ((number = 0; number < jobs; number++)); do
+    (trap '' INT && trap 'stopped=yes' TERM && worker "$number" "$@") & # only `stop` ends it, not Ctrl-C itself
+  done
   wait
 }
 
-stop() { # on Ctrl-C or SIGTERM: ends the processes, which do not hear Ctrl-C; training writes a checkpoint first
+stop() { # on Ctrl-C or SIGTERM: ends the processes; training writes a checkpoint first
   trap '' INT TERM HUP
   kill -TERM 0
   wait
