@@ -5,9 +5,9 @@
         --lengths 4096 8192 16384 32768                                                        (one GPU, bfloat16)
 
 For each length, in a process of its own: the hidden states of one text of random tokens, given whole without a cache
-(as perplexity is measured) and in two halves with a cache (as a long prompt may be). Peak memory is what was held at
-most above what was held before: on a GPU what PyTorch allocated, on a CPU resident memory, sampled every millisecond.
-The last line gives the exponent p of memory ~ length^p between the first and the last length: 1 is linear.
+(as perplexity is measured) and in two halves with a cache (as the engine reads a long prompt). Peak memory is above
+what was held before: on a GPU what PyTorch allocated, on a CPU resident memory, sampled every millisecond. The last
+line gives the exponent p of memory ~ length^p between the first and the last length: 1 is linear.
 """
 
 import argparse
@@ -25,6 +25,9 @@ import psutil
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
+from attention import CACHED  # noqa: E402
 
 WAYS = {"whole": 1, "in two halves": 2}
 
@@ -83,6 +86,8 @@ def measure(args: argparse.Namespace) -> dict:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     options = {"trust_remote_code": args.trust_remote_code, "use_safetensors": True, "dtype": dtype}
     model = AutoModelForCausalLM.from_pretrained(args.model_path, **options).eval().to(device)
+    if not args.trust_remote_code:  # a plain checkpoint: what the engine runs it with
+        model.set_attn_implementation(CACHED)
     generator = torch.Generator().manual_seed(0)
     ids_BL = torch.randint(5, model.config.vocab_size, (1, args.lengths[0]), generator=generator).to(device)
     read(model, ids_BL[:, :256], WAYS[args.way])  # libraries and thread pools are not the text's memory

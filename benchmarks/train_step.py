@@ -28,6 +28,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from attention_memory import PeakMemory  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments  # noqa: E402
+from transformers.integrations.liger import apply_liger_kernel  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "continuous_finetuning"))
 import checkpoint_writer  # noqa: E402
@@ -118,9 +119,9 @@ def make_trainer(variant: Variant, shape: str, device: torch.device):
         gradient_checkpointing=True,
         gradient_checkpointing_kwargs=checkpointing,
         torch_compile="compile" in variant.options,
-        use_liger_kernel="liger" in variant.options,
-        liger_kernel_config={"fused_linear_cross_entropy": False},
     )
+    if "liger" in variant.options:  # as Trainer.train does with --use_liger_kernel True
+        apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
     if method is None:
         return Trainer(model=model, args=recipe), model, tracking.model_flops_per_token(base, variant.length / 2)
     model = method.prepare(model, False)
