@@ -43,7 +43,7 @@ CASES = {  # (method, flags): origin, pi and yarn differ from ntk in the rope's 
 
 @pytest.fixture(scope="module")
 def outputs(base, rows, tmp_path_factory):
-    """{case: the folder that two ranks wrote}. The last run, with shared rows, loses a rank by kill -9 and is resumed."""
+    """{case: the folder that two ranks wrote}. The last run loses a rank by kill -9 and is resumed."""
     folder = tmp_path_factory.mktemp("ranks")
     runs = []
     for case, (method, more) in CASES.items():
