@@ -16,12 +16,12 @@ def test_the_tiny_report_is_complete(tmp_path):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
     )
     [report] = tmp_path.glob("*.md")
     text = report.read_text()
     assert done.returncode == 0, text + done.stderr[-2000:]
     for stage in ("train or extend", "perplexity", "needle", "longbench", "ruler"):
-        assert f"| {stage} | ok | ok | ok |" in text
+        assert f"| {stage} | ok | ok |" in text
     assert text.count("| kit | ") == 5 and "| lm_infinite | 1 | 100 |" in text
     assert text.count("| origin | sdpa |") == 9 and "out of memory" not in text
