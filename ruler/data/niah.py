@@ -44,7 +44,7 @@ class Niah(Task):
             self.words = (essay * copies)[: self.room]
             self.word_sums = [0, *accumulate(map(self.cost, self.words))]
             self.starts = [i for i in range(len(self.words)) if i == 0 or SENTENCE_END.search(self.words[i - 1])]
-        self.noise_tokens = self.count(f"{self.noise}\n" * 3) - self.count(f"{self.noise}\n" * 2)
+        self.noise_tokens = self.line_tokens(self.noise)
         self.calibrate()
 
     def statement(self, key: str, value: str) -> str:
@@ -68,24 +68,36 @@ class Niah(Task):
             context, least, most = lambda n: self.in_essay(needles, depths, n), MIN_WORDS, len(self.words)
             tokens = self.word_sums.__getitem__
         else:
-            lines, lines_rng = [], self.rng(index, attempt, "lines")
+            lines, sums, lines_rng = [], [0], self.rng(index, attempt, "lines")
+
+            def first_lines(n: int) -> list[str]:
+                while len(lines) < n:
+                    line, cost = self.draw_line(lines_rng, taken)
+                    lines.append(line)
+                    sums.append(sums[-1] + cost)
+                return lines[:n]
 
             def context(n: int) -> str:
-                self.extend(lines, n, lines_rng, taken)
-                return self.in_lines(needles, lines[:n], self.rng(index, attempt, "places"))
+                return self.in_lines(needles, first_lines(n), self.rng(index, attempt, "places"))
+
+            def tokens(n: int) -> int:
+                first_lines(n)
+                return sums[n]
 
             least, most = len(needles), self.room
-            tokens = self.noise_tokens.__mul__ if self.haystack == "noise" else None
         return Draft(lambda n: before + context(n) + after, prefix, answers, least, most, tokens)
 
-    def extend(self, lines: list[str], n: int, rng: Random, taken: set[str]) -> None:
-        """Appends lines of the haystack until there are n."""
-        while len(lines) < n:
-            if self.haystack == "noise":
-                lines.append(self.noise)
-            else:
-                key = draw_new(DRAW[self.kind_k], rng, taken)
-                lines.append(self.statement(key, draw_new(DRAW[self.kind_v], rng, taken)))
+    def draw_line(self, rng: Random, taken: set[str]) -> tuple[str, int]:
+        """A line of the haystack, and its tokens with the line break and the first word of a line like it."""
+        if self.haystack == "noise":
+            return self.noise, self.noise_tokens
+        key = draw_new(DRAW[self.kind_k], rng, taken)
+        line = self.statement(key, draw_new(DRAW[self.kind_v], rng, taken))
+        return line, self.line_tokens(line)
+
+    def line_tokens(self, line: str) -> int:
+        words = line.split(" ")
+        return sum(map(self.cost, words[1:-1])) + self.cost(f"{words[-1]}\n{words[0]}")
 
     def in_lines(self, needles: list[str], lines: list[str], rng: Random) -> str:
         """The needles before distinct random lines, each in a line of its own."""
