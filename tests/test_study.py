@@ -67,7 +67,7 @@ def test_a_dry_run_prints_commands_and_the_estimate_and_writes_nothing(tmp_path)
     log = study("--dry_run", PRESET="paper", TRAINED="pi", FROZEN="ntk_frozen", RUN=tmp_path / "run")
     for words in (
         "bash finetune.sh --seed 42",
-        "together                      20.5",  # the estimate: GiB of a GPU
+        "GPU memory    20.5 of 79 GiB",  # the estimate
         "METHODS=ntk_frozen TARGET=32768 LONGEST_TEXT=65536",
         "'LENGTHS=2048 4096 8192 16384 32768 65536'",
         "bash eval.sh --trust_remote_code --e_len 65536",
