@@ -53,7 +53,7 @@ def outputs(base, rows, tmp_path_factory):
         if case != "shared_rows":
             runs.append([argv, None, None])
     (folder / "runs.json").write_text(json.dumps(runs))
-    log = run(*TORCHRUN, STAGE / "tests" / "ranks.py", folder / "runs.json", expect=1)
+    log = run(*TORCHRUN, STAGE / "tests" / "ranks.py", folder / "runs.json", expect=1, timeout=900)
     assert f"stopped by a signal to another rank: {folder}/interrupted/checkpoint-2 is complete" in log
     assert f"resuming from {folder}/interrupted/checkpoint-2" in log
     assert "SIGKILL" in log and not (folder / "shared_rows" / "config.json").exists()
