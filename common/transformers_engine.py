@@ -28,8 +28,8 @@ class Transformers(Engine):
     device: [this rank's GPU, else the CPU].  attention: one of attention.CHOICES.  prefill_chunk: prompt tokens in one
     forward pass, at least 2 [what fits in free memory].  cache_on_cpu: keep the cache in CPU memory.  reuse_prefix:
     compute common beginnings once.  device_map: "auto" spreads the model over several GPUs.
-    batch_size: most prompts decoded together; always 1 with a cache on the CPU, and for a checkpoint with its own
-    attention, which cannot mask padding.
+    batch_size: most prompts decoded together; always 1 with a cache on the CPU, and for a checkpoint whose own
+    attention cannot decode over a cache of fixed size.
     """
 
     name = "transformers"
@@ -57,7 +57,9 @@ class Transformers(Engine):
         self.own_attention = bool(getattr(self.config, "auto_map", None))
         if cache_on_cpu and hasattr(self.config, "cache_on_cpu"):  # a cache inside the checkpoint's own attention
             self.config.cache_on_cpu = True
-        self.batch_size = 1 if self.own_attention or cache_on_cpu else batch_size
+        decodes_in_graphs = getattr(self.config, "decodes_in_graphs", not self.own_attention)
+        self.decodes_together = decodes_in_graphs and not cache_on_cpu
+        self.batch_size = batch_size if self.decodes_together else 1
         self.model = None
         self.clear_cache()
 
@@ -205,12 +207,12 @@ class Transformers(Engine):
             tokens += stopping.choose(self.prefill(prompt, len(prompt) + max_new_tokens))
             if len(prompts) > 1:
                 self.copy_to_group(row, prompts, max_new_tokens)
-        if self.own_attention or self.cache_on_cpu:
-            step = self.eager_step
-        else:
+        if self.decodes_together:
             decoder = self.start_decoder(prompts, max_new_tokens)
             step = decoder.step
             self.set_attention(CACHED)
+        else:
+            step = self.eager_step
         for number in range(1, max_new_tokens + 1):
             if not stopping.append(tokens):
                 return

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedConfig
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from checkpoint import open_config
 from run import read_json, write_json, write_text
@@ -77,10 +78,11 @@ def extended_config(base: PreTrainedConfig, method, extension: dict) -> PreTrain
 
 
 def copy_modeling(method, output: Path) -> None:
-    """Copies the method's modeling file, if it has one, into the checkpoint."""
+    """Copies the method's modeling file, if it has one, into the checkpoint, with the files that it imports."""
     if method.modeling:
-        name = f"modeling_{method.modeling}.py"
-        shutil.copyfile(Path(__file__).parent / "modeling" / name, output / name)
+        source = Path(__file__).parent / "modeling" / f"modeling_{method.modeling}.py"
+        for path in [source, *get_relative_import_files(source)]:
+            shutil.copyfile(path, output / Path(path).name)
 
 
 def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:

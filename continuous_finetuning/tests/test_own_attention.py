@@ -105,6 +105,11 @@ def load(folder, dtype=torch.float32):
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=dtype).eval()
 
 
+def near_far(model):
+    """The module modeling_near_far of a loaded checkpoint."""
+    return sys.modules[type(model).__base__.__module__]
+
+
 def tokens(length, batch=1, seed=0):
     return torch.randint(2, 250, (batch, length), generator=torch.Generator().manual_seed(seed))
 
@@ -160,7 +165,7 @@ def test_blocks_of_any_size_agree(model, monkeypatch):
     ids = tokens(200)
     expected = model(ids).logits
     for size in (1, 7, 63):
-        monkeypatch.setattr(sys.modules[type(model).__module__], "BLOCK", size)
+        monkeypatch.setattr(near_far(model), "BLOCK", size)
         close(model(ids).logits, expected, 1e-3)
 
 
@@ -208,7 +213,7 @@ def test_generation_and_padding(monkeypatch, model):
     options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     assert torch.equal(model.generate(prompt, **options), ids)
 
-    module = sys.modules[type(model).__module__]
+    module = near_far(model)
     kernel = module.scaled_dot_product_attention
 
     def guarded(q, k, v, visible, **kwargs):
@@ -245,13 +250,13 @@ def test_sixteen_times_the_original_length(folder, model):
 def test_what_it_cannot_do(model):
     ids, mask = tokens(20), torch.ones(1, 20).long()
     mask[0, 5] = 0
-    with pytest.raises(ValueError, match="gap between tokens; .* pad on the left"):
+    with pytest.raises(ValueError, match="gap between tokens; pad on the left"):
         model(ids, attention_mask=mask)
-    with pytest.raises(ValueError, match=r"attention_mask must be \[1, 20\], not \[1, 1, 20, 20\]"):
+    with pytest.raises(ValueError, match=r"attention_mask must be \[batch, 20\], not \[1, 1, 20, 20\]"):
         model(ids, attention_mask=torch.ones(1, 1, 20, 20))
     with pytest.raises(ValueError, match="position_ids must count each row's tokens from 0"):
         model(ids, position_ids=torch.arange(20)[None] % 10)
-    with pytest.raises(ValueError, match="DynamicCache, not in a StaticCache"):
+    with pytest.raises(ValueError, match="DynamicCache, not a StaticCache"):
         model(ids, past_key_values=StaticCache(config=model.config, max_cache_len=64))
     model(ids, position_ids=torch.arange(20)[None], past_key_values=DynamicCache(config=model.config))
 
