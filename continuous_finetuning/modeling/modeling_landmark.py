@@ -1,29 +1,25 @@
-"""Landmark attention for Llama (arXiv 2305.16300): random access to the past through one landmark token a block.
+"""Landmark attention for Llama (arXiv 2305.16300): random access to the past through one landmark token per block.
 
-The text is cut into blocks of mem_freq tokens, each closed by a landmark token that nobody but this file sees: it is
-inserted on the way in and never predicted on the way out. A row of the model, text and landmarks, thus has blocks of
-b = mem_freq + 1 tokens. A query attends, by the paper's grouped softmax,
+The text is cut into blocks of mem_freq tokens, each closed by a landmark token. Callers never see landmarks: the model
+inserts them into its input and removes them from its output. A row of the model (text and landmarks) has blocks of
+b = mem_freq + 1 tokens. By the paper's grouped softmax a query attends
   - to the tokens of its own block together with the landmarks of the earlier blocks, and
   - to the tokens of an earlier block with weight (softmax inside that block) x (weight of its landmark).
 
-Training: `model_max_length` tokens of text are one row, every earlier block is visible, RoPE is the base's own, and
-the loss is over every next token, landmarks too. A last block that is exactly full gets no landmark.
+Training: `model_max_length` tokens of text are one row, every earlier block is visible, RoPE is the base model's, and
+the loss includes the landmarks. A last block that is exactly full gets no landmark.
 
-Inference: text in, text out. A query sees its local section, which begins at some block boundary, and of all blocks
-before that boundary the `cache_top_k` whose landmarks it scores highest, chosen anew for each layer, head and token.
-The local section begins
-  - in a call with several tokens: at the last multiple of `chunk_length`, counted from the start of the row. So a
-    prompt gives the same values in one piece or in pieces, wherever they are cut;
-  - in a call with a single token and a cache (decoding): at the token's own block, so that all full blocks are
-    retrievable. This is another set of keys than the prompt's: a token that is fed alone is a decoded token.
-The text token that fills a block is fed with its landmark, and the landmark's hidden state stands for both: it
-predicts the next text token.
+Inference: a query sees its local section, which begins at a block boundary, and the `cache_top_k` blocks before it
+whose landmarks score highest, chosen for each layer, head and token. The local section begins
+  - in a call with several tokens: at the last multiple of `chunk_length` from the start of the row, so a prompt gives
+    the same values in one piece or in pieces, wherever they are cut;
+  - in a call with a single token and a cache (decoding): at the token's own block, so all full blocks can be retrieved.
+The text token that fills a block is fed with its landmark, and the landmark's hidden state predicts the next token.
 
-Positions (the paper's "stingy" mapping): RoPE only ever sees the distances of training. With k = min(cache_top_k,
-number of earlier blocks), k + 1 slots of b positions lie directly before the local section. For scoring, the k latest
-blocks sit in slots 1 ... k and all older ones in slot 0; the chosen blocks are then laid out by age in slots 0, 1, ...,
-one slot later if they are among the k latest. Equal scores go to the later block; in layer 0 all older landmarks are
-equal.
+Positions (the paper's "stingy" mapping): RoPE only sees the distances of training. With k = min(cache_top_k, number of
+earlier blocks), k + 1 slots of b positions lie directly before the local section. To be scored, the k latest blocks
+take slots 1 ... k and all older ones slot 0. The chosen blocks are then laid out by age in slots 0, 1, ..., one slot
+later if they are among the k latest. Of equal scores the later block wins; in layer 0 all older landmarks are equal.
 
 Suffixes: B batch, H key-value heads, R query heads of one of them, n queries, G blocks of b keys, d head_dim.
 """
@@ -31,20 +27,19 @@ Suffixes: B batch, H key-value heads, R query heads of one of them, n queries, G
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LlamaModel
-from transformers.cache_utils import CacheLayerMixin
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaAttention, rotate_half
 
-PIECE = 256  # tokens that go through the layers at once; bounds the memory of the retrieved keys, not the result
+from .landmark_cache import LandmarkLayer, landmark_cache
+
+PIECE = 256  # tokens computed together; limits the memory of the retrieved keys and changes no result
 
 
 class LandmarkConfig(LlamaConfig):
-    """landmark_id: the landmark's row in the embeddings; None adds one behind the vocabulary.
-
-    mem_freq: text tokens a block.  cache_top_k: blocks retrieved.  train_context_length: text tokens of a training
-    row.  cache_on_cpu: keep keys and values of the past in CPU memory (same values, slower on a GPU).
-    """
+    """landmark_id: the landmark's token id; None appends one to the vocabulary.  mem_freq: text tokens per block.
+    cache_top_k: blocks retrieved.  train_context_length: text tokens of a training row.
+    cache_on_cpu: keep the cache in CPU memory (same values, slower on a GPU)."""
 
     model_type = "llama_landmark"
 
@@ -66,176 +61,110 @@ class LandmarkConfig(LlamaConfig):
 
     @property
     def chunk_length(self) -> int:
-        """Longest local section: what a training row holds besides k + 1 slots, in whole blocks, in tokens."""
-        return self.train_context_length // self.block * self.block - (self.cache_top_k + 1) * self.block
+        """Longest local section, tokens: the whole blocks of a training row less k + 1 slots."""
+        blocks = self.train_context_length // self.block - (self.cache_top_k + 1)
+        return blocks * self.block
 
 
 def grouped_softmax(scores_Gb, visible_Gb, own_G):
     """Attention weights of queries over G blocks of b keys whose last key is the landmark.
 
-    scores_Gb: [..., G, b].  visible_Gb, own_G: bool, may the query see the key, is it in that block; broadcastable.
-    Returns [..., G, b], at least float32; 0 for landmarks and for what is not visible; the sum over (G, b) is 1.
+    scores_Gb: [..., G, b].  visible_Gb: bool, whether the query sees the key.  own_G: bool, whether the query is in
+    that block. Returns [..., G, b], at least float32; 0 for landmarks and hidden keys; the sum over (G, b) is 1.
 
-    The paper's groups, written as two levels: softmax inside every block, times a softmax over blocks. An earlier
-    block enters the latter with its landmark's score, the own block with all of its tokens, i.e. their log-sum-exp.
+    The paper's groups as two levels: a softmax inside every block, times a softmax over blocks. In the latter an
+    earlier block has its landmark's score, and the own block the log-sum-exp of its tokens.
     """
-    scores_Gb = scores_Gb.to(torch.promote_types(scores_Gb.dtype, torch.float32))
-    scores_Gb = scores_Gb.masked_fill(~visible_Gb, torch.finfo(scores_Gb.dtype).min)  # -inf would give nan - nan
-    tokens_Gf, landmark_G = scores_Gb[..., :-1], scores_Gb[..., -1]
+    dtype = torch.promote_types(scores_Gb.dtype, torch.float32)
+    lowest = torch.finfo(dtype).min  # -inf would give nan - nan
+    scores_Gb = scores_Gb.to(dtype).masked_fill(~visible_Gb, lowest)
+    tokens_Gf = scores_Gb[..., :-1]
+    landmark_G = scores_Gb[..., -1]
     block_G = torch.where(own_G, tokens_Gf.logsumexp(-1), landmark_G)
-    return F.pad(block_G.softmax(-1)[..., None] * tokens_Gf.softmax(-1), (0, 1))
+    weights_Gf = block_G.softmax(-1)[..., None] * tokens_Gf.softmax(-1)
+    return F.pad(weights_Gf, (0, 1))
 
 
 def rotate(x, positions, rope):
-    """RoPE: x [..., *positions.shape, d] turned to integer positions, in the dtype of x; rope: (cos, sin) [P, d]."""
+    """RoPE: x [..., *positions.shape, d] rotated to integer positions, in the dtype of x; rope: (cos, sin) [P, d]."""
     cos, sin = rope[0][positions], rope[1][positions]
     return (x * cos + rotate_half(x) * sin).to(x.dtype)
-
-
-class LandmarkLayer(CacheLayerMixin):
-    """One layer's past: keys and values [B, H, capacity in blocks, b, d], unfilled places 0.
-
-    A key has been turned by its place inside its block only. Where the block stands is turned into the queries, so a
-    block can be put into any slot. `landmarks` [B, H, capacity, d] repeats their keys on the model's device.
-    """
-
-    def __init__(self, block: int, on_cpu: bool):
-        super().__init__()
-        self.block, self.on_cpu, self.length, self.expected = block, on_cpu, 0, 0
-
-    def append(self, k_BHnd, v_BHnd):
-        """Adds n tokens of the row (text and landmarks); memory grows in steps, or at once to `expected` tokens."""
-        start, end = self.length, self.length + k_BHnd.shape[2]
-        first, last = start // self.block, -(-end // self.block)
-        capacity = self.keys.shape[2] if self.is_initialized else 0
-        if last > capacity:
-            self._grow(max(last + capacity // 8, -(-self.expected // self.block)), k_BHnd)
-        self.keys.flatten(2, 3)[:, :, start:end] = k_BHnd.to(self.keys.device)
-        self.values.flatten(2, 3)[:, :, start:end] = v_BHnd.to(self.keys.device)
-        self.landmarks[:, :, first:last] = self.keys[:, :, first:last, -1].to(k_BHnd.device)
-        self.length = end
-
-    def blocks(self, chosen_BHq):
-        """Keys and values of some blocks, int64 [B, H, ...], on their device: two times [B, H, ..., b, d]."""
-        B, H, capacity = self.keys.shape[:3]
-        head_BH = torch.arange(B * H, device=chosen_BHq.device).view(B, H, *[1] * (chosen_BHq.ndim - 2))
-        at = (head_BH * capacity + chosen_BHq).to(self.keys.device)
-        for x in (self.keys, self.values):
-            yield x.flatten(0, 2).index_select(0, at.flatten()).unflatten(0, at.shape).to(chosen_BHq.device)
-
-    def _grow(self, capacity: int, like):
-        B, H, _, d = like.shape
-        device = "cpu" if self.on_cpu else like.device
-        places = [("keys", [self.block], device), ("values", [self.block], device), ("landmarks", [], like.device)]
-        for name, b, where in places:
-            with torch.inference_mode(False):  # a cache begun in inference mode may be continued outside it
-                grown = torch.zeros(B, H, capacity, *b, d, dtype=like.dtype, device=where)
-            if self.is_initialized:
-                old = getattr(self, name)
-                grown[:, :, : old.shape[2]] = old
-            setattr(self, name, grown)
-        self.is_initialized = True
-
-    def get_seq_length(self) -> int:
-        """Tokens of text: what the caller, generate() for one, counts."""
-        return self.length - self.length // self.block
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def reorder_cache(self, beam_idx):
-        if self.is_initialized:
-            for name in ("keys", "values", "landmarks"):
-                setattr(self, name, getattr(self, name).index_select(0, beam_idx.to(getattr(self, name).device)))
-
-    batch_select_indices = reorder_cache
-
-    def reset(self):
-        self.__init__(self.block, self.on_cpu)
-
-    def lazy_initialization(self, key_states, value_states):
-        """Nothing to do before the first `append`."""
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        raise NotImplementedError("a landmark cache is filled by LandmarkAttention")
-
-
-def landmark_cache(cache, config):
-    """`cache`, its empty layers made landmark layers (generate() brings a DynamicCache), or a new one for None."""
-    cache = DynamicCache() if cache is None else cache
-    if not (cache.layers and isinstance(cache.layers[0], LandmarkLayer)):
-        if cache.get_seq_length():
-            raise ValueError("this cache was filled by another model; start landmark attention with an empty one")
-        on_cpu = config.cache_on_cpu or getattr(cache, "offloading", False)
-        cache.layers = [LandmarkLayer(config.block, on_cpu) for _ in range(config.num_hidden_layers)]
-    return cache
 
 
 class LandmarkAttention(LlamaAttention):
     def forward(self, hidden_states, position_embeddings, past_key_values=None, start=0, local=0, **kwargs):
         """hidden_states: [B, n, D], the tokens start ... start + n - 1 of the row.  local: where their local section
         begins, a multiple of b.  position_embeddings: (cos, sin) by position, [P, d].
-        past_key_values: None while training, when the row is all there is."""
+        past_key_values: None in training, when the row is complete."""
         B, n, _ = hidden_states.shape
-        b, rope, d = self.config.block, position_embeddings, self.head_dim
-        q, k, v = (
-            proj(hidden_states).view(B, n, -1, d).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        b, d, rope = self.config.block, self.head_dim, position_embeddings
+        q = self.q_proj(hidden_states).view(B, n, -1, d).transpose(1, 2)
+        k = self.k_proj(hidden_states).view(B, n, -1, d).transpose(1, 2)
+        v = self.v_proj(hidden_states).view(B, n, -1, d).transpose(1, 2)
         row_n = torch.arange(start, start + n, device=q.device)
+        query_n = row_n - local  # places in the local section
         q_BHRnd = q.reshape(B, k.shape[1], -1, n, d) * self.scaling
         k = rotate(k, row_n % b, rope)
+        retrieved = None
         if past_key_values is None:
-            local_k, local_v = (F.pad(x, (0, 0, 0, -n % b)).unflatten(2, (-1, b)) for x in (k, v))
-            retrieved = None
+            keys_Gb = F.pad(k, (0, 0, 0, -n % b)).unflatten(2, (-1, b))
+            values_Gb = F.pad(v, (0, 0, 0, -n % b)).unflatten(2, (-1, b))
         else:
             past = past_key_values.layers[self.layer_idx]
             past.append(k, v)
             blocks = slice(local // b, -(-past.length // b))
-            local_k, local_v = past.keys[:, :, blocks].to(q.device), past.values[:, :, blocks].to(q.device)
-            retrieved = self.retrieve(q_BHRnd, row_n - local, local // b, past, rope) if local else None
+            keys_Gb = past.keys[:, :, blocks].to(q.device)
+            values_Gb = past.values[:, :, blocks].to(q.device)
+            if local:
+                retrieved = self.retrieve(q_BHRnd, query_n, local // b, past, rope)
+        out_BHRnd = self.attend(q_BHRnd, query_n, keys_Gb, values_Gb, retrieved, rope)
+        return self.o_proj(out_BHRnd.flatten(1, 2).transpose(1, 2).reshape(B, n, -1)), None
 
-        M = local_k.shape[2]
-        local_k = rotate(local_k, (torch.arange(M, device=q.device) * b)[:, None], rope).flatten(2, 3)
-        scores_Gb = rotate(q_BHRnd, row_n - local, rope) @ local_k[:, :, None].transpose(-1, -2)  # [B, H, R, n, M b]
-        scores_Gb = scores_Gb.unflatten(-1, (M, b))
-        k_chosen = 0
+    def attend(self, q_BHRnd, query_n, keys_Gb, values_Gb, retrieved, rope):
+        """Attention to the local section, keys and values [B, H, G, b, d], and to the retrieved blocks if there are
+        any (see `retrieve`); returns [B, H, R, n, d]."""
+        b, G, device = self.config.block, keys_Gb.shape[2], q_BHRnd.device
+        block_start_G1 = (torch.arange(G, device=device) * b)[:, None]
+        keys_BHmd = rotate(keys_Gb, block_start_G1, rope).flatten(2, 3)
+        scores_BHRnm = rotate(q_BHRnd, query_n, rope) @ keys_BHmd[:, :, None].mT
+        scores_Gb = scores_BHRnm.unflatten(-1, (G, b))
+        k = 0
         if retrieved is not None:
             q_BHRnkd, keys_BHRnkbd, values_BHRnkbd = retrieved
-            k_chosen = keys_BHRnkbd.shape[4]
+            k = keys_BHRnkbd.shape[4]
             scores_kb = (keys_BHRnkbd @ q_BHRnkd[..., None]).squeeze(-1)
             scores_Gb = torch.cat([scores_kb, scores_Gb], dim=-2)
 
-        key_Gb = torch.arange(-k_chosen * b, M * b, device=q.device).view(-1, b)  # the chosen lie before the local 0
-        query_n = row_n - local
-        own_nG = key_Gb[:, 0] == (query_n - query_n % b)[:, None]
-        weights_Gb = grouped_softmax(scores_Gb, key_Gb <= query_n[:, None, None], own_nG).to(v.dtype)
+        key_Gb = torch.arange(-k * b, G * b, device=device).view(-1, b)  # retrieved blocks come first
+        own_block_n1 = (query_n - query_n % b)[:, None]
+        own_nG = key_Gb[:, 0] == own_block_n1
+        weights_Gb = grouped_softmax(scores_Gb, key_Gb <= query_n[:, None, None], own_nG).to(values_Gb.dtype)
         weights_Gb = F.dropout(weights_Gb, self.attention_dropout, self.training)
-        out_BHRnd = weights_Gb[..., k_chosen:, :].flatten(-2) @ local_v.flatten(2, 3)[:, :, None]
+        out_BHRnd = weights_Gb[..., k:, :].flatten(-2) @ values_Gb.flatten(2, 3)[:, :, None]
         if retrieved is not None:
-            weights_1 = weights_Gb[..., :k_chosen, :].flatten(-2)[..., None, :]
-            out_BHRnd = out_BHRnd + (weights_1 @ values_BHRnkbd.flatten(4, 5)).squeeze(-2)
-        return self.o_proj(out_BHRnd.flatten(1, 2).transpose(1, 2).reshape(B, n, -1)), None
+            weights_1m = weights_Gb[..., :k, :].flatten(-2)[..., None, :]
+            out_BHRnd = out_BHRnd + (weights_1m @ values_BHRnkbd.flatten(4, 5)).squeeze(-2)
+        return out_BHRnd
 
     def retrieve(self, q_BHRnd, query_n, N: int, past: LandmarkLayer, rope):
-        """The k best of the first N blocks for each query: (queries turned for each of them [B, H, R, n, k, d], keys
-        [B, H, R, n, k, b, d], values likewise), by age. query_n: places of the queries in the local section."""
+        """The k best of the first N blocks for each query, by age: queries rotated for each of them [B, H, R, n, k, d],
+        keys and values [B, H, R, n, k, b, d]. query_n: places of the queries in the local section."""
         b, k = self.config.block, min(self.config.cache_top_k, N)
-        device = q_BHRnd.device
-        slots = torch.arange(k + 1, device=device)
-        q_BHRnsd = rotate(q_BHRnd[..., None, :], query_n[:, None] + (k + 1 - slots) * b, rope)
-        older_BHNd, latest_BHkd = past.landmarks[:, :, : N - k], past.landmarks[:, :, N - k : N]
-        older = q_BHRnsd[..., 0, :] @ older_BHNd[:, :, None].transpose(-1, -2)
+        slots = torch.arange(k + 1, device=q_BHRnd.device)
+        distance_ns = query_n[:, None] + (k + 1 - slots) * b
+        q_BHRnsd = rotate(q_BHRnd[..., None, :], distance_ns, rope)
+        older_BHNd = past.landmarks[:, :, : N - k]
+        latest_BHkd = past.landmarks[:, :, N - k : N]
+        older = q_BHRnsd[..., 0, :] @ older_BHNd[:, :, None].mT
         if self.layer_idx == 0:  # there a landmark's key is its embedding's: all scores are equal but for rounding
             older = older[..., :1].expand_as(older)
         latest = (q_BHRnsd[..., 1:, :] * latest_BHkd[:, :, None, None]).sum(-1)
-        ranked = torch.cat([older, latest], dim=-1).flip(-1).sort(dim=-1, descending=True, stable=True).indices
-        chosen = (N - 1 - ranked[..., :k]).sort(dim=-1).values  # [B, H, R, n, k]
-        slot = torch.arange(k, device=device) + (chosen >= N - k)
-        q_BHRnkd = q_BHRnsd.take_along_dim(slot[..., None], dim=-2)
-        return q_BHRnkd, *past.blocks(chosen)
+        newest_first = torch.cat([older, latest], dim=-1).flip(-1)
+        ranked = newest_first.sort(dim=-1, descending=True, stable=True).indices
+        chosen_BHRnk = (N - 1 - ranked[..., :k]).sort(dim=-1).values
+        slot_BHRnk = slots[:k] + (chosen_BHRnk >= N - k)
+        q_BHRnkd = q_BHRnsd.take_along_dim(slot_BHRnk[..., None], dim=-2)
+        return q_BHRnkd, *past.blocks(chosen_BHRnk)
 
 
 class LandmarkModel(LlamaModel):
@@ -258,8 +187,8 @@ class LandmarkModel(LlamaModel):
     ):
         """input_ids: [B, n], text, all rows of one length.
 
-        In eval mode, last_hidden_state [B, n, D] is that of the text tokens and past_key_values goes on from call to
-        call. In training mode it is that of the row, [B, n + (n - 1) // mem_freq, D]: text and landmarks.
+        In eval mode, last_hidden_state [B, n, D] is that of the text tokens and past_key_values continues from
+        call to call. In training mode it is that of the row, [B, n + (n - 1) // mem_freq, D]: text and landmarks.
         Positions follow from the row: position_ids are ignored. Raises ValueError on padding, on inputs_embeds, and on
         a training row longer than the training length.
         """
@@ -304,7 +233,7 @@ class LandmarkModel(LlamaModel):
         return hidden
 
     def rope(self, length: int):
-        """(cos, sin), float32 [length, d] each, of the base's own rope."""
+        """(cos, sin), float32 [length, d] each, of the base model's RoPE."""
         inv_freq = self.rotary_emb.inv_freq.float()
         angles = torch.arange(length, device=inv_freq.device)[:, None] * inv_freq
         angles = torch.cat([angles, angles], dim=-1)
@@ -312,10 +241,10 @@ class LandmarkModel(LlamaModel):
 
 
 def insert(text_Bn, value: int, mem_freq: int, seen: int = 0, after_last: bool = False):
-    """Puts `value` after every mem_freq tokens of a text of which `seen` tokens have gone before.
+    """Puts `value` after every mem_freq tokens of a text, `seen` tokens of which came earlier.
 
-    Returns the row, [B, n + landmarks], and int64 [n]: for each text token the place in it of that token, or of the
-    landmark behind it. after_last: also close a block that the last token fills.
+    Returns the row, [B, n + landmarks], and int64 [n]: for each text token its place in the row, or that of the
+    landmark after it. after_last: also close a block that the last token fills.
     """
     t = torch.arange(seen, seen + text_Bn.shape[1], device=text_Bn.device)
     place = t + t // mem_freq - (seen + seen // mem_freq)
@@ -327,7 +256,7 @@ def insert(text_Bn, value: int, mem_freq: int, seen: int = 0, after_last: bool =
 
 
 class LandmarkHead(nn.Linear):
-    """The LM head; for use, but not while training, the landmark cannot be predicted."""
+    """The LM head. Except in training, the landmark cannot be predicted."""
 
     def __init__(self, config):
         super().__init__(config.hidden_size, config.vocab_size, bias=False)
