@@ -14,6 +14,7 @@ from tiny import ROOT
 STAGE = ROOT / "continuous_finetuning"
 PYTHON = '#!/usr/bin/env bash\nprintf "%s\\n" "$@" >>"$CALLS"\n'
 README = (ROOT / "README.md").read_text()
+PAPER_RUNS = (ROOT / "continuous_finetuning" / "paper_runs.md").read_text()
 SETTINGS = "METHODS LENGTHS RECIPE OUTPUT_ROOT BASE DATASET NPROC GPUS JOBS DEEPSPEED ESTIMATE CHECKPOINTS SLURM_NNODES"
 
 
@@ -37,8 +38,7 @@ def words(tmp_path):
 @pytest.fixture
 def written(words) -> set[str]:
     """Folders below continuous_finetuning/ that the README's commands write."""
-    table = README.split("### The paper's runs")[1].split("\n- ")[0]
-    commands = re.findall(r"`([A-Z]\w+=\S* [^`]*bash finetune.sh[^`]*)`", table)
+    commands = re.findall(r"^\|.*`([A-Z]\w+=\S* [^`]*bash finetune.sh[^`]*)`", PAPER_RUNS, re.MULTILINE)
     assert len(commands) == 8
     folders = set()
     for command in ["bash finetune.sh", *commands, "bash extend.sh"]:

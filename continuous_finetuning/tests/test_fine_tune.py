@@ -85,10 +85,12 @@ def test_every_log_line_has_the_speed(ten_steps):
     assert all(0.05 < line["peak_memory_gib"] < 20 for line in lines)
 
 
-def test_readme_command(base, rows, tmp_path, monkeypatch):
-    """The command in the README as written, but for paths, length, the number of processes and DeepSpeed."""
+def test_command_of_paper_runs(base, rows, tmp_path, monkeypatch):
+    """The command in paper_runs.md as written, but for paths, length, the number of processes and DeepSpeed."""
     output = tmp_path / "out"
-    block = re.search(r"torchrun --nproc_per_node=8 (fine-tune.py.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    block = re.search(
+        r"torchrun --nproc_per_node=8 (fine-tune.py.*?)```", (STAGE / "paper_runs.md").read_text(), re.DOTALL
+    )
     command = shlex.split(block[1].replace("\\\n", " "), comments=True)
     here = {"model_name_or_path": base, "output_dir": output, "dataset_dir": rows, "model_max_length": L}
     for flag, value in here.items():
