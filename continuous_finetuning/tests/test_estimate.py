@@ -18,7 +18,7 @@ import methods
 import tracking
 from estimate import GIB
 from scripts import run_here, training_flags
-from tiny import ROOT, STAGE, L
+from tiny import STAGE, L
 
 TINY = {
     "vocab_size": 258, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -256,7 +256,7 @@ def test_another_methods_run_is_not_overwritten(base, rows, tmp_path):
 def test_the_readmes_example_is_a_method(base, rows, tmp_path):
     """The text in the README, in a copy of this stage lifted out of the repository."""
     readme = (ROOT / "README.md").read_text()
-    [code] = re.findall(r"## A new method in one file\n.*?```python\n(.*?)```", readme, re.DOTALL)
+    [code] = re.findall(r"## Bring your own\n.*?```python\n(.*?)```", readme, re.DOTALL)
     stage = tmp_path / "stage"
     shutil.copytree(STAGE, stage, ignore=shutil.ignore_patterns("tests", "ckpts", "data", "__pycache__"))
     (stage / "methods" / "abf.py").write_text(code)
