@@ -154,9 +154,14 @@ class Transformers(Engine):
             self.cached_ids = []
         known = shared_prefix(self.cached_ids, prompt[:-1]) if self.reuse_prefix else 0
         for layer in self.cache.layers:
-            layer.crop(known, round_length(length))
+            layer.crop(known, self.cache_length(length))
         self.cached_ids = prompt[:known]
         return known
+
+    def cache_length(self, length: int) -> int:
+        """Places in the cache for a text of `length` tokens, rounded up; a model's own attention may need more."""
+        rounded = round_length(length)
+        return self.config.cache_length(rounded) if hasattr(self.config, "cache_length") else rounded
 
     def forward(self, ids: list[int]) -> torch.Tensor:
         """Feeds ids behind the cache; returns the logits of the next token, [1, V]."""
@@ -228,13 +233,12 @@ class Transformers(Engine):
 
     def copy_to_group(self, row: int, prompts: list[list[int]], max_new_tokens: int):
         """Copies the cached prompt to one row of the group's memory."""
-        capacity = round_length(max(map(len, prompts)) + max_new_tokens)
+        capacity = self.cache_length(max(map(len, prompts)) + max_new_tokens)
         self.group.reserve(self.cache.layers, len(prompts), capacity)
-        n = len(prompts[row])
         keys, values = self.group.views(self.cache.layers, len(prompts), capacity)
         for layer, k, v in zip(self.cache.layers, keys, values, strict=True):
-            k[row, :, :n] = layer.keys[0, :, :n]
-            v[row, :, :n] = layer.values[0, :, :n]
+            k[row, :, : layer.length] = layer.keys[0, :, : layer.length]
+            v[row, :, : layer.length] = layer.values[0, :, : layer.length]
 
     def start_decoder(self, prompts: list[list[int]], max_new_tokens: int) -> Decoder:
         """The decoder of a filled group, or of the cache for a single prompt, with the graphs it has already."""
@@ -248,7 +252,8 @@ class Transformers(Engine):
             decoder = self.decoder
         else:
             if (rows, visible) not in self.group.decoders:
-                views = self.group.views(layers, rows, visible)
+                capacity = self.cache_length(max(map(len, prompts)) + max_new_tokens)
+                views = self.group.views(layers, rows, capacity)
                 self.group.decoders[rows, visible] = self.new_decoder(*views)
             decoder = self.group.decoders[rows, visible]
         decoder.start([len(prompt) for prompt in prompts], visible)

@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaAttention, rotate_half
 
-from .landmark_cache import LandmarkLayer, landmark_cache
+from .landmark_cache import Piece, Step, landmark_cache, take_blocks
 
 PIECE = 256  # tokens computed together; limits the memory of the retrieved keys and changes no result
 
@@ -42,6 +42,7 @@ class LandmarkConfig(LlamaConfig):
     cache_on_cpu: keep the cache in CPU memory (same values, slower on a GPU)."""
 
     model_type = "llama_landmark"
+    decodes_in_graphs = True  # a step over a cache of fixed size has fixed shapes (see `Step`)
 
     landmark_id: int | None = None
     mem_freq: int = 63
@@ -65,6 +66,10 @@ class LandmarkConfig(LlamaConfig):
         blocks = self.train_context_length // self.block - (self.cache_top_k + 1)
         return blocks * self.block
 
+    def cache_length(self, length: int) -> int:
+        """Places in the cache for a text of `length` tokens, its landmarks and the next token, in whole blocks."""
+        return ((length + 1) // self.mem_freq + 1) * self.block
+
 
 def grouped_softmax(scores_Gb, visible_Gb, own_G):
     """Attention weights of queries over G blocks of b keys whose last key is the landmark.
@@ -86,59 +91,58 @@ def grouped_softmax(scores_Gb, visible_Gb, own_G):
 
 
 def rotate(x, positions, rope):
-    """RoPE: x [..., *positions.shape, d] rotated to integer positions, in the dtype of x; rope: (cos, sin) [P, d]."""
+    """RoPE: x [..., d] rotated to integer positions, which broadcast against x[..., 0]; rope: (cos, sin) [P, d]."""
     cos, sin = rope[0][positions], rope[1][positions]
     return (x * cos + rotate_half(x) * sin).to(x.dtype)
 
 
 class LandmarkAttention(LlamaAttention):
-    def forward(self, hidden_states, position_embeddings, past_key_values=None, start=0, local=0, **kwargs):
-        """hidden_states: [B, n, D], the tokens start ... start + n - 1 of the row.  local: where their local section
-        begins, a multiple of b.  position_embeddings: (cos, sin) by position, [P, d].
-        past_key_values: None in training, when the row is complete."""
+    def forward(self, hidden_states, position_embeddings, plan, past_key_values=None, **kwargs):
+        """hidden_states: [B, n, D].  plan: the `Piece` or `Step` that says where these tokens are.
+        position_embeddings: (cos, sin) by position, [P, d].  past_key_values: None in training, when the row is
+        complete."""
         B, n, _ = hidden_states.shape
         b, d, rope = self.config.block, self.head_dim, position_embeddings
         q = self.q_proj(hidden_states).view(B, n, -1, d).transpose(1, 2)
         k = self.k_proj(hidden_states).view(B, n, -1, d).transpose(1, 2)
         v = self.v_proj(hidden_states).view(B, n, -1, d).transpose(1, 2)
-        row_n = torch.arange(start, start + n, device=q.device)
-        query_n = row_n - local  # places in the local section
         q_BHRnd = q.reshape(B, k.shape[1], -1, n, d) * self.scaling
-        k = rotate(k, row_n % b, rope)
+        k = rotate(k, plan.place_in_block, rope)
         retrieved = None
         if past_key_values is None:
             keys_Gb = F.pad(k, (0, 0, 0, -n % b)).unflatten(2, (-1, b))
             values_Gb = F.pad(v, (0, 0, 0, -n % b)).unflatten(2, (-1, b))
         else:
-            past = past_key_values.layers[self.layer_idx]
-            past.append(k, v)
-            blocks = slice(local // b, -(-past.length // b))
-            keys_Gb = past.keys[:, :, blocks].to(q.device)
-            values_Gb = past.values[:, :, blocks].to(q.device)
-            if local:
-                retrieved = self.retrieve(q_BHRnd, query_n, local // b, past, rope)
-        out_BHRnd = self.attend(q_BHRnd, query_n, keys_Gb, values_Gb, retrieved, rope)
+            layer = past_key_values.layers[self.layer_idx]
+            keys_Gb, values_Gb = plan.update(layer, k, v)
+            landmarks_BHGd = plan.landmarks(layer)
+            if landmarks_BHGd.shape[2]:
+                retrieved = self.retrieve(q_BHRnd, plan, layer, landmarks_BHGd, rope)
+        out_BHRnd = self.attend(q_BHRnd, plan.query_B11n, keys_Gb, values_Gb, retrieved, rope)
         return self.o_proj(out_BHRnd.flatten(1, 2).transpose(1, 2).reshape(B, n, -1)), None
 
-    def attend(self, q_BHRnd, query_n, keys_Gb, values_Gb, retrieved, rope):
+    def attend(self, q_BHRnd, query_B11n, keys_Gb, values_Gb, retrieved, rope):
         """Attention to the local section, keys and values [B, H, G, b, d], and to the retrieved blocks if there are
-        any (see `retrieve`); returns [B, H, R, n, d]."""
+        any (see `retrieve`); returns [B, H, R, n, d]. query_B11n: places in the local section."""
         b, G, device = self.config.block, keys_Gb.shape[2], q_BHRnd.device
         block_start_G1 = (torch.arange(G, device=device) * b)[:, None]
         keys_BHmd = rotate(keys_Gb, block_start_G1, rope).flatten(2, 3)
-        scores_BHRnm = rotate(q_BHRnd, query_n, rope) @ keys_BHmd[:, :, None].mT
+        scores_BHRnm = rotate(q_BHRnd, query_B11n, rope) @ keys_BHmd[:, :, None].mT
         scores_Gb = scores_BHRnm.unflatten(-1, (G, b))
+        key_Gb = torch.arange(G * b, device=device).view(G, b)
+        visible_Gb = key_Gb <= query_B11n[..., None, None]
+        own_G = key_Gb[:, 0] == (query_B11n - query_B11n % b)[..., None]
         k = 0
         if retrieved is not None:
-            q_BHRnkd, keys_BHRnkbd, values_BHRnkbd = retrieved
+            q_BHRnkd, keys_BHRnkbd, values_BHRnkbd, exists_BHRnk = retrieved
             k = keys_BHRnkbd.shape[4]
             scores_kb = (keys_BHRnkbd @ q_BHRnkd[..., None]).squeeze(-1)
+            visible_kb = exists_BHRnk[..., None].expand_as(scores_kb)
             scores_Gb = torch.cat([scores_kb, scores_Gb], dim=-2)
+            visible_Gb = torch.cat([visible_kb, visible_Gb.expand(*scores_BHRnm.shape[:4], -1, -1)], dim=-2)
+            own_G = F.pad(own_G, (k, 0))
 
-        key_Gb = torch.arange(-k * b, G * b, device=device).view(-1, b)  # retrieved blocks come first
-        own_block_n1 = (query_n - query_n % b)[:, None]
-        own_nG = key_Gb[:, 0] == own_block_n1
-        weights_Gb = grouped_softmax(scores_Gb, key_Gb <= query_n[:, None, None], own_nG).to(values_Gb.dtype)
+        weights_Gb = grouped_softmax(scores_Gb, visible_Gb, own_G).to(values_Gb.dtype)
         weights_Gb = F.dropout(weights_Gb, self.attention_dropout, self.training)
         out_BHRnd = weights_Gb[..., k:, :].flatten(-2) @ values_Gb.flatten(2, 3)[:, :, None]
         if retrieved is not None:
@@ -146,25 +150,38 @@ class LandmarkAttention(LlamaAttention):
             out_BHRnd = out_BHRnd + (weights_1m @ values_BHRnkbd.flatten(4, 5)).squeeze(-2)
         return out_BHRnd
 
-    def retrieve(self, q_BHRnd, query_n, N: int, past: LandmarkLayer, rope):
-        """The k best of the first N blocks for each query, by age: queries rotated for each of them [B, H, R, n, k, d],
-        keys and values [B, H, R, n, k, b, d]. query_n: places of the queries in the local section."""
-        b, k = self.config.block, min(self.config.cache_top_k, N)
-        slots = torch.arange(k + 1, device=q_BHRnd.device)
-        distance_ns = query_n[:, None] + (k + 1 - slots) * b
-        q_BHRnsd = rotate(q_BHRnd[..., None, :], distance_ns, rope)
-        older_BHNd = past.landmarks[:, :, : N - k]
-        latest_BHkd = past.landmarks[:, :, N - k : N]
-        older = q_BHRnsd[..., 0, :] @ older_BHNd[:, :, None].mT
+    def retrieve(self, q_BHRnd, plan, layer, landmarks_BHGd, rope):
+        """The k = cache_top_k best earlier blocks for each query, by age: queries rotated for each of them
+        [B, H, R, n, k, d], keys and values [B, H, R, n, k, b, d], and whether there is such a block [B, H, R, n, k]."""
+        b, k, device = self.config.block, self.config.cache_top_k, q_BHRnd.device
+        B, H, G, _ = landmarks_BHGd.shape
+        slots = torch.arange(k + 1, device=device)
+        distance_B11ns = plan.query_B11n[..., None] + (k + 1 - slots) * b
+        q_BHRnsd = rotate(q_BHRnd[..., None, :], distance_B11ns, rope)
+
+        # candidates, by age: the older blocks, all in slot 0, and the k latest ones in slots 1 ... k
+        first_latest_B1 = plan.earlier_B1 - k
+        older_G = torch.arange(G, device=device)
+        latest_Bk = first_latest_B1 + slots[:k]
+        block_BC = torch.cat([older_G.expand(len(latest_Bk), -1), latest_Bk], 1)
+        exists_BC = torch.cat([older_G < first_latest_B1, latest_Bk >= 0], 1)
+        block_BC = block_BC.masked_fill(~exists_BC, -1)[:, None, None, None]
+        older = q_BHRnsd[..., 0, :] @ landmarks_BHGd[:, :, None].mT
         if self.layer_idx == 0:  # there a landmark's key is its embedding's: all scores are equal but for rounding
             older = older[..., :1].expand_as(older)
+        latest_index = latest_Bk.clamp(min=0)[:, None, :, None]
+        latest_BHkd = landmarks_BHGd.take_along_dim(latest_index, dim=2)
         latest = (q_BHRnsd[..., 1:, :] * latest_BHkd[:, :, None, None]).sum(-1)
-        newest_first = torch.cat([older, latest], dim=-1).flip(-1)
+        scores_BHRnC = torch.cat([older, latest], dim=-1).masked_fill(block_BC < 0, float("-inf"))
+
+        newest_first = scores_BHRnC.flip(-1)
         ranked = newest_first.sort(dim=-1, descending=True, stable=True).indices
-        chosen_BHRnk = (N - 1 - ranked[..., :k]).sort(dim=-1).values
-        slot_BHRnk = slots[:k] + (chosen_BHRnk >= N - k)
+        candidate_BHRnk = G + k - 1 - ranked[..., :k]
+        chosen_BHRnk = block_BC.take_along_dim(candidate_BHRnk, dim=-1).sort(dim=-1).values
+        slot_BHRnk = slots[:k] + (chosen_BHRnk >= first_latest_B1[:, None, None, None])
         q_BHRnkd = q_BHRnsd.take_along_dim(slot_BHRnk[..., None], dim=-2)
-        return q_BHRnkd, *past.blocks(chosen_BHRnk)
+        index = chosen_BHRnk.clamp(min=0)
+        return q_BHRnkd, take_blocks(layer.keys, index, b), take_blocks(layer.values, index, b), chosen_BHRnk >= 0
 
 
 class LandmarkModel(LlamaModel):
@@ -182,55 +199,78 @@ class LandmarkModel(LlamaModel):
             layer.self_attn.scaling *= self.rotary_emb.attention_scaling**2  # some ropes scale cos and sin
         self.post_init()
 
-    def forward(
-        self, input_ids=None, attention_mask=None, past_key_values=None, inputs_embeds=None, use_cache=None, **kwargs
-    ):
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, **kwargs):
         """input_ids: [B, n], text, all rows of one length.
 
-        In eval mode, last_hidden_state [B, n, D] is that of the text tokens and past_key_values continues from
-        call to call. In training mode it is that of the row, [B, n + (n - 1) // mem_freq, D]: text and landmarks.
-        Positions follow from the row: position_ids are ignored. Raises ValueError on padding, on inputs_embeds, and on
-        a training row longer than the training length.
+        In eval mode, last_hidden_state [B, n, D] is that of the text tokens and past_key_values continues from call to
+        call. In training mode it is that of the row, [B, n + (n - 1) // mem_freq, D]: text and landmarks. A 4-D
+        attention_mask comes with a cache of a fixed size, to which each row adds one token, the text's token number
+        `position_ids`, [B, 1]; otherwise positions follow from the row and position_ids are ignored. Raises ValueError
+        for padding, for inputs_embeds, and for a training row longer than the training length.
         """
-        if input_ids is None or inputs_embeds is not None:
+        if input_ids is None or kwargs.get("inputs_embeds") is not None:
             raise ValueError("landmark attention needs input_ids: it inserts its landmarks among them")
+        if attention_mask is not None and attention_mask.ndim == 4 and input_ids.shape[1] == 1:
+            hidden = self.step(input_ids, position_ids, past_key_values)
+            return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
         if attention_mask is not None and not (attention_mask.ndim == 2 and bool(attention_mask.all())):
             raise ValueError("landmark attention takes rows of equal length without padding; give them one by one")
-        b, f = self.config.block, self.config.mem_freq
         if self.training:
-            if input_ids.shape[1] > self.config.train_context_length:
+            length = self.config.train_context_length
+            if input_ids.shape[1] > length:
                 raise ValueError(
-                    f"a training row of {input_ids.shape[1]} tokens; landmark attention trains on rows of "
-                    f"{self.config.train_context_length}, cut longer ones"
+                    f"a training row has {input_ids.shape[1]} tokens, but landmark attention trains on rows of {length}"
                 )
-            row, _ = insert(input_ids, self.config.landmark_id, f)
-            return BaseModelOutputWithPast(last_hidden_state=self.norm(self.run(row, self.rope(row.shape[1]))))
-
+            row_Bn, _ = insert(input_ids, self.config.landmark_id, self.config.mem_freq)
+            piece = Piece(self.config.block, 0, row_Bn.shape[1], 0, row_Bn.device)
+            hidden = self.run(row_Bn, self.rope(row_Bn.shape[1]), piece)
+            return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
         cache = landmark_cache(past_key_values, self.config)
-        seen, n = cache.get_seq_length(), input_ids.shape[1]
-        row, last_n = insert(input_ids, self.config.landmark_id, f, seen, after_last=True)
-        start = seen + seen // f
-        end = start + row.shape[1]
-        span = b if n == 1 and seen else self.config.chunk_length
-        rope = self.rope((self.config.cache_top_k + 1) * b + self.config.chunk_length)
-        for layer in cache.layers:
-            layer.expected = end
-        pieces, at = [], start
-        while at < end:
-            local = at // span * span
-            stop = min(end, local + span, at + PIECE)
-            pieces.append(self.run(row[:, at - start : stop - start], rope, cache, at, local))
-            at = stop
-        hidden = self.norm(torch.cat(pieces, dim=1)[:, last_n])
+        hidden = self.read(input_ids, cache)
+        use_cache = kwargs.get("use_cache")
         use_cache = self.config.use_cache if use_cache is None else use_cache
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache if use_cache else None)
 
-    def run(self, row, rope, cache=None, start=0, local=0):
-        """Hidden states [B, n, D] before the last norm of the row's tokens from `start` on, int64 [B, n]."""
-        hidden = self.embed_tokens(row)
+    def read(self, input_ids, cache):
+        """Hidden states [B, n, D] of the text tokens that continue the cached text."""
+        b, f, n = self.config.block, self.config.mem_freq, input_ids.shape[1]
+        seen = cache.get_seq_length()
+        row_Bn, last_n = insert(input_ids, self.config.landmark_id, f, seen, after_last=True)
+        start = seen + seen // f
+        end = start + row_Bn.shape[1]
+        section = b if n == 1 and seen else self.config.chunk_length
+        rope = self.rope(self.longest_distance)
+        for layer in cache.layers:
+            layer.expected = max(layer.expected, end)
+        hidden = []
+        place = start
+        while place < end:
+            local = place // section * section
+            stop = min(end, local + section, place + PIECE)
+            piece = Piece(b, place, stop - place, local, row_Bn.device)
+            hidden.append(self.run(row_Bn[:, place - start : stop - start], rope, piece, cache))
+            place = stop
+        return self.norm(torch.cat(hidden, dim=1)[:, last_n])
+
+    def step(self, token_B1, index_B1, cache):
+        """Hidden states [B, 1, D] of one more text token per row, number `index_B1` of its text; see `Step`."""
+        f = self.config.mem_freq
+        row_B2 = torch.cat([token_B1, torch.full_like(token_B1, self.config.landmark_id)], 1)
+        plan = Step(self.config.block, index_B1 + index_B1 // f)
+        hidden_B2D = self.norm(self.run(row_B2, self.rope(self.longest_distance), plan, cache))
+        fills_block_B1 = ((index_B1 + 1) % f == 0)[..., None]
+        return torch.where(fills_block_B1, hidden_B2D[:, 1:], hidden_B2D[:, :1])
+
+    def run(self, row_Bn, rope, plan, cache=None):
+        """Hidden states [B, n, D], before the last norm, of tokens of the row, int64 [B, n]."""
+        hidden = self.embed_tokens(row_Bn)
         for layer in self.layers:
-            hidden = layer(hidden, position_embeddings=rope, past_key_values=cache, start=start, local=local)
+            hidden = layer(hidden, position_embeddings=rope, plan=plan, past_key_values=cache)
         return hidden
+
+    @property
+    def longest_distance(self) -> int:
+        return (self.config.cache_top_k + 1) * self.config.block + self.config.chunk_length
 
     def rope(self, length: int):
         """(cos, sin), float32 [length, d] each, of the base model's RoPE."""

@@ -8,7 +8,8 @@ from transformers import DynamicCache, LlamaForCausalLM
 
 import checkpoint_writer
 import methods
-from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM, LandmarkLayer, grouped_softmax, insert
+from modeling.landmark_cache import LandmarkLayer, Piece
+from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM, grouped_softmax, insert
 from tiny import C, save_base
 
 F, T, K = 3, 32, 2  # mem_freq, training length, top_k: blocks of 4, chunks of 32 - 3 * 4 = 20
@@ -349,7 +350,7 @@ def test_cache():
     output = model(ids, use_cache=True)
     assert torch.equal(output.logits, expected)
     layer = output.past_key_values.layers[0]
-    assert layer.keys.shape == (1, 4, 34, 4, 8) and layer.keys.device.type == "cpu"  # 133 tokens, no more
+    assert layer.keys.shape == (1, 4, 136, 8) and layer.keys.device.type == "cpu"  # 133 tokens, no more
     cache = output.past_key_values
     cache.reset()
     assert cache.get_seq_length() == 0
@@ -367,7 +368,8 @@ def test_older_landmarks_of_the_first_layer_tie():
     key = torch.randn(1, 4, 1, 8)
     past.append(key.expand(1, 4, 48, 8) + torch.arange(48)[:, None] * 1e-6, torch.arange(48.0).expand(1, 4, 8, 48).mT)
     q = torch.randn(1, 4, 1, 5, 8)
-    _, _, values = attention.retrieve(q, torch.arange(5), 12, past, model.model.rope(64))
+    piece = Piece(F + 1, 48, 5, 48, "cpu")
+    _, _, values, _ = attention.retrieve(q, piece, past, piece.landmarks(past), model.model.rope(64))
     blocks = values[..., 0, 0] // (F + 1)
     assert (blocks[..., 1] > blocks[..., 0]).all() and (blocks >= 12 - 2 * K).all()
 
@@ -397,7 +399,7 @@ def test_refusals():
     model.train()
     with pytest.raises(ValueError, match="needs labels"):
         model(ids)
-    with pytest.raises(ValueError, match="a training row of 40 tokens; .* rows of 32"):
+    with pytest.raises(ValueError, match="a training row has 40 tokens, .* rows of 32"):
         model(text(40), labels=text(40))
     with pytest.raises(ValueError, match="no room for a local section"):
         landmark_model(cache_top_k=7)
