@@ -1,19 +1,17 @@
-"""The mixture of a training set: shares of the sources, upsampling of long documents, tokenising.
+"""The mixture of a training set: the share of each source, and more long documents than the data have.
 
 Fu et al., Data Engineering for Scaling Language Models to 128K Context (arXiv 2402.10171), "per-source length
 upsampling", as LCEG (arXiv 2409.12181) uses it: documents of `min_length` tokens or more are kept, shorter ones with
-probability `keep_short`, until each source has its share of the tokens; the shares are those of the whole dataset, so
-that only the lengths change. Theirs estimates a document's tokens as characters / 3.68; here they are counted.
-
-Workers import this module: neither torch nor Transformers.
+probability `keep_short`, until each source has its share of the tokens. The shares are those of the whole dataset, so
+only the lengths change. Fu et al. estimate the tokens of a document as characters / 3.68; here they are counted.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
+from collections.abc import Iterable, Iterator
+from random import Random
 
 import numpy as np
+
+from documents import encode
 
 # SlimPajama's own shares of tokens by `meta.redpajama_set_name`, as in Fu et al.'s code.
 SLIMPAJAMA = {
@@ -28,100 +26,84 @@ SLIMPAJAMA = {
 
 
 def parse_mix(text: str) -> dict[str, float] | None:
-    """`slimpajama`, `none`, or name=share,...: the share of each source, their sum 1; None for no mixture.
-
-    Raises ValueError on anything else.
-    """
+    """The share of each source, with the sum 1, from `slimpajama` or name=share,...; None for `none`."""
     if text == "none":
         return None
-    shares = SLIMPAJAMA if text == "slimpajama" else {}
-    for item in text.split(",") if not shares else ():
+    shares = dict(SLIMPAJAMA) if text == "slimpajama" else {}
+    for item in [] if shares else text.split(","):
         name, _, share = item.rpartition("=")
         try:
             shares[name] = float(share)
         except ValueError:
-            shares[name] = 0.0
-        if not name or not 0 < shares[name] < float("inf"):
-            raise ValueError(
-                f"--mix {text}: '{item}' is not name=share with a share above 0; or give slimpajama or none"
-            )
-    return {name: share / sum(shares.values()) for name, share in shares.items()}
+            raise ValueError(f"--mix: '{item}' is not name=share; set slimpajama, none or name=share,...") from None
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()}
 
 
 class Mixture:
     """Decides which documents are kept, in the order of reading, and counts them by source.
 
-    shares: by source, or None: every document until `total` tokens (None: to the end of the data). A source takes
-    documents, each completely, until it has its share of `total`; sources that are not in `shares` take none.
+    shares: of the sources, or None to keep every document. A source takes complete documents until it has its share of
+    `total` tokens; other sources take none. Without shares, documents are kept until there are `total` tokens, or all
+    of them if that is None.
     """
 
-    def __init__(self, shares: dict[str, float] | None, total: int | None):
-        self.total, self.counts = total, {}
-        self.budgets = shares and {name: round(share * total) for name, share in shares.items()}
-        for name in self.budgets or ():
-            self.source(name)
+    def __init__(self, shares: dict[str, float] | None, total: int | None, min_length: int, keep_short: float):
+        self.total, self.min_length, self.keep_short = total, min_length, keep_short
+        self.budgets = None if shares is None else {name: round(share * total) for name, share in shares.items()}
+        self.tokens = 0
+        self.counts = {}
+        for name in shares or ():
+            self.count(name)
 
-    def source(self, name: str) -> dict:
+    def count(self, name: str) -> dict:
         return self.counts.setdefault(name, {"documents_seen": 0, "documents_kept": 0, "tokens": 0})
 
-    @property
-    def tokens(self) -> int:
-        return sum(source["tokens"] for source in self.counts.values())
-
     def wants(self, name: str) -> bool:
-        """Whether the source takes a further document; once it does not, it never does again."""
+        """Whether a source takes another document."""
         if self.budgets is None:
             return self.total is None or self.tokens < self.total
-        return name in self.budgets and self.counts[name]["tokens"] < self.budgets[name]
-
-    def take(self, name: str, tokens: int) -> bool:
-        """Takes a document of so many tokens if its source wants it."""
-        if not self.wants(name):
-            return False
-        self.source(name)["documents_kept"] += 1
-        self.counts[name]["tokens"] += tokens
-        return True
+        return self.count(name)["tokens"] < self.budgets.get(name, 0)
 
     def missing(self) -> dict[str, int]:
-        """Tokens that the sources still want; empty if the mixture is complete or has no limit."""
+        """Tokens that are missing by source; empty if the mixture is complete or has no limit."""
         if self.budgets is None:
-            return {"tokens": self.total - self.tokens} if self.total and self.tokens < self.total else {}
+            tokens = (self.total or 0) - self.tokens
+            return {"tokens": tokens} if tokens > 0 else {}
         return {name: self.budgets[name] - self.counts[name]["tokens"] for name in self.budgets if self.wants(name)}
 
-    def complete(self) -> bool:
-        return self.total is not None and not self.missing()
+    def select(self, batches: Iterable[list[tuple[str | None, str]]], tokenizer, rng: Random) -> Iterator[np.ndarray]:
+        """Yields the token ids of the documents that are kept, in the order of `batches`.
 
+        tokenizer: a `tokenizers.Tokenizer`. Raises ValueError if a source of the mixture has no documents at all.
+        """
+        for batch in batches:
+            candidates = self.find_candidates(batch, tokenizer, rng)
+            documents = encode(tokenizer, [text for text, _, _ in candidates])
+            for (_, source, drawn), ids_N in zip(candidates, documents, strict=True):
+                if (drawn or len(ids_N) >= self.min_length) and self.wants(source):
+                    count = self.count(source)
+                    count["documents_kept"] += 1
+                    count["tokens"] += len(ids_N)
+                    self.tokens += len(ids_N)
+                    yield ids_N
+            if self.total is not None and not self.missing():
+                return
+        unknown = [name for name, count in self.counts.items() if count["documents_seen"] == 0]
+        if unknown:
+            known = sorted(set(self.counts).difference(unknown))
+            raise ValueError(f"--mix: the data have no source {', '.join(unknown)}, only {', '.join(known[:20])}")
 
-# --- tokenising, in this process or in a worker
-_encoder = None  # of this process
-
-
-def start_worker(encoder) -> None:
-    """Prepares a process for `tokenise`; a worker process ends when its parent does, however that ended."""
-    global _encoder
-    _encoder = encoder
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def encode(texts: list[str]) -> list[np.ndarray]:
-    """Token ids of each text, int32, as a document: with the tokenizer's own BOS or whatever it adds by default.
-
-    Text that spells a special token is tokenised as ordinary text.
-    """
-    if not hasattr(_encoder, "encode_batch_fast"):  # a tokenizer written in Python
-        return [np.array(ids, np.int32) for ids in _encoder(texts, split_special_tokens=True)["input_ids"]]
-    _encoder.encode_special_tokens = True
-    ids = []
-    for i in range(0, len(texts), 32):  # in slices: an Encoding takes many times the memory of its ids
-        ids += [np.array(encoding.ids, np.int32) for encoding in _encoder.encode_batch_fast(texts[i : i + 32])]
-    return ids
-
-
-def tokenise(texts: list[str], drawn: list[bool], min_length: int) -> tuple[list[int], list[np.ndarray]]:
-    """(indices, token ids) of the texts that are kept: drawn, or at least `min_length` tokens long."""
-    ids = encode(texts)
-    kept = [i for i, ids_N in enumerate(ids) if drawn[i] or len(ids_N) >= min_length]
-    return kept, [ids[i] for i in kept]
+    def find_candidates(self, batch: list, tokenizer, rng: Random) -> list[tuple[str, str, bool]]:
+        """The documents that may be kept, (text, source, drawn): only these need to be encoded."""
+        special_tokens = tokenizer.num_special_tokens_to_add(False) + 1  # SentencePiece begins a text with "▁"
+        min_bytes = self.min_length - special_tokens  # a token has at least one byte
+        candidates = []
+        for text, source in batch:
+            self.count(source)["documents_seen"] += 1
+            drawn = rng.random() < self.keep_short
+            if text is None or not self.wants(source):
+                continue
+            if drawn or len(text.encode()) >= min_bytes:
+                candidates.append((text, source, drawn))
+        return candidates
