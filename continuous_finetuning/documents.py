@@ -14,7 +14,6 @@ from run import run_key
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 READ_DOCUMENTS = 500  # at a time
 ENCODED_DOCUMENTS = 64  # at a time: while a text is encoded, it takes many times the memory of its ids
-NO_SOURCE = "all"  # the only source if there is no --source_column
 
 
 def file_format(path: Path) -> str | None:
@@ -30,9 +29,7 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
     """
     path = Path(name).expanduser()
     if path.exists():
-        files = [path]
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file_format(file))
+        files = sorted(filter(file_format, path.rglob("*"))) if path.is_dir() else [path]
         formats = {file_format(file) for file in files}
         if len(formats) != 1 or None in formats:
             raise ValueError(f"--dataset {path}: expected *.parquet or *.jsonl / *.json files (.gz, .zst), not both")
@@ -47,26 +44,25 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
 
 
 def read_batches(
-    dataset: datasets.IterableDataset, text_column: str, source_column: str | None, shuffle: Random | None
+    dataset: datasets.IterableDataset, text_column: str, source_column: str | None, seed: int | None
 ) -> Iterator[list[tuple[str | None, str]]]:
-    """Yields lists of documents, (text, source). The dataset's files are read in order, or shuffled.
+    """Yields lists of documents, (text, source). The dataset's files are shuffled, or read in order if seed is None.
 
     Raises ValueError if the data cannot be read or have no such column.
     """
     shards = list(range(dataset.num_shards))
-    if shuffle is not None:
-        shuffle.shuffle(shards)
+    if seed is not None:
+        Random(seed).shuffle(shards)
     for shard in shards:
         tables = dataset.shard(num_shards=len(shards), index=shard).with_format("arrow")
         for table in tables.iter(batch_size=READ_DOCUMENTS):
             texts = read_column(table, text_column, "--text_column")
             if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
                 raise ValueError(f"the column {text_column} has {texts.type}, not text; set --text_column")
-            sources = [NO_SOURCE] * len(table)
+            sources = ["all"] * len(table)
             if source_column is not None:
-                column = read_column(table, source_column, "--source_column")
-                sources = [str(source) for source in column.to_pylist()]
-            yield list(zip(texts.to_pylist(), sources, strict=True))
+                sources = read_column(table, source_column, "--source_column").to_pylist()
+            yield list(zip(texts.to_pylist(), map(str, sources), strict=True))
 
 
 def read_column(table: pa.Table, name: str, flag: str) -> pa.ChunkedArray:

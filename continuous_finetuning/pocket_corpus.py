@@ -84,8 +84,10 @@ class LookupDocuments:
     def __init__(self, tokenizer: Tokenizer, training_texts: list[str]):
         self.tokenizer = tokenizer
         self.filler_N = np.concatenate([ids[1:] for ids in encode(tokenizer, training_texts)])
-        word_tokens = [token for token in tokenizer.get_vocab() if re.fullmatch("Ġ[a-z]{3,}", token)]
-        self.names = sorted(token[1:] for token in word_tokens)  # Ġ: a space in byte-level BPE
+        self.names = []
+        for token in sorted(tokenizer.get_vocab()):
+            if re.fullmatch("Ġ[a-z]{3,}", token):  # a word that is one token; Ġ is its space in byte-level BPE
+                self.names.append(token[1:])
         counts = collections.Counter()
         for text in training_texts:
             counts.update(re.findall(r"\b[a-z]{4,9}\b", text))
@@ -95,18 +97,19 @@ class LookupDocuments:
     def encode_line(self, line: str) -> list[int]:
         return self.tokenizer.encode(line, add_special_tokens=False).ids
 
-    def passkeys(self, rng: random.Random, length: int, facts: int, questions: int) -> tuple[np.ndarray, np.ndarray]:
+    def passkeys(self, rng: random.Random, length: int, facts: int, questions: int):
         """A document of `length` tokens with passkeys of 4 digits, each asked for once at most.
 
         Returns (ids_L int32, kinds_L uint8); a kind is FILLER, LINE, or ANSWER for the digits asked for.
         """
         lines = {}
         for name in rng.sample(self.names, facts):
-            lines[name] = self.encode_line(f"\n# key {name} is {rng.randrange(10**4):04d}\n")
+            value = rng.randrange(10**4)
+            lines[name] = self.encode_line(f"\n# key {name} is {value:04d}\n")
         asked = [lines[name] for name in rng.sample(list(lines), questions)]
         return self.join(rng, length, list(lines.values()), asked, 4)
 
-    def numbers(self, rng: random.Random, length: int, facts: int, questions: int) -> tuple[np.ndarray, np.ndarray]:
+    def numbers(self, rng: random.Random, length: int, facts: int, questions: int):
         """Like `passkeys`, in one of the wordings of NUMBERS, with 4 to 7 digits; facts may be asked for repeatedly.
 
         There are fewer facts and questions if they do not fit into `length` tokens, which must be at least 64.
@@ -117,14 +120,13 @@ class LookupDocuments:
             a, b, *words = rng.sample(self.words, 2 + 2 * facts)
             hyphen = rng.random() < 0.5
             tail = rng.choice(TAILS)
-            pairs = []
+            stated, asked = [], []
             for first, second in zip(words[::2], words[1::2], strict=True):
-                fields = {"a": a, "b": b, "tail": tail, "key": f"{first}-{second}" if hyphen else first.capitalize()}
+                key = f"{first}-{second}" if hyphen else first.capitalize()
                 value = rng.randrange(10 ** (digits - 1), 10**digits)
-                stated = self.encode_line(f"\n{statement.format(**fields)} {value}.\n")
-                pairs.append((stated, self.encode_line(f"\n{question.format(**fields)} {value}\n")))
-            stated = [pair[0] for pair in pairs]
-            asked = [pair[1] for pair in rng.choices(pairs, k=questions)]
+                stated.append(self.encode_line("\n" + statement.format(a=a, b=b, key=key) + f" {value}.\n"))
+                asked.append(self.encode_line("\n" + question.format(a=a, b=b, key=key, tail=tail) + f" {value}\n"))
+            asked = rng.choices(asked, k=questions)
             if 1 + sum(map(len, stated + asked)) <= length:
                 return self.join(rng, length, stated, asked, digits)
             facts, questions = max(1, facts - 1), max(1, questions - 1)
@@ -135,39 +137,43 @@ class LookupDocuments:
         text_tokens = length - 1 - sum(map(len, lines))
         assert text_tokens >= 0, f"{len(lines)} lines do not fit into {length} tokens"
         start = rng.randrange(len(self.filler_N) - text_tokens)
-        text = self.filler_N[start : start + text_tokens].tolist()
-        cuts = sorted(rng.randrange(text_tokens + 1) for _ in lines[1:])
+        cuts = sorted(rng.randrange(text_tokens + 1) for _ in lines[1:]) + [text_tokens]
 
-        ids, kinds, previous = [self.tokenizer.token_to_id(BOS)], [FILLER], 0
-        for i, (cut, line) in enumerate(zip([*cuts, text_tokens], lines, strict=True)):
-            ids += text[previous:cut] + line
-            kinds += [FILLER] * (cut - previous) + [LINE] * len(line)
+        ids = self.filler_N[start : start + text_tokens].tolist()
+        kinds = [FILLER] * text_tokens
+        for i in reversed(range(len(lines))):  # from the end: an insertion does not move the cuts before it
+            line_kinds = [LINE] * len(lines[i])
             if i >= len(stated):
-                kinds[-1 - digits : -1] = [ANSWER] * digits  # the last token is the line end
-            previous = cut
-        return np.array(ids, dtype=np.int32), np.array(kinds, dtype=np.uint8)
+                line_kinds[-1 - digits : -1] = [ANSWER] * digits  # the last token is the line end
+            cut = cuts[i]
+            ids[cut:cut] = lines[i]
+            kinds[cut:cut] = line_kinds
+        bos_id = self.tokenizer.token_to_id(BOS)
+        return np.array([bos_id, *ids], dtype=np.int32), np.array([FILLER, *kinds], dtype=np.uint8)
 
     def texts(self, rng: random.Random, length: int, rows: int) -> list[str]:
         """Texts that fill `rows` rows of `length` tokens, at least 64: about as many with passkeys as with numbers.
 
-        A row has 1, 2, 4 or 8 documents of equal length with up to six facts each, and as many questions. A text
-        tokenises to exactly the ids it was made of; where tokens would merge otherwise, the document is drawn again.
+        A row has 1, 2, 4 or 8 documents of equal length with up to six facts each, and as many questions.
         """
         texts = []
         possible = [count for count in DOCUMENTS_PER_ROW if length >= 64 * count]
         for _ in range(rows):
             count = rng.choice(possible)
-            ends = [length * i // count for i in range(count + 1)]
-            for tokens in np.diff(ends).tolist():
+            for i in range(count):
+                tokens = length * (i + 1) // count - length * i // count
                 facts = rng.randint(1, max(1, min(6, tokens // 40)))
-                while True:
-                    make_document = self.passkeys if rng.random() < 0.5 else self.numbers
-                    ids_L, _ = make_document(rng, tokens, facts, facts)
-                    text = self.tokenizer.decode(ids_L[1:].tolist(), skip_special_tokens=False)
-                    if np.array_equal(encode(self.tokenizer, [text])[0], ids_L):
-                        break
-                texts.append(text)
+                texts.append(self.exact_text(rng, tokens, facts))
         return texts
+
+    def exact_text(self, rng: random.Random, tokens: int, facts: int) -> str:
+        """A text that tokenises to the ids it was made of; where tokens would merge, the document is drawn again."""
+        while True:
+            make_document = self.passkeys if rng.random() < 0.5 else self.numbers
+            ids_L, _ = make_document(rng, tokens, facts, facts)
+            text = self.tokenizer.decode(ids_L[1:].tolist(), skip_special_tokens=False)
+            if np.array_equal(encode(self.tokenizer, [text])[0], ids_L):
+                return text
 
 
 def write_corpus(training: dict[str, str], lookups: list[str], seed: int, path: Path) -> None:

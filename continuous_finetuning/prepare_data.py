@@ -88,7 +88,7 @@ class Writer:
         self.folder, self.length, self.boundaries = folder, length, boundaries
         self.rows_per_file = max(1, FILE_TOKENS // length)
         self.documents, self.tokens = [], 0  # not yet written
-        self.files = []
+        self.rows = []  # of each file
         self.digest = hashlib.sha256()
 
     def add(self, ids_N: np.ndarray) -> None:
@@ -106,12 +106,11 @@ class Writer:
         if self.boundaries:
             columns["document_starts"] = self.document_starts(rows)
         self.documents, self.tokens = [ids_N[end:]], len(ids_N) - end
-        path = self.folder / f"train-{len(self.files):05d}.parquet"
+        path = self.folder / f"train-{len(self.rows):05d}.parquet"
         row_group = max(1, GROUP_TOKENS // self.length)
         pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=row_group, compression="zstd")
         self.digest.update(ids_N[:end].astype("<i4").tobytes())
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.files.append({"file": path.name, "rows": rows, "sha256": sha256})
+        self.rows.append(rows)
 
     def document_starts(self, rows: int) -> pa.Array:
         """Where documents begin in each of the next rows. The first is 0: a row may begin inside a document."""
@@ -149,21 +148,21 @@ def main() -> None:
     partial = args.output_dir / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    rng = Random(args.seed)
-    batches = documents.read_batches(dataset, args.text_column, args.source_column, rng if args.mix else None)
+    shard_seed = args.seed if args.mix else None
+    batches = documents.read_batches(dataset, args.text_column, args.source_column, shard_seed)
     mixture = mixing.Mixture(args.mix, args.total_tokens, args.min_length, args.keep_short)
     writer = Writer(partial, args.length, args.document_boundaries)
     with progress_bar(args.total_tokens, "training data", "token") as bar:
-        for ids_N in mixture.select(batches, tokenizer, rng):
+        for ids_N in mixture.select(batches, tokenizer, Random(args.seed)):
             writer.add(ids_N)
             bar.update(len(ids_N))
     if writer.tokens >= args.length:
         writer.write_file(writer.tokens // args.length)
-    if not writer.files:
+    if not writer.rows:
         raise ValueError(f"the documents that are kept have {writer.tokens} tokens, less than one row of {args.length}")
     move_in(partial, args.output_dir)
 
-    rows = sum(file["rows"] for file in writer.files)
+    rows = sum(writer.rows)
     seconds = time.monotonic() - started
     for name, source in mixture.counts.items():
         source["budget"] = mixture.budgets and mixture.budgets.get(name)
@@ -180,7 +179,7 @@ def main() -> None:
         "tokens_dropped": writer.tokens,  # of the last documents: less than a row
         "missing_tokens": mixture.missing(),  # by source, if the data ended early
         "sources": mixture.counts,
-        "files": writer.files,
+        "files": len(writer.rows),
         "input_ids_sha256": writer.digest.hexdigest(),  # over all ids in order, as little-endian int32
         "seconds": round(seconds, 1),
         "tokens_per_second": round(mixture.tokens / seconds),
