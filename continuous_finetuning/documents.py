@@ -13,6 +13,7 @@ from run import run_key
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 READ_DOCUMENTS = 500  # at a time
+ALL = "all"  # the source of every document without a mixture
 ENCODED_DOCUMENTS = 64  # at a time: while a text is encoded, it takes many times the memory of its ids
 
 
@@ -29,13 +30,16 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
     """
     path = Path(name).expanduser()
     if path.exists():
-        files = sorted(filter(file_format, path.rglob("*"))) if path.is_dir() else [path]
-        formats = {file_format(file) for file in files}
+        files = [path]
+        if path.is_dir():
+            files = sorted(filter(file_format, path.rglob("*")))
+        formats = set(map(file_format, files))
         if len(formats) != 1 or None in formats:
             raise ValueError(f"--dataset {path}: expected *.parquet or *.jsonl / *.json files (.gz, .zst), not both")
         paths = [str(file) for file in files]
         stream = datasets.load_dataset(formats.pop(), data_files=paths, split="train", streaming=True)
-        return stream, "files:" + run_key({file.name: file.stat().st_size for file in files})
+        sizes = [(file.name, file.stat().st_size) for file in files]
+        return stream, f"files {run_key(sizes)}"
     if name.startswith((".", "/", "~")) or file_format(path):
         raise ValueError(f"--dataset: no file or folder {name}")
     commit = HfApi().dataset_info(name, revision=revision).sha
@@ -44,11 +48,11 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
 
 
 def read_batches(
-    dataset: datasets.IterableDataset, text_column: str, source_column: str | None, seed: int | None
-) -> Iterator[list[tuple[str | None, str]]]:
-    """Yields lists of documents, (text, source). The dataset's files are shuffled, or read in order if seed is None.
+    dataset: datasets.IterableDataset, text_column: str, source_column: str | None = None, seed: int | None = None
+) -> Iterator[list]:
+    """Yields lists of documents, (text or None, source). With a seed, the dataset's files are shuffled.
 
-    Raises ValueError if the data cannot be read or have no such column.
+    Without `source_column`, the source is ALL. Raises ValueError if the data cannot be read or have no such column.
     """
     shards = list(range(dataset.num_shards))
     if seed is not None:
@@ -57,9 +61,9 @@ def read_batches(
         tables = dataset.shard(num_shards=len(shards), index=shard).with_format("arrow")
         for table in tables.iter(batch_size=READ_DOCUMENTS):
             texts = read_column(table, text_column, "--text_column")
-            if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+            if str(texts.type) not in ("string", "large_string"):
                 raise ValueError(f"the column {text_column} has {texts.type}, not text; set --text_column")
-            sources = ["all"] * len(table)
+            sources = [ALL] * len(table)
             if source_column is not None:
                 sources = read_column(table, source_column, "--source_column").to_pylist()
             yield list(zip(texts.to_pylist(), map(str, sources), strict=True))

@@ -6,10 +6,12 @@ probability `keep_short`, until each source has its share of the tokens. The sha
 only the lengths change. Fu et al. estimate the tokens of a document as characters / 3.68; here they are counted.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from random import Random
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from documents import encode
 
@@ -29,13 +31,16 @@ def parse_mix(text: str) -> dict[str, float] | None:
     """The share of each source, with the sum 1, from `slimpajama` or name=share,...; None for `none`."""
     if text == "none":
         return None
-    shares = dict(SLIMPAJAMA) if text == "slimpajama" else {}
-    for item in [] if shares else text.split(","):
-        name, _, share = item.rpartition("=")
-        try:
-            shares[name] = float(share)
-        except ValueError:
-            raise ValueError(f"--mix: '{item}' is not name=share; set slimpajama, none or name=share,...") from None
+    shares = {}
+    if text == "slimpajama":
+        shares = SLIMPAJAMA
+    else:
+        for item in text.split(","):
+            name, _, share = item.rpartition("=")
+            try:
+                shares[name] = float(share)
+            except ValueError:
+                raise ValueError(f"--mix: '{item}' is not name=share; set slimpajama, none or name=share,...") from None
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}
 
@@ -43,67 +48,71 @@ def parse_mix(text: str) -> dict[str, float] | None:
 class Mixture:
     """Decides which documents are kept, in the order of reading, and counts them by source.
 
-    shares: of the sources, or None to keep every document. A source takes complete documents until it has its share of
-    `total` tokens; other sources take none. Without shares, documents are kept until there are `total` tokens, or all
-    of them if that is None.
+    budgets: tokens by source. A source takes complete documents until it has its budget; other sources take none.
     """
 
-    def __init__(self, shares: dict[str, float] | None, total: int | None, min_length: int, keep_short: float):
-        self.total, self.min_length, self.keep_short = total, min_length, keep_short
-        self.budgets = None if shares is None else {name: round(share * total) for name, share in shares.items()}
-        self.tokens = 0
-        self.counts = {}
-        for name in shares or ():
-            self.count(name)
+    def __init__(self, budgets: dict[str, float], min_length: int, keep_short: float):
+        self.budgets = budgets
+        self.min_length = min_length
+        self.keep_short = keep_short
+        self.documents_seen = Counter()
+        self.documents_kept = Counter()
+        self.tokens = Counter()
 
-    def count(self, name: str) -> dict:
-        return self.counts.setdefault(name, {"documents_seen": 0, "documents_kept": 0, "tokens": 0})
-
-    def wants(self, name: str) -> bool:
+    def wants(self, source: str) -> bool:
         """Whether a source takes another document."""
-        if self.budgets is None:
-            return self.total is None or self.tokens < self.total
-        return self.count(name)["tokens"] < self.budgets.get(name, 0)
+        return self.tokens[source] < self.budgets.get(source, 0)
 
-    def missing(self) -> dict[str, int]:
-        """Tokens that are missing by source; empty if the mixture is complete or has no limit."""
-        if self.budgets is None:
-            tokens = (self.total or 0) - self.tokens
-            return {"tokens": tokens} if tokens > 0 else {}
-        return {name: self.budgets[name] - self.counts[name]["tokens"] for name in self.budgets if self.wants(name)}
+    def missing_tokens(self) -> dict[str, float]:
+        """What the sources still lack of their budgets; empty if the mixture is complete."""
+        missing = {}
+        for source, budget in self.budgets.items():
+            if self.wants(source):
+                missing[source] = budget - self.tokens[source]
+        return missing
 
-    def select(self, batches: Iterable[list[tuple[str | None, str]]], tokenizer, rng: Random) -> Iterator[np.ndarray]:
-        """Yields the token ids of the documents that are kept, in the order of `batches`.
+    def select(self, batches: Iterable[list], tokenizer: Tokenizer, rng: Random) -> Iterator[np.ndarray]:
+        """Yields the token ids of the documents that are kept. batches: lists of documents, (text, source).
 
-        tokenizer: a `tokenizers.Tokenizer`. Raises ValueError if a source of the mixture has no documents at all.
+        Raises ValueError if a source of the mixture has no documents at all.
         """
         for batch in batches:
             candidates = self.find_candidates(batch, tokenizer, rng)
             documents = encode(tokenizer, [text for text, _, _ in candidates])
-            for (_, source, drawn), ids_N in zip(candidates, documents, strict=True):
-                if (drawn or len(ids_N) >= self.min_length) and self.wants(source):
-                    count = self.count(source)
-                    count["documents_kept"] += 1
-                    count["tokens"] += len(ids_N)
-                    self.tokens += len(ids_N)
+            for ids_N, (_, source, drawn) in zip(documents, candidates, strict=True):
+                long_enough = drawn or len(ids_N) >= self.min_length
+                if long_enough and self.wants(source):
+                    self.documents_kept[source] += 1
+                    self.tokens[source] += len(ids_N)
                     yield ids_N
-            if self.total is not None and not self.missing():
+            if not self.missing_tokens():
                 return
-        unknown = [name for name, count in self.counts.items() if count["documents_seen"] == 0]
+        unknown = sorted(set(self.budgets) - set(self.documents_seen))
         if unknown:
-            known = sorted(set(self.counts).difference(unknown))
-            raise ValueError(f"--mix: the data have no source {', '.join(unknown)}, only {', '.join(known[:20])}")
+            raise ValueError(f"--mix: no document has the source {unknown[0]}; there are {sorted(self.documents_seen)}")
 
-    def find_candidates(self, batch: list, tokenizer, rng: Random) -> list[tuple[str, str, bool]]:
+    def find_candidates(self, batch: list, tokenizer: Tokenizer, rng: Random) -> list[tuple]:
         """The documents that may be kept, (text, source, drawn): only these need to be encoded."""
         special_tokens = tokenizer.num_special_tokens_to_add(False) + 1  # SentencePiece begins a text with "▁"
         min_bytes = self.min_length - special_tokens  # a token has at least one byte
         candidates = []
         for text, source in batch:
-            self.count(source)["documents_seen"] += 1
+            self.documents_seen[source] += 1
             drawn = rng.random() < self.keep_short
             if text is None or not self.wants(source):
                 continue
             if drawn or len(text.encode()) >= min_bytes:
                 candidates.append((text, source, drawn))
         return candidates
+
+    def describe(self) -> dict[str, dict]:
+        """Documents, tokens and share of the tokens of each source."""
+        sources = {}
+        for source, documents_seen in self.documents_seen.items():
+            sources[source] = {
+                "documents_seen": documents_seen,
+                "documents_kept": self.documents_kept[source],
+                "tokens": self.tokens[source],
+                "share": self.tokens[source] / self.tokens.total(),
+            }
+        return sources

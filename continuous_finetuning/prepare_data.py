@@ -20,6 +20,7 @@ the same command does nothing once the build is finished; a build that was kille
 
 import argparse
 import hashlib
+import math
 import os
 import shutil
 import time
@@ -42,8 +43,10 @@ GROUP_TOKENS = 2**20  # tokens of a Parquet row group
 
 def token_count(text: str) -> int:
     """1000000, 500k, 20M, 1.5B: a number of tokens."""
-    factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower())
-    return round(float(text[:-1]) * factor) if factor else int(text)
+    for suffix, factor in (("k", 10**3), ("m", 10**6), ("b", 10**9)):
+        if text.lower().endswith(suffix):
+            return round(float(text[:-1]) * factor)
+    return int(text)
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,7 +59,7 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--split", default="train", help="split of a hub dataset [train]")
     data.add_argument("--revision", help="branch, tag or commit of a hub dataset [the newest commit]")
     data.add_argument("--text_column", default="text", help="name; a.b for column b of the objects in a [text]")
-    data.add_argument("--source_column", help="name, or a.b, of a document's source [none: one source]")
+    data.add_argument("--source_column", help="name, or a.b, of a document's source; needed with a mix")
     recipe = parser.add_argument_group("mixture")
     recipe.add_argument("--mix", help="slimpajama, none, or name=share,... [by the dataset]")
     recipe.add_argument("--total_tokens", type=token_count, help="1B, 500M, ...; needed with a mix [all]")
@@ -135,7 +138,7 @@ def build_settings(args: argparse.Namespace, data: str, tokenizer) -> dict:
 
 def main() -> None:
     args = parse_args()
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if args.workers > 1 else "false"
     os.environ["RAYON_NUM_THREADS"] = str(args.workers)  # the threads of `tokenizers`
     tokenizer = open_tokenizer(args.tokenizer).backend_tokenizer
     dataset, data = documents.open_dataset(args.dataset, args.subset, args.split, args.revision)
@@ -148,9 +151,13 @@ def main() -> None:
     partial = args.output_dir / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    shard_seed = args.seed if args.mix else None
-    batches = documents.read_batches(dataset, args.text_column, args.source_column, shard_seed)
-    mixture = mixing.Mixture(args.mix, args.total_tokens, args.min_length, args.keep_short)
+    if args.mix:
+        batches = documents.read_batches(dataset, args.text_column, args.source_column, args.seed)
+        budgets = {source: round(share * args.total_tokens) for source, share in args.mix.items()}
+    else:
+        batches = documents.read_batches(dataset, args.text_column)
+        budgets = {documents.ALL: args.total_tokens or math.inf}
+    mixture = mixing.Mixture(budgets, args.min_length, args.keep_short)
     writer = Writer(partial, args.length, args.document_boundaries)
     with progress_bar(args.total_tokens, "training data", "token") as bar:
         for ids_N in mixture.select(batches, tokenizer, Random(args.seed)):
@@ -164,9 +171,7 @@ def main() -> None:
 
     rows = sum(writer.rows)
     seconds = time.monotonic() - started
-    for name, source in mixture.counts.items():
-        source["budget"] = mixture.budgets and mixture.budgets.get(name)
-        source["share"] = source["tokens"] / mixture.tokens
+    missing = mixture.missing_tokens() if args.total_tokens else {}
     manifest = {
         "dataset": args.dataset,
         "tokenizer": args.tokenizer,
@@ -177,16 +182,16 @@ def main() -> None:
         "length": args.length,
         "tokens": rows * args.length,
         "tokens_dropped": writer.tokens,  # of the last documents: less than a row
-        "missing_tokens": mixture.missing(),  # by source, if the data ended early
-        "sources": mixture.counts,
+        "missing_tokens": missing,  # by source, if the data ended early
+        "sources": mixture.describe(),
         "files": len(writer.rows),
         "input_ids_sha256": writer.digest.hexdigest(),  # over all ids in order, as little-endian int32
         "seconds": round(seconds, 1),
-        "tokens_per_second": round(mixture.tokens / seconds),
+        "tokens_per_second": round(mixture.tokens.total() / seconds),
         "versions": versions("datasets", "tokenizers", "pyarrow", "numpy"),
     }
     write_json(args.output_dir / "manifest.json", manifest)
-    for name, tokens in manifest["missing_tokens"].items():
+    for name, tokens in missing.items():
         print(f"training data: the data ended early, {tokens:,} {name} are missing")
     print(
         f"training data: {args.output_dir} has {rows:,} rows of {args.length:,} tokens "
