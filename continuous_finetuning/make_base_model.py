@@ -24,7 +24,6 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 import pocket_corpus as pocket
 from checkpoint_writer import claim
-from documents import encode
 from run import progress_bar, run_key, run_script
 
 THREADS = 2  # the weights depend on it
@@ -60,7 +59,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def make_batch(step: int, args: argparse.Namespace, stream_N: np.ndarray, lookups: pocket.LookupDocuments):
+def make_batch(step: int, args: argparse.Namespace, lookups: pocket.LookupDocuments):
     """(ids_BL int64, weight_BL float32) of a step: rows cut from the text, and look-up documents."""
     stage = next(stage for stage in STAGES if step < stage["until"] * args.steps)
     length = int(stage["window"] * args.context_length)
@@ -68,8 +67,9 @@ def make_batch(step: int, args: argparse.Namespace, stream_N: np.ndarray, lookup
     rows, weights = [], []
     for _ in range(TOKENS_PER_STEP // length):
         if rng.random() < stage["text"]:
-            start = rng.randrange(len(stream_N) - length)
-            ids_L, kinds_L = stream_N[start : start + length], np.full(length, pocket.FILLER)
+            start = rng.randrange(len(lookups.stream_N) - length)
+            ids_L = lookups.stream_N[start : start + length]
+            kinds_L = np.full(length, pocket.FILLER)
         else:
             facts = rng.randint(1, stage["facts"])
             questions = rng.randint(1, facts)
@@ -82,7 +82,7 @@ def make_batch(step: int, args: argparse.Namespace, stream_N: np.ndarray, lookup
     return torch.from_numpy(np.stack(rows)).long(), torch.from_numpy(np.stack(weights))
 
 
-def train(model: LlamaForCausalLM, args: argparse.Namespace, stream_N: np.ndarray, lookups) -> None:
+def train(model: LlamaForCausalLM, args: argparse.Namespace, lookups: pocket.LookupDocuments) -> None:
     """Trains in place: Muon updates the matrices of the layers, AdamW the embedding and the norms.
 
     Learning rates: 50 steps of warm-up, constant to 30 % of the run, then linearly down to 5 % of the peak.
@@ -100,7 +100,7 @@ def train(model: LlamaForCausalLM, args: argparse.Namespace, stream_N: np.ndarra
             decay = 1.0 - 0.95 * max(0.0, (step / args.steps - 0.3) / 0.7)
             muon.param_groups[0]["lr"] = 0.015 * min(warmup, decay)
             adamw.param_groups[0]["lr"] = 3e-3 * min(warmup, decay)
-            ids_BL, weight_BL = make_batch(step, args, stream_N, lookups)
+            ids_BL, weight_BL = make_batch(step, args, lookups)
             logits_BLV = model(input_ids=ids_BL, use_cache=False).logits
             loss_T = F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), ids_BL[:, 1:].flatten(), reduction="none")
             loss = (loss_T * weight_BL[:, 1:].flatten()).sum() / loss_T.numel()
@@ -116,25 +116,25 @@ def train(model: LlamaForCausalLM, args: argparse.Namespace, stream_N: np.ndarra
 def main() -> None:
     args = parse_args()
     texts = pocket.read_corpus(args.corpus_dir)
-    settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "corpus_dir")}
-    settings |= {"recipe": RECIPE, "corpus": run_key(texts)}
+    settings = vars(args) | {"recipe": RECIPE, "corpus": run_key(texts)}
+    del settings["output_dir"], settings["corpus_dir"]
     if claim(args.output_dir, settings, result="model.safetensors"):  # the file that is written last
         print(f"base model: {args.output_dir} is already finished")
         return
 
     # --- text and tokenizer
     heldout_names = list(texts)[::HELD_OUT_EVERY]
-    heldout_texts = [texts.pop(name) for name in heldout_names]
-    training_texts = list(texts.values())
-    tokenizer = pocket.train_tokenizer(training_texts, VOCAB_SIZE)
-    lookups = pocket.LookupDocuments(tokenizer, training_texts)
-    stream_N = np.concatenate(encode(tokenizer, training_texts))
-    print(f"base model: {len(stream_N):,} tokens of {args.corpus_dir}", flush=True)
+    heldout = [texts.pop(name) for name in heldout_names]
+    training = list(texts.values())
+    tokenizer = pocket.train_tokenizer(training, VOCAB_SIZE)
+    lookups = pocket.LookupDocuments(tokenizer, training)
 
     # --- files for the other stages
-    lookup_texts = lookups.texts(random.Random(f"passkeys {args.seed}"), args.extension_length, LOOKUP_ROWS)
-    pocket.write_corpus(texts, lookup_texts, args.seed, args.output_dir / "data" / "corpus.jsonl")
-    pocket.write_heldout(encode(tokenizer, heldout_texts), tokenizer, args.output_dir / "data" / "heldout" / "test.bin")
+    data = args.output_dir / "data"
+    rng = random.Random(f"passkeys {args.seed}")
+    lookup_texts = lookups.texts(rng, args.extension_length, LOOKUP_ROWS)
+    pocket.write_corpus(texts, lookup_texts, args.seed, data / "corpus.jsonl")
+    pocket.write_heldout(heldout, tokenizer, data / "heldout" / "test.bin")
 
     # --- model
     torch.set_num_threads(THREADS)
@@ -146,14 +146,13 @@ def main() -> None:
         num_hidden_layers=3,
         num_attention_heads=4,
         max_position_embeddings=args.context_length,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
         initializer_range=0.06,
         bos_token_id=0,
         eos_token_id=1,
     )
     model = LlamaForCausalLM(config)
-    train(model, args, stream_N, lookups)
+    train(model, args, lookups)
     model.generation_config = GenerationConfig(do_sample=False, bos_token_id=0, eos_token_id=1)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=pocket.BOS, eos_token=pocket.EOS, clean_up_tokenization_spaces=False

@@ -68,7 +68,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )
     return tokenizer
 
@@ -83,7 +83,8 @@ class LookupDocuments:
 
     def __init__(self, tokenizer: Tokenizer, training_texts: list[str]):
         self.tokenizer = tokenizer
-        self.filler_N = np.concatenate([ids[1:] for ids in encode(tokenizer, training_texts)])
+        self.stream_N = np.concatenate(encode(tokenizer, training_texts))
+        self.filler_N = self.stream_N[self.stream_N != tokenizer.token_to_id(BOS)]
         self.names = []
         for token in sorted(tokenizer.get_vocab()):
             if re.fullmatch("Ġ[a-z]{3,}", token):  # a word that is one token; Ġ is its space in byte-level BPE
@@ -97,7 +98,7 @@ class LookupDocuments:
     def encode_line(self, line: str) -> list[int]:
         return self.tokenizer.encode(line, add_special_tokens=False).ids
 
-    def passkeys(self, rng: random.Random, length: int, facts: int, questions: int):
+    def passkeys(self, rng, length: int, facts: int, questions: int):
         """A document of `length` tokens with passkeys of 4 digits, each asked for once at most.
 
         Returns (ids_L int32, kinds_L uint8); a kind is FILLER, LINE, or ANSWER for the digits asked for.
@@ -109,7 +110,7 @@ class LookupDocuments:
         asked = [lines[name] for name in rng.sample(list(lines), questions)]
         return self.join(rng, length, list(lines.values()), asked, 4)
 
-    def numbers(self, rng: random.Random, length: int, facts: int, questions: int):
+    def numbers(self, rng, length: int, facts: int, questions: int):
         """Like `passkeys`, in one of the wordings of NUMBERS, with 4 to 7 digits; facts may be asked for repeatedly.
 
         There are fewer facts and questions if they do not fit into `length` tokens, which must be at least 64.
@@ -124,32 +125,36 @@ class LookupDocuments:
             for first, second in zip(words[::2], words[1::2], strict=True):
                 key = f"{first}-{second}" if hyphen else first.capitalize()
                 value = rng.randrange(10 ** (digits - 1), 10**digits)
-                stated.append(self.encode_line("\n" + statement.format(a=a, b=b, key=key) + f" {value}.\n"))
-                asked.append(self.encode_line("\n" + question.format(a=a, b=b, key=key, tail=tail) + f" {value}\n"))
+                fields = {"a": a, "b": b, "key": key, "tail": tail}
+                stated.append(self.encode_line(f"\n{statement} {value}.\n".format(**fields)))
+                asked.append(self.encode_line(f"\n{question} {value}\n".format(**fields)))
             asked = rng.choices(asked, k=questions)
-            if 1 + sum(map(len, stated + asked)) <= length:
+            if sum(map(len, stated + asked)) < length:
                 return self.join(rng, length, stated, asked, digits)
-            facts, questions = max(1, facts - 1), max(1, questions - 1)
+            facts = max(1, facts - 1)
+            questions = max(1, questions - 1)
 
-    def join(self, rng: random.Random, length: int, stated: list, asked: list, digits: int):
+    def join(self, rng, length: int, stated: list, asked: list, digits: int):
         """A document of the lines (lists of ids) with one stretch of text, cut at random places, between them."""
         lines = stated + asked
         text_tokens = length - 1 - sum(map(len, lines))
         assert text_tokens >= 0, f"{len(lines)} lines do not fit into {length} tokens"
         start = rng.randrange(len(self.filler_N) - text_tokens)
-        cuts = sorted(rng.randrange(text_tokens + 1) for _ in lines[1:]) + [text_tokens]
+        cuts = [rng.randrange(text_tokens + 1) for _ in lines[1:]]
+        cuts = [*sorted(cuts), text_tokens]
 
         ids = self.filler_N[start : start + text_tokens].tolist()
         kinds = [FILLER] * text_tokens
         for i in reversed(range(len(lines))):  # from the end: an insertion does not move the cuts before it
-            line_kinds = [LINE] * len(lines[i])
+            cut, line = cuts[i], lines[i]
+            ids[cut:cut] = line
+            kinds[cut:cut] = [LINE] * len(line)
             if i >= len(stated):
-                line_kinds[-1 - digits : -1] = [ANSWER] * digits  # the last token is the line end
-            cut = cuts[i]
-            ids[cut:cut] = lines[i]
-            kinds[cut:cut] = line_kinds
-        bos_id = self.tokenizer.token_to_id(BOS)
-        return np.array([bos_id, *ids], dtype=np.int32), np.array([FILLER, *kinds], dtype=np.uint8)
+                line_end = cut + len(line) - 1
+                kinds[line_end - digits : line_end] = [ANSWER] * digits
+        ids.insert(0, self.tokenizer.token_to_id(BOS))
+        kinds.insert(0, FILLER)
+        return np.array(ids, dtype=np.int32), np.array(kinds, dtype=np.uint8)
 
     def texts(self, rng: random.Random, length: int, rows: int) -> list[str]:
         """Texts that fill `rows` rows of `length` tokens, at least 64: about as many with passkeys as with numbers.
@@ -160,19 +165,21 @@ class LookupDocuments:
         possible = [count for count in DOCUMENTS_PER_ROW if length >= 64 * count]
         for _ in range(rows):
             count = rng.choice(possible)
-            for i in range(count):
-                tokens = length * (i + 1) // count - length * i // count
-                facts = rng.randint(1, max(1, min(6, tokens // 40)))
-                texts.append(self.exact_text(rng, tokens, facts))
+            ends = [length * i // count for i in range(count + 1)]
+            for tokens in np.diff(ends).tolist():
+                texts.append(self.exact_text(rng, tokens))
         return texts
 
-    def exact_text(self, rng: random.Random, tokens: int, facts: int) -> str:
+    def exact_text(self, rng: random.Random, tokens: int) -> str:
         """A text that tokenises to the ids it was made of; where tokens would merge, the document is drawn again."""
+        max_facts = min(6, tokens // 40)
+        facts = rng.randint(1, max(1, max_facts))
         while True:
             make_document = self.passkeys if rng.random() < 0.5 else self.numbers
             ids_L, _ = make_document(rng, tokens, facts, facts)
             text = self.tokenizer.decode(ids_L[1:].tolist(), skip_special_tokens=False)
-            if np.array_equal(encode(self.tokenizer, [text])[0], ids_L):
+            text_ids_L = encode(self.tokenizer, [text])[0]
+            if np.array_equal(text_ids_L, ids_L):
                 return text
 
 
@@ -197,15 +204,17 @@ def write_corpus(training: dict[str, str], lookups: list[str], seed: int, path: 
     write_text(path, "".join(json.dumps(document) + "\n" for document in documents))
 
 
-def write_heldout(documents: list[np.ndarray], tokenizer: Tokenizer, path: Path) -> None:
+def write_heldout(texts: list[str], tokenizer: Tokenizer, path: Path) -> None:
     """Writes the longest held-out documents as one file of uint16 tokens, and `<file>.json` that describes it."""
-    longest = sorted(documents, key=len, reverse=True)[:TEST_DOCUMENTS]
+    documents = sorted(encode(tokenizer, texts), key=len, reverse=True)
+    longest = documents[:TEST_DOCUMENTS]
     random.Random("held out").shuffle(longest)
     tokens_N = np.concatenate(longest).astype("<u2")
+    tokenizer_sha256 = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
     description = {
         "source": "standin",
         "dataset": "python stdlib held-out files",
-        "tokenizer": f"byte-level BPE, tokenizer.json sha256 {hashlib.sha256(tokenizer.to_str().encode()).hexdigest()}",
+        "tokenizer": f"byte-level BPE, tokenizer.json sha256 {tokenizer_sha256}",
         "dtype": "uint16",
         "vocab_size": tokenizer.get_vocab_size(),
         "documents": len(longest),

@@ -90,7 +90,8 @@ class Writer:
     def __init__(self, folder: Path, length: int, boundaries: bool):
         self.folder, self.length, self.boundaries = folder, length, boundaries
         self.rows_per_file = max(1, FILE_TOKENS // length)
-        self.documents, self.tokens = [], 0  # not yet written
+        self.documents = []  # not yet written
+        self.tokens = 0
         self.rows = []  # of each file
         self.digest = hashlib.sha256()
 
@@ -108,7 +109,8 @@ class Writer:
         columns = {"input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids_N[:end], pa.int32()))}
         if self.boundaries:
             columns["document_starts"] = self.document_starts(rows)
-        self.documents, self.tokens = [ids_N[end:]], len(ids_N) - end
+        self.documents = [ids_N[end:]]
+        self.tokens -= end
         path = self.folder / f"train-{len(self.rows):05d}.parquet"
         row_group = max(1, GROUP_TOKENS // self.length)
         pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=row_group, compression="zstd")
@@ -129,11 +131,33 @@ class Writer:
 
 def build_settings(args: argparse.Namespace, data: str, tokenizer) -> dict:
     """What determines the rows."""
-    settings = {"data": data, "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest()}
-    names = ["subset", "split", "text_column", "source_column", "mix", "total_tokens", "min_length", "keep_short"]
-    for name in [*names, "seed", "length", "document_boundaries"]:
-        settings[name] = getattr(args, name)
+    settings = vars(args) | {"data": data}
+    for name in ("output_dir", "workers", "dataset", "revision", "tokenizer"):
+        del settings[name]
+    settings["tokenizer_sha256"] = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
     return settings
+
+
+def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[mixing.Mixture, Writer]:
+    """Writes all rows into `folder`. Raises ValueError if the documents do not fill one row."""
+    if args.mix:
+        batches = documents.read_batches(dataset, args.text_column, args.source_column, args.seed)
+        budgets = {source: round(share * args.total_tokens) for source, share in args.mix.items()}
+    else:
+        batches = documents.read_batches(dataset, args.text_column)
+        budgets = {documents.ALL: args.total_tokens or math.inf}
+    mixture = mixing.Mixture(budgets, args.min_length, args.keep_short)
+    writer = Writer(folder, args.length, args.document_boundaries)
+    with progress_bar(args.total_tokens, "training data", "token") as bar:
+        for ids_N in mixture.select(batches, tokenizer, Random(args.seed)):
+            writer.add(ids_N)
+            bar.update(len(ids_N))
+    rows = writer.tokens // args.length
+    if rows > 0:
+        writer.write_file(rows)
+    if not writer.rows:
+        raise ValueError(f"the documents that are kept have {writer.tokens} tokens, less than one row of {args.length}")
+    return mixture, writer
 
 
 def main() -> None:
@@ -151,31 +175,12 @@ def main() -> None:
     partial = args.output_dir / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    if args.mix:
-        batches = documents.read_batches(dataset, args.text_column, args.source_column, args.seed)
-        budgets = {source: round(share * args.total_tokens) for source, share in args.mix.items()}
-    else:
-        batches = documents.read_batches(dataset, args.text_column)
-        budgets = {documents.ALL: args.total_tokens or math.inf}
-    mixture = mixing.Mixture(budgets, args.min_length, args.keep_short)
-    writer = Writer(partial, args.length, args.document_boundaries)
-    with progress_bar(args.total_tokens, "training data", "token") as bar:
-        for ids_N in mixture.select(batches, tokenizer, Random(args.seed)):
-            writer.add(ids_N)
-            bar.update(len(ids_N))
-    if writer.tokens >= args.length:
-        writer.write_file(writer.tokens // args.length)
-    if not writer.rows:
-        raise ValueError(f"the documents that are kept have {writer.tokens} tokens, less than one row of {args.length}")
+    mixture, writer = build_rows(args, dataset, tokenizer, partial)
     move_in(partial, args.output_dir)
-
     rows = sum(writer.rows)
     seconds = time.monotonic() - started
     missing = mixture.missing_tokens() if args.total_tokens else {}
     manifest = {
-        "dataset": args.dataset,
-        "tokenizer": args.tokenizer,
-        "workers": args.workers,
         "command": command_line(),
         "settings": settings,
         "rows": rows,
@@ -184,7 +189,6 @@ def main() -> None:
         "tokens_dropped": writer.tokens,  # of the last documents: less than a row
         "missing_tokens": missing,  # by source, if the data ended early
         "sources": mixture.describe(),
-        "files": len(writer.rows),
         "input_ids_sha256": writer.digest.hexdigest(),  # over all ids in order, as little-endian int32
         "seconds": round(seconds, 1),
         "tokens_per_second": round(mixture.tokens.total() / seconds),

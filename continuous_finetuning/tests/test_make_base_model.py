@@ -176,7 +176,7 @@ def test_batches_depend_on_seed_and_step_only(lookups):
     args = type("Args", (), {"seed": 0, "steps": 40, "context_length": 128})
     other = type("Args", (), {"seed": 1, "steps": 40, "context_length": 128})
     for step, shape in [(39, (16, 128)), (0, (32, 64)), (19, (32, 64)), (20, (16, 128))]:
-        ids_BL, weight_BL = make_base_model.make_batch(step, args, lookups.filler_N, lookups)
+        ids_BL, weight_BL = make_base_model.make_batch(step, args, lookups)
         assert ids_BL.shape == weight_BL.shape == shape and set(weight_BL.unique().tolist()) == {1, np.float32(0.2), 6}
-        assert torch.equal(ids_BL, make_base_model.make_batch(step, args, lookups.filler_N, lookups)[0])
-        assert not torch.equal(ids_BL, make_base_model.make_batch(step, other, lookups.filler_N, lookups)[0])
+        assert torch.equal(ids_BL, make_base_model.make_batch(step, args, lookups)[0])
+        assert not torch.equal(ids_BL, make_base_model.make_batch(step, other, lookups)[0])

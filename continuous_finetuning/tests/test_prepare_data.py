@@ -68,7 +68,7 @@ def reproducible_files(folder: Path) -> dict:
     """The content of every file by name, without what differs between runs of the same build."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     manifest = json.loads(files["manifest.json"])
-    for name in ("seconds", "tokens_per_second", "workers", "command"):
+    for name in ("seconds", "tokens_per_second", "command"):
         del manifest[name]
     return files | {"manifest.json": manifest}
 
@@ -152,7 +152,7 @@ def test_a_killed_build_starts_again(build, base, corpus, tmp_path, monkeypatch)
     prepare_data.main()
     assert read_rows(tmp_path) == read_rows(build)
     assert read_rows(tmp_path, "document_starts") == read_rows(build, "document_starts")
-    assert read_manifest(tmp_path)["files"] == len(list(tmp_path.glob("*.parquet"))) >= 9
+    assert len(list(tmp_path.glob("*.parquet"))) >= 9
     assert pyarrow.parquet.read_table(tmp_path / "train-00003.parquet").num_rows == 50
 
 
