@@ -24,7 +24,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 import pocket_corpus as pocket
 from checkpoint_writer import claim
-from run import progress_bar, run_key, run_script
+from run import run_key, run_script
 
 THREADS = 2  # the weights depend on it
 VOCAB_SIZE = 1024
@@ -85,7 +85,7 @@ def make_batch(step: int, args: argparse.Namespace, lookups: pocket.LookupDocume
 def train(model: LlamaForCausalLM, args: argparse.Namespace, lookups: pocket.LookupDocuments) -> None:
     """Trains in place: Muon updates the matrices of the layers, AdamW the embedding and the norms.
 
-    Learning rates: 50 steps of warm-up, constant to 30 % of the run, then linearly down to 5 % of the peak.
+    Learning rates: 50 steps of warm-up, constant to 30 % of the run, then linearly down to 5 %.
     """
     matrices, others = [], []
     for name, parameter in model.named_parameters():
@@ -94,23 +94,22 @@ def train(model: LlamaForCausalLM, args: argparse.Namespace, lookups: pocket.Loo
     muon = torch.optim.Muon(matrices, weight_decay=0.01)
     adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
     model.train()
-    with progress_bar(args.steps, "base model", "step") as bar:
-        for step in range(args.steps):
-            warmup = min(1.0, (step + 1) / 50)
-            decay = 1.0 - 0.95 * max(0.0, (step / args.steps - 0.3) / 0.7)
-            muon.param_groups[0]["lr"] = 0.015 * min(warmup, decay)
-            adamw.param_groups[0]["lr"] = 3e-3 * min(warmup, decay)
-            ids_BL, weight_BL = make_batch(step, args, lookups)
-            logits_BLV = model(input_ids=ids_BL, use_cache=False).logits
-            loss_T = F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), ids_BL[:, 1:].flatten(), reduction="none")
-            loss = (loss_T * weight_BL[:, 1:].flatten()).sum() / loss_T.numel()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in (muon, adamw):
-                optimizer.step()
-                optimizer.zero_grad()
-            bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
-            bar.update()
+    for step in range(args.steps):
+        warmup = min(1.0, (step + 1) / 50)
+        decay = 1.0 - 0.95 * max(0.0, (step / args.steps - 0.3) / 0.7)
+        muon.param_groups[0]["lr"] = 0.015 * min(warmup, decay)
+        adamw.param_groups[0]["lr"] = 3e-3 * min(warmup, decay)
+        ids_BL, weight_BL = make_batch(step, args, lookups)
+        logits_BLV = model(input_ids=ids_BL, use_cache=False).logits
+        loss_T = F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), ids_BL[:, 1:].flatten(), reduction="none")
+        loss = (loss_T * weight_BL[:, 1:].flatten()).sum() / loss_T.numel()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in (muon, adamw):
+            optimizer.step()
+            optimizer.zero_grad()
+        if step % 50 == 0:
+            print(f"base model: step {step}/{args.steps}, loss {loss.item():.2f}", flush=True)
 
 
 def main() -> None:
