@@ -41,8 +41,6 @@ STAGES = (
     {"until": 0.75, "window": 1.0, "text": 0.60, "numbers": 0.5, "facts": 3},
     {"until": 1.00, "window": 1.0, "text": 0.75, "numbers": 0.5, "facts": 3},
 )
-# Loss weights by kind of token. Facts are random, so learning them is wasted; the few answers count more.
-KIND_WEIGHTS = np.array([1.0, 0.2, 6.0], dtype=np.float32)  # FILLER, LINE, ANSWER
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,16 +67,16 @@ def make_batch(step: int, args: argparse.Namespace, lookups: pocket.LookupDocume
         if rng.random() < stage["text"]:
             start = rng.randrange(len(lookups.stream_N) - length)
             ids_L = lookups.stream_N[start : start + length]
-            kinds_L = np.full(length, pocket.FILLER)
+            weights_L = np.full(length, pocket.TEXT_WEIGHT, dtype=np.float32)
         else:
             facts = rng.randint(1, stage["facts"])
             questions = rng.randint(1, facts)
             if rng.random() < stage["numbers"]:
-                ids_L, kinds_L = lookups.numbers(rng, length, min(2, facts), 2)
+                ids_L, weights_L = lookups.numbers(rng, length, min(2, facts), 2)
             else:
-                ids_L, kinds_L = lookups.passkeys(rng, length, facts, questions)
+                ids_L, weights_L = lookups.passkeys(rng, length, facts, questions)
         rows.append(ids_L)
-        weights.append(KIND_WEIGHTS[kinds_L])
+        weights.append(weights_L)
     return torch.from_numpy(np.stack(rows)).long(), torch.from_numpy(np.stack(weights))
 
 

@@ -25,7 +25,8 @@ SECTION_CHARACTERS = 8000  # about 3,000 tokens: six rows of the extension data
 TEST_DOCUMENTS = 16  # the longest held-out documents make up test.bin
 DOCUMENTS_PER_ROW = (1, 1, 2, 4, 8)  # long look-up documents teach the distance, short ones the look-up
 
-FILLER, LINE, ANSWER = 0, 1, 2  # the kind of each token of a look-up document
+# Loss weights of a look-up document: lines are random, so learning them is wasted; the few answers count more.
+TEXT_WEIGHT, LINE_WEIGHT, ANSWER_WEIGHT = 1.0, 0.2, 6.0
 # Statement and question of a number. {key} is what has the number, {a} and {b} are any words, {tail} is one of TAILS.
 # There are several, so that the model does not learn one wording only: the benchmarks have their own.
 NUMBERS = (
@@ -101,7 +102,7 @@ class LookupDocuments:
     def passkeys(self, rng, length: int, facts: int, questions: int):
         """A document of `length` tokens with passkeys of 4 digits, each asked for once at most.
 
-        Returns (ids_L int32, kinds_L uint8); a kind is FILLER, LINE, or ANSWER for the digits asked for.
+        Returns (ids_L int32, weights_L float32); the digits asked for have ANSWER_WEIGHT.
         """
         lines = {}
         for name in rng.sample(self.names, facts):
@@ -144,17 +145,17 @@ class LookupDocuments:
         cuts = [*sorted(cuts), text_tokens]
 
         ids = self.filler_N[start : start + text_tokens].tolist()
-        kinds = [FILLER] * text_tokens
+        weights = [TEXT_WEIGHT] * text_tokens
         for i in reversed(range(len(lines))):  # from the end: an insertion does not move the cuts before it
             cut, line = cuts[i], lines[i]
             ids[cut:cut] = line
-            kinds[cut:cut] = [LINE] * len(line)
+            weights[cut:cut] = [LINE_WEIGHT] * len(line)
             if i >= len(stated):
                 line_end = cut + len(line) - 1
-                kinds[line_end - digits : line_end] = [ANSWER] * digits
+                weights[line_end - digits : line_end] = [ANSWER_WEIGHT] * digits
         ids.insert(0, self.tokenizer.token_to_id(BOS))
-        kinds.insert(0, FILLER)
-        return np.array(ids, dtype=np.int32), np.array(kinds, dtype=np.uint8)
+        weights.insert(0, TEXT_WEIGHT)
+        return np.array(ids, dtype=np.int32), np.array(weights, dtype=np.float32)
 
     def texts(self, rng: random.Random, length: int, rows: int) -> list[str]:
         """Texts that fill `rows` rows of `length` tokens, at least 64: about as many with passkeys as with numbers.

@@ -87,11 +87,10 @@ def test_plain_transformers_opens_the_folder(base, texts):
     assert ids[0] == tokenizer.bos_token_id == model.config.bos_token_id == 0 and 0 not in ids[1:]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
     assert tokenizer.tokenize(" 2024") == ["Ġ", "2", "0", "2", "4"]
-    assert (tokenizer.eos_token_id, model.config.eos_token_id) == (1, 1) and len(tokenizer) == model.config.vocab_size
+    assert tokenizer.eos_token_id == model.config.eos_token_id == 1 and len(tokenizer) == model.config.vocab_size
     assert model.config.max_position_embeddings == 128 and model.generation_config.do_sample is False
-    tokens_BL = torch.tensor(ids[: 8 * 128]).view(-1, 128)
-    with torch.no_grad():  # an untrained model has a loss above log(1024) = 6.9
-        assert model(tokens_BL, labels=tokens_BL).loss < 6.5
+    tokens_BL = torch.tensor(ids[: 8 * 128]).view(-1, 128)  # an untrained model has a loss above log(1024) = 6.9
+    assert model(tokens_BL, labels=tokens_BL).loss < 6.5
 
 
 def test_bad_input_exits_1_without_a_traceback(base, corpus, tmp_path):
@@ -132,8 +131,7 @@ def test_corpus_file_has_lookups_and_the_training_text(base, lookups, texts):
     assert sections.str.len().sum() == sum(map(len, texts[0]))  # all of it, in sections
     assert sections.str.len().max() < pocket.SECTION_CHARACTERS + 1000
     assert all(any(section in text for text in texts[0]) for section in sections)
-
-    # tokenised as prepare_data.py does and packed in this order, these documents fill whole rows
+    # packed in this order, as prepare_data.py does, look-up documents fill whole rows
     ends = np.cumsum([len(ids) for ids in encode(lookups.tokenizer, passkeys)])
     assert ends[-1] == 8 * ROW_LENGTH and set(range(ROW_LENGTH, ends[-1], ROW_LENGTH)) <= set(ends.tolist())
 
@@ -146,12 +144,12 @@ def test_lookup_documents(lookups, kind):
         questions = rng.randint(1, facts)
         if i % 2:
             length, facts, questions = 512, 1, 1
-        ids_L, kinds_L = getattr(lookups, kind)(rng, length, facts, questions)
-        assert ids_L.shape == kinds_L.shape == (length,) and ids_L[0] == 0 and 0 not in ids_L[1:]
-        text_N = ids_L[kinds_L == pocket.FILLER][1:]
+        ids_L, weights_L = getattr(lookups, kind)(rng, length, facts, questions)
+        assert ids_L.shape == weights_L.shape == (length,) and ids_L[0] == 0 and 0 not in ids_L[1:]
+        is_text_L, is_answer_L = weights_L == pocket.TEXT_WEIGHT, weights_L == pocket.ANSWER_WEIGHT
+        text_N = ids_L[is_text_L][1:]
         assert text_N.tobytes() in lookups.filler_N.tobytes()  # one stretch of text
-        lines = tokenizer.decode(ids_L[kinds_L != pocket.FILLER].tolist())
-        is_answer_L = kinds_L == pocket.ANSWER
+        lines = tokenizer.decode(ids_L[~is_text_L].tolist())
         answers = np.split(ids_L, np.flatnonzero(np.diff(is_answer_L)) + 1)[1::2]
         assert 1 <= len(answers) <= questions and (len(answers) == questions or kind == "numbers")
         for answer in map(tokenizer.decode, map(np.ndarray.tolist, answers)):
@@ -159,7 +157,7 @@ def test_lookup_documents(lookups, kind):
             end = "\n" if kind == "passkeys" else ".\n"
             assert 0 < lines.index(f" {answer}{end}") < lines.rindex(f" {answer}\n")  # stated, then asked for
         assert lines.endswith(f" {answer}\n")
-        depths += [np.argmax(kinds_L == pocket.LINE) / len(text_N)] if i % 2 else []
+        depths += [np.argmin(is_text_L) / len(text_N)] if i % 2 else []
     quarters, _ = np.histogram(depths, bins=4, range=(0, 1))  # of 200 draws: 50 +- 6 in each quarter
     assert quarters.min() > 25 and quarters.sum() == 200
 
