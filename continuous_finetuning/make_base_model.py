@@ -95,8 +95,9 @@ def train(model: LlamaForCausalLM, args: argparse.Namespace, lookups: pocket.Loo
     for step in range(args.steps):
         warmup = min(1.0, (step + 1) / 50)
         decay = 1.0 - 0.95 * max(0.0, (step / args.steps - 0.3) / 0.7)
-        muon.param_groups[0]["lr"] = 0.015 * min(warmup, decay)
-        adamw.param_groups[0]["lr"] = 3e-3 * min(warmup, decay)
+        factor = min(warmup, decay)
+        muon.param_groups[0]["lr"] = 0.015 * factor
+        adamw.param_groups[0]["lr"] = 3e-3 * factor
         ids_BL, weight_BL = make_batch(step, args, lookups)
         logits_BLV = model(input_ids=ids_BL, use_cache=False).logits
         loss_T = F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), ids_BL[:, 1:].flatten(), reduction="none")

@@ -69,7 +69,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
     return tokenizer
 
@@ -166,9 +166,8 @@ class LookupDocuments:
         possible = [count for count in DOCUMENTS_PER_ROW if length >= 64 * count]
         for _ in range(rows):
             count = rng.choice(possible)
-            ends = [length * i // count for i in range(count + 1)]
-            for tokens in np.diff(ends).tolist():
-                texts.append(self.exact_text(rng, tokens))
+            for part in np.array_split(range(length), count):
+                texts.append(self.exact_text(rng, len(part)))
         return texts
 
     def exact_text(self, rng: random.Random, tokens: int) -> str:

@@ -103,18 +103,17 @@ class Writer:
 
     def write_file(self, rows: int) -> None:
         """Writes `input_ids` and perhaps `document_starts`, lists of int32."""
-        ids_N = np.concatenate(self.documents)
-        end = rows * self.length
-        offsets = pa.array(np.arange(0, end + 1, self.length), pa.int32())
-        columns = {"input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids_N[:end], pa.int32()))}
+        ids_N, rest_N = np.split(np.concatenate(self.documents), [rows * self.length])
+        offsets = np.arange(0, len(ids_N) + 1, self.length, dtype=np.int32)
+        columns = {"input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids_N))}
         if self.boundaries:
             columns["document_starts"] = self.document_starts(rows)
-        self.documents = [ids_N[end:]]
-        self.tokens -= end
+        self.documents = [rest_N]
+        self.tokens = len(rest_N)
         path = self.folder / f"train-{len(self.rows):05d}.parquet"
         row_group = max(1, GROUP_TOKENS // self.length)
         pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=row_group, compression="zstd")
-        self.digest.update(ids_N[:end].astype("<i4").tobytes())
+        self.digest.update(ids_N.astype("<i4").tobytes())
         self.rows.append(rows)
 
     def document_starts(self, rows: int) -> pa.Array:
@@ -197,10 +196,7 @@ def main() -> None:
     write_json(args.output_dir / "manifest.json", manifest)
     for name, tokens in missing.items():
         print(f"training data: the data ended early, {tokens:,} {name} are missing")
-    print(
-        f"training data: {args.output_dir} has {rows:,} rows of {args.length:,} tokens "
-        f"({manifest['tokens_per_second']:,} tokens/s, input_ids sha256 {manifest['input_ids_sha256'][:16]})"
-    )
+    print(f"training data: {args.output_dir} has {rows:,} rows of {args.length:,} tokens")
 
 
 if __name__ == "__main__":
