@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import pocket_corpus as pocket
-from checkpoint_writer import claim
+from checkpoint_writer import claim, move_in
 from run import run_key, run_script
 
 THREADS = 2  # the weights depend on it
@@ -116,7 +116,7 @@ def main() -> None:
     texts = pocket.read_corpus(args.corpus_dir)
     settings = vars(args) | {"recipe": RECIPE, "corpus": run_key(texts)}
     del settings["output_dir"], settings["corpus_dir"]
-    if claim(args.output_dir, settings, result="model.safetensors"):  # the file that is written last
+    if claim(args.output_dir, settings):
         print(f"base model: {args.output_dir} is already finished")
         return
 
@@ -152,10 +152,12 @@ def main() -> None:
     model = LlamaForCausalLM(config)
     train(model, args, lookups)
     model.generation_config = GenerationConfig(do_sample=False, bos_token_id=0, eos_token_id=1)
+    partial = args.output_dir / "partial"
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=pocket.BOS, eos_token=pocket.EOS, clean_up_tokenization_spaces=False
-    ).save_pretrained(args.output_dir)
-    model.save_pretrained(args.output_dir)
+    ).save_pretrained(partial)
+    model.save_pretrained(partial)
+    move_in(partial, args.output_dir)
     print(f"base model: {args.output_dir} is finished")
 
 
