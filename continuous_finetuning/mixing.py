@@ -1,19 +1,19 @@
-"""The mixture of a training set: shares of the sources, upsampling of long documents, tokenising.
+"""The mixture of a training set: the share of each source, and more long documents than the data have.
 
 Fu et al., Data Engineering for Scaling Language Models to 128K Context (arXiv 2402.10171), "per-source length
 upsampling", as LCEG (arXiv 2409.12181) uses it: documents of `min_length` tokens or more are kept, shorter ones with
-probability `keep_short`, until each source has its share of the tokens; the shares are those of the whole dataset, so
-that only the lengths change. Theirs estimates a document's tokens as characters / 3.68; here they are counted.
-
-Workers import this module: neither torch nor Transformers.
+probability `keep_short`, until each source has its share of the tokens. The shares are those of the whole dataset, so
+only the lengths change. Fu et al. estimate the tokens of a document as characters / 3.68; here they are counted.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from random import Random
 
 import numpy as np
+from tokenizers import Tokenizer
+
+from documents import encode
 
 # SlimPajama's own shares of tokens by `meta.redpajama_set_name`, as in Fu et al.'s code.
 SLIMPAJAMA = {
@@ -28,100 +28,91 @@ SLIMPAJAMA = {
 
 
 def parse_mix(text: str) -> dict[str, float] | None:
-    """`slimpajama`, `none`, or name=share,...: the share of each source, their sum 1; None for no mixture.
-
-    Raises ValueError on anything else.
-    """
+    """The share of each source, with the sum 1, from `slimpajama` or name=share,...; None for `none`."""
     if text == "none":
         return None
-    shares = SLIMPAJAMA if text == "slimpajama" else {}
-    for item in text.split(",") if not shares else ():
-        name, _, share = item.rpartition("=")
-        try:
-            shares[name] = float(share)
-        except ValueError:
-            shares[name] = 0.0
-        if not name or not 0 < shares[name] < float("inf"):
-            raise ValueError(
-                f"--mix {text}: '{item}' is not name=share with a share above 0; or give slimpajama or none"
-            )
-    return {name: share / sum(shares.values()) for name, share in shares.items()}
+    shares = {}
+    if text == "slimpajama":
+        shares = SLIMPAJAMA
+    else:
+        for item in text.split(","):
+            name, _, share = item.rpartition("=")
+            try:
+                shares[name] = float(share)
+            except ValueError:
+                raise ValueError(f"--mix: '{item}' is not name=share; set slimpajama, none or name=share,...") from None
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()}
 
 
 class Mixture:
     """Decides which documents are kept, in the order of reading, and counts them by source.
 
-    shares: by source, or None: every document until `total` tokens (None: to the end of the data). A source takes
-    documents, each completely, until it has its share of `total`; sources that are not in `shares` take none.
+    budgets: tokens by source. A source takes complete documents until it has its budget; other sources take none.
     """
 
-    def __init__(self, shares: dict[str, float] | None, total: int | None):
-        self.total, self.counts = total, {}
-        self.budgets = shares and {name: round(share * total) for name, share in shares.items()}
-        for name in self.budgets or ():
-            self.source(name)
+    def __init__(self, budgets: dict[str, float], min_length: int, keep_short: float):
+        self.budgets = budgets
+        self.min_length = min_length
+        self.keep_short = keep_short
+        self.documents_seen = Counter()
+        self.documents_kept = Counter()
+        self.tokens = Counter()
 
-    def source(self, name: str) -> dict:
-        return self.counts.setdefault(name, {"documents_seen": 0, "documents_kept": 0, "tokens": 0})
+    def wants(self, source: str) -> bool:
+        """Whether a source takes another document."""
+        return self.tokens[source] < self.budgets.get(source, 0)
 
-    @property
-    def tokens(self) -> int:
-        return sum(source["tokens"] for source in self.counts.values())
+    def missing_tokens(self) -> dict[str, float]:
+        """What the sources still lack of their budgets; empty if the mixture is complete."""
+        missing = {}
+        for source, budget in self.budgets.items():
+            if self.wants(source):
+                missing[source] = budget - self.tokens[source]
+        return missing
 
-    def wants(self, name: str) -> bool:
-        """Whether the source takes a further document; once it does not, it never does again."""
-        if self.budgets is None:
-            return self.total is None or self.tokens < self.total
-        return name in self.budgets and self.counts[name]["tokens"] < self.budgets[name]
+    def select(self, batches: Iterable[list], tokenizer: Tokenizer, rng: Random) -> Iterator[np.ndarray]:
+        """Yields the token ids of the documents that are kept. batches: lists of documents, (text, source).
 
-    def take(self, name: str, tokens: int) -> bool:
-        """Takes a document of so many tokens if its source wants it."""
-        if not self.wants(name):
-            return False
-        self.source(name)["documents_kept"] += 1
-        self.counts[name]["tokens"] += tokens
-        return True
+        Raises ValueError if a source of the mixture has no documents at all.
+        """
+        for batch in batches:
+            candidates = self.find_candidates(batch, tokenizer, rng)
+            documents = encode(tokenizer, [text for text, _, _ in candidates])
+            for ids_N, (_, source, drawn) in zip(documents, candidates, strict=True):
+                long_enough = drawn or len(ids_N) >= self.min_length
+                if long_enough and self.wants(source):
+                    self.documents_kept[source] += 1
+                    self.tokens[source] += len(ids_N)
+                    yield ids_N
+            if not self.missing_tokens():
+                return
+        unknown = sorted(set(self.budgets) - set(self.documents_seen))
+        if unknown:
+            raise ValueError(f"--mix: no document has the source {unknown[0]}; there are {sorted(self.documents_seen)}")
 
-    def missing(self) -> dict[str, int]:
-        """Tokens that the sources still want; empty if the mixture is complete or has no limit."""
-        if self.budgets is None:
-            return {"tokens": self.total - self.tokens} if self.total and self.tokens < self.total else {}
-        return {name: self.budgets[name] - self.counts[name]["tokens"] for name in self.budgets if self.wants(name)}
+    def find_candidates(self, batch: list, tokenizer: Tokenizer, rng: Random) -> list[tuple]:
+        """The documents that may be kept, (text, source, drawn): only these need to be encoded."""
+        special_tokens = tokenizer.num_special_tokens_to_add(False) + 1  # SentencePiece begins a text with "▁"
+        min_bytes = self.min_length - special_tokens  # a token has at least one byte
+        candidates = []
+        for text, source in batch:
+            self.documents_seen[source] += 1
+            drawn = rng.random() < self.keep_short
+            if text is None or not self.wants(source):
+                continue
+            if drawn or len(text.encode()) >= min_bytes:
+                candidates.append((text, source, drawn))
+        return candidates
 
-    def complete(self) -> bool:
-        return self.total is not None and not self.missing()
-
-
-# --- tokenising, in this process or in a worker
-_encoder = None  # of this process
-
-
-def start_worker(encoder) -> None:
-    """Prepares a process for `tokenise`; a worker process ends when its parent does, however that ended."""
-    global _encoder
-    _encoder = encoder
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def encode(texts: list[str]) -> list[np.ndarray]:
-    """Token ids of each text, int32, as a document: with the tokenizer's own BOS or whatever it adds by default.
-
-    Text that spells a special token is tokenised as ordinary text.
-    """
-    if not hasattr(_encoder, "encode_batch_fast"):  # a tokenizer written in Python
-        return [np.array(ids, np.int32) for ids in _encoder(texts, split_special_tokens=True)["input_ids"]]
-    _encoder.encode_special_tokens = True
-    ids = []
-    for i in range(0, len(texts), 32):  # in slices: an Encoding takes many times the memory of its ids
-        ids += [np.array(encoding.ids, np.int32) for encoding in _encoder.encode_batch_fast(texts[i : i + 32])]
-    return ids
-
-
-def tokenise(texts: list[str], drawn: list[bool], min_length: int) -> tuple[list[int], list[np.ndarray]]:
-    """(indices, token ids) of the texts that are kept: drawn, or at least `min_length` tokens long."""
-    ids = encode(texts)
-    kept = [i for i, ids_N in enumerate(ids) if drawn[i] or len(ids_N) >= min_length]
-    return kept, [ids[i] for i in kept]
+    def describe(self) -> dict[str, dict]:
+        """Documents, tokens and share of the tokens of each source."""
+        sources = {}
+        for source, documents_seen in self.documents_seen.items():
+            sources[source] = {
+                "documents_seen": documents_seen,
+                "documents_kept": self.documents_kept[source],
+                "tokens": self.tokens[source],
+                "share": self.tokens[source] / self.tokens.total(),
+            }
+        return sources
