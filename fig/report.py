@@ -2,21 +2,21 @@
 
 import base64
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import tables
-from collect import KINDS, Results, Run
-from costs import row_costs
-from paper import PUBLISHED, Comparison
+from collect import BENCHMARKS, Results
+from costs import sum_costs
+from paper import PAPER
 from plots import Drawn
 from rows import Row, short
-from tables import NAMES, Column
+from tables import Column
 
 FEW = 100  # samples; with fewer an interval is wider than most differences between methods
-BENCHMARKS = {"perplexity": "Perplexity", "needle": "Needle", **KINDS}
 
 
 @dataclass
@@ -25,9 +25,9 @@ class Study:
 
     results: Results
     rows: list[Row]
-    target: int | None
+    target: int
     columns: list[Column]
-    comparisons: list[Comparison]
+    comparisons: pd.DataFrame
     correlations: pd.DataFrame
     costs: pd.DataFrame
     recipes: dict[str, dict]
@@ -37,75 +37,56 @@ class Study:
 
 def warnings(study: Study) -> list[str]:
     """What a reader has to know before the numbers, most important first."""
-    lines, columns = [], {f"{NAMES[column.benchmark]} ({column.what})": column for column in study.columns}
-    standin = [NAMES[column.benchmark] for what, column in columns.items() if "stand-in" in what]
-    if standin:
-        lines.append(f"Stand-in data in {', '.join(standin)}: a demonstration, not a result of those benchmarks.")
-    lines += [f"Failed: {line}" for line in study.failures] + study.results.warnings
-    for what, column in columns.items():
+    standin, gaps, few = [], [], []
+    for column in study.columns:
+        name = BENCHMARKS[column.benchmark]
         missing = [row.label for row in study.rows if row.label not in column.cells]
+        incomplete = [label for label, cell in column.cells.items() if cell.lacks]
+        n = min(cell.n for cell in column.cells.values())
+        if "stand-in" in column.what:
+            standin.append(name)
         if missing:
-            lines.append(f"No result: {what} of {', '.join(missing)}.")
-        incomplete = [label for label, cell in column.cells.items() if cell.missing]
+            gaps.append(f"No result: {name} ({column.what}) of {', '.join(missing)}.")
         if incomplete:
-            lines.append(f"Incomplete, so not compared: {what} of {', '.join(incomplete)}.")
+            gaps.append(f"Incomplete, so not compared: {name} ({column.what}) of {', '.join(incomplete)}.")
+        if n < FEW:
+            few.append(f"{name} ({column.what}) {n}")
+    lines = [f"Failed: {line}" for line in study.failures if line]
+    lines += study.results.warnings + gaps
+    if standin:
+        names = ", ".join(standin)
+        lines.insert(0, f"Stand-in data in {names}: a demonstration, not a result of those benchmarks.")
     for score in study.results.scores:
-        if score.value is None and not score.part.startswith(("last", "positions")) and score.metric != "rate":
-            place = f"{score.benchmark} of {score.model} at {score.length} {score.part}"
+        if score.value is None and score.part == "":
+            place = f"{score.benchmark} of {score.model} at {score.length}"
             lines.append(f"No number: {place} ({score.file}).")
-    samples = {what: min(cell.score.n for cell in column.cells.values()) for what, column in columns.items()}
-    few = [f"{what} {n}" for what, n in samples.items() if n < FEW]
     if few:
         lines.append(f"Few samples (fewer than {FEW}): {'; '.join(few)}.")
-    trained = [row for row in study.rows if not row.frozen and not row.base]
-    if trained and all(len(row.models) == 1 for row in trained):
+    if max(len(row.models) for row in study.rows) == 1:
         lines.append("One training seed a method: how much another seed would change is not in the intervals.")
     return lines
 
 
 def recipe_table(study: Study) -> pd.DataFrame:
     """Settings by fine-tuned rows (the first seed's)."""
-    trained = [row for row in study.rows if not row.frozen and not row.base]
-    table = pd.DataFrame({row.label: study.recipes.get(row.models[0], {}) for row in trained}, dtype=object)
-    return table.sort_index().rename_axis("setting").reset_index()
+    recipes = {row.label: study.recipes.get(row.models[0]) for row in study.rows if row.kind == "fine-tuned"}
+    return pd.DataFrame(recipes, dtype=object).sort_index().rename_axis("setting").reset_index()
 
 
-def data_table(runs: list[Run]) -> pd.DataFrame:
-    """Which data each benchmark ran on."""
-    lines = []
-    for run in runs:
-        name = run.data.get("dataset") or Path(str(run.data.get("path") or "")).name
-        source, sha256 = run.data.get("source", "unknown"), str(run.data.get("sha256") or "")[:12]
-        lines.append((BENCHMARKS[run.benchmark], run.task, source, name, sha256))
-    table = pd.DataFrame(lines, columns=["benchmark", "task", "source", "name", "sha256 begins"])
-    return table.drop_duplicates().sort_values(["benchmark", "task"])
-
-
-def commands(runs: list[Run]) -> dict[str, list[str]]:
-    """The distinct commands of each benchmark."""
-    lines: dict[str, list[str]] = {}
-    for run in runs:
-        own = lines.setdefault(BENCHMARKS[run.benchmark], [])
-        if run.record["command"] and run.record["command"] not in own:
-            own.append(run.record["command"])
-    return lines
-
-
-def overview(study: Study) -> list[tuple[str, str]]:
+def overview(study: Study, runs: pd.DataFrame) -> dict[str, str]:
     """Base, windows, methods, engines and versions."""
-    rows, records = study.rows, [run.record for run in study.results.runs]
-    bases = {str(info["base_model"]) for info in study.results.models.values() if info["base_model"]}
-    bases = {Path(base).name if base.startswith((".", "/", "~")) else base for base in bases}
-    window = max((row.info["original_length"] or 0 for row in rows), default=0)
-    engines = {f"{record['engine'] or 'transformers'}, {record['dtype']}, {record['attention']}" for record in records}
-    versions = {f"{name} {version}" for record in records for name, version in (record["versions"] or {}).items()}
-    return [
-        ("Base", ", ".join(sorted(bases))),
-        ("Window", f"{short(window)} tokens, extended to {short(study.target or 0)}"),
-        ("Methods", ", ".join(row.label for row in rows if not row.base)),
-        ("Engines", "; ".join(sorted(engines))),
-        ("Versions", ", ".join(sorted(versions))),
-    ]
+    models = pd.DataFrame(study.results.models.values())
+    bases = {Path(base).name if base.startswith((".", "/", "~")) else base for base in models.base_model.dropna()}
+    window = short(models.original_length.max())
+    versions = pd.DataFrame(runs.versions.dropna().tolist()).melt().dropna()
+    engines = runs.engine.fillna("transformers") + ", " + runs["dtype"] + ", " + runs.attention
+    return {
+        "Base": ", ".join(sorted(bases)),
+        "Window": f"{window} tokens, extended to {short(study.target)}",
+        "Methods": ", ".join(row.label for row in study.rows if row.kind != "base"),
+        "Engines": "; ".join(engines.dropna().sort_values().unique()),
+        "Versions": ", ".join((versions.variable + " " + versions.value).sort_values().unique()),
+    }
 
 
 def html_table(table: pd.DataFrame) -> str:
@@ -114,26 +95,34 @@ def html_table(table: pd.DataFrame) -> str:
 
 def write(study: Study, output: Path) -> Path:
     """Writes report.html into `output`, which has the figures' SVG files."""
-    loader, options = FileSystemLoader(Path(__file__).parent), {"trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
+    runs = pd.DataFrame(study.results.runs).replace({"benchmark": BENCHMARKS})
+    data = runs[["benchmark", "task", "source", "data", "sha256"]].drop_duplicates()
+    data["sha256"] = data.sha256.str[:12]
     images = {}
     for drawn in study.figures:
         svg = (output / f"{drawn.name}.svg").read_bytes()
         images[drawn.name] = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     page = environment.get_template("report.html.j2").render(
         study=study,
         warnings=warnings(study),
-        overview=overview(study),
-        data=html_table(data_table(study.results.runs)),
+        overview=overview(study, runs),
+        data=html_table(data.sort_values(["benchmark", "task"])),
         recipe=html_table(recipe_table(study)) if study.recipes else "",
-        commands=commands(study.results.runs),
-        groups=tables.group_rows(study.rows),
+        commands=runs.dropna(subset="command").groupby("benchmark").command.unique(),
+        groups=groupby(study.rows, key=lambda row: row.group),
         notes=tables.notes(study.columns),
-        paper=PUBLISHED,
+        paper=PAPER,
+        comparisons=html_table(study.comparisons.replace({"benchmark": BENCHMARKS})),
         images=images,
-        names=NAMES,
-        correlations=html_table(study.correlations.replace({"benchmark": NAMES})),
-        costs=html_table(row_costs(study.rows, study.costs)),
+        correlations=html_table(study.correlations.replace({"benchmark": BENCHMARKS})),
+        costs=html_table(sum_costs(study.rows, study.costs)),
         files=sorted(path.name for path in output.iterdir() if path.suffix in (".csv", ".md", ".tex")),
     )
     path = output / "report.html"
