@@ -14,7 +14,7 @@ PAIRS = ["benchmark", "label", "length", "perplexity", "score"]
 
 
 def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
-    """Lines of PAIRS: the perplexity on the first data set and the score (in %), a mean over what Table 1 shows.
+    """Perplexity on the first data set and score in %, a mean over what Table 1 shows. Columns: PAIRS.
 
     Needle and RULER at every length, the others, which have no length, at that of Table 1.
     """
@@ -24,18 +24,19 @@ def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
     if perplexity.benchmark != "perplexity":
         return pairs
     shown = perplexity.scores
-    perplexities = whole[whole.benchmark.eq("perplexity") & whole.task.isin(shown.task)]
+    perplexities = whole.query("benchmark == 'perplexity' and task in @shown.task")
     perplexities = perplexities[["label", "length", "value"]].rename(columns={"value": "perplexity"})
     for column in others:
         own = column.scores
         if column.benchmark in ("needle", "ruler"):
-            own = whole[whole.benchmark.eq(column.benchmark) & whole.task.isin(own.task)]
+            own = whole.query("benchmark == @column.benchmark and task in @own.task")
         elif column.benchmark in ("trec", "longbench"):
             own = own.assign(length=shown.length.iloc[0])
         means = own.groupby(["label", "length"], sort=False, as_index=False)
         means = means.agg(score=("value", "mean"), n_tasks=("task", "size"))
-        complete = means[means.n_tasks == own.task.nunique()].assign(benchmark=column.benchmark)
-        pairs = pd.concat([pairs, complete.merge(perplexities)], join="inner")
+        complete = means[means.n_tasks == own.task.nunique()]
+        lines = complete.merge(perplexities).assign(benchmark=column.benchmark)
+        pairs = pd.concat([pairs, lines], join="inner")
     return pairs
 
 
@@ -76,7 +77,7 @@ def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=names)
 
 
-def draw(rows: list[Row], pairs: pd.DataFrame, table: pd.DataFrame) -> Drawn | None:
+def draw(rows, pairs, table):
     """Score against perplexity, a panel for each benchmark; the longer, the larger."""
     if pairs.empty:
         return None
@@ -84,18 +85,19 @@ def draw(rows: list[Row], pairs: pd.DataFrame, table: pd.DataFrame) -> Drawn | N
     note = "larger: longer; open: not trained; needle and RULER at every length, the others at Table 1's"
     drawing, [panels] = draw_grid(1, len(benchmarks), 2.6, 3, note)
     for panel, benchmark in zip(panels, benchmarks, strict=True):
-        points = pairs[pairs.benchmark == benchmark]
+        points = pairs.query("benchmark == @benchmark")
         points = points.assign(size=20 * points.length.rank(method="dense"))
         for row in rows:  # each in every panel, so that the legend has them all
-            own = points[points.label == row.label]
+            own = points.query("label == @row.label")
             inside = "none" if row.kind == "frozen" else row.color
             style = {"facecolor": inside, "edgecolor": row.color, "marker": row.marker, "alpha": 0.85}
             panel.scatter(own.perplexity, own.score, own["size"], label=row.label, **style)
         panel.set(xscale="log", xlabel="perplexity (log scale)", ylim=(-4, 104))
         plain_log_axis(panel.xaxis)
         panel.grid()
-        total = table[table.benchmark.eq(benchmark) & table.methods.eq("all methods")].iloc[-1]
-        panel.set_title(f"{BENCHMARKS[benchmark]}\nρ = {total.rho:.2f} [{total.low:.2f}, {total.high:.2f}]")
+        total = table.query("benchmark == @benchmark and methods == 'all methods'").iloc[-1]
+        rho = f"{total.rho:.2f} [{total.low:.2f}, {total.high:.2f}]".replace("nan", "–")
+        panel.set_title(f"{BENCHMARKS[benchmark]}\nρ = {rho}")
     panels[0].set_ylabel("score, %")
     panels[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     caption = "Spearman's ρ over methods and lengths; below 0, lower perplexity goes with higher scores."

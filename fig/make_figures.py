@@ -26,27 +26,15 @@ STAGES = ("eval_perplexity/results", "needle/results", "longbench/pred", "longbe
           "ruler/results")  # fmt: skip
 
 
-def parse_args() -> argparse.Namespace:
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, nargs="+", help="folders of result files [those of the stages]")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "fig", help="[this folder]")
     parser.add_argument("--checkpoints", type=Path, help="folder of the checkpoints: costs and settings of training")
     parser.add_argument("--failures", type=Path, help="a file with a line for each step that failed, for the report")
     parser.add_argument("--length", type=int, help="Table 1's length, tokens [the commonest trained length]")
-    return parser.parse_args()
+    args = parser.parse_args()
 
-
-def save_figure(drawn: plots.Drawn, folder: Path) -> None:
-    """Writes a figure as PNG and SVG, and closes it."""
-    drawn.figure.savefig(folder / f"{drawn.name}.png", dpi=160)
-    drawn.figure.savefig(folder / f"{drawn.name}.svg", metadata={"Date": None})
-    plots.plt.close(drawn.figure)
-    print(f"figure: {folder / drawn.name}.png", flush=True)
-
-
-def main():
-    args = parse_args()
-    output = args.output_dir
     roots = args.results or [ROOT / name for name in STAGES]
     results = collect([root.resolve() for root in roots if root.is_dir()])
     for root in roots:
@@ -69,6 +57,7 @@ def main():
     trainings, recipes = costs.read_training(args.checkpoints, results)
     cost_table = costs.make_table(results, trainings)
 
+    output = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
     write_results(results, output / "results.csv")
     cost_table.to_csv(output / "costs.csv", index=False)
@@ -78,12 +67,14 @@ def main():
     figures.append(correlation.draw(rows, pairs, correlations))
     figures = list(filter(None, figures))
     for drawn in figures:
-        save_figure(drawn, output)
+        drawn.figure.savefig(output / f"{drawn.name}.png", dpi=160)
+        drawn.figure.savefig(output / f"{drawn.name}.svg", metadata={"Date": None})
+        plots.plt.close(drawn.figure)
+        print(f"figure: {output / drawn.name}.png", flush=True)
     failures = args.failures.read_text(encoding="utf-8").splitlines() if args.failures else []
-    study = report.Study(
-        results, rows, target, columns, comparisons, correlations, cost_table, recipes, figures, failures
+    page = report.write(
+        output, results, rows, target, columns, comparisons, correlations, cost_table, recipes, figures, failures
     )
-    page = report.write(study, output)
     print(f"\n{tables.markdown(columns, rows)}\ntable: {output / 'table1.md'}\nreport: {page}")
 
 

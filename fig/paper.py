@@ -72,10 +72,12 @@ def compare(rows: list[Row], scores: pd.DataFrame) -> pd.DataFrame:
 
 def find_comparison(comparisons: pd.DataFrame, row: Row, score: Score) -> dict:
     """OURS, paper and difference for the cell of Table 1 in which this score is shown; {} if it is not compared."""
-    own = comparisons[comparisons.label.eq(row.label) & comparisons.benchmark.eq(score.benchmark)]
+    own = comparisons.query("label == @row.label and benchmark == @score.benchmark")
     if score.benchmark == "perplexity":
-        own = own[own.task.eq(score.settings["dataset"]) & own.length.eq(score.length)]
+        own = own.query("task == @score.settings['dataset'] and length == @score.length")
+    elif score.benchmark == "ruler":
+        own = own.query("task == 'mean' and length == @score.length")
     else:
-        own = own[own.task.eq("mean") & (own.length.eq(score.length) | own.benchmark.ne("ruler"))]
+        own = own.query("task == 'mean'")
     lines = own[[OURS, "paper", "difference"]].to_dict("records")
     return lines[0] if lines else {}

@@ -55,7 +55,7 @@ def draw_grid(down: int, across: int, width: float, height: float, note: str, **
 
 def plain_log_axis(axis, ticks=None) -> None:
     """Labels a log axis with a few plain numbers: at most 8 of the ticks, else round ones."""
-    axis.set_major_locator(FixedLocator(ticks, nbins=8) if ticks else MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_locator(FixedLocator(ticks, nbins=8) if ticks is not None else MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(lambda value, _: short(value))
     axis.minorticks_off()
 
@@ -64,22 +64,20 @@ def plain_log_axis(axis, ticks=None) -> None:
 def draw_lines(panel, rows: list[Row], points: pd.DataFrame) -> None:
     """A line for each row, its 95 % intervals shaded, and the original and the trained lengths as dotted lines."""
     for row in rows:
-        line = points[points.label == row.label].sort_values("x")
+        line = points.query("label == @row.label").sort_values("x")
         if line.empty:
             continue
         dashes = "--" if row.kind == "base" else "-"
         panel.plot(line.x, line.value, label=row.label, color=row.color, marker=row.marker, linestyle=dashes)
         panel.fill_between(line.x, line.low, line.high, color=row.color, alpha=0.1, linewidth=0)
-    panel.set_xscale("log")
-    plain_log_axis(panel.xaxis, sorted(set(points.x)))
     panel.grid(axis="y")
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
-def draw_line_figure(rows: list[Row], points: dict[str, pd.DataFrame], x_label: str, windows=()):
+def draw_line_figure(rows: list[Row], points: dict[str, pd.DataFrame], x_label: str, target=None):
     """Trained and not trained methods side by side, the base in both; a line of panels for each entry of points.
 
-    points: {y label: label, x, value, low, high}, perplexity on a log scale.  windows: lengths to mark.
+    points: {y label: label, x, value, low, high}, perplexity on a log scale.  target: a length to mark.
     """
     trained = [row for row in rows if row.kind != "frozen"]
     frozen = [row for row in rows if row.kind != "fine-tuned"]
@@ -93,47 +91,45 @@ def draw_line_figure(rows: list[Row], points: dict[str, pd.DataFrame], x_label: 
         if y_label.startswith("perplexity"):
             left.set_yscale("log")
             plain_log_axis(left.yaxis)
+    ticks = pd.concat(points).x.sort_values().unique()
     for panel in panels.flat:
-        for length in windows:
+        for length in {rows[0].info["original_length"], target} if target else ():
             panel.axvline(length, color="#999999", linewidth=1, linestyle=":")
+        panel.set_xscale("log")
+        plain_log_axis(panel.xaxis, ticks)
     figure.supxlabel(x_label, fontsize=9)
     return figure
 
 
-def marked_windows(rows: list[Row], target: int) -> set[int]:
-    """The base's window and the length that it is extended to."""
-    return {rows[0].info["original_length"] or target, target}
-
-
-def perplexity(rows: list[Row], scores: pd.DataFrame, target: int) -> Drawn | None:
+def perplexity(rows, scores, target):
     points = {}
     for dataset, own in scores.query("benchmark == 'perplexity'").groupby("task"):
         own = own.assign(x=own.length)
-        points[f"perplexity, {dataset} ({source_names(own.source)} data)"] = own[own.part == ""]
-        points[f"perplexity of the last 64 positions, {dataset}"] = own[own.part == "last 64"]
+        points[f"perplexity, {dataset} ({source_names(own.source)} data)"] = own.query("part == ''")
+        points[f"perplexity of the last 64 positions, {dataset}"] = own.query("part == 'last 64'")
     if not points:
         return None
-    figure = draw_line_figure(rows, points, "window, tokens", marked_windows(rows, target))
+    figure = draw_line_figure(rows, points, "window, tokens", target)
     caption = "Lower is better; above: mean over the window, below: over its last 64 positions."
     return Drawn("perplexity", "Perplexity by length", caption, figure)
 
 
-def position(rows: list[Row], scores: pd.DataFrame, target: int) -> Drawn | None:
+def position(rows, scores, target):
     points = {}
     for dataset, own in scores.query("benchmark == 'perplexity'").groupby("task"):
         length = nearest(own.length, 2 * target)
-        buckets = own[(own.length == length) & own.part.str.startswith("positions")]
+        buckets = own.query("length == @length and part.str.startswith('positions')")
         if len(buckets):
             last_position = buckets.part.str.split("-").str[1].astype(int)
             points[f"perplexity, {dataset}, windows of {short(length)} tokens"] = buckets.assign(x=last_position)
     if not points:
         return None
-    figure = draw_line_figure(rows, points, "position in the window, tokens", marked_windows(rows, target))
+    figure = draw_line_figure(rows, points, "position in the window, tokens", target)
     caption = "Each point is the mean over the positions since the point before."
     return Drawn("position", "Perplexity by position in the window", caption, figure)
 
 
-def many_shot(rows: list[Row], scores: pd.DataFrame, target: int) -> Drawn | None:
+def many_shot(rows, scores, target):
     points = {}
     for _, own in scores.query("benchmark == 'trec'").groupby("task"):
         name = f"accuracy, % ({source_names(own.source)} data, n = {own.n.min()} or more)"
@@ -144,7 +140,7 @@ def many_shot(rows: list[Row], scores: pd.DataFrame, target: int) -> Drawn | Non
     return Drawn("many_shot", "Many-shot TREC", "Accuracy by the number of examples in the prompt.", figure)
 
 
-def ruler(rows: list[Row], scores: pd.DataFrame, target: int) -> Drawn | None:
+def ruler(rows, scores, target):
     """The mean over all tasks of a length, for the rows that have them all."""
     own = scores.query("benchmark == 'ruler'")
     if own.empty:
@@ -157,7 +153,7 @@ def ruler(rows: list[Row], scores: pd.DataFrame, target: int) -> Drawn | None:
             lines.append((label, length, mean.value, mean.low, mean.high))
     points = pd.DataFrame(lines, columns=["label", "x", "value", "low", "high"])
     name = f"score, %, mean of {n_tasks.max()} tasks ({source_names(own.source)} data)"
-    figure = draw_line_figure(rows, {name: points}, "prompt, tokens", marked_windows(rows, target))
+    figure = draw_line_figure(rows, {name: points}, "prompt, tokens", target)
     return Drawn("ruler", "RULER by length", "Mean over the tasks at each length.", figure)
 
 
@@ -168,7 +164,7 @@ def label_axis(axis, names, most: int, **style) -> None:
     axis.set_ticks(range(0, len(names), step), names[::step], **style)
 
 
-def needle_grid(rows: list[Row], scores: pd.DataFrame, target: int) -> Drawn | None:
+def needle_grid(rows, scores, target):
     """A heat-map for each row: lengths across, depths down, the share found."""
     cells = scores.query("benchmark == 'needle' and part != ''")
     if cells.empty:
@@ -181,7 +177,7 @@ def needle_grid(rows: list[Row], scores: pd.DataFrame, target: int) -> Drawn | N
     for panel in panels.flat[len(shown) :]:
         panel.remove()
     for panel, row in zip(panels.flat, shown, strict=False):
-        found = cells[cells.label == row.label].pivot_table(index="depth", columns="length", values="value")
+        found = cells.query("label == @row.label").pivot_table(index="depth", columns="length", values="value")
         image = panel.imshow(found, **HEAT_MAP)
         lengths = found.columns
         for length in (row.info["original_length"], row.info["trained_length"]):
@@ -210,28 +206,28 @@ def draw_matrix(rows: list[Row], scores: pd.DataFrame, note: str):
         if not np.isnan(value):
             color = "#111111" if value > 45 else "#ffffff"
             panel.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
-    parts, tasks = table.columns.get_level_values("part"), table.columns.get_level_values("task")
-    if parts.nunique() > 1:
-        panel.axvline(sum(parts == "") - 0.5, color="#ffffff", linewidth=4)
+    parts, tasks = zip(*table.columns, strict=True)
+    panel.axvline(parts.count("") - 0.5, color="#ffffff", linewidth=4)
     label_axis(panel.xaxis, tasks, across, rotation=45, ha="right")
     label_axis(panel.yaxis, table.index, down)
     return figure
 
 
-def ruler_tasks(rows: list[Row], scores: pd.DataFrame, target: int) -> Drawn | None:
+def ruler_tasks(rows, scores, target):
     own = scores.query("benchmark == 'ruler'")
     if own.empty:
         return None
     length = nearest(own.length, target)
-    own = own[own.length == length]
+    own = own.query("length == @length")
     figure = draw_matrix(rows, own, f"RULER at {short(length)} tokens, % ({source_names(own.source)} data)")
     return Drawn("ruler_tasks", "RULER by task", "Score of each task at the length of Table 1.", figure)
 
 
-def longbench(rows: list[Row], scores: pd.DataFrame, target: int) -> Drawn | None:
+def longbench(rows, scores, target):
     own = scores.query("benchmark == 'longbench'")
     if own.empty:
         return None
+    own = own.assign(task=own.task.str.removeprefix("standin_"))
     figure = draw_matrix(rows, own, f"LongBench, % ({source_names(own.source)} data)")
     caption = "Score of each set; right, where it is recorded: means of the categories."
     return Drawn("longbench", "LongBench by task and category", caption, figure)

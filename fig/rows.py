@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from collect import Results, Score
+from collect import Results, Score, with_value
 from stats import percentile_interval, resampled_means, wilson
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
@@ -72,18 +72,13 @@ def source_names(sources) -> str:
     return ", ".join(sorted(set(sources))).replace("standin", "stand-in")
 
 
-def kind_of(info: dict) -> str:
-    if info["method"] == "base":
-        return "base"
-    return "frozen" if info["trained_tokens"] == 0 else "fine-tuned"
-
-
 def make_rows(results: Results) -> list[Row]:
     """The rows in the order of Table 1. Models of one set-up trained with different seeds share a row."""
     rows = {}  # by set-up
     seen = set()  # (set-up, training seed)
     for model, info in sorted(results.models.items()):
-        kind, seed = kind_of(info), info["training_seed"]
+        frozen, seed = info["trained_tokens"] == 0, info["training_seed"]
+        kind = "base" if info["method"] == "base" else "frozen" if frozen else "fine-tuned"
         setup = (info["method"], info["original_length"], info["trained_length"], info["trained_tokens"])
         if kind != "fine-tuned" or seed is None or (setup, seed) in seen:
             setup = model  # a row of its own: not trained, or trained by another recipe, which results do not state
@@ -142,23 +137,20 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
 def merge_seeds(scores: list[Score]) -> Score:
     """The mean over training seeds (perplexity: of the losses).
 
-    Samples that all seeds have are averaged before they are resampled for the interval; without samples, the bounds of
-    the single intervals are averaged.
+    Samples that all seeds have are averaged before they are resampled for the interval; without any, there is none.
     """
     if len(scores) == 1:
         return scores[0]
     frame = pd.DataFrame(scores)
     is_perplexity = scores[0].benchmark == "perplexity"
     value = np.exp(np.log(frame.value).mean()) if is_perplexity else frame.value.mean()
-    mean = replace(scores[0], seeds=frame.value.tolist(), value=float(value), n=int(frame.n.min()))
+    mean = with_value(scores[0], float(value), seeds=frame.value.tolist(), n=int(frame.n.min()), samples=None)
     if frame.samples.all():
         samples = pd.DataFrame(frame.samples.tolist()).dropna(axis=1).mean()
         mean.samples = samples.to_dict()
         if mean.samples:
             low, high = percentile_interval(resampled_means([stratum(mean, list(mean.samples))]))
             mean.low, mean.high = np.exp([low, high]).tolist() if is_perplexity else (low, high)
-    elif frame.low.notna().all():
-        mean.low, mean.high = float(frame.low.mean()), float(frame.high.mean())
     return mean
 
 

@@ -35,22 +35,25 @@ class Cell:
     """One value of the table, in its units: perplexity, else %.
 
     scores: the value is their mean.  lacks: how many of the column's it lacks; such a cell is not compared.
-    seeds, seeds_sd: number of training seeds, and the standard deviation between them.
     published: the paper's number beside ours, see paper.find_comparison.
     mark: "best", "tie" or "".  comparison: how it is compared with the best: "paired", "impossible" or "" (not at all).
+    seeds, seeds_sd: number of training seeds, and the standard deviation between them.
     """
 
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    seeds: int
-    seeds_sd: float | None
     scores: list[Score]
     lacks: int
     published: dict
-    comparison: str
     mark: str = ""
+
+    def __post_init__(self):
+        mean = mean_of(self.scores)
+        scale = 100 if mean.benchmark == "needle" else 1
+        self.n = mean.n
+        self.value = scale * mean.value
+        self.low, self.high = (None, None) if mean.low is None else (scale * mean.low, scale * mean.high)
+        self.seeds = max(1, len(mean.seeds))
+        self.seeds_sd = scale * float(np.std(mean.seeds, ddof=1)) if self.seeds > 1 else None
+        self.comparison = "" if self.lacks else "paired"
 
     def format(self, number: float) -> str:
         if abs(number) >= 1e4:
@@ -104,15 +107,14 @@ def make_columns(scores: pd.DataFrame, target: int) -> list[Column]:
         if benchmark == "perplexity":
             for dataset, part in own.groupby("task"):
                 length = nearest(part.length, target)
-                columns.append(make_column(part[part.length == length], f"{dataset}, {short(length)} tokens"))
+                columns.append(make_column(part.query("length == @length"), f"{dataset}, {short(length)} tokens"))
         elif benchmark == "needle":  # as in the paper: lengths up to twice the target
-            longest = max(own.length.min(), 2 * (target or math.inf))
-            own = own[own.length <= longest]
+            own = own[own.length <= max(own.length.min(), 2 * (target or math.inf))]
             lengths = f"{short(own.length.min())}–{short(own.length.max())}"
             columns.append(make_column(own, f"{counted(own.length, 'length')}, {lengths} tokens"))
         elif benchmark == "ruler":
             length = nearest(own.length, target)
-            own = own[own.length == length]
+            own = own.query("length == @length")
             columns.append(make_column(own, f"{counted(own.task, 'task')}, {short(length)} tokens"))
         elif benchmark == "longbench":
             own = own[own.source == own.source.min()]  # official and stand-in data are never averaged
@@ -120,7 +122,7 @@ def make_columns(scores: pd.DataFrame, target: int) -> list[Column]:
         elif benchmark == "trec":  # the number of examples that most rows have, the largest of those
             own = own[own.source == own.source.min()]
             shots = own.length.mode().max()
-            columns.append(make_column(own[own.length == shots], f"TREC, {shots:g} examples"))
+            columns.append(make_column(own.query("length == @shots"), f"TREC, {shots:g} examples"))
     return columns
 
 
@@ -142,25 +144,14 @@ def fill(columns: list[Column], rows: list[Row], comparisons: pd.DataFrame) -> N
     for column in columns:
         n_parts = len(column.scores.drop_duplicates(["task", "length"]))
         for row in rows:
-            own = column.scores[column.scores.label == row.label].sort_values(["task", "length"])
+            own = column.scores.query("label == @row.label").sort_values(["task", "length"])
             if len(own):
                 published = find_comparison(comparisons, row, own.score.iloc[0])
-                column.cells[row.label] = make_cell(own.score.tolist(), n_parts - len(own), published)
+                column.cells[row.label] = Cell(own.score.tolist(), n_parts - len(own), published)
         complete = [cell for cell in column.cells.values() if not cell.lacks]
         complete.sort(key=lambda cell: cell.value, reverse=column.benchmark != "perplexity")
         if complete and complete[0].value > 0:  # where all scores are 0, none is best
             mark_cells(complete[0], complete)
-
-
-def make_cell(scores: list[Score], lacks: int, published: dict) -> Cell:
-    mean = mean_of(scores)
-    scale = 100 if mean.benchmark == "needle" else 1
-    low, high = (None, None) if mean.low is None else (scale * mean.low, scale * mean.high)
-    seeds = max(1, len(mean.seeds))
-    seeds_sd = scale * float(np.std(mean.seeds, ddof=1)) if seeds > 1 else None
-    return Cell(
-        scale * mean.value, low, high, mean.n, seeds, seeds_sd, scores, lacks, published, "" if lacks else "paired"
-    )
 
 
 def mark_cells(best: Cell, cells: list[Cell]) -> None:
@@ -191,9 +182,9 @@ def notes(columns: list[Column]) -> list[str]:
     lines = [NOTE]
     if unpaired:
         lines.append(f"Not compared with the best, for want of shared samples: {', '.join(sorted(unpaired))}.")
-    if any(cell.seeds > 1 for cell in cells):
+    if max(cell.seeds for cell in cells) > 1:
         lines.append(SEEDS_NOTE)
-    if any(cell.lacks for cell in cells):
+    if max(cell.lacks for cell in cells) > 0:
         lines.append(MISSING_NOTE)
     return lines
 

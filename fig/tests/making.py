@@ -1,6 +1,7 @@
 """Result files as the stages write them, of a small invented study."""
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -69,8 +70,8 @@ def perplexity(root: Path, who: dict, length: int, value: float, n=40, losses=No
         **who,
         **changes,
     }
-    if losses is not None:
-        result["window_losses"] = {"start": [256 * i for i in range(len(losses))], "loss": losses}
+    losses = losses or [math.log(value)] * n
+    result["window_losses"] = {"start": [256 * i for i in range(len(losses))], "loss": losses}
     return write(root / "results" / "heldout" / f"{who['name']}_{length}_heldout.json", result)
 
 

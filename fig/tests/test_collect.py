@@ -41,7 +41,7 @@ def test_same_results_in_another_place_and_order_give_the_same_bytes(study, tmp_
     assert str(tmp_path).encode() not in (tmp_path / "a.csv").read_bytes()
 
 
-def test_files_that_are_no_results_are_named_and_left_out(study, tmp_path):
+def test_files_that_are_not_results_are_reported_and_left_out(study, tmp_path):
     root = shutil.copytree(study, tmp_path / "study")
     n_scores = len(collect([root]).scores)
     (root / "cut.json").write_text('{"val_perplexity": 1.0, "seq_')

@@ -16,7 +16,7 @@ import plots
 import tables
 from collect import collect
 from costs import sum_metrics
-from rows import make_rows, score_frame
+from rows import make_frame, make_rows
 
 FIGURES = {"perplexity", "position", "needle_grid", "many_shot", "longbench", "ruler", "ruler_tasks", "correlation"}
 TABLES = {"results.csv", "costs.csv", "correlation.csv", "table1.csv", "table1.md", "table1.tex"}
@@ -84,37 +84,36 @@ def test_metrics_are_summed_over_runs():
 
 @pytest.fixture(scope="module")
 def data(study):
-    rows = make_rows(collect([study]))
-    return rows, score_frame(rows)
+    results = collect([study])
+    rows = make_rows(results)
+    return rows, make_frame(rows, results).query("metric in ('perplexity', 'score')")
 
 
-def line_of(figure, panel, label):
-    [line] = [line for line in figure.axes[panel].lines if line.get_label() == label]
+def line_of(drawn, panel, label):
+    [line] = [line for line in drawn.figure.axes[panel].lines if line.get_label() == label]
     return list(zip(*(axis.tolist() for axis in line.get_data()), strict=True))
 
 
 def test_lines_and_heat_maps_show_the_results(data):
     rows, scores = data
     ntk = next(i for i, row in enumerate(rows) if row.label == "ntk")
-    [many] = plots.many_shot(rows, scores, 512)
-    values = {score.length: score.value for score in rows[ntk].select("trec")}
-    assert line_of(many.figure, 0, "ntk") == [(k, values[k]) for k in (1, 5, 10)]
-    assert {line.get_label() for line in many.figure.axes[1].lines} == {"base", "ntk", "self_extend"}  # not trained
-    length, position = plots.perplexity(rows, scores, 512)
-    assert line_of(length.figure, 0, "pi") == [(128, 25.0), (512, 33.25), (1024, 33.25)]
-    assert line_of(length.figure, 2, "pi")[1] == (512, pytest.approx(33.25 * 1.1))
-    assert line_of(position.figure, 0, "pi")[-1] == (1023, pytest.approx(33.25 * (2 - 1023 / 1024)))
-    [ruler] = plots.ruler(rows, scores, 512)
-    assert [x for x, _ in line_of(ruler.figure, 0, "ntk")] == [128, 512, 1024]
+    many = plots.many_shot(rows, scores, 512)
+    values = scores.query("benchmark == 'trec' and label == 'ntk'").set_index("length").value
+    assert line_of(many, 0, "ntk") == [(k, values[k]) for k in (1, 5, 10)]
+    labels = [line.get_label() for line in many.figure.axes[1].lines]
+    assert labels == ["base", "ntk (frozen)", "self_extend (frozen)"]
+    by_length, by_position = plots.perplexity(rows, scores, 512), plots.position(rows, scores, 512)
+    assert line_of(by_length, 0, "pi") == [(128, 25.0), (512, 33.25), (1024, 33.25)]
+    assert line_of(by_length, 2, "pi")[1] == (512, pytest.approx(33.25 * 1.1))
+    assert line_of(by_position, 0, "pi")[-1] == (1023, pytest.approx(33.25 * (2 - 1023 / 1024)))
+    assert [x for x, _ in line_of(plots.ruler(rows, scores, 512), 0, "ntk")] == [128, 512, 1024]
 
-    [needle] = plots.needle_grid(rows, scores, 512)
-    shown = needle.figure.axes[ntk].images[0].get_array()
-    key = ("needle", "passkey", 1024, "depth 50", "score")
-    assert shown.shape == (3, 3) and shown[1, 2] == 100 * rows[ntk].scores[key].value
-    [tasks] = plots.ruler_tasks(rows, scores, 512)
-    value = rows[ntk].scores["ruler", "vt", 512, "", "score"].value
-    assert tasks.figure.axes[0].images[0].get_array()[ntk, 2] == value
-    [sets] = plots.longbench(rows, scores, 512)
+    shown = plots.needle_grid(rows, scores, 512).figure.axes[ntk].images[0].get_array()
+    expected = scores.query("benchmark == 'needle' and label == 'ntk' and length == 1024 and part == 'depth 50'").value
+    assert shown.shape == (3, 3) and shown[1, 2] == expected.item()
+    shown = plots.ruler_tasks(rows, scores, 512).figure.axes[0].images[0].get_array()
+    assert shown[ntk, 2] == scores.query("task == 'vt' and label == 'ntk' and length == 512").value.item()
+    sets = plots.longbench(rows, scores, 512)
     names = [label.get_text() for label in sets.figure.axes[0].get_xticklabels()]
     assert names == ["hotpotqa", "lcc", "qasper", "code", "multi-document QA", "single-document QA"]
     plots.plt.close("all")
@@ -122,8 +121,7 @@ def test_lines_and_heat_maps_show_the_results(data):
 
 def test_correlations_are_over_methods_and_lengths(data):
     rows, scores = data
-    columns = tables.make_columns(rows, 512)
-    tables.fill(columns, rows, lambda row, column: None)
+    columns = tables.make_columns(scores, 512)
     table = correlation.correlations(correlation.pair_scores(scores, columns), rows)
     table = table.set_index(["benchmark", "methods", "length"])
     assert table.n_points["needle", "all methods", "all lengths"] == 21
@@ -133,16 +131,15 @@ def test_correlations_are_over_methods_and_lengths(data):
     assert np.isnan(table.rho["ruler", "all methods", "128"])  # all have one perplexity at the original length
 
 
-def test_spearman_equals_scipy_and_resamples_clusters():
+def test_spearman_equals_scipy_and_resamples_methods():
     rng = np.random.default_rng(5)
-    x = rng.integers(0, 12, 30).astype(float)  # with ties
-    y = -x + rng.normal(0, 4, 30)
-    cluster, values, again = np.sort(rng.integers(0, 8, 30)), [], np.random.default_rng(0)
-    names = np.unique(cluster)
-    for drawn in again.integers(len(names), size=(2000, len(names))):
-        chosen = np.concatenate([np.flatnonzero(cluster == names[i]) for i in drawn])
-        values.append(scipy.stats.spearmanr(x[chosen], y[chosen]).statistic)
-    expected = (scipy.stats.spearmanr(x, y).statistic, *np.percentile(values, [2.5, 97.5]))
-    assert correlation.spearman(x, y, cluster) == pytest.approx(expected, abs=1e-9)
-    assert correlation.spearman(x[:3], y[:3], np.arange(3)) is None
-    assert correlation.spearman(x, np.ones(30), np.arange(30)) is None
+    x = rng.integers(0, 12, (8, 4)).astype(float)  # with ties
+    y = -x + rng.normal(0, 4, (8, 4))
+    x[1, 2:] = y[1, 2:] = np.nan
+    values, again = [], np.random.default_rng(0)
+    for drawn in again.integers(8, size=(2000, 8)):
+        values.append(scipy.stats.spearmanr(x[drawn].ravel(), y[drawn].ravel(), nan_policy="omit").statistic)
+    rho = scipy.stats.spearmanr(x.ravel(), y.ravel(), nan_policy="omit").statistic
+    assert correlation.spearman(x, y) == pytest.approx((rho, *np.percentile(values, [2.5, 97.5])), abs=1e-9)
+    assert np.isnan(correlation.spearman(x[:3], y[:3])).all()
+    assert np.isnan(correlation.spearman(x, np.ones((8, 4)))).all()
