@@ -12,16 +12,14 @@ tokens, and OUTPUT.json, which says what the file is: `source` is "official" for
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
-from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from run import write_json
+from checkpoint import open_tokenizer
+from run import first_line, progress_bar, run_script, write_json
 from windows import file_sha256
 
 # short name -> (hub id, its split with the benchmark's test texts); these load without running code from the hub
@@ -34,24 +32,14 @@ OFFICIAL = {*BENCHMARKS.values(), ("emozilla/pg19", "test")}
 
 def local_documents(paths: list[Path], text_column: str) -> Iterator[str]:
     """The texts of .txt files and of .jsonl lines, folders searched in sorted order. Raises ValueError on bad input."""
-    files = []
     for path in paths:
-        inside = (
-            sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".jsonl", ".json")) if path.is_dir() else [path]
-        )
-        if not inside:
-            raise ValueError(f"{path} holds no .txt or .jsonl files")
-        files += inside
-    for path in files:
-        if path.suffix not in (".jsonl", ".json"):
-            yield path.read_text(encoding="utf-8")
-            continue
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield json.loads(line)[text_column]
-                except (ValueError, KeyError, TypeError):
-                    raise ValueError(f"{path}, line {number}: no JSON object with a '{text_column}' field") from None
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.suffix in (".jsonl", ".json"):
+                for line in file.read_text(encoding="utf-8").splitlines():
+                    yield text_of(json.loads(line), text_column, file)
+            elif file.suffix == ".txt" or file == path:
+                yield file.read_text(encoding="utf-8")
 
 
 def hub_documents(name: str, split: str, text_column: str) -> Iterator[str]:
@@ -59,42 +47,47 @@ def hub_documents(name: str, split: str, text_column: str) -> Iterator[str]:
     from datasets import load_dataset
 
     try:
-        for row in load_dataset(name, split=split, streaming=True):
-            if text_column not in row:
-                raise ValueError(f"{name} has no column '{text_column}', only {', '.join(row)}; give --text_column")
-            yield row[text_column]
-    except (OSError, RuntimeError) as reason:  # offline, unknown id, needs code
-        raise ValueError(f"cannot read {name} from the hub: {str(reason).strip().splitlines()[0]}") from None
+        for sample in load_dataset(name, split=split, streaming=True):
+            yield text_of(sample, text_column, name)
+    except (OSError, RuntimeError) as error:  # offline, unknown id, needs code
+        raise ValueError(f"cannot read {name} from the hub: {first_line(error)}") from None
+
+
+def text_of(sample: dict, text_column: str, source) -> str:
+    if text_column not in sample:
+        raise ValueError(f"{source} has no field '{text_column}', only {', '.join(sample)}; give --text_column")
+    return sample[text_column]
 
 
 def separator(tokenizer, token: str | None) -> int:
     """The id that begins each document: BOS, or the token that the user names. Raises ValueError if there is none."""
-    if token is None:
-        if tokenizer.bos_token_id is None:
-            raise ValueError("this tokenizer has no BOS token; name the token to begin documents: --separator_token")
-        return tokenizer.bos_token_id
+    token = token or tokenizer.bos_token
     if token not in tokenizer.get_vocab():
-        raise ValueError(f"--separator_token {token!r} is not one token of this vocabulary")
+        raise ValueError(f"no token {token!r} to begin documents with; give one of this vocabulary: --separator_token")
     return tokenizer.convert_tokens_to_ids(token)
 
 
 def write_tokens(texts, tokenizer, first: int, dtype: str, min_tokens: int, limit: int | None, path: Path):
-    """Appends [first, *tokens] of each text to `path` until `limit` documents are written; (documents, tokens).
+    """Writes [first, *tokens] of each text until `limit` documents are written; returns (documents, tokens).
 
     Documents of fewer than `min_tokens` tokens, the first included, are left out. Text that spells the separator is
     tokenised as ordinary text, so that it begins no document. Raises ValueError if nothing is left.
     """
     documents = tokens = 0
+    bar = progress_bar(None, "tokenising", "document")
     with path.open("wb") as file:
-        for text in tqdm(texts, unit="document", desc="tokenising", mininterval=0.1 if sys.stderr.isatty() else 15):
+        for text in texts:
             ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            ids = [token for token in ids if token != first]
-            if not ids or len(ids) + 1 < min_tokens:
+            ids = [first, *(token for token in ids if token != first)]
+            bar.update()
+            if len(ids) < max(2, min_tokens):
                 continue
-            np.array([first, *ids], dtype="<u2" if dtype == "uint16" else "<u4").tofile(file)
-            documents, tokens = documents + 1, tokens + len(ids) + 1
+            np.array(ids, dtype=dtype).tofile(file)
+            documents += 1
+            tokens += len(ids)
             if documents == limit:
                 break
+    bar.close()
     if documents == 0:
         raise ValueError(f"no document has {max(min_tokens, 2)} tokens or more")
     return documents, tokens
@@ -111,33 +104,24 @@ def main():
     parser.add_argument("--max_documents", type=int, help="stop after so many documents [all]")
     parser.add_argument("--output", required=True, type=Path, help="the token file, .bin")
     args = parser.parse_args()
-    logging.set_verbosity_error()  # that a document is longer than the model's window is no news here
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # no warning that a document is longer than the model's window
 
-    partial = args.output.with_name(args.output.name + ".tmp")
-    try:
-        source, split = "user", None
-        if all(Path(name).exists() for name in args.dataset):
-            dataset = " ".join(args.dataset)
-            texts = local_documents([Path(name) for name in args.dataset], args.text_column)
-        elif len(args.dataset) > 1 or args.dataset[0].startswith((".", "/", "~")):
-            raise ValueError(f"no file {next(name for name in args.dataset if not Path(name).exists())}")
-        else:
-            dataset, split = BENCHMARKS.get(args.dataset[0], (args.dataset[0], "test"))
-            split = args.split or split
-            source = "official" if (dataset, split) in OFFICIAL else "user"
-            texts = hub_documents(dataset, split, args.text_column)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-        except (OSError, ValueError) as reason:
-            raise ValueError(f"no tokenizer in {args.tokenizer}: {str(reason).strip().splitlines()[0]}") from None
-        first = separator(tokenizer, args.separator_token)
-        dtype = "uint32" if len(tokenizer) > 65536 else "uint16"
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        documents, tokens = write_tokens(texts, tokenizer, first, dtype, args.min_tokens, args.max_documents, partial)
-    except ValueError as reason:
-        partial.unlink(missing_ok=True)
-        sys.exit(f"error: {reason}")
+    name = args.dataset[0]
+    paths = [Path(path) for path in args.dataset]
+    if paths[0].exists() or len(paths) > 1 or name.startswith((".", "/", "~")):
+        source, dataset, split = "user", " ".join(args.dataset), None
+        texts = local_documents(paths, args.text_column)
+    else:
+        dataset, split = BENCHMARKS.get(name, (name, "test"))
+        split = args.split or split
+        source = "official" if (dataset, split) in OFFICIAL else "user"
+        texts = hub_documents(dataset, split, args.text_column)
+    tokenizer = open_tokenizer(args.tokenizer)
+    first = separator(tokenizer, args.separator_token)
+    dtype = "uint32" if len(tokenizer) > 65536 else "uint16"
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    partial = args.output.with_name(args.output.name + ".partial")
+    documents, tokens = write_tokens(texts, tokenizer, first, dtype, args.min_tokens, args.max_documents, partial)
     partial.replace(args.output)
     description = {
         "source": source,
@@ -156,4 +140,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
