@@ -74,8 +74,7 @@ def parse_args() -> argparse.Namespace:
         args.max_windows *= len(args.seq_len)
     if len(args.max_windows) != len(args.seq_len):
         raise ValueError(f"--max_windows takes one value or one for each of the {len(args.seq_len)} lengths")
-    smallest = min(args.documents, args.sliding_window, args.batch_size, min(args.seq_len) - 1)
-    if smallest < 1:
+    if min(args.documents, args.sliding_window, args.batch_size, min(args.seq_len) - 1) < 1:
         raise ValueError("--documents, --sliding_window and --batch_size must be at least 1, --seq_len at least 2")
     if args.output_dir.suffix == ".json" and len(args.base_model) * len(args.seq_len) > 1:
         raise ValueError(f"--output_dir {args.output_dir} is one file, for one checkpoint and length; give a folder")
@@ -195,8 +194,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
         try:
             score_batches(model, tokens_N, job, finished)
         except torch.OutOfMemoryError:
-            size = f"{job.length} tokens x {args.batch_size}"
-            raise ValueError(f"out of GPU memory at {size}; give a smaller --batch_size or --seq_len") from None
+            raise ValueError(f"out of GPU memory at {job.length} tokens; give a smaller --batch_size") from None
         barrier()
         if RANK == 0:
             run = {"model": name_or_path, **facts, "rope": rope.parameters, "data": data, "tokens": len(tokens_N)}

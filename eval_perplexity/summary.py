@@ -39,8 +39,11 @@ def summarise(records: list[dict], length: int, seed: int) -> dict:
     `*_without_nan` hold the mean over the other windows.
     """
     records = sorted(records, key=lambda record: record["start"])
-    starts = [record["start"] for record in records]
-    losses = [record["loss"] for record in records]
+    starts, losses, n_correct = [], [], 0
+    for record in records:
+        starts.append(record["start"])
+        losses.append(record["loss"])
+        n_correct += record["correct"]
     finite = [loss for loss in losses if loss is not None]
     n_bad = len(losses) - len(finite)
     complete = [] if n_bad else records
@@ -52,7 +55,7 @@ def summarise(records: list[dict], length: int, seed: int) -> dict:
     elif total["perplexity_interval_95"] is None:
         method = "no interval: all windows start within the same 2 seq_len tokens"
     result = {
-        "val_acc": sum(record["correct"] for record in records) / (len(records) * length),
+        "val_acc": n_correct / (len(records) * length),
         "val_loss": total["loss"],
         "val_perplexity": total["perplexity"],
         "val_perplexity_per_chunk": [total["perplexity"]],
@@ -73,11 +76,13 @@ def summarise(records: list[dict], length: int, seed: int) -> dict:
 
 def mean_loss(records: list[dict], key: str, length: int, seed: int) -> dict:
     """Mean of one of the records' losses with its perplexity and interval; null without records."""
-    losses = [record[key] for record in records]
-    blocks = [record["start"] // (2 * length) for record in records]
+    losses, blocks = [], []
+    for record in records:
+        losses.append(record[key])
+        blocks.append(record["start"] // (2 * length))
     interval = block_bootstrap(losses, blocks, seed)
     if interval:
-        interval = [perplexity(bound) for bound in interval]
+        interval = list(map(perplexity, interval))
     loss = mean(losses)
     return {"loss": loss, "perplexity": perplexity(loss), "perplexity_interval_95": interval}
 

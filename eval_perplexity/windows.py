@@ -15,15 +15,6 @@ from run import read_json
 LAST = (64, 256)  # the mean loss over the last targets of a window is recorded for these numbers of targets
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray, dict]:
     """The first `documents` documents of a token file, uint16 or uint32 [N], and the result's `data`.
 
@@ -35,24 +26,19 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray
     sidecar = read_json(path.with_name(path.name + ".json")) or {}
     dtype = sidecar.get("dtype", "uint32" if vocab_size > 65536 else "uint16")
     tokens_N = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
+    sha256 = hashlib.sha256(tokens_N).hexdigest()
     document_starts = np.flatnonzero(tokens_N == tokens_N[0])
-    if len(document_starts) < documents:
-        raise ValueError(
-            f"{path} holds {len(document_starts)} documents, not {documents}; give --documents {len(document_starts)}"
-        )
-    if len(document_starts) > documents:
+    n_documents = len(document_starts)
+    if n_documents < documents:
+        raise ValueError(f"{path} holds {n_documents} documents, not {documents}; give --documents {n_documents}")
+    if n_documents > documents:
         tokens_N = tokens_N[: document_starts[documents]]
     if tokens_N.max() >= vocab_size:
         raise ValueError(
             f"{path} holds token id {tokens_N.max()}, but the model has {vocab_size} tokens; make the file with "
             "prepare_data.py and this model's tokenizer"
         )
-    data = {
-        "path": str(path),
-        "sha256": file_sha256(path),
-        "source": sidecar.get("source", "unverified"),
-        "dtype": dtype,
-    }
+    data = {"path": str(path), "sha256": sha256, "source": sidecar.get("source", "unverified"), "dtype": dtype}
     for key in ("dataset", "tokenizer", "min_tokens", "split"):
         if key in sidecar:
             data[key] = sidecar[key]

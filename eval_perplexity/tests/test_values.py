@@ -56,7 +56,7 @@ def test_hits_follow_argmax_in_a_tie():
 
 
 @torch.no_grad()
-def test_a_model_that_changes_its_logits_is_refused(checkpoint):
+def test_a_model_that_changes_its_logits_is_an_error(checkpoint):
     model = load(checkpoint)
     ids = torch.tensor(documents(1)[:16])[None]
     scoring.check_head(model, ids)
@@ -179,7 +179,7 @@ def test_losses_that_are_not_finite_are_reported_not_hidden():
 def test_uint32_for_large_vocabularies(tmp_path):
     stream = [1, 70_000, 3, 1, 5, 99_999, 1, 4]
     path = write_tokens(tmp_path / "test.bin", stream, "uint32")
-    assert windows.open_tokens(path, 2, 100_000).tokens_N.tolist() == stream[:6]
-    assert windows.open_tokens(path, 3, 100_000).tokens_N.tolist() == stream  # no document follows: the file's end
+    assert windows.open_tokens(path, 2, 100_000)[0].tolist() == stream[:6]
+    assert windows.open_tokens(path, 3, 100_000)[0].tolist() == stream  # no document follows: the file's end
     small = write_tokens(tmp_path / "small.bin", [1, 2, 3, 1, 2], "uint32", dtype="uint32")
-    assert windows.open_tokens(small, 1, 300).tokens_N.tolist() == [1, 2, 3]
+    assert windows.open_tokens(small, 1, 300)[0].tolist() == [1, 2, 3]
