@@ -21,33 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import run
 import windows
 from attention import CHOICES, choose_attention, sdpa_kernels
 from checkpoint import checkpoint_name, choose_dtype, describe, fingerprint, load_model, open_config
 from rope import RopeSetter, rope_at
-from run import (
-    RANK,
-    WORLD_SIZE,
-    barrier,
-    broadcast,
-    command_line,
-    default_device,
-    for_each_checkpoint,
-    peak_memory,
-    print_rank0,
-    progress_bar,
-    read_json,
-    reset_peak_memory,
-    run_key,
-    run_script,
-    start_ranks,
-    stop_ranks,
-    versions,
-    write_json,
-)
 from scoring import check_head, score
 from store import Store
-from summary import perplexity, summarise
+from summary import summarise
 
 PROTOCOL = "lceg-windows"
 
@@ -56,18 +37,16 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids")
     parser.add_argument("--trust_remote_code", action="store_true", help="run modeling code inside the checkpoint")
-    data = parser.add_argument_group("data")
-    data.add_argument("--data_path", required=True, type=Path, help="token file, see prepare_data.py")
-    data.add_argument("--documents", type=int, default=10, help="use the first N documents [10]")
-    data.add_argument("--seq_len", required=True, type=int, nargs="+", help="window lengths, tokens")
-    data.add_argument("--sliding_window", type=int, default=256, help="distance between window starts, tokens [256]")
-    data.add_argument("--max_windows", type=int, nargs="+", help="size of a random sample; one, or one per length")
-    data.add_argument("--seed", type=int, default=2, help="seed for that sample and for the bootstrap [2]")
-    run = parser.add_argument_group("run")
-    run.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")
-    run.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
-    run.add_argument("--batch_size", type=int, default=1, help="windows per forward pass [1]")
-    run.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="[auto]")
+    parser.add_argument("--data_path", required=True, type=Path, help="token file, see prepare_data.py")
+    parser.add_argument("--documents", type=int, default=10, help="use the first N documents [10]")
+    parser.add_argument("--seq_len", required=True, type=int, nargs="+", help="window lengths, tokens")
+    parser.add_argument("--sliding_window", type=int, default=256, help="distance between window starts, tokens [256]")
+    parser.add_argument("--max_windows", type=int, nargs="+", help="size of a random sample; one, or one per length")
+    parser.add_argument("--seed", type=int, default=2, help="seed for that sample and for the bootstrap [2]")
+    parser.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")
+    parser.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
+    parser.add_argument("--batch_size", type=int, default=1, help="windows per forward pass [1]")
+    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="[auto]")
     args = parser.parse_args()
     args.max_windows = args.max_windows or [None]
     if len(args.max_windows) == 1:
@@ -83,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 
 @dataclass
 class Job:
-    """The windows of one length. batches: lists of window starts.  n_total: windows before sampling."""
+    """The windows of one length. batches: lists of window starts.  n_total: number of windows before sampling."""
 
     path: Path
     length: int
@@ -129,25 +108,25 @@ def plan_jobs(args: argparse.Namespace, model: str, n_tokens: int, settings: dic
 def finished_batches(job: Job) -> dict[int, dict] | None:
     """The recorded batches by number, on every rank; None if the result of exactly these settings is there."""
     finished = None
-    if RANK == 0:
-        result = read_json(job.path) or {}
-        if result.get("fingerprint") == run_key(job.settings):
-            print_rank0(f"{job.path}: already done")
+    if run.RANK == 0:
+        result = run.read_json(job.path) or {}
+        if result.get("fingerprint") == run.run_key(job.settings):
+            run.print_rank0(f"{job.path}: already done")
         else:
             if job.path.exists():
                 job.store.set_aside(result.get("settings"))
             finished = job.store.open()
             if finished:
-                print_rank0(f"{job.path}: resuming, {len(finished)} of {len(job.batches)} batches are done")
-    return broadcast(finished)
+                run.print_rank0(f"{job.path}: resuming, {len(finished)} of {len(job.batches)} batches are done")
+    return run.broadcast(finished)
 
 
 def score_batches(model, tokens_N: np.ndarray, job: Job, finished: dict[int, dict]) -> None:
     """Scores this rank's share of the unfinished batches and records each as soon as it is done."""
     unfinished = sorted(set(range(len(job.batches))) - set(finished))
-    losses = []
-    bar = progress_bar(len(unfinished[RANK::WORLD_SIZE]), f"length {job.length}", "batch")
-    for number in unfinished[RANK::WORLD_SIZE]:
+    numbers = unfinished[run.RANK :: run.WORLD_SIZE]
+    bar = run.progress_bar(len(numbers), f"length {job.length}", "batch")
+    for number in numbers:
         start_time = time.perf_counter()
         starts = job.batches[number]
         ids_BL1 = np.stack([tokens_N[start : start + job.length + 1] for start in starts]).astype(np.int64)
@@ -157,8 +136,6 @@ def score_batches(model, tokens_N: np.ndarray, job: Job, finished: dict[int, dic
             records.append(windows.record(start, nll_L, hit_L))
         seconds = round(time.perf_counter() - start_time, 6)
         job.store.append({"batch": number, "seconds": seconds, "windows": records})
-        losses += [record["loss"] for record in records if record["loss"] is not None]
-        bar.set_postfix(ppl=perplexity(windows.mean(losses)), refresh=False)
         bar.update()
     bar.close()
     job.store.close()
@@ -167,17 +144,13 @@ def score_batches(model, tokens_N: np.ndarray, job: Job, finished: dict[int, dic
 def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     """Evaluates one checkpoint at every length."""
     config = open_config(name_or_path, args.trust_remote_code)
-    facts = describe(name_or_path, config)
-    device = default_device()
+    device = run.default_device()
     dtype = choose_dtype(device, args.dtype)
     attention = choose_attention(args.attention, device, dtype, config)
     tokens_N, data = windows.open_tokens(args.data_path, args.documents, config.vocab_size)
-    settings = {
-        "checkpoint": fingerprint(name_or_path, config),
-        "data_sha256": data["sha256"],
-        "dtype": dtype,
-        "attention": attention,
-    }
+    facts = {"model": name_or_path, **describe(name_or_path, config), "data": data, "tokens": len(tokens_N)}
+    settings = {"checkpoint": fingerprint(name_or_path, config), "data_sha256": data["sha256"]}
+    settings |= {"dtype": dtype, "attention": attention}
     ropes = {length: rope_at(config, length) for length in args.seq_len}  # raises ValueError on an unknown rule
     model = None
     for job in plan_jobs(args, name_or_path, len(tokens_N), settings):
@@ -185,22 +158,23 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
         if finished is None:
             continue
         if model is None:
-            print_rank0(f"{name_or_path}: {facts['method']}, {dtype}, {attention}, {WORLD_SIZE} x {device.type}")
+            run.print_rank0(
+                f"{name_or_path}: {facts['method']}, {dtype}, {attention}, {run.WORLD_SIZE} x {device.type}"
+            )
             model = load_model(name_or_path, config, dtype, attention, device, args.trust_remote_code)
             rope = RopeSetter(model)
             check_head(model, torch.from_numpy(tokens_N[:16].astype(np.int64))[None].to(device))
         rope.set(ropes[job.length])
-        reset_peak_memory(device)
+        run.reset_peak_memory(device)
         try:
             score_batches(model, tokens_N, job, finished)
         except torch.OutOfMemoryError:
             raise ValueError(f"out of GPU memory at {job.length} tokens; give a smaller --batch_size") from None
-        barrier()
-        if RANK == 0:
-            run = {"model": name_or_path, **facts, "rope": rope.parameters, "data": data, "tokens": len(tokens_N)}
-            costs = {"peak_memory_bytes": peak_memory(device), "sdpa_kernels": sdpa_kernels(device)}
-            write_result(job, run | costs)
-        barrier()
+        run.barrier()
+        if run.RANK == 0:
+            costs = {"peak_memory_bytes": run.peak_memory(device), "sdpa_kernels": sdpa_kernels(device)}
+            write_result(job, {**facts, "rope": rope.parameters, **costs})
+        run.barrier()
 
 
 def write_result(job: Job, facts: dict) -> None:
@@ -210,42 +184,41 @@ def write_result(job: Job, facts: dict) -> None:
     for entry in entries:
         records += entry["windows"]
         seconds += entry["seconds"]
-    n_windows = sum(map(len, job.batches))
-    if len(records) != n_windows:
-        raise ValueError(f"{job.path}: {len(records)} of {n_windows} windows are recorded; does another run write it?")
+    n_windows = len(records)
+    assert n_windows == sum(map(len, job.batches)), f"{job.path}: does another run write to this folder?"
     result = {
         **summarise(records, job.length, job.settings["seed"]),
         "n_windows": n_windows,
         "n_windows_total": job.n_total,
         **facts,
-        "fingerprint": run_key(job.settings),
+        "fingerprint": run.run_key(job.settings),
         "settings": job.settings,
-        "versions": versions("numpy"),
-        "command": command_line(),
-        "processes": WORLD_SIZE,
+        "versions": run.versions("numpy"),
+        "command": run.command_line(),
+        "processes": run.WORLD_SIZE,
         "seconds": round(seconds, 3),
         "tokens_per_second": round(n_windows * job.length / seconds, 1),
     }
     for key in ("protocol", "seq_len", "sliding_window", "documents", "seed", "batch_size", "dtype", "attention"):
         result[key] = job.settings[key]
-    write_json(job.path, result)
+    run.write_json(job.path, result)
     job.store.remove()
 
     value, interval = result["val_perplexity"], result["perplexity_interval_95"]
     if value is None:
         n_bad = result["n_windows_not_finite"]
-        print_rank0(f"WARNING: {job.path}: no perplexity: {n_bad} of {n_windows} windows have no finite loss")
+        run.print_rank0(f"WARNING: {job.path}: no perplexity: {n_bad} of {n_windows} windows have no finite loss")
     else:
         interval = "[{:.3f}, {:.3f}]".format(*interval) if interval else result["interval_method"]
-        print_rank0(f"{job.path}: perplexity {value:.3f} {interval}, {n_windows} windows, {seconds:.1f} s")
+        run.print_rank0(f"{job.path}: perplexity {value:.3f} {interval}, {n_windows} windows, {seconds:.1f} s")
 
 
 def main():
     args = parse_args()
-    start_ranks()
-    for_each_checkpoint(args.base_model, lambda name_or_path: evaluate_checkpoint(args, name_or_path))
-    stop_ranks()
+    run.start_ranks()
+    run.for_each_checkpoint(args.base_model, lambda name_or_path: evaluate_checkpoint(args, name_or_path))
+    run.stop_ranks()
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run.run_script(main)

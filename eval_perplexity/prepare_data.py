@@ -23,10 +23,10 @@ from transformers.utils import logging
 from checkpoint import open_tokenizer
 from run import first_line, run_script, write_bytes, write_json
 
-# short name -> (hub id, its split with the benchmark's test texts); these load without running code from the hub
+# short name: (hub id, its split with the benchmark's test texts); these load without running code from the hub
 BENCHMARKS = {
     "pg19": ("emozilla/pg19-test", "test"),
-    "proof-pile": ("emozilla/proofpile-test-tokenized-mistral", "train"),  # its `text` column is the whole test set
+    "proof-pile": ("emozilla/proofpile-test-tokenized-mistral", "train"),
 }
 OFFICIAL = {*BENCHMARKS.values(), ("emozilla/pg19", "test")}
 

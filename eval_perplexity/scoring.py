@@ -15,8 +15,7 @@ def score(model, tokens_BL1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     tokens_BL1: int64 [batch, L + 1], on the model's device; the model reads the first L.
     Returns nll_BL, float32, -log p(token i + 1 | window up to i), and hit_BL, bool, whether the argmax was that token.
 
-    The inner model gives hidden states; the LM head, cross-entropy and argmax run over chunks of positions. The values
-    are those of the full float32 logits up to rounding.
+    The LM head, cross-entropy and argmax run over chunks of positions; equal to full float32 logits up to rounding.
     """
     hidden_BLD = model.base_model(input_ids=tokens_BL1[:, :-1], use_cache=False).last_hidden_state
     hidden_ND = hidden_BLD.flatten(0, 1)

@@ -34,10 +34,8 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray
     if n_documents > documents:
         tokens_N = tokens_N[: document_starts[documents]]
     if tokens_N.max() >= vocab_size:
-        raise ValueError(
-            f"{path} holds token id {tokens_N.max()}, but the model has {vocab_size} tokens; make the file with "
-            "prepare_data.py and this model's tokenizer"
-        )
+        mismatch = f"{path} holds token id {tokens_N.max()}, but the model has {vocab_size} tokens"
+        raise ValueError(f"{mismatch}; make the file with prepare_data.py and this model's tokenizer")
     data = {"path": str(path), "sha256": sha256, "source": sidecar.get("source", "unverified"), "dtype": dtype}
     for key in ("dataset", "tokenizer", "min_tokens", "split"):
         if key in sidecar:
@@ -53,10 +51,8 @@ def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
     """
     starts = np.arange(0, n_tokens - length, stride)[:-1]
     if len(starts) == 0:
-        raise ValueError(
-            f"windows of {length} tokens every {stride} need more than {length + stride} tokens, the documents have "
-            f"{n_tokens}; use more --documents or a shorter --seq_len"
-        )
+        need = f"windows of {length} tokens every {stride} need more than {length + stride} tokens"
+        raise ValueError(f"{need}, the documents have {n_tokens}; give more --documents or a shorter --seq_len")
     return starts
 
 

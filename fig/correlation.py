@@ -20,17 +20,18 @@ def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
     """
     whole = scores.query("part == ''")
     pairs = pd.DataFrame(columns=PAIRS)
-    perplexity, *others = columns
-    if perplexity.benchmark != "perplexity":
+    if not columns or columns[0].benchmark != "perplexity":
         return pairs
-    shown = perplexity.scores
+    shown = columns[0].scores
     perplexities = whole.query("benchmark == 'perplexity' and task in @shown.task")
     perplexities = perplexities[["label", "length", "value"]].rename(columns={"value": "perplexity"})
-    for column in others:
+    for column in columns[1:]:
         own = column.scores
         if column.benchmark in ("needle", "ruler"):
             own = whole.query("benchmark == @column.benchmark and task in @own.task")
-        elif column.benchmark in ("trec", "longbench"):
+        elif column.benchmark == "perplexity":
+            continue
+        else:
             own = own.assign(length=shown.length.iloc[0])
         means = own.groupby(["label", "length"], sort=False, as_index=False)
         means = means.agg(score=("value", "mean"), n_tasks=("task", "size"))
@@ -77,10 +78,8 @@ def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=names)
 
 
-def draw(rows, pairs, table):
+def draw(rows, pairs, table) -> Drawn:
     """Score against perplexity, a panel for each benchmark; the longer, the larger."""
-    if pairs.empty:
-        return None
     benchmarks = pairs.benchmark.unique()
     note = "larger: longer; open: not trained; needle and RULER at every length, the others at Table 1's"
     drawing, [panels] = draw_grid(1, len(benchmarks), 2.6, 3, note)

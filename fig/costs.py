@@ -25,25 +25,27 @@ def read_training(root: Path | None, results: Results) -> tuple[list[dict], dict
             record = json.loads(path.read_text(encoding="utf-8")).get("context_extension") or {}
             recipes[model] = (record.get("recipe") or {}) | (record.get("options") or {})
             if metrics.exists():
-                costs.append({"model": model, "step": "training", **sum_metrics(metrics.read_text(encoding="utf-8"))})
+                costs.append({"model": model, "step": "training", **sum_metrics(metrics)})
         except (ValueError, KeyError, AttributeError) as error:
             results.warnings.append(f"no costs from {metrics} ({type(error).__name__}: {error})")
     return costs, recipes
 
 
-def sum_metrics(text: str) -> dict:
-    """The sum over the lines of metrics.jsonl. The seconds of a line are its tokens over its tokens/s, so that the time
-    between two runs of one training does not count."""
-    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-    metrics = pd.DataFrame(lines)
+def sum_metrics(path: Path) -> dict:
+    """The sum over the lines of metrics.jsonl, without one that a kill cut off.
+
+    The seconds of a line are its tokens over its tokens/s, so that the time between two runs of one training does not
+    count.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    metrics = pd.DataFrame([json.loads(line) for line in lines if line.endswith("}")])
     tokens = metrics.tokens_seen.diff().fillna(metrics.tokens_seen)
     seconds = (tokens / metrics.tokens_per_second).sum()
     return {
+        **metrics.reindex(columns=["devices", "device"]).iloc[-1],
         "seconds": seconds,
         "tokens_per_second": tokens.sum() / seconds,
         "peak_memory_bytes": int(2**30 * metrics.peak_memory_gib.max()),
-        "devices": lines[-1].get("devices"),
-        "device": lines[-1].get("device"),
     }
 
 

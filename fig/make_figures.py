@@ -63,9 +63,13 @@ def main():
     cost_table.to_csv(output / "costs.csv", index=False)
     correlations.to_csv(output / "correlation.csv", index=False)
     tables.write(columns, rows, output)
-    figures = [draw(rows, scores, target) for draw in plots.FIGURES]
-    figures.append(correlation.draw(rows, pairs, correlations))
-    figures = list(filter(None, figures))
+    figures = []
+    for draw, benchmark in plots.FIGURES.items():
+        own = scores[scores.benchmark == benchmark]
+        if len(own):
+            figures.append(draw(rows, own, target))
+    if len(pairs):
+        figures.append(correlation.draw(rows, pairs, correlations))
     for drawn in figures:
         drawn.figure.savefig(output / f"{drawn.name}.png", dpi=160)
         drawn.figure.savefig(output / f"{drawn.name}.svg", metadata={"Date": None})

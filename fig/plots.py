@@ -1,7 +1,7 @@
 """Figures: lines against length, position or number of examples, and heat-maps. Each figure has one fixed caption.
 
-Each function returns its figure, or None if there are no results for it. Its arguments are the rows of Table 1, the
-main scores of rows.make_frame and the length that the study extends to.
+The functions in FIGURES take the rows of Table 1, the main scores of one benchmark (from rows.make_frame) and the
+length that the study extends to, tokens.
 """
 
 import math
@@ -101,58 +101,46 @@ def draw_line_figure(rows: list[Row], points: dict[str, pd.DataFrame], x_label: 
     return figure
 
 
-def perplexity(rows, scores, target):
+def perplexity(rows, scores, target) -> Drawn:
     points = {}
-    for dataset, own in scores.query("benchmark == 'perplexity'").groupby("task"):
-        own = own.assign(x=own.length)
+    for dataset, own in scores.assign(x=scores.length).groupby("task"):
         points[f"perplexity, {dataset} ({source_names(own.source)} data)"] = own.query("part == ''")
         points[f"perplexity of the last 64 positions, {dataset}"] = own.query("part == 'last 64'")
-    if not points:
-        return None
     figure = draw_line_figure(rows, points, "window, tokens", target)
     caption = "Lower is better; above: mean over the window, below: over its last 64 positions."
     return Drawn("perplexity", "Perplexity by length", caption, figure)
 
 
-def position(rows, scores, target):
+def position(rows, scores, target) -> Drawn:
     points = {}
-    for dataset, own in scores.query("benchmark == 'perplexity'").groupby("task"):
+    for dataset, own in scores.groupby("task"):
         length = nearest(own.length, 2 * target)
         buckets = own.query("length == @length and part.str.startswith('positions')")
-        if len(buckets):
-            last_position = buckets.part.str.split("-").str[1].astype(int)
-            points[f"perplexity, {dataset}, windows of {short(length)} tokens"] = buckets.assign(x=last_position)
-    if not points:
-        return None
+        last_position = buckets.part.str.extract(r"-(\d+)", expand=False).astype(float)
+        points[f"perplexity, {dataset}, windows of {short(length)} tokens"] = buckets.assign(x=last_position)
     figure = draw_line_figure(rows, points, "position in the window, tokens", target)
     caption = "Each point is the mean over the positions since the point before."
     return Drawn("position", "Perplexity by position in the window", caption, figure)
 
 
-def many_shot(rows, scores, target):
+def many_shot(rows, scores, target) -> Drawn:
     points = {}
-    for _, own in scores.query("benchmark == 'trec'").groupby("task"):
-        name = f"accuracy, % ({source_names(own.source)} data, n = {own.n.min()} or more)"
-        points[name] = own.assign(x=own.length)
-    if not points:
-        return None
+    for source, own in scores.assign(x=scores.length).groupby("source"):
+        points[f"accuracy, % ({source_names([source])} data, n = {own.n.min()} or more)"] = own
     figure = draw_line_figure(rows, points, "examples in the prompt")
     return Drawn("many_shot", "Many-shot TREC", "Accuracy by the number of examples in the prompt.", figure)
 
 
-def ruler(rows, scores, target):
+def ruler(rows, scores, target) -> Drawn:
     """The mean over all tasks of a length, for the rows that have them all."""
-    own = scores.query("benchmark == 'ruler'")
-    if own.empty:
-        return None
-    n_tasks = own.groupby("length").task.nunique()
+    n_tasks = scores.groupby("length").task.nunique()
     lines = []
-    for (label, length), part in own.groupby(["label", "length"]):
-        if len(part) == n_tasks[length]:
-            mean = mean_of(part.score.tolist())
+    for (label, length), own in scores.groupby(["label", "length"]):
+        if len(own) == n_tasks[length]:
+            mean = mean_of(own.score.tolist())
             lines.append((label, length, mean.value, mean.low, mean.high))
     points = pd.DataFrame(lines, columns=["label", "x", "value", "low", "high"])
-    name = f"score, %, mean of {n_tasks.max()} tasks ({source_names(own.source)} data)"
+    name = f"score, %, mean of {n_tasks.max()} tasks ({source_names(scores.source)} data)"
     figure = draw_line_figure(rows, {name: points}, "prompt, tokens", target)
     return Drawn("ruler", "RULER by length", "Mean over the tasks at each length.", figure)
 
@@ -164,11 +152,9 @@ def label_axis(axis, names, most: int, **style) -> None:
     axis.set_ticks(range(0, len(names), step), names[::step], **style)
 
 
-def needle_grid(rows, scores, target):
+def needle_grid(rows, scores, target) -> Drawn:
     """A heat-map for each row: lengths across, depths down, the share found."""
-    cells = scores.query("benchmark == 'needle' and part != ''")
-    if cells.empty:
-        return None
+    cells = scores.query("part != ''")
     cells = cells.assign(depth=cells.part.str.removeprefix("depth ").astype(float))
     shown = [row for row in rows if row.label in set(cells.label)]
     across = min(5, len(shown))
@@ -213,24 +199,26 @@ def draw_matrix(rows: list[Row], scores: pd.DataFrame, note: str):
     return figure
 
 
-def ruler_tasks(rows, scores, target):
-    own = scores.query("benchmark == 'ruler'")
-    if own.empty:
-        return None
-    length = nearest(own.length, target)
-    own = own.query("length == @length")
+def ruler_tasks(rows, scores, target) -> Drawn:
+    length = nearest(scores.length, target)
+    own = scores.query("length == @length")
     figure = draw_matrix(rows, own, f"RULER at {short(length)} tokens, % ({source_names(own.source)} data)")
     return Drawn("ruler_tasks", "RULER by task", "Score of each task at the length of Table 1.", figure)
 
 
-def longbench(rows, scores, target):
-    own = scores.query("benchmark == 'longbench'")
-    if own.empty:
-        return None
-    own = own.assign(task=own.task.str.removeprefix("standin_"))
-    figure = draw_matrix(rows, own, f"LongBench, % ({source_names(own.source)} data)")
+def longbench(rows, scores, target) -> Drawn:
+    scores = scores.assign(task=scores.task.str.removeprefix("standin_"))
+    figure = draw_matrix(rows, scores, f"LongBench, % ({source_names(scores.source)} data)")
     caption = "Score of each set; right, where it is recorded: means of the categories."
     return Drawn("longbench", "LongBench by task and category", caption, figure)
 
 
-FIGURES = (perplexity, position, needle_grid, many_shot, longbench, ruler, ruler_tasks)
+FIGURES = {  # the benchmark that each shows
+    perplexity: "perplexity",
+    position: "perplexity",
+    needle_grid: "needle",
+    many_shot: "trec",
+    longbench: "longbench",
+    ruler: "ruler",
+    ruler_tasks: "ruler",
+}

@@ -101,42 +101,38 @@ def make_columns(scores: pd.DataFrame, target: int) -> list[Column]:
     """The columns that there are results for, without their cells. target: see rows.target_length."""
     columns = []
     for benchmark in BENCHMARKS:
-        own = scores.query("benchmark == @benchmark and part == ''")
-        if own.empty:
-            continue
-        if benchmark == "perplexity":
-            for dataset, part in own.groupby("task"):
-                length = nearest(part.length, target)
-                columns.append(make_column(part.query("length == @length"), f"{dataset}, {short(length)} tokens"))
-        elif benchmark == "needle":  # as in the paper: lengths up to twice the target
-            own = own[own.length <= max(own.length.min(), 2 * (target or math.inf))]
-            lengths = f"{short(own.length.min())}–{short(own.length.max())}"
-            columns.append(make_column(own, f"{counted(own.length, 'length')}, {lengths} tokens"))
-        elif benchmark == "ruler":
-            length = nearest(own.length, target)
-            own = own.query("length == @length")
-            columns.append(make_column(own, f"{counted(own.task, 'task')}, {short(length)} tokens"))
-        elif benchmark == "longbench":
-            own = own[own.source == own.source.min()]  # official and stand-in data are never averaged
-            columns.append(make_column(own, counted(own.task, "set")))
-        elif benchmark == "trec":  # the number of examples that most rows have, the largest of those
-            own = own[own.source == own.source.min()]
-            shots = own.length.mode().max()
-            columns.append(make_column(own.query("length == @shots"), f"TREC, {shots:g} examples"))
+        own = scores.query("benchmark == @benchmark and benchmark != 'longbench_e' and part == ''")
+        for _, part in own.groupby("task" if benchmark == "perplexity" else "benchmark"):
+            shown, what = choose_scores(part, target)
+            data = source_names(shown.source)
+            columns.append(Column(benchmark, what if data == "official" else f"{what}, {data} data", shown))
     return columns
+
+
+def choose_scores(scores: pd.DataFrame, target: int) -> tuple[pd.DataFrame, str]:
+    """(the scores of a benchmark that Table 1 shows, what they are)."""
+    benchmark = scores.benchmark.iloc[0]
+    if benchmark in ("perplexity", "ruler"):
+        length = nearest(scores.length, target)
+        scores = scores.query("length == @length")
+        name = scores.task.iloc[0] if benchmark == "perplexity" else counted(scores.task, "task")
+        return scores, f"{name}, {short(length)} tokens"
+    if benchmark == "needle":  # as in the paper: lengths up to twice the target
+        lengths = scores.length
+        lengths = lengths[lengths <= max(lengths.min(), 2 * (target or math.inf))]
+        range_shown = f"{short(lengths.min())}–{short(lengths.max())}"
+        return scores.loc[lengths.index], f"{counted(lengths, 'length')}, {range_shown} tokens"
+    scores = scores[scores.source == scores.source.min()]  # official and stand-in data are never averaged
+    if benchmark == "longbench":
+        return scores, counted(scores.task, "set")
+    shots = scores.length.mode().max()  # the number of examples that most rows have, the largest of those
+    return scores.query("length == @shots"), f"TREC, {shots:g} examples"
 
 
 def counted(values: pd.Series, word: str) -> str:
     """How many different values there are: "1 set", "3 sets"."""
     n = values.nunique()
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
-
-
-def make_column(scores: pd.DataFrame, what: str) -> Column:
-    data = source_names(scores.source)
-    if data != "official":
-        what = f"{what}, {data} data"
-    return Column(scores.benchmark.iloc[0], what, scores)
 
 
 def fill(columns: list[Column], rows: list[Row], comparisons: pd.DataFrame) -> None:
@@ -174,17 +170,18 @@ def mark_cells(best: Cell, cells: list[Cell]) -> None:
 
 def notes(columns: list[Column]) -> list[str]:
     """What a reader must know about the table, a sentence each."""
-    cells, unpaired = [], set()
+    unpaired, seeds, lacks = [], 1, 0
     for column in columns:
-        cells += column.cells.values()
-        if any(cell.comparison == "impossible" for cell in column.cells.values()):
-            unpaired.add(BENCHMARKS[column.benchmark])
+        cells = pd.DataFrame(map(vars, column.cells.values()))
+        seeds, lacks = max(seeds, cells.seeds.max()), max(lacks, cells.lacks.max())
+        if "impossible" in set(cells.comparison):
+            unpaired.append(column.head[:-2])
     lines = [NOTE]
     if unpaired:
-        lines.append(f"Not compared with the best, for want of shared samples: {', '.join(sorted(unpaired))}.")
-    if max(cell.seeds for cell in cells) > 1:
+        lines.append(f"Not compared with the best, for want of shared samples: {', '.join(unpaired)}.")
+    if seeds > 1:
         lines.append(SEEDS_NOTE)
-    if max(cell.lacks for cell in cells) > 0:
+    if lacks:
         lines.append(MISSING_NOTE)
     return lines
 

@@ -75,10 +75,11 @@ def test_one_model_is_enough_and_nothing_at_all_is_an_error(tmp_path, monkeypatc
     assert not (tmp_path / "none_out").exists()
 
 
-def test_metrics_are_summed_over_runs():
+def test_metrics_are_summed_over_runs(tmp_path):
     text = '{"tokens_seen": 7200, "tokens_per_second": 2.0, "peak_memory_gib": 1.0}\n'
     text += '{"tokens_seen": 10800, "tokens_per_second": 1.0, "peak_memory_gib": 1.0, "devices": 8}\n{"cut'
-    total = sum_metrics(text)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    total = sum_metrics(tmp_path / "metrics.jsonl")
     assert (total["seconds"], total["tokens_per_second"], total["devices"]) == (7200, 1.5, 8)
 
 
@@ -89,32 +90,31 @@ def data(study):
     return rows, make_frame(rows, results).query("metric in ('perplexity', 'score')")
 
 
-def line_of(drawn, panel, label):
-    [line] = [line for line in drawn.figure.axes[panel].lines if line.get_label() == label]
+def line_of(figure, panel, label):
+    [line] = [line for line in figure.axes[panel].lines if line.get_label() == label]
     return list(zip(*(axis.tolist() for axis in line.get_data()), strict=True))
 
 
 def test_lines_and_heat_maps_show_the_results(data):
     rows, scores = data
     ntk = next(i for i, row in enumerate(rows) if row.label == "ntk")
-    many = plots.many_shot(rows, scores, 512)
-    values = scores.query("benchmark == 'trec' and label == 'ntk'").set_index("length").value
-    assert line_of(many, 0, "ntk") == [(k, values[k]) for k in (1, 5, 10)]
-    labels = [line.get_label() for line in many.figure.axes[1].lines]
+    benchmarks = dict(list(scores.groupby("benchmark")))
+    figures = {draw.__name__: draw(rows, benchmarks[name], 512).figure for draw, name in plots.FIGURES.items()}
+    values = benchmarks["trec"].query("label == 'ntk'").set_index("length").value
+    assert line_of(figures["many_shot"], 0, "ntk") == [(k, values[k]) for k in (1, 5, 10)]
+    labels = [line.get_label() for line in figures["many_shot"].axes[1].lines]
     assert labels == ["base", "ntk (frozen)", "self_extend (frozen)"]
-    by_length, by_position = plots.perplexity(rows, scores, 512), plots.position(rows, scores, 512)
-    assert line_of(by_length, 0, "pi") == [(128, 25.0), (512, 33.25), (1024, 33.25)]
-    assert line_of(by_length, 2, "pi")[1] == (512, pytest.approx(33.25 * 1.1))
-    assert line_of(by_position, 0, "pi")[-1] == (1023, pytest.approx(33.25 * (2 - 1023 / 1024)))
-    assert [x for x, _ in line_of(plots.ruler(rows, scores, 512), 0, "ntk")] == [128, 512, 1024]
+    assert line_of(figures["perplexity"], 0, "pi") == [(128, 25.0), (512, 33.25), (1024, 33.25)]
+    assert line_of(figures["perplexity"], 2, "pi")[1] == (512, pytest.approx(33.25 * 1.1))
+    assert line_of(figures["position"], 0, "pi")[-1] == (1023, pytest.approx(33.25 * (2 - 1023 / 1024)))
+    assert [x for x, _ in line_of(figures["ruler"], 0, "ntk")] == [128, 512, 1024]
 
-    shown = plots.needle_grid(rows, scores, 512).figure.axes[ntk].images[0].get_array()
-    expected = scores.query("benchmark == 'needle' and label == 'ntk' and length == 1024 and part == 'depth 50'").value
+    shown = figures["needle_grid"].axes[ntk].images[0].get_array()
+    expected = benchmarks["needle"].query("label == 'ntk' and length == 1024 and part == 'depth 50'").value
     assert shown.shape == (3, 3) and shown[1, 2] == expected.item()
-    shown = plots.ruler_tasks(rows, scores, 512).figure.axes[0].images[0].get_array()
-    assert shown[ntk, 2] == scores.query("task == 'vt' and label == 'ntk' and length == 512").value.item()
-    sets = plots.longbench(rows, scores, 512)
-    names = [label.get_text() for label in sets.figure.axes[0].get_xticklabels()]
+    shown = figures["ruler_tasks"].axes[0].images[0].get_array()
+    assert shown[ntk, 2] == benchmarks["ruler"].query("task == 'vt' and label == 'ntk' and length == 512").value.item()
+    names = [label.get_text() for label in figures["longbench"].axes[0].get_xticklabels()]
     assert names == ["hotpotqa", "lcc", "qasper", "code", "multi-document QA", "single-document QA"]
     plots.plt.close("all")
 
