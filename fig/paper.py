@@ -1,4 +1,4 @@
-"""The paper's published numbers (paper.csv) beside ours, where a run is one of theirs.
+"""The paper's published numbers (paper.tsv) beside ours, where a run is one of theirs.
 
 That is: the same base, method, trained tokens and lengths, official data and the settings of the paper's protocol
 (paper.json). In every other case nothing is compared. Perplexity and percent, as in the tables.
@@ -65,7 +65,7 @@ def compare(rows: list[Row], scores: pd.DataFrame) -> pd.DataFrame:
     ours = comparable_scores(rows, scores)
     means = ours.groupby(PART, as_index=False, sort=False).agg(value=(OURS, "mean"), n=(OURS, "size"))
     means = means[means.n == means.benchmark.map(PAPER["parts"])].rename(columns={"value": OURS})
-    published = pd.read_csv(FOLDER / "paper.csv")
+    published = pd.read_table(FOLDER / "paper.tsv")
     comparisons = pd.concat([means.assign(task="mean").drop(columns="n"), ours]).merge(published)
     return comparisons.assign(difference=comparisons[OURS] - comparisons.paper)
 

@@ -1,11 +1,11 @@
 """The script as a user runs it: files, what the figures show, the report."""
 
-import csv
 import re
 import sys
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
@@ -15,7 +15,6 @@ import making
 import plots
 import tables
 from collect import collect
-from costs import sum_metrics
 from rows import make_frame, make_rows
 
 FIGURES = {"perplexity", "position", "needle_grid", "many_shot", "longbench", "ruler", "ruler_tasks", "correlation"}
@@ -42,12 +41,10 @@ def test_a_study_becomes_tables_figures_and_a_report_that_stands_alone(tmp_path,
         image = matplotlib.image.imread(output / f"{name}.png")
         assert image.shape[1] > 1200 and 0.5 < image[..., :3].mean() < 0.999  # not blank
 
-    with (output / "costs.csv").open() as file:
-        lines = {(line["model"], line["step"], line["length"]): line for line in csv.DictReader(file)}
-    training = lines["m_ntk_512", "training", ""]
-    assert (training["seconds"], training["tokens_per_second"], training["devices"]) == ("4.0", "250.0", "")
-    assert training["peak_memory_bytes"] == str(1 << 29)
-    assert lines["base", "perplexity", "512"]["tokens_per_second"] == "3000.0"
+    costs = pd.read_csv(output / "costs.csv").set_index(["model", "step"]).sort_index()
+    training = costs.loc[[("m_ntk_512", "training")]].iloc[0]  # the sum over the lines of metrics.jsonl
+    assert (training.seconds, training.tokens_per_second, training.peak_memory_bytes) == (4.0, 250.0, 1 << 29)
+    assert set(costs.loc[[("base", "perplexity")]].tokens_per_second) == {3000.0}
 
     text = (output / "report.html").read_text(encoding="utf-8")
     links = re.findall(r'(?:href|src)="([^"]*)"', text)
@@ -73,14 +70,6 @@ def test_one_model_is_enough_and_nothing_at_all_is_an_error(tmp_path, monkeypatc
     with pytest.raises(SystemExit, match="error: no results in"):
         run(monkeypatch, "--results", tmp_path / "none", "--output_dir", tmp_path / "none_out")
     assert not (tmp_path / "none_out").exists()
-
-
-def test_metrics_are_summed_over_runs(tmp_path):
-    text = '{"tokens_seen": 7200, "tokens_per_second": 2.0, "peak_memory_gib": 1.0}\n'
-    text += '{"tokens_seen": 10800, "tokens_per_second": 1.0, "peak_memory_gib": 1.0, "devices": 8}\n{"cut'
-    (tmp_path / "metrics.jsonl").write_text(text)
-    total = sum_metrics(tmp_path / "metrics.jsonl")
-    assert (total["seconds"], total["tokens_per_second"], total["devices"]) == (7200, 1.5, 8)
 
 
 @pytest.fixture(scope="module")
