@@ -206,7 +206,7 @@ def write_result(job: Job, facts: dict) -> None:
 
     value, interval = result["val_perplexity"], result["perplexity_interval_95"]
     if value is None:
-        n_bad = result["n_windows_not_finite"]
+        n_bad = result.get("n_windows_not_finite", 0)
         run.print_rank0(f"WARNING: {job.path}: no perplexity: {n_bad} of {n_windows} windows have no finite loss")
     else:
         interval = "[{:.3f}, {:.3f}]".format(*interval) if interval else result["interval_method"]

@@ -1,6 +1,7 @@
 """report.html: one file with the warnings, what was run, Table 1, all figures, costs and links to the raw files."""
 
 import base64
+import re
 from itertools import groupby
 from pathlib import Path
 
@@ -52,16 +53,19 @@ def warnings(results: Results, rows: list[Row], columns: list[Column], failures:
 
 def overview(results: Results, rows: list[Row], runs: pd.DataFrame, target: int) -> dict[str, str]:
     """Base, windows, methods, engines and versions."""
-    models = pd.DataFrame(results.models.values())
-    bases = models.base_model.dropna().str.replace(r"^[./~].*/", "", regex=True)  # of a folder its name
-    versions = pd.DataFrame(runs.versions.dropna().tolist()).melt().dropna()
-    engines = runs.engine.fillna("transformers") + ", " + runs["dtype"] + ", " + runs.attention
+    bases, versions = set(), set()
+    for info in results.models.values():
+        bases.add(re.sub(r"^[./~].*/", "", info["base_model"] or "unknown"))  # of a folder its name
+    for record in runs.versions.dropna():
+        versions |= {f"{name} {version}" for name, version in record.items()}
+    engines = runs[["engine", "dtype", "attention"]].fillna({"engine": "transformers"}).dropna().drop_duplicates()
+    window = max(row.info["original_length"] or 0 for row in rows)
     return {
-        "Base": ", ".join(sorted(set(bases))),
-        "Window": f"{short(models.original_length.max())} tokens, extended to {short(target)}",
+        "Base": ", ".join(sorted(bases)),
+        "Window": f"{short(window)} tokens, extended to {short(target)}",
         "Methods": ", ".join(row.label for row in rows if row.kind != "base"),
-        "Engines": "; ".join(sorted(set(engines.dropna()))),
-        "Versions": ", ".join(sorted(set(versions.variable + " " + versions.value))),
+        "Engines": "; ".join(sorted(", ".join(engine) for engine in engines.itertuples(index=False))),
+        "Versions": ", ".join(sorted(versions)),
     }
 
 

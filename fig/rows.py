@@ -195,13 +195,15 @@ def mean_of(scores: list[Score]) -> Score:
 def target_length(rows: list[Row]) -> int:
     """The length that the study extends to: the commonest trained length of the fine-tuned rows (else of all rows, else
     the original one), the longest of them in a tie; 0 if unknown."""
-    info = pd.DataFrame([row.info | {"kind": row.kind} for row in rows])
-    extended = info[(info.kind != "base") & (info.trained_length > info.original_length)]
-    trained = extended[extended.kind == "fine-tuned"]
-    for lengths in (trained.trained_length, extended.trained_length, info.original_length.dropna()):
-        if len(lengths):
-            return int(lengths.mode().max())
-    return 0
+    trained, extended, original = [], [], []
+    for row in rows:
+        window = row.info["original_length"] or 0
+        original.append(window)
+        if row.kind != "base" and row.length > window:
+            extended.append(row.length)
+            if row.kind == "fine-tuned":
+                trained.append(row.length)
+    return int(pd.Series(trained or extended or original).mode().max())
 
 
 def nearest(lengths: pd.Series, target: int) -> int:
