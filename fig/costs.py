@@ -61,11 +61,9 @@ def make_table(results: Results, trainings: list[dict]) -> pd.DataFrame:
 def sum_costs(rows: list[Row], costs: pd.DataFrame) -> pd.DataFrame:
     """Of each row's first model: hours and peak memory of its training and of all its evaluations."""
     labels = {row.models[0]: row.label for row in rows}
-    is_training = costs.step.eq("training").map({True: "training", False: "evaluations"})
-    groups = costs.groupby([costs.model.map(labels), is_training], sort=False)
-    table = groups.agg(
-        hours=("seconds", lambda seconds: seconds.sum() / 3600),
-        peak_gib=("peak_memory_bytes", lambda sizes: sizes.max() / 2**30),
-        device=("device", "first"),
-    )
-    return table.rename_axis(["method", "step"]).reset_index()
+    table = costs.assign(method=costs.model.map(labels), hours=costs.seconds / 3600)
+    table["peak_gib"] = table.peak_memory_bytes / 2**30
+    table["step"] = table.step.where(table.step == "training", "evaluations")
+    table["device"] = table.device.fillna("–")
+    groups = table.groupby(["method", "step"], sort=False, as_index=False)
+    return groups.agg({"hours": "sum", "peak_gib": "max", "device": "first"})
