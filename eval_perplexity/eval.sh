@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Perplexity of every checkpoint on every dataset at every length; one result file each.
 #
-#   bash eval.sh                                                   what the arrays below say
+#   bash eval.sh                                                   the arrays below
 #   CHECKPOINTS="a b" LENGTHS="2048 4096" bash eval.sh --max_windows 200        further flags go to eval_ppl.py
 #   NPROC=8 bash eval.sh          the windows of each evaluation on 8 GPUs
 #   GPUS="0 1 2 3" bash eval.sh   the checkpoints shared among 4 GPUs
@@ -15,25 +15,19 @@ cd "$(dirname "$0")" || exit 1
 checkpoints=(${CHECKPOINTS:-meta-llama/Llama-2-7b-hf})
 datasets=(${DATASETS:-data/pg19/test.bin data/proof_file/test_sampled_data.bin}) # made by prepare_data.py
 lengths=(${LENGTHS:-2048 4096 8192 16384 32768 65536})                           # window lengths, tokens
-
-script=${SCRIPT:-eval_ppl.py}
-output_root=${OUTPUT_ROOT:-results} # results go to $output_root/<dataset's folder>/
-sliding_window=${SLIDING_WINDOW:-256}
-documents=${DOCUMENTS:-10}
-batch_size=${EVAL_BATCH_SIZE:-1} # windows per forward pass
 flags=("$@")
 
 evaluate() { # checkpoints
   local dataset status=0
-  for dataset in "${datasets[@]}"; do
-    run "${launch[@]}" "$script" \
+  for dataset in "${datasets[@]}"; do # results go to $OUTPUT_ROOT/<dataset's folder>/
+    run "${launch[@]}" "${SCRIPT:-eval_ppl.py}" \
       --base_model "$@" \
       --data_path "$dataset" \
       --seq_len "${lengths[@]}" \
-      --sliding_window "$sliding_window" \
-      --documents "$documents" \
-      --batch_size "$batch_size" \
-      --output_dir "$output_root/$(basename "$(dirname "$dataset")")" \
+      --sliding_window "${SLIDING_WINDOW:-256}" \
+      --documents "${DOCUMENTS:-10}" \
+      --batch_size "${EVAL_BATCH_SIZE:-1}" \
+      --output_dir "${OUTPUT_ROOT:-results}/$(basename "$(dirname "$dataset")")" \
       ${flags[@]+"${flags[@]}"} || status=$?
   done
   return $status

@@ -11,93 +11,69 @@ tokens, and OUTPUT.json, which says what the file is: `source` is "official" for
 """
 
 import argparse
+import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
-from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from run import write_json
-from windows import file_sha256
+from checkpoint import open_tokenizer
+from run import first_line, run_script, write_bytes, write_json
 
-# short name -> (hub id, its split with the benchmark's test texts); these load without running code from the hub
+# short name: (hub id, its split with the benchmark's test texts); these load without running code from the hub
 BENCHMARKS = {
     "pg19": ("emozilla/pg19-test", "test"),
-    "proof-pile": ("emozilla/proofpile-test-tokenized-mistral", "train"),  # its `text` column is the whole test set
+    "proof-pile": ("emozilla/proofpile-test-tokenized-mistral", "train"),
 }
 OFFICIAL = {*BENCHMARKS.values(), ("emozilla/pg19", "test")}
 
 
-def local_documents(paths: list[Path], text_column: str) -> Iterator[str]:
-    """The texts of .txt files and of .jsonl lines, folders searched in sorted order. Raises ValueError on bad input."""
-    files = []
+def local_documents(paths: list[Path], text_column: str) -> Iterator[str | None]:
+    """The texts of .txt files and of .jsonl lines, folders searched in sorted order; None where a line has no text."""
     for path in paths:
-        inside = (
-            sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".jsonl", ".json")) if path.is_dir() else [path]
-        )
-        if not inside:
-            raise ValueError(f"{path} holds no .txt or .jsonl files")
-        files += inside
-    for path in files:
-        if path.suffix not in (".jsonl", ".json"):
-            yield path.read_text(encoding="utf-8")
-            continue
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield json.loads(line)[text_column]
-                except (ValueError, KeyError, TypeError):
-                    raise ValueError(f"{path}, line {number}: no JSON object with a '{text_column}' field") from None
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.suffix in (".jsonl", ".json"):
+                for line in file.read_text(encoding="utf-8").splitlines():
+                    yield json.loads(line).get(text_column)
+            elif file.suffix == ".txt" or file == path:
+                yield file.read_text(encoding="utf-8")
 
 
-def hub_documents(name: str, split: str, text_column: str) -> Iterator[str]:
-    """The texts of a hub dataset, streamed. Raises ValueError if it cannot be opened or has no such column."""
+def hub_documents(name: str, split: str, text_column: str) -> Iterator[str | None]:
+    """The texts of a hub dataset, streamed. Raises ValueError if it cannot be opened."""
     from datasets import load_dataset
 
     try:
-        for row in load_dataset(name, split=split, streaming=True):
-            if text_column not in row:
-                raise ValueError(f"{name} has no column '{text_column}', only {', '.join(row)}; give --text_column")
-            yield row[text_column]
-    except (OSError, RuntimeError) as reason:  # offline, unknown id, needs code
-        raise ValueError(f"cannot read {name} from the hub: {str(reason).strip().splitlines()[0]}") from None
+        for sample in load_dataset(name, split=split, streaming=True):
+            yield sample.get(text_column)
+    except (OSError, RuntimeError) as error:  # offline, unknown id, needs code
+        raise ValueError(f"cannot read {name} from the hub: {first_line(error)}") from None
 
 
-def separator(tokenizer, token: str | None) -> int:
-    """The id that begins each document: BOS, or the token that the user names. Raises ValueError if there is none."""
-    if token is None:
-        if tokenizer.bos_token_id is None:
-            raise ValueError("this tokenizer has no BOS token; name the token to begin documents: --separator_token")
-        return tokenizer.bos_token_id
-    if token not in tokenizer.get_vocab():
-        raise ValueError(f"--separator_token {token!r} is not one token of this vocabulary")
-    return tokenizer.convert_tokens_to_ids(token)
+def tokenize(texts: Iterator[str | None], tokenizer, min_tokens: int, limit: int | None) -> list[list[int]]:
+    """[BOS, *tokens] of each text (EOS where the tokenizer has no BOS), until there are `limit` documents.
 
-
-def write_tokens(texts, tokenizer, first: int, dtype: str, min_tokens: int, limit: int | None, path: Path):
-    """Appends [first, *tokens] of each text to `path` until `limit` documents are written; (documents, tokens).
-
-    Documents of fewer than `min_tokens` tokens, the first included, are left out. Text that spells the separator is
-    tokenised as ordinary text, so that it begins no document. Raises ValueError if nothing is left.
+    Documents of fewer than `min_tokens` tokens are left out. Text that spells BOS is tokenised as ordinary text, so
+    that it begins no document. Raises ValueError if a text or every document is missing.
     """
-    documents = tokens = 0
-    with path.open("wb") as file:
-        for text in tqdm(texts, unit="document", desc="tokenising", mininterval=0.1 if sys.stderr.isatty() else 15):
-            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            ids = [token for token in ids if token != first]
-            if not ids or len(ids) + 1 < min_tokens:
-                continue
-            np.array([first, *ids], dtype="<u2" if dtype == "uint16" else "<u4").tofile(file)
-            documents, tokens = documents + 1, tokens + len(ids) + 1
-            if documents == limit:
-                break
-    if documents == 0:
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    documents = []
+    for text in tqdm(texts, unit="document", desc="tokenising"):
+        if text is None:
+            raise ValueError("a document has no such text field; give --text_column")
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = [first, *(token for token in ids if token != first)]
+        if len(ids) >= max(2, min_tokens):
+            documents.append(ids)
+        if len(documents) == limit:
+            break
+    if not documents:
         raise ValueError(f"no document has {max(min_tokens, 2)} tokens or more")
-    return documents, tokens
+    return documents
 
 
 def main():
@@ -106,39 +82,27 @@ def main():
     parser.add_argument("--split", help="of a hub dataset [test]")
     parser.add_argument("--text_column", default="text", help="column or JSON field of the text [text]")
     parser.add_argument("--tokenizer", required=True, help="checkpoint folder or hub id")
-    parser.add_argument("--separator_token", help="begins each document, for tokenizers without BOS [BOS]")
     parser.add_argument("--min_tokens", type=int, default=0, help="leave out shorter documents [0]")
     parser.add_argument("--max_documents", type=int, help="stop after so many documents [all]")
     parser.add_argument("--output", required=True, type=Path, help="the token file, .bin")
     args = parser.parse_args()
-    logging.set_verbosity_error()  # that a document is longer than the model's window is no news here
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # no warning that a document is longer than the model's window
 
-    partial = args.output.with_name(args.output.name + ".tmp")
-    try:
-        source, split = "user", None
-        if all(Path(name).exists() for name in args.dataset):
-            dataset = " ".join(args.dataset)
-            texts = local_documents([Path(name) for name in args.dataset], args.text_column)
-        elif len(args.dataset) > 1 or args.dataset[0].startswith((".", "/", "~")):
-            raise ValueError(f"no file {next(name for name in args.dataset if not Path(name).exists())}")
-        else:
-            dataset, split = BENCHMARKS.get(args.dataset[0], (args.dataset[0], "test"))
-            split = args.split or split
-            source = "official" if (dataset, split) in OFFICIAL else "user"
-            texts = hub_documents(dataset, split, args.text_column)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-        except (OSError, ValueError) as reason:
-            raise ValueError(f"no tokenizer in {args.tokenizer}: {str(reason).strip().splitlines()[0]}") from None
-        first = separator(tokenizer, args.separator_token)
-        dtype = "uint32" if len(tokenizer) > 65536 else "uint16"
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        documents, tokens = write_tokens(texts, tokenizer, first, dtype, args.min_tokens, args.max_documents, partial)
-    except ValueError as reason:
-        partial.unlink(missing_ok=True)
-        sys.exit(f"error: {reason}")
-    partial.replace(args.output)
+    name = args.dataset[0]
+    paths = [Path(path) for path in args.dataset]
+    if paths[0].exists() or len(paths) > 1 or name.startswith((".", "/", "~")):
+        source, dataset, split = "user", " ".join(args.dataset), None
+        texts = local_documents(paths, args.text_column)
+    else:
+        dataset, split = BENCHMARKS.get(name, (name, "test"))
+        split = args.split or split
+        source = "official" if (dataset, split) in OFFICIAL else "user"
+        texts = hub_documents(dataset, split, args.text_column)
+    tokenizer = open_tokenizer(args.tokenizer)
+    documents = tokenize(texts, tokenizer, args.min_tokens, args.max_documents)
+    dtype = "uint32" if len(tokenizer) > 65536 else "uint16"
+    content = np.concatenate(documents).astype(dtype).tobytes()
+    write_bytes(args.output, content)
     description = {
         "source": source,
         "dataset": dataset,
@@ -146,14 +110,14 @@ def main():
         "tokenizer": args.tokenizer,
         "dtype": dtype,
         "vocab_size": len(tokenizer),
-        "documents": documents,
-        "tokens": tokens,
+        "documents": len(documents),
+        "tokens": sum(map(len, documents)),
         "min_tokens": args.min_tokens,
-        "sha256": file_sha256(args.output),
+        "sha256": hashlib.sha256(content).hexdigest(),
     }
     write_json(args.output.with_name(args.output.name + ".json"), description)
-    print(f"{args.output}: {documents} documents, {tokens:,} tokens, {dtype}, source {source}")
+    print(f"{args.output}: {len(documents)} documents, {description['tokens']:,} tokens, {dtype}, source {source}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

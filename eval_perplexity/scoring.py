@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 # float32 logits of one chunk. CPU: large, so that threads seldom wait for each other, but below 32 MiB, above which
-# glibc gives memory back after every use and each chunk would page it in anew. GPU: enough rows to fill it.
+# glibc returns memory after every use and each chunk would page it in again. GPU: enough rows to fill it.
 CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 512 << 20}
 
 
@@ -15,27 +15,30 @@ def score(model, tokens_BL1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     tokens_BL1: int64 [batch, L + 1], on the model's device; the model reads the first L.
     Returns nll_BL, float32, -log p(token i + 1 | window up to i), and hit_BL, bool, whether the argmax was that token.
 
-    The inner model gives hidden states; the LM head, cross-entropy and argmax run over chunks of positions. The values
-    are those of the full float32 logits up to rounding.
+    The LM head, cross-entropy and argmax run over chunks of positions; equal to full float32 logits up to rounding.
     """
+    hidden_BLD = model.base_model(input_ids=tokens_BL1[:, :-1], use_cache=False).last_hidden_state
+    hidden_ND = hidden_BLD.flatten(0, 1)
     targets_N = tokens_BL1[:, 1:].flatten()
-    hidden_ND = model.base_model(input_ids=tokens_BL1[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)
     lm_head = model.get_output_embeddings()
-    rows = max(1, CHUNK_BYTES[hidden_ND.device.type] // (4 * lm_head.weight.shape[0]))
-    nll_N = torch.empty_like(targets_N, dtype=torch.float32)
-    hit_N = torch.empty_like(targets_N, dtype=torch.bool)
-    for start in range(0, len(targets_N), rows):
-        chunk = slice(start, start + rows)
-        nll_N[chunk], hit_N[chunk] = score_chunk(lm_head(hidden_ND[chunk]).float(), targets_N[chunk])
-    return nll_N.view(len(tokens_BL1), -1), hit_N.view(len(tokens_BL1), -1)
+    vocab_size = lm_head.weight.shape[0]
+    n_rows = max(1, CHUNK_BYTES[hidden_ND.device.type] // (4 * vocab_size))
+    losses, hits = [], []
+    for hidden_nD, targets_n in zip(hidden_ND.split(n_rows), targets_N.split(n_rows), strict=True):
+        nll_n, hit_n = score_chunk(lm_head(hidden_nD).float(), targets_n)
+        losses.append(nll_n)
+        hits.append(hit_n)
+    shape = hidden_BLD.shape[:2]
+    return torch.cat(losses).view(shape), torch.cat(hits).view(shape)
 
 
 def score_chunk(logits_nV: torch.Tensor, target_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy, float32 [n], and whether the argmax is the target, bool [n]. logits_nV: float32."""
     nll_n = F.cross_entropy(logits_nV, target_n, reduction="none")
-    own_n = logits_nV.gather(1, target_n[:, None])[:, 0]
-    hit_n = own_n == logits_nV.amax(-1)  # far cheaper than argmax; that one then decides ties
-    hit_n[hit_n.clone()] = logits_nV[hit_n].argmax(-1) == target_n[hit_n]
+    target_logit_n = logits_nV.gather(1, target_n[:, None])[:, 0]
+    hit_n = target_logit_n == logits_nV.amax(-1)  # far cheaper than argmax, which then decides ties
+    rows = hit_n.nonzero()[:, 0]
+    hit_n[rows] = logits_nV[rows].argmax(-1) == target_n[rows]
     return nll_n, hit_n
 
 
@@ -45,11 +48,10 @@ def check_head(model, tokens_1L: torch.Tensor) -> None:
 
     Raises ValueError if its own logits differ (some architectures scale or cap them after the LM head).
     """
-    own_1LV = model(input_ids=tokens_1L, use_cache=False).logits.float()
+    logits_1LV = model(input_ids=tokens_1L, use_cache=False).logits.float()
     hidden_1LD = model.base_model(input_ids=tokens_1L, use_cache=False).last_hidden_state
     ours_1LV = model.get_output_embeddings()(hidden_1LD).float()
-    finite = own_1LV[own_1LV.isfinite()]  # a token that is never predicted has -inf
-    scale = float(finite.abs().max()) if len(finite) else 1.0
+    scale = logits_1LV.nan_to_num(0, 0, 0).abs().max().item()  # a token that is never predicted has -inf
     # nan == nan here: a model whose weights are broken is reported by its losses, not by this check
-    if not torch.allclose(own_1LV, ours_1LV, rtol=0, atol=1e-3 * scale, equal_nan=True):
+    if not torch.allclose(logits_1LV, ours_1LV, rtol=0, atol=1e-3 * scale, equal_nan=True):
         raise ValueError(f"{type(model).__name__} changes its logits after the LM head, which this script does not do")

@@ -39,16 +39,23 @@ def summarise(records: list[dict], length: int, seed: int) -> dict:
     `*_without_nan` hold the mean over the other windows.
     """
     records = sorted(records, key=lambda record: record["start"])
-    finite = [record for record in records if record["loss"] is not None]
-    n_bad = len(records) - len(finite)
-    total = mean_loss(finite, "loss", n_bad, length, seed)
+    starts, losses, n_correct = [], [], 0
+    for record in records:
+        starts.append(record["start"])
+        losses.append(record["loss"])
+        n_correct += record["correct"]
+    finite = [loss for loss in losses if loss is not None]
+    n_bad = len(losses) - len(finite)
+    complete = [] if n_bad else records
+
+    total = mean_loss(complete, "loss", length, seed)
     method = METHOD
     if n_bad:
         method = f"no interval: {n_bad} windows have no finite loss"
     elif total["perplexity_interval_95"] is None:
         method = "no interval: all windows start within the same 2 seq_len tokens"
     result = {
-        "val_acc": math.fsum(record["correct"] for record in records) / (len(records) * length),
+        "val_acc": n_correct / (len(records) * length),
         "val_loss": total["loss"],
         "val_perplexity": total["perplexity"],
         "val_perplexity_per_chunk": [total["perplexity"]],
@@ -56,39 +63,36 @@ def summarise(records: list[dict], length: int, seed: int) -> dict:
         "interval_method": method,
     }
     if n_bad:
-        loss = mean([record["loss"] for record in finite]) if finite else None
-        result["val_loss_without_nan"] = loss
-        result["val_perplexity_without_nan"] = perplexity(loss)
+        result["val_loss_without_nan"] = mean(finite)
+        result["val_perplexity_without_nan"] = perplexity(mean(finite))
         result["n_windows_not_finite"] = n_bad
-    result["loss_by_position"] = loss_by_position(finite, n_bad, length)
+    result["loss_by_position"] = loss_by_position(complete, length)
     for n in LAST:
         if length > n:
-            result[f"last_{n}"] = mean_loss(finite, f"last_{n}", n_bad, length, seed)
-    # so that two models can be compared window by window
-    result["window_losses"] = {key: [record[key] for record in records] for key in ("start", "loss")}
+            result[f"last_{n}"] = mean_loss(complete, f"last_{n}", length, seed)
+    result["window_losses"] = {"start": starts, "loss": losses}  # to compare two models window by window
     return result
 
 
-def mean_loss(finite: list[dict], key: str, n_bad: int, length: int, seed: int) -> dict:
-    """Mean of one of the records' losses with its perplexity and interval; null if any window has no finite loss."""
-    if n_bad:
-        return {"loss": None, "perplexity": None, "perplexity_interval_95": None}
-    losses = [record[key] for record in finite]
-    blocks = [record["start"] // (2 * length) for record in finite]
+def mean_loss(records: list[dict], key: str, length: int, seed: int) -> dict:
+    """Mean of one of the records' losses with its perplexity and interval; null without records."""
+    losses, blocks = [], []
+    for record in records:
+        losses.append(record[key])
+        blocks.append(record["start"] // (2 * length))
     interval = block_bootstrap(losses, blocks, seed)
     if interval:
-        interval = [perplexity(bound) for bound in interval]
+        interval = list(map(perplexity, interval))
     loss = mean(losses)
     return {"loss": loss, "perplexity": perplexity(loss), "perplexity_interval_95": interval}
 
 
-def loss_by_position(finite: list[dict], n_bad: int, length: int) -> list[dict]:
-    """Mean loss and perplexity in each bucket of positions (windows.position_buckets)."""
+def loss_by_position(records: list[dict], length: int) -> list[dict]:
+    """Mean loss and perplexity in each bucket of positions (windows.position_buckets); null without records."""
     buckets = []
     for i, (first, last) in enumerate(position_buckets(length)):
-        loss = None
-        if not n_bad:
-            sums = [record["buckets"][i] for record in finite]
-            loss = math.fsum(sums) / (len(sums) * (last - first + 1))
+        loss = mean([record["buckets"][i] for record in records])  # sums over the bucket's positions
+        if loss is not None:
+            loss /= last - first + 1
         buckets.append({"from": first, "to": last, "loss": loss, "perplexity": perplexity(loss)})
     return buckets

@@ -1,12 +1,12 @@
-"""Reads the result files of every stage into one list of scores: perplexity, needle, LongBench, many-shot, RULER.
+"""Reads the result files of every stage into one list of scores.
 
-A stage's files are recognised by their content, wherever they are. A file that is cut off or is not a result gets one
-line of warning and is left out; rerun its stage's command to make it again.
+Files are recognised by their content, wherever they are. A file that is incomplete or is not a result is reported in
+one line and left out; rerun its stage's command to make it again.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,13 +14,19 @@ import pandas as pd
 
 from stats import wilson
 
+BENCHMARKS = {
+    "perplexity": "Perplexity",
+    "needle": "Needle",
+    "trec": "Many-shot",
+    "longbench": "LongBench",
+    "longbench_e": "LongBench-E",
+    "ruler": "RULER",
+}
 MODEL_KEYS = (
     "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
 )  # fmt: skip
 RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "tokens_per_second", "peak_memory_bytes")
-# the stages' other files, which need not be opened
-OTHER = {"run.json", "result.json", "result_by_length.json", "result_by_details.json", "manifest.json"}
-KINDS = {"longbench": "LongBench", "longbench_e": "LongBench-E", "trec": "many-shot TREC", "ruler": "RULER"}
+OTHER_FILES = {"run.json", "result.json", "result_by_length.json", "result_by_details.json", "manifest.json"}
 COLUMNS = (
     "model", "training_seed", "method", "trained_length", "trained_tokens", "benchmark", "task", "length", "part",
     "metric", "value", "low", "high", "n", "source", "protocol", "seed", "file",
@@ -31,19 +37,21 @@ COLUMNS = (
 class Score:
     """One number of one model.
 
-    length: tokens (many-shot: examples; LongBench: None).  part: "" for all of it, else "last 64", "positions 64-127",
-    "depth 25", "category".  value: perplexity, 0 to 1 (needle) or 0 to 100.  low, high: 95 % interval.  samples: what
-    the value is the mean of, by the sample's id (perplexity: losses in nats; the value is exp of their mean).  block:
-    samples whose ids, positions, lie in one stretch of this many tokens are resampled together.  seeds: the values of
-    several training seeds, where they are merged.  settings: they decide whether the paper's number is comparable.
+    length: tokens (many-shot: examples; LongBench: None).
+    part: "" for the whole, else "last 64", "positions 64-127", "depth 25" or "category".
+    value: perplexity, 0 to 1 (needle) or 0 to 100, with its 95 % interval from `low` to `high`.
+    samples: {id: value} of the samples whose mean the value is (perplexity: losses in nats, value = exp of their mean).
+    block: samples whose ids (positions) lie in the same stretch of this many tokens are resampled together.
+    seeds: the values of the training seeds that were averaged.
+    settings: settings that must agree with the paper's before the two are compared.
     """
 
-    model: str
     benchmark: str
     task: str
     length: int | None
     n: int
     source: str
+    model: str
     protocol: str | None
     seed: int | None
     file: str
@@ -59,52 +67,57 @@ class Score:
 
     @property
     def key(self) -> tuple:
+        """What this is a score of."""
         return self.benchmark, self.task, self.length, self.part, self.metric
 
 
 @dataclass
-class Run:
-    """One set, task, grid cell or window length that was evaluated. record: RUN_KEYS; seconds are of all processes."""
-
-    model: str
-    benchmark: str
-    task: str
-    length: int | None
-    data: dict
-    record: dict
-
-
-@dataclass
 class Results:
-    models: dict[str, dict]  # MODEL_KEYS by model name
+    """models: MODEL_KEYS by model name.  runs: what was run on which data, a dict for each evaluation."""
+
+    models: dict[str, dict]
     scores: list[Score]
-    runs: list[Run]
+    runs: list[dict]
     warnings: list[str]
 
 
 def with_value(score: Score, value: float | None, interval: list | None = None, **changes) -> Score:
+    """A copy of the score with another value, its interval (low, high), and other fields."""
     low, high = interval or (None, None)
     return replace(score, value=value, low=low, high=high, **changes)
 
 
-def run_record(result: dict) -> dict:
-    return {key: result.get(key) for key in RUN_KEYS}
+def run_entry(score: Score, data: dict, record: dict) -> dict:
+    """The entry of Results.runs for the evaluation that gave this score. record: has RUN_KEYS."""
+    path = Path(data.get("path") or "")
+    return {
+        "model": score.model,
+        "benchmark": score.benchmark,
+        "task": score.task,
+        "length": score.length,
+        "source": data.get("source", "unknown"),
+        "data": data.get("dataset") or path.name,
+        "sha256": data.get("sha256") or "",
+        **{key: record.get(key) for key in RUN_KEYS},
+    }
 
 
-def read_perplexity(result: dict, name: str, file: str) -> tuple[list[Score], list[Run]]:
-    data, length = result["data"], result["seq_len"]
+def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
+    """A result of eval_perplexity: one model, data set and window length."""
+    data, length, n = result["data"], result["seq_len"], result["n_windows"]
     dataset = Path(data["path"]).parent.name
-    n, protocol, seed = result["n_windows"], result["protocol"], result["seed"]
-    score = Score(name, "perplexity", dataset, length, n, data["source"], protocol, seed, file, metric="perplexity")
-    # the windows do not depend on the model, so those of two models can be paired
-    windows = result.get("window_losses")
-    samples = dict(zip(windows["start"], windows["loss"], strict=True)) if windows else None
-    if samples and None in samples.values():
-        samples = None
-    settings = {key: result.get(key) for key in ("sliding_window", "documents", "n_windows", "n_windows_total")}
-    settings["dataset"] = data.get("dataset")
+    score = Score("perplexity", dataset, length, n, data["source"], metric="perplexity", **identity)
+    settings = {
+        "dataset": data.get("dataset"),
+        "sliding_window": result.get("sliding_window"),
+        "documents": result.get("documents"),
+        "all_windows": n == result.get("n_windows_total"),
+    }
+    samples, windows = None, result.get("window_losses")
+    if windows and None not in windows["loss"]:
+        samples = dict(zip(windows["start"], windows["loss"], strict=True))
     interval = result["perplexity_interval_95"]
-    whole = with_value(score, result["val_perplexity"], interval, samples=samples, block=2 * length, settings=settings)
+    whole = with_value(score, result["val_perplexity"], interval, samples=samples, settings=settings, block=2 * length)
     scores = [whole]
     for last in (64, 256):
         entry = result.get(f"last_{last}")
@@ -114,152 +127,151 @@ def read_perplexity(result: dict, name: str, file: str) -> tuple[list[Score], li
     for bucket in result.get("loss_by_position", ()):
         part = f"positions {bucket['from']}-{bucket['to']}"
         scores.append(with_value(score, bucket["perplexity"], part=part))
-    return scores, [Run(name, "perplexity", dataset, length, data, run_record(result))]
+    return scores, [run_entry(score, data, result)]
 
 
-def read_needle(result: dict, name: str, file: str) -> tuple[list[Score], list[Run]]:
-    length, depth, trials, data = (result[key] for key in ("context_length", "depth_percent", "trials", "data"))
-    task, protocol, seed = result["template"], result["protocol"], result["seed"]
-    answered = [trial for trial in trials if "error" not in trial]
-    score = Score(name, "needle", task, length, len(answered), data["source"], protocol, seed, file)
-    score.part = f"depth {depth:g}"
-    scores = []
-    for metric in ("score", "rate", "lceg_overlap"):
-        if metric not in result:
-            continue
-        interval = result.get(f"{metric}_interval_95")
-        scores.append(with_value(score, result[metric], interval, metric=metric))
-        if metric == "score":
-            scores[-1].samples = {(depth, trial["trial"]): trial["score"] for trial in answered}
-        if metric == "lceg_overlap":  # of the first trial
-            scores[-1].n = min(1, len(answered))
-    seconds = sum(trial.get("seconds") or 0 for trial in trials)
-    tokens = sum(trial.get("prompt_tokens") or 0 for trial in trials)
-    record = run_record(result) | {"seconds": seconds, "tokens_per_second": tokens / seconds if seconds else None}
-    return scores, [Run(name, "needle", task, length, data, record)]
+def read_needle(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
+    """A result of needle: one model, length and depth."""
+    length, depth, data = result["context_length"], result["depth_percent"], result["data"]
+    samples, seconds, tokens = {}, 0, 0
+    for trial in result["trials"]:
+        seconds += trial.get("seconds") or 0
+        tokens += trial.get("prompt_tokens") or 0
+        if "error" not in trial:
+            samples[depth, trial["trial"]] = trial["score"]
+    part, n = f"depth {depth:g}", len(samples)
+    score = Score("needle", result["template"], length, n, data["source"], part=part, **identity)
+    scores = [with_value(score, result["score"], result.get("score_interval_95"), samples=samples)]
+    if "rate" in result:
+        scores.append(with_value(score, result["rate"], result.get("rate_interval_95"), metric="rate"))
+    if "lceg_overlap" in result:  # of the first trial
+        scores.append(with_value(score, result["lceg_overlap"], metric="lceg_overlap", n=min(1, n)))
+    speed = tokens / seconds if seconds else None
+    record = result | {"seconds": seconds, "tokens_per_second": speed}
+    return scores, [run_entry(score, data, record)]
 
 
-def read_scores(result: dict, name: str, file: str) -> tuple[list[Score], list[Run]]:
-    """A scores.json of LongBench, LongBench-E, many-shot or RULER."""
+def read_scores(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
+    """A scores.json of LongBench, LongBench-E, many-shot or RULER: one model, all sets or tasks."""
     benchmark, scores, runs = result["benchmark"], [], []
-    protocol, seed = result["protocol"], result["seed"]
-    for task, entry in result["tasks" if benchmark == "ruler" else "sets"].items():
-        run, source, length = entry.get("run") or {}, entry["source"] or "unverified", result.get("length")
+    if benchmark not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark '{benchmark}'")
+    entries, ids_key = (result["tasks"], "indices") if benchmark == "ruler" else (result["sets"], "ids")
+    for name, entry in entries.items():
+        task, length = name, result.get("length")
         if benchmark == "trec":
-            shots = re.fullmatch(r"(?:standin_)?trec_(\d+)shots", task)
-            if not shots:
-                raise ValueError(f"'{task}' is not trec_<N>shots")
-            task, length = "standin_trec" if source == "standin" else "trec", int(shots[1])
-        ids = entry["indices"] if benchmark == "ruler" else entry["ids"]
+            task, shots = re.fullmatch(r"((?:standin_)?trec)_(\d+)shots", name).groups()
+            length = int(shots)
+        run, source, ids = entry.get("run") or {}, entry["source"] or "unverified", entry[ids_key]
         if None in ids:  # predictions of other code, in the order of the data
             ids = range(len(ids))
-        samples = {id_: 100 * value for id_, value in zip(ids, entry["row_scores"], strict=True)}
+        values = [100 * value for value in entry["row_scores"]]
+        samples = dict(zip(ids, values, strict=True))
         if len(samples) < len(ids):
-            raise ValueError(f"{task} has an id twice")
-        score = Score(name, benchmark, task, length, entry["n"], source, protocol, seed, file)
+            raise ValueError(f"{name} has an id twice")
+        score = Score(benchmark, task, length, entry["n"], source, **identity)
         settings = {"complete": entry.get("complete"), "max_length": run.get("max_length")}
         scores.append(with_value(score, entry["score"], entry["interval_95"], samples=samples, settings=settings))
         for metric, key in (("strict", "strict"), ("upstream", "score_upstream")):
             if entry.get(key) is not None:
                 scores.append(with_value(score, entry[key], metric=metric))
         data = {"source": source, **(run.get("data") or {})}
-        runs.append(Run(name, benchmark, task, length, data, run_record({**result, **run, **entry})))
+        runs.append(run_entry(score, data, {**result, **run, **entry}))
     for source, categories in (result.get("categories") or {}).items():
         for category, entry in categories.items():
-            n = sum(result["sets"][task]["n"] for task in entry["sets"])
             task = category if source == "official" else f"{source}_{category}"
-            score = Score(name, benchmark, task, None, n, source, protocol, seed, file, part="category")
+            n = sum(entries[name]["n"] for name in entry["sets"])
+            score = Score(benchmark, task, None, n, source, part="category", **identity)
             scores.append(with_value(score, entry["score"], entry["interval_95"]))
     if not runs:
         raise ValueError("it has no set")
     return scores, runs
 
 
-def reader_of(path: Path, result: dict):
-    """The function that reads this file; None if it is not a result."""
-    if path.name == "scores.json":
-        if result["benchmark"] not in KINDS:
-            raise ValueError(f"unknown benchmark '{result['benchmark']}'")
-        return read_scores
-    if path.name.endswith("_results.json"):
-        return read_needle
-    return read_perplexity if "val_perplexity" in result else None
+def find_files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
+    """(name, path) of each JSON file that may be a result.
 
-
-def files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
-    """(name that is the same on every machine, path) of all JSON files that may be results, each once. Of several roots
-    the name has the last part."""
+    The name is relative to its root (with several roots, to the root's parent), so that it is the same everywhere.
+    """
     seen = set()
     for root in roots:
+        base = root if len(roots) == 1 else root.parent
         for path in sorted(root.rglob("*.json")):
-            inside = path.relative_to(root)
-            set_aside = any(re.fullmatch(r"old\d*", part) for part in inside.parts)
-            if path.name in OTHER or path.parent.name == "runs" or set_aside:
+            name = path.relative_to(base).as_posix()
+            set_aside = re.search(r"(^|/)old\d*/", name)
+            if path.name in OTHER_FILES or path.parent.name == "runs" or set_aside or path.resolve() in seen:
                 continue
-            if path.resolve() not in seen:
-                seen.add(path.resolve())
-                yield inside.as_posix() if len(roots) == 1 else f"{root.resolve().name}/{inside.as_posix()}", path
+            seen.add(path.resolve())
+            yield name, path
 
 
 def collect(roots: list[Path]) -> Results:
-    """All results below `roots`, in an order that depends on the results alone. A model is named by the last part of
-    its path, which is the same in every stage."""
+    """All results below `roots`, in an order that depends on the results alone.
+
+    A model is named by the last part of its path, which is the same in every stage.
+    """
     results = Results({}, [], [], [])
-    for file, path in files(roots):
+    first_scores, repeats = {}, {}
+    for file, path in find_files(roots):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-            reader = reader_of(path, result)
-            if reader is None:
+            if path.name == "scores.json":
+                read = read_scores
+            elif path.name.endswith("_results.json"):
+                read = read_needle
+            elif "val_perplexity" in result:
+                read = read_perplexity
+            else:
                 continue
-            name = Path(result["model"] or "").name or result["name"]
-            scores, runs = reader(result, name, file)
-            info = {"method": result["method"] or "base"} | {key: result.get(key) for key in MODEL_KEYS[1:]}
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as reason:
-            results.warnings.append(f"left out: {path} is not a complete result ({type(reason).__name__}: {reason})")
+            model = Path(result["model"] or "").name or result["name"]
+            identity = {"model": model, "protocol": result["protocol"], "seed": result["seed"], "file": file}
+            scores, runs = read(result, identity)
+            info = {key: result.get(key) for key in MODEL_KEYS}
+            info["method"] = result["method"] or "base"
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            results.warnings.append(f"left out: {path} is not a complete result ({type(error).__name__}: {error})")
             continue
-        known = results.models.setdefault(name, info)
+        known = results.models.setdefault(model, info)
         for key, value in info.items():
             if known[key] is None:
                 known[key] = value
             elif value is not None and value != known[key] and key != "base_model":
-                results.warnings.append(f"{name}: {key} is {known[key]} in one result and {value} in {path}")
-        results.scores += scores
+                results.warnings.append(f"{model}: {key} is {known[key]} in one result and {value} in {path}")
         results.runs += runs
-    results.scores = drop_repeats(results)
-    results.scores += needle_means(results.scores)
+        for score in scores:
+            first = first_scores.setdefault((model, *score.key), score)
+            if first is not score:
+                repeats[file] = first.file
+    for file, first_file in repeats.items():
+        results.warnings.append(f"{file} repeats {first_file}, which is the one used")
+    results.scores = [*first_scores.values(), *needle_means(first_scores.values())]
     results.scores.sort(key=sort_key)
     return results
 
 
 def sort_key(score: Score) -> tuple:
-    part = [int(word) if word.isdigit() else 0 for word in re.split(r"(\d+)", score.part)]
-    return score.model, score.benchmark, score.task, score.length or 0, score.part.split(" ")[0], part, score.metric
+    """By model, benchmark, task, length and part, whose numbers are compared as numbers."""
+    name = score.part.split(" ")[0]
+    numbers = [int(digits) for digits in re.findall(r"\d+", score.part)]
+    return score.model, score.benchmark, score.task, score.length or 0, name, numbers, score.metric
 
 
-def drop_repeats(results: Results) -> list[Score]:
-    """The scores without a second one of the same model and key. Each file that repeats another is named once."""
-    first_scores, repeats = {}, {}
-    for score in results.scores:
-        first = first_scores.setdefault((score.model, *score.key), score)
-        if first is not score:
-            repeats[score.file] = first.file
-    results.warnings += [f"{file} repeats {first}, which is the one used" for file, first in repeats.items()]
-    return list(first_scores.values())
-
-
-def needle_means(scores: list[Score]) -> list[Score]:
+def needle_means(scores: Iterable[Score]) -> list[Score]:
     """The mean over depths at each length, as further scores."""
-    groups: dict[tuple, list[Score]] = {}
+    groups = {}
     for score in scores:
         if score.benchmark == "needle" and score.value is not None:
-            groups.setdefault((score.model, score.task, score.length, score.metric), []).append(score)
+            group = (score.model, score.task, score.length, score.metric)
+            groups.setdefault(group, []).append(score)
     means = []
     for cells in groups.values():
-        first, n = cells[0], sum(cell.n for cell in cells)
-        total = sum(cell.value * cell.n for cell in cells)
-        samples = {id_: value for cell in cells for id_, value in cell.samples.items()} if first.samples else None
-        folder, settings = first.file.rpartition("/")[0], {"depths": len(cells)}
-        mean = replace(first, part="", n=n, file=folder, samples=samples, settings=settings)
+        n, total, samples = 0, 0, {}
+        for cell in cells:
+            n += cell.n
+            total += cell.value * cell.n
+            samples |= cell.samples or {}
+        folder = cells[0].file.rpartition("/")[0]
+        mean = replace(cells[0], part="", n=n, file=folder, samples=samples or None, settings={"depths": len(cells)})
         means.append(with_value(mean, total / n, wilson(total, n)))
     return means
 
@@ -267,4 +279,5 @@ def needle_means(scores: list[Score]) -> list[Score]:
 def write_results(results: Results, path: Path) -> None:
     """results.csv: a line for each score; the same results give the same bytes (no times, no dates)."""
     lines = [{**vars(score), **results.models[score.model]} for score in results.scores]
-    pd.DataFrame(lines, columns=COLUMNS, dtype=object).to_csv(path, index=False, lineterminator="\n")
+    table = pd.DataFrame(lines, columns=COLUMNS, dtype=object)
+    table.to_csv(path, index=False, lineterminator="\n")

@@ -10,7 +10,6 @@ the exit status is 1 only if there is nothing to show.
 """
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import correlation
@@ -20,24 +19,11 @@ import plots
 import report
 import tables
 from collect import collect, write_results
-from rows import make_rows, score_frame, target_length
+from rows import make_frame, make_rows, target_length
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULT = [ROOT / name for name in ("eval_perplexity/results", "needle/results", "longbench/pred", "longbench/pred_e",
-                                    "longbench/pred_trec", "ruler/results")]  # fmt: skip
-FIGURES = (plots.perplexity, plots.needle_grid, plots.many_shot, plots.longbench, plots.ruler, plots.ruler_tasks)
-
-
-def save(figures: Iterator[plots.Drawn], folder: Path) -> list[plots.Drawn]:
-    """Writes each figure as PNG and SVG, and closes it."""
-    saved = []
-    for drawn in figures:
-        drawn.figure.savefig(folder / f"{drawn.name}.png", dpi=160)
-        drawn.figure.savefig(folder / f"{drawn.name}.svg", metadata={"Date": None})
-        plots.plt.close(drawn.figure)
-        print(f"figure: {folder / drawn.name}.png", flush=True)
-        saved.append(drawn)
-    return saved
+STAGES = ("eval_perplexity/results", "needle/results", "longbench/pred", "longbench/pred_e", "longbench/pred_trec",
+          "ruler/results")  # fmt: skip
 
 
 def main():
@@ -48,42 +34,51 @@ def main():
     parser.add_argument("--failures", type=Path, help="a file with a line for each step that failed, for the report")
     parser.add_argument("--length", type=int, help="Table 1's length, tokens [the commonest trained length]")
     args = parser.parse_args()
-    roots = args.results or DEFAULT
-    results = collect([root for root in roots if root.is_dir()])
-    results.warnings += [f"no folder {root}" for root in args.results or () if not root.is_dir()]
-    for line in results.warnings:
-        print(line)
+
+    roots = args.results or [ROOT / name for name in STAGES]
+    results = collect([root.resolve() for root in roots if root.is_dir()])
+    for root in roots:
+        if args.results and not root.is_dir():
+            results.warnings.append(f"no folder {root}")
+    for warning in results.warnings:
+        print(warning)
     if not results.scores:
         raise SystemExit(f"error: no results in {', '.join(map(str, roots))}; run eval_perplexity/eval.sh first")
-    failures = []
-    if args.failures and args.failures.exists():
-        failures = [line for line in args.failures.read_text(encoding="utf-8").splitlines() if line.strip()]
 
     rows = make_rows(results)
-    scores = score_frame(rows)
+    all_scores = make_frame(rows, results)
+    scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
     target = args.length or target_length(rows)
-    columns = tables.make_columns(rows, target)
-    comparisons = paper.compare(rows)
-    tables.fill(columns, rows, lambda row, column: paper.for_table(comparisons, row, column))
+    comparisons = paper.compare(rows, all_scores)
+    columns = tables.make_columns(scores, target)
+    tables.fill(columns, rows, comparisons)
     pairs = correlation.pair_scores(scores, columns)
     correlations = correlation.correlations(pairs, rows)
     trainings, recipes = costs.read_training(args.checkpoints, results)
-    cost_table = costs.cost_frame(results, trainings)
+    cost_table = costs.make_table(results, trainings)
 
     output = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
     write_results(results, output / "results.csv")
-    cost_table.to_csv(output / "costs.csv", index=False, lineterminator="\n")
-    correlations.to_csv(output / "correlation.csv", index=False, lineterminator="\n")
+    cost_table.to_csv(output / "costs.csv", index=False)
+    correlations.to_csv(output / "correlation.csv", index=False)
     tables.write(columns, rows, output)
     figures = []
-    for draw in FIGURES:
-        figures += save(draw(rows, scores, target), output)
-    figures += save(correlation.figure(rows, pairs, correlations), output)
-    study = report.Study(
-        results, rows, target, columns, comparisons, correlations, cost_table, recipes, figures, failures
+    for draw, benchmark in plots.FIGURES.items():
+        own = scores[scores.benchmark == benchmark]
+        if len(own):
+            figures.append(draw(rows, own, target))
+    if len(pairs):
+        figures.append(correlation.draw(rows, pairs, correlations))
+    for drawn in figures:
+        drawn.figure.savefig(output / f"{drawn.name}.png", dpi=160)
+        drawn.figure.savefig(output / f"{drawn.name}.svg", metadata={"Date": None})
+        plots.plt.close(drawn.figure)
+        print(f"figure: {output / drawn.name}.png", flush=True)
+    failures = args.failures.read_text(encoding="utf-8").splitlines() if args.failures else []
+    page = report.write(
+        output, results, rows, target, columns, comparisons, correlations, cost_table, recipes, figures, failures
     )
-    page = report.write(study, output)
     print(f"\n{tables.markdown(columns, rows)}\ntable: {output / 'table1.md'}\nreport: {page}")
 
 

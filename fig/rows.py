@@ -1,14 +1,16 @@
-"""From models to the rows of Table 1 and the lines of figures: groups, labels, colours, means over training seeds."""
+"""From models to the rows of Table 1: groups, labels, colours, and means over training seeds, sets and lengths."""
 
-from dataclasses import dataclass, field, replace
+import itertools
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from collect import Results, Score
+from collect import Results, Score, with_value
 from stats import percentile_interval, resampled_means, wilson
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; markers serve black and white
+# the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
 STYLE = {
     "base": ("#000000", "o"),
     "origin": ("#7f7f7f", "s"),
@@ -22,49 +24,40 @@ STYLE = {
     "self_extend": ("#661100", ">"),
 }
 SPARE_STYLES = [("#44AA99", "p"), ("#AA4499", "*"), ("#999933", "8"), ("#332288", "H")]  # for methods of your own
-GROUPS = (
-    "base",
-    "exact attention, frozen",
-    "exact attention, fine-tuned",
-    "approximate attention, frozen",
-    "approximate attention, fine-tuned",
-    "attention unknown, frozen",
-    "attention unknown, fine-tuned",
-)
-MAIN_METRIC = {"perplexity": "perplexity"}  # the metric shown; "score" for the others
+ATTENTION = {True: "exact attention", False: "approximate attention", None: "attention unknown"}
 
 
 @dataclass
 class Row:
-    """A method as it was extended; `models` differ in their training seed only.
+    """A method as it was extended.
 
-    info: collect.MODEL_KEYS.  method: without "_frozen".  scores: by Score.key.
+    method: without "_frozen".  kind: "base", "frozen" (extended without training) or "fine-tuned".
+    info: collect.MODEL_KEYS.  models: they differ in their training seed only.
     """
 
-    label: str
-    group: str
     method: str
+    kind: str
     info: dict
     models: list[str]
-    scores: dict[tuple, Score] = field(default_factory=dict)
+    label: str = ""
     color: str = ""
     marker: str = ""
 
     @property
-    def frozen(self) -> bool:
-        return is_frozen(self.info)
+    def group(self) -> str:
+        """The heading in Table 1. The checkpoint says whether its method attends exactly, in training too."""
+        return "base" if self.kind == "base" else f"{ATTENTION[self.info['exact_attention']]}, {self.kind}"
 
     @property
-    def base(self) -> bool:
-        return self.group == "base"
+    def length(self) -> int:
+        """The length that it was extended to, tokens; 0 if unknown."""
+        return self.info["trained_length"] or 0
 
-    def select(self, benchmark: str) -> list[Score]:
-        """The scores of a benchmark's main metric that have a value, without those of a part."""
-        metric, scores = MAIN_METRIC.get(benchmark, "score"), []
-        for score in self.scores.values():
-            if (score.benchmark, score.part, score.metric) == (benchmark, "", metric) and score.value is not None:
-                scores.append(score)
-        return scores
+    @property
+    def order(self) -> tuple:
+        """Rows of Table 1 are sorted by this."""
+        attention = list(ATTENTION).index(self.info["exact_attention"])
+        return self.kind != "base", attention, self.kind != "frozen", self.label, self.length, self.models
 
 
 def short(length: float) -> str:
@@ -76,89 +69,99 @@ def short(length: float) -> str:
 
 def source_names(sources) -> str:
     """official, stand-in, ..."""
-    return ", ".join(sorted({"stand-in" if source == "standin" else source for source in sources}))
-
-
-def is_frozen(info: dict) -> bool:
-    """Whether a model was extended without training (None tokens: trained by other code, for an unknown time)."""
-    return info["trained_tokens"] == 0 and info["method"] != "base"
-
-
-def group_of(info: dict) -> str:
-    """One of GROUPS. The checkpoint says whether its method attends exactly, in training too (LongLoRA does not)."""
-    if info["method"] == "base":
-        return "base"
-    kind = {True: "exact attention", False: "approximate attention", None: "attention unknown"}[info["exact_attention"]]
-    return f"{kind}, {'frozen' if is_frozen(info) else 'fine-tuned'}"
+    return ", ".join(sorted(set(sources))).replace("standin", "stand-in")
 
 
 def make_rows(results: Results) -> list[Row]:
-    """Rows in the order of GROUPS, then by label. Models of one set-up trained with different seeds share a row."""
-    setups: dict[tuple, list[tuple]] = {}  # set-up -> [(seed, model)]
-    for name, info in sorted(results.models.items()):
-        if is_frozen(info) or info["method"] == "base" or info["training_seed"] is None:
-            setup = (name,)
-        else:
-            setup = tuple(info[key] for key in ("method", "original_length", "trained_length", "trained_tokens"))
-            if info["training_seed"] in [seed for seed, _ in setups.get(setup, ())]:
-                setup = (name,)  # another recipe, which the results do not tell
-        setups.setdefault(setup, []).append((info["training_seed"], name))
-    rows = []
-    for members in setups.values():
-        info = results.models[members[0][1]]
-        method = info["method"].removesuffix("_frozen")
-        rows.append(Row(method, group_of(info), method, info, [name for _, name in members]))
-    rows.sort(key=lambda row: (GROUPS.index(row.group), row.label, row.info["trained_length"] or 0, row.models))
-    spare = iter(SPARE_STYLES)
-    style = {method: STYLE.get(method) or next(spare, SPARE_STYLES[0]) for method in sorted({r.method for r in rows})}
+    """The rows in the order of Table 1. Models of one set-up trained with different seeds share a row."""
+    rows = {}  # by set-up
+    seen = set()  # (set-up, training seed)
+    for model, info in sorted(results.models.items()):
+        frozen, seed = info["trained_tokens"] == 0, info["training_seed"]
+        kind = "base" if info["method"] == "base" else "frozen" if frozen else "fine-tuned"
+        setup = (info["method"], info["original_length"], info["trained_length"], info["trained_tokens"])
+        if kind != "fine-tuned" or seed is None or (setup, seed) in seen:
+            setup = model  # a row of its own: not trained, or trained by another recipe, which results do not state
+        seen.add((setup, seed))
+        row = rows.setdefault(setup, Row(info["method"].removesuffix("_frozen"), kind, info, []))
+        row.models.append(model)
+    rows = list(rows.values())
     for row in rows:
-        row.color, row.marker = style[row.method]
-        scores: dict[tuple, list[Score]] = {}
-        for score in results.scores:
-            if score.model in row.models:
-                scores.setdefault(score.key, []).append(score)
-        row.scores = {key: merge_seeds(members) for key, members in scores.items()}
-    name_rows(rows)
+        row.label = f"{row.method} (frozen)" if row.kind == "frozen" else row.method
+    rows.sort(key=lambda row: row.order)
+    label_rows(rows)
+    styles, spare = dict(STYLE), itertools.cycle(SPARE_STYLES)
+    for row in rows:
+        if row.method not in styles:
+            styles[row.method] = next(spare)
+        row.color, row.marker = styles[row.method]
     return rows
 
 
-def name_rows(rows: list[Row]) -> None:
-    """Labels: the method, "(frozen)", and what else tells two rows apart: the trained length, the model."""
+def label_rows(rows: list[Row]) -> None:
+    """Tells rows of one method apart: adds the trained length, where that is not enough the model."""
+    lengths = defaultdict(set)
     for row in rows:
-        row.label = f"{row.method} (frozen)" if row.frozen else row.method
-    for suffix in (lambda row: f" {short(row.info['trained_length'] or 0)}", lambda row: f", {row.models[0]}"):
-        for label in {row.label for row in rows}:
-            same = [row for row in rows if row.label == label]
-            if len({suffix(row) for row in same}) > 1:
-                for row in same:
-                    row.label += suffix(row)
+        lengths[row.label].add(row.length)
+    for row in rows:
+        if len(lengths[row.label]) > 1:
+            row.label += f" {short(row.length)}"
+    counts = Counter(row.label for row in rows)
+    for row in rows:
+        if counts[row.label] > 1:
+            row.label += f", {row.models[0]}"
+
+
+def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
+    """The scores of all rows that have a value, a line each.
+
+    label: the row's.  value, low, high: perplexity, else in %.  score: the Score, the mean over training seeds.
+    """
+    lines = []
+    for row in rows:
+        groups = defaultdict(list)
+        for score in results.scores:
+            if score.model in row.models and score.value is not None:
+                groups[score.key].append(score)
+        for scores in groups.values():
+            score = merge_seeds(scores)
+            lines.append({**vars(score), "label": row.label, "score": score})
+    columns = ["label", "benchmark", "task", "part", "metric", "length", "value", "low", "high", "n", "source", "score"]
+    numbers = ["value", "low", "high"]
+    frame = pd.DataFrame(lines, columns=columns)
+    frame[["length", *numbers]] = frame[["length", *numbers]].astype(float)
+    frame.loc[frame.benchmark == "needle", numbers] *= 100
+    return frame
 
 
 def merge_seeds(scores: list[Score]) -> Score:
-    """The mean over training seeds (perplexity: of the losses). Samples that all have are averaged before they are
-    resampled for the interval; without samples, the bounds of the single intervals are averaged."""
-    scores = [score for score in scores if score.value is not None] or scores[:1]
+    """The mean over training seeds (perplexity: of the losses).
+
+    Samples that all seeds have are averaged before they are resampled for the interval; without any, there is none.
+    """
     if len(scores) == 1:
         return scores[0]
-    values = [score.value for score in scores]
-    mean = replace(scores[0], seeds=values, value=float(np.mean(values)), n=min(score.n for score in scores))
-    if mean.benchmark == "perplexity":
-        mean.value = float(np.exp(np.mean(np.log(values))))
-    if all(score.samples for score in scores):
-        shared = [id_ for id_ in scores[0].samples if all(id_ in score.samples for score in scores)]
-        mean.samples = {id_: float(np.mean([score.samples[id_] for score in scores])) for id_ in shared}
-        if shared:
-            bounds = percentile_interval(resampled_means([stratum(mean, shared)]))
-            mean.low, mean.high = np.exp(bounds).tolist() if mean.benchmark == "perplexity" else bounds
-    elif all(score.low is not None for score in scores):
-        mean.low = float(np.mean([score.low for score in scores]))
-        mean.high = float(np.mean([score.high for score in scores]))
+    frame = pd.DataFrame(scores)
+    is_perplexity = scores[0].benchmark == "perplexity"
+    value = np.exp(np.log(frame.value).mean()) if is_perplexity else frame.value.mean()
+    mean = with_value(scores[0], float(value), seeds=frame.value.tolist(), n=int(frame.n.min()), samples=None)
+    if frame.samples.all():
+        samples = pd.DataFrame(frame.samples.tolist()).dropna(axis=1).mean()
+        mean.samples = samples.to_dict()
+        if mean.samples:
+            low, high = percentile_interval(resampled_means([stratum(mean, list(mean.samples))]))
+            mean.low, mean.high = np.exp([low, high]).tolist() if is_perplexity else (low, high)
     return mean
 
 
 def stratum(score: Score, ids: list, minus: Score | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(sums, counts) of the units to resample, see stats.resampled_means. minus: of the differences from this score."""
-    values = np.array([score.samples[id_] - (minus.samples[id_] if minus else 0) for id_ in ids])
+    """(sums, counts) of the units to resample, see stats.resampled_means.
+
+    ids: of the samples that count.  minus: another score, to resample the differences from it.
+    """
+    values = np.array([score.samples[id_] for id_ in ids])
+    if minus:
+        values = values - [minus.samples[id_] for id_ in ids]
     if score.block is None:
         return values, np.ones(len(values))
     _, block = np.unique(np.array(ids) // score.block, return_inverse=True)
@@ -166,52 +169,44 @@ def stratum(score: Score, ids: list, minus: Score | None = None) -> tuple[np.nda
 
 
 def mean_of(scores: list[Score]) -> Score:
-    """The mean over sets, tasks or lengths as one score, its interval from their samples. Where all samples are 0 or
-    all are 1, a bootstrap interval has zero width: there, and for needles, the interval is Wilson's."""
+    """The mean over sets, tasks or lengths as one score, its interval from their samples.
+
+    Where all samples are 0 or all are 1, a bootstrap interval has zero width: there, and for needles, the interval is
+    Wilson's. The mean has training seeds only if every score has the same number of them.
+    """
     mean = replace(scores[0])
+    is_needle = mean.benchmark == "needle"
     if len(scores) > 1:
-        seeds = [score.seeds for score in scores]
-        complete = len({len(values) for values in seeds}) == 1  # else a seed lacks a part: no mean over all of it
-        mean.seeds = np.mean(seeds, axis=0).tolist() if complete else []
-        mean.value = float(np.mean([score.value for score in scores]))
-        mean.n = sum(score.n for score in scores)
-        mean.samples, mean.low, mean.high = None, None, None
-        if mean.benchmark != "needle" and all(score.samples for score in scores):
+        frame = pd.DataFrame(scores)
+        mean.value, mean.n = float(frame.value.mean()), int(frame.n.sum())
+        mean.samples, mean.low, mean.high, mean.seeds = None, None, None, []
+        if frame.seeds.map(len).nunique() == 1:
+            mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
+        if frame.samples.all() and not is_needle:
             strata = [stratum(score, list(score.samples)) for score in scores]
             mean.low, mean.high = percentile_interval(resampled_means(strata))
-    scale = 1 if mean.benchmark == "needle" else 100
-    if mean.benchmark == "needle" or (mean.benchmark != "perplexity" and mean.value in (0, scale)):
-        mean.low, mean.high = (scale * bound for bound in wilson(mean.value / scale * mean.n, mean.n))
+    scale = 1 if is_needle else 100
+    if is_needle or (mean.benchmark != "perplexity" and mean.value in (0, scale)):
+        low, high = wilson(mean.value / scale * mean.n, mean.n)
+        mean.low, mean.high = scale * low, scale * high
     return mean
 
 
-def score_frame(rows: list[Row]) -> pd.DataFrame:
-    """The main metrics of all rows, a line for each score that has a value; label: the row's. Needle in %."""
-    lines = []
+def target_length(rows: list[Row]) -> int:
+    """The length that the study extends to: the commonest trained length of the fine-tuned rows (else of all rows, else
+    the original one), the longest of them in a tie; 0 if unknown."""
+    trained, extended, original = [], [], []
     for row in rows:
-        for score in row.scores.values():
-            if score.value is not None and score.metric == MAIN_METRIC.get(score.benchmark, "score"):
-                lines.append({"label": row.label, **vars(score)})
-    columns = ["label", "benchmark", "task", "part", "length", "value", "low", "high", "n", "source"]
-    frame = pd.DataFrame(lines, columns=columns)
-    frame = frame.astype({"length": float, "value": float, "low": float, "high": float})
-    frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
-    return frame
+        window = row.info["original_length"] or 0
+        original.append(window)
+        if row.kind != "base" and row.length > window:
+            extended.append(row.length)
+            if row.kind == "fine-tuned":
+                trained.append(row.length)
+    return int(pd.Series(trained or extended or original).mode().max())
 
 
-def target_length(rows: list[Row]) -> int | None:
-    """The length that the study extends to: the commonest trained length of the fine-tuned rows (else of all), the
-    longest of them in a tie."""
-    lengths, trained = [], []
-    for row in rows:
-        original, length = row.info["original_length"] or 0, row.info["trained_length"] or 0
-        if not row.base and length > original:
-            lengths.append(length)
-            trained += [] if row.frozen else [length]
-    lengths = trained or lengths or [row.info["original_length"] for row in rows if row.info["original_length"]]
-    return max(lengths, key=lambda length: (lengths.count(length), length), default=None)
-
-
-def nearest(lengths, target: int | None) -> int:
+def nearest(lengths: pd.Series, target: int) -> int:
     """The target if it was measured, else the longest length below it, else the shortest."""
-    return max((length for length in lengths if length <= (target or 0)), default=min(lengths))
+    shorter = lengths[lengths <= target]
+    return int(shorter.max() if len(shorter) else lengths.min())

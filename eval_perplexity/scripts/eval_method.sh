@@ -12,12 +12,10 @@ prefix=$ckpts/llama2-7b-hf-slimpajama
 case $name in
   eval_pi) checkpoints="meta-llama/Llama-2-7b-hf ${prefix}_origin_32768 ${prefix}_pi_32768" ;;
   eval_ntk) checkpoints="${prefix}_ntk_32768 ${prefix}_ntk_65536" ;;
-  eval_yarn) checkpoints="${prefix}_yarn_32768" ;;
-  eval_clex) checkpoints="${prefix}_clex_32768" ;;
-  eval_landmark) checkpoints="${prefix}_landmark_512" ;;
   eval_lm_infinite) checkpoints="${prefix}_lm_infinite_frozen" ;;
   eval_selfextend) checkpoints="${prefix}_self_extend_frozen" ;;
-  *) echo "error: call one of the links to this script: $(cd scripts && ls | grep -v eval_method.sh | xargs)" >&2 && exit 1 ;;
+  eval_landmark) checkpoints="${prefix}_landmark_512" ;;
+  *) checkpoints="${prefix}_${name#eval_}_32768" ;;
 esac
 case $name in eval_landmark | eval_lm_infinite | eval_selfextend) set -- --trust_remote_code "$@" ;; esac
 CHECKPOINTS=${CHECKPOINTS:-$checkpoints} SCRIPT=$name.py exec bash eval.sh "$@"

@@ -57,11 +57,12 @@ def tokens(tmp_path_factory):
 
 
 @pytest.fixture
-def evaluate(monkeypatch, capsys):
-    """evaluate(flags...) runs eval_ppl.py in this process and returns what it printed."""
+def evaluate(monkeypatch, capsys, checkpoint, tokens):
+    """evaluate(flags...) runs eval_ppl.py, by default on `checkpoint` and `tokens`; returns what it printed."""
     import eval_ppl
 
     def call(*flags, script="eval_ppl.py"):
+        flags = ["--base_model", checkpoint, "--data_path", tokens, *flags]
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
         run_script(eval_ppl.main)
         return capsys.readouterr().out

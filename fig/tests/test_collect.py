@@ -1,8 +1,8 @@
 """From result files to results.csv and to rows."""
 
-import csv
 import shutil
 
+import pandas as pd
 import pytest
 
 import making
@@ -14,23 +14,22 @@ def test_results_csv_has_every_number_of_every_stage(study, tmp_path):
     results = collect([study])
     assert results.warnings == [] and len(results.models) == len(making.MODELS)
     write_results(results, tmp_path / "results.csv")
-    with (tmp_path / "results.csv").open(newline="") as file:
-        ntk = [line for line in csv.DictReader(file) if line["model"] == "m_ntk_512"]
-    assert {(line["training_seed"], line["source"]) for line in ntk} == {("42", "standin")}
+    table = pd.read_csv(tmp_path / "results.csv", keep_default_na=False, dtype=str).query("model == 'm_ntk_512'")
+    assert set(table.training_seed) == {"42"} and set(table.source) == {"standin"}
 
-    def find(**wanted):
-        [line] = [line for line in ntk if line.items() >= wanted.items()]
+    def find(query):
+        [line] = table.query(query).itertuples()
         return line
 
-    assert find(benchmark="perplexity", length="512", part="")["value"] == "28.0"
-    assert find(benchmark="perplexity", length="512", part="last 64")["low"] == str(28 * 1.1 * 0.95)
-    assert find(benchmark="perplexity", length="512", part="positions 256-511")["n"] == "40"
-    depths = [find(benchmark="needle", length="1024", part=f"depth {depth}", metric="score") for depth in (0, 50, 100)]
-    mean = find(benchmark="needle", length="1024", part="", metric="score")
-    assert float(mean["value"]) == pytest.approx(sum(float(line["value"]) for line in depths) / 3)
-    assert find(benchmark="trec", task="standin_trec", length="10")["n"] == "20"
-    assert find(benchmark="longbench", part="category", task="standin_code")["n"] == "20"
-    assert find(benchmark="ruler", task="vt", length="1024")["file"].endswith("synthetic/1024/pred/scores.json")
+    assert find("benchmark == 'perplexity' and length == '512' and part == ''").value == "28.0"
+    assert find("benchmark == 'perplexity' and length == '512' and part == 'last 64'").low == str(28 * 1.1 * 0.95)
+    assert find("part == 'positions 256-511' and length == '512'").n == "40"
+    needle = table.query("benchmark == 'needle' and length == '1024' and metric == 'score'").set_index("part").value
+    depths = needle.drop("").astype(float)
+    assert len(depths) == 3 and float(needle[""]) == pytest.approx(depths.mean())
+    assert find("task == 'standin_trec' and length == '10'").n == "20"
+    assert find("part == 'category' and task == 'standin_code'").n == "20"
+    assert find("task == 'vt' and length == '1024'").file.endswith("synthetic/1024/pred/scores.json")
 
 
 def test_same_results_in_another_place_and_order_give_the_same_bytes(study, tmp_path):
@@ -41,7 +40,7 @@ def test_same_results_in_another_place_and_order_give_the_same_bytes(study, tmp_
     assert str(tmp_path).encode() not in (tmp_path / "a.csv").read_bytes()
 
 
-def test_files_that_are_no_results_are_named_and_left_out(study, tmp_path):
+def test_files_that_are_not_results_are_reported_and_left_out(study, tmp_path):
     root = shutil.copytree(study, tmp_path / "study")
     n_scores = len(collect([root]).scores)
     (root / "cut.json").write_text('{"val_perplexity": 1.0, "seq_')

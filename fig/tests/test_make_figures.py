@@ -1,11 +1,11 @@
 """The script as a user runs it: files, what the figures show, the report."""
 
-import csv
 import re
 import sys
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
@@ -15,8 +15,7 @@ import making
 import plots
 import tables
 from collect import collect
-from costs import sum_metrics
-from rows import make_rows, score_frame
+from rows import make_frame, make_rows
 
 FIGURES = {"perplexity", "position", "needle_grid", "many_shot", "longbench", "ruler", "ruler_tasks", "correlation"}
 TABLES = {"results.csv", "costs.csv", "correlation.csv", "table1.csv", "table1.md", "table1.tex"}
@@ -42,12 +41,10 @@ def test_a_study_becomes_tables_figures_and_a_report_that_stands_alone(tmp_path,
         image = matplotlib.image.imread(output / f"{name}.png")
         assert image.shape[1] > 1200 and 0.5 < image[..., :3].mean() < 0.999  # not blank
 
-    with (output / "costs.csv").open() as file:
-        lines = {(line["model"], line["step"], line["length"]): line for line in csv.DictReader(file)}
-    training = lines["m_ntk_512", "training", ""]
-    assert (training["seconds"], training["tokens_per_second"], training["devices"]) == ("4.0", "250.0", "")
-    assert training["peak_memory_bytes"] == str(1 << 29)
-    assert lines["base", "perplexity", "512"]["tokens_per_second"] == "3000.0"
+    costs = pd.read_csv(output / "costs.csv").set_index(["model", "step"]).sort_index()
+    training = costs.loc[[("m_ntk_512", "training")]].iloc[0]  # the sum over the lines of metrics.jsonl
+    assert (training.seconds, training.tokens_per_second, training.peak_memory_bytes) == (4.0, 250.0, 1 << 29)
+    assert set(costs.loc[[("base", "perplexity")]].tokens_per_second) == {3000.0}
 
     text = (output / "report.html").read_text(encoding="utf-8")
     links = re.findall(r'(?:href|src)="([^"]*)"', text)
@@ -75,17 +72,11 @@ def test_one_model_is_enough_and_nothing_at_all_is_an_error(tmp_path, monkeypatc
     assert not (tmp_path / "none_out").exists()
 
 
-def test_metrics_are_summed_over_runs():
-    text = '{"tokens_seen": 7200, "tokens_per_second": 2.0, "peak_memory_gib": 1.0}\n'
-    text += '{"tokens_seen": 10800, "tokens_per_second": 1.0, "peak_memory_gib": 1.0, "devices": 8}\n{"cut'
-    total = sum_metrics(text)
-    assert (total["seconds"], total["tokens_per_second"], total["devices"]) == (7200, 1.5, 8)
-
-
 @pytest.fixture(scope="module")
 def data(study):
-    rows = make_rows(collect([study]))
-    return rows, score_frame(rows)
+    results = collect([study])
+    rows = make_rows(results)
+    return rows, make_frame(rows, results).query("metric in ('perplexity', 'score')")
 
 
 def line_of(figure, panel, label):
@@ -96,34 +87,30 @@ def line_of(figure, panel, label):
 def test_lines_and_heat_maps_show_the_results(data):
     rows, scores = data
     ntk = next(i for i, row in enumerate(rows) if row.label == "ntk")
-    [many] = plots.many_shot(rows, scores, 512)
-    values = {score.length: score.value for score in rows[ntk].select("trec")}
-    assert line_of(many.figure, 0, "ntk") == [(k, values[k]) for k in (1, 5, 10)]
-    assert {line.get_label() for line in many.figure.axes[1].lines} == {"base", "ntk", "self_extend"}  # not trained
-    length, position = plots.perplexity(rows, scores, 512)
-    assert line_of(length.figure, 0, "pi") == [(128, 25.0), (512, 33.25), (1024, 33.25)]
-    assert line_of(length.figure, 2, "pi")[1] == (512, pytest.approx(33.25 * 1.1))
-    assert line_of(position.figure, 0, "pi")[-1] == (1023, pytest.approx(33.25 * (2 - 1023 / 1024)))
-    [ruler] = plots.ruler(rows, scores, 512)
-    assert [x for x, _ in line_of(ruler.figure, 0, "ntk")] == [128, 512, 1024]
+    benchmarks = dict(list(scores.groupby("benchmark")))
+    figures = {draw.__name__: draw(rows, benchmarks[name], 512).figure for draw, name in plots.FIGURES.items()}
+    values = benchmarks["trec"].query("label == 'ntk'").set_index("length").value
+    assert line_of(figures["many_shot"], 0, "ntk") == [(k, values[k]) for k in (1, 5, 10)]
+    labels = [line.get_label() for line in figures["many_shot"].axes[1].lines]
+    assert labels == ["base", "ntk (frozen)", "self_extend (frozen)"]
+    assert line_of(figures["perplexity"], 0, "pi") == [(128, 25.0), (512, 33.25), (1024, 33.25)]
+    assert line_of(figures["perplexity"], 2, "pi")[1] == (512, pytest.approx(33.25 * 1.1))
+    assert line_of(figures["position"], 0, "pi")[-1] == (1023, pytest.approx(33.25 * (2 - 1023 / 1024)))
+    assert [x for x, _ in line_of(figures["ruler"], 0, "ntk")] == [128, 512, 1024]
 
-    [needle] = plots.needle_grid(rows, scores, 512)
-    shown = needle.figure.axes[ntk].images[0].get_array()
-    key = ("needle", "passkey", 1024, "depth 50", "score")
-    assert shown.shape == (3, 3) and shown[1, 2] == 100 * rows[ntk].scores[key].value
-    [tasks] = plots.ruler_tasks(rows, scores, 512)
-    value = rows[ntk].scores["ruler", "vt", 512, "", "score"].value
-    assert tasks.figure.axes[0].images[0].get_array()[ntk, 2] == value
-    [sets] = plots.longbench(rows, scores, 512)
-    names = [label.get_text() for label in sets.figure.axes[0].get_xticklabels()]
+    shown = figures["needle_grid"].axes[ntk].images[0].get_array()
+    expected = benchmarks["needle"].query("label == 'ntk' and length == 1024 and part == 'depth 50'").value
+    assert shown.shape == (3, 3) and shown[1, 2] == expected.item()
+    shown = figures["ruler_tasks"].axes[0].images[0].get_array()
+    assert shown[ntk, 2] == benchmarks["ruler"].query("task == 'vt' and label == 'ntk' and length == 512").value.item()
+    names = [label.get_text() for label in figures["longbench"].axes[0].get_xticklabels()]
     assert names == ["hotpotqa", "lcc", "qasper", "code", "multi-document QA", "single-document QA"]
     plots.plt.close("all")
 
 
 def test_correlations_are_over_methods_and_lengths(data):
     rows, scores = data
-    columns = tables.make_columns(rows, 512)
-    tables.fill(columns, rows, lambda row, column: None)
+    columns = tables.make_columns(scores, 512)
     table = correlation.correlations(correlation.pair_scores(scores, columns), rows)
     table = table.set_index(["benchmark", "methods", "length"])
     assert table.n_points["needle", "all methods", "all lengths"] == 21
@@ -133,16 +120,15 @@ def test_correlations_are_over_methods_and_lengths(data):
     assert np.isnan(table.rho["ruler", "all methods", "128"])  # all have one perplexity at the original length
 
 
-def test_spearman_equals_scipy_and_resamples_clusters():
+def test_spearman_equals_scipy_and_resamples_methods():
     rng = np.random.default_rng(5)
-    x = rng.integers(0, 12, 30).astype(float)  # with ties
-    y = -x + rng.normal(0, 4, 30)
-    cluster, values, again = np.sort(rng.integers(0, 8, 30)), [], np.random.default_rng(0)
-    names = np.unique(cluster)
-    for drawn in again.integers(len(names), size=(2000, len(names))):
-        chosen = np.concatenate([np.flatnonzero(cluster == names[i]) for i in drawn])
-        values.append(scipy.stats.spearmanr(x[chosen], y[chosen]).statistic)
-    expected = (scipy.stats.spearmanr(x, y).statistic, *np.percentile(values, [2.5, 97.5]))
-    assert correlation.spearman(x, y, cluster) == pytest.approx(expected, abs=1e-9)
-    assert correlation.spearman(x[:3], y[:3], np.arange(3)) is None
-    assert correlation.spearman(x, np.ones(30), np.arange(30)) is None
+    x = rng.integers(0, 12, (8, 4)).astype(float)  # with ties
+    y = -x + rng.normal(0, 4, (8, 4))
+    x[1, 2:] = y[1, 2:] = np.nan
+    values, again = [], np.random.default_rng(0)
+    for drawn in again.integers(8, size=(2000, 8)):
+        values.append(scipy.stats.spearmanr(x[drawn].ravel(), y[drawn].ravel(), nan_policy="omit").statistic)
+    rho = scipy.stats.spearmanr(x.ravel(), y.ravel(), nan_policy="omit").statistic
+    assert correlation.spearman(x, y) == pytest.approx((rho, *np.percentile(values, [2.5, 97.5])), abs=1e-9)
+    assert np.isnan(correlation.spearman(x[:3], y[:3])).all()
+    assert np.isnan(correlation.spearman(x, np.ones((8, 4)))).all()
