@@ -49,8 +49,6 @@ from run import (
     reset_peak_memory,
     run_key,
     run_script,
-    start_ranks,
-    stop_ranks,
     versions,
     write_json,
 )
@@ -292,12 +290,10 @@ def print_result(path: Path, result: dict) -> None:
 
 def main():
     args = parse_args()
-    start_ranks()
     sidecar = args.data_path.with_name(args.data_path.name + ".json")
     if args.data_path.is_file() and not sidecar.is_file():
         print_rank0(f"{args.data_path} has no {sidecar.name} that describes it (prepare_data.py writes one)")
     for_each_checkpoint(args.base_model, lambda name_or_path: evaluate_checkpoint(args, name_or_path))
-    stop_ranks()
 
 
 if __name__ == "__main__":
