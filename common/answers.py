@@ -13,14 +13,13 @@ from attention import CHOICES
 from run import RANK, WORLD_SIZE, first_line, out_of_memory, peak_memory, progress_bar, reset_peak_memory
 from transformers_engine import Transformers
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-
 
 def add_engine_flags(parser) -> None:
-    """Adds the flags that every evaluation with answers has."""
+    """Adds the flags of every evaluation that generates answers."""
+    dtypes = ("auto", "float32", "bfloat16", "float16")
     group = parser.add_argument_group("engine")
     group.add_argument("--trust_remote_code", action="store_true", help="run modeling code inside the checkpoint")
-    group.add_argument("--dtype", choices=DTYPES, default="auto", help="[auto: bfloat16 on a GPU, float32 on a CPU]")
+    group.add_argument("--dtype", choices=dtypes, default="auto", help="[auto: bfloat16 on a GPU, float32 on a CPU]")
     group.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
     group.add_argument("--batch_size", type=int, default=16, help="prompts decoded together, if memory allows [16]")
     group.add_argument("--prefill_chunk", type=int, help="prompt tokens in one forward pass [what fits in memory]")
@@ -31,11 +30,11 @@ def add_engine_flags(parser) -> None:
 
 def check_engine_flags(args, kind: str) -> None:
     """Raises ValueError if the flags of `add_engine_flags` are out of range or do not fit the engine."""
-    for flag in ("batch_size", "tensor_parallel_size"):
-        if getattr(args, flag) < 1:
-            raise ValueError(f"--{flag} {getattr(args, flag)}: must be at least 1")
-    if args.prefill_chunk is not None and args.prefill_chunk < 2:  # a token alone counts as a decoded one
-        raise ValueError(f"--prefill_chunk {args.prefill_chunk}: must be at least 2")
+    minimums = {"batch_size": 1, "tensor_parallel_size": 1, "prefill_chunk": 2}  # a token alone is a decoded one
+    for flag, minimum in minimums.items():
+        value = getattr(args, flag)
+        if value is not None and value < minimum:
+            raise ValueError(f"--{flag} {value}: must be at least {minimum}")
     if kind == "vllm" and WORLD_SIZE > 1:
         raise ValueError("vllm does not run under torchrun; use --tensor_parallel_size for several GPUs")
 
@@ -63,7 +62,7 @@ def open_engine(kind: str, name_or_path: str, args, max_length: int):
 
 @dataclass
 class Answer:
-    """text: the answer, None if memory did not suffice for it even alone; then `error` says so.
+    """text: the answer; None if memory did not suffice for it even alone, then `error` gives the reason.
 
     seconds, prefilled_tokens, generated_tokens: the group's share of one prompt.
     """
@@ -88,31 +87,38 @@ def answer_all(engine, prompts: list, max_new_tokens: int, description: str, **s
     order = engine.plan(prompts, max_new_tokens, WORLD_SIZE)[RANK]
     bar = progress_bar(len(order), description, "prompt")
     for group in engine.batches(order, prompts, max_new_tokens):
-        yield from zip(group, answer_group(engine, [prompts[i] for i in group], max_new_tokens, **stops), strict=True)
+        answers = answer_group(engine, [prompts[i] for i in group], max_new_tokens, **stops)
+        yield from zip(group, answers, strict=True)
         bar.update(len(group))
     bar.close()
 
 
 def answer_group(engine, prompts: list, max_new_tokens: int, **stops) -> list[Answer]:
-    """The answers of a few prompts and what they cost. If one does not fit in memory, each is tried alone."""
-    device = getattr(engine, "device", None)
-    reset_peak_memory(device)
+    """The answers of a few prompts and what they cost.
+
+    Prompts that run out of memory together are tried again in halves, and one prompt in shorter prefill chunks.
+    """
+    reset_peak_memory(engine.device)
     start = time.perf_counter()
-    prefilled, generated = engine.prefilled_tokens, engine.generated_tokens
+    prefilled = engine.prefilled_tokens
+    generated = engine.generated_tokens
     error = None
     try:
         texts = engine.generate(prompts, max_new_tokens, **stops)
     except (RuntimeError, MemoryError) as failure:
         if not out_of_memory(failure):
             raise
+        texts = [None]
         error = f"out of memory: {first_line(failure)}"
-    if error and len(prompts) > 1:
-        return [answer_group(engine, [prompt], max_new_tokens, **stops)[0] for prompt in prompts]
     n = len(prompts)
-    costs = (
-        round((time.perf_counter() - start) / n, 6),
-        round((engine.prefilled_tokens - prefilled) / n, 3),
-        round((engine.generated_tokens - generated) / n, 3),
-        peak_memory(device),
-    )
-    return [Answer(text, error, *costs) for text in ([None] if error else texts)]
+    if error and (n > 1 or engine.shorten_chunks()):
+        engine.oom_retries.append({"prompts": n, "tokens": max(map(len, prompts))})
+        half = n // 2
+        engine.batch_size = half or engine.batch_size
+        answers = answer_group(engine, prompts[:half], max_new_tokens, **stops) if half else []
+        return answers + answer_group(engine, prompts[half:], max_new_tokens, **stops)
+    seconds = round((time.perf_counter() - start) / n, 6)
+    prefilled = round((engine.prefilled_tokens - prefilled) / n, 3)
+    generated = round((engine.generated_tokens - generated) / n, 3)
+    peak = peak_memory(engine.device)
+    return [Answer(text, error, seconds, prefilled, generated, peak) for text in texts]

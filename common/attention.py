@@ -1,11 +1,11 @@
-"""Decides which attention a model runs, and computes causal attention behind a cache without a mask tensor.
+"""Decides which attention a model runs, and computes causal attention with a cache but without a mask tensor.
 
 `choose_attention` is the one place that decides, for training, perplexity and the engine. "auto" takes the newest
 FlashAttention that is installed and supports the card and the dtype, else PyTorch's SDPA.
 
-`causal_attention` is registered with Transformers as CACHED. Its queries are the last tokens of the text: lower-right
-causal, so that a chunk of a prompt attends to the cache and to itself. A decoded token attends to all its keys, or with
-a mask to those of its row.
+`causal_attention` is registered with Transformers as CACHED. Its queries are the last tokens of the text (lower-right
+causal), so a chunk of a prompt attends to the cache and to itself. A decoded token attends to all its keys, or with a
+mask to those of its row.
 """
 
 import torch
@@ -15,8 +15,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_flash_attn_4_available
 
-CACHED = "causal_behind_cache"
-QUERY_BLOCK = 256  # queries that the CPU kernel, which needs a mask, gets at a time
+CACHED = "causal_with_cache"
+QUERY_BLOCK = 256  # queries per call of the CPU kernel, which needs a mask
 
 # newest first: name, whether it is installed, compute capabilities (major) that it has kernels for
 FLASH = (
@@ -25,18 +25,13 @@ FLASH = (
     ("flash_attention_2", is_flash_attn_2_available, (8, 9, 10, 12)),
 )
 CHOICES = ("auto", "sdpa", *(name for name, _, _ in FLASH))
-INSTALL = {
-    "flash_attention_4": "pip install -r requirements-gpu.txt",
-    "flash_attention_3": "build flash-attn-3 from github.com/Dao-AILab/flash-attention (hopper/)",
-    "flash_attention_2": "pip install flash-attn --no-build-isolation",
-}
 
 
 def choose_attention(requested: str, device: torch.device, dtype: str, config=None) -> str:
     """The attention implementation to load a model with, in Transformers' names.
 
-    requested: one of CHOICES.  dtype: "float32", "bfloat16" or "float16".  config: of the model; one with modeling code
-    of its own has its own attention, which uses SDPA.
+    requested: one of CHOICES.  dtype: "float32", "bfloat16" or "float16".  config: the model's; modeling code inside a
+    checkpoint computes its own attention, which uses SDPA.
 
     Raises ValueError if a FlashAttention is requested by name that this machine does not have or cannot run.
     """
@@ -50,15 +45,17 @@ def choose_attention(requested: str, device: torch.device, dtype: str, config=No
         installed = is_available()
         if installed and half and major in majors:
             return name
+        if requested == name and not installed:
+            raise ValueError(f"--attention {name} is not installed: pip install it as requirements-gpu.txt says")
         if requested == name:
-            if not installed:
-                raise ValueError(f"--attention {name} is not installed: {INSTALL[name]}")
             raise ValueError(f"--attention {name} needs a GPU that it supports, and bfloat16; use --attention sdpa")
     return "sdpa"
 
 
-def sdpa_kernels(device: torch.device) -> list[str]:
-    """The kernels that SDPA may choose from on this device."""
+def sdpa_kernels(device: torch.device | None) -> list[str] | None:
+    """The kernels that SDPA may choose from on this device; None if another process computes the attention."""
+    if device is None:
+        return None
     if device.type != "cuda":
         return ["cpu"]
     enabled = {
@@ -78,8 +75,8 @@ def eager_kernels():
 def graph_kernels():
     """A context for capturing a decoding step, whose number of keys is fixed: cuDNN first, where it can.
 
-    One row behind 8,000 tokens of a 7B model on an H100: 9.6 ms a step with cuDNN, 18.1 with the efficient kernel,
-    21.9 with plain matrix products.
+    A step of one row after 8,000 tokens of a 7B model on an H100 takes 9.6 ms with cuDNN, 18.1 with the efficient
+    kernel, 21.9 with plain matrix products.
     """
     order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     return sdpa_kernel(order, set_priority=True)
@@ -97,32 +94,23 @@ def causal_attention(module, q_BHnd, k_BKmd, v_BKmd, attention_mask=None, scalin
         q_BKGd = q_BHnd.reshape(B, K, H // K, d)
         out_BKGd = scaled_dot_product_attention(q_BKGd, k_BKmd, v_BKmd, attn_mask=attention_mask, scale=scaling)
         return out_BKGd.reshape(B, 1, H, d), None
-    gqa = H != K
+    options = {"scale": scaling, "enable_gqa": H != K}
     if n == m:
-        out_BHnd = scaled_dot_product_attention(q_BHnd, k_BKmd, v_BKmd, is_causal=True, scale=scaling, enable_gqa=gqa)
+        out_BHnd = scaled_dot_product_attention(q_BHnd, k_BKmd, v_BKmd, is_causal=True, **options)
     elif q_BHnd.device.type == "cuda":
         bias = causal_lower_right(n, m)
-        out_BHnd = scaled_dot_product_attention(q_BHnd, k_BKmd, v_BKmd, attn_mask=bias, scale=scaling, enable_gqa=gqa)
-    else:
-        out_BHnd = torch.cat(list(_query_blocks(q_BHnd, k_BKmd, v_BKmd, scaling, gqa)), dim=2)
+        out_BHnd = scaled_dot_product_attention(q_BHnd, k_BKmd, v_BKmd, attn_mask=bias, **options)
+    else:  # the CPU has no lower-right kernel: a few queries at a time, with a small mask over the keys they may see
+        blocks = []
+        for start in range(0, n, QUERY_BLOCK):
+            q_BHbd = q_BHnd[:, :, start : start + QUERY_BLOCK]
+            b = q_BHbd.shape[2]
+            keys = m - n + start + b
+            mask_bk = torch.ones(b, keys, dtype=torch.bool).tril(keys - b)
+            k_BKkd, v_BKkd = k_BKmd[:, :, :keys], v_BKmd[:, :, :keys]
+            blocks.append(scaled_dot_product_attention(q_BHbd, k_BKkd, v_BKkd, attn_mask=mask_bk, **options))
+        out_BHnd = torch.cat(blocks, dim=2)
     return out_BHnd.transpose(1, 2).contiguous(), None
 
 
-def _query_blocks(q_BHnd, k_BKmd, v_BKmd, scaling, gqa):
-    """The CPU has no lower-right kernel: a few queries at a time, with a small mask over the keys they may see."""
-    n, m = q_BHnd.shape[2], k_BKmd.shape[2]
-    for start in range(0, n, QUERY_BLOCK):
-        end = min(start + QUERY_BLOCK, n)
-        keys = m - n + end
-        mask_bk = torch.ones(end - start, keys, dtype=torch.bool).tril(keys - (end - start))
-        yield scaled_dot_product_attention(
-            q_BHnd[:, :, start:end],
-            k_BKmd[:, :, :keys],
-            v_BKmd[:, :, :keys],
-            attn_mask=mask_bk,
-            scale=scaling,
-            enable_gqa=gqa,
-        )
-
-
-AttentionInterface.register(CACHED, causal_attention)  # without a mask function, Transformers makes no mask
+AttentionInterface.register(CACHED, causal_attention)  # Transformers makes no mask for it, as no mask function is given

@@ -14,24 +14,19 @@ logging.disable_progress_bar()
 
 # a checkpoint of other code has no record; the type of its rope tells the method
 METHOD_BY_ROPE = {"linear": "pi", "yarn": "yarn", "dynamic": "ntk"}
+CODE_ADVICE = "read it, then add --trust_remote_code (vLLM cannot run it)"
 KEYS = (
     "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
 )  # fmt: skip
 
 
-def open_config(
-    name_or_path: str,
-    trust_remote_code: bool,
-    remedy: str = "read it, then add --trust_remote_code",
-    weights: bool = True,
-):
+def open_config(name_or_path: str, trust_remote_code: bool, advice: str = CODE_ADVICE, weights: bool = True):
     """The config of a checkpoint folder or hub id. Reads no weights.
 
-    remedy: what to do about a checkpoint that contains modeling code and is not trusted.
-    weights: whether a folder must contain any.
+    advice: what to do about modeling code that is not trusted.  weights: whether a folder must contain some.
 
-    Raises ValueError if the checkpoint cannot be opened, has no safetensors weights, or contains code and is not
-    trusted.
+    Raises ValueError if the checkpoint cannot be opened, has no safetensors weights, or contains modeling code and is
+    not trusted.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
@@ -43,17 +38,11 @@ def open_config(
         raise ValueError(f"no folder {name_or_path}; give a checkpoint folder or a hub id")
     try:
         has_code = "auto_map" in PreTrainedConfig.get_config_dict(name_or_path)[0]
-        if has_code and not trust_remote_code:
-            config = None
-        else:
-            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+        if not has_code or trust_remote_code:
+            return AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot open {name_or_path}: {first_line(error)}") from None
-    if config is None:
-        raise ValueError(f"{name_or_path} contains its own modeling code; {remedy}")
-    if getattr(config, "vocab_size", None) is None:
-        raise ValueError(f"{name_or_path} is a '{config.model_type}' model, not a causal language model")
-    return config
+    raise ValueError(f"{name_or_path} contains its own modeling code; {advice}")
 
 
 def open_tokenizer(name_or_path: str, trust_remote_code: bool = False):
@@ -71,21 +60,27 @@ def checkpoint_name(name_or_path: str) -> str:
 
 
 def describe(name_or_path: str, config) -> dict:
-    """The method and lengths (tokens) that a checkpoint states, under KEYS.
+    """The method and the lengths (tokens) of a checkpoint, under KEYS.
 
-    Without a `context_extension` record the method is "base", or what the type of the rope says. training_seed is None
-    if nothing was trained or the seed is unknown.
+    Without a `context_extension` record the method is "base", or that of its type of rope. training_seed is None if
+    nothing was trained or the seed is unknown.
     """
+    info = dict.fromkeys(KEYS)
     record = getattr(config, "context_extension", None)
     if record:
-        seed = (record.get("recipe") or {}).get("seed")
-        return {key: record.get(key) for key in KEYS} | {"training_seed": seed}
+        info |= {key: value for key, value in record.items() if key in KEYS}
+        info["training_seed"] = (record.get("recipe") or {}).get("seed")
+        return info
     rope = getattr(config, "rope_parameters", None) or {}
     window = getattr(config, "max_position_embeddings", None)
-    method = METHOD_BY_ROPE.get(rope.get("rope_type"), "base")
-    original = window if method == "base" else rope.get("original_max_position_embeddings", window)
-    exact = None if getattr(config, "auto_map", None) else True  # unknown for a model with its own code
-    return dict(zip(KEYS, (method, exact, name_or_path, original, window, None, None), strict=True))
+    info["method"] = METHOD_BY_ROPE.get(rope.get("rope_type"), "base")
+    info["exact_attention"] = None if getattr(config, "auto_map", None) else True
+    info["base_model"] = name_or_path
+    info["original_length"] = (
+        window if info["method"] == "base" else rope.get("original_max_position_embeddings", window)
+    )
+    info["trained_length"] = window
+    return info
 
 
 def fingerprint(name_or_path: str, config) -> str:

@@ -1,23 +1,97 @@
-"""Decodes rows together, one token per row and step; on a GPU a step is one replay of a CUDA graph.
+"""The key-value cache, and decoding rows together, one token per row and step.
 
-An eager step of a 7B model costs 25 ms, nearly all of it launching kernels; a replayed graph costs what the GPU needs.
-A graph fixes addresses and shapes, so it reads a fixed number of positions (`visible`, rounded up by `round_length`)
-and a mask hides what a row has not filled.
+On a GPU a step is one replay of a CUDA graph: an eager step of a 7B model costs 25 ms, nearly all of it launching
+kernels; a replayed graph costs what the GPU needs. A graph has fixed addresses and shapes, so it reads a fixed number
+of positions (`visible`, rounded up by `round_length`), and a mask hides those that a row has not filled.
 """
 
 import math
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from attention import eager_kernels, graph_kernels
-from kv_cache import CacheLayer, DecodeLayer
 
 
 def round_length(length: int) -> int:
     """A length rounded up by at most an eighth, so that few graphs serve many lengths."""
     step = max(256, 2 ** (length.bit_length() - 4))
-    return -(-length // step) * step
+    return math.ceil(length / step) * step
+
+
+class CacheLayer(DynamicLayer):
+    """Keys and values of one layer, [B, H, capacity, d], of which the first `length` positions are filled.
+
+    Tokens are written in place, and cropping only lowers `length`. With `on_cpu` the tensors stay in CPU memory and
+    each attention call gets a copy on its device. capacity_hint: positions to allocate at first.
+    """
+
+    def __init__(self, on_cpu: bool = False):
+        super().__init__()
+        self.on_cpu = on_cpu
+        self.length = 0
+        self.capacity_hint = 0
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Appends keys and values, [B, H, n, d] each; returns all of them so far."""
+        device = key_states.device
+        end = self.length + key_states.shape[2]
+        if not self.is_initialized or end > self.keys.shape[2]:
+            self.grow(max(end, self.capacity_hint), key_states, value_states)
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end].to(device), self.values[:, :, :end].to(device)
+
+    def grow(self, capacity: int, key_states, value_states):
+        """Allocates `capacity` positions and keeps the filled ones; zeros, because hidden positions must be finite."""
+        for name, like in (("keys", key_states), ("values", value_states)):
+            B, H, _, d = like.shape
+            device = "cpu" if self.on_cpu else like.device
+            grown = like.new_zeros(B, H, capacity, d, device=device)
+            if self.length:
+                filled = getattr(self, name)[:, :, : self.length]
+                grown[:, :, : self.length] = filled
+            setattr(self, name, grown)
+        self.is_initialized = True
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def crop(self, length: int, capacity: int):
+        """Keeps the first `length` positions and makes room for `capacity` positions in all."""
+        self.length = length
+        self.capacity_hint = capacity
+        if self.is_initialized and self.keys.shape[2] < capacity:
+            self.grow(capacity, self.keys, self.values)
+
+
+class DecodeLayer(DynamicLayer):
+    """Keys and values of one layer while rows are decoded: each row's new token goes to the row's own position.
+
+    keys, values: [B, H, capacity, d], filled by the prefill.  position_B1: int64, the position of each row's next
+    token.  visible: the number of positions that the attention sees; a mask hides those that a row has not filled.
+    """
+
+    def __init__(self, keys, values, position_B1):
+        super().__init__()
+        self.keys = keys
+        self.values = values
+        self.position_B1 = position_B1
+        self.row_B = torch.arange(len(keys), device=keys.device)
+        self.visible = keys.shape[2]
+        self.is_initialized = True
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Writes one token per row, [B, H, 1, d] each; returns the visible keys and values."""
+        position_B = self.position_B1[:, 0].to(self.keys.device)
+        self.keys[self.row_B, :, position_B] = key_states[:, :, 0]
+        self.values[self.row_B, :, position_B] = value_states[:, :, 0]
+        return self.keys[:, :, : self.visible], self.values[:, :, : self.visible]
+
+    def get_seq_length(self) -> int:
+        return self.visible - 1
 
 
 class Decoder:
@@ -29,17 +103,18 @@ class Decoder:
 
     def __init__(self, model, keys: list[torch.Tensor], values: list[torch.Tensor], use_graph: bool):
         rows, device = len(keys[0]), keys[0].device
+        vocabulary = model.config.get_text_config().vocab_size
         self.model = model
         self.keys = keys
         self.use_graph = use_graph
         self.token_B1 = torch.zeros((rows, 1), dtype=torch.int64, device=device)
         self.position_B1 = torch.zeros_like(self.token_B1)
-        vocabulary = model.config.get_text_config().vocab_size
+        self.position_m = torch.arange(keys[0].shape[2], device=device)
         self.bias_V = torch.zeros(vocabulary, dtype=model.dtype, device=device)  # -inf for banned tokens
         self.banned = set()
-        self.place_m = torch.arange(keys[0].shape[2], device=device)
         self.cache = DynamicCache()
-        self.cache.layers = [DecodeLayer(k, v, self.position_B1) for k, v in zip(keys, values, strict=True)]
+        for k, v in zip(keys, values, strict=True):
+            self.cache.layers.append(DecodeLayer(k, v, self.position_B1))
         self.graphs = {}  # by the number of visible positions
 
     def start(self, lengths: list[int], visible: int):
@@ -56,39 +131,36 @@ class Decoder:
             self.banned = banned
         self.token_B1.copy_(torch.tensor(tokens)[:, None])
         self.longest += 1
-        if self.use_graph:
-            self.replay(self.visible)
-        else:
+        if not self.use_graph:
             with eager_kernels():
                 self.forward(self.longest)
+            return self.token_B1[:, 0].tolist()
+        if self.visible not in self.graphs:
+            self.graphs[self.visible] = self.capture(self.visible)
+        self.graphs[self.visible].replay()
         return self.token_B1[:, 0].tolist()
 
     def forward(self, visible: int):
         """One step: reads `token_B1` and `position_B1` and replaces both."""
-        hidden_Bm = self.place_m[:visible] > self.position_B1
-        mask_B11m = torch.zeros(hidden_Bm.shape, dtype=self.model.dtype, device=hidden_Bm.device)
-        mask_B11m = mask_B11m.masked_fill(hidden_Bm, -math.inf)[:, None, None]
+        hidden_Bm = self.position_m[:visible] > self.position_B1
+        mask_Bm = torch.zeros(hidden_Bm.shape, dtype=self.model.dtype, device=hidden_Bm.device)
+        mask_Bm = mask_Bm.masked_fill(hidden_Bm, -math.inf)
         for layer in self.cache.layers:
             layer.visible = visible
-        logits_BV = self.model(
+        output = self.model(
             input_ids=self.token_B1,
             position_ids=self.position_B1,
-            attention_mask=mask_B11m,
+            attention_mask=mask_Bm[:, None, None],
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
-        ).logits[:, -1]
-        self.token_B1.copy_((logits_BV + self.bias_V).argmax(-1, keepdim=True))
+        )
+        logits_BV = output.logits[:, -1] + self.bias_V
+        self.token_B1.copy_(logits_BV.argmax(-1, keepdim=True))
         self.position_B1.add_(1)
 
-    def replay(self, visible: int):
-        """Runs the step's graph, captured on its first use."""
-        if visible not in self.graphs:
-            self.graphs[visible] = self.capture(visible)
-        self.graphs[visible].replay()
-
     def capture(self, visible: int) -> torch.cuda.CUDAGraph:
-        """The graph of one step. The warm-up writes the same keys and values that the first replay will."""
+        """The graph of one step. The warm-up writes the same keys and values as the first replay."""
         token_B1, position_B1 = self.token_B1.clone(), self.position_B1.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -104,33 +176,27 @@ class Decoder:
 
 
 class GroupStorage:
-    """Memory for the keys and values of a group of rows, one flat tensor per layer, kept between groups."""
+    """Memory for the keys and values of a group of rows, kept between groups.
+
+    decoders: by (rows, capacity); their graphs contain addresses in this memory.
+    """
 
     def __init__(self):
-        self.keys = []
-        self.values = []
-        self.decoders = {}  # by (rows, capacity): their graphs hold addresses in this memory
+        self.memory = []  # one flat tensor for the keys and one for the values of each layer
+        self.decoders = {}
 
-    def reserve(self, layers: list[CacheLayer], rows: int, capacity: int):
-        """Makes room for `rows` rows of `capacity` positions, shaped and placed as the layers of a filled cache."""
-        if self.keys and all(
-            k.numel() >= rows * capacity * layer.keys.shape[1] * layer.keys.shape[3]
-            for k, layer in zip(self.keys, layers, strict=True)
-        ):
-            return
-        self.keys, self.values, self.decoders = [], [], {}  # before memory is allocated anew
+    def tensors(self, layers: list[CacheLayer], rows: int, capacity: int) -> tuple[list, list]:
+        """(keys, values), one tensor [rows, H, capacity, d] per layer, shaped and placed as the layers of a cache."""
+        sources = []
         for layer in layers:
-            size = rows * capacity * layer.keys.shape[1]
-            self.keys.append(layer.keys.new_zeros(size * layer.keys.shape[3]))
-            self.values.append(layer.values.new_zeros(size * layer.values.shape[3]))
-
-    def views(self, layers: list[CacheLayer], rows: int, capacity: int) -> tuple[list, list]:
-        """The memory as one tensor [rows, H, capacity, d] per layer, for keys and for values."""
-        views = []
-        for flat, name in ((self.keys, "keys"), (self.values, "values")):
-            shaped = []
-            for tensor, layer in zip(flat, layers, strict=True):
-                heads, width = getattr(layer, name).shape[1], getattr(layer, name).shape[3]
-                shaped.append(tensor[: rows * heads * capacity * width].view(rows, heads, capacity, width))
-            views.append(shaped)
-        return views[0], views[1]
+            sources += [layer.keys, layer.values]
+        shapes = [(rows, source.shape[1], capacity, source.shape[3]) for source in sources]
+        sizes = [math.prod(shape) for shape in shapes]
+        if not self.memory or any(flat.numel() < size for flat, size in zip(self.memory, sizes, strict=True)):
+            self.memory, self.decoders = [], {}  # frees the memory before more is allocated
+            for source, size in zip(sources, sizes, strict=True):
+                self.memory.append(source.new_zeros(size))
+        tensors = []
+        for flat, size, shape in zip(self.memory, sizes, shapes, strict=True):
+            tensors.append(flat[:size].view(shape))
+        return tensors[::2], tensors[1::2]

@@ -1,18 +1,25 @@
-"""A model behind an OpenAI-compatible server (hosted, or a vLLM or SGLang server), with the engines' interface.
+"""A model on an OpenAI-compatible server (hosted, or vLLM or SGLang), with the engines' interface.
 
 The server receives text and tokenises it with its own BOS.
 """
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
-RETRY_SECONDS = (1, 2, 4, 8, 16)  # waits before another try when the server is busy or cannot be reached
+from checkpoint import KEYS
+from engine import Engine
+
+# waits 1, 2, 4, 8 and 16 seconds when the server is busy or cannot be reached
+RETRIES = Retry(
+    5, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None, raise_on_status=False
+)
 TIMEOUT_SECONDS = 3600
 
 
-class Endpoint:
+class Endpoint(Engine):
     """base_url: up to and including /v1.  model: the server's name for it.  threads: requests at a time.
 
     tokenizer: turns prompts of token ids into text; not needed for prompts that are text.
@@ -20,42 +27,37 @@ class Endpoint:
     """
 
     name = "openai"
-    attention = dtype = config = window = None
 
     def __init__(self, base_url: str, model: str, api_key: str | None, tokenizer=None, threads: int = 4):
+        self.name_or_path = model
+        self.oom_retries = []
         self.base_url = base_url.rstrip("/")
-        self.model = model
         self.api_key = api_key
         self.tokenizer = tokenizer
         self.batch_size = threads
         self.chat = None  # whether the server only has chat completions; unknown before the first request
-        self.prefilled_tokens = 0
-        self.generated_tokens = 0
-        self.oom_retries = []
-
-    def load(self):
-        pass
-
-    def plan(self, prompts: list, max_new_tokens: int, ranks: int = 1) -> list[list[int]]:
-        """As the engines' `plan`: common beginnings stand together, for the server's prefix cache."""
-        order = sorted(range(len(prompts)), key=lambda i: prompts[i])
-        return [order[len(order) * rank // ranks : len(order) * (rank + 1) // ranks] for rank in range(ranks)]
-
-    def batches(self, order: list[int], prompts: list, max_new_tokens: int) -> list[list[int]]:
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        self.model_info = dict.fromkeys(KEYS) | {"method": "hosted"}
+        self.fingerprint = f"{model}@{self.base_url}"
+        self.session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, HTTPAdapter(pool_maxsize=threads, max_retries=RETRIES))
+        if api_key:
+            self.session.headers["Authorization"] = f"Bearer {api_key}"
 
     def generate(self, prompts: list, max_new_tokens: int, stop_strings=()) -> list[str]:
         """The text of each answer, at temperature 0. prompts: text or token ids.
 
         Raises ValueError if the server refuses a request or cannot be reached.
         """
+        request = {"model": self.name_or_path, "max_tokens": max_new_tokens, "temperature": 0}
+        if stop_strings:
+            request["stop"] = list(stop_strings)
         texts = [self.to_text(prompt) for prompt in prompts]
-        first = []
+        replies = []
         if self.chat is None:  # the first request finds out which interface the server has
-            first = [self.ask(texts[0], max_new_tokens, stop_strings)]
+            replies.append(self.ask(request, texts.pop(0)))
         with ThreadPoolExecutor(self.batch_size) as pool:
-            requests = [pool.submit(self.ask, text, max_new_tokens, stop_strings) for text in texts[len(first) :]]
-            replies = first + [request.result() for request in requests]
+            replies += pool.map(lambda text: self.ask(request, text), texts)
         answers = []
         for reply in replies:
             usage = reply.get("usage") or {}
@@ -68,11 +70,8 @@ class Endpoint:
     def to_text(self, prompt) -> str:
         return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt, skip_special_tokens=True)
 
-    def ask(self, text: str, max_new_tokens: int, stop_strings) -> dict:
-        """The reply of /completions or, where the server only has chats, of /chat/completions to a user's message."""
-        request = {"model": self.model, "max_tokens": max_new_tokens, "temperature": 0}
-        if stop_strings:
-            request["stop"] = list(stop_strings)
+    def ask(self, request: dict, text: str) -> dict:
+        """The reply of /completions or, if the server only has chats, of /chat/completions to a user's message."""
         if not self.chat:
             status, reply = self.post("completions", request | {"prompt": text})
             if status == 200:
@@ -88,18 +87,10 @@ class Endpoint:
 
     def post(self, path: str, body: dict) -> tuple[int, dict | str]:
         """(200, the reply) or (another status, the server's message in one line)."""
-        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        for wait in (*RETRY_SECONDS, None):
-            try:
-                url = f"{self.base_url}/{path}"
-                response = requests.post(url, json=body, headers=headers, timeout=TIMEOUT_SECONDS)
-                if response.ok:
-                    return 200, response.json()
-                status, message = response.status_code, " ".join(response.text.split())[:300]
-                if status != 429 and status < 500:
-                    return status, message
-            except requests.RequestException as error:
-                status, message = 0, f"no answer ({error})"
-            if wait is not None:
-                time.sleep(wait)
-        return status, message
+        try:
+            response = self.session.post(f"{self.base_url}/{path}", json=body, timeout=TIMEOUT_SECONDS)
+            if response.ok:
+                return 200, response.json()
+            return response.status_code, " ".join(response.text.split())[:300]
+        except requests.RequestException as error:
+            return 0, f"no answer ({error})"

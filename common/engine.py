@@ -1,22 +1,23 @@
-"""What the engines (transformers_engine.py, vllm_engine.py) have in common: the order and the groups of prompts.
+"""What all engines share: what they are, and the order and the groups of the prompts.
 
 Prompts are lists of token ids. The rope of a prompt is fixed before its first token, for len(prompt) + max_new_tokens
-tokens (see rope.py), so a group holds prompts of one rope.
+tokens (see rope.py), so a group has prompts of one rope.
 """
 
 import json
 import math
+from collections.abc import Sequence
 
-import torch
-
-from checkpoint import choose_dtype, open_config, open_tokenizer
+from attention import sdpa_kernels
+from checkpoint import choose_dtype, describe, fingerprint, open_config, open_tokenizer
 from rope import rope_at
+from run import WORLD_SIZE, command_line, default_device, versions
 
 MOSTLY_NEW = 0.9  # above this share of tokens that no other prompt begins with, prompts are ordered by length
 
 
 def shared_prefix(a: list[int], b: list[int]) -> int:
-    """How many ids two lists have in common at their beginning."""
+    """The number of ids that two lists have in common at their beginning."""
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i
@@ -30,33 +31,75 @@ def cut_at(text: str, stop_strings) -> str:
 
 
 class Engine:
-    """What the engines know before any weight is read.
+    """Base class of the engines.
 
-    tokenizer, config: the checkpoint's.  window: the length it declares, tokens.  dtype, attention: what it runs in.
-    prefilled_tokens, generated_tokens: computed so far.  batch_size: most prompts in a group.
+    name: "transformers", "vllm" or "openai".  model_info: the checkpoint's method and lengths, see checkpoint.describe.
+    config, tokenizer: the checkpoint's.  window: the length that it declares, tokens.
+    device, dtype, attention: what the model runs on and in; None if this process does not know.
+    batch_size: most prompts in a group.  prefilled_tokens, generated_tokens: computed so far.
     oom_retries: one entry for each time that a group did not fit in memory.
     """
 
-    def __init__(self, name_or_path: str, dtype: str, device: torch.device, trust_remote_code: bool, **kwargs):
-        self.name_or_path = str(name_or_path)
-        self.trust_remote_code = trust_remote_code
-        self.config = open_config(self.name_or_path, trust_remote_code, **kwargs)
-        rope_at(self.config, 2)  # raises on an unknown rule
-        self.window = getattr(self.config, "max_position_embeddings", None)
-        self.dtype = choose_dtype(device, dtype)
-        self.tokenizer = open_tokenizer(self.name_or_path, trust_remote_code)
-        self.prefilled_tokens = 0
-        self.generated_tokens = 0
+    name = device = dtype = attention = config = window = api_key = None
+
+    prefilled_tokens = generated_tokens = 0
+
+    def open_checkpoint(self, dtype: str, trust_remote_code: bool):
+        """Reads everything but the weights. Raises ValueError if the checkpoint cannot be opened."""
+        self.name_or_path = str(self.name_or_path)
         self.oom_retries = []
+        self.config = open_config(self.name_or_path, trust_remote_code)
+        rope_at(self.config, 2)  # raises on an unknown rule
+        self.tokenizer = open_tokenizer(self.name_or_path, trust_remote_code)
+        self.dtype = choose_dtype(self.device or default_device(), dtype)
+        self.window = getattr(self.config, "max_position_embeddings", None)
+        self.model_info = describe(self.name_or_path, self.config)
+        self.fingerprint = fingerprint(self.name_or_path, self.config)
+
+    def settings(self) -> dict:
+        """What a run must share with an earlier one to keep its answers."""
+        settings = {"checkpoint": self.fingerprint, "engine": self.name}
+        return settings | {"dtype": self.dtype, "attention": self.attention}
+
+    def describe(self, *packages: str) -> dict:
+        """What a result records about its model, engine and run. packages: see run.versions."""
+        return {
+            "model": self.name_or_path,
+            **self.model_info,
+            **self.settings(),
+            "sdpa_kernels": sdpa_kernels(self.device),
+            "batch_size": self.batch_size,
+            "versions": versions(*packages),
+            "command": command_line(self.api_key),
+            "processes": WORLD_SIZE,
+        }
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def token_budget(self) -> float:
-        """Tokens that the caches of one group may hold together."""
+        """Tokens that the caches of one group may contain together."""
         return math.inf
 
-    def batches(self, order: list[int], prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    def shorten_chunks(self) -> bool:
+        """Saves memory for a prompt that has run out of it; returns whether that is possible."""
+        return False
+
+    def generate(
+        self, prompts: list, max_new_tokens: int, stop_strings=(), stop_ids=(), min_new_tokens: int = 0
+    ) -> list[str]:
+        """The text of each prompt's answer, greedily, cut at the first stop string.
+
+        An answer ends before EOS or one of stop_ids, both masked until min_new_tokens ids are there.
+        """
+        texts = []
+        for indices in self.batches(range(len(prompts)), prompts, max_new_tokens):
+            group = [prompts[i] for i in indices]
+            for ids in self.generate_ids(group, max_new_tokens, stop_strings, stop_ids, min_new_tokens):
+                texts.append(cut_at(self.decode(ids), stop_strings))
+        return texts
+
+    def batches(self, order: Sequence[int], prompts: list, max_new_tokens: int) -> list[list[int]]:
         """Cuts `order` into groups of at most `batch_size` prompts of one rope whose caches fit `token_budget`."""
         budget = self.token_budget() if order and self.batch_size > 1 else 0
         groups, group, group_rope, longest = [], [], None, 0
@@ -72,29 +115,33 @@ class Engine:
             groups.append(group)
         return groups
 
-    def plan(self, prompts: list[list[int]], max_new_tokens: int, ranks: int = 1) -> list[list[int]]:
+    def plan(self, prompts: list, max_new_tokens: int, ranks: int = 1) -> list[list[int]]:
         """The order of the prompts, as indices: one list per rank, of about equal work.
 
-        Prompts of one rope stand together. Among them those with a common beginning do (a depth-first walk of the
+        Prompts of one rope are neighbours. Among them those with a common beginning are (a depth-first walk of the
         prefix tree computes each edge once), or, where little is common, those of similar length.
         """
-        rope_by_length = {n: rope_at(self.config, n + max_new_tokens) for n in {len(ids) for ids in prompts}}
-        ropes = [json.dumps(rope_by_length[len(ids)], sort_keys=True) for ids in prompts]
+        ropes = []
+        for ids in prompts:
+            rope = rope_at(self.config, len(ids) + max_new_tokens)
+            ropes.append(json.dumps(rope, sort_keys=True))
         order = sorted(range(len(prompts)), key=lambda i: (ropes[i], prompts[i]))
-        work = []  # tokens to compute for each prompt
-        for position, i in enumerate(order):
-            last = order[position - 1]
-            shared = position > 0 and ropes[last] == ropes[i]
-            work.append(len(prompts[i]) - (shared_prefix(prompts[last], prompts[i]) if shared else 0))
-        if sum(work) > MOSTLY_NEW * sum(map(len, prompts)):
+        work = {}  # tokens to compute for each prompt
+        previous = None
+        for i in order:
+            work[i] = len(prompts[i])
+            if previous is not None and ropes[previous] == ropes[i]:
+                work[i] -= shared_prefix(prompts[previous], prompts[i])
+            previous = i
+        if sum(work.values()) > MOSTLY_NEW * sum(map(len, prompts)):
             order.sort(key=lambda i: (ropes[i], -len(prompts[i]), prompts[i]))
-            work = [len(prompts[i]) for i in order]
-        if ranks == 1:
-            return [order]
-        work = [tokens + max_new_tokens for tokens in work]
-        shares, done, total = [[] for _ in range(ranks)], 0, sum(work)
-        for i, tokens in zip(order, work, strict=True):
-            middle = done + tokens / 2
-            shares[min(ranks - 1, int(ranks * middle / total))].append(i)
+            work = {i: len(prompts[i]) for i in order}
+        shares = [[] for _ in range(ranks)]
+        total = sum(work.values()) + max_new_tokens * len(prompts)
+        done = 0
+        for i in order:
+            tokens = work[i] + max_new_tokens
+            rank = int(ranks * (done + tokens / 2) / total)
+            shares[min(rank, ranks - 1)].append(i)
             done += tokens
         return shares

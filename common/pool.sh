@@ -11,43 +11,34 @@ nproc=${NPROC:-1}
 gpus=(${GPUS:-})
 jobs=${JOBS:-1}
 if [ ${#gpus[@]} -gt 0 ]; then jobs=${#gpus[@]}; fi
-for count in "$nproc" "$jobs"; do
-  [[ $count =~ ^[1-9][0-9]*$ ]] || { echo "error: NPROC and JOBS are numbers above 0, not '$count'" >&2; exit 1; }
-done
+[[ "$nproc $jobs" =~ ^[1-9][0-9]*\ [1-9][0-9]*$ ]] ||
+  { echo "error: NPROC and JOBS are numbers above 0, not '$nproc' and '$jobs'" >&2; exit 1; }
 
-launch=("$python") # begins the command of a process
+launch=("$python") # the command of a process begins with this
 if [ "$nproc" -gt 1 ]; then launch+=(-m torch.distributed.run --standalone "--nproc_per_node=$nproc"); fi
 if [ "$jobs" -gt 1 ]; then # side by side, the processes share the cores
   threads=$(($(getconf _NPROCESSORS_ONLN) / (jobs * nproc)))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 fi
 
-run() { # command: prints it and runs it
+run() { # COMMAND: prints it and runs it
   echo "+ $*"
   "$@"
 }
 
-worker() { # number, items: evaluates items number, number + jobs, ...
-  local number=$1 i=0 item items=()
-  shift
-  for item in "$@"; do
-    if [ $((i % jobs)) -eq "$number" ]; then items+=("$item"); fi
-    i=$((i + 1))
-  done
+worker() { # NUMBER ITEM...: evaluates items number, number + jobs, ...
+  local number=$1 item items=()
+  for ((item = number + 2; item <= $#; item += jobs)); do items+=("${!item}"); done
   [ ${#items[@]} -gt 0 ] || return 0
   if [ ${#gpus[@]} -gt 0 ]; then export CUDA_VISIBLE_DEVICES=${gpus[$number]}; fi
   if evaluate "${items[@]}" || [ -n "$stopped" ]; then return; fi
-  if [ ${#items[@]} -eq 1 ]; then
-    echo "${items[0]}" >>"$failures"
-    return
-  fi
-  for item in "${items[@]}"; do # each alone: what is done is skipped, and the others are not held up
+  for item in "${items[@]}"; do # each alone: finished ones are skipped, and one that fails does not stop the others
     if [ -n "$stopped" ]; then return; fi
-    evaluate "$item" || echo "$item" >>"$failures"
+    if [ ${#items[@]} -eq 1 ] || ! evaluate "$item"; then echo "$item" >>"$failures"; fi
   done
 }
 
-pool() { # items: evaluates all of them; what fails is listed by `finish`
+pool() { # ITEM...: evaluates all of them; `finish` lists those that failed
   local number
   trap stop INT TERM HUP
   for ((number = 0; number < jobs; number++)); do

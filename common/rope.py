@@ -27,18 +27,16 @@ def frequencies(rule: dict, length: int, head_dim: int) -> dict:
     """
     original = rule["original_length"]
     t = min(max(1, math.ceil(length / original)), len(rule["inv_freq"]))
-    plain = [rule["rope_theta"] ** (-2 * j / head_dim) for j in range(head_dim // 2)]
-    factors = [p / f for p, f in zip(plain, rule["inv_freq"][t - 1], strict=True)]
-    attention_factor = 1.0
-    if rule["log_scale"]:
-        attention_factor = math.sqrt(math.log(length) / math.log(original))
+    factors = []
+    for j, frequency in enumerate(rule["inv_freq"][t - 1]):
+        factors.append(rule["rope_theta"] ** (-2 * j / head_dim) / frequency)
     return {
         "rope_type": "longrope",
         "rope_theta": rule["rope_theta"],
         "factor": float(t),
         "short_factor": factors,
         "long_factor": factors,
-        "attention_factor": attention_factor,
+        "attention_factor": math.sqrt(math.log(length) / math.log(original)) if rule["log_scale"] else 1.0,
         "original_max_position_embeddings": original,
     }
 
@@ -56,10 +54,11 @@ def rope_at(config, length: int) -> dict | None:
     """
     rope = getattr(config, "rope_parameters", None) or {}
     rule = (getattr(config, "context_extension", None) or {}).get("rope_by_length")
-    if not rule and rope.get("rope_type") == "dynamic":
+    rope_type = None if rule else rope.get("rope_type")
+    if rope_type == "dynamic":
         window = config.max_position_embeddings
         rule = {**rope, "rule": "ntk", "original_length": window, "trained_length": window}
-    if not rule and rope.get("rope_type") == "longrope":
+    if rope_type == "longrope":
         window = rope.get("original_max_position_embeddings") or config.max_position_embeddings
         factors = rope["long_factor" if length > window else "short_factor"]
         return rope | {"short_factor": factors, "long_factor": factors}
@@ -74,7 +73,7 @@ def rope_at(config, length: int) -> dict | None:
 class RopeSetter:
     """Sets the rope of a loaded model. A length never depends on the lengths set before it.
 
-    parameters: the `rope_parameters` now in use.
+    parameters: the `rope_parameters` now in use. Raises ValueError if a model without `rotary_emb` needs another rope.
     """
 
     def __init__(self, model):
@@ -85,10 +84,7 @@ class RopeSetter:
             self.parameters = None  # what is loaded follows the text: build it anew for each length
 
     def set(self, parameters: dict | None) -> None:
-        """Rebuilds the model's rotary embedding from `rope_parameters` (see `rope_at`).
-
-        Raises ValueError if the model has no `rotary_emb`.
-        """
+        """Rebuilds the model's rotary embedding from `rope_parameters` (see `rope_at`)."""
         if parameters == self.parameters:
             return
         if self.loaded is None:

@@ -17,8 +17,11 @@ def resampled_means(strata: list[tuple[np.ndarray, np.ndarray]], seed=0, resampl
     rng = np.random.default_rng(seed)
     total = np.zeros(resamples)
     for sums, counts in strata:
-        drawn = rng.integers(len(sums), size=(resamples, len(sums)))
-        total += sums[drawn].sum(1) / counts[drawn].sum(1)
+        units = len(sums)
+        drawn = rng.integers(units, size=(resamples, units))
+        sums_drawn = sums[drawn].sum(1)
+        counts_drawn = counts[drawn].sum(1)
+        total += sums_drawn / counts_drawn
     return total / len(strata)
 
 
@@ -41,12 +44,16 @@ def wilson(total: float, n: int) -> tuple[float, float]:
     most p (1 - p).
     """
     p = total / n
-    middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+    shrink = 1 + Z * Z / n
+    middle = (p + Z * Z / (2 * n)) / shrink
+    variance = p * (1 - p) / n + Z * Z / (4 * n * n)
+    half = Z / shrink * math.sqrt(variance)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def standard_error(values) -> float | None:
     """Standard error of the mean; None for a single value."""
     values = np.asarray(values, dtype=np.float64)
-    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+    if len(values) < 2:
+        return None
+    return float(values.std(ddof=1)) / math.sqrt(len(values))

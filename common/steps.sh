@@ -1,4 +1,4 @@
-# How a study starts, runs its steps and ends. Sourced by study.sh, from the root of the repository.
+# How a study starts, runs its steps and ends. Sourced by study.sh, in the root of the repository.
 #
 # A step is one command in a stage's folder. Its output also goes to a log. If it fails, that is noted in
 # $run/failures.txt and the next step runs. study.sh sets run (its folder), base and dataset.
@@ -12,19 +12,11 @@ absolute() { # PATH
   case $1 in /*) echo "$1" ;; *) echo "$PWD/${1#./}" ;; esac
 }
 
-local_path() { # NAME: a file or folder that exists here becomes absolute; anything else, such as a hub id, stays
-  if [ -n "$1" ] && [ -e "$1" ]; then absolute "$1"; else echo "$1"; fi
+local_path() { # NAME: an existing file or folder becomes absolute; anything else, such as a hub id, is unchanged
+  if [ -e "$1" ]; then absolute "$1"; else echo "$1"; fi
 }
 
-gpu_ids() { # the GPUs that may be used; nothing on a machine without any
-  local ids
-  ids=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null) || return
-  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then ids=${CUDA_VISIBLE_DEVICES//,/ }; fi
-  echo $ids
-}
-
-load_settings() { # [--dry_run]: sets dry_run and the variables of the preset, which the launchers may read
-  local benchmark
+load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the preset to the launchers
   case $* in
     '') dry_run= ;;
     --dry_run) dry_run=yes ;;
@@ -35,13 +27,13 @@ load_settings() { # [--dry_run]: sets dry_run and the variables of the preset, w
   set -a
   . "presets/$preset.sh"
   : "${SEEDS=42}" "${BENCHMARKS=perplexity needle longbench trec ruler}"
-  : "${TEXTS=}" "${NEEDLE_LENGTHS=}" "${RULER_TASKS=}"
-  : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}"
-  : "${RULER_FLAGS=}" "${RULER_PREPARE_FLAGS=}"
+  : "${TEXTS=}" "${NEEDLE_LENGTHS=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
+  : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
   set +a
+  local benchmark
   for benchmark in $BENCHMARKS; do
-    case $benchmark in
-      perplexity | needle | longbench | trec | ruler) ;;
+    case " perplexity needle longbench trec ruler " in
+      *" $benchmark "*) ;;
       *) refuse "BENCHMARKS: no '$benchmark'; there are perplexity, needle, longbench, trec and ruler" ;;
     esac
   done
@@ -70,17 +62,15 @@ setting() { # VARIABLE=VALUE...: exports them to all further steps
   if [ -n "$dry_run" ]; then print_command export "$@"; fi
 }
 
-existing() { # CHECKPOINT...: the base, and those of the others that could be made
+existing() { # BASE CHECKPOINT...: the base, and those of the others that could be made
   local checkpoint list=$1
-  shift
-  for checkpoint in "$@"; do
+  for checkpoint in "${@:2}"; do
     if [ -n "$dry_run" ] || [ -f "$checkpoint/config.json" ]; then list+=" $checkpoint"; fi
   done
   echo "$list"
 }
 
 start_study() { # prepares the environment, the folder, the lock and the variables of the machine
-  local gpus
   case $run$base in *' '*) refuse "the path '$run$base' has a space in it; set RUN and BASE to folders without" ;; esac
   if [ -n "$TRAINED" ] && [ -n "$base" ] && [ -z "$dataset" ]; then
     refuse "BASE needs DATASET, the rows to train on; continuous_finetuning/prepare_data.py makes them"
@@ -97,19 +87,23 @@ start_study() { # prepares the environment, the folder, the lock and the variabl
     : >"$failures"
     trap 'echo "stopped; rerun the same command to resume" >&2; exit 130' INT TERM
   fi
-  GPUS=${GPUS:-$(gpu_ids)}
-  echo "preset $preset; GPUs: ${GPUS:-none}; results in $run"
+  local gpus
+  gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)
+  [ -z "$gpus" ] || gpus=${CUDA_VISIBLE_DEVICES-$gpus}
+  gpus=${GPUS:-$gpus}
+  gpus=(${gpus//,/ })
+  echo "preset $preset; GPUs: ${gpus[*]:-none}; results in $run"
   if [ -n "$dry_run" ]; then echo "  set -a; . presets/$preset.sh; set +a"; fi
-  gpus=(${GPUS//,/ })
   if [ ${#gpus[@]} -gt 0 ]; then # training takes all GPUs, evaluations run side by side, one process per GPU
-    setting GPUS="$GPUS" CUDA_VISIBLE_DEVICES="${GPUS// /,}" NPROC="${NPROC:-${#gpus[@]}}" JOBS=1
+    local ids=${gpus[*]}
+    setting GPUS="$ids" CUDA_VISIBLE_DEVICES="${ids// /,}" NPROC="${NPROC:-${#gpus[@]}}" JOBS=1
   else # on a CPU, two processes side by side are faster than one on two cores
     setting NPROC="${NPROC:-1}" JOBS="${JOBS:-$(($(getconf _NPROCESSORS_ONLN) > 1 ? 2 : 1))}"
   fi
 }
 
 step() { # NAME TITLE FOLDER COMMAND...
-  local name=$1 title=$2 folder=$3 log=$logs/$1.log status count=0 line
+  local name=$1 title=$2 folder=$3 log=$logs/$1.log status listed
   shift 3
   printf '\n[%d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$title"
   if [ -n "$dry_run" ]; then
@@ -117,33 +111,28 @@ step() { # NAME TITLE FOLDER COMMAND...
     print_command "$@"
     return
   fi
-  # a signal ends the command; tee goes on until the command has printed its last line
+  # a signal ends the command; tee continues until the command has printed its last line
   (cd "$folder" && "$@") </dev/null 2>&1 | (trap '' INT TERM HUP && exec tee "$log")
   status=${PIPESTATUS[0]}
   [ "$status" -ne 0 ] || return 0
-  while read -r line; do # a launcher ends with a line for everything that failed
-    echo "$name: ${line#failed: }" >>"$failures"
-    count=$((count + 1))
-  done < <(grep -a '^failed: ' "$log")
-  [ "$count" -gt 0 ] || echo "$name: exit status $status, see logs/$name.log" >>"$failures"
+  listed=$(grep -a '^failed: ' "$log") # a launcher ends with a line for everything that failed
+  echo "${listed:-exit status $status, see logs/$name.log}" | sed "s/^failed: //; s/^/$name: /" >>"$failures"
   return 1
 }
 
 estimate() { # BASE VARIABLE=VALUE...: prints what fine-tuning with these variables needs on $MACHINE
   local machine=${MACHINE:-8xH100} shape=$PWD/presets/${1##*/}
-  [ -f "$shape/config.json" ] || shape=$1 # a preset may have the base's config.json, which spares the hub
-  shift
+  [ -f "$shape/config.json" ] || shape=$1 # a preset may have the base's config.json, so that the hub is not needed
   printf '\nfine-tuning on %s:\n' "$machine"
-  if [ ! -x "$PYTHON" ]; then
-    echo "no estimate: it needs .venv, which a run without --dry_run makes"
-  elif [ "$shape" = "$run/base" ] && [ ! -f "$shape/config.json" ]; then
-    echo "no estimate: the base is not made yet"
-  else
-    (cd continuous_finetuning && env DS_ACCELERATOR=cpu "$@" BASE="$shape" JOBS=1 ESTIMATE="$machine" bash finetune.sh)
+  if [ ! -x "$PYTHON" ] || [ "$shape" = "$run/base" ] && [ ! -f "$shape/config.json" ]; then
+    echo "no estimate: it needs .venv and the base, which a run without --dry_run makes"
+    return
   fi
+  (cd continuous_finetuning &&
+    env DS_ACCELERATOR=cpu "${@:2}" BASE="$shape" JOBS=1 ESTIMATE="$machine" bash finetune.sh)
 }
 
-end_study() { # FIGURES: says where the results are, and what failed
+end_study() { # FIGURES: prints where the results are, then what failed
   if [ -n "$dry_run" ]; then exit 0; fi
   printf '\n[%d:%02d] done\n' $((SECONDS / 60)) $((SECONDS % 60))
   echo "  report       $1/report.html, one file that holds everything below"
@@ -153,10 +142,9 @@ end_study() { # FIGURES: says where the results are, and what failed
   list_failures
 }
 
-list_failures() { # ends with status 1 if there are any
-  local line
+list_failures() { # exits with status 1 if there are any
   [ -s "$failures" ] || exit 0
-  while read -r line; do echo "failed: $line"; done <"$failures" >&2
+  sed 's/^/failed: /' "$failures" >&2
   echo "rerun the same command to try these again; everything else is kept" >&2
   exit 1
 }

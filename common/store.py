@@ -1,22 +1,21 @@
-"""Answers on disk as they are made, so that a killed evaluation resumes where it was.
+"""Answers on disk as they are made, so that a killed evaluation can be resumed.
 
     store = Store(path, settings, key=lambda entry: entry["index"])
-    answered = store.open()            rank 0, before the work: what is already there
+    answered = store.open()            rank 0, first: what earlier runs have answered
     store.append({"index": 3, ...})    any rank, as soon as an answer is made
-    answered = store.gather()          rank 0, once all ranks are done: one file, without duplicates
+    answered = store.gather()          rank 0, when all ranks are done: one file without duplicates
 
 A store is one unit of work: the windows of one length, a needle grid, a set of LongBench, a task of RULER.
 
-    <path>                             one JSON object per line; rank 0 appends here
+    <path>                                 one JSON object per line; rank 0 appends here
     <record folder>/<stem>.rank<r>.jsonl   what rank r > 0 appended since the last `gather`
-    <record>                           JSON: "settings", which a run must share to resume, and what else is noted
-    <folder>/old/                      answers made with other settings; old2/, old3/, ... for further ones
-    <path>.broken                      a copy of a corrupt file, whose unreadable lines are made again
+    <record>                               JSON: "settings", which a run must share to resume, and notes on the run
+    <folder>/old/, old2/, ...              answers made with other settings
 """
 
+import glob
 import json
 import os
-import shutil
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
@@ -33,31 +32,25 @@ def parse_line(line: str) -> dict | None:
 
 
 def read_lines(path: Path) -> tuple[list[dict], int]:
-    """(the JSON objects of a file, one per line; how many complete lines are unreadable).
+    """(the JSON objects of a file, one per line; the number of unreadable lines).
 
-    A last line without its newline was cut off by a kill and is passed over.
+    A last line without its newline was cut off by a kill and is not counted.
     """
-    entries, unreadable = [], 0
     if not path.is_file():
-        return entries, unreadable
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-        entry = parse_line(line)
-        if entry is None:
-            unreadable += 1
-        else:
-            entries.append(entry)
-    return entries, unreadable
+        return [], 0
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    entries = [entry for entry in map(parse_line, lines) if entry is not None]
+    return entries, len(lines) - len(entries)
 
 
 class Store:
-    """The answers of one unit of work; see the module's description.
+    """The answers of one unit of work.
 
-    path: the .jsonl file.  settings: what a run must have in common with the answers already there.
+    path: the .jsonl file.  settings: what a run must have in common with earlier answers to keep them.
     key: gives the identity of an entry.  record: the record's file [<stem>.run.json beside `path`].
     results: further files made from the answers, which `set_aside` moves along with them.
-
-    An entry with the key "error" notes an answer that could not be made. It is never counted as answered: `gather`
-    moves it to `errors`, {key: entry}, and drops it from the file.
+    errors: {key: entry} of the entries with the key "error", which note answers that could not be made. They do not
+    count as answered, and `gather` drops them from the file.
     """
 
     def __init__(
@@ -76,35 +69,22 @@ class Store:
         self.errors = {}
         self.file = None
 
-    def rank_path(self, rank: int) -> Path:
-        """The file that a rank appends to."""
-        return self.path if rank == 0 else self.record.with_name(f"{self.path.stem}.rank{rank}.jsonl")
-
     def files(self) -> list[Path]:
-        """The files that hold answers."""
-        prefix = f"{self.path.stem}.rank"
-        folder = self.record.parent
-        ranks = sorted(path for path in folder.glob("*.jsonl") if path.name.startswith(prefix))
-        return [path for path in (self.path, *ranks) if path.is_file()]
+        """The existing files with answers, that of rank 0 first."""
+        paths = [self.path, *sorted(self.record.parent.glob(f"{glob.escape(self.path.stem)}.rank*.jsonl"))]
+        return [path for path in paths if path.is_file()]
 
     # --- rank 0
-    def open(self, about: dict | None = None) -> dict[Hashable, dict]:
-        """Prepares the files for appending and returns the answers already there, by key.
+    def open(self, notes: dict | None = None) -> dict[Hashable, dict]:
+        """Writes the record, `notes` and the settings; returns the answers that are there, by key.
 
-        Answers of other settings are moved to old/, a corrupt file is copied; both are said in one line.
-        about: what the record says beside the settings.
+        Answers made with other settings are moved to old/.
         """
         known = (read_json(self.record) or {}).get("settings")
-        if known != self.settings and (self.files() or any(path.exists() for path in self.results())):
+        if known != self.settings:
             self.set_aside(known)
-        for path in self.files():
-            unreadable = read_lines(path)[1]
-            if unreadable:
-                copy = path.with_name(path.name + ".broken")
-                shutil.copyfile(path, copy)
-                print(f"{path}: {unreadable} unreadable lines; kept as {copy.name}, made again", flush=True)
         answered = self.gather()
-        self.write_record(about or {})
+        self.write_record(notes or {})
         self.errors = {}
         return answered
 
@@ -123,26 +103,29 @@ class Store:
                     failed[key] = entry
                 else:
                     answered[key] = entry
-        self.errors = {key: entry for key, entry in failed.items() if key not in answered}
         answered = dict(sorted(answered.items()))
-        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in answered.values())
-        if files and (files != [self.path] or self.path.read_bytes() != text.encode()):
-            write_text(self.path, text)
+        self.errors = {key: entry for key, entry in failed.items() if key not in answered}
+        if files:
+            lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in answered.values()]
+            write_text(self.path, "".join(lines))
         for path in files:
             if path != self.path:
                 path.unlink()
         return answered
 
-    def write_record(self, about: dict) -> None:
-        """Writes the record: `about` and the settings."""
-        write_json(self.record, about | {"settings": self.settings})
+    def write_record(self, notes: dict) -> None:
+        """Writes the record: `notes` and the settings."""
+        write_json(self.record, notes | {"settings": self.settings})
 
     def set_aside(self, known: dict | None) -> None:
-        """Moves all files to old/ and says why. known: the settings they were made with, None if unknown."""
-        folder, number = self.path.parent / "old", 1
+        """Moves earlier answers and results to old/ and reports why. known: their settings, None if unknown."""
         files = [*self.files(), *(path for path in self.results() if path.exists())]
+        if not files:
+            return
         if self.record.exists():
-            files.append(self.record)  # last: answers without a record belong to nobody
+            files.append(self.record)  # last: answers without a record are never used
+        number = 1
+        folder = self.path.parent / "old"
         while any((folder / path.name).exists() for path in files):
             number += 1
             folder = self.path.parent / f"old{number}"
@@ -156,15 +139,15 @@ class Store:
         print(f"{self.path}: earlier answers moved to {folder.name}/ ({reason}); they are made again", flush=True)
 
     def remove(self) -> None:
-        """Deletes the answers and the record, once their result is written."""
+        """Deletes the answers and the record, once the result is written."""
         for path in [*self.files(), self.record]:
             path.unlink(missing_ok=True)
 
     # --- any rank
     def append(self, entry: dict) -> None:
-        """Appends an entry; it is with the operating system when this returns, so a kill does not lose it."""
+        """Appends an entry. A kill after the call does not lose it."""
         if self.file is None:
-            path = self.rank_path(RANK)
+            path = self.path if RANK == 0 else self.record.with_name(f"{self.path.stem}.rank{RANK}.jsonl")
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = path.open("a", encoding="utf-8")
         self.file.write(json.dumps(entry, ensure_ascii=False) + "\n")

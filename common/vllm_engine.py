@@ -1,34 +1,38 @@
 """Greedy answers of a plain checkpoint by vLLM, many prompts at a time (pip install -r requirements-gpu.txt)."""
 
 import importlib.util
+from dataclasses import dataclass
 
-from engine import Engine, cut_at
+from engine import Engine
 from rope import rope_at
-from run import default_device
 
 
+@dataclass(eq=False)
 class VLLM(Engine):
     """vLLM in this process; its prefix cache computes common beginnings once.
 
-    max_length: the longest prompt with its answer, tokens. vLLM uses one rope for all lengths and its own attention, so
-    checkpoints that need another are refused with a ValueError.
+    max_length: the longest prompt with its answer, tokens.
+
+    Raises ValueError if the checkpoint has its own attention, or a rope that depends on the length: vLLM has neither.
     """
 
-    name = attention = "vllm"
+    name_or_path: str
+    max_length: int
+    dtype: str = "auto"
+    tensor_parallel_size: int = 1
 
-    def __init__(self, name_or_path: str, max_length: int, dtype: str = "auto", tensor_parallel_size: int = 1):
-        remedy = "vLLM cannot run it; use Transformers"
-        super().__init__(name_or_path, dtype, default_device(), trust_remote_code=False, remedy=remedy)
-        if any(rope_at(self.config, n) != self.config.rope_parameters for n in (2, max_length)):
-            raise ValueError(f"the rope of {name_or_path} depends on the length, vLLM's does not; use Transformers")
-        if self.window and max_length > self.window:
-            raise ValueError(f"{max_length} tokens are beyond the {self.window} that vLLM computes positions for")
+    name = attention = "vllm"
+    model = None
+    batch_size = 64  # answers recorded together; vLLM itself decides how many fit
+
+    def __post_init__(self):
+        self.open_checkpoint(self.dtype, trust_remote_code=False)
+        if any(rope_at(self.config, n) != self.config.rope_parameters for n in (2, self.max_length)):
+            raise ValueError(f"{self.name_or_path}: its rope depends on the length, vLLM's does not; use Transformers")
+        if self.window and self.max_length > self.window:
+            raise ValueError(f"{self.max_length} tokens are beyond the {self.window} that vLLM computes positions for")
         if importlib.util.find_spec("vllm") is None:
             raise ValueError("vLLM is not installed: pip install -r requirements-gpu.txt, or use Transformers")
-        self.max_length = max_length
-        self.tensor_parallel_size = tensor_parallel_size
-        self.model = None
-        self.batch_size = 64  # answers recorded together; vLLM itself decides how many fit
 
     def load(self):
         """Starts vLLM, once."""
@@ -44,10 +48,8 @@ class VLLM(Engine):
             enable_prefix_caching=True,
         )
 
-    def generate(
-        self, prompts: list[list[int]], max_new_tokens: int, stop_strings=(), stop_ids=(), min_new_tokens: int = 0
-    ) -> list[str]:
-        """The text of each prompt's answer; see `Transformers.generate`."""
+    def generate_ids(self, prompts, max_new_tokens, stop_strings, stop_ids, min_new_tokens) -> list[list[int]]:
+        """The ids that follow each prompt; see `Transformers.generate_ids`."""
         self.load()
         from vllm import SamplingParams
 
@@ -58,12 +60,14 @@ class VLLM(Engine):
             stop=list(stop_strings),
             stop_token_ids=list(stop_ids),
         )
-        outputs = self.model.generate([{"prompt_token_ids": ids} for ids in prompts], greedy, use_tqdm=False)
-        texts = []
+        requests = [{"prompt_token_ids": ids} for ids in prompts]
+        answers = []
+        outputs = self.model.generate(requests, greedy, use_tqdm=False)
         for prompt, output in zip(prompts, outputs, strict=True):
             self.prefilled_tokens += len(prompt) - (output.num_cached_tokens or 0)
-            # its ids rather than its text, which lacks a last character that is not complete
-            ids = list(output.outputs[0].token_ids)
+            ids = list(output.outputs[0].token_ids)  # not its text, which lacks an incomplete last character
             self.generated_tokens += len(ids)
-            texts.append(cut_at(self.decode([token for token in ids if token not in stop_ids]), stop_strings))
-        return texts
+            if ids and ids[-1] in stop_ids:
+                ids.pop()
+            answers.append(ids)
+        return answers

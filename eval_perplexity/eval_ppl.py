@@ -215,9 +215,7 @@ def write_result(job: Job, facts: dict) -> None:
 
 def main():
     args = parse_args()
-    run.start_ranks()
     run.for_each_checkpoint(args.base_model, lambda name_or_path: evaluate_checkpoint(args, name_or_path))
-    run.stop_ranks()
 
 
 if __name__ == "__main__":

@@ -26,23 +26,10 @@ import random
 from pathlib import Path
 
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
-from checkpoint import checkpoint_name, describe, fingerprint, open_config
+from checkpoint import checkpoint_name, open_config
 from data import Dataset, load
 from prompts import prompt_ids, template
-from run import (
-    RANK,
-    WORLD_SIZE,
-    barrier,
-    broadcast,
-    command_line,
-    for_each_checkpoint,
-    print_rank0,
-    run_script,
-    start_ranks,
-    stop_ranks,
-    versions,
-    warn_rank0,
-)
+from run import RANK, WORLD_SIZE, barrier, broadcast, for_each_checkpoint, print_rank0, run_script, warn_rank0
 from sets import FOLDERS, SETS, base_set, expand
 from store import Store
 
@@ -151,16 +138,9 @@ def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace)
     engine = open_engine(args.engine, path, args, max_length + answer_outside)
     about = {
         "name": name,
-        "model": path,
-        **describe(path, engine.config),
-        "checkpoint": fingerprint(path, engine.config),
-        "engine": engine.name,
-        "dtype": engine.dtype,
-        "attention": engine.attention,
+        **engine.describe("lm_eval"),
         "protocol": args.protocol,
         "seed": args.seed,
-        "versions": versions("lm_eval"),
-        "command": command_line(),
         "max_length": max_length,
         "limit": args.limit,
     }
@@ -198,7 +178,6 @@ def predict_set(dataset: Dataset, engine, about: dict, args: argparse.Namespace,
         "data": dataset.about,
         "of": len(dataset.rows),
         "max_new_tokens": max_new_tokens,
-        "processes": WORLD_SIZE,
     }
     store = open_store(dataset, run, args.output_dir)
     answered = broadcast(set(store.open(run | {"n": None})) if RANK == 0 else None)
@@ -275,7 +254,6 @@ def finish(store: Store, run: dict) -> bool:
 def main():
     args = parse_args()
     checkpoints = named_checkpoints(args)
-    start_ranks()
     names = expand(args.dataset_name, args.e)
     sets = open_sets(names, args)
     if not sets:
@@ -287,7 +265,6 @@ def main():
         incomplete.extend(predict(name, checkpoints[name], sets, args))
 
     for_each_checkpoint(list(checkpoints), evaluate)
-    stop_ranks()
     if incomplete:
         raise ValueError(f"missing or incomplete: {' '.join(incomplete)}")
 

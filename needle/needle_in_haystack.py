@@ -23,23 +23,11 @@ from pathlib import Path
 from answers import Answer, answer_all, open_engine
 from arguments import parse_args
 from cells import write_cell
-from checkpoint import KEYS, describe, fingerprint, open_tokenizer
+from checkpoint import open_tokenizer
 from endpoint import Endpoint
 from facts import STYLES, Fact, Facts
 from haystack import Prompts, build_haystack, read_texts
-from run import (
-    RANK,
-    WORLD_SIZE,
-    barrier,
-    broadcast,
-    command_line,
-    for_each_checkpoint,
-    print_rank0,
-    run_script,
-    start_ranks,
-    stop_ranks,
-    versions,
-)  # fmt: skip
+from run import RANK, WORLD_SIZE, barrier, broadcast, for_each_checkpoint, print_rank0, run_script
 from scoring import contained, word_share
 from stats import wilson
 from store import Store
@@ -69,19 +57,11 @@ def check_window(model: str, window: int | None, args: Namespace) -> None:
         print_rank0(f"WARNING: {message}")
 
 
-def describe_run(model: str, engine, facts: Facts, data: dict, args: Namespace) -> tuple[dict, dict]:
+def describe_run(engine, facts: Facts, data: dict, args: Namespace) -> tuple[dict, dict]:
     """(what a run must have in common with the answers already there, what every cell file says about its run)."""
-    if engine.config is None:  # a server
-        checkpoint = f"{model}@{args.base_url}"
-        about = dict.fromkeys(KEYS) | {"method": "hosted"}
-    else:
-        checkpoint = fingerprint(model, engine.config)
-        about = describe(model, engine.config)
-    common = {"engine": engine.name, "dtype": engine.dtype, "attention": engine.attention}
-    common["max_new_tokens"] = args.max_new_tokens
     settings = {
-        "checkpoint": checkpoint,
-        **common,
+        **engine.settings(),
+        "max_new_tokens": args.max_new_tokens,
         "haystack_sha256": data["sha256"],
         "template": STYLES[args.template].template,
         "facts": facts.settings(),
@@ -91,13 +71,9 @@ def describe_run(model: str, engine, facts: Facts, data: dict, args: Namespace) 
         "protocol": args.protocol,
         "seed": args.seed,
         "data": data,
-        "model": model,
-        **about,
-        **common,
+        **engine.describe(),
+        "max_new_tokens": args.max_new_tokens,
         "template": args.template,
-        "versions": versions(),
-        "command": command_line(args.api_key),
-        "processes": WORLD_SIZE,
     }
     return settings, run
 
@@ -140,7 +116,7 @@ def evaluate(model: str, args: Namespace, texts: dict[str, str], data: dict) -> 
     engine = open_model(model, args)
     check_window(model, engine.window, args)
     facts = Facts(args.template, args.needle, args.question, args.answer, args.seed, engine.tokenizer)
-    settings, run = describe_run(model, engine, facts, data, args)
+    settings, run = describe_run(engine, facts, data, args)
     folder = args.output_dir / args.test_names[model]
     store = Store(
         folder / "answers.jsonl",
@@ -201,9 +177,7 @@ def main() -> None:
             "no --haystack_dir: the haystack is the help pages of this Python (stand-in data, English prose). The "
             "essays of the paper are not shipped; give a folder with their .txt files"
         )
-    start_ranks()
     for_each_checkpoint(args.models, lambda model: evaluate(model, args, texts, data))
-    stop_ranks()
 
 
 if __name__ == "__main__":

@@ -17,23 +17,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append((self.path, body))
         chat = self.path == "/v1/chat/completions"
+        status, content = 200, {"usage": {"prompt_tokens": 7, "completion_tokens": 1}}
         if self.headers["Authorization"] != "Bearer secret":
-            return self.reply(401, {"error": "bad\nkey"})
-        if self.server.busy > 0:
+            status, content = 401, {"error": "bad\nkey"}
+        elif self.server.busy > 0:
             self.server.busy -= 1
-            return self.reply(503, {"error": "busy"})
-        if self.server.chats_only and not chat:
-            return self.reply(404, {"error": "not found"})
-        word = (body["messages"][0]["content"] if chat else body["prompt"]).split()[-1]
-        choice = {"message": {"content": word}} if chat else {"text": word}
-        return self.reply(200, {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 1}})
-
-    def reply(self, status, content):
-        text = json.dumps(content, indent=1).encode()
+            status, content = 503, {"error": "busy"}
+        elif self.server.chats_only and not chat:
+            status, content = 404, {"error": "not found"}
+        else:
+            word = (body["messages"][0]["content"] if chat else body["prompt"]).split()[-1]
+            content["choices"] = [{"message": {"content": word}} if chat else {"text": word}]
         self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(text)
+        self.wfile.write(json.dumps(content, indent=1).encode())
 
     def log_message(self, *args):
         pass
@@ -41,7 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(endpoint, "RETRY_SECONDS", (0, 0))
+    monkeypatch.setattr(endpoint, "RETRIES", endpoint.RETRIES.new(total=2, backoff_factor=0))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.requests, server.busy, server.chats_only = [], 0, False
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
@@ -60,8 +57,7 @@ class Tokenizer:
 def test_text_and_token_ids_are_answered_in_order(server, chats_only):
     server.chats_only, server.busy = chats_only, 2
     client = Endpoint(server.url + "/", "big", "secret", Tokenizer(), threads=3)
-    prompts = ["say a", [1, 2, 3], "say b", [4, 5]]
-    assert client.generate(prompts, 9, ["\n"]) == ["a", "3", "b", "5"]
+    assert client.generate(["say a", [1, 2, 3], "say b", [4, 5]], 9, ["\n"]) == ["a", "3", "b", "5"]
     assert (client.prefilled_tokens, client.generated_tokens) == (4 * 7, 4)
     body = server.requests[0][1]
     assert body == {"model": "big", "max_tokens": 9, "temperature": 0, "stop": ["\n"], "prompt": "say a"}
@@ -70,23 +66,24 @@ def test_text_and_token_ids_are_answered_in_order(server, chats_only):
     assert paths.count("/v1/completions") == (3 if chats_only else 6) and len(paths) == (7 if chats_only else 6)
 
 
-def test_errors_are_one_line_and_never_retried_for_nothing(server):
-    client = Endpoint(server.url, "big", "wrong")
-    with pytest.raises(ValueError, match='/v1/completions: 401 .*"bad.nkey"') as error:
-        client.generate(["a"], 1)
-    assert "\n" not in str(error.value) and len(server.requests) == 1
-    server.busy = 9
-    with pytest.raises(ValueError, match="503 .*busy"):
-        Endpoint(server.url, "big", "secret").generate(["a"], 1)
+def test_errors_are_one_line_and_a_refusal_is_not_retried(server):
+    server.busy = 3
+    nowhere = "http://127.0.0.1:9/v1"
+    for url, key, message in (
+        (server.url, "wrong", '/v1/completions: 401 .*"bad.nkey"'),
+        (server.url, "secret", "503 .*busy"),
+        (nowhere, "secret", "no answer .*refused"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            Endpoint(url, "big", key).generate(["a"], 1)
+        assert "\n" not in str(error.value)
     assert len(server.requests) == 1 + 3
-    with pytest.raises(ValueError, match="no answer .*refused") as error:
-        Endpoint("http://127.0.0.1:9/v1", "big", "secret").generate(["a"], 1)
-    assert "\n" not in str(error.value)
 
 
-def test_plan_sorts_prompts_and_shares_them_among_ranks():
-    client = Endpoint("http://127.0.0.1:9/v1", "big", None, threads=2)
-    prompts = ["b", "a 2", "c", "a 1", "d"]
-    assert client.plan(prompts, 5) == [[3, 1, 0, 2, 4]]
-    assert sum(client.plan(prompts, 5, 3), []) == [3, 1, 0, 2, 4]
+def test_plan_and_description():
+    client = Endpoint("http://127.0.0.1:9/v1/", "big", None, threads=2)
+    prompts = ["say: b", "say: a 2", "say: c", "say: a 1", "say: d"]
+    assert client.plan(prompts, 5, 1) == [sum(client.plan(prompts, 5, 3), [])] == [[3, 1, 0, 2, 4]]
     assert client.batches([3, 1, 0, 2, 4], prompts, 5) == [[3, 1], [0, 2], [4]]
+    expected = {"model": "big", "method": "hosted", "engine": "openai", "batch_size": 2, "sdpa_kernels": None}
+    assert client.describe().items() > (expected | {"checkpoint": "big@http://127.0.0.1:9/v1"}).items()

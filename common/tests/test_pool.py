@@ -26,19 +26,22 @@ esac
 
 
 @pytest.fixture
-def launch(tmp_path):
-    """launch(items, expect, **variables): (the calls of python, what was printed)."""
+def variables(tmp_path):
     (tmp_path / "launcher.sh").write_text(LAUNCHER)
     (tmp_path / "python").write_text(PYTHON)
     (tmp_path / "python").chmod(0o755)
-    calls = tmp_path / "calls"
+    names = {"PYTHON": tmp_path / "python", "CALLS": tmp_path / "calls", "CUDA_VISIBLE_DEVICES": ""}
+    return names | {"OMP_NUM_THREADS": ""}
 
-    def call(items, expect=0, **variables):
-        calls.write_text("")
-        environment = {"PYTHON": tmp_path / "python", "CALLS": calls, "CUDA_VISIBLE_DEVICES": ""}
-        environment |= {"OMP_NUM_THREADS": ""} | variables
-        output = run("bash", tmp_path / "launcher.sh", STAGE, *items.split(), expect=expect, **environment)
-        return sorted(calls.read_text().splitlines()), output
+
+@pytest.fixture
+def launch(tmp_path, variables):
+    """launch(items, expect, **variables): (the calls of python, what was printed)."""
+
+    def call(items, expect=0, **more):
+        variables["CALLS"].write_text("")
+        output = run("bash", tmp_path / "launcher.sh", STAGE, *items.split(), expect=expect, **(variables | more))
+        return sorted(variables["CALLS"].read_text().splitlines()), output
 
     return call
 
@@ -48,13 +51,12 @@ def test_one_process_for_each_gpu_or_job_with_all_its_items(launch):
     threads = max(1, os.cpu_count() // 2)
     jobs = [f"gpu=- threads={threads} evaluate.py {items}" for items in ("a c", "b")]
     assert launch("a b c", JOBS=2)[0] == jobs
-    assert launch("a b c", JOBS=2, OMP_NUM_THREADS=7)[0][0] == "gpu=- threads=7 evaluate.py a c"
-    calls, _ = launch("a b c d", GPUS="0 2,3 5")
-    assert [call.split(" threads")[0] + call.split(".py")[1] for call in calls] == ["gpu=0 a d", "gpu=2,3 b", "gpu=5 c"]
-    assert launch("a", GPUS="0 1")[0][0].startswith("gpu=0 ")
+    calls, _ = launch("a b c d", GPUS="0 2,3 5", OMP_NUM_THREADS=7)
+    expected = [("0", "a d"), ("2,3", "b"), ("5", "c")]
+    assert calls == [f"gpu={gpus} threads=7 evaluate.py {items}" for gpus, items in expected]
     [call] = launch("a b", NPROC=8)[0]
     assert call.endswith(" -m torch.distributed.run --standalone --nproc_per_node=8 evaluate.py a b")
-    assert "not 'two'" in launch("a", expect=1, JOBS="two")[1]
+    assert "'two'" in launch("a", expect=1, JOBS="two")[1]
 
 
 @pytest.mark.parametrize("bad", ["bad", "dies"])
@@ -66,17 +68,15 @@ def test_after_a_failure_each_item_is_tried_alone_and_failures_are_listed_at_the
     assert len(calls) == 3 and output.endswith(f"failed: {bad}\n")
 
 
-@pytest.mark.parametrize("items", ["slow b", "bad slow b"])  # the latter: while each is tried alone
-def test_ctrl_c_stops_everything(launch, tmp_path, items):
-    launch("a")
-    calls, environment = tmp_path / "calls", os.environ | {"PYTHON": str(tmp_path / "python"), "JOBS": "1"}
-    environment["CALLS"] = str(calls)
-    calls.write_text("")
+@pytest.mark.parametrize(("items", "last"), [("slow b", "slow b\n"), ("bad slow b", ".py slow\n")])
+def test_ctrl_c_stops_everything(variables, tmp_path, items, last):
+    variables["CALLS"].write_text("")
+    environment = os.environ | {name: str(value) for name, value in variables.items()}
     command = ["bash", tmp_path / "launcher.sh", STAGE, *items.split()]
     process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while not calls.read_text().endswith((" slow b\n", " slow\n")) or calls.read_text().endswith("bad slow b\n"):
+    while not variables["CALLS"].read_text().endswith(last):
         time.sleep(0.01)
-    before = calls.read_text()
+    before = variables["CALLS"].read_text()
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=30)[1].endswith("rerun the same command to resume\n")
-    assert process.returncode == 143 and calls.read_text() == before
+    assert process.returncode == 143 and variables["CALLS"].read_text() == before

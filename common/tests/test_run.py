@@ -1,7 +1,6 @@
 """run.py: checkpoints one after the other, exit codes, files, memory."""
 
 import os
-import sys
 import types
 
 import pytest
@@ -46,40 +45,19 @@ def test_write_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
     run.write_json(path, {"é": 1})
     with pytest.raises(ValueError):
         run.write_json(path, {"é": float("nan")})
-
-    def killed(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run.write_text(path, "cut off")
+    monkeypatch.delattr(os, "replace")  # as if killed just before
+    with pytest.raises(AttributeError):
+        run.write_text(path, "cut off")
     assert run.read_json(path) == {"é": 1}
     for text in ("[1]", "{"):
-        run.write_text(path, text)
+        path.write_text(text)
         assert run.read_json(path) is None
     assert run.read_json(tmp_path / "none.json") is None
 
 
-def test_peak_memory(monkeypatch):
-    """Before CUDA is initialised nothing may be asked of it: that would initialise it, or fail."""
-    calls = []
-    cuda = types.SimpleNamespace(
-        is_initialized=lambda: False,
-        reset_peak_memory_stats=calls.append,
-        max_memory_allocated=lambda device: 5,
-    )
-    monkeypatch.setattr(torch, "cuda", cuda)
+def test_nothing_is_asked_of_cuda_before_it_is_initialised(monkeypatch):
+    monkeypatch.setattr(torch, "cuda", types.SimpleNamespace(is_initialized=lambda: False))
     gpu = torch.device("cuda", 0)
     run.reset_peak_memory(gpu)
-    assert run.peak_memory(gpu) == 0 and calls == []
-    cuda.is_initialized = lambda: True
-    run.reset_peak_memory(gpu)
-    assert run.peak_memory(gpu) == 5 and calls == [gpu]
-    run.reset_peak_memory(None)
+    assert run.peak_memory(gpu) == 0
     assert run.peak_memory(None) is None and run.peak_memory(torch.device("cpu")) > 1 << 20
-
-
-def test_command_line_hides_the_key(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["a b.py", "--api_key", "secret"])
-    assert run.command_line("secret") == "python 'a b.py' --api_key ***"

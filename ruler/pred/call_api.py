@@ -23,22 +23,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
-from checkpoint import KEYS, checkpoint_name, describe, fingerprint
+from checkpoint import checkpoint_name
 from endpoint import Endpoint
 from run import (
     RANK,
     WORLD_SIZE,
     barrier,
     broadcast,
-    command_line,
     for_each_checkpoint,
     gather_all,
     print_rank0,
     read_json,
     run_script,
-    start_ranks,
-    stop_ranks,
-    versions,
     warn_rank0,
 )
 from store import Store
@@ -131,15 +127,13 @@ def encode(tokenizer, texts: list[str]) -> list[list[int]]:
 
 # --- the model
 def open_model(path: str, args: argparse.Namespace):
-    """(the engine of --server_type, what is known of the model, what identifies it)."""
+    """The engine of --server_type; reads no weights yet."""
     if args.server_type == "openai":
         host = args.server_host
         url = host if host.startswith("http") else f"http://{host}:{args.server_port}/v1"
-        engine = Endpoint(url, path, os.environ.get("OPENAI_API_KEY"), threads=args.threads)
-        return engine, dict.fromkeys(KEYS) | {"method": "hosted"}, f"{path}@{url}"
+        return Endpoint(url, path, os.environ.get("OPENAI_API_KEY"), threads=args.threads)
     kind = "vllm" if args.server_type == "vllm" else "transformers"
-    engine = open_engine(kind, path, args, max(args.max_seq_length))
-    return engine, describe(path, engine.config), fingerprint(path, engine.config)
+    return open_engine(kind, path, args, max(args.max_seq_length))
 
 
 def check_window(path: str, window: int | None, args: argparse.Namespace):
@@ -165,12 +159,10 @@ def evaluate(name: str, path: str, args: argparse.Namespace, tasks: dict[str, di
             if not data.is_file():
                 raise ValueError(f"no data {data}; make it with data/prepare.py")
             units.append((data, length, task))
-    engine, description, identity = open_model(path, args)
+    engine = open_model(path, args)
     check_window(path, engine.window, args)
-    about = {"benchmark": "ruler", "name": name, "model": path, **description}
-    about |= {"versions": versions(), "command": command_line(), "processes": WORLD_SIZE}
-    settings = {"checkpoint": identity, "engine": engine.name, "dtype": engine.dtype, "attention": engine.attention}
-    settings["stop_words"] = args.stop
+    about = {"benchmark": "ruler", "name": name, **engine.describe()}
+    settings = engine.settings() | {"stop_words": args.stop}
     print_rank0(f"{name}: {about['method']}, {engine.name}, {engine.dtype}, {WORLD_SIZE} process(es)")
     errors = 0
     for data, length, task in units:
@@ -252,9 +244,7 @@ def main():
     args = parse_args()
     tasks = read_tasks(args.benchmark)
     paths = dict(zip(args.model_name, args.model_name_or_path, strict=True))
-    start_ranks()
     for_each_checkpoint(args.model_name, lambda name: evaluate(name, paths[name], args, tasks))
-    stop_ranks()
 
 
 if __name__ == "__main__":

@@ -1,1 +1,0 @@
-../common/kv_cache.py
