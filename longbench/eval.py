@@ -13,14 +13,12 @@ Needs no GPU and downloads nothing. Predictions of the paper's own code can be s
     result_by_details.json   {set: length, score and _id of each row}; not for TREC
     scores.json              ours: intervals, means, both first-line rules, the settings of the run
 
-Scores follow the paper's rule: only the first line of an answer counts, except for summaries and code, because base
-models continue after it. `score_upstream` follows LongBench's rule, which cuts the few-shot sets only. Missing or
-invalid predictions are reported, the rest is scored, and the exit status is 1. Empty answers count as answers. Sets made
-with --limit are marked as incomplete.
+By the paper's rule only the first line of an answer counts, except for summaries and code, because base models continue
+after it; `score_upstream` follows LongBench's rule, which cuts the few-shot sets only. What is missing or invalid is
+reported, the rest is scored, and the exit status is 1.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -65,8 +63,8 @@ def main() -> None:
     for model in models:
         result = evaluate(root / model, benchmark, args.seed, problems)
         if result["sets"]:
-            results.append(result)
             write_files(root / model, benchmark, result)
+            results.append(result)
     print_tables(results, benchmark)
     if problems:
         for problem in problems:
@@ -75,28 +73,24 @@ def main() -> None:
 
 
 def evaluate(folder: Path, benchmark: str, seed: int, problems: list[str]) -> dict:
-    """Scores one model's predictions; returns the content of scores.json. Adds missing or invalid ones to `problems`."""
-    paths = sorted(folder.glob("*.jsonl"), key=lambda path: set_order(path.stem))
+    """Scores the predictions of one model; returns the content of scores.json. Adds what is wrong to `problems`."""
+    paths = sorted(folder.glob("*.jsonl"))
     if not paths:
         problems.append(f"no predictions {folder}/*.jsonl; run pred.py")
-    sets = {}
+    scored = {}
     for path in paths:
         try:
-            sets[path.stem], found = score_set(path, seed, benchmark == "longbench_e")
+            scored[path.stem] = score_set(path, seed, benchmark == "longbench_e", problems)
         except (ValueError, OSError) as error:
-            found = [str(error)]
-        problems += [f"{path}: {problem}" for problem in found]
-
+            problems.append(f"{path}: {error}")
+    sets = {name: scored[name] for name in sorted(scored, key=set_order)}
+    runs = [entry["run"] for entry in sets.values() if entry["run"]]
     for key in COMMON_KEYS:
-        values = {}
-        for name, entry in sets.items():
-            if key in entry["run"]:
-                values[json.dumps(entry["run"][key])] = name
+        values = {run.get(key) for run in runs}
         if len(values) > 1:
-            examples = ", ".join(f"{value} of {name}" for value, name in values.items())
-            problems.append(f"{folder}: sets of different runs: {key} is {examples}; rerun pred.py")
+            problems.append(f"{folder}: the sets have different values of {key} ({values}); rerun pred.py")
 
-    run = next((entry["run"] for entry in sets.values() if entry["run"]), {})
+    run = runs[0] if runs else {}
     result = {"benchmark": benchmark, "name": folder.name}
     result |= {key: run.get(key) for key in MODEL_KEYS}
     result["scorer"] = {"command": command_line(), "seed": seed, "versions": versions("numpy", "rapidfuzz", "rouge")}
@@ -107,18 +101,12 @@ def evaluate(folder: Path, benchmark: str, seed: int, problems: list[str]) -> di
             categories, overall = means(sets, source, benchmark == "longbench_e", seed)
             result["categories"][source] = categories
             result["overall"][source] = overall
-    n = sum(entry["n"] for entry in sets.values())
-    empty = sum(entry["empty"] for entry in sets.values())
-    print(f"{folder}: {len(sets)} sets, {n:,} rows scored, {empty} answers are empty", flush=True)
     return result
 
 
 def set_order(name: str) -> tuple:
-    """Sorts sets as LongBench lists them, many-shot sets by their number of shots, unknown sets last."""
-    try:
-        return list(SETS).index(base_set(name)), shots_of(name) or 0, name
-    except ValueError:
-        return len(SETS), 0, name
+    """Sorts sets as LongBench lists them, many-shot sets by their number of shots."""
+    return list(SETS).index(base_set(name)), shots_of(name) or 0, name
 
 
 def rounded(entry: dict) -> float | None:
@@ -146,34 +134,20 @@ def write_files(folder: Path, benchmark: str, result: dict) -> None:
 
 # --- tables
 def print_tables(results: list[dict], benchmark: str) -> None:
-    """For each source of data: the scores of models x sets, and the means of models x categories."""
+    """For each source of data a table of scores: sets, categories and the overall mean x models."""
+    sets = {name for result in results for name in result["sets"]}
+    order = [*sorted(sets, key=set_order), *CATEGORIES, "overall"]
     for source, description in SOURCES.items():
-        scores, averages = {}, {}
+        columns = {}
         for result in results:
-            name = result["name"]
-            scores[name] = {key: entry for key, entry in result["sets"].items() if entry["source"] == source}
-            overall = result.get("overall", {}).get(source)
-            if overall:
-                averages[name] = result["categories"][source] | {"overall": overall}
-        names = sorted({name for entries in scores.values() for name in entries}, key=set_order)
-        title = f"{TITLES[benchmark]}, {description}: score (standard error), * incomplete"
-        print_table(title, scores, {name: column_label(name) for name in names})
-        print_table("means", averages, {name: name for name in (*CATEGORIES, "overall")})
-
-
-def column_label(name: str) -> str:
-    shots = shots_of(name)
-    return f"{shots} shots" if shots else SETS[base_set(name)].label
-
-
-def print_table(title: str, rows: dict[str, dict], labels: dict[str, str]) -> None:
-    """rows: {model: {set or category: its entry in scores.json}}.  labels: of the columns, in order."""
-    texts = {}
-    for model, entries in rows.items():
-        texts[model] = {name: cell(entry) for name, entry in entries.items()}
-    table = pd.DataFrame.from_dict(texts, orient="index", columns=labels).dropna(how="all").dropna(axis=1, how="all")
-    if not table.empty:
-        print(f"\n{title}\n{table.rename(columns=labels).fillna('-').to_string()}")
+            entries = {name: entry for name, entry in result["sets"].items() if entry["source"] == source}
+            if entries and benchmark != "trec":
+                entries |= result["categories"][source] | {"overall": result["overall"][source]}
+            if entries:
+                columns[result["name"]] = pd.Series(entries).map(cell)
+        if columns:
+            table = pd.DataFrame(columns).reindex(order).dropna(how="all").fillna("-")
+            print(f"\n{TITLES[benchmark]}, {description}: score (standard error), * incomplete\n{table.to_string()}")
 
 
 def cell(entry: dict) -> str:

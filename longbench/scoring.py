@@ -1,8 +1,7 @@
 """The scores of predictions with 95 % bootstrap intervals: of each set, by length, and means over sets.
 
-Rows score 0 to 1, sets and means 0 to 100, as LongBench reports them. Each set is resampled on its own; the resampled
-means of a category are the means of its sets' resampled means, and those of the overall mean the means of the
-categories'.
+Rows score 0 to 1, sets and means 0 to 100, as LongBench reports them. Each set is resampled on its own; categories and
+the overall mean average the resampled means of their parts.
 """
 
 import math
@@ -25,14 +24,14 @@ BUCKETS = {  # length of a row in words: at least, less than
     "4k+": (math.nextafter(4000, math.inf), math.inf),
     "8k+": (8000, math.inf),
 }
-COST_KEYS = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
 
-def score_set(path: Path, seed: int, e: bool) -> tuple[dict, list[str]]:
-    """Scores the predictions of one set, <model's folder>/<set>.jsonl. e: of LongBench-E.
+def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
+    """Scores the predictions of one set, <model's folder>/<set>.jsonl; returns the set's entry in scores.json.
 
-    Returns (the set's entry in scores.json, problems found). Raises ValueError if the set is unknown, or a row is not a
-    prediction of it.
+    e: of LongBench-E.  problems: gets a message if rows are missing.
+
+    Raises ValueError if the set is unknown, or a row is not a prediction of it.
     """
     name = path.stem
     base = base_set(name)
@@ -41,17 +40,16 @@ def score_set(path: Path, seed: int, e: bool) -> tuple[dict, list[str]]:
     rows = list(rows_by_id.values())
     if not rows:
         raise ValueError("no rows")
-    row_N, upstream_N = score_rows(rows, base)
+    columns = score_rows(rows, base)
+    row_N = np.array(columns["row_scores"], dtype=np.float64)
+    upstream = summary(np.array(columns["row_scores_upstream"], dtype=np.float64), name, seed)
     run = read_json(path.parent / "runs" / f"{name}.json") or {}
     source, expected = data_source(name, run.get("data", {}), e)
     wanted = min(run.get("limit") or math.inf, expected or len(rows))
-    problems = []
     if unreadable:
-        problems.append(f"{unreadable} unreadable lines are left out")
+        problems.append(f"{path}: {unreadable} unreadable lines are left out")
     if len(rows) != wanted:
-        problems.append(f"{len(rows)} rows, not {wanted}; rerun pred.py")
-    lengths = [row["length"] for row in rows]
-    upstream = summary(upstream_N, name, seed)
+        problems.append(f"{path}: {len(rows)} rows, not {wanted}; rerun pred.py")
     entry = {
         "source": source,
         "expected_n": expected,
@@ -60,16 +58,15 @@ def score_set(path: Path, seed: int, e: bool) -> tuple[dict, list[str]]:
         **summary(row_N, name, seed),
         "score_upstream": upstream["score"],
         "interval_95_upstream": upstream["interval_95"],
-        "by_length": by_length(row_N, np.array(lengths), name, seed),
+        "by_length": by_length(row_N, np.array(columns["lengths"]), name, seed),
         "empty": sum(not row["pred"].strip() for row in rows),
-        "ids": [row.get("_id") for row in rows],
-        "lengths": lengths,
-        "row_scores": row_N.tolist(),
-        "row_scores_upstream": upstream_N.tolist(),
+        **columns,
+        "seconds": run.get("seconds"),
+        "tokens_per_second": run.get("tokens_per_second"),
+        "peak_memory_bytes": run.get("peak_memory_bytes"),
+        "run": run,
     }
-    entry |= {key: run.get(key) for key in COST_KEYS}
-    entry["run"] = run
-    return entry, problems
+    return entry
 
 
 def data_source(name: str, data: dict, e: bool) -> tuple[str, int | None]:
@@ -84,27 +81,32 @@ def data_source(name: str, data: dict, e: bool) -> tuple[str, int | None]:
     return source, rows if source == "official" else data.get("rows", rows)
 
 
-def score_rows(rows: list[dict], base: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of rows by the paper's first-line rule and by LongBench's, float64 [N] each, 0 to 1.
+def score_rows(rows: list[dict], base: str) -> dict[str, list]:
+    """{"ids", "lengths" in words, "row_scores" by the paper's first-line rule, "row_scores_upstream" by LongBench's}.
 
     Raises ValueError if a row is not a prediction.
     """
     metric = METRICS[SETS[base].metric]
-    scores = {"lceg": [], "upstream": []}
+    ids, lengths, scores = [], [], {"lceg": [], "upstream": []}
     for number, row in enumerate(rows, 1):
         try:
-            whole = row["pred"]
-            first_line = whole.lstrip("\n").split("\n")[0]
-            best_by_text = {}  # both rules often score the same text
-            for rule, points in scores.items():
-                text = first_line if base in FIRST_LINE[rule] else whole
-                if text not in best_by_text:
-                    best_by_text[text] = max(metric(text, answer, row.get("all_classes")) for answer in row["answers"])
-                points.append(best_by_text[text])
-            float(row["length"])
+            first_line = row["pred"].lstrip("\n").split("\n")[0]
+            best = {}  # by text: both rules often score the same one
+            for rule, bases in FIRST_LINE.items():
+                text = first_line if base in bases else row["pred"]
+                if text not in best:
+                    best[text] = max(metric(text, answer, row.get("all_classes")) for answer in row["answers"])
+                scores[rule].append(best[text])
+            ids.append(row.get("_id"))
+            lengths.append(row["length"] + 0)  # raises if it is not a number
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"row {number} is not a prediction ({type(error).__name__}: {error})") from None
-    return np.array(scores["lceg"], dtype=np.float64), np.array(scores["upstream"], dtype=np.float64)
+    return {
+        "ids": ids,
+        "lengths": lengths,
+        "row_scores": scores["lceg"],
+        "row_scores_upstream": scores["upstream"],
+    }
 
 
 # --- intervals
@@ -136,10 +138,7 @@ def by_length(row_N: np.ndarray, length_N: np.ndarray, name: str, seed: int) -> 
     buckets = {}
     for bucket, (low, high) in BUCKETS.items():
         inside_N = row_N[(low <= length_N) & (length_N < high)]
-        if len(inside_N):
-            buckets[bucket] = summary(inside_N, f"{name} {bucket}", seed)
-        else:
-            buckets[bucket] = {"n": 0, "score": None}
+        buckets[bucket] = summary(inside_N, f"{name} {bucket}", seed) if len(inside_N) else {"n": 0, "score": None}
     return buckets
 
 
@@ -149,31 +148,34 @@ def means(sets: dict[str, dict], source: str, e: bool, seed: int) -> tuple[dict,
 
     A mean is complete if every set that it should have is there and complete; stand-ins: every set that can be made.
     """
-    required = set(STANDIN_SETS if source == "standin" else LONGBENCH_E if e else SETS)
-    names = {base_set(name): name for name, entry in sets.items() if entry["source"] == source}
-    complete = {base for base, name in names.items() if sets[name]["complete"]}
+    members = {category: [] for category in CATEGORIES}
+    missing = set(STANDIN_SETS if source == "standin" else LONGBENCH_E if e else SETS)
+    for name, entry in sets.items():
+        if entry["source"] == source:
+            base = base_set(name)
+            members[SETS[base].category].append(name)
+            if entry["complete"]:
+                missing.discard(base)
+    incomplete = {SETS[base].category for base in missing}
+
     categories, resampled = {}, []
-    for category in CATEGORIES:
-        in_category = [base for base in SETS if SETS[base].category == category]
-        members = [names[base] for base in in_category if base in names]
-        if members:
-            mean_B = np.mean([resample(sets[name]["row_scores"], name, seed) for name in members], axis=0)
-            is_complete = required.intersection(in_category) <= complete
-            categories[category] = mean([sets[name] for name in members], mean_B, members, is_complete)
+    for category, names in members.items():
+        if names:
+            mean_B = np.mean([resample(sets[name]["row_scores"], name, seed) for name in names], axis=0)
             resampled.append(mean_B)
+            categories[category] = mean([sets[name] for name in names], mean_B)
+            categories[category] |= {"sets": names, "complete": category not in incomplete}
     if not categories:
         return {}, None
-    overall = mean(list(categories.values()), np.mean(resampled, axis=0), list(names.values()), required <= complete)
-    return categories, overall
+    overall = mean(list(categories.values()), np.mean(resampled, axis=0))
+    return categories, overall | {"sets": sum(members.values(), []), "complete": not missing}
 
 
-def mean(entries: list[dict], mean_B: np.ndarray, sets: list[str], complete: bool) -> dict:
-    """The mean of sets or categories, each with the same weight. mean_B: resampled means, 0 to 1."""
+def mean(entries: list[dict], mean_B: np.ndarray) -> dict:
+    """The mean of sets or categories, each with the same weight. mean_B: its resampled means, 0 to 1."""
     return {
         "score": float(np.mean([entry["score"] for entry in entries])),
         "stderr": 100 * float(mean_B.std(ddof=1)),
         "interval_95": interval(mean_B),
         "score_upstream": float(np.mean([entry["score_upstream"] for entry in entries])),
-        "sets": sets,
-        "complete": complete,
     }
