@@ -16,7 +16,7 @@ PROVIDERS = {"llama": "transformers", "transformers": "transformers", "vllm": "v
 
 
 def parse_args(description: str) -> argparse.Namespace:
-    """The command line. Adds `engine`, `models` and `test_names`, and fills in `lengths` and `depths`.
+    """The command line, with `lengths` and `depths` filled in and these additions:
 
     engine: "transformers", "vllm" or "openai".  models: folders, hub ids or a server's name.
     test_names: {model: name of its results}.
@@ -25,17 +25,18 @@ def parse_args(description: str) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     model = parser.add_argument_group("model")
-    model.add_argument("--model_path", nargs="+", help="checkpoint folders or hub ids; openai: one with the tokenizer")
-    model.add_argument("--model_name", help="a hub id in place of --model_path; openai: the server's name of the model")
+    paths = "checkpoint folders or hub ids; openai: one with the tokenizer"
+    model.add_argument("--model_path", nargs="+", required=True, help=paths)
     providers = {"choices": PROVIDERS, "default": "LLaMA", "type": str.lower}
     model.add_argument("--model_provider", **providers, help="LLaMA (Transformers), vllm or openai [LLaMA]")
+    model.add_argument("--model_name", help="openai: the server's name of the model")
     model.add_argument("--base_url", help="openai: address of the server, up to and including /v1")
     model.add_argument("--api_key", default=os.environ.get("OPENAI_API_KEY"), help="openai [$OPENAI_API_KEY]")
     grid = parser.add_argument_group("grid")
     grid.add_argument("-s", "--s_len", type=int, default=0, help="shortest of the 40 lengths, tokens [0]")
     grid.add_argument("-e", "--e_len", type=int, default=128000, help="longest of the 40 lengths, tokens [128000]")
     grid.add_argument("--lengths", type=int, nargs="+", help="other lengths, tokens")
-    grid.add_argument("--depths", type=float, nargs="+", help="percent [0 11 22 33 44 56 67 78 89 100]")
+    grid.add_argument("--depths", type=float, nargs="+", default=DEPTHS, help=f"percent {DEPTHS}")
     grid.add_argument("--trials", type=int, default=1, help="prompts per cell; all but the first draw their fact [1]")
     grid.add_argument("--allow_beyond", action="store_true", help="measure lengths that a checkpoint does not declare")
     text = parser.add_argument_group("text")
@@ -48,42 +49,36 @@ def parse_args(description: str) -> argparse.Namespace:
     text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts [0]")
     result = parser.add_argument_group("result")
     result.add_argument("--test_name", help="name of the results [the checkpoint's name]")
-    result.add_argument("--model_name_suffix", default="", help="suffix of that name")
     result.add_argument("--output_dir", type=Path, default=Path("results"), help="[results]")
-    result.add_argument(
-        "--protocol", choices=["share", "lceg"], default="share", help="lceg: LCEG's two scores as well"
-    )
+    protocols = {"choices": ["share", "lceg"], "default": "share"}
+    result.add_argument("--protocol", **protocols, help="lceg: also the two scores of LCEG [share]")
     add_engine_flags(parser)
     args = parser.parse_args()
 
     args.engine = PROVIDERS[args.model_provider]
     check_engine_flags(args, args.engine)
-    for flag in ("trials", "max_new_tokens"):
-        if getattr(args, flag) < 1:
-            raise ValueError(f"--{flag} {getattr(args, flag)}: must be at least 1")
     choose_models(args)
-    args.lengths = sorted(set(args.lengths or [n for n in LENGTHS if args.s_len <= n <= args.e_len]))
-    args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths or DEPTHS))]
+    if args.lengths is None:
+        args.lengths = [length for length in LENGTHS if args.s_len <= length <= args.e_len]
     if not args.lengths:
         raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
-    if not all(0 <= depth <= 100 for depth in args.depths):
+    args.lengths = sorted(set(args.lengths))
+    args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths))]
+    if args.depths[0] < 0 or args.depths[-1] > 100:
         raise ValueError("--depths are percent, 0 to 100")
+    if args.trials < 1:
+        raise ValueError(f"--trials {args.trials}: must be at least 1")
     return args
 
 
 def choose_models(args: argparse.Namespace) -> None:
     """Sets `models` and `test_names`. Raises ValueError if flags are missing or names coincide."""
+    args.models = args.model_path
     if args.engine == "openai":
-        if not (args.base_url and args.model_name and args.model_path and len(args.model_path) == 1):
+        if not args.base_url or not args.model_name or len(args.model_path) > 1:
             raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
         args.models = [args.model_name]
-    elif bool(args.model_path) == bool(args.model_name):
-        raise ValueError("give either --model_path (checkpoint folders) or --model_name (a hub id)")
-    else:
-        args.models = args.model_path or [args.model_name]
-    if args.test_name and len(args.models) > 1:
-        raise ValueError("--test_name names the results of one checkpoint; leave it out for several")
-    names = [(args.test_name or checkpoint_name(model)) + args.model_name_suffix for model in args.models]
+    names = [args.test_name or checkpoint_name(model) for model in args.models]
     if len(set(names)) < len(names):
-        raise ValueError(f"two checkpoints have the same name ({' '.join(names)}); run them apart, with --test_name")
+        raise ValueError(f"checkpoints have the same name ({' '.join(names)}); run them apart, with --test_name")
     args.test_names = dict(zip(args.models, names, strict=True))

@@ -6,7 +6,7 @@ only on seed, length, depth and trial, so neither the order of the work nor the 
 
 import random
 import re
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 
 from scoring import contained
 
@@ -70,11 +70,10 @@ def names_of(style: str, tokenizer) -> list[str]:
     """
     if style != "passkey":
         return CITIES
-    matches = (re.fullmatch("[Ġ▁]([a-z]{3,})", token) for token in tokenizer.get_vocab())
-    names = {match[1] for match in matches if match}
+    names = [token[1:] for token in tokenizer.get_vocab() if re.fullmatch("[Ġ▁][a-z]{3,}", token)]
     if len(names) < 10:
         raise ValueError(f"the tokenizer has {len(names)} words of one token, passkeys need 10; use --template book")
-    return sorted(names)
+    return sorted(set(names))
 
 
 class Facts:
@@ -89,8 +88,8 @@ class Facts:
         self.seed = seed
         self.names = names_of(style, tokenizer)
         self.digits = STYLES[style].digits
-        self.fixed = STYLES[style].fixed
         self.drawn = STYLES[style].drawn
+        self.fixed = STYLES[style].fixed
         if needle or question or answer:
             self.fixed = Fact(needle or PAPER.needle, question or PAPER.question, answer or PAPER.answer)
             if not contained(self.fixed.answer, self.fixed.needle):
@@ -105,5 +104,9 @@ class Facts:
             return self.fixed
         rng = random.Random(f"needle {self.seed} {length} {depth:g} {trial}")
         [name] = rng.sample(self.names, 1)
-        number = f"{rng.randrange(10**self.digits):0{self.digits}d}"
-        return Fact(*(text.replace("{name}", name).replace("{number}", number) for text in astuple(self.drawn)))
+        number = str(rng.randrange(10**self.digits)).zfill(self.digits)
+        return Fact(
+            needle=self.drawn.needle.format(name=name, number=number),
+            question=self.drawn.question.format(name=name),
+            answer=number,
+        )

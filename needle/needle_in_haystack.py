@@ -6,8 +6,8 @@ r"""Needle in a haystack: a fact is hidden in a long text, at every length and d
     python needle_in_haystack.py --model_provider openai --base_url http://localhost:8000/v1 --model_name NAME \
         --model_path CKPT                                         (a server; CKPT has its tokenizer)
 
-Answers are recorded as they are made, in <output_dir>/<test name>/answers.jsonl: rerun the same command to resume after
-a kill. A larger grid or more trials continue from the answers that are there.
+Answers are recorded in <output_dir>/<test name>/answers.jsonl: rerun the same command to resume. A larger grid or more
+trials continue from the answers that are there.
 
 Protocol (arXiv 2409.12181, after G. Kamradt and Fu et al.): 40 lengths evenly spaced from 1,000 to 128,000 tokens,
 cut to [s_len, e_len], times 10 depths; one fixed needle; greedy answers of 50 tokens. Prompt and answer together take
@@ -22,7 +22,6 @@ from pathlib import Path
 
 from answers import Answer, answer_all, open_engine
 from arguments import parse_args
-from cells import write_cell
 from checkpoint import KEYS, describe, fingerprint, open_tokenizer
 from endpoint import Endpoint
 from facts import STYLES, Fact, Facts
@@ -40,7 +39,7 @@ from run import (
     stop_ranks,
     versions,
 )  # fmt: skip
-from scoring import contained, word_share
+from scoring import contained, word_share, write_cell
 from stats import wilson
 from store import Store
 
@@ -62,21 +61,21 @@ def open_model(model: str, args: Namespace):
 def check_window(model: str, window: int | None, args: Namespace) -> None:
     """Reports lengths beyond what the checkpoint declares. Raises ValueError unless --allow_beyond is given."""
     beyond = [length for length in args.lengths if window and length > window]
-    message = f"{len(beyond)} of {len(args.lengths)} lengths are beyond the {window} tokens that {model} declares"
-    if beyond and not args.allow_beyond:
-        raise ValueError(f"{message}; add --allow_beyond to measure them, or --e_len {window} to leave them out")
     if beyond:
+        message = f"{len(beyond)} of {len(args.lengths)} lengths are beyond the {window} tokens that {model} declares"
+        if not args.allow_beyond:
+            raise ValueError(f"{message}; add --allow_beyond to measure them, or --e_len {window} to leave them out")
         print_rank0(f"WARNING: {message}")
 
 
 def describe_run(model: str, engine, facts: Facts, data: dict, args: Namespace) -> tuple[dict, dict]:
-    """(what a run must have in common with the answers already there, what every cell file says about its run)."""
+    """(the settings that must be equal to resume, what every cell file records about its run)."""
     if engine.config is None:  # a server
         checkpoint = f"{model}@{args.base_url}"
-        about = dict.fromkeys(KEYS) | {"method": "hosted"}
+        method = dict.fromkeys(KEYS) | {"method": "hosted"}
     else:
         checkpoint = fingerprint(model, engine.config)
-        about = describe(model, engine.config)
+        method = describe(model, engine.config)
     common = {"engine": engine.name, "dtype": engine.dtype, "attention": engine.attention}
     common["max_new_tokens"] = args.max_new_tokens
     settings = {
@@ -92,7 +91,7 @@ def describe_run(model: str, engine, facts: Facts, data: dict, args: Namespace) 
         "seed": args.seed,
         "data": data,
         "model": model,
-        **about,
+        **method,
         **common,
         "template": args.template,
         "versions": versions(),
@@ -112,8 +111,9 @@ def make_entry(key: Key, fact: Fact, prompt_tokens: int, answer: Answer) -> dict
         entry["response"] = answer.text
         entry["score"] = word_share(fact.answer, answer.text)
         entry["exact"] = contained(fact.answer, answer.text)
-    utc = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
-    return entry | answer.costs() | {"utc": utc}
+    entry |= answer.costs()
+    entry["utc"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
+    return entry
 
 
 def answer_cells(engine, facts: Facts, texts: dict[str, str], todo: list[Key], args: Namespace, store: Store) -> None:
@@ -125,11 +125,12 @@ def answer_cells(engine, facts: Facts, texts: dict[str, str], todo: list[Key], a
     if max(args.lengths) > haystack.unit:
         print_rank0(f"the haystack has {haystack.unit} tokens; it is repeated for longer prompts")
     builder = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
-    for trial in sorted({key[2] for key in todo}):
+    for trial in range(args.trials):
         keys = [key for key in todo if key[2] == trial]
-        drawn = [facts.draw(*key) for key in keys]
-        prompts = []
-        for (length, depth, _), fact in zip(keys, drawn, strict=True):
+        drawn, prompts = [], []
+        for length, depth, _ in keys:
+            fact = facts.draw(length, depth, trial)
+            drawn.append(fact)
             prompts.append(builder.build(length, depth, fact.needle, fact.question))
         for i, answer in answer_all(engine, prompts, args.max_new_tokens, f"trial {trial + 1} of {args.trials}"):
             store.append(make_entry(keys[i], drawn[i], len(prompts[i]), answer))
@@ -150,7 +151,7 @@ def evaluate(model: str, args: Namespace, texts: dict[str, str], data: dict) -> 
         results=lambda: sorted(folder.glob("*_results.json")),
     )
     answered = broadcast(set(store.open(run)) if RANK == 0 else None)
-    requested = [(*cell, trial) for trial in range(args.trials) for cell in product(args.lengths, args.depths)]
+    requested = list(product(args.lengths, args.depths, range(args.trials)))
     todo = [key for key in requested if key not in answered]
     if len(todo) < len(requested):
         print_rank0(f"{folder}: {len(requested) - len(todo)} of {len(requested)} answers are there")
@@ -166,30 +167,32 @@ def evaluate(model: str, args: Namespace, texts: dict[str, str], data: dict) -> 
 
 def report(folder: Path, entries: list[dict], run: dict) -> None:
     """Writes the cell files and prints the mean score. Raises ValueError if answers are missing for lack of memory."""
-    cells = {}
+    cells, failed_lengths = {}, []
+    n = score = exact = seconds = computed = tokens = 0
     for entry in entries:
         cells.setdefault((entry["length"], entry["depth"]), []).append(entry)
+        if "error" in entry:
+            failed_lengths.append(entry["length"])
+            continue
+        n += 1
+        score += entry["score"]
+        exact += entry["exact"]
+        seconds += entry["seconds"]
+        computed += entry["prefilled_tokens"]
+        tokens += entry["prompt_tokens"]
     for trials in cells.values():
         write_cell(folder, trials, run)
-    answered = [entry for entry in entries if "error" not in entry]
-    n = len(answered)
     if n:
-        score = sum(entry["score"] for entry in answered)
-        exact = sum(entry["exact"] for entry in answered)
         low, high = wilson(score, n)
-        seconds = sum(entry["seconds"] for entry in answered)
-        computed = sum(entry["prefilled_tokens"] for entry in answered)
-        tokens = sum(entry["prompt_tokens"] for entry in answered)
-        print(
+        print_rank0(
             f"{folder}: score {score / n:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}, {seconds:.0f} s; "
-            f"computed {computed:,.0f} of {tokens:,} prompt tokens",
-            flush=True,
+            f"computed {computed:,.0f} of {tokens:,} prompt tokens"
         )
-    if n < len(entries):
-        lengths = sorted({entry["length"] for entry in entries if "error" in entry})
+    if failed_lengths:
         raise ValueError(
-            f"{len(entries) - n} of {len(entries)} prompts ran out of memory, at lengths {lengths}; the others are "
-            "recorded. Rerun the command with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
+            f"{len(failed_lengths)} of {len(entries)} prompts ran out of memory, at lengths "
+            f"{sorted(set(failed_lengths))}; the others are recorded. Rerun the command with a smaller --prefill_chunk "
+            "or with --cache_on_cpu to retry them"
         )
 
 

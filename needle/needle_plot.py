@@ -4,12 +4,12 @@
     python needle_plot.py --results results/NAME --colours cividis    one model; for colour-blind readers
     python needle_plot.py --score lceg_overlap                        the heat-map score of the paper's code
 
-Writes needle.png, .svg, .pdf and needle.csv to --output_dir and prints the mean by length; needs no GPU. A column is a
-length, a row is a depth. White lines mark the original window (dotted) and the length that the model was trained or set
-for (dashed); a length between two columns is marked in proportion between their centres.
+Writes needle.png, .svg, .pdf and needle.csv to --output_dir and prints the mean by length; needs no GPU. White lines
+mark the original window (dotted) and the length that the model was trained or set for (dashed).
 """
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -31,6 +31,7 @@ COLOURS = {  # lceg: of the paper's picture, at 0, 1/2 and 1
     "cividis": plt.get_cmap("cividis"),
 }
 PANELS_ACROSS = 3
+CELL_EDGE = {"color": "#808080", "linewidth": 0.4, "linestyle": "--"}
 MODEL_KEYS = ("method", "trained_tokens", "original_length", "trained_length")
 
 
@@ -43,35 +44,35 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
     rows = []
     for path in sorted(folder.rglob("*_results.json")):
         if any(re.fullmatch(r"old\d*", part) for part in path.relative_to(folder).parts):
-            continue  # answers with other settings, set aside
-        result = read_json(path)
-        try:
-            row = {"test": path.parent.relative_to(folder).as_posix(), **{key: result[key] for key in MODEL_KEYS}}
-            row |= {"length": result["context_length"], "depth": result["depth_percent"], "value": result[score]}
-            row |= {"n": 1 if score == "lceg_overlap" else result["n"], "source": result["data"]["source"]}
-        except (KeyError, TypeError) as error:
-            print(f"left out: {path} is not a needle result with '{score}' ({type(error).__name__}: {error})")
+            continue  # answers with other settings
+        result = read_json(path) or {}
+        if score not in result or "context_length" not in result:
+            print(f"left out: {path} is not a needle result with '{score}'")
             continue
+        row = {"test": path.parent.relative_to(folder).as_posix()}
+        row |= {key: result[key] for key in MODEL_KEYS}
+        row |= {"length": result["context_length"], "depth": result["depth_percent"], "value": result[score]}
+        row |= {"n": 1 if score == "lceg_overlap" else result["n"], "source": result["data"]["source"]}
         rows.append(row)
     if not rows:
         raise ValueError(f"no needle results with '{score}' in {folder}; run eval.sh first")
     cells = pd.DataFrame(rows).astype(dict.fromkeys(("value", *MODEL_KEYS[1:]), float))
-    frozen = cells.trained_tokens == 0
-    cells["label"] = cells.method.str.removesuffix("_frozen") + np.where(frozen, " (frozen)", "")
+    trained, frozen = cells.trained_tokens.notna(), cells.trained_tokens == 0
+    cells["label"] = cells.method.str.removesuffix("_frozen") + frozen.map({True: " (frozen)", False: ""})
     repeated = cells.groupby("label").test.transform("nunique") > 1
-    cells["label"] += np.where(repeated, ", " + cells.test, "")
-    panel_order = [cells.trained_tokens.notna(), frozen, cells.label]  # models of other code, trained, frozen
-    return cells.iloc[np.lexsort(panel_order[::-1])]
+    cells.loc[repeated, "label"] += ", " + cells.test
+    order = pd.DataFrame({"trained": trained, "frozen": frozen, "label": cells.label})
+    return cells.loc[order.sort_values(list(order.columns), kind="stable").index]  # models of other code come first
 
 
 def mean(cells: pd.DataFrame) -> str:
     """The mean over all answers with its 95 % Wilson interval."""
-    cells = cells[cells.value.notna() & (cells.n > 0)]
-    n = int(cells.n.sum())
+    n = int(cells.n[cells.value.notna()].sum())
     if n == 0:
         return "no answers"
     total = float((cells.value * cells.n).sum())
-    return "{:.2f} [{:.2f}, {:.2f}]".format(total / n, *wilson(total, n))
+    low, high = wilson(total, n)
+    return f"{total / n:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def format_length(length: int) -> str:
@@ -83,21 +84,22 @@ def format_length(length: int) -> str:
 def draw_panel(axes, label: str, cells: pd.DataFrame, colours):
     """The heat-map of one model; returns its image."""
     grid = cells.pivot(index="depth", columns="length", values="value")
-    lengths, depths = list(grid.columns), list(grid.index)
+    lengths = list(grid.columns)
     image = axes.imshow(grid, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    for count, line in ((len(lengths), axes.axvline), (len(depths), axes.axhline)):
-        for edge in range(1, count):
-            line(edge - 0.5, color="#808080", linewidth=0.4, linestyle="--")
+    for column in range(1, len(lengths)):
+        axes.axvline(column - 0.5, **CELL_EDGE)
+    for row in range(1, len(grid)):
+        axes.axhline(row - 0.5, **CELL_EDGE)
     for key, style in (("trained_length", "--"), ("original_length", ":")):
         length = cells[key].iloc[0]
         if lengths[0] <= length <= lengths[-1]:  # not if it is unknown
-            outline = [withStroke(linewidth=3, foreground="#000000b0")]
             column = np.interp(length, lengths, range(len(lengths)))
+            outline = [withStroke(linewidth=3, foreground="#000000b0")]
             axes.axvline(column, color="white", linewidth=1.6, linestyle=style, path_effects=outline)
-    step = -(-len(lengths) // 6)
-    axes.set_xticks(range(0, len(lengths), step), [format_length(length) for length in lengths[::step]])
-    step = -(-len(depths) // 5)
-    axes.set_yticks(range(0, len(depths), step), [f"{depth:g}" for depth in depths[::step]])
+    step = math.ceil(len(lengths) / 6)
+    axes.set_xticks(range(0, len(lengths), step), map(format_length, lengths[::step]))
+    step = math.ceil(len(grid) / 5)
+    axes.set_yticks(range(0, len(grid), step), map("{:g}".format, grid.index[::step]))
     axes.tick_params(length=2, labelsize=8)
     axes.set_title(f"{label}  {mean(cells)}", fontsize=9)
     return image
@@ -107,7 +109,7 @@ def draw(cells: pd.DataFrame, colours: str, score: str):
     """The figure: a panel for each model, up to three side by side."""
     models = list(cells.groupby("label", sort=False))
     across = min(PANELS_ACROSS, len(models))
-    down = -(-len(models) // across)
+    down = math.ceil(len(models) / across)
     figure, panels = plt.subplots(down, across, squeeze=False, layout="constrained")
     figure.set_size_inches(3.4 * across + 1.2, 2.0 * down + 0.8)
     for axes in panels.flat[len(models) :]:
@@ -125,12 +127,12 @@ def draw(cells: pd.DataFrame, colours: str, score: str):
 
 
 def print_table(cells: pd.DataFrame) -> None:
-    """Markdown: a row for each model, a column for each length (mean over depths), and the mean of all answers."""
-    lengths = sorted(set(cells.length))
-    print("| model | " + " | ".join(map(format_length, lengths)) + " | all |\n" + "|---" * (len(lengths) + 2) + "|")
-    for label, group in cells.groupby("label", sort=False):
-        means = [mean(group[group.length == length]).split(" [")[0] for length in lengths]
-        print(f"| {label} | " + " | ".join([*means, mean(group)]) + " |")
+    """A row for each model, a column for each length (mean over depths), and the mean of all answers."""
+    sums = cells.assign(total=cells.value * cells.n).groupby(["label", "length"], sort=False)[["total", "n"]].sum()
+    table = (sums.total / sums.n).unstack(sort=False).sort_index(axis="columns")
+    table.columns = [format_length(length) for length in table.columns]
+    table["all"] = [mean(cells[cells.label == label]) for label in table.index]
+    print(table.to_string(float_format="{:.2f}".format, na_rep="-"))
 
 
 def main() -> None:
