@@ -79,9 +79,9 @@ def names_of(style: str, tokenizer) -> list[str]:
 class Facts:
     """Gives each cell and trial its fact.
 
-    style: a key of STYLES.  needle, question, answer: the user's for the first trial; None stands for the paper's.
+    style: a key of STYLES.  needle, question, answer: for the first trial, None: the paper's.
 
-    Raises ValueError if the needle does not contain the answer, or see `names_of`.
+    Raises ValueError if the needle does not contain the answer, or if `names_of` does.
     """
 
     def __init__(self, style: str, needle: str | None, question: str | None, answer: str | None, seed: int, tokenizer):
@@ -105,8 +105,5 @@ class Facts:
         rng = random.Random(f"needle {self.seed} {length} {depth:g} {trial}")
         [name] = rng.sample(self.names, 1)
         number = str(rng.randrange(10**self.digits)).zfill(self.digits)
-        return Fact(
-            needle=self.drawn.needle.format(name=name, number=number),
-            question=self.drawn.question.format(name=name),
-            answer=number,
-        )
+        needle = self.drawn.needle.format(name=name, number=number)
+        return Fact(needle, self.drawn.question.format(name=name), number)

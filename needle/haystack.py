@@ -101,9 +101,7 @@ def build_haystack(tokenizer, texts: dict[str, str], length: int) -> Haystack:
     """At least `length` tokens of the texts, with an empty line between two, repeated if they are short."""
     ids, cuts, mid_character = [], [], []
     for text in texts.values():
-        if len(ids) >= length:
-            break
-        if not text.strip():
+        if len(ids) >= length or not text.strip():
             continue
         text = text.strip()[: 16 * length] + "\n\n"  # no tokenizer packs 16 characters of prose into a token
         new_ids, offsets = encode_inside(tokenizer, text)
@@ -130,10 +128,8 @@ def sentence_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:
     for match in SENTENCE_END.finditer(text):
         sentence_end = match.end()
         cut = bisect_left(starts, sentence_end)
-        if cuts[-1] < cut < len(starts):
-            previous_token_end = offsets[cut - 1][1]
-            if not text[sentence_end:previous_token_end].strip():
-                cuts.append(cut)
+        if cuts[-1] < cut < len(starts) and not text[sentence_end : offsets[cut - 1][1]].strip():
+            cuts.append(cut)
     return cuts
 
 
@@ -169,9 +165,6 @@ class Prompts:
             raise ValueError(f"length {length} is too short: template, needle and answer alone take {fixed} tokens")
         while budget in self.haystack.mid_character:
             budget -= 1
-        place = budget
-        if depth < 100:
-            cuts = self.haystack.cuts
-            place = cuts[bisect_right(cuts, int(budget * depth / 100)) - 1]
-        ids_N = self.haystack.ids_N
+        ids_N, cuts = self.haystack.ids_N, self.haystack.cuts
+        place = budget if depth >= 100 else cuts[bisect_right(cuts, int(budget * depth / 100)) - 1]
         return self.head_ids + ids_N[:place] + needle_ids + ids_N[place:budget] + tail_ids

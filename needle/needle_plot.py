@@ -4,7 +4,7 @@
     python needle_plot.py --results results/NAME --colours cividis    one model; for colour-blind readers
     python needle_plot.py --score lceg_overlap                        the heat-map score of the paper's code
 
-Writes needle.png, .svg, .pdf and needle.csv to --output_dir and prints the mean by length; needs no GPU. White lines
+Writes needle.png, .svg, .pdf and needle.csv to --output_dir and prints the means; needs no GPU. White lines
 mark the original window (dotted) and the length that the model was trained or set for (dashed).
 """
 
@@ -31,7 +31,6 @@ COLOURS = {  # lceg: of the paper's picture, at 0, 1/2 and 1
     "cividis": plt.get_cmap("cividis"),
 }
 PANELS_ACROSS = 3
-CELL_EDGE = {"color": "#808080", "linewidth": 0.4, "linestyle": "--"}
 MODEL_KEYS = ("method", "trained_tokens", "original_length", "trained_length")
 
 
@@ -46,23 +45,21 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
         if any(re.fullmatch(r"old\d*", part) for part in path.relative_to(folder).parts):
             continue  # answers with other settings
         result = read_json(path) or {}
-        if score not in result or "context_length" not in result:
+        if not {score, "context_length"} <= result.keys():
             print(f"left out: {path} is not a needle result with '{score}'")
             continue
-        row = {"test": path.parent.relative_to(folder).as_posix()}
-        row |= {key: result[key] for key in MODEL_KEYS}
+        row = {"test": path.parent.relative_to(folder).as_posix()} | {key: result[key] for key in MODEL_KEYS}
         row |= {"length": result["context_length"], "depth": result["depth_percent"], "value": result[score]}
         row |= {"n": 1 if score == "lceg_overlap" else result["n"], "source": result["data"]["source"]}
         rows.append(row)
     if not rows:
         raise ValueError(f"no needle results with '{score}' in {folder}; run eval.sh first")
     cells = pd.DataFrame(rows).astype(dict.fromkeys(("value", *MODEL_KEYS[1:]), float))
-    trained, frozen = cells.trained_tokens.notna(), cells.trained_tokens == 0
-    cells["label"] = cells.method.str.removesuffix("_frozen") + frozen.map({True: " (frozen)", False: ""})
+    frozen = cells.trained_tokens == 0
+    cells["label"] = cells.method.str.removesuffix("_frozen") + np.where(frozen, " (frozen)", "")
     repeated = cells.groupby("label").test.transform("nunique") > 1
     cells.loc[repeated, "label"] += ", " + cells.test
-    order = pd.DataFrame({"trained": trained, "frozen": frozen, "label": cells.label})
-    return cells.loc[order.sort_values(list(order.columns), kind="stable").index]  # models of other code come first
+    return cells.iloc[np.lexsort([cells.label, frozen])]
 
 
 def mean(cells: pd.DataFrame) -> str:
@@ -86,10 +83,6 @@ def draw_panel(axes, label: str, cells: pd.DataFrame, colours):
     grid = cells.pivot(index="depth", columns="length", values="value")
     lengths = list(grid.columns)
     image = axes.imshow(grid, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    for column in range(1, len(lengths)):
-        axes.axvline(column - 0.5, **CELL_EDGE)
-    for row in range(1, len(grid)):
-        axes.axhline(row - 0.5, **CELL_EDGE)
     for key, style in (("trained_length", "--"), ("original_length", ":")):
         length = cells[key].iloc[0]
         if lengths[0] <= length <= lengths[-1]:  # not if it is unknown
@@ -116,23 +109,13 @@ def draw(cells: pd.DataFrame, colours: str, score: str):
         axes.remove()
     for axes, (label, group) in zip(panels.flat, models, strict=False):
         image = draw_panel(axes, label, group, COLOURS[colours].with_extremes(bad="#dddddd"))
-    bar = figure.colorbar(image, ax=list(panels.flat[: len(models)]), shrink=0.7, aspect=30)
-    bar.set_label(SCORES[score], fontsize=8)
+    used = list(panels.flat[: len(models)])
+    figure.colorbar(image, ax=used, shrink=0.7, aspect=30).set_label(SCORES[score], fontsize=8)
     figure.supxlabel("length, tokens", fontsize=9)
     figure.supylabel("depth of the needle, %", fontsize=9)
-    sources = ", ".join(sorted(set(cells.source)))
-    title = f"{sources} text, at most {cells.n.max()} prompts a cell; mean [95 % interval]\n"
+    title = f"{', '.join(cells.source.unique())} text, at most {cells.n.max()} prompts per cell; mean [95 % interval]\n"
     figure.suptitle(title + "dotted: original window, dashed: extended to", fontsize=8, color="#555555")
     return figure
-
-
-def print_table(cells: pd.DataFrame) -> None:
-    """A row for each model, a column for each length (mean over depths), and the mean of all answers."""
-    sums = cells.assign(total=cells.value * cells.n).groupby(["label", "length"], sort=False)[["total", "n"]].sum()
-    table = (sums.total / sums.n).unstack(sort=False).sort_index(axis="columns")
-    table.columns = [format_length(length) for length in table.columns]
-    table["all"] = [mean(cells[cells.label == label]) for label in table.index]
-    print(table.to_string(float_format="{:.2f}".format, na_rep="-"))
 
 
 def main() -> None:
@@ -148,8 +131,8 @@ def main() -> None:
     for ending in ("png", "svg", "pdf"):
         figure.savefig(args.output_dir / f"needle.{ending}", dpi=200)
     cells.to_csv(args.output_dir / "needle.csv", index=False)
-    print(f"{SCORES[args.score]}, mean over depths")
-    print_table(cells)
+    for label, group in cells.groupby("label", sort=False):
+        print(f"{label}: {SCORES[args.score]} {mean(group)}")
     print(f"picture: {args.output_dir / 'needle.png'}")
 
 
