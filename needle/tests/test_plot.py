@@ -18,17 +18,9 @@ LCEG_COLOURS = [(0xF0, 0x49, 0x6E), (0xEB, 0xB8, 0x39), (0x0C, 0xD7, 0x9F)]  # a
 def write(folder, method, trained_tokens):
     folder.mkdir(parents=True)
     for (i, j), value in np.ndenumerate(VALUE_DL):
-        result = {
-            "context_length": LENGTHS[j],
-            "depth_percent": DEPTHS[i],
-            "score": value,
-            "n": 4,
-            "data": {"source": "standin"},
-            "method": method,
-            "trained_tokens": trained_tokens,
-            "original_length": 4256,
-            "trained_length": 8000,
-        }
+        result = {"context_length": LENGTHS[j], "depth_percent": DEPTHS[i], "score": value, "n": 4, "method": method}
+        result |= {"data": {"source": "standin"}, "original_length": 4256, "trained_length": 8000}
+        result["trained_tokens"] = trained_tokens
         path = folder / f"{folder.name}_len_{LENGTHS[j]}_depth_{DEPTHS[i] * 100}_results.json"
         path.write_text(json.dumps(result))
 
