@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from rapidfuzz import fuzz
-from rouge import Rouge
 
 import metrics
 
@@ -58,31 +57,23 @@ def test_qa_f1_count_and_retrieval_are_the_published_ones(published):
 
 
 # --- ROUGE
-def test_rouge_counts_a_word_once():
-    assert metrics.rouge_l("the cat the cat the cat", "the cat") == pytest.approx(1.0)
+def test_rouge():
+    assert metrics.rouge_l("the cat the cat the cat", "the cat") == pytest.approx(1.0)  # a word counts once
     # the words of two sentences are put together: {b} and {a}, 2 of the prediction's 2 and of the answer's 3
     assert metrics.rouge_l("b. a", "a b c") == pytest.approx(2 * 1 * (2 / 3) / (1 + 2 / 3))
     assert metrics.rouge_l("...", "some answer") == metrics.rouge_l("some text", "") == 0.0
 
 
-def test_rouge_is_the_librarys_number():
-    """Few different words, so that most pairs have several longest common subsequences."""
-    rng, library, compared = random.Random(1), Rouge(["rouge-l"]), 0
-    for _ in range(1500):
-        words = [f"w{i}" for i in range(rng.choice([2, 3, 5, 10, 40]))]
-        prediction, answer = texts(rng, words, 25), texts(rng, words, 25)
-        try:
-            expected = library.get_scores([prediction], [answer], avg=True)["rouge-l"]["f"]
-        except ValueError:  # no sentence
-            expected = 0.0
-        assert metrics.rouge_l(prediction, answer) == expected, (prediction, answer)
-        compared += expected > 0
-    assert compared > 1100
-
-
-def test_rouge_of_texts_on_which_the_library_fails(published):
+def test_rouge_is_the_published_one_except_for_long_sentences(published):
+    rng = random.Random(1)
+    for _ in range(100):
+        prediction, answer = texts(rng, ["w1", "w2", "w3"], 25), texts(rng, ["w1", "w2", "w3"], 25)
+        assert metrics.rouge_l(prediction, answer) == published.rouge_score(prediction, answer)
     text = " ".join(f"w{i}" for i in range(1200))
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
     assert published.rouge_score(text, "w0") == 0.0  # RecursionError
+    sys.setrecursionlimit(limit)
     assert metrics.rouge_l(text, "w0") == pytest.approx(2 / 1201)
 
 

@@ -191,7 +191,6 @@ def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
     ("flags", "message"),
     [
         (["--dataset_name", "lsht", "standin_trec"], "none of the sets can be used"),
-        (["--limit", 0], "--limit 0: must be at least 1"),
         (["--max_length", 128, "--dataset_name", "standin_samsum"], "missing or incomplete: tiny/standin_samsum"),
         (["--engine", "vllm", "--dataset_name", "standin_samsum"], "vLLM is not installed"),
         (["--model", "a", "b"], "1 checkpoints need as many different names"),

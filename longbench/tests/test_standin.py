@@ -33,7 +33,7 @@ def test_fields_lengths_and_manifest(folder):
     assert set(manifest) == {f"standin_{name}" for name in names} and set(make_standin.MAKERS) == set(STANDIN_SETS)
     for name in names:
         dataset, entry = load(f"standin_{name}", folder), manifest[f"standin_{name}"]  # as pred.py reads it
-        assert dataset.about["source"] == "standin" and dataset.about["sha256"] == entry["sha256"]
+        assert dataset.record["source"] == "standin" and dataset.record["sha256"] == entry["sha256"]
         assert len({row["_id"] for row in dataset.rows}) == len(dataset.rows) == entry["rows"]
         for row in dataset.rows:
             texts = (row["context"], row["input"], *row["answers"])
@@ -89,33 +89,32 @@ def test_more_shots_begin_with_fewer_and_ask_the_same(folder):
 
 
 def test_code_is_the_next_line_of_a_source_file_and_can_be_scored(folder):
-    source, _ = make_standin.read_source(None)
+    code = ["\n".join(lines) for lines in make_standin.read_source(None)[0].files.values()]
     for name in ("lcc", "repobench-p"):
         for row in rows_of(folder, name):
             [answer] = row["answers"]
             assert METRICS["code_sim"](answer + "\nx", answer) == 1.0
             before = row["context"] if name == "lcc" else row["input"].split("\n", 1)[1]
-            assert any(before + answer + "\n" in text for text in source.code.values()), row["_id"]
+            assert any(before + answer + "\n" in text for text in code), row["_id"]
 
 
 def test_rows_depend_on_their_number_and_the_seed_alone(folder, tmp_path, call):
-    flags = ["--output_dir", tmp_path, "--sets", "standin_lcc", "trec", "--shots", "--words", 80, "--classes", 5]
+    flags = ["--output_dir", tmp_path, "--sets", "lcc", "trec", "--shots", "--words", 80, "--classes", 5]
     call(make_standin.main, *flags, "--rows", 3)
     for name in ("lcc", "trec"):
         assert rows_of(tmp_path, name) == rows_of(folder, name)[:3]
-    code = make_standin.read_source(None)[0].code
-    corpus = write_rows(tmp_path / "corpus.jsonl", [{"text": text[:8000]} for text in list(code.values())[::2]])
-    rest = make_standin.read_source(corpus)[0].code  # without the code that a model was trained on
-    assert list(rest) == list(code)[1::2]
+    files = make_standin.read_source(None)[0].files
+    corpus = write_rows(tmp_path / "corpus.jsonl", [{"text": "\n".join(files[name])} for name in list(files)[::2]])
+    rest = make_standin.read_source(corpus)[0].files  # without the code that a model was trained on
+    assert list(rest) == list(files)[1::2]
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--sets", "samsum"], "--sets samsum has no stand-in"),
         (["--classes", "51"], "--classes 51 is not from 2 to 50"),
+        (["--words", "100000"], "--words 100000 is not from 40 to 10000"),
         (["--exclude", __file__], "is not a file of JSON lines with `text`"),
-        (["--sets", "passage_retrieval_en", "--words", "100000"], "passages of 3223 words, not 30"),
     ],
 )
 def test_a_wrong_flag_is_an_error(flags, message, tmp_path, call):
