@@ -17,6 +17,8 @@ from conftest import make_row, write_rows
 from data import load
 from sets import LONGBENCH_E, SETS, TREC_SHOTS, base_set, expand, official_rows
 
+LETTERS = "".join(chr(97 + i % 26) for i in range(300))
+
 
 def rows_of(name: str, count: int, **fields) -> list[dict]:
     return [make_row(i, **{"dataset": name, "all_classes": ["Food", "Date"], **fields}) for i in range(count)]
@@ -57,21 +59,18 @@ def test_local_files(tmp_path, name, e, dataset, count, source):
 
 
 def test_rows_without_an_id_of_their_own_get_one(tmp_path):
-    rows = rows_of("standin_lcc", 5)
-    rows[1]["_id"] = None
-    del rows[2]["_id"]
-    rows[4]["_id"] = rows[3]["_id"]
+    rows = rows_of("standin_lcc", 4)
+    del rows[1]["_id"]
+    rows[3]["_id"] = rows[2]["_id"]
     write_rows(tmp_path / "standin_lcc.jsonl", rows)
     ids = [row["_id"] for row in load("standin_lcc", tmp_path).rows]
-    assert ids == ["id000", "standin_lcc:1", "standin_lcc:2", "id003", "id003:4"]
+    assert ids == ["id000", "standin_lcc:1", "id002", "id002:3"]
 
 
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [
-        ("standin_lcc", [make_row(0), '{"input": "a"'], "line 2 is not"),
-        ("standin_lcc", ["[]"], "line 1 is not"),
-        ("standin_lcc", [{"input": ""}], "is not a JSON object with the fields input, context"),
+        ("standin_lcc", [make_row(0), '{"input": "a"'], "line 2 is not a JSON object with the fields input, context"),
         ("standin_lcc", [make_row(0, answers=[])], "line 1 is not"),
         ("standin_lcc", [], "has 0 rows"),
         ("hotpotqa", [make_row(0)], "has 1 rows, not 200"),
@@ -86,7 +85,6 @@ def test_an_invalid_file_is_refused(tmp_path, name, rows, message):
         load(name, tmp_path)
 
 
-# --- the hub
 def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
     cache, asked = tmp_path / "cache", []
 
@@ -97,7 +95,6 @@ def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
         return cache / repo
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    data.download.cache_clear()
     write_rows(cache / "Leooyii/manyshots_trec/trec_1shots.jsonl", rows_of("trec", 200))
     write_rows(cache / "Leooyii/longbench/data/hotpotqa.jsonl", rows_of("hotpotqa", 200))
     (cache / "THUDM/LongBench").mkdir(parents=True)
@@ -108,9 +105,7 @@ def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
     for name, e in sets + sets:
         assert load(name, tmp_path / "data", e).record["source"] == "official"
     assert asked == ["Leooyii/manyshots_trec", "Leooyii/longbench", "THUDM/LongBench"]  # each once
-    with pytest.raises(
-        ValueError, match=r"^no [^\n]*, and not on the hub \(Leooyii/manyshots_trec: the set is not in it"
-    ):
+    with pytest.raises(ValueError, match=r"Leooyii/manyshots_trec: the set is not in it"):
         load("trec_5shots", tmp_path)
     data.download.cache_clear()
     shutil.move(cache / "THUDM/LongBench/data.zip", tmp_path / "data.zip")  # the user's, beside the files
@@ -135,30 +130,23 @@ def tokenizer(base):
 
 @pytest.mark.parametrize("limit", [100, 101])
 def test_the_middle_is_cut_as_in_longbench(tokenizer, limit):
-    text = "".join(chr(97 + i % 26) for i in range(300))
-    ids = tokenizer(text).input_ids  # <s> and a token a byte
+    ids = tokenizer(LETTERS).input_ids  # <s> and a token a byte
     half = limit // 2
-    cut, truncated = prompts.prompt_ids(tokenizer, text, limit, 32, "lceg")
-    assert truncated and tokenizer.decode(cut, skip_special_tokens=True) == text[: half - 1] + text[-half:]
+    cut, truncated = prompts.prompt_ids(tokenizer, LETTERS, limit, 32, "lceg")
+    assert truncated and tokenizer.decode(cut, skip_special_tokens=True) == LETTERS[: half - 1] + LETTERS[-half:]
     assert len(cut) == 2 * half and cut[0] == ids[0] == 0  # an odd limit loses one token
-    for length in (limit - 1, limit):  # of tokens, the first <s>
-        assert prompts.prompt_ids(tokenizer, text[: length - 1], limit, 32, "lceg") == (ids[:length], False)
-    assert prompts.prompt_ids(tokenizer, text[:limit], limit, 32, "lceg")[1]
+    assert prompts.prompt_ids(tokenizer, LETTERS[: limit - 1], limit, 32, "lceg") == (ids[:limit], False)
+    assert prompts.prompt_ids(tokenizer, LETTERS[:limit], limit, 32, "lceg")[1]
 
 
 @pytest.mark.parametrize("limit", [100, 101])
 def test_prompt_and_answer_stay_inside_the_window(tokenizer, limit):
-    text = "".join(chr(97 + i % 26) for i in range(300))
-    cut, truncated = prompts.prompt_ids(tokenizer, text, limit, 32, "inside")
+    cut, truncated = prompts.prompt_ids(tokenizer, LETTERS, limit, 32, "inside")
     assert truncated and len(cut) + 32 == limit - limit % 2
-    assert prompts.prompt_ids(tokenizer, text[: limit - 33], limit, 32, "inside")[1] is False
-    assert prompts.prompt_ids(tokenizer, text[: limit - 32], limit, 32, "inside")[1] is True
-    letters = "é" * 300  # two tokens each: half a letter becomes U+FFFD, which is three
-    assert len(prompts.prompt_ids(tokenizer, letters, 102, 32, "lceg")[0]) > 102  # as the paper's code
-    assert 102 - 8 <= len(prompts.prompt_ids(tokenizer, letters, 102, 32, "inside")[0]) + 32 <= 102
-
-
-def test_a_window_without_room_for_a_prompt(tokenizer):
-    for limit in (1, 32, 33):
-        with pytest.raises(ValueError, match=f"a window of {limit} tokens has no room"):
-            prompts.prompt_ids(tokenizer, "a" * 300, limit, 32, "inside")
+    assert not prompts.prompt_ids(tokenizer, LETTERS[: limit - 33], limit, 32, "inside")[1]
+    assert prompts.prompt_ids(tokenizer, LETTERS[: limit - 32], limit, 32, "inside")[1]
+    accents = "é" * 300  # two tokens each: half a letter becomes U+FFFD, which is three
+    assert len(prompts.prompt_ids(tokenizer, accents, 102, 32, "lceg")[0]) > 102  # as the paper's code
+    assert 102 - 8 <= len(prompts.prompt_ids(tokenizer, accents, 102, 32, "inside")[0]) + 32 <= 102
+    with pytest.raises(ValueError, match="a window of 33 tokens has no room"):
+        prompts.prompt_ids(tokenizer, LETTERS, 33, 32, "inside")

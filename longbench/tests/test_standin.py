@@ -81,7 +81,6 @@ def test_more_shots_begin_with_fewer_and_ask_the_same(folder):
     for a, b, c in zip(one, five, many, strict=True):
         assert b["context"].startswith(a["context"]) and c["context"].startswith(b["context"])
         assert a["input"] == b["input"] == c["input"] and a["_id"] == b["_id"] == c["_id"]
-        assert [row["context"].count("Type: ") for row in (a, b, c)] == [1, 5, 25]
         kinds = re.findall("Type: (.+)", c["context"])
         assert sorted(map(kinds.count, a["all_classes"])) == [5] * 5  # equally often
     assert all(solve_trec(row) == row["answers"][0] for row in five)  # one example of each type
@@ -98,7 +97,7 @@ def test_code_is_the_next_line_of_a_source_file_and_can_be_scored(folder):
             assert any(before + answer + "\n" in text for text in code), row["_id"]
 
 
-def test_rows_depend_on_their_number_and_the_seed_alone(folder, tmp_path, call):
+def test_rows_depend_on_their_number_and_the_seed_only(folder, tmp_path, call):
     flags = ["--output_dir", tmp_path, "--sets", "lcc", "trec", "--shots", "--words", 80, "--classes", 5]
     call(make_standin.main, *flags, "--rows", 3)
     for name in ("lcc", "trec"):
