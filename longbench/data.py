@@ -62,7 +62,7 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
 
 
 def parse(content: bytes, path: Path) -> list[dict]:
-    """The rows of a file. Raises ValueError that names the first line that is not a row."""
+    """The rows of a file. Raises ValueError on a line that is not a row."""
     rows = []
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():

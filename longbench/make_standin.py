@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 
 from run import read_json, run_script, write_json, write_text
-from sets import SETS, STANDIN, TREC_SHOTS
+from sets import SETS, STANDIN, TREC_SHOTS, base_set, shots_of
 
 STAGE = Path(__file__).resolve().parent
 # "types" are types of questions. Two nouns tell each type and are not in its name: it takes examples to know it
@@ -133,8 +133,7 @@ def invented_names(rng: Random, source: Source, count: int) -> list[str]:
     names = []
     while len(names) < count:
         name = "".join(rng.choices(WORDS["syllables"], k=3)).capitalize()
-        overlaps = any(name in other or other in name for other in names)
-        if name not in source.vocabulary and not overlaps:
+        if name not in source.vocabulary and not any(name in other or other in name for other in names):
             names.append(name)
     return names
 
@@ -156,9 +155,9 @@ def hidden_fact(rng: Random, source: Source, words: int, kind: str):
     return " ".join(sentences), question.format(subject, name), [str(number)]
 
 
-def question_of(rng: Random, kind: str) -> str:
-    opening = rng.choice(WORDS["openings"])
-    return opening.format(rng.choice(WORDS["people"]), rng.choice(TYPES[kind]))
+def trec_question(rng: Random, kind: str) -> str:
+    opening, person, noun = rng.choice(WORDS["openings"]), rng.choice(WORDS["people"]), rng.choice(TYPES[kind])
+    return opening.format(person, noun)
 
 
 def trec(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
@@ -168,15 +167,15 @@ def trec(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
     some rows have no example of the right one. The question asked is not among the examples.
     """
     gold = rng.choice(kinds)
-    asked = question_of(rng, gold)
+    asked = trec_question(rng, gold)
     examples, round_of_kinds = [], []
     while len(examples) < shots:
         if not round_of_kinds:
             round_of_kinds = rng.sample(kinds, len(kinds))
         kind = round_of_kinds.pop(0)
-        example = question_of(rng, kind)
+        example = trec_question(rng, kind)
         while example == asked:
-            example = question_of(rng, kind)
+            example = trec_question(rng, kind)
         examples.append(f"Question: {example}\nType: {kind}")
     return "\n".join(examples), f"Question: {asked}\nType:", [gold]
 
@@ -242,15 +241,17 @@ MAKERS = {
 
 
 # --- files
-def make_set(stem: str, name: str, shots: int | None, source: Source, args: argparse.Namespace) -> dict:
-    """Writes standin_<stem>.jsonl, rows of the set `name`; returns its entry in standin.json."""
-    flags, kinds = {"words": args.words or SETS[name].words}, None
+def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
+    """Writes standin_<stem>.jsonl; returns its entry in standin.json. Many-shot sets of all sizes ask the same questions."""
+    name, shots = base_set(STANDIN + stem), shots_of(stem)
+    words, kinds = args.words or SETS[name].words, None
+    make = partial(MAKERS[name], source=source, words=words)
     if name == "trec":
         kinds = list(TYPES)[:: len(TYPES) // args.classes][: args.classes]
-        flags |= {"kinds": kinds, "shots": shots or flags["words"] // TREC_WORDS}
+        make = partial(make, shots=shots or words // TREC_WORDS, kinds=kinds)
     n, total, text = args.rows or SETS[name].rows, 0, ""
     for i in range(n):
-        context, question, answers = MAKERS[name](Random(f"{name} {args.seed} {i}"), source, **flags)
+        context, question, answers = make(Random(f"{name} {args.seed} {i}"))
         row = {
             "input": question,
             "context": context,
@@ -300,11 +301,8 @@ def main() -> None:
     source, provenance = read_source(args.exclude)
     manifest_path = args.output_dir / "standin.json"
     manifest = read_json(manifest_path) or {}
-    wanted = {name: (name, None) for name in args.sets}
-    for shots in args.shots:  # sets of all sizes ask the same questions
-        wanted[f"trec_{shots}shots"] = ("trec", shots)
-    for stem, (name, shots) in wanted.items():
-        manifest[STANDIN + stem] = make_set(stem, name, shots, source, args) | provenance
+    for stem in [*args.sets, *(f"trec_{shots}shots" for shots in args.shots)]:
+        manifest[STANDIN + stem] = make_set(stem, source, args) | provenance
         write_json(manifest_path, manifest)
 
 

@@ -57,8 +57,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model_path", nargs="+", help="checkpoint folders or hub ids")
     parser.add_argument("--output_dir", type=Path, default=STAGE, help="folder of pred/, pred_e/, pred_trec/ [here]")
     data = parser.add_argument_group("data")
-    names = "sets, trec_<N>shots, standin_<set>; longbench, manyshots_trec: all of their sets [longbench]"
-    data.add_argument("--dataset_name", nargs="+", default=["longbench"], help=names)
+    sets = "sets, trec_<N>shots, standin_<set>; longbench, manyshots_trec: all of their sets [longbench]"
+    data.add_argument("--dataset_name", nargs="+", default=["longbench"], help=sets)
     data.add_argument("--e", action="store_true", help="LongBench-E")
     data.add_argument("--data_dir", type=Path, default=STAGE / "data", help="folder of <set>.jsonl [data]")
     data.add_argument(

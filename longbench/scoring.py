@@ -29,9 +29,7 @@ BUCKETS = {  # length of a row in words: at least, less than
 def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
     """Scores the predictions of one set, <model's folder>/<set>.jsonl; returns the set's entry in scores.json.
 
-    e: of LongBench-E.  problems: gets a message if rows are missing.
-
-    Raises ValueError if the set is unknown, or a row is not a prediction of it.
+    e: of LongBench-E.  problems: gets a message if rows are missing. Raises ValueError if a row is not a prediction.
     """
     name = path.stem
     base = base_set(name)
@@ -44,13 +42,17 @@ def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
     row_N = np.array(columns["row_scores"], dtype=np.float64)
     upstream = summary(np.array(columns["row_scores_upstream"], dtype=np.float64), name, seed)
     run = read_json(path.parent / "runs" / f"{name}.json") or {}
-    source, expected = data_source(name, run.get("data", {}), e)
+    data = run.get("data", {})
+    source = "standin" if name.startswith(STANDIN) else data.get("source", "user")
+    expected = official_rows(name, e)
+    if source != "official":  # the user's own data, or predictions without a record
+        expected = data.get("rows", expected)
     wanted = min(run.get("limit") or math.inf, expected or len(rows))
     if unreadable:
         problems.append(f"{path}: {unreadable} unreadable lines are left out")
     if len(rows) != wanted:
         problems.append(f"{path}: {len(rows)} rows, not {wanted}; rerun pred.py")
-    entry = {
+    return {
         "source": source,
         "expected_n": expected,
         "complete": len(rows) == expected and not run.get("errors"),
@@ -66,26 +68,10 @@ def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
         "peak_memory_bytes": run.get("peak_memory_bytes"),
         "run": run,
     }
-    return entry
-
-
-def data_source(name: str, data: dict, e: bool) -> tuple[str, int | None]:
-    """(the source of a set's data, its number of rows or None if unknown). data: what the run's record says about it.
-
-    The source is "official", "standin", or "user": the user's own data, or predictions without a record.
-    """
-    if name.startswith(STANDIN):
-        return "standin", data.get("rows")
-    source = data.get("source", "user")
-    rows = official_rows(name, e)
-    return source, rows if source == "official" else data.get("rows", rows)
 
 
 def score_rows(rows: list[dict], base: str) -> dict[str, list]:
-    """{"ids", "lengths" in words, "row_scores" by the paper's first-line rule, "row_scores_upstream" by LongBench's}.
-
-    Raises ValueError if a row is not a prediction.
-    """
+    """{"ids", "lengths" in words, "row_scores" by the paper's first-line rule, "row_scores_upstream" by LongBench's}."""
     metric = METRICS[SETS[base].metric]
     ids, lengths, scores = [], [], {"lceg": [], "upstream": []}
     for number, row in enumerate(rows, 1):
@@ -101,12 +87,8 @@ def score_rows(rows: list[dict], base: str) -> dict[str, list]:
             lengths.append(row["length"] + 0)  # raises if it is not a number
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"row {number} is not a prediction ({type(error).__name__}: {error})") from None
-    return {
-        "ids": ids,
-        "lengths": lengths,
-        "row_scores": scores["lceg"],
-        "row_scores_upstream": scores["upstream"],
-    }
+    columns = {"ids": ids, "lengths": lengths}
+    return columns | {"row_scores": scores["lceg"], "row_scores_upstream": scores["upstream"]}
 
 
 # --- intervals

@@ -86,7 +86,8 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
         shift = len(anchor)
         seam = bisect_left(offsets, (shift, 0))
         if not anchor or (seam and tokenizer.decode(ids[:seam]) == anchor):
-            return ids[seam:], [(start - shift, end - shift) for start, end in offsets[seam:]]
+            shifted = [(start - shift, end - shift) for start, end in offsets[seam:]]
+            return ids[seam:], shifted
 
 
 def special_prefix(tokenizer) -> list[int]:
@@ -105,9 +106,11 @@ def build_haystack(tokenizer, texts: dict[str, str], length: int) -> Haystack:
             continue
         text = text.strip()[: 16 * length] + "\n\n"  # no tokenizer packs 16 characters of prose into a token
         new_ids, offsets = encode_inside(tokenizer, text)
-        cuts += [len(ids) + cut for cut in sentence_starts(text, offsets)]
+        for cut in sentence_starts(text, offsets):
+            cuts.append(len(ids) + cut)
         for i in range(1, len(new_ids)):
-            if offsets[i][0] < offsets[i - 1][1]:
+            previous_end, start = offsets[i - 1][1], offsets[i][0]
+            if start < previous_end:
                 mid_character.append(len(ids) + i)
         ids += new_ids
     unit = len(ids)
@@ -128,8 +131,10 @@ def sentence_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:
     for match in SENTENCE_END.finditer(text):
         sentence_end = match.end()
         cut = bisect_left(starts, sentence_end)
-        if cuts[-1] < cut < len(starts) and not text[sentence_end : offsets[cut - 1][1]].strip():
-            cuts.append(cut)
+        if cuts[-1] < cut < len(starts):
+            previous_token_end = offsets[cut - 1][1]
+            if not text[sentence_end:previous_token_end].strip():
+                cuts.append(cut)
     return cuts
 
 
@@ -165,6 +170,11 @@ class Prompts:
             raise ValueError(f"length {length} is too short: template, needle and answer alone take {fixed} tokens")
         while budget in self.haystack.mid_character:
             budget -= 1
-        ids_N, cuts = self.haystack.ids_N, self.haystack.cuts
-        place = budget if depth >= 100 else cuts[bisect_right(cuts, int(budget * depth / 100)) - 1]
-        return self.head_ids + ids_N[:place] + needle_ids + ids_N[place:budget] + tail_ids
+        place = budget
+        if depth < 100:
+            cuts = self.haystack.cuts
+            target = int(budget * depth / 100)
+            place = cuts[bisect_right(cuts, target) - 1]
+        before = self.haystack.ids_N[:place]
+        after = self.haystack.ids_N[place:budget]
+        return self.head_ids + before + needle_ids + after + tail_ids

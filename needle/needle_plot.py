@@ -31,35 +31,36 @@ COLOURS = {  # lceg: of the paper's picture, at 0, 1/2 and 1
     "cividis": plt.get_cmap("cividis"),
 }
 PANELS_ACROSS = 3
-MODEL_KEYS = ("method", "trained_tokens", "original_length", "trained_length")
 
 
 def read_cells(folder: Path, score: str) -> pd.DataFrame:
-    """All needle results below a folder, one row for each cell, in the order of the panels; reports unreadable files.
+    """All needle results below a folder, one row for each cell; reports unreadable files.
 
-    Columns: test (its folder), label, MODEL_KEYS, length (tokens), depth (percent), value (the mean score of n answers,
-    NaN without any), n, source. Raises ValueError if there are none.
+    Columns: model (name of its folder), original_length, trained_length, length (tokens), depth (percent), value (mean
+    score of n answers, NaN without any), n, source. Raises ValueError if there are none.
     """
     rows = []
     for path in sorted(folder.rglob("*_results.json")):
-        if any(re.fullmatch(r"old\d*", part) for part in path.relative_to(folder).parts):
+        if re.fullmatch(r"old\d*", path.parent.name):
             continue  # answers with other settings
         result = read_json(path) or {}
-        if not {score, "context_length"} <= result.keys():
+        if score not in result or "context_length" not in result:
             print(f"left out: {path} is not a needle result with '{score}'")
             continue
-        row = {"test": path.parent.relative_to(folder).as_posix()} | {key: result[key] for key in MODEL_KEYS}
-        row |= {"length": result["context_length"], "depth": result["depth_percent"], "value": result[score]}
-        row |= {"n": 1 if score == "lceg_overlap" else result["n"], "source": result["data"]["source"]}
+        row = {
+            "model": path.parent.name,
+            "original_length": result["original_length"],
+            "trained_length": result["trained_length"],
+            "length": result["context_length"],
+            "depth": result["depth_percent"],
+            "value": result[score],
+            "n": 1 if score == "lceg_overlap" else result["n"],
+            "source": result["data"]["source"],
+        }
         rows.append(row)
     if not rows:
         raise ValueError(f"no needle results with '{score}' in {folder}; run eval.sh first")
-    cells = pd.DataFrame(rows).astype(dict.fromkeys(("value", *MODEL_KEYS[1:]), float))
-    frozen = cells.trained_tokens == 0
-    cells["label"] = cells.method.str.removesuffix("_frozen") + np.where(frozen, " (frozen)", "")
-    repeated = cells.groupby("label").test.transform("nunique") > 1
-    cells.loc[repeated, "label"] += ", " + cells.test
-    return cells.iloc[np.lexsort([cells.label, frozen])]
+    return pd.DataFrame(rows).astype({"value": float, "original_length": float, "trained_length": float})
 
 
 def mean(cells: pd.DataFrame) -> str:
@@ -78,7 +79,7 @@ def format_length(length: int) -> str:
     return f"{length / 1024:g}k" if length % 1024 == 0 else f"{length / 1000:.0f}k"
 
 
-def draw_panel(axes, label: str, cells: pd.DataFrame, colours):
+def draw_panel(axes, model: str, cells: pd.DataFrame, colours):
     """The heat-map of one model; returns its image."""
     grid = cells.pivot(index="depth", columns="length", values="value")
     lengths = list(grid.columns)
@@ -94,21 +95,21 @@ def draw_panel(axes, label: str, cells: pd.DataFrame, colours):
     step = math.ceil(len(grid) / 5)
     axes.set_yticks(range(0, len(grid), step), map("{:g}".format, grid.index[::step]))
     axes.tick_params(length=2, labelsize=8)
-    axes.set_title(f"{label}  {mean(cells)}", fontsize=9)
+    axes.set_title(f"{model}  {mean(cells)}", fontsize=9)
     return image
 
 
 def draw(cells: pd.DataFrame, colours: str, score: str):
     """The figure: a panel for each model, up to three side by side."""
-    models = list(cells.groupby("label", sort=False))
+    models = list(cells.groupby("model"))
     across = min(PANELS_ACROSS, len(models))
     down = math.ceil(len(models) / across)
     figure, panels = plt.subplots(down, across, squeeze=False, layout="constrained")
     figure.set_size_inches(3.4 * across + 1.2, 2.0 * down + 0.8)
     for axes in panels.flat[len(models) :]:
         axes.remove()
-    for axes, (label, group) in zip(panels.flat, models, strict=False):
-        image = draw_panel(axes, label, group, COLOURS[colours].with_extremes(bad="#dddddd"))
+    for axes, (model, group) in zip(panels.flat, models, strict=False):
+        image = draw_panel(axes, model, group, COLOURS[colours].with_extremes(bad="#dddddd"))
     used = list(panels.flat[: len(models)])
     figure.colorbar(image, ax=used, shrink=0.7, aspect=30).set_label(SCORES[score], fontsize=8)
     figure.supxlabel("length, tokens", fontsize=9)
@@ -131,8 +132,8 @@ def main() -> None:
     for ending in ("png", "svg", "pdf"):
         figure.savefig(args.output_dir / f"needle.{ending}", dpi=200)
     cells.to_csv(args.output_dir / "needle.csv", index=False)
-    for label, group in cells.groupby("label", sort=False):
-        print(f"{label}: {SCORES[args.score]} {mean(group)}")
+    for model, group in cells.groupby("model"):
+        print(f"{model}: {SCORES[args.score]} {mean(group)}")
     print(f"picture: {args.output_dir / 'needle.png'}")
 
 

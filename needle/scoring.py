@@ -79,8 +79,11 @@ def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
         failed = response is None
         result["lceg_overlap"] = None if failed else lceg_overlap(first["answer"], response)
         result["lceg_rouge1_f_x10"] = None if failed else 10 * rouge1_f(first["needle"], response)
-    cell_keys = ("length", "depth")  # the same in all trials
-    result["trials"] = [{key: value for key, value in entry.items() if key not in cell_keys} for entry in entries]
+    result["trials"] = []
+    for entry in entries:
+        trial = entry.copy()
+        del trial["length"], trial["depth"]  # the same in all trials
+        result["trials"].append(trial)
     result["prompt_tokens"] = first["prompt_tokens"]
     result["peak_memory_bytes"] = max(entry["peak_memory_bytes"] or 0 for entry in entries) or None
     name = f"{folder.name}_len_{first['length']}_depth_{round(first['depth'] * 100)}_results.json"

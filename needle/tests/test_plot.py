@@ -15,30 +15,28 @@ VALUE_DL = np.array([[1.0, 0.5, 0.0, 0.25], [1.0, 0.75, 0.0, 0.0], [1.0, 1.0, 0.
 LCEG_COLOURS = [(0xF0, 0x49, 0x6E), (0xEB, 0xB8, 0x39), (0x0C, 0xD7, 0x9F)]  # at 0, 1/2 and 1
 
 
-def write(folder, method, trained_tokens):
+def write(folder):
     folder.mkdir(parents=True)
     for (i, j), value in np.ndenumerate(VALUE_DL):
-        result = {"context_length": LENGTHS[j], "depth_percent": DEPTHS[i], "score": value, "n": 4, "method": method}
+        result = {"context_length": LENGTHS[j], "depth_percent": DEPTHS[i], "score": value, "n": 4}
         result |= {"data": {"source": "standin"}, "original_length": 4256, "trained_length": 8000}
-        result["trained_tokens"] = trained_tokens
         path = folder / f"{folder.name}_len_{LENGTHS[j]}_depth_{DEPTHS[i] * 100}_results.json"
         path.write_text(json.dumps(result))
 
 
 def test_the_figure_shows_the_results(tmp_path):
-    for name, method, tokens in (("a", "yarn", 1000), ("b", "yarn", 0), ("c", "ntk_frozen", 0), ("d", "base", None)):
-        write(tmp_path / name, method, tokens)
-    write(tmp_path / "d" / "old", "base", None)
-    (tmp_path / "d" / "d_len_1000_depth_0_results.json").unlink()
-    failed = tmp_path / "d" / "d_len_4256_depth_0_results.json"
+    for name in ("a", "b", "c/d", "a/old"):
+        write(tmp_path / name)
+    (tmp_path / "a" / "a_len_1000_depth_0_results.json").unlink()
+    failed = tmp_path / "a" / "a_len_4256_depth_0_results.json"
     failed.write_text(json.dumps(json.loads(failed.read_text()) | {"score": None, "n": 0}))
     figure = needle_plot.draw(needle_plot.read_cells(tmp_path, "score"), "lceg", "score")
     panels = [axes for axes in figure.axes if axes.images]
     titles = [axes.get_title() for axes in panels]
-    assert [title.split("  ")[0] for title in titles] == ["base", "yarn", "ntk (frozen)", "yarn (frozen)"]
+    assert [title.split("  ")[0] for title in titles] == ["a", "b", "d"]
     low, high = wilson(VALUE_DL.sum() * 4, 48)
-    assert titles[1] == f"yarn  {VALUE_DL.mean():.2f} [{low:.2f}, {high:.2f}]"
-    assert titles[0].startswith(f"base  {(VALUE_DL.sum() - 1.5) / 10:.2f} [")
+    assert titles[1] == f"b  {VALUE_DL.mean():.2f} [{low:.2f}, {high:.2f}]"
+    assert titles[0].startswith(f"a  {(VALUE_DL.sum() - 1.5) / 10:.2f} [")
     for axes in panels:
         image = axes.images[0]
         missing_DL = np.ma.getmaskarray(image.get_array())
@@ -55,8 +53,8 @@ def test_the_figure_shows_the_results(tmp_path):
 
 def test_command(tmp_path, monkeypatch, capsys):
     results, pictures = tmp_path / "results", tmp_path / "img"
-    for name, method in (("llama", "base"), ("yarn-32k", "yarn"), ("yarn-64k", "yarn")):
-        write(results / name, method, None if method == "base" else 1000)
+    write(results / "llama")
+    write(results / "yarn-32k")
     (results / "llama" / "cut_results.json").write_text('{"context_length": 10')
     (results / "llama" / "other_results.json").write_text('{"model_response": "a", "score": 3.2}')
     flags = f"needle_plot.py --colours cividis --output_dir {pictures} --results {results}"
@@ -64,10 +62,9 @@ def test_command(tmp_path, monkeypatch, capsys):
     needle_plot.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line[:10] for line in lines[:2]] == ["left out: "] * 2
-    assert lines[2] == "base: share of the answer's words 0.58 [0.44, 0.71]"
-    assert [line.split(":")[0] for line in lines[3:5]] == ["yarn, yarn-32k", "yarn, yarn-64k"]
-    table = pd.read_csv(pictures / "needle.csv").set_index(["test", "length", "depth"])
-    assert len(table) == 3 * 12 and table.value["llama", 4256, 50] == 0.75 and table.n["llama", 4256, 50] == 4
+    assert lines[2] == "llama: share of the answer's words 0.58 [0.44, 0.71]"
+    table = pd.read_csv(pictures / "needle.csv").set_index(["model", "length", "depth"])
+    assert len(table) == 2 * 12 and table.value["llama", 4256, 50] == 0.75 and table.n["llama", 4256, 50] == 4
     assert {path.name for path in pictures.iterdir()} == {f"needle.{ending}" for ending in ("png", "svg", "pdf", "csv")}
     with pytest.raises(ValueError, match="no needle results with 'score' in"):
         needle_plot.read_cells(pictures, "score")
