@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from run import read_json, run_script, write_json, write_text
+from run import command_line, read_json, run_script, write_json, write_text
 from sets import SETS, STANDIN, TREC_SHOTS, base_set, shots_of
 
 STAGE = Path(__file__).resolve().parent
@@ -79,8 +79,8 @@ class Source:
         return rng.sample(passages[:-1], count)
 
 
-def read_source(exclude: Path | None) -> tuple[Source, dict]:
-    """This Python's help texts and the sources of its standard library, and what standin.json says about them.
+def read_source(exclude: Path | None) -> Source:
+    """This Python's help texts and the sources of its standard library.
 
     exclude: a corpus of JSON lines with `text`; files that begin like one of its texts are left out.
     """
@@ -99,7 +99,7 @@ def read_source(exclude: Path | None) -> tuple[Source, dict]:
         text = path.read_bytes().decode("utf-8", errors="ignore").replace("\r\n", "\n")
         if text[:500] not in excluded:
             code[name.as_posix()] = text
-    return Source(sentences, code), {"python": platform.python_version(), "files": len(code)}
+    return Source(sentences, code)
 
 
 def help_sentences() -> list[str]:
@@ -146,8 +146,9 @@ def hidden_fact(rng: Random, source: Source, words: int, kind: str):
     numbers = rng.sample(range(1001, 2000), count)
     facts, statements = [], []
     for i in range(count):
-        facts.append((rng.choice(subjects), names[i], numbers[i]))
-        statements.append(statement.format(*facts[i]))
+        fact = (rng.choice(subjects), names[i], numbers[i])
+        facts.append(fact)
+        statements.append(statement.format(*fact))
     sentences = source.prose(rng, words - length(" ".join(statements)))
     for text in statements:
         sentences.insert(rng.randint(0, len(sentences)), text)
@@ -242,16 +243,18 @@ MAKERS = {
 
 # --- files
 def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
-    """Writes standin_<stem>.jsonl; returns its entry in standin.json. Many-shot sets of all sizes ask the same questions."""
-    name, shots = base_set(STANDIN + stem), shots_of(stem)
-    words, kinds = args.words or SETS[name].words, None
-    make = partial(MAKERS[name], source=source, words=words)
+    """Writes standin_<stem>.jsonl; returns its entry in standin.json. Sets with more shots ask the same questions."""
+    name = base_set(STANDIN + stem)
+    words = args.words or SETS[name].words
+    n = args.rows or SETS[name].rows
+    make, kinds = MAKERS[name], None
     if name == "trec":
         kinds = list(TYPES)[:: len(TYPES) // args.classes][: args.classes]
-        make = partial(make, shots=shots or words // TREC_WORDS, kinds=kinds)
-    n, total, text = args.rows or SETS[name].rows, 0, ""
+        make = partial(trec, shots=shots_of(stem) or words // TREC_WORDS, kinds=kinds)
+    lines, total = [], 0
     for i in range(n):
-        context, question, answers = make(Random(f"{name} {args.seed} {i}"))
+        rng = Random(f"{name} {args.seed} {i}")
+        context, question, answers = make(rng, source, words)
         row = {
             "input": question,
             "context": context,
@@ -262,19 +265,14 @@ def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
             "all_classes": kinds,
             "_id": f"{STANDIN}{name}-{args.seed}-{i}",
         }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         total += row["length"]
-        text += json.dumps(row, ensure_ascii=False) + "\n"
     path = args.output_dir / f"{STANDIN}{stem}.jsonl"
+    text = "".join(lines)
     write_text(path, text)
     print(f"{path}: {n} rows of {total / n:.0f} words", flush=True)
-    return {
-        "rows": n,
-        "words": round(total / n, 1),
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "seed": args.seed,
-        "classes": kinds and len(kinds),
-        "exclude": args.exclude and str(args.exclude),
-    }
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"rows": n, "words": round(total / n, 1), "sha256": digest}
 
 
 def parse_args() -> argparse.Namespace:
@@ -298,11 +296,13 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    source, provenance = read_source(args.exclude)
+    source = read_source(args.exclude)
     manifest_path = args.output_dir / "standin.json"
     manifest = read_json(manifest_path) or {}
-    for stem in [*args.sets, *(f"trec_{shots}shots" for shots in args.shots)]:
-        manifest[STANDIN + stem] = make_set(stem, source, args) | provenance
+    names = args.sets + [f"trec_{shots}shots" for shots in args.shots]
+    for name in names:
+        entry = make_set(name, source, args)
+        manifest[STANDIN + name] = entry | {"python": platform.python_version(), "command": command_line()}
         write_json(manifest_path, manifest)
 
 

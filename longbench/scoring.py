@@ -71,15 +71,15 @@ def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
 
 
 def score_rows(rows: list[dict], base: str) -> dict[str, list]:
-    """{"ids", "lengths" in words, "row_scores" by the paper's first-line rule, "row_scores_upstream" by LongBench's}."""
+    """{"ids", "lengths" (words), "row_scores" by the paper's first-line rule, "row_scores_upstream" by LongBench's}."""
     metric = METRICS[SETS[base].metric]
     ids, lengths, scores = [], [], {"lceg": [], "upstream": []}
     for number, row in enumerate(rows, 1):
         try:
             first_line = row["pred"].lstrip("\n").split("\n")[0]
             best = {}  # by text: both rules often score the same one
-            for rule, bases in FIRST_LINE.items():
-                text = first_line if base in bases else row["pred"]
+            for rule, cut_sets in FIRST_LINE.items():
+                text = first_line if base in cut_sets else row["pred"]
                 if text not in best:
                     best[text] = max(metric(text, answer, row.get("all_classes")) for answer in row["answers"])
                 scores[rule].append(best[text])

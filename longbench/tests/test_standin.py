@@ -88,7 +88,7 @@ def test_more_shots_begin_with_fewer_and_ask_the_same(folder):
 
 
 def test_code_is_the_next_line_of_a_source_file_and_can_be_scored(folder):
-    code = ["\n".join(lines) for lines in make_standin.read_source(None)[0].files.values()]
+    code = ["\n".join(lines) for lines in make_standin.read_source(None).files.values()]
     for name in ("lcc", "repobench-p"):
         for row in rows_of(folder, name):
             [answer] = row["answers"]
@@ -102,9 +102,9 @@ def test_rows_depend_on_their_number_and_the_seed_only(folder, tmp_path, call):
     call(make_standin.main, *flags, "--rows", 3)
     for name in ("lcc", "trec"):
         assert rows_of(tmp_path, name) == rows_of(folder, name)[:3]
-    files = make_standin.read_source(None)[0].files
+    files = make_standin.read_source(None).files
     corpus = write_rows(tmp_path / "corpus.jsonl", [{"text": "\n".join(files[name])} for name in list(files)[::2]])
-    rest = make_standin.read_source(corpus)[0].files  # without the code that a model was trained on
+    rest = make_standin.read_source(corpus).files  # without the code that a model was trained on
     assert list(rest) == list(files)[1::2]
 
 
