@@ -25,7 +25,6 @@ def rows_of(name: str, count: int, **fields) -> list[dict]:
 
 
 def test_names_of_sets():
-    assert set(SETS) - set(LONGBENCH_E) == {"narrativeqa", "musique", "qmsum"}
     assert sum(official.rows for official in SETS.values()) == 3750 and len(TREC_SHOTS) == 15
     names = ["standin_trec_7shots", "trec_1000shots", "standin_lcc", "trec"]
     assert [base_set(name) for name in names] == ["trec", "trec", "lcc", "trec"]
