@@ -151,6 +151,7 @@ def print_tables(results: list[dict], benchmark: str) -> None:
 
 
 def cell(entry: dict) -> str:
+    """The text of a table's cell: 12.3 (4.5), with * if rows are missing."""
     error = "" if entry["stderr"] is None else f" ({entry['stderr']:.1f})"
     return f"{entry['score']:.1f}{error}{'' if entry['complete'] else '*'}"
 

@@ -122,13 +122,13 @@ def passage_retrieval(rng: Random, source: Source, words: int):
     passages = source.passages(rng, count, words // (count + 1) - 2)  # the question takes words as well
     number = rng.randrange(count)
     passage = passages[number]
-    kept = sorted(rng.sample(range(len(passage)), max(1, len(passage) // 3)))
+    quoted = sorted(rng.sample(range(len(passage)), max(1, len(passage) // 3)))
     context = "\n\n".join(f"Paragraph {i}: {' '.join(sentences)}" for i, sentences in enumerate(passages, 1))
-    question = " ".join(passage[i] for i in kept)
+    question = " ".join(passage[i] for i in quoted)
     return context, question, [f"Paragraph {number + 1}"]
 
 
-def invented_names(rng: Random, source: Source, count: int) -> list[str]:
+def invent_names(rng: Random, source: Source, count: int) -> list[str]:
     """Names that are not in the prose and not part of one another."""
     names = []
     while len(names) < count:
@@ -142,7 +142,7 @@ def hidden_fact(rng: Random, source: Source, words: int, kind: str):
     """Prose with several facts in it, and a question about one. No two facts have the same answer."""
     statement, question, subjects = FACTS[kind]
     count = max(2, min(12, words // 25))
-    names = invented_names(rng, source, 2 * count)  # twice as many: the rows stay those of earlier versions
+    names = invent_names(rng, source, 2 * count)  # twice as many: the rows stay those of earlier versions
     numbers = rng.sample(range(1001, 2000), count)
     facts, statements = [], []
     for i in range(count):
@@ -156,7 +156,7 @@ def hidden_fact(rng: Random, source: Source, words: int, kind: str):
     return " ".join(sentences), question.format(subject, name), [str(number)]
 
 
-def trec_question(rng: Random, kind: str) -> str:
+def make_question(rng: Random, kind: str) -> str:
     opening, person, noun = rng.choice(WORDS["openings"]), rng.choice(WORDS["people"]), rng.choice(TYPES[kind])
     return opening.format(person, noun)
 
@@ -164,21 +164,21 @@ def trec_question(rng: Random, kind: str) -> str:
 def trec(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
     """`shots` questions with their types, then one without.
 
-    Each type is asked for equally often, up to one, and more shots begin with fewer; so with fewer shots than types
-    some rows have no example of the right one. The question asked is not among the examples.
+    All types have equally many examples, up to one, so with fewer shots than types some rows have no example of the
+    right type. Contexts with more shots begin with those of fewer. The question is not among the examples.
     """
-    gold = rng.choice(kinds)
-    asked = trec_question(rng, gold)
+    answer = rng.choice(kinds)
+    question = make_question(rng, answer)
     examples, round_of_kinds = [], []
     while len(examples) < shots:
         if not round_of_kinds:
             round_of_kinds = rng.sample(kinds, len(kinds))
         kind = round_of_kinds.pop(0)
-        example = trec_question(rng, kind)
-        while example == asked:
-            example = trec_question(rng, kind)
+        example = make_question(rng, kind)
+        while example == question:
+            example = make_question(rng, kind)
         examples.append(f"Question: {example}\nType: {kind}")
-    return "\n".join(examples), f"Question: {asked}\nType:", [gold]
+    return "\n".join(examples), f"Question: {question}\nType:", [answer]
 
 
 def code_before(rng: Random, source: Source, words: int) -> tuple[str, list[str], str]:

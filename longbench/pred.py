@@ -85,7 +85,7 @@ def read_config(name: str) -> dict:
     return json.loads((STAGE / "config" / name).read_text(encoding="utf-8"))
 
 
-def named_checkpoints(args: argparse.Namespace) -> dict[str, str]:
+def resolve_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     """{name of the results: checkpoint folder or hub id}. Raises ValueError if a name is unknown or used twice."""
     paths = args.model_path
     names = args.model or [checkpoint_name(path) for path in paths]
@@ -178,10 +178,10 @@ def predict_set(dataset: Dataset, engine, run: dict, args: argparse.Namespace, l
     }
     store = open_store(dataset, run, args.output_dir / FOLDERS[dataset.benchmark] / run["name"])
     answered = broadcast(set(store.open(run | {"n": None})) if RANK == 0 else None)
-    drawn = drawn_rows(len(dataset.rows), args.limit, args.seed)
-    missing = [dataset.rows[index] for index in drawn if index not in answered]
+    wanted = draw_rows(len(dataset.rows), args.limit, args.seed)
+    missing = [dataset.rows[index] for index in wanted if index not in answered]
     if answered:
-        print_rank0(f"{dataset.name}: {len(drawn) - len(missing)} of {len(drawn)} rows are already answered")
+        print_rank0(f"{dataset.name}: {len(wanted) - len(missing)} of {len(wanted)} rows are already answered")
 
     stops = {}
     if base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
@@ -213,7 +213,7 @@ def open_store(dataset: Dataset, run: dict, folder: Path) -> Store:
     return Store(path, settings, key=lambda entry: index[entry["_id"]], record=record)
 
 
-def drawn_rows(n: int, limit: int | None, seed: int) -> list[int]:
+def draw_rows(n: int, limit: int | None, seed: int) -> list[int]:
     """Indices of `limit` of n rows, in order. A larger limit includes the rows of a smaller one."""
     order = list(range(n))
     random.Random(seed).shuffle(order)
@@ -247,7 +247,7 @@ def finish(store: Store, run: dict) -> bool:
 
 def main() -> None:
     args = parse_args()
-    checkpoints = named_checkpoints(args)
+    checkpoints = resolve_checkpoints(args)
     start_ranks()
     names = expand(args.dataset_name, args.e)
     sets = open_sets(names, args)

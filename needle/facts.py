@@ -63,7 +63,7 @@ STYLES = {
 }
 
 
-def names_of(style: str, tokenizer) -> list[str]:
+def list_names(style: str, tokenizer) -> list[str]:
     """The names that a drawn fact can have: cities, or for passkeys the lower-case words that are one token.
 
     Raises ValueError if the tokenizer has fewer than ten of those.
@@ -81,12 +81,12 @@ class Facts:
 
     style: a key of STYLES.  needle, question, answer: for the first trial, None: the paper's.
 
-    Raises ValueError if the needle does not contain the answer, or if `names_of` does.
+    Raises ValueError if the needle does not contain the answer, or if `list_names` does.
     """
 
     def __init__(self, style: str, needle: str | None, question: str | None, answer: str | None, seed: int, tokenizer):
         self.seed = seed
-        self.names = names_of(style, tokenizer)
+        self.names = list_names(style, tokenizer)
         self.digits = STYLES[style].digits
         self.drawn = STYLES[style].drawn
         self.fixed = STYLES[style].fixed

@@ -48,6 +48,15 @@ def test_worked_cases():
     assert metrics.rouge_l("...", "some answer") == metrics.rouge_l("some text", "") == 0.0
 
 
+def test_code_sim_takes_the_first_line_of_code():
+    assert metrics.code_sim("\n\nreturn x\nmore", "return x") == 1.0
+    assert metrics.code_sim("// no\n`no`\nx = 1 # no\nreturn x", "return x") == 1.0
+    assert metrics.code_sim("# nothing else", "return x") == 0.0
+    assert metrics.code_sim("    return x", "return x") == 0.8  # 2 * 8 / (12 + 8): leading spaces count
+    assert metrics.code_sim("   \nreturn x", "return x") == round(100 * 2 * 1 / 11) / 100  # a line of spaces counts
+    assert metrics.code_sim("aaab", "aaa") == 0.86  # 85.7 %, whole percent
+
+
 def test_random_texts_score_as_in_the_published_code(published):
     rng = random.Random(0)
     words = "the The a an cat cat's dog, sat. 7 12 7. don't (no) Ärger x1 12th ١٢".split()
@@ -77,18 +86,3 @@ def test_rouge_of_a_sentence_on_which_the_published_code_fails(published):
     assert published.rouge_score(text, "w0") == 0.0  # RecursionError
     sys.setrecursionlimit(limit)
     assert metrics.rouge_l(text, "w0") == pytest.approx(2 / 1201)
-
-
-@pytest.mark.parametrize(
-    ("prediction", "answer", "score"),
-    [
-        ("\n\nreturn x\nmore", "return x", 1.0),
-        ("// no\n`no`\nx = 1 # no\nreturn x", "return x", 1.0),
-        ("# nothing else", "return x", 0.0),
-        ("    return x", "return x", 0.8),  # 2 * 8 / (12 + 8): leading spaces count
-        ("   \nreturn x", "return x", round(100 * 2 * 1 / 11) / 100),  # a line of spaces is the first line
-        ("aaab", "aaa", 0.86),  # 85.7 %, whole percent
-    ],
-)
-def test_code_sim(prediction, answer, score):
-    assert metrics.code_sim(prediction, answer) == score
