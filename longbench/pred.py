@@ -85,7 +85,7 @@ def read_config(name: str) -> dict:
     return json.loads((STAGE / "config" / name).read_text(encoding="utf-8"))
 
 
-def resolve_checkpoints(args: argparse.Namespace) -> dict[str, str]:
+def named_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     """{name of the results: checkpoint folder or hub id}. Raises ValueError if a name is unknown or used twice."""
     paths = args.model_path
     names = args.model or [checkpoint_name(path) for path in paths]
@@ -247,7 +247,7 @@ def finish(store: Store, run: dict) -> bool:
 
 def main() -> None:
     args = parse_args()
-    checkpoints = resolve_checkpoints(args)
+    checkpoints = named_checkpoints(args)
     start_ranks()
     names = expand(args.dataset_name, args.e)
     sets = open_sets(names, args)
