@@ -142,7 +142,7 @@ def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace)
     }
     if engine.window and max_length > engine.window:
         print_rank0(f"WARNING: --max_length {max_length} exceeds the window of {engine.window} that {path} declares")
-    print_rank0(f"{path}: {run['method']}, {engine.name}, {engine.dtype}, window of {max_length} tokens")
+    print_rank0(f"{path}: {run['method']}, {engine.name}, {engine.dtype}, window {max_length}, ranks: {WORLD_SIZE}")
     incomplete = []
     for number, dataset in enumerate(sets, 1):
         try:
