@@ -4,30 +4,29 @@ A row has LongBench's fields: input, context (str), answers (list of str), lengt
 None), dataset, language, _id.
 """
 
+import functools
 import hashlib
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from run import first_line
-from sets import SETS, STANDIN, base_set, benchmark_of, official_rows, shots_of
+from run import first_line, write_bytes
+from sets import SETS, STANDIN, base_set, official_rows, shots_of
 from store import parse_line
 
 FIELDS = ("input", "context", "answers", "length", "all_classes")
 LONGBENCH_REPOS = ("Leooyii/longbench", "THUDM/LongBench")
 MANY_SHOT_REPOS = ("Leooyii/manyshots_trec",)
-HUB = {"local_files_only": False}  # True once the hub could not be reached: its timeout is waited for once
 
 
 @dataclass
 class Dataset:
-    """benchmark: a key of FOLDERS.  about: what results say about the data: source, sha256, rows, path."""
+    """benchmark: a key of FOLDERS.  record: what results record about the data: source, sha256, rows, path."""
 
     name: str
     benchmark: str
     rows: list[dict]
-    about: dict
+    record: dict
 
 
 def load(name: str, folder: Path, e: bool = False) -> Dataset:
@@ -35,15 +34,15 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
 
     Raises ValueError if the set is unknown, or its file cannot be found or is not a valid file of that set.
     """
-    base = base_set(name)
-    if e and (shots_of(name) is not None or SETS[base].rows_e is None):
+    base, shots = base_set(name), shots_of(name)
+    if e and (shots or SETS[base].rows_e is None):
         raise ValueError(f"{name} is not in LongBench-E; leave out --e")
     stem = f"{name}_e" if e else name
     path = folder / f"{stem}.jsonl"
     if not path.is_file():
         if name.startswith(STANDIN):
             raise ValueError(f"no {path}; make it with python make_standin.py")
-        fetch(stem, path, LONGBENCH_REPOS if shots_of(name) is None else MANY_SHOT_REPOS)
+        fetch(stem, path, MANY_SHOT_REPOS if shots else LONGBENCH_REPOS)
     content = path.read_bytes()
     rows = parse(content, path)
     expected = official_rows(name, e)
@@ -57,12 +56,13 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
     else:
         source = "user"  # data of the user's own under an official name
     digest = hashlib.sha256(content).hexdigest()
-    about = {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)}
-    return Dataset(name, benchmark_of(name, e), rows, about)
+    record = {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)}
+    benchmark = "trec" if shots else "longbench_e" if e else "longbench"
+    return Dataset(name, benchmark, rows, record)
 
 
 def parse(content: bytes, path: Path) -> list[dict]:
-    """The rows of a file. Raises ValueError that names the first line that is not a row."""
+    """The rows of a file. Raises ValueError on a line that is not a row."""
     rows = []
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
@@ -89,51 +89,42 @@ def fetch(stem: str, path: Path, repos: tuple[str, ...]) -> None:
 
     Raises ValueError if none has it.
     """
-    archive = path.parent / "data.zip"
-    content = unzip(archive, stem) if archive.is_file() else None
+    content = find_set(path.parent, stem)
     if content is None:
         print(f"no {path}: asking the hub", flush=True)
     reasons = []
     for repo in repos:
         if content is None:
-            content, reason = download(repo, stem)
+            folder, reason = download(repo)
             reasons.append(f"{repo}: {reason}")
+            content = find_set(folder, stem) if folder else None
     if content is None:
         raise ValueError(
             f"no {path}, and not on the hub ({'; '.join(reasons)}). Put the file there, or data.zip of "
             "huggingface.co/datasets/THUDM/LongBench; or use stand-ins (python make_standin.py)"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    write_bytes(path, content)
 
 
-def download(repo: str, stem: str) -> tuple[bytes | None, str]:
-    """(a set of a dataset on the hub as JSON lines or None, why not)."""
-    from huggingface_hub import hf_hub_download  # here: local data need no hub
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+@functools.cache
+def download(repo: str) -> tuple[Path | None, str]:
+    """(folder with the sets of a dataset on the hub or None, why the set that was asked for is not there)."""
+    from huggingface_hub import snapshot_download  # here: local data need no hub
 
-    reason = "the set is not in it"
-    for name in (f"{stem}.jsonl", f"data/{stem}.jsonl", "data.zip"):
-        try:
-            path = Path(hf_hub_download(repo, name, repo_type="dataset", **HUB))
-        except LocalEntryNotFoundError:
-            reason = "cannot be reached"
-            HUB["local_files_only"] = True
-        except EntryNotFoundError:
-            continue
-        except OSError as error:
-            reason = first_line(error)
-        else:
-            content = unzip(path, stem) if path.suffix == ".zip" else path.read_bytes()
-            if content is not None:
-                return content, ""
-    return None, reason
+    try:
+        patterns = ["*.jsonl", "data.zip"]
+        return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=patterns)), "the set is not in it"
+    except (OSError, ValueError) as error:
+        return None, first_line(error)
 
 
-def unzip(archive: Path, stem: str) -> bytes | None:
-    """<stem>.jsonl from any folder of a zip file; None if it is not there. Raises ValueError if the file is broken."""
+def find_set(folder: Path, stem: str) -> bytes | None:
+    """The content of <stem>.jsonl below a folder or in its data.zip; None if it is not there."""
+    for path in folder.rglob(f"{stem}.jsonl"):
+        return path.read_bytes()
+    archive = folder / "data.zip"
+    if not archive.is_file():
+        return None
     try:
         with zipfile.ZipFile(archive) as files:
             for name in files.namelist():

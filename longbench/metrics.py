@@ -6,11 +6,15 @@ that scorer's, except for ROUGE-L of texts on which its library raises Recursion
 
 import re
 import string
+import sys
 from collections import Counter
 
 from rapidfuzz import fuzz
+from rouge import Rouge
 
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+ROUGE_L = Rouge(["rouge-l"])
+ROUGE_RECURSION = 10_000  # LongBench's scorer counts 0 where Python's default of 1,000 is exceeded
 
 
 def qa_f1(prediction: str, answer: str, all_classes=None) -> float:
@@ -29,51 +33,14 @@ def normalized_words(text: str) -> list[str]:
 
 
 def rouge_l(prediction: str, answer: str, all_classes=None) -> float:
-    """F1 of summary-level ROUGE-L (Lin 2004) as the library `rouge` 1.0.1 defines it, without its recursion.
-
-    Sentences end at full stops. The words of a longest common subsequence of each pair of sentences are collected in
-    one set; recall and precision are its size over the number of different words of either text.
-    """
-    predicted, expected = sentences(prediction), sentences(answer)
-    if not predicted or not expected:
+    """F1 of summary-level ROUGE-L (Lin 2004), by the library `rouge`; 0 for a text without a sentence."""
+    # the library recurses as deeply as two sentences have words
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), ROUGE_RECURSION))
+    try:
+        scores = ROUGE_L.get_scores([prediction], [answer], avg=True)
+    except ValueError:
         return 0.0
-    common = set()
-    for reference in expected:
-        for sentence in predicted:
-            shared = set(reference).intersection(sentence)
-            if not shared <= common:  # otherwise the pair adds no word
-                common |= lcs_words(reference, [word for word in sentence if word in shared])
-    recall = len(common) / len(set().union(*expected))
-    precision = len(common) / len(set().union(*predicted))
-    return 2.0 * ((precision * recall) / (precision + recall + 1e-8))
-
-
-def sentences(text: str) -> list[list[str]]:
-    """The words of each sentence. White space between two full stops counts as one empty word, as in `rouge`."""
-    return [part.split() or [""] for part in text.split(".") if part]
-
-
-def lcs_words(a: list[str], b: list[str]) -> set[str]:
-    """The words of the longest common subsequence that `rouge` takes, where there are several of the same length.
-
-    Words of b that are not in a may be left out: they change neither the subsequence nor the choice.
-    """
-    lengths = [[0] * (len(b) + 1)]  # lengths[i][j]: of the longest common subsequence of a[:i] and b[:j]
-    for word in a:
-        above, row = lengths[-1], [0]
-        for j, other in enumerate(b):
-            row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
-        lengths.append(row)
-    words, i, j = set(), len(a), len(b)
-    while i and j:
-        if a[i - 1] == b[j - 1]:
-            i, j = i - 1, j - 1
-            words.add(a[i])
-        elif lengths[i - 1][j] > lengths[i][j - 1]:
-            i -= 1
-        else:
-            j -= 1
-    return words
+    return scores["rouge-l"]["f"]
 
 
 def classification(prediction: str, answer: str, all_classes: list[str]) -> float:

@@ -1,7 +1,6 @@
-"""The sets of LongBench (arXiv 2308.14508) in English and of many-shot TREC (arXiv 2409.12181).
+"""The English sets of LongBench (arXiv 2308.14508) and many-shot TREC (arXiv 2409.12181).
 
-Names: <set> is LongBench's (LongBench-E has a file <set>_e.jsonl), trec_<N>shots is many-shot TREC, and standin_ before
-either marks a stand-in made by make_standin.py.
+Names: <set> as in LongBench, trec_<N>shots for many-shot TREC; the prefix standin_ marks stand-ins by make_standin.py.
 """
 
 import re
@@ -15,11 +14,10 @@ FOLDERS = {"longbench": "pred", "longbench_e": "pred_e", "trec": "pred_trec"}  #
 
 @dataclass(frozen=True)
 class Set:
-    """label: LongBench's short name.  new_tokens: longest answer.  rows, rows_e: of the official file and of
-    LongBench-E's (None: not in it).  words: average length of a row.
+    """new_tokens: longest answer.  rows, rows_e: of the official file and of LongBench-E's (None: not in it).
+    words: average length of a row.
     """
 
-    label: str
     category: str
     metric: str
     new_tokens: int
@@ -29,24 +27,24 @@ class Set:
 
 
 SETS = {  # in the order of the paper's script
-    "narrativeqa": Set("NrtvQA", "single-doc", "qa_f1", 128, 200, None, 18409),
-    "qasper": Set("Qasper", "single-doc", "qa_f1", 128, 200, 224, 3619),
-    "multifieldqa_en": Set("MF-en", "single-doc", "qa_f1", 64, 150, 150, 4559),
-    "hotpotqa": Set("HotpotQA", "multi-doc", "qa_f1", 32, 200, 300, 9151),
-    "2wikimqa": Set("2WikiMQA", "multi-doc", "qa_f1", 32, 200, 300, 4887),
-    "musique": Set("Musique", "multi-doc", "qa_f1", 32, 200, None, 11214),
-    "gov_report": Set("GovReport", "summarization", "rouge", 512, 200, 300, 8734),
-    "qmsum": Set("QMSum", "summarization", "rouge", 512, 200, None, 10614),
-    "multi_news": Set("MultiNews", "summarization", "rouge", 512, 200, 294, 2113),
-    "trec": Set("TREC", "few-shot", "classification", 64, 200, 300, 5177),
-    "triviaqa": Set("TriviaQA", "few-shot", "qa_f1", 32, 200, 300, 8209),
-    "samsum": Set("SAMSum", "few-shot", "rouge", 128, 200, 300, 6258),
-    "passage_count": Set("PCount", "synthetic", "count", 32, 200, 300, 11141),
-    "passage_retrieval_en": Set("PRe", "synthetic", "retrieval", 32, 200, 300, 9289),
-    "lcc": Set("Lcc", "code", "code_sim", 64, 500, 300, 1235),
-    "repobench-p": Set("RB-P", "code", "code_sim", 64, 500, 300, 4206),
+    "narrativeqa": Set("single-doc", "qa_f1", 128, 200, None, 18409),
+    "qasper": Set("single-doc", "qa_f1", 128, 200, 224, 3619),
+    "multifieldqa_en": Set("single-doc", "qa_f1", 64, 150, 150, 4559),
+    "hotpotqa": Set("multi-doc", "qa_f1", 32, 200, 300, 9151),
+    "2wikimqa": Set("multi-doc", "qa_f1", 32, 200, 300, 4887),
+    "musique": Set("multi-doc", "qa_f1", 32, 200, None, 11214),
+    "gov_report": Set("summarization", "rouge", 512, 200, 300, 8734),
+    "qmsum": Set("summarization", "rouge", 512, 200, None, 10614),
+    "multi_news": Set("summarization", "rouge", 512, 200, 294, 2113),
+    "trec": Set("few-shot", "classification", 64, 200, 300, 5177),
+    "triviaqa": Set("few-shot", "qa_f1", 32, 200, 300, 8209),
+    "samsum": Set("few-shot", "rouge", 128, 200, 300, 6258),
+    "passage_count": Set("synthetic", "count", 32, 200, 300, 11141),
+    "passage_retrieval_en": Set("synthetic", "retrieval", 32, 200, 300, 9289),
+    "lcc": Set("code", "code_sim", 64, 500, 300, 1235),
+    "repobench-p": Set("code", "code_sim", 64, 500, 300, 4206),
 }
-LONGBENCH_E = tuple(name for name, facts in SETS.items() if facts.rows_e)
+LONGBENCH_E = tuple(name for name, official in SETS.items() if official.rows_e)
 TREC_SHOTS = (1, 5, 10, 25, 50, 75, 100, 200, 300, 400, 500, 625, 750, 875, 1000)  # 200 rows each
 # sets whose answers are cut to their first line before they are scored: by LongBench, and by the paper
 FIRST_LINE = {
@@ -57,25 +55,11 @@ FIRST_LINE = {
 
 def expand(names: list[str], e: bool) -> list[str]:
     """The sets of a command line: `longbench` (with `e` LongBench-E's) and `manyshots_trec` stand for all of theirs."""
-    groups = {
-        "longbench": LONGBENCH_E if e else tuple(SETS),
-        "manyshots_trec": tuple(f"trec_{shots}shots" for shots in TREC_SHOTS),
-    }
-    expanded = []
+    groups = {"longbench": LONGBENCH_E if e else SETS, "manyshots_trec": [f"trec_{shots}shots" for shots in TREC_SHOTS]}
+    expanded = {}  # a dict keeps the order
     for name in names:
-        expanded += groups.get(name, (name,))
-    return list(dict.fromkeys(expanded))
-
-
-def base_set(name: str) -> str:
-    """The LongBench set whose prompt and metric `name` has: "standin_trec_5shots" -> "trec". ValueError if unknown."""
-    base = name.removeprefix(STANDIN)
-    if match := re.fullmatch(r"trec_(\d+)shots", base):
-        base = "trec" if name.startswith(STANDIN) or int(match[1]) in TREC_SHOTS else base
-    if base not in SETS:
-        shots = f"trec_<N>shots with N = {' '.join(map(str, TREC_SHOTS))}"
-        raise ValueError(f"unknown set {name}; known: {' '.join(SETS)}, {shots}, and stand-ins {STANDIN}<set>")
-    return base
+        expanded |= dict.fromkeys(groups.get(name, [name]))
+    return list(expanded)
 
 
 def shots_of(name: str) -> int | None:
@@ -84,16 +68,21 @@ def shots_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def benchmark_of(name: str, e: bool) -> str:
-    """The benchmark that a set belongs to, a key of FOLDERS."""
-    if shots_of(name) is not None:
-        return "trec"
-    return "longbench_e" if e else "longbench"
+def base_set(name: str) -> str:
+    """The LongBench set whose prompt and metric `name` has: "standin_trec_5shots" -> "trec". ValueError if unknown."""
+    base = name.removeprefix(STANDIN)
+    shots = shots_of(name)
+    if shots in TREC_SHOTS or (shots and name.startswith(STANDIN)):
+        base = "trec"
+    if base not in SETS:
+        known = f"trec_<N>shots with N = {' '.join(map(str, TREC_SHOTS))}"
+        raise ValueError(f"unknown set {name}; known: {' '.join(SETS)}, {known}, and stand-ins {STANDIN}<set>")
+    return base
 
 
 def official_rows(name: str, e: bool = False) -> int | None:
     """How many rows the official file of a set has; None for a stand-in. e: of LongBench-E."""
     if name.startswith(STANDIN):
         return None
-    facts = SETS[base_set(name)]
-    return facts.rows_e if e else facts.rows
+    official = SETS[base_set(name)]
+    return official.rows_e if e else official.rows

@@ -6,7 +6,7 @@ only on seed, length, depth and trial, so neither the order of the work nor the 
 
 import random
 import re
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 
 from scoring import contained
 
@@ -63,34 +63,33 @@ STYLES = {
 }
 
 
-def names_of(style: str, tokenizer) -> list[str]:
+def list_names(style: str, tokenizer) -> list[str]:
     """The names that a drawn fact can have: cities, or for passkeys the lower-case words that are one token.
 
     Raises ValueError if the tokenizer has fewer than ten of those.
     """
     if style != "passkey":
         return CITIES
-    matches = (re.fullmatch("[Ġ▁]([a-z]{3,})", token) for token in tokenizer.get_vocab())
-    names = {match[1] for match in matches if match}
+    names = [token[1:] for token in tokenizer.get_vocab() if re.fullmatch("[Ġ▁][a-z]{3,}", token)]
     if len(names) < 10:
         raise ValueError(f"the tokenizer has {len(names)} words of one token, passkeys need 10; use --template book")
-    return sorted(names)
+    return sorted(set(names))
 
 
 class Facts:
     """Gives each cell and trial its fact.
 
-    style: a key of STYLES.  needle, question, answer: the user's for the first trial; None stands for the paper's.
+    style: a key of STYLES.  needle, question, answer: for the first trial, None: the paper's.
 
-    Raises ValueError if the needle does not contain the answer, or see `names_of`.
+    Raises ValueError if the needle does not contain the answer, or if `list_names` does.
     """
 
     def __init__(self, style: str, needle: str | None, question: str | None, answer: str | None, seed: int, tokenizer):
         self.seed = seed
-        self.names = names_of(style, tokenizer)
+        self.names = list_names(style, tokenizer)
         self.digits = STYLES[style].digits
-        self.fixed = STYLES[style].fixed
         self.drawn = STYLES[style].drawn
+        self.fixed = STYLES[style].fixed
         if needle or question or answer:
             self.fixed = Fact(needle or PAPER.needle, question or PAPER.question, answer or PAPER.answer)
             if not contained(self.fixed.answer, self.fixed.needle):
@@ -105,5 +104,6 @@ class Facts:
             return self.fixed
         rng = random.Random(f"needle {self.seed} {length} {depth:g} {trial}")
         [name] = rng.sample(self.names, 1)
-        number = f"{rng.randrange(10**self.digits):0{self.digits}d}"
-        return Fact(*(text.replace("{name}", name).replace("{number}", number) for text in astuple(self.drawn)))
+        number = str(rng.randrange(10**self.digits)).zfill(self.digits)
+        needle = self.drawn.needle.format(name=name, number=number)
+        return Fact(needle, self.drawn.question.format(name=name), number)

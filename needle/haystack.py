@@ -9,15 +9,17 @@ tokenizer's offsets, so it does not matter which tokens hold a full stop.
 """
 
 import hashlib
+import math
 import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 ESSAYS = (49, 645_142)  # number of files and bytes of the essays that the paper used
 # a full stop and closing quotes before white space; an ideographic full stop; an empty line
 SENTENCE_END = re.compile(r"[.!?][\"')\]\u2019\u201d]*(?=\s)|[\u3002\uff01\uff1f]|\n[ \t]*\n")
-CONTEXT = "{context}"
 
 
 @dataclass
@@ -41,28 +43,28 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
 
     Raises ValueError if there is no folder, no text in it, or a file that is not UTF-8.
     """
+    texts = {}
     if folder is None:
         from pydoc_data.topics import topics
 
-        texts, source = dict(sorted(topics.items())), "standin"
+        texts = dict(sorted(topics.items()))
+        data = {"source": "standin", "path": "pydoc_data of this Python"}
     else:
-        paths = sorted(folder.rglob("*.txt"), key=lambda path: path.parts)
-        texts = {path.relative_to(folder).as_posix(): read_text(path) for path in paths}
-        if not any(text.strip() for text in texts.values()):
+        size = 0
+        for path in sorted(folder.rglob("*.txt"), key=lambda path: path.parts):
+            content = path.read_bytes()
+            size += len(content)
+            try:
+                texts[path.relative_to(folder).as_posix()] = content.decode("utf-8-sig").replace("\r\n", "\n")
+            except UnicodeDecodeError:
+                raise ValueError(f"{path} is not UTF-8 text; convert it or remove it from the haystack") from None
+        if not "".join(texts.values()).strip():
             raise ValueError(f"no text in {folder}: --haystack_dir is a folder of .txt files")
-        source = "official" if (len(paths), sum(path.stat().st_size for path in paths)) == ESSAYS else "user"
+        data = {"source": "official" if (len(texts), size) == ESSAYS else "user", "path": str(folder)}
     digest = hashlib.sha256()
     for name, text in texts.items():
         digest.update(f"{name}\0{text}\0".encode())
-    path = str(folder) if folder else "pydoc_data of this Python"
-    return texts, {"source": source, "path": path, "files": len(texts), "sha256": digest.hexdigest()}
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text; convert it or remove it from the haystack") from None
+    return texts, data | {"files": len(texts), "sha256": digest.hexdigest()}
 
 
 def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -71,7 +73,8 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
     There are no special tokens and no space in front, which SentencePiece adds at the beginning of a text: a character
     is encoded in front and cut off again. If it merges with the text, the ids are those at the beginning of a text.
     """
-    for anchor in ("\n", "a", "") if text[:1].isalnum() else ("a", "\n", ""):
+    anchors = ("\n", "a", "") if text[:1].isalnum() else ("a", "\n", "")
+    for anchor in anchors:
         encoded = tokenizer(
             anchor + text,
             add_special_tokens=False,
@@ -80,10 +83,11 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
             verbose=False,  # no warning about a text longer than the model's window
         )
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        seam = bisect_left(offsets, (len(anchor), 0))
+        shift = len(anchor)
+        seam = bisect_left(offsets, (shift, 0))
         if not anchor or (seam and tokenizer.decode(ids[:seam]) == anchor):
-            shift = len(anchor)
-            return ids[seam:], [(start - shift, end - shift) for start, end in offsets[seam:]]
+            shifted = [(start - shift, end - shift) for start, end in offsets[seam:]]
+            return ids[seam:], shifted
 
 
 def special_prefix(tokenizer) -> list[int]:
@@ -96,20 +100,25 @@ def special_prefix(tokenizer) -> list[int]:
 
 def build_haystack(tokenizer, texts: dict[str, str], length: int) -> Haystack:
     """At least `length` tokens of the texts, with an empty line between two, repeated if they are short."""
-    ids, cuts, mid_character = [], [], set()
+    ids, cuts, mid_character = [], [], []
     for text in texts.values():
         if len(ids) >= length or not text.strip():
             continue
         text = text.strip()[: 16 * length] + "\n\n"  # no tokenizer packs 16 characters of prose into a token
         new_ids, offsets = encode_inside(tokenizer, text)
-        cuts += [len(ids) + cut for cut in sentence_starts(text, offsets)]
-        mid_character.update(len(ids) + i for i in range(1, len(new_ids)) if offsets[i][0] < offsets[i - 1][1])
+        for cut in sentence_starts(text, offsets):
+            cuts.append(len(ids) + cut)
+        for i in range(1, len(new_ids)):
+            previous_end, start = offsets[i - 1][1], offsets[i][0]
+            if start < previous_end:
+                mid_character.append(len(ids) + i)
         ids += new_ids
     unit = len(ids)
-    copies = range(-(-length // unit))
-    cuts = [copy * unit + cut for copy in copies for cut in cuts]
-    mid_character = {copy * unit + i for copy in copies for i in mid_character}
-    return Haystack(ids * len(copies), cuts, mid_character, unit)
+    copies = math.ceil(length / unit)
+    starts = unit * np.arange(copies)[:, None]
+    cuts = (starts + cuts).ravel().tolist()
+    mid_character = (starts + np.array(mid_character, dtype=int)).ravel().tolist()
+    return Haystack(ids * copies, cuts, set(mid_character), unit)
 
 
 def sentence_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:
@@ -120,9 +129,12 @@ def sentence_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:
     starts = [start for start, _ in offsets]
     cuts = [0]
     for match in SENTENCE_END.finditer(text):
-        cut = bisect_left(starts, match.end())
-        if cuts[-1] < cut < len(starts) and not text[match.end() : offsets[cut - 1][1]].strip():
-            cuts.append(cut)
+        sentence_end = match.end()
+        cut = bisect_left(starts, sentence_end)
+        if cuts[-1] < cut < len(starts):
+            previous_token_end = offsets[cut - 1][1]
+            if not text[sentence_end:previous_token_end].strip():
+                cuts.append(cut)
     return cuts
 
 
@@ -136,7 +148,7 @@ class Prompts:
         self.tokenizer = tokenizer
         self.haystack = haystack
         self.max_new_tokens = max_new_tokens
-        head, self.tail = template.split(CONTEXT)
+        head, self.tail = template.split("{context}")
         self.head_ids = special_prefix(tokenizer)
         if head:
             self.head_ids += tokenizer(head, add_special_tokens=False)["input_ids"]
@@ -158,6 +170,11 @@ class Prompts:
             raise ValueError(f"length {length} is too short: template, needle and answer alone take {fixed} tokens")
         while budget in self.haystack.mid_character:
             budget -= 1
-        cuts, ids_N = self.haystack.cuts, self.haystack.ids_N
-        place = budget if depth >= 100 else cuts[bisect_right(cuts, int(budget * depth / 100)) - 1]
-        return self.head_ids + ids_N[:place] + needle_ids + ids_N[place:budget] + tail_ids
+        place = budget
+        if depth < 100:
+            cuts = self.haystack.cuts
+            target = int(budget * depth / 100)
+            place = cuts[bisect_right(cuts, target) - 1]
+        before = self.haystack.ids_N[:place]
+        after = self.haystack.ids_N[place:budget]
+        return self.head_ids + before + needle_ids + after + tail_ids

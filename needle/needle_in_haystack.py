@@ -6,8 +6,8 @@ r"""Needle in a haystack: a fact is hidden in a long text, at every length and d
     python needle_in_haystack.py --model_provider openai --base_url http://localhost:8000/v1 --model_name NAME \
         --model_path CKPT                                         (a server; CKPT has its tokenizer)
 
-Answers are recorded as they are made, in <output_dir>/<test name>/answers.jsonl: rerun the same command to resume after
-a kill. A larger grid or more trials continue from the answers that are there.
+Answers are recorded in <output_dir>/<test name>/answers.jsonl: rerun the same command to resume. A larger grid or more
+trials continue from the answers that are there.
 
 Protocol (arXiv 2409.12181, after G. Kamradt and Fu et al.): 40 lengths evenly spaced from 1,000 to 128,000 tokens,
 cut to [s_len, e_len], times 10 depths; one fixed needle; greedy answers of 50 tokens. Prompt and answer together take
@@ -15,50 +15,113 @@ exactly the cell's length. `score` is the share of the answer's distinct words t
 exact matches. --protocol lceg adds the two scores of the paper's code.
 """
 
-from argparse import Namespace
+import argparse
+import os
 from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
 
-from answers import Answer, answer_all, open_engine
-from arguments import parse_args
-from cells import write_cell
-from checkpoint import open_tokenizer
+import numpy as np
+
+from answers import Answer, add_engine_flags, answer_all, check_engine_flags, open_engine
+from checkpoint import checkpoint_name, open_tokenizer
 from endpoint import Endpoint
 from facts import STYLES, Fact, Facts
-from haystack import Prompts, build_haystack, read_texts
+from haystack import Haystack, Prompts, build_haystack, read_texts
 from run import RANK, WORLD_SIZE, barrier, broadcast, for_each_checkpoint, print_rank0, run_script
-from scoring import contained, word_share
+from scoring import contained, word_share, write_cell
 from stats import wilson
 from store import Store
 
+LENGTHS = np.round(np.linspace(1000, 128000, 40)).astype(int).tolist()
+DEPTHS = np.round(np.linspace(0, 100, 10)).astype(int).tolist()
+PROVIDERS = {"llama": "transformers", "transformers": "transformers", "vllm": "vllm", "openai": "openai"}
 Key = tuple[int, float, int]  # length (tokens), depth (percent), trial
 
 
-def open_model(model: str, args: Namespace):
-    """The engine that --model_provider asks for; reads no weights yet. Raises ValueError if it cannot run the model."""
+def parse_args() -> argparse.Namespace:
+    """The command line, with `lengths` and `depths` filled in, and with `engine` ("transformers", "vllm" or "openai"),
+    `models` (folders, hub ids or a server's name) and `test_names` ({model: name of its results}).
+
+    Raises ValueError if flags do not fit together.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = parser.add_argument_group("model")
+    paths = "checkpoint folders or hub ids; openai: one with the tokenizer"
+    model.add_argument("--model_path", nargs="+", required=True, help=paths)
+    providers = {"choices": PROVIDERS, "default": "LLaMA", "type": str.lower}
+    model.add_argument("--model_provider", **providers, help="LLaMA (Transformers), vllm or openai [LLaMA]")
+    model.add_argument("--model_name", help="openai: the server's name of the model")
+    model.add_argument("--base_url", help="openai: address of the server, up to and including /v1")
+    model.add_argument("--api_key", default=os.environ.get("OPENAI_API_KEY"), help="openai [$OPENAI_API_KEY]")
+    grid = parser.add_argument_group("grid")
+    grid.add_argument("-s", "--s_len", type=int, default=0, help="shortest of the 40 lengths, tokens [0]")
+    grid.add_argument("-e", "--e_len", type=int, default=128000, help="longest of the 40 lengths, tokens [128000]")
+    grid.add_argument("--lengths", type=int, nargs="+", help="other lengths, tokens")
+    grid.add_argument("--depths", type=float, nargs="+", default=DEPTHS, help=f"percent {DEPTHS}")
+    grid.add_argument("--trials", type=int, default=1, help="prompts per cell; all but the first draw their fact [1]")
+    grid.add_argument("--allow_beyond", action="store_true", help="measure lengths that a checkpoint does not declare")
+    text = parser.add_argument_group("text")
+    text.add_argument("--haystack_dir", type=Path, help="folder of .txt files [help pages of Python, a stand-in]")
+    text.add_argument("--template", choices=STYLES, default="book", help="[book]; passkey: for the pocket base")
+    text.add_argument("--needle", help="text to hide in the first trial [the paper's]")
+    text.add_argument("--question", help="[the paper's]")
+    text.add_argument("--answer", help="text to find, contained in the needle [the paper's]")
+    text.add_argument("--max_new_tokens", type=int, default=50, help="longest answer, tokens [50]")
+    text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts [0]")
+    result = parser.add_argument_group("result")
+    result.add_argument("--test_name", help="name of the results [the checkpoint's name]")
+    result.add_argument("--output_dir", type=Path, default=Path("results"), help="[results]")
+    protocols = {"choices": ["share", "lceg"], "default": "share"}
+    result.add_argument("--protocol", **protocols, help="lceg: also the two scores of LCEG [share]")
+    add_engine_flags(parser)
+    args = parser.parse_args()
+
+    args.engine = PROVIDERS[args.model_provider]
+    check_engine_flags(args, args.engine)
+    choose_models(args)
+    args.lengths = sorted(set(args.lengths or [n for n in LENGTHS if args.s_len <= n <= args.e_len]))
+    if not args.lengths:
+        raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
+    args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths))]
+    if args.depths[0] < 0 or args.depths[-1] > 100:
+        raise ValueError("--depths are percent, 0 to 100")
+    return args
+
+
+def choose_models(args: argparse.Namespace) -> None:
+    """Sets `models` and `test_names`. Raises ValueError if flags are missing or names coincide."""
+    args.models = args.model_path
+    if args.engine == "openai":
+        if not args.base_url or not args.model_name or len(args.model_path) > 1:
+            raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
+        args.models = [args.model_name]
+    names = [args.test_name or checkpoint_name(model) for model in args.models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"checkpoints have the same name ({' '.join(names)}); run them apart, with --test_name")
+    args.test_names = dict(zip(args.models, names, strict=True))
+
+
+def open_model(model: str, args: argparse.Namespace):
+    """The engine that --model_provider asks for; reads no weights yet.
+
+    Raises ValueError if it cannot run the model, or without --allow_beyond for lengths beyond the model's window.
+    """
     if args.engine == "openai":
         tokenizer = open_tokenizer(args.model_path[0], args.trust_remote_code)
-        engine = Endpoint(args.base_url, model, args.api_key, tokenizer)
-    else:
-        engine = open_engine(args.engine, model, args, max(args.lengths))
-    if not engine.tokenizer.is_fast:
-        raise ValueError(f"the tokenizer of {model} has no offsets; save it as a fast one (tokenizer.json)")
+        return Endpoint(args.base_url, model, args.api_key, tokenizer)
+    engine = open_engine(args.engine, model, args, max(args.lengths))
+    beyond = [length for length in args.lengths if engine.window and length > engine.window]
+    if beyond:
+        message = f"{len(beyond)} of {len(args.lengths)} lengths exceed the window of {model}, {engine.window} tokens"
+        if not args.allow_beyond:
+            raise ValueError(f"{message}; add --allow_beyond to measure them, or --e_len to leave them out")
+        print_rank0(f"WARNING: {message}")
     return engine
 
 
-def check_window(model: str, window: int | None, args: Namespace) -> None:
-    """Reports lengths beyond what the checkpoint declares. Raises ValueError unless --allow_beyond is given."""
-    beyond = [length for length in args.lengths if window and length > window]
-    message = f"{len(beyond)} of {len(args.lengths)} lengths are beyond the {window} tokens that {model} declares"
-    if beyond and not args.allow_beyond:
-        raise ValueError(f"{message}; add --allow_beyond to measure them, or --e_len {window} to leave them out")
-    if beyond:
-        print_rank0(f"WARNING: {message}")
-
-
-def describe_run(engine, facts: Facts, data: dict, args: Namespace) -> tuple[dict, dict]:
-    """(what a run must have in common with the answers already there, what every cell file says about its run)."""
+def describe_run(engine, facts: Facts, data: dict, args: argparse.Namespace) -> tuple[dict, dict]:
+    """(the settings that must be equal to resume, what every cell file records about its run)."""
     settings = {
         **engine.settings(),
         "max_new_tokens": args.max_new_tokens,
@@ -88,33 +151,31 @@ def make_entry(key: Key, fact: Fact, prompt_tokens: int, answer: Answer) -> dict
         entry["response"] = answer.text
         entry["score"] = word_share(fact.answer, answer.text)
         entry["exact"] = contained(fact.answer, answer.text)
-    utc = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
-    return entry | answer.costs() | {"utc": utc}
+    entry |= answer.costs()
+    entry["utc"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
+    return entry
 
 
-def answer_cells(engine, facts: Facts, texts: dict[str, str], todo: list[Key], args: Namespace, store: Store) -> None:
+def answer_cells(engine, facts: Facts, haystack: Haystack, todo: list[Key], args: argparse.Namespace, store: Store):
     """Answers this rank's share of the prompts, one trial of all cells after the other.
 
     The prompts of one trial fit in memory, and they share nearly all that prompts have in common.
     """
-    haystack = build_haystack(engine.tokenizer, texts, max(args.lengths))
-    if max(args.lengths) > haystack.unit:
-        print_rank0(f"the haystack has {haystack.unit} tokens; it is repeated for longer prompts")
     builder = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
-    for trial in sorted({key[2] for key in todo}):
+    for trial in range(args.trials):
         keys = [key for key in todo if key[2] == trial]
-        drawn = [facts.draw(*key) for key in keys]
-        prompts = []
-        for (length, depth, _), fact in zip(keys, drawn, strict=True):
+        drawn, prompts = [], []
+        for length, depth, _ in keys:
+            fact = facts.draw(length, depth, trial)
+            drawn.append(fact)
             prompts.append(builder.build(length, depth, fact.needle, fact.question))
         for i, answer in answer_all(engine, prompts, args.max_new_tokens, f"trial {trial + 1} of {args.trials}"):
             store.append(make_entry(keys[i], drawn[i], len(prompts[i]), answer))
 
 
-def evaluate(model: str, args: Namespace, texts: dict[str, str], data: dict) -> None:
+def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: dict) -> None:
     """Answers the grid for one checkpoint and writes its cell files."""
     engine = open_model(model, args)
-    check_window(model, engine.window, args)
     facts = Facts(args.template, args.needle, args.question, args.answer, args.seed, engine.tokenizer)
     settings, run = describe_run(engine, facts, data, args)
     folder = args.output_dir / args.test_names[model]
@@ -126,13 +187,16 @@ def evaluate(model: str, args: Namespace, texts: dict[str, str], data: dict) -> 
         results=lambda: sorted(folder.glob("*_results.json")),
     )
     answered = broadcast(set(store.open(run)) if RANK == 0 else None)
-    requested = [(*cell, trial) for trial in range(args.trials) for cell in product(args.lengths, args.depths)]
+    requested = list(product(args.lengths, args.depths, range(args.trials)))
     todo = [key for key in requested if key not in answered]
     if len(todo) < len(requested):
         print_rank0(f"{folder}: {len(requested) - len(todo)} of {len(requested)} answers are there")
     if todo:
         print_rank0(f"{model}: {run['method']}, {engine.name}, {engine.dtype}, {WORLD_SIZE} process(es)")
-        answer_cells(engine, facts, texts, todo, args, store)
+        haystack = build_haystack(engine.tokenizer, texts, max(args.lengths))
+        if max(args.lengths) > haystack.unit:
+            print_rank0(f"the haystack has {haystack.unit} tokens; it is repeated for longer prompts")
+        answer_cells(engine, facts, haystack, todo, args, store)
     store.close()
     barrier()
     if RANK == 0:
@@ -148,35 +212,24 @@ def report(folder: Path, entries: list[dict], run: dict) -> None:
     for trials in cells.values():
         write_cell(folder, trials, run)
     answered = [entry for entry in entries if "error" not in entry]
-    n = len(answered)
+    n, failed = len(answered), len(entries) - len(answered)
     if n:
         score = sum(entry["score"] for entry in answered)
         exact = sum(entry["exact"] for entry in answered)
         low, high = wilson(score, n)
-        seconds = sum(entry["seconds"] for entry in answered)
-        computed = sum(entry["prefilled_tokens"] for entry in answered)
-        tokens = sum(entry["prompt_tokens"] for entry in answered)
-        print(
-            f"{folder}: score {score / n:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}, {seconds:.0f} s; "
-            f"computed {computed:,.0f} of {tokens:,} prompt tokens",
-            flush=True,
-        )
-    if n < len(entries):
-        lengths = sorted({entry["length"] for entry in entries if "error" in entry})
+        print(f"{folder}: score {score / n:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}", flush=True)
+    if failed:
         raise ValueError(
-            f"{len(entries) - n} of {len(entries)} prompts ran out of memory, at lengths {lengths}; the others are "
-            "recorded. Rerun the command with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
+            f"{failed} of {len(entries)} prompts ran out of memory; the others are recorded. Rerun the command with a "
+            "smaller --prefill_chunk or with --cache_on_cpu to retry them"
         )
 
 
 def main() -> None:
-    args = parse_args(__doc__)
+    args = parse_args()
     texts, data = read_texts(args.haystack_dir)
     if data["source"] == "standin":
-        print_rank0(
-            "no --haystack_dir: the haystack is the help pages of this Python (stand-in data, English prose). The "
-            "essays of the paper are not shipped; give a folder with their .txt files"
-        )
+        print_rank0("no --haystack_dir: the haystack is stand-in data, the help pages of this Python")
     for_each_checkpoint(args.models, lambda model: evaluate(model, args, texts, data))
 
 

@@ -4,12 +4,12 @@
     python needle_plot.py --results results/NAME --colours cividis    one model; for colour-blind readers
     python needle_plot.py --score lceg_overlap                        the heat-map score of the paper's code
 
-Writes needle.png, .svg, .pdf and needle.csv to --output_dir and prints the mean by length; needs no GPU. A column is a
-length, a row is a depth. White lines mark the original window (dotted) and the length that the model was trained or set
-for (dashed); a length between two columns is marked in proportion between their centres.
+Writes needle.png, .svg, .pdf and needle.csv to --output_dir and prints the means; needs no GPU. White lines
+mark the original window (dotted) and the length that the model was trained or set for (dashed).
 """
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -31,47 +31,46 @@ COLOURS = {  # lceg: of the paper's picture, at 0, 1/2 and 1
     "cividis": plt.get_cmap("cividis"),
 }
 PANELS_ACROSS = 3
-MODEL_KEYS = ("method", "trained_tokens", "original_length", "trained_length")
 
 
 def read_cells(folder: Path, score: str) -> pd.DataFrame:
-    """All needle results below a folder, one row for each cell, in the order of the panels; reports unreadable files.
+    """All needle results below a folder, one row for each cell; reports unreadable files.
 
-    Columns: test (its folder), label, MODEL_KEYS, length (tokens), depth (percent), value (the mean score of n answers,
-    NaN without any), n, source. Raises ValueError if there are none.
+    Columns: model (name of its folder), original_length, trained_length, length (tokens), depth (percent), value (mean
+    score of n answers, NaN without any), n, source. Raises ValueError if there are none.
     """
     rows = []
     for path in sorted(folder.rglob("*_results.json")):
-        if any(re.fullmatch(r"old\d*", part) for part in path.relative_to(folder).parts):
-            continue  # answers with other settings, set aside
-        result = read_json(path)
-        try:
-            row = {"test": path.parent.relative_to(folder).as_posix(), **{key: result[key] for key in MODEL_KEYS}}
-            row |= {"length": result["context_length"], "depth": result["depth_percent"], "value": result[score]}
-            row |= {"n": 1 if score == "lceg_overlap" else result["n"], "source": result["data"]["source"]}
-        except (KeyError, TypeError) as error:
-            print(f"left out: {path} is not a needle result with '{score}' ({type(error).__name__}: {error})")
+        if re.fullmatch(r"old\d*", path.parent.name):
+            continue  # answers with other settings
+        result = read_json(path) or {}
+        if score not in result or "context_length" not in result:
+            print(f"left out: {path} is not a needle result with '{score}'")
             continue
+        row = {
+            "model": path.parent.name,
+            "original_length": result["original_length"],
+            "trained_length": result["trained_length"],
+            "length": result["context_length"],
+            "depth": result["depth_percent"],
+            "value": result[score],
+            "n": 1 if score == "lceg_overlap" else result["n"],
+            "source": result["data"]["source"],
+        }
         rows.append(row)
     if not rows:
         raise ValueError(f"no needle results with '{score}' in {folder}; run eval.sh first")
-    cells = pd.DataFrame(rows).astype(dict.fromkeys(("value", *MODEL_KEYS[1:]), float))
-    frozen = cells.trained_tokens == 0
-    cells["label"] = cells.method.str.removesuffix("_frozen") + np.where(frozen, " (frozen)", "")
-    repeated = cells.groupby("label").test.transform("nunique") > 1
-    cells["label"] += np.where(repeated, ", " + cells.test, "")
-    panel_order = [cells.trained_tokens.notna(), frozen, cells.label]  # models of other code, trained, frozen
-    return cells.iloc[np.lexsort(panel_order[::-1])]
+    return pd.DataFrame(rows).astype({"value": float, "original_length": float, "trained_length": float})
 
 
 def mean(cells: pd.DataFrame) -> str:
     """The mean over all answers with its 95 % Wilson interval."""
-    cells = cells[cells.value.notna() & (cells.n > 0)]
-    n = int(cells.n.sum())
+    n = int(cells.n[cells.value.notna()].sum())
     if n == 0:
         return "no answers"
     total = float((cells.value * cells.n).sum())
-    return "{:.2f} [{:.2f}, {:.2f}]".format(total / n, *wilson(total, n))
+    low, high = wilson(total, n)
+    return f"{total / n:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def format_length(length: int) -> str:
@@ -80,57 +79,44 @@ def format_length(length: int) -> str:
     return f"{length / 1024:g}k" if length % 1024 == 0 else f"{length / 1000:.0f}k"
 
 
-def draw_panel(axes, label: str, cells: pd.DataFrame, colours):
+def draw_panel(axes, model: str, cells: pd.DataFrame, colours):
     """The heat-map of one model; returns its image."""
     grid = cells.pivot(index="depth", columns="length", values="value")
-    lengths, depths = list(grid.columns), list(grid.index)
+    lengths = list(grid.columns)
     image = axes.imshow(grid, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    for count, line in ((len(lengths), axes.axvline), (len(depths), axes.axhline)):
-        for edge in range(1, count):
-            line(edge - 0.5, color="#808080", linewidth=0.4, linestyle="--")
     for key, style in (("trained_length", "--"), ("original_length", ":")):
         length = cells[key].iloc[0]
         if lengths[0] <= length <= lengths[-1]:  # not if it is unknown
-            outline = [withStroke(linewidth=3, foreground="#000000b0")]
             column = np.interp(length, lengths, range(len(lengths)))
+            outline = [withStroke(linewidth=3, foreground="#000000b0")]
             axes.axvline(column, color="white", linewidth=1.6, linestyle=style, path_effects=outline)
-    step = -(-len(lengths) // 6)
-    axes.set_xticks(range(0, len(lengths), step), [format_length(length) for length in lengths[::step]])
-    step = -(-len(depths) // 5)
-    axes.set_yticks(range(0, len(depths), step), [f"{depth:g}" for depth in depths[::step]])
+    step = math.ceil(len(lengths) / 6)
+    axes.set_xticks(range(0, len(lengths), step), map(format_length, lengths[::step]))
+    step = math.ceil(len(grid) / 5)
+    axes.set_yticks(range(0, len(grid), step), map("{:g}".format, grid.index[::step]))
     axes.tick_params(length=2, labelsize=8)
-    axes.set_title(f"{label}  {mean(cells)}", fontsize=9)
+    axes.set_title(f"{model}  {mean(cells)}", fontsize=9)
     return image
 
 
 def draw(cells: pd.DataFrame, colours: str, score: str):
     """The figure: a panel for each model, up to three side by side."""
-    models = list(cells.groupby("label", sort=False))
+    models = list(cells.groupby("model"))
     across = min(PANELS_ACROSS, len(models))
-    down = -(-len(models) // across)
+    down = math.ceil(len(models) / across)
     figure, panels = plt.subplots(down, across, squeeze=False, layout="constrained")
     figure.set_size_inches(3.4 * across + 1.2, 2.0 * down + 0.8)
     for axes in panels.flat[len(models) :]:
         axes.remove()
-    for axes, (label, group) in zip(panels.flat, models, strict=False):
-        image = draw_panel(axes, label, group, COLOURS[colours].with_extremes(bad="#dddddd"))
-    bar = figure.colorbar(image, ax=list(panels.flat[: len(models)]), shrink=0.7, aspect=30)
-    bar.set_label(SCORES[score], fontsize=8)
+    for axes, (model, group) in zip(panels.flat, models, strict=False):
+        image = draw_panel(axes, model, group, COLOURS[colours].with_extremes(bad="#dddddd"))
+    used = list(panels.flat[: len(models)])
+    figure.colorbar(image, ax=used, shrink=0.7, aspect=30).set_label(SCORES[score], fontsize=8)
     figure.supxlabel("length, tokens", fontsize=9)
     figure.supylabel("depth of the needle, %", fontsize=9)
-    sources = ", ".join(sorted(set(cells.source)))
-    title = f"{sources} text, at most {cells.n.max()} prompts a cell; mean [95 % interval]\n"
+    title = f"{', '.join(cells.source.unique())} text, at most {cells.n.max()} prompts per cell; mean [95 % interval]\n"
     figure.suptitle(title + "dotted: original window, dashed: extended to", fontsize=8, color="#555555")
     return figure
-
-
-def print_table(cells: pd.DataFrame) -> None:
-    """Markdown: a row for each model, a column for each length (mean over depths), and the mean of all answers."""
-    lengths = sorted(set(cells.length))
-    print("| model | " + " | ".join(map(format_length, lengths)) + " | all |\n" + "|---" * (len(lengths) + 2) + "|")
-    for label, group in cells.groupby("label", sort=False):
-        means = [mean(group[group.length == length]).split(" [")[0] for length in lengths]
-        print(f"| {label} | " + " | ".join([*means, mean(group)]) + " |")
 
 
 def main() -> None:
@@ -146,8 +132,8 @@ def main() -> None:
     for ending in ("png", "svg", "pdf"):
         figure.savefig(args.output_dir / f"needle.{ending}", dpi=200)
     cells.to_csv(args.output_dir / "needle.csv", index=False)
-    print(f"{SCORES[args.score]}, mean over depths")
-    print_table(cells)
+    for model, group in cells.groupby("model"):
+        print(f"{model}: {SCORES[args.score]} {mean(group)}")
     print(f"picture: {args.output_dir / 'needle.png'}")
 
 

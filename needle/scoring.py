@@ -1,7 +1,15 @@
-"""Scores of one answer. Nothing here needs a model."""
+"""Scores of one answer, and the result file of one cell of the grid. Nothing here needs a model.
+
+results/<test name>/<test name>_len_<tokens>_depth_<percent * 100>_results.json has first the keys of the paper's code,
+which describe the first trial (its score is the mean over all trials), then ours.
+"""
 
 import re
 from collections import Counter
+from pathlib import Path
+
+from run import write_json
+from stats import wilson
 
 
 def words(text: str) -> list[str]:
@@ -16,8 +24,9 @@ def word_share(answer: str, response: str) -> float:
 
 
 def contained(answer: str, text: str) -> bool:
-    """Whether the answer's words stand in the text, one after the other."""
-    return bool(words(answer)) and f" {' '.join(words(answer))} " in f" {' '.join(words(text))} "
+    """Whether the text contains the answer's words, one after the other."""
+    expected = " ".join(words(answer))
+    return expected != "" and f" {expected} " in f" {' '.join(words(text))} "
 
 
 def lceg_overlap(answer: str, response: str) -> float:
@@ -32,6 +41,50 @@ def lceg_overlap(answer: str, response: str) -> float:
 
 def rouge1_f(reference: str, response: str) -> float:
     """ROUGE-1 F (Lin 2004), 0 to 1: harmonic mean of the clipped unigram recall and precision, without stemming."""
-    ours, theirs = (Counter(re.findall("[a-z0-9]+", text.lower())) for text in (reference, response))
-    common = (ours & theirs).total()
-    return 2 * common / (ours.total() + theirs.total()) if common else 0.0
+    expected = Counter(re.findall("[a-z0-9]+", reference.lower()))
+    found = Counter(re.findall("[a-z0-9]+", response.lower()))
+    common = (expected & found).total()
+    return 2 * common / (expected.total() + found.total()) if common else 0.0
+
+
+def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
+    """Writes the result file of one cell.
+
+    entries: its trials, answered or failed, the first one first.  run: what all cells share: model, data, settings,
+    versions. With the protocol "lceg" the scores of the paper's code are added for the first trial.
+    """
+    answered = [entry for entry in entries if "error" not in entry]
+    n = len(answered)
+    score = sum(entry["score"] for entry in answered)
+    exact = sum(entry["exact"] for entry in answered)
+    first = entries[0]
+    response = first.get("response")
+    result = {
+        "model": run["model"],
+        "context_length": first["length"],
+        "depth_percent": first["depth"],
+        "version": 1,
+        "needle": first["needle"],
+        "model_response": response,
+        "score": score / n if n else None,
+        "test_duration_seconds": first["seconds"],
+        "test_timestamp_utc": first["utc"],
+        "n": n,
+        "score_interval_95": wilson(score, n) if n else None,
+        "exact": exact,
+        "rate": exact / n if n else None,
+        "rate_interval_95": wilson(exact, n) if n else None,
+    }
+    if run["protocol"] == "lceg":
+        failed = response is None
+        result["lceg_overlap"] = None if failed else lceg_overlap(first["answer"], response)
+        result["lceg_rouge1_f_x10"] = None if failed else 10 * rouge1_f(first["needle"], response)
+    result["trials"] = []
+    for entry in entries:
+        trial = entry.copy()
+        del trial["length"], trial["depth"]  # the same in all trials
+        result["trials"].append(trial)
+    result["prompt_tokens"] = first["prompt_tokens"]
+    result["peak_memory_bytes"] = max(entry["peak_memory_bytes"] or 0 for entry in entries) or None
+    name = f"{folder.name}_len_{first['length']}_depth_{round(first['depth'] * 100)}_results.json"
+    write_json(folder / name, result | run)

@@ -8,17 +8,12 @@ cd "$(dirname "$0")/.." || exit 1
 . ./pool.sh
 
 output_root=${OUTPUT_ROOT:-.} # contains pred/, pred_e/, pred_trec/; relative to the stage's folder
-found=no
 score() { # folder of predictions, script, flags
-  if [ ! -d "$output_root/$1" ]; then return; fi
-  found=yes
+  [ -d "$output_root/$1" ] || return 0
   run "$python" "${@:2}" --output_dir "$output_root" || echo "$1/" >>"$failures"
 }
 score pred eval.py "$@"
 score pred_e eval.py --e "$@"
 score pred_trec eval_trec.py "$@"
-if [ $found = no ]; then
-  echo "error: $output_root has no pred/, pred_e/ or pred_trec/; make predictions with pred.py, or set OUTPUT_ROOT" >&2
-  exit 1
-fi
+ls -d "$output_root"/pred* >/dev/null || echo "no predictions in $output_root" >>"$failures"
 finish

@@ -26,18 +26,16 @@ def base(tmp_path_factory):
 def call(monkeypatch, capsys):
     """call(main, flags...) -> (stdout, the lines of stderr that begin with "error" and the error that ended main)."""
 
-    def call(main, *flags):
-        monkeypatch.setattr(sys, "argv", ["script.py", *map(str, flags)])
+    def call(main, *flags, script="script.py"):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
         capsys.readouterr()
-        message = []
+        ending = []
         try:
             main()
-        except ValueError as error:
-            message = [f"error: {error}"]
-        except SystemExit as end:
-            message = [str(end.code)]
+        except (ValueError, SystemExit) as error:
+            ending = [f"error: {error}"]
         printed = capsys.readouterr()
-        return printed.out, [line for line in printed.err.splitlines() if line.startswith("error")] + message
+        return printed.out, [line for line in printed.err.splitlines() if line.startswith("error")] + ending
 
     return call
 

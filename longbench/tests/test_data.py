@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoTokenizer
 
 import data
 import prompts
 from conftest import make_row, write_rows
 from data import load
-from sets import LONGBENCH_E, SETS, TREC_SHOTS, base_set, benchmark_of, expand, official_rows
+from sets import LONGBENCH_E, SETS, TREC_SHOTS, base_set, expand, official_rows
+
+LETTERS = "".join(chr(97 + i % 26) for i in range(300))
 
 
 def rows_of(name: str, count: int, **fields) -> list[dict]:
@@ -22,11 +25,9 @@ def rows_of(name: str, count: int, **fields) -> list[dict]:
 
 
 def test_names_of_sets():
-    assert set(SETS) - set(LONGBENCH_E) == {"narrativeqa", "musique", "qmsum"}
-    assert sum(facts.rows for facts in SETS.values()) == 3750 and len(TREC_SHOTS) == 15
+    assert sum(official.rows for official in SETS.values()) == 3750 and len(TREC_SHOTS) == 15
     names = ["standin_trec_7shots", "trec_1000shots", "standin_lcc", "trec"]
     assert [base_set(name) for name in names] == ["trec", "trec", "lcc", "trec"]
-    assert [benchmark_of(name, False) for name in names] == ["trec", "trec", "longbench", "longbench"]
     assert [official_rows(name) for name in names] == [None, 200, None, 200]
     assert expand(["trec", "longbench", "lcc"], False) == ["trec", *[name for name in SETS if name != "trec"]]
     assert expand(["longbench"], True) == list(LONGBENCH_E) and len(expand(["manyshots_trec"], False)) == 15
@@ -52,25 +53,23 @@ def test_local_files(tmp_path, name, e, dataset, count, source):
     read = load(name, tmp_path, e)
     assert len(read.rows) == count and read.rows[-1]["answers"] == [f"w{count - 1}"]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert read.about == {"source": source, "sha256": digest, "rows": count, "path": str(path)}
+    assert read.record == {"source": source, "sha256": digest, "rows": count, "path": str(path)}
+    assert read.benchmark == ("trec" if "shots" in name else "longbench_e" if e else "longbench")
 
 
 def test_rows_without_an_id_of_their_own_get_one(tmp_path):
-    rows = rows_of("standin_lcc", 5)
-    rows[1]["_id"] = None
-    del rows[2]["_id"]
-    rows[4]["_id"] = rows[3]["_id"]
+    rows = rows_of("standin_lcc", 4)
+    del rows[1]["_id"]
+    rows[3]["_id"] = rows[2]["_id"]
     write_rows(tmp_path / "standin_lcc.jsonl", rows)
     ids = [row["_id"] for row in load("standin_lcc", tmp_path).rows]
-    assert ids == ["id000", "standin_lcc:1", "standin_lcc:2", "id003", "id003:4"]
+    assert ids == ["id000", "standin_lcc:1", "id002", "id002:3"]
 
 
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [
-        ("standin_lcc", [make_row(0), '{"input": "a"'], "line 2 is not"),
-        ("standin_lcc", ["[]"], "line 1 is not"),
-        ("standin_lcc", [{"input": ""}], "is not a JSON object with the fields input, context"),
+        ("standin_lcc", [make_row(0), '{"input": "a"'], "line 2 is not a JSON object with the fields input, context"),
         ("standin_lcc", [make_row(0, answers=[])], "line 1 is not"),
         ("standin_lcc", [], "has 0 rows"),
         ("hotpotqa", [make_row(0)], "has 1 rows, not 200"),
@@ -85,35 +84,34 @@ def test_an_invalid_file_is_refused(tmp_path, name, rows, message):
         load(name, tmp_path)
 
 
-# --- the hub
-def test_missing_files_are_fetched_once_from_the_hub(tmp_path, monkeypatch):
-    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
+    cache, asked = tmp_path / "cache", []
+
+    def snapshot_download(repo, **flags):
+        asked.append(repo)
+        if not (cache / repo).is_dir():
+            raise LocalEntryNotFoundError("cannot be reached\nmore")
+        return cache / repo
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    write_rows(cache / "Leooyii/manyshots_trec/trec_1shots.jsonl", rows_of("trec", 200))
+    write_rows(cache / "Leooyii/longbench/data/hotpotqa.jsonl", rows_of("hotpotqa", 200))
+    (cache / "THUDM/LongBench").mkdir(parents=True)
+    with zipfile.ZipFile(cache / "THUDM/LongBench/data.zip", "w") as archive:
         archive.writestr("data/other_2wikimqa_e.jsonl", "")
         archive.writestr("data/2wikimqa_e.jsonl", write_rows(tmp_path / "2", rows_of("2wikimqa", 300)).read_text())
-    files = {"trec_1shots.jsonl": write_rows(tmp_path / "1", rows_of("trec", 200)), "data.zip": tmp_path / "data.zip"}
-    offline, waits = EntryNotFoundError, []
-
-    def download(repo, name, repo_type, local_files_only):
-        if name not in files:
-            waits.append(not local_files_only)
-            raise offline("no such file")
-        return files[name]
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(data, "HUB", {"local_files_only": False})
-    for name, e in (("trec_1shots", False), ("2wikimqa", True)):
-        assert load(name, tmp_path / "data", e).about["source"] == "official"
-    files.clear()
-    assert load("trec_1shots", tmp_path / "data").rows
-    (tmp_path / "data.zip").rename(tmp_path / "data" / "data.zip")  # the user's, beside the files
-    (tmp_path / "data" / "2wikimqa_e.jsonl").unlink()
-    assert load("2wikimqa", tmp_path / "data", True).rows
-    offline = LocalEntryNotFoundError
-    waits.clear()
-    for name in ("gov_report", "trec_5shots"):
-        with pytest.raises(ValueError, match=r"^no [^\n]*, and not on the hub \(Leooyii/[^\n]*: cannot be reached"):
-            load(name, tmp_path)
-    assert waits.count(True) == 1  # its timeout
+    sets = [("trec_1shots", False), ("hotpotqa", False), ("2wikimqa", True)]
+    for name, e in sets + sets:
+        assert load(name, tmp_path / "data", e).record["source"] == "official"
+    assert asked == ["Leooyii/manyshots_trec", "Leooyii/longbench", "THUDM/LongBench"]  # each once
+    with pytest.raises(ValueError, match=r"Leooyii/manyshots_trec: the set is not in it"):
+        load("trec_5shots", tmp_path)
+    data.download.cache_clear()
+    shutil.move(cache / "THUDM/LongBench/data.zip", tmp_path / "data.zip")  # the user's, beside the files
+    shutil.rmtree(cache)
+    assert load("2wikimqa", tmp_path, True).rows
+    with pytest.raises(ValueError, match=r"Leooyii/longbench: cannot be reached; THUDM/LongBench: cannot be reached\)"):
+        load("gov_report", tmp_path)
 
 
 # --- prompts
@@ -131,30 +129,23 @@ def tokenizer(base):
 
 @pytest.mark.parametrize("limit", [100, 101])
 def test_the_middle_is_cut_as_in_longbench(tokenizer, limit):
-    text = "".join(chr(97 + i % 26) for i in range(300))
-    ids = tokenizer(text).input_ids  # <s> and a token a byte
+    ids = tokenizer(LETTERS).input_ids  # <s> and a token a byte
     half = limit // 2
-    cut, truncated = prompts.prompt_ids(tokenizer, text, limit, 32, "lceg")
-    assert truncated and tokenizer.decode(cut, skip_special_tokens=True) == text[: half - 1] + text[-half:]
+    cut, truncated = prompts.prompt_ids(tokenizer, LETTERS, limit, 32, "lceg")
+    assert truncated and tokenizer.decode(cut, skip_special_tokens=True) == LETTERS[: half - 1] + LETTERS[-half:]
     assert len(cut) == 2 * half and cut[0] == ids[0] == 0  # an odd limit loses one token
-    for length in (limit - 1, limit):  # of tokens, the first <s>
-        assert prompts.prompt_ids(tokenizer, text[: length - 1], limit, 32, "lceg") == (ids[:length], False)
-    assert prompts.prompt_ids(tokenizer, text[:limit], limit, 32, "lceg")[1]
+    assert prompts.prompt_ids(tokenizer, LETTERS[: limit - 1], limit, 32, "lceg") == (ids[:limit], False)
+    assert prompts.prompt_ids(tokenizer, LETTERS[:limit], limit, 32, "lceg")[1]
 
 
 @pytest.mark.parametrize("limit", [100, 101])
 def test_prompt_and_answer_stay_inside_the_window(tokenizer, limit):
-    text = "".join(chr(97 + i % 26) for i in range(300))
-    cut, truncated = prompts.prompt_ids(tokenizer, text, limit, 32, "inside")
+    cut, truncated = prompts.prompt_ids(tokenizer, LETTERS, limit, 32, "inside")
     assert truncated and len(cut) + 32 == limit - limit % 2
-    assert prompts.prompt_ids(tokenizer, text[: limit - 33], limit, 32, "inside")[1] is False
-    assert prompts.prompt_ids(tokenizer, text[: limit - 32], limit, 32, "inside")[1] is True
-    letters = "é" * 300  # two tokens each: half a letter becomes U+FFFD, which is three
-    assert len(prompts.prompt_ids(tokenizer, letters, 102, 32, "lceg")[0]) > 102  # as the paper's code
-    assert 102 - 8 <= len(prompts.prompt_ids(tokenizer, letters, 102, 32, "inside")[0]) + 32 <= 102
-
-
-def test_a_window_without_room_for_a_prompt(tokenizer):
-    for limit in (1, 32, 33):
-        with pytest.raises(ValueError, match=f"a window of {limit} tokens has no room"):
-            prompts.prompt_ids(tokenizer, "a" * 300, limit, 32, "inside")
+    assert not prompts.prompt_ids(tokenizer, LETTERS[: limit - 33], limit, 32, "inside")[1]
+    assert prompts.prompt_ids(tokenizer, LETTERS[: limit - 32], limit, 32, "inside")[1]
+    accents = "é" * 300  # two tokens each: half a letter becomes U+FFFD, which is three
+    assert len(prompts.prompt_ids(tokenizer, accents, 102, 32, "lceg")[0]) > 102  # as the paper's code
+    assert 102 - 8 <= len(prompts.prompt_ids(tokenizer, accents, 102, 32, "inside")[0]) + 32 <= 102
+    with pytest.raises(ValueError, match="a window of 33 tokens has no room"):
+        prompts.prompt_ids(tokenizer, LETTERS, 33, 32, "inside")

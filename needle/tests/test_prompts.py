@@ -52,20 +52,14 @@ def sentencepiece_bpe():
     return wrap(Tokenizer.from_str(json.dumps(made)), bos=True)
 
 
-KINDS = ("no_bos", "merged_newlines", "sentencepiece")
-
-
-@pytest.fixture(scope="module")
-def tokenizers():
-    made = (byte_bpe(False), byte_bpe(merge_newlines=True), sentencepiece_bpe())
-    return dict(zip(KINDS, made, strict=True))
+TOKENIZERS = {"no_bos": byte_bpe(False), "merged_newlines": byte_bpe(True), "sentencepiece": sentencepiece_bpe()}
+each_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
 
 
 # --- prompts
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizers, kind, style):
-    tokenizer = tokenizers[kind]
+@each_tokenizer
+def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer, style):
     texts = dict(enumerate(PAGES[:3]))
     whole = "".join(text.strip() + "\n\n" for text in texts.values())
     haystack = build_haystack(tokenizer, texts, 30_000)
@@ -73,54 +67,48 @@ def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer
     template, fact = STYLES[style].template, STYLES[style].fixed or STYLES[style].drawn
     head, tail = template.replace("{question}", fact.question).split("{context}")
     prompts = Prompts(tokenizer, haystack, template, NEW)
-    for length in (300, 1000, 4256, 20_538):
-        for depth in (0, 11, 50, 89, 100):
-            ids = prompts.build(length, depth, fact.needle, fact.question)
-            assert len(ids) + NEW == length
-            assert ids.count(tokenizer.bos_token_id) == (0 if kind == "no_bos" else 1)
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            assert text.startswith(head) and text.endswith(tail) and text.count(fact.needle) == 1
-            before, behind = text[len(head) : len(text) - len(tail)].split(fact.needle)
-            assert (whole * 30).startswith(before + behind), (length, depth)
+    for length, depth in product((300, 1000, 4256, 20_538), (0, 11, 50, 89, 100)):
+        ids = prompts.build(length, depth, fact.needle, fact.question)
+        assert len(ids) + NEW == length
+        assert ids.count(tokenizer.bos_token_id) == tokenizer("a").input_ids.count(tokenizer.bos_token_id)
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        assert text.startswith(head) and text.endswith(tail) and text.count(fact.needle) == 1
+        assert (whole * 30).startswith(text[len(head) : len(text) - len(tail)].replace(fact.needle, ""))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_needle_is_at_the_asked_depth_within_one_sentence(tokenizers, kind):
-    tokenizer = tokenizers[kind]
+@each_tokenizer
+def test_the_needle_is_at_the_asked_depth_within_one_sentence(tokenizer):
     haystack = build_haystack(tokenizer, dict(enumerate(PAGES)), 9000)
     prompts = Prompts(tokenizer, haystack, "{context}{question}", NEW)
     needle_ids, _ = encode_inside(tokenizer, PAPER.needle)
     tail_ids, _ = encode_inside(tokenizer, PAPER.question)
-    sentence_end = re.compile(r"""[.!?]["')\]]*$|\n\s*$""")
     for length, depth in product((1000, 5000, 9000), (0, 11, 22, 50, 78, 89, 100)):
         ids = prompts.build(length, depth, PAPER.needle, PAPER.question)
         context = ids[len(prompts.head_ids) : -len(tail_ids)]
         place = next(i for i in range(len(context)) if context[i : i + len(needle_ids)] == needle_ids)
         target = int((len(context) - len(needle_ids)) * depth / 100)
         assert place <= target if 0 < depth < 100 else place == target
-        assert place in (0, target) or sentence_end.search(tokenizer.decode(haystack.ids_N[:place]))
+        before = tokenizer.decode(haystack.ids_N[:place])
+        assert place in (0, target) or re.search(r"""[.!?]["')\]]*$|\n\s*$""", before)
         between = tokenizer.decode(haystack.ids_N[place:target])  # less than a sentence
         assert not re.search(r"[.!?]\s+\w+\s", between.strip()), (length, depth, between)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_character_is_cut_in_two_and_no_token_is_special(tokenizers, kind):
-    tokenizer = tokenizers[kind]
+@each_tokenizer
+def test_no_character_is_cut_in_two_and_no_token_is_special(tokenizer):
     haystack = build_haystack(tokenizer, {"a": "本を読む。楽しい日だ。😀 Zoë est là. " * 40}, 3000)
     prompts = Prompts(tokenizer, haystack, "{context}{question}", NEW)
-    for length in range(400, 440):
-        for depth in (30, 60, 100):
-            ids = prompts.build(length, depth, "\n本。\n", "?")
-            assert "�" not in tokenizer.decode(ids) and length - 3 <= len(ids) + NEW <= length
+    for length, depth in product(range(400, 440), (30, 60, 100)):
+        ids = prompts.build(length, depth, "\n本。\n", "?")
+        assert "�" not in tokenizer.decode(ids) and length - 3 <= len(ids) + NEW <= length
     ids, offsets = encode_inside(tokenizer, "one <s> two")  # a literal special token stays text
     assert tokenizer.bos_token_id not in ids and tokenizer.decode(ids).strip() == "one <s> two"
     assert offsets[-1][1] == len("one <s> two")
 
 
-# --- texts
-def test_texts_come_in_order_and_say_what_they_are(tmp_path):
+def test_texts_are_sorted_and_their_source_is_known(tmp_path):
+    (tmp_path / "a").mkdir()
     for name, text in (("b.txt", "B."), ("a/z.txt", "\ufeffZ.\r\nY."), ("a/c.txt", "C."), ("note.md", "no")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(text.encode())
     texts, data = read_texts(tmp_path)
     assert list(texts.items()) == [("a/c.txt", "C."), ("a/z.txt", "Z.\nY."), ("b.txt", "B.")]
@@ -134,52 +122,52 @@ def test_texts_come_in_order_and_say_what_they_are(tmp_path):
 
 
 # --- facts
-def test_facts_depend_on_cell_trial_and_seed_alone():
+def test_facts_depend_on_cell_trial_and_seed_only():
     facts = Facts("book", None, None, None, 3, None)
     assert facts.draw(1000, 50, 0) == facts.draw(9000, 0, 0) == PAPER
     drawn = {cell: facts.draw(*cell) for cell in product((1000, 2000), (0, 50, 12.5), range(1, 9))}
     assert len({fact.needle for fact in drawn.values()}) == len(drawn)
     for cell, fact in reversed(drawn.items()):
         assert Facts("book", None, None, None, 3, None).draw(*cell) == fact
-        assert contained(fact.answer, fact.needle) and re.fullmatch(r"\d{7}", fact.answer)
         name = fact.question.removeprefix("What is the magic number of ").removesuffix("?")
-        assert name in CITIES and name in fact.needle
+        assert name in CITIES and fact.needle == f"\nThe magic number of {name} is {fact.answer}.\n"
     assert Facts("book", None, None, None, 4, None).draw(1000, 50, 1) != drawn[1000, 50, 1]
     own = Facts("book", "\nThe cat is grey.\n", "What colour is the cat?", "grey", 3, None)
     assert own.draw(10, 0, 0) == Fact("\nThe cat is grey.\n", "What colour is the cat?", "grey")
     assert own.draw(1000, 50, 1) == drawn[1000, 50, 1]
-    assert drawn[1000, 50, 1].needle == "\nThe magic number of Singapore is 7461461.\n"  # must never change
+    assert drawn[1000, 50, 1].answer == "7461461"  # must never change
 
 
-def test_passkeys_have_names_of_one_token(tokenizers):
-    tokenizer = tokenizers["no_bos"]
+@each_tokenizer
+def test_passkeys_have_names_of_one_token(tokenizer):
     facts = Facts("passkey", None, None, None, 0, tokenizer)
+    assert "the" in facts.names and facts.names == sorted(set(facts.names))
+    for name in facts.names[:20]:
+        assert len(encode_inside(tokenizer, f" {name}")[0]) == 1
     fact = facts.draw(64, 0, 0)
     assert re.fullmatch(r"\n# key [a-z]{3,} is \d{4}\n", fact.needle)
     assert fact.needle == f"{fact.question} {fact.answer}\n"
-    for name in facts.names[:20]:
-        assert len(encode_inside(tokenizer, f" {name}")[0]) == 1
-    assert facts.names == sorted(set(facts.names)) and "the" in facts.names
-    assert "the" in Facts("passkey", None, None, None, 0, tokenizers["sentencepiece"]).names
 
 
 # --- scores
-def test_scores_of_the_papers_answer():
-    for response, share, exact, overlap in (
+@pytest.mark.parametrize(
+    ("response", "share", "exact", "overlap"),
+    [
         (" Eat a sandwich and sit in Dolores Park on a sunny day.", 1, True, 11 / 12),
         ("EAT a sandwich, and SIT in Dolores Park on a 'sunny' day\n", 1, True, 8 / 12),  # sandwich, 'sunny' day differ
         ("in Dolores Park you sit", 4 / 11, False, 4 / 12),
         ("", 0, False, 0),
-    ):
-        assert word_share(PAPER.answer, response) == pytest.approx(share)
-        assert contained(PAPER.answer, response) == exact
-        assert lceg_overlap(PAPER.answer, response) == pytest.approx(overlap)
+    ],
+)
+def test_scores_of_the_papers_answer(response, share, exact, overlap):
+    assert word_share(PAPER.answer, response) == pytest.approx(share)
+    assert contained(PAPER.answer, response) == exact
+    assert lceg_overlap(PAPER.answer, response) == pytest.approx(overlap)
 
 
 def test_other_scores():
     assert word_share("4821", " 4821\n# key") == word_share("4821", "4,821.") == 1  # a number is found whole
     assert word_share("4821", "48215") == 0 and not contained("4821", "14821 4 821")
-    assert rouge1_f("the cat sat on the mat", "the cat sat on the mat") == 1
     # recall 3/6, precision 3/4 (the second "the" counts, the third has no partner): F = 2 * 3 / (6 + 4)
     assert rouge1_f("the cat sat on the mat", "the the the cat") == pytest.approx(0.6)
-    assert rouge1_f("a b", "C, d!") == 0 and rouge1_f("A-b.", "a B") == 1 and rouge1_f("a", "") == 0
+    assert rouge1_f("a b", "C, d!") == rouge1_f("a", "") == 0 and rouge1_f("A-b.", "a B") == 1
