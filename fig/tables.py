@@ -216,7 +216,9 @@ def markdown(columns: list[Column], rows: list[Row]) -> str:
 
 
 def latex(columns: list[Column], rows: list[Row]) -> str:
-    """Table 1 for LaTeX (booktabs)."""
+    """Table 1 for LaTeX (booktabs); empty without columns."""
+    if not columns:
+        return ""
     patterns = ("--", r"\textbf{{{}}}", r"{}$^\approx$", r" {{\scriptsize {}}}")
     cells = {(row.group, row.label): make_texts(columns, row, *patterns) for row in rows}
     heads = [(column.head, column.what, column.n) for column in columns]
