@@ -1,0 +1,219 @@
+"""A task at one length: how a sample is drawn, sized to fill the length, and verified.
+
+Each family of tasks (niah.py, variable_tracking.py, ...) subclasses `Task` and defines `draw`, which returns a `Draft`:
+a sample for which everything is decided but its size. `Task.build` then finds the largest size that fits.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from tokens import Tokens
+
+VERIFY_EVERY = 32  # samples; prompts below 8,192 tokens are verified more often
+MAX_DRAWS = 8  # of a sample whose words are too long for a short prompt
+
+
+class Job(NamedTuple):
+    """One task at one length.
+
+    length: tokens of prompt and answer.  new_tokens: of the answer.
+    profile: upstream, or lceg for the sizes and the layout of the LCEG paper's copy of RULER.
+    """
+
+    name: str
+    family: str
+    args: dict
+    length: int
+    new_tokens: int
+    num_samples: int
+    seed: int
+    profile: str
+
+
+class Sample(NamedTuple):
+    """text: the prompt, which ends with `prefix`, the beginning of the answer.  tokens: of the text, special tokens
+    included.  size: of the haystack in lines, words or documents.  positions: where the answers are, in tokens of the
+    prompt; None for tasks that do not say."""
+
+    text: str
+    prefix: str
+    answers: list[str]
+    tokens: int
+    size: int
+    positions: list[int] | None
+
+
+@dataclass
+class Draft:
+    """A sample without its size.
+
+    render(size): the prompt.  smallest, largest: the sizes that are possible.
+    tokens(size): a fast estimate of the tokens that grow with the size. Without it prompts are rendered and counted.
+    guess: where the search begins; by default at the size of the first sample.
+    """
+
+    render: Callable[[int], str]
+    prefix: str
+    answers: list[str]
+    smallest: int
+    largest: int
+    tokens: Callable[[int], int] | None = None
+    guess: int | None = None
+
+
+class TokensSpanWords(Exception):
+    """A prompt has another number of tokens than its words together."""
+
+
+def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, largest: int, guess: int) -> int:
+    """The largest size with tokens(size) <= budget; smallest - 1 if there is none.
+
+    Goes from the guess in proportion to the missing tokens, between sizes known to fit and not to fit.
+    """
+    fits, too_large = smallest - 1, largest + 1
+    size = guess
+    previous = None
+    while too_large - fits > 1:
+        size = min(max(size, fits + 1), too_large - 1)
+        total = tokens(size)
+        if previous is None:
+            slope = total / size
+        else:
+            slope = (total - previous[1]) / (size - previous[0])
+        previous = (size, total)
+        step = int((budget - total) / max(slope, 0.5))
+        if total <= budget:
+            fits = size
+            size += max(1, step)
+        else:
+            too_large = size
+            size += min(-1, step)
+    return fits
+
+
+class Task:
+    """A family of tasks with the arguments of one job.
+
+    source: the text from outside that the family needs, see sources.py.
+    """
+
+    step, start = 1, 0  # of RULER's linear search (profile lceg): units at a time, units to begin with
+    minimum = ""  # what the smallest prompt holds
+
+    def __init__(self, tokens: Tokens, job: Job, source=None):
+        self.tokens = tokens
+        self.job = job
+        self.lceg = job.profile == "lceg"
+        self.token_budget = job.length - job.new_tokens
+        self.guess = self.token_budget // 20
+        self.common_size = None  # profile lceg: the size of all samples that have room for it
+        self.attempt = 0
+
+    def calibrate(self) -> None:
+        """Sizes the first sample; all others are of about its size."""
+        sample = self.build(0)
+        self.guess = sample.size
+        if self.lceg:
+            self.common_size = sample.size
+
+    def rng(self, index: int, purpose: str = "") -> random.Random:
+        """Random numbers of a sample: the same for any length, tokenizer and order in which samples are made."""
+        return random.Random(f"{self.job.seed}/{self.job.name}/{index}/{self.attempt}/{purpose}")
+
+    def draw(self, index: int) -> Draft:
+        raise NotImplementedError
+
+    def positions(self, text: str, answers: list[str]) -> list[int] | None:
+        """Where the answers are in the prompt, in tokens."""
+        return None
+
+    def round_size(self, fits: int) -> int:
+        """The size of a sample that has room for `fits` units: all of them, or in profile lceg a multiple of `step`.
+
+        RULER went up from `start` in steps to find one size for all samples, and down from there where a sample did
+        not fit.
+        """
+        if not self.lceg:
+            return fits
+        size = self.start + max(0, fits - self.start) // self.step * self.step
+        if self.common_size is not None:
+            size = min(size, self.common_size)
+        return min(fits, size)
+
+    def build(self, index: int) -> Sample:
+        """Sample `index`, as large as the length allows; drawn again if not even the smallest size fits.
+
+        Raises ValueError if no draw fits.
+        """
+        for self.attempt in range(MAX_DRAWS):
+            sample = self.fit(self.draw(index))
+            if sample is not None:
+                return sample
+        name, length = self.job.name, self.job.length
+        raise ValueError(f"{name} at {length} tokens: too short for {self.minimum}; leave this task out")
+
+    def fit(self, draft: Draft) -> Sample | None:
+        """The draft at the largest size that fits; None if there is none."""
+
+        @lru_cache(maxsize=2)
+        def prompt(size: int) -> tuple[str, int]:
+            text = draft.render(size)
+            return text, self.tokens.count(text)
+
+        def tokens(size: int) -> int:
+            if draft.tokens is None or self.tokens.whole:
+                return prompt(size)[1]
+            return fixed_tokens + draft.tokens(size)
+
+        if draft.tokens:
+            fixed_tokens = prompt(draft.smallest)[1] - draft.tokens(draft.smallest)
+        guess = draft.guess or self.guess
+        fits = largest_size(tokens, self.token_budget, draft.smallest, draft.largest, guess)
+        while fits >= draft.smallest:
+            size = max(draft.smallest, self.round_size(fits))
+            text, total = prompt(size)
+            if total <= self.token_budget:
+                positions = self.positions(text, draft.answers)
+                return Sample(text, draft.prefix, draft.answers, total, size, positions)
+            fits = size - 1
+        return None
+
+    def rows(self, first: int, end: int) -> list[dict]:
+        """The rows of the samples from `first` to before `end`. Raises TokensSpanWords if a prompt verified as a whole
+        has another number of tokens than counted."""
+        verify_every = max(1, min(VERIFY_EVERY, self.job.length // 256))
+        rows = []
+        for index in range(first, end):
+            sample = self.build(index)
+            if index % verify_every == 0 and self.tokens.count_whole(sample.text) != sample.tokens:
+                raise TokensSpanWords
+            length = sample.tokens + self.job.new_tokens
+            rows.append(
+                {
+                    "index": index,
+                    "input": sample.text,
+                    "outputs": sample.answers,
+                    "length": length,
+                    "length_w_model_temp": length,
+                    "answer_prefix": sample.prefix,
+                    "token_position_answer": sample.positions,
+                    "tokens_to_generate": self.job.new_tokens,
+                    "fill": round(length / self.job.length, 5),
+                }
+            )
+        return rows
+
+
+@lru_cache(maxsize=32)
+def fixed_order(seed: int, n: int) -> list[int]:
+    """The permutation that random.Random(seed).shuffle makes of n items: the same for every sample."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def shuffled(items: list, seed: int) -> list:
+    return [items[i] for i in fixed_order(seed, len(items))]
