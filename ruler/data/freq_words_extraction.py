@@ -1,7 +1,7 @@
 """Frequent words: a text of random words whose frequencies fall off as rank^-alpha; which three are the most frequent?
 
-The most frequent of all are dots, which are to be ignored; the answers are ranks 2 to 4. In a text of n words rank r
-occurs int(n r^-alpha / zeta(alpha)) times. As in RULER, but: n is the largest that fits, not a multiple of a 32nd of the
+The most frequent of all are dots, to be ignored; the answers are ranks 2 to 4. In a text of n words rank r occurs
+int(n r^-alpha / zeta(alpha)) times. As in RULER, but: n is the largest that fits, not a multiple of a 32nd of the
 length, and in a very short text it is lowered until the fourth rank is more frequent than the fifth: otherwise the
 question has no answer.
 """
@@ -11,9 +11,8 @@ from string import ascii_lowercase
 
 from scipy.special import zeta
 
-from task import Draft, Job, Task, shuffled
+from task import Draft, Task, shuffled
 from texts import draw_new, random_letters, read_texts
-from tokens import Tokens
 
 LETTERS = 6
 DOTS = "..."
@@ -23,7 +22,7 @@ LAST_ASKED = 3  # index of the last rank asked for
 class FrequentWords(Task):
     minimum = "words of four frequencies"
 
-    def __init__(self, tokens: Tokens, job: Job, source=None):
+    def __init__(self, tokens, job, source=None):
         super().__init__(tokens, job)
         alpha = job.args["alpha"]
         num_words = (job.length if self.lceg else self.token_budget) // 50
@@ -68,13 +67,13 @@ class FrequentWords(Task):
         words[0] = DOTS
         costs = list(map(self.tokens.cost, words))
 
-        def tokens(n: int) -> int:
+        def tokens(n):
             total = 0
             for count, cost in zip(self.counts(n), costs, strict=False):
                 total += count * cost
             return total
 
-        def render(n: int) -> str:
+        def render(n):
             text = []
             for count, word in zip(self.counts(n), words, strict=False):
                 text += [word] * count

@@ -83,7 +83,6 @@ def parse_args() -> argparse.Namespace:
     for field, values in (("{length}", args.max_seq_length), ("{model}", args.model_name)):
         if len(values) > 1 and field not in args.save_dir:
             raise ValueError(f"several lengths or models need {field} in --save_dir")
-    args.paths = {"essays": args.essays, "squad": args.squad, "hotpotqa": args.hotpotqa}
     return args
 
 
@@ -101,51 +100,26 @@ def list_jobs(args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def read_job_source(job: Job, paths: dict[str, Path | None]) -> tuple:
+def read_job_source(job: Job, args: argparse.Namespace) -> tuple:
     """(the text from outside that a job needs, its description); None for both if it needs none."""
     kind = source_kind(job.family, job.args)
-    if kind is None:
-        return None, None
-    return read_source(kind, paths[kind])
+    return read_source(kind, getattr(args, kind)) if kind else (None, None)
 
 
-class Maker:
-    """Makes rows; sets up each task once per process.  paths: of the texts from outside."""
-
-    def __init__(self, tokenizer_json: str, whole: bool, paths: dict[str, Path | None]):
-        self.arguments = (tokenizer_json, whole, paths)
-        self.tokens = Tokens(tokenizer_json, whole)
-        self.paths = paths
-        self.tasks = {}
-
-    def __reduce__(self):
-        return Maker, self.arguments
-
-    def task(self, job: Job) -> Task:
-        key = (job.name, job.length)
-        if key not in self.tasks:
-            source, _ = read_job_source(job, self.paths)
-            task = FAMILIES[job.family](self.tokens, job, source)
-            task.calibrate()
-            self.tasks[key] = task
-        return self.tasks[key]
-
-    def make_block(self, block: tuple[Job, int, int]) -> tuple[bytes, float]:
-        """(the JSON lines of the samples from `first` to before `end`, the sum of their fills)."""
-        job, first, end = block
-        rows = self.task(job).rows(first, end)
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        return "".join(lines).encode(), sum(row["fill"] for row in rows)
+def set_up(job: Job, tokens: Tokens, args: argparse.Namespace) -> Task:
+    task = FAMILIES[job.family](tokens, job, read_job_source(job, args)[0])
+    task.calibrate()
+    return task
 
 
 # --- worker processes
-worker_maker = None
+worker_tasks = []
 
 
-def start_worker(maker: Maker) -> None:
-    global worker_maker
-    worker_maker = maker
-    threading.Thread(target=exit_after, args=(os.getppid(),), daemon=True).start()
+def start_worker(tasks: list[Task], parent: int) -> None:
+    """A forked worker shares the memory of the tasks; under spawn they are pickled."""
+    worker_tasks[:] = tasks
+    threading.Thread(target=exit_after, args=(parent,), daemon=True).start()
 
 
 def exit_after(parent: int) -> None:
@@ -155,20 +129,29 @@ def exit_after(parent: int) -> None:
     os._exit(1)
 
 
-def make_block(block: tuple[Job, int, int]) -> tuple[bytes, float]:
-    return worker_maker.make_block(block)
+def make_block(block: tuple[int, int, int]) -> tuple[bytes, float]:
+    """block: (number of the task, first, end).  Returns the JSON lines of the samples and the sum of their fills."""
+    number, first, end = block
+    rows = worker_tasks[number].rows(first, end)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    return "".join(lines).encode(), sum(row["fill"] for row in rows)
 
 
-def map_blocks(maker: Maker, blocks: list[tuple], workers: int) -> Iterator[tuple[bytes, float]]:
-    """The blocks in order, made by `workers` processes. A forked worker has what its parent has set up."""
+def map_blocks(tasks: list[Task], blocks: list[tuple], workers: int) -> Iterator[tuple[bytes, float]]:
+    """The blocks in order, made by `workers` processes."""
     if workers == 1:
-        yield from map(maker.make_block, blocks)
+        worker_tasks[:] = tasks
+        yield from map(make_block, blocks)
     else:
-        with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(maker,)) as pool:
+        with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(tasks, os.getpid())) as pool:
             yield from pool.map(make_block, blocks)
 
 
 # --- files
+def job_folder(args: argparse.Namespace, model: str, job: Job) -> Path:
+    return Path(args.save_dir.replace("{model}", model).replace("{length}", str(job.length))) / job.name
+
+
 def is_complete(folder: Path, settings: dict, num_samples: int) -> bool:
     """Whether a folder has enough samples made with these settings.
 
@@ -184,17 +167,15 @@ def is_complete(folder: Path, settings: dict, num_samples: int) -> bool:
 
 
 def link_data(source: Path, folder: Path) -> None:
-    """Shares the data of the folder `source`, by hard links or, where those are impossible, copies."""
+    """Shares the data of the folder `source`, by a hard link or, where that is impossible, a copy."""
     write_json(folder / "run.json", {"complete": False})
-    for name in ("validation.jsonl", "run.json"):
-        partial = folder / f"{name}.partial"
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(source / name, partial)
-        except OSError:
-            shutil.copyfile(source / name, partial)
-        os.replace(partial, folder / name)
-        partial.unlink(missing_ok=True)  # os.replace leaves it if both are links to one file
+    rows = folder / "validation.jsonl"
+    rows.unlink(missing_ok=True)
+    try:
+        os.link(source / "validation.jsonl", rows)
+    except OSError:
+        shutil.copyfile(source / "validation.jsonl", rows)
+    write_json(folder / "run.json", read_json(source / "run.json"))
 
 
 def write_data(folder: Path, record: dict, blocks: Iterable[tuple[bytes, float]]) -> float:
@@ -215,75 +196,65 @@ def write_data(folder: Path, record: dict, blocks: Iterable[tuple[bytes, float]]
     return mean_fill
 
 
-# --- a model
-def prepare(model: str, args: argparse.Namespace) -> None:
-    """Makes the data of one model that are missing. Raises ValueError before anything is written if it cannot."""
-    tokenizer_path = args.tokenizer_path[args.model_name.index(model)]
-    tokenizer_json = read_tokenizer(tokenizer_path, args.trust_remote_code)
-    common = {"tokenizer_sha256": hashlib.sha256(tokenizer_json.encode()).hexdigest(), "version": VERSION}
-    todo = []
-    for job in list_jobs(args):
-        _, data = read_job_source(job, args.paths)
-        settings = job._asdict() | common | {"data_sha256": data["sha256"] if data else None}
-        del settings["num_samples"]
-        folder = job_folder(args, model, job)
-        if not find_data(args, folder, job, settings):
-            record = settings | {"source": data["source"] if data else "official", "data": data}
-            todo.append((job, folder, record))
-    if not todo:
-        print(f"ruler data: {model}: all files are there", flush=True)
-        return
-    for job, _, record in todo:
-        if record["source"] == "standin":
-            kind = source_kind(job.family, job.args)
-            print(f"ruler data: no --{kind}: {job.name} uses a stand-in for RULER's text (see data/download.py)")
-    try:
-        make_all(todo, Maker(tokenizer_json, False, args.paths), args.workers, tokenizer_path)
-    except TokensSpanWords:
-        print("ruler data: this tokenizer has tokens that span words; every prompt is tokenised whole", flush=True)
-        make_all(todo, Maker(tokenizer_json, True, args.paths), args.workers, tokenizer_path)
-
-
-def job_folder(args: argparse.Namespace, model: str, job: Job) -> Path:
-    return Path(args.save_dir.replace("{model}", model).replace("{length}", str(job.length))) / job.name
-
-
-def find_data(args: argparse.Namespace, folder: Path, job: Job, settings: dict) -> bool:
+def find_data(args: argparse.Namespace, model: str, job: Job, settings: dict) -> bool:
     """Whether the data of a task exist, for this model or for one with the same tokenizer, whose data are linked."""
-    if is_complete(folder, settings, job.num_samples):
-        return True
-    for other in args.model_name:
+    folder = job_folder(args, model, job)
+    for other in (model, *args.model_name):
         source = job_folder(args, other, job)
-        if source != folder and (source / "run.json").exists() and is_complete(source, settings, job.num_samples):
-            link_data(source, folder)
+        if is_complete(source, settings, job.num_samples):
+            if source != folder:
+                link_data(source, folder)
             return True
     return False
 
 
-def make_all(todo: list[tuple[Job, Path, dict]], maker: Maker, workers: int, tokenizer_path: str) -> None:
+# --- a model
+def prepare(model: str, args: argparse.Namespace) -> None:
+    """Makes the data of one model that are missing. Raises ValueError before anything is written if it cannot."""
+    path = args.tokenizer_path[args.model_name.index(model)]
+    tokenizer_json = read_tokenizer(path, args.trust_remote_code)
+    tokenizer_sha256 = hashlib.sha256(tokenizer_json.encode()).hexdigest()
+    todo = []
+    for job in list_jobs(args):
+        _, data = read_job_source(job, args)
+        settings = job._asdict() | {"tokenizer_sha256": tokenizer_sha256, "version": VERSION}
+        settings["data_sha256"] = data and data["sha256"]
+        del settings["num_samples"]
+        if find_data(args, model, job, settings):
+            continue
+        source = data["source"] if data else "official"
+        if source == "standin":
+            kind = source_kind(job.family, job.args)
+            print(f"ruler data: no --{kind}: {job.name} uses a stand-in for RULER's text (see data/download.py)")
+        record = settings | {"source": source, "data": data, "tokenizer": path, "command": command_line()}
+        record["versions"] = {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")}
+        todo.append((job, job_folder(args, model, job), record))
+    if not todo:
+        print(f"ruler data: {model}: all files are there", flush=True)
+        return
+    try:
+        make_all(todo, Tokens(tokenizer_json), args)
+    except TokensSpanWords:
+        print("ruler data: this tokenizer has tokens that span words; every prompt is tokenised whole", flush=True)
+        make_all(todo, Tokens(tokenizer_json, whole=True), args)
+
+
+def make_all(todo: list[tuple[Job, Path, dict]], tokens: Tokens, args: argparse.Namespace) -> None:
     """Makes the data of all tasks and removes each from `todo` when it is done. todo: (job, folder, record)."""
-    blocks_of = []
-    for job, _, _ in todo:
-        maker.task(job)
+    tasks, blocks = [], []
+    for number, (job, _, _) in enumerate(todo):
+        tasks.append(set_up(job, tokens, args))
         size = max(1, BLOCK_TOKENS // job.length)
-        starts = range(0, job.num_samples, size)
-        blocks_of.append([(job, first, min(first + size, job.num_samples)) for first in starts])
-    blocks = sum(blocks_of, [])
-    results = map_blocks(maker, blocks, min(workers, len(blocks)))
-    about = {
-        "tokenizer": tokenizer_path,
-        "special_tokens": maker.tokens.special_tokens,
-        "whole": maker.tokens.whole,
-        "versions": {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")},
-        "command": command_line(),
-    }
-    for blocks in blocks_of:
+        for first in range(0, job.num_samples, size):
+            blocks.append((number, first, min(first + size, job.num_samples)))
+    results = map_blocks(tasks, blocks, min(args.workers, len(blocks)))
+    for number in range(len(tasks)):
         job, folder, record = todo[0]
-        record |= about | {"num_samples": job.num_samples}
-        mean_fill = write_data(folder, record, (next(results) for _ in blocks))
-        print(
-            f"ruler data: {job.name} at {job.length}: {job.num_samples} samples, mean fill {mean_fill:.4f}", flush=True
-        )
+        record |= {"num_samples": job.num_samples, "special_tokens": tokens.special_tokens, "whole": tokens.whole}
+        own_results = (next(results) for block in blocks if block[0] == number)
+        mean_fill = write_data(folder, record, own_results)
+        counts = f"{job.num_samples} samples, mean fill {mean_fill:.4f}"
+        print(f"ruler data: {job.name} at {job.length}: {counts}", flush=True)
         todo.pop(0)
 
 

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from random import Random
 
 from sources import Questions
-from task import Draft, Job, Task, fixed_order
+from task import Draft, Task, fixed_order
 from texts import read_texts
-from tokens import Tokens
 
 MAX_MISSES = 12
 NUMBERS_TOKENS = 8  # that the numbers of the documents with the answer may take
@@ -22,7 +21,7 @@ class QuestionAnswering(Task):
     minimum = "the documents with the answer"
     step = 10
 
-    def __init__(self, tokens: Tokens, job: Job, source: Questions):
+    def __init__(self, tokens, job, source: Questions):
         super().__init__(tokens, job)
         texts = read_texts()
         template, self.prefix = texts.templates["qa"]
@@ -105,7 +104,7 @@ class QuestionAnswering(Task):
         documents = self.choose_documents(index)
         ending = self.ending(question)
 
-        def render(size: int) -> str:
+        def render(size):
             text = self.before
             for number, i in enumerate(fixed_order(self.job.seed, size), 1):
                 text += self.render_document(number, documents[i])

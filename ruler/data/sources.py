@@ -25,7 +25,7 @@ OFFICIAL = {
 class Questions(NamedTuple):
     """documents: distinct, sorted.
 
-    questions: dicts with query, answers, and indices of documents: `needed` (they hold the answer) and `given` (the data
+    questions: dicts with query, answers, and indices of documents: `needed` (with the answer) and `given` (the data
     set's distractors; in random order if `shuffle`).
     """
 
@@ -46,14 +46,16 @@ def source_kind(family: str, args: dict) -> str | None:
 def read_source(kind: str, path: Path | None) -> tuple:
     """(the words of the essays or the `Questions` of a data set, their description).
 
-    path: a file or, for essays, a folder. Without it the file in data/json/ is read, if it is there.
+    path: a file or, for essays, a folder. Without it the file in data/json/ is read, if it is there. Raises OSError or
+    ValueError if it is missing or does not have the form of the official file.
     """
     default = FOLDER / FILE_NAMES[kind]
     if path is None and default.exists():
         path = default
-    if kind == "essays":
-        return read_essays(path)
-    return read_questions(kind, path)
+    try:
+        return read_essays(path) if kind == "essays" else read_questions(kind, path)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"--{kind}: {path} does not have the form of the official file: {error!r}") from None
 
 
 def describe(path: Path | str, content: bytes, source: str | None = None) -> dict:
@@ -65,58 +67,41 @@ def describe(path: Path | str, content: bytes, source: str | None = None) -> dic
     return description
 
 
-def read_json(path: Path) -> dict | list:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a complete JSON file: {error}") from None
-
-
 def read_essays(path: Path | None) -> tuple[list[str], dict]:
     """path: a folder of .txt files (read in sorted order), a .txt file, or a JSON file with the key "text"."""
     if path is None:
         from pydoc_data.topics import topics
 
         text = " ".join(topics[name] for name in sorted(topics))
-        description = describe("pydoc_data of this Python", text.encode(), "standin")
-    elif path.is_dir():
+        return text.split(), describe("pydoc_data of this Python", text.encode(), "standin")
+    if path.is_dir():
         files = sorted(path.glob("*.txt"))
         text = " ".join(file.read_text(encoding="utf-8-sig") for file in files)
-        description = describe(path, text.encode())
-    else:
-        text = read_json(path)["text"] if path.suffix == ".json" else path.read_text(encoding="utf-8-sig")
-        description = describe(path, path.read_bytes())
-    words = text.split()
-    if not words:
-        raise ValueError(f"--essays: there is no text in {path}")
-    return words, description
+        return text.split(), describe(path, text.encode())
+    content = path.read_bytes()
+    text = content.decode("utf-8-sig")
+    if path.suffix == ".json":
+        text = json.loads(text)["text"]
+    return text.split(), describe(path, content)
 
 
 def read_questions(kind: str, path: Path | None) -> tuple[Questions, dict]:
-    """The questions of "squad" or "hotpotqa", in the order of the file.
-
-    Raises ValueError if the file does not have the form of the official one.
-    """
+    """The questions of "squad" or "hotpotqa", in the order of the file."""
     if path is None:
         data = standins.squad() if kind == "squad" else standins.hotpotqa()
         description = describe("generated", json.dumps(data).encode(), "standin")
     else:
-        data = read_json(path)
-        description = describe(path, path.read_bytes())
-    try:
-        questions = read_squad(data) if kind == "squad" else read_hotpotqa(data)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"--{kind}: {path} does not have the form of the official file: {error!r}") from None
+        content = path.read_bytes()
+        data = json.loads(content)
+        description = describe(path, content)
+    questions = read_squad(data) if kind == "squad" else read_hotpotqa(data)
     counts = {"documents": len(questions.documents), "questions": len(questions.questions)}
     return questions, description | counts
 
 
 def read_squad(data: dict) -> Questions:
-    contexts = set()
-    for article in data["data"]:
-        for paragraph in article["paragraphs"]:
-            contexts.add(paragraph["context"])
-    documents = sorted(contexts)
+    paragraphs = [paragraph for article in data["data"] for paragraph in article["paragraphs"]]
+    documents = sorted({paragraph["context"] for paragraph in paragraphs})
     index = {text: i for i, text in enumerate(documents)}
     questions = []
     for article in data["data"]:
@@ -134,19 +119,20 @@ def read_squad(data: dict) -> Questions:
 
 
 def read_hotpotqa(data: list) -> Questions:
-    texts_of = []  # for each question [(title, text)]
-    for row in data:
-        texts = [(title, f"{title}\n{''.join(sentences)}") for title, sentences in row["context"]]
-        texts_of.append(texts)
-    documents = sorted({text for texts in texts_of for _, text in texts})
+    documents = sorted({hotpot_text(paragraph) for row in data for paragraph in row["context"]})
     index = {text: i for i, text in enumerate(documents)}
     questions = []
-    for row, texts in zip(data, texts_of, strict=True):
-        supporting = {title for title, _ in row["supporting_facts"]}
+    for row in data:
+        supporting = [title for title, _ in row["supporting_facts"]]
         needed, given = [], []
-        for title, text in texts:
-            group = needed if title in supporting else given
-            group.append(index[text])
+        for paragraph in row["context"]:
+            group = needed if paragraph[0] in supporting else given
+            group.append(index[hotpot_text(paragraph)])
         entry = {"query": row["question"], "answers": [row["answer"]]}
         questions.append(entry | {"needed": needed, "given": given, "shuffle": False})
     return Questions(documents, questions)
+
+
+def hotpot_text(paragraph: list) -> str:
+    title, sentences = paragraph
+    return title + "\n" + "".join(sentences)

@@ -63,7 +63,7 @@ def squad(articles: int = 120) -> dict:
     """Articles of eight paragraphs, each article on a town, two questions a paragraph."""
     world = World(1)
     data = []
-    for number in range(articles):
+    for _ in range(articles):
         town = world.name()
         kind = world.rng.choice(KINDS)
         lead = f"{town} is a {kind} on the river {world.name()}. "  # begins the first paragraph
@@ -74,18 +74,14 @@ def squad(articles: int = 120) -> dict:
             filler = world.filler(0, 3) if i % 4 == 0 else world.filler(3, 12)
             context = lead + fact + filler
             lead = ""
-            questions = {
-                f"Who built the {building} of {town}?": builder,
-                f"In which year was the {building} of {town} built?": year,
-            }
+            asked = f"the {building} of {town}"
+            questions = {f"Who built {asked}?": builder, f"In which year was {asked} built?": year}
             qas = []
             for question, answer in questions.items():
-                entry = {"id": f"{number}-{i}-{len(qas)}", "question": question, "is_impossible": False}
-                entry["answers"] = [{"text": answer, "answer_start": context.index(answer)}]
-                qas.append(entry)
+                qas.append({"question": question, "is_impossible": False, "answers": [{"text": answer}]})
             paragraphs.append({"context": context, "qas": qas})
-        data.append({"title": town, "paragraphs": paragraphs})
-    return {"version": "standin", "data": data}
+        data.append({"paragraphs": paragraphs})
+    return {"data": data}
 
 
 def hotpotqa(questions: int = 1000) -> list[dict]:
@@ -109,15 +105,8 @@ def hotpotqa(questions: int = 1000) -> list[dict]:
             context.append(world.rng.choice(other_pair))
         world.rng.shuffle(context)
         asked = "In which town" if i % 2 == 0 else "In which year"
-        rows.append(
-            {
-                "_id": f"standin-{i}",
-                "question": f"{asked} was the designer of the {bridge[0]} born?",
-                "answer": answers[i],
-                "type": "bridge",
-                "level": "standin",
-                "supporting_facts": [[bridge[0], 1], [architect[0], 1]],
-                "context": context,
-            }
-        )
+        question = f"{asked} was the designer of the {bridge[0]} born?"
+        facts = [[bridge[0], 1], [architect[0], 1]]
+        row = {"question": question, "answer": answers[i], "supporting_facts": facts, "context": context}
+        rows.append(row)
     return rows

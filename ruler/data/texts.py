@@ -67,35 +67,22 @@ def constants(tree: ast.Module) -> dict:
     return values
 
 
-def niah_prefixes(tree: ast.Module) -> list[str]:
-    """How the answer begins, for one answer and for several: two f-strings in the code, here as format strings."""
-    prefixes = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.JoinedStr) or getattr(node.values[0], "value", "") != "The special magic ":
-            continue
-        prefix = " "
-        for part in node.values:
-            if isinstance(part, ast.FormattedValue):
-                field = ast.unparse(part.value).split("[")[0]
-                prefix += "{" + field + "}"
-            else:
-                prefix += part.value
-        prefixes.append(prefix)
-    return sorted(prefixes, key=lambda prefix: prefix.endswith("are"))
+def niah_template(text: str, article: str, verb: str) -> Template:
+    """Derives how the answer begins from the question: "What are all the x?" is answered by "The x are"."""
+    question = text.splitlines()[-1]
+    return Template(text, question.replace(f"What {article}", " The").replace("?", f" {verb}"))
 
 
 @lru_cache(maxsize=1)
 def read_texts() -> Texts:
     """All texts. Raises ValueError if lm-eval is not installed or its texts are not those of RULER."""
-    prepare = parse("prepare_niah.py")
-    single_prefix, multi_prefix = niah_prefixes(prepare)
-    multi = constants(parse("niah_utils.py"))["TEMPLATE"]
-    single = multi
+    plural = constants(parse("niah_utils.py"))["TEMPLATE"]
+    singular = plural
     for old, new in SINGULAR:
-        single = single.replace(old, new)
+        singular = singular.replace(old, new)
     templates = {
-        "niah_single": Template(single, single_prefix.replace(*SINGULAR[-1])),
-        "niah_multi": Template(multi, multi_prefix),
+        "niah_single": niah_template(singular, "is the", "is"),
+        "niah_multi": niah_template(plural, "are all the", "are"),
     }
     qa = constants(parse("qa_utils.py"))
     configs = {
@@ -109,7 +96,7 @@ def read_texts() -> Texts:
         templates[name] = Template(config["template"], f" {prefix}")
     text, prefix = templates["vt_lceg"]
     templates["vt"] = Template(text, prefix.replace("assgined", "assigned"))
-    haystack = constants(prepare)
+    haystack = constants(parse("prepare_niah.py"))
     texts = Texts(templates, haystack["NEEDLE"], haystack["haystack"], qa["DOCUMENT_PROMPT"])
     if hashlib.sha256(json.dumps(texts).encode()).hexdigest() != DIGEST:
         raise ValueError("lm-eval's templates are not those of RULER: pip install lm_eval==0.4.13")
@@ -148,7 +135,7 @@ def random_uuid(rng: Random) -> str:
 
 
 def random_letters(alphabet: str, length: int) -> Callable[[Random], str]:
-    """A function that draws words of so many letters."""
+    """A function that draws words of `length` letters."""
     return lambda rng: "".join(rng.choices(alphabet, k=length))
 
 

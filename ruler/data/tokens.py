@@ -53,6 +53,9 @@ class Tokens:
         self.whole = whole
         self.cost = WordCosts(self.count_plain).__getitem__
 
+    def __reduce__(self):
+        return Tokens, (self.tokenizer_json, self.whole)  # without the cache
+
     def count_plain(self, text: str) -> int:
         """Tokens of a text without special tokens."""
         [encoding] = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)

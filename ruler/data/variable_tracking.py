@@ -5,15 +5,14 @@ of three letters instead of five, the value 12345, at most 500 tokens, and at mo
 As in RULER, but: the values of the chains, and the names within a sample, are distinct.
 
 Profile upstream: the names of the example are new in every sample. Profile lceg: one example for all samples, with
-spaces where the template has line breaks, and its question without its last word; assignments are inside lines of noise.
+spaces for the template's line breaks, and its question without its last word; assignments are inside lines of noise.
 """
 
 from random import Random
 from string import ascii_uppercase
 
-from task import Draft, Job, Task, largest_size
+from task import Draft, Task, largest_size
 from texts import draw_new, random_letters, read_texts
-from tokens import Tokens
 
 EXAMPLE_TOKENS = 500  # with its answer
 EXAMPLE_ANSWER_TOKENS = 30
@@ -38,22 +37,26 @@ class VariableTracking(Task):
     minimum = "its example, its chains and a line of noise"
     step = 10
 
-    def __init__(self, tokens: Tokens, job: Job, source=None):
+    def __init__(self, tokens, job, source=None):
         super().__init__(tokens, job)
         texts = read_texts()
         self.num_chains = job.args["num_chains"]
         self.num_names = job.args["num_hops"] + 1
-        self.template, self.prefix = texts.templates["vt_lceg" if self.lceg else "vt"]
-        self.noise = texts.noise + ("\n" if self.lceg else "")
+        self.noise = texts.noise
         self.sentences = [f"{part.strip()}." for part in texts.noise.split(".") if part.strip()]
-        self.separator = " " if self.lceg else "\n"
+        self.template, self.prefix = texts.templates["vt"]
+        self.separator = "\n"
+        if self.lceg:
+            self.template, self.prefix = texts.templates["vt_lceg"]
+            self.noise += "\n"
+            self.separator = " "
         self.example_lines = self.size_example()
 
     def size_example(self) -> int:
         """Lines of noise in the example; at least one, whatever it takes."""
         budget = min(EXAMPLE_TOKENS, max(self.job.length // 4, 1)) - EXAMPLE_ANSWER_TOKENS
 
-        def tokens(size: int) -> int:
+        def tokens(size):
             return self.tokens.count(self.example(0, size))
 
         size = max(1, largest_size(tokens, budget, 1, 500, 10))
@@ -63,10 +66,8 @@ class VariableTracking(Task):
 
     def hide(self, rng: Random, size: int, chains: list[list[str]]) -> str:
         """The statements at random places between `size` lines of noise; between their sentences if lines are few."""
-        if size > self.num_names:
-            lines = [self.noise] * size
-        else:
-            lines = self.sentences * size
+        lines = [self.noise] if size > self.num_names else self.sentences
+        lines = lines * size
         for statements in chains:
             places = sorted(rng.sample(range(len(lines)), len(statements)))
             for shift, place in enumerate(places):
@@ -74,42 +75,44 @@ class VariableTracking(Task):
         return self.separator.join(lines)
 
     def fill_in(self, value: str, num_names: int) -> tuple[str, str]:
-        """Template and prefix with the number asked for and how many variables have it."""
+        """(template, prefix) with the number asked for and how many variables have it."""
         prefix = self.prefix.replace("{query}", value).replace("{num_v}", str(num_names))
         return self.template.replace("{query}", value), prefix
 
     def example(self, index: int, size: int) -> str:
         """The solved example, with what separates it from the task."""
-        rng = Random(f"{self.job.seed}/{self.job.name}/-1/0/example")  # the same for all samples
+        job = self.job
+        rng = Random(f"{job.seed}/{job.name}/-1/0/example")  # the same for all samples
         names = draw_names(rng, 3, min(11, self.num_names), set())
         context = self.hide(rng, size, [assignments(names, EXAMPLE_VALUE)])
         text, prefix = self.fill_in(EXAMPLE_VALUE, len(names))
+        end = "\n\n"
         if self.lceg:
             text = " " + " ".join(text.split()[:-1])
+            end = "\n\n\n\n"
         else:
             new_names = draw_names(self.rng(index, "example"), 3, len(names), set(names))
             for old, new in zip(names, new_names, strict=True):
                 context = context.replace(f"VAR {old} ", f"VAR {new} ")
             names = new_names
         question = text.replace("{context}", context) + prefix.rstrip(" ")
-        return question + " " + " ".join(names) + ("\n\n\n\n" if self.lceg else "\n\n")
+        return f"{question} {' '.join(names)}{end}"
 
     def draw(self, index: int) -> Draft:
         rng = self.rng(index)
         taken_names = set()
         taken_values = {EXAMPLE_VALUE}
-        names_of = {}  # by value, in the order of the chains
+        names, values, chains = [], [], []
         for _ in range(self.num_chains):
-            names = draw_names(rng, 5, self.num_names, taken_names)
-            value = draw_new(lambda rng: str(rng.randint(10000, 99998)), rng, taken_values)
-            names_of[value] = names
-        chains = [assignments(names, value) for value, names in names_of.items()]
-        value, answers = next(iter(names_of.items()))
-        text, prefix = self.fill_in(value, self.num_names)
-        before, after = (text + prefix).split("{context}")
+            names.append(draw_names(rng, 5, self.num_names, taken_names))
+            values.append(draw_new(lambda rng: str(rng.randint(10000, 99998)), rng, taken_values))
+            chains.append(assignments(names[-1], values[-1]))
+        text, prefix = self.fill_in(values[0], self.num_names)
+        before, after = text.split("{context}")
         example = self.example(index, self.example_lines)
 
-        def render(size: int) -> str:
-            return example + before + self.hide(self.rng(index, "places"), size, chains) + after
+        def render(size):
+            context = self.hide(self.rng(index, "places"), size, chains)
+            return example + before + context + after + prefix
 
-        return Draft(render, prefix, answers, 1, self.token_budget)
+        return Draft(render, prefix, names[0], 1, self.token_budget)
