@@ -1,15 +1,13 @@
 """Common words: a numbered list in which num_cw words occur freq_cw times each and the others freq_ucw times.
 
 A solved example with a list of its own precedes the task. Below 4,096 tokens both lists are shorter: 6 and 1 times. The
-words are wonderwords' nouns, adjectives and verbs. Where they do not suffice (beyond 128k tokens, depending on the
-tokenizer), adjective-noun pairs follow in profile upstream, since RULER's second word list is in no package; profile
-lceg ends with the list.
+words are wonderwords' nouns, adjectives and verbs; a prompt beyond about 128k tokens has all of them.
 """
 
 from itertools import accumulate
 
 from task import Draft, Task, shuffled
-from texts import draw_new, random_word, read_texts, read_words
+from texts import read_texts, read_words
 
 
 def numbered(items: list[str]) -> str:
@@ -38,9 +36,7 @@ class CommonWords(Task):
         numbers = [f"{i}." for i in range(1, max_items + 1)]
         self.number_sums = list(accumulate(map(tokens.cost, numbers), initial=0))
         other_items = max(0, max_items - self.num_common * self.repeats[0])
-        self.max_words = self.num_common + other_items // self.repeats[1]
-        if self.lceg:
-            self.max_words = min(self.max_words, len(words))
+        self.max_words = min(self.num_common + other_items // self.repeats[1], len(words))
 
     def numbered_list(self, words: list[str], repeats: tuple[int, int]) -> str:
         """The list, in the fixed order: the first num_common words repeats[0] times, the others repeats[1] times."""
@@ -55,22 +51,13 @@ class CommonWords(Task):
             answers = f" {answers}"
         return self.before + self.numbered_list(words, self.example_repeats) + self.after + answers + "\n"
 
-    def draw_words(self, index: int) -> list[str]:
-        """max_words distinct words."""
-        rng = self.rng(index, "words")
-        words = rng.sample(self.vocabulary, min(self.max_words, len(self.vocabulary)))
-        taken = set(words)
-        while len(words) < self.max_words:
-            words.append(draw_new(random_word, rng, taken))
-        return words
-
     def item_tokens(self, item: str) -> int:
         """Tokens of a list item, which may be several words, without its number."""
         return sum(map(self.tokens.cost, item.split(" ")))
 
     def draw(self, index: int) -> Draft:
         before = self.example(index) + self.before
-        words = self.draw_words(index)
+        words = self.rng(index, "words").sample(self.vocabulary, self.max_words)
         sums = list(accumulate(map(self.item_tokens, words), initial=0))
         n = self.num_common
         often, seldom = self.repeats

@@ -106,13 +106,10 @@ class Niah(Task):
     def draw_lines(self, index: int, taken: set[str], smallest: int) -> tuple[list[str], list[int]]:
         """(more lines than fit, the tokens of the first 0, 1, 2, ... of them)."""
         rng = self.rng(index, "lines")
-        limit = self.token_budget
-        if self.tokens.whole:
-            limit *= 2  # words take fewer tokens than counted here
         line = self.noise
         cost = self.line_tokens(line)
         lines, sums = [], [0]
-        while sums[-1] <= limit or len(lines) < smallest:
+        while sums[-1] <= self.token_budget or len(lines) < smallest:
             if self.haystack == "needle":
                 key = draw_new(self.draw_key, rng, taken)
                 line = self.statement(key, draw_new(self.draw_value, rng, taken))
@@ -147,6 +144,6 @@ class Niah(Task):
             last_spot = spot
         return " ".join(parts + self.words[last_spot:n])
 
-    def positions(self, text: str, answers: list[str]) -> list[int]:
-        starts = [text.index(f" {answer}.") for answer in answers]
-        return [self.tokens.count(text[:start]) for start in starts]
+    def positions(self, prompt: str, answers: list[str]) -> list[int]:
+        starts = [prompt.index(f" {answer}.") for answer in answers]
+        return [self.tokens.count(prompt[:start]) for start in starts]

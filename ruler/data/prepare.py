@@ -11,10 +11,9 @@ those tasks use stand-ins, and run.json beside the data says so. Models with the
 links. Sample i depends on the seed, the task and i only. Rerun the same command to resume; a larger --num_samples adds
 samples to the same ones.
 
-A row: index, input, outputs, length, length_w_model_temp (the same), answer_prefix, token_position_answer (niah),
-tokens_to_generate, fill. `input` is the whole prompt and ends with the answer's prefix. `length` counts all of its
-tokens, the tokenizer's own BOS included, and those to generate; it is never above --max_seq_length, and `fill` is their
-share of it.
+A row: index, input (the whole prompt), outputs, length (tokens of prompt and answer, BOS included; never above
+--max_seq_length), length_w_model_temp (the same), answer_prefix (with which `input` ends), token_position_answer (niah),
+tokens_to_generate, fill (length / --max_seq_length).
 
 --profile upstream (default) fills the length with each sample. --profile lceg is the LCEG paper's copy of RULER: sizes
 in steps, one for all samples, essays not repeated, its spelling and its layout of variable tracking and common words.
@@ -42,7 +41,7 @@ from niah import Niah
 from qa import QuestionAnswering
 from run import command_line, for_each_checkpoint, read_json, run_script, write_json
 from sources import read_source, source_kind
-from task import Job, Task, TokensSpanWords
+from task import Job, Task
 from tasks import choose_tasks, read_tasks
 from tokens import Tokens, read_tokenizer
 from variable_tracking import VariableTracking
@@ -71,7 +70,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tokens_to_generate", type=int, help="[128 for niah, 30 vt, 120 cwe, 50 fwe, 32 qa]")
     parser.add_argument("--profile", default="upstream", choices=["upstream", "lceg"])
     parser.add_argument("--random_seed", type=int, default=42)
-    parser.add_argument("--essays", type=Path, help="folder of .txt files, .txt or .json [data/json/, else a stand-in]")
+    parser.add_argument("--essays", type=Path, help="folder of .txt files, or .json [data/json/, else a stand-in]")
     parser.add_argument("--squad", type=Path, help="dev-v2.0.json [data/json/squad.json, else a stand-in]")
     parser.add_argument("--hotpotqa", type=Path, help="dev file [data/json/hotpotqa.json, else a stand-in]")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes [one per core]")
@@ -132,9 +131,12 @@ def exit_after(parent: int) -> None:
 def make_block(block: tuple[int, int, int]) -> tuple[bytes, float]:
     """block: (number of the task, first, end).  Returns the JSON lines of the samples and the sum of their fills."""
     number, first, end = block
-    rows = worker_tasks[number].rows(first, end)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    return "".join(lines).encode(), sum(row["fill"] for row in rows)
+    lines, fill = "", 0
+    for index in range(first, end):
+        row = worker_tasks[number].row(index)
+        lines += json.dumps(row, ensure_ascii=False) + "\n"
+        fill += row["fill"]
+    return lines.encode(), fill
 
 
 def map_blocks(tasks: list[Task], blocks: list[tuple], workers: int) -> Iterator[tuple[bytes, float]]:
@@ -232,15 +234,11 @@ def prepare(model: str, args: argparse.Namespace) -> None:
     if not todo:
         print(f"ruler data: {model}: all files are there", flush=True)
         return
-    try:
-        make_all(todo, Tokens(tokenizer_json), args)
-    except TokensSpanWords:
-        print("ruler data: this tokenizer has tokens that span words; every prompt is tokenised whole", flush=True)
-        make_all(todo, Tokens(tokenizer_json, whole=True), args)
+    make_all(todo, Tokens(tokenizer_json), args)
 
 
 def make_all(todo: list[tuple[Job, Path, dict]], tokens: Tokens, args: argparse.Namespace) -> None:
-    """Makes the data of all tasks and removes each from `todo` when it is done. todo: (job, folder, record)."""
+    """Makes the data of all tasks. todo: (job, folder, what run.json says)."""
     tasks, blocks = [], []
     for number, (job, _, _) in enumerate(todo):
         tasks.append(set_up(job, tokens, args))
@@ -248,14 +246,12 @@ def make_all(todo: list[tuple[Job, Path, dict]], tokens: Tokens, args: argparse.
         for first in range(0, job.num_samples, size):
             blocks.append((number, first, min(first + size, job.num_samples)))
     results = map_blocks(tasks, blocks, min(args.workers, len(blocks)))
-    for number in range(len(tasks)):
-        job, folder, record = todo[0]
-        record |= {"num_samples": job.num_samples, "special_tokens": tokens.special_tokens, "whole": tokens.whole}
+    for number, (job, folder, record) in enumerate(todo):
+        record |= {"num_samples": job.num_samples, "special_tokens": tokens.special_tokens}
         own_results = (next(results) for block in blocks if block[0] == number)
         mean_fill = write_data(folder, record, own_results)
         counts = f"{job.num_samples} samples, mean fill {mean_fill:.4f}"
         print(f"ruler data: {job.name} at {job.length}: {counts}", flush=True)
-        todo.pop(0)
 
 
 def main():

@@ -68,21 +68,17 @@ def describe(path: Path | str, content: bytes, source: str | None = None) -> dic
 
 
 def read_essays(path: Path | None) -> tuple[list[str], dict]:
-    """path: a folder of .txt files (read in sorted order), a .txt file, or a JSON file with the key "text"."""
+    """path: a folder of .txt files or a JSON file with the key "text", as RULER's."""
     if path is None:
         from pydoc_data.topics import topics
 
         text = " ".join(topics[name] for name in sorted(topics))
         return text.split(), describe("pydoc_data of this Python", text.encode(), "standin")
     if path.is_dir():
-        files = sorted(path.glob("*.txt"))
-        text = " ".join(file.read_text(encoding="utf-8-sig") for file in files)
+        text = " ".join(file.read_text(encoding="utf-8") for file in sorted(path.glob("*.txt")))
         return text.split(), describe(path, text.encode())
     content = path.read_bytes()
-    text = content.decode("utf-8-sig")
-    if path.suffix == ".json":
-        text = json.loads(text)["text"]
-    return text.split(), describe(path, content)
+    return json.loads(content)["text"].split(), describe(path, content)
 
 
 def read_questions(kind: str, path: Path | None) -> tuple[Questions, dict]:

@@ -1,7 +1,7 @@
 """A task at one length: how a sample is drawn, sized to fill the length, and verified.
 
 Each family of tasks (niah.py, variable_tracking.py, ...) subclasses `Task` and defines `draw`, which returns a `Draft`:
-a sample for which everything is decided but its size. `Task.build` then finds the largest size that fits.
+a sample for which everything is decided but its size. `Task.build` finds the largest size that fits.
 """
 
 import random
@@ -13,7 +13,6 @@ from typing import NamedTuple
 from tokens import Tokens
 
 VERIFY_EVERY = 32  # samples; prompts below 8,192 tokens are verified more often
-MAX_DRAWS = 8  # of a sample whose words are too long for a short prompt
 
 
 class Job(NamedTuple):
@@ -33,24 +32,12 @@ class Job(NamedTuple):
     profile: str
 
 
-class Sample(NamedTuple):
-    """text: the prompt, which ends with `prefix`, the beginning of the answer.  tokens: of the text, special tokens
-    included.  size: of the haystack in lines, words or documents.  positions: where the answers are, in tokens of the
-    prompt; None for tasks that do not say."""
-
-    text: str
-    prefix: str
-    answers: list[str]
-    tokens: int
-    size: int
-    positions: list[int] | None
-
-
 @dataclass
 class Draft:
-    """A sample without its size.
+    """A sample without its size (the lines, words or documents of its haystack).
 
-    render(size): the prompt.  smallest, largest: the sizes that are possible.
+    render(size): the prompt, which ends with `prefix`, the beginning of the answer.
+    smallest, largest: the sizes that are possible.
     tokens(size): a fast estimate of the tokens that grow with the size. Without it prompts are rendered and counted.
     guess: where the search begins; by default at the size of the first sample.
     """
@@ -64,8 +51,14 @@ class Draft:
     guess: int | None = None
 
 
-class TokensSpanWords(Exception):
-    """A prompt has another number of tokens than its words together."""
+class Sample(NamedTuple):
+    """tokens: of the prompt, special tokens included."""
+
+    prompt: str
+    prefix: str
+    answers: list[str]
+    tokens: int
+    size: int
 
 
 def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, largest: int, guess: int) -> int:
@@ -75,15 +68,12 @@ def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, large
     """
     fits, too_large = smallest - 1, largest + 1
     size = guess
-    previous = None
+    last_size, last_total = 0, 0
     while too_large - fits > 1:
         size = min(max(size, fits + 1), too_large - 1)
         total = tokens(size)
-        if previous is None:
-            slope = total / size
-        else:
-            slope = (total - previous[1]) / (size - previous[0])
-        previous = (size, total)
+        slope = (total - last_total) / (size - last_size)
+        last_size, last_total = size, total
         step = int((budget - total) / max(slope, 0.5))
         if total <= budget:
             fits = size
@@ -110,25 +100,24 @@ class Task:
         self.token_budget = job.length - job.new_tokens
         self.guess = self.token_budget // 20
         self.common_size = None  # profile lceg: the size of all samples that have room for it
-        self.attempt = 0
-
-    def calibrate(self) -> None:
-        """Sizes the first sample; all others are of about its size."""
-        sample = self.build(0)
-        self.guess = sample.size
-        if self.lceg:
-            self.common_size = sample.size
-
-    def rng(self, index: int, purpose: str = "") -> random.Random:
-        """Random numbers of a sample: the same for any length, tokenizer and order in which samples are made."""
-        return random.Random(f"{self.job.seed}/{self.job.name}/{index}/{self.attempt}/{purpose}")
 
     def draw(self, index: int) -> Draft:
         raise NotImplementedError
 
-    def positions(self, text: str, answers: list[str]) -> list[int] | None:
-        """Where the answers are in the prompt, in tokens."""
+    def positions(self, prompt: str, answers: list[str]) -> list[int] | None:
+        """Where the answers are in the prompt, in tokens; None for tasks that do not say."""
         return None
+
+    def calibrate(self) -> None:
+        """Sizes the first sample; all others are of about its size."""
+        size = self.build(0).size
+        self.guess = size
+        if self.lceg:
+            self.common_size = size
+
+    def rng(self, index: int, purpose: str = "") -> random.Random:
+        """Random numbers of a sample: the same for any length, tokenizer and order in which samples are made."""
+        return random.Random(f"{self.job.seed}/{self.job.name}/{index}/0/{purpose}")
 
     def round_size(self, fits: int) -> int:
         """The size of a sample that has room for `fits` units: all of them, or in profile lceg a multiple of `step`.
@@ -144,67 +133,52 @@ class Task:
         return min(fits, size)
 
     def build(self, index: int) -> Sample:
-        """Sample `index`, as large as the length allows; drawn again if not even the smallest size fits.
-
-        Raises ValueError if no draw fits.
-        """
-        for self.attempt in range(MAX_DRAWS):
-            sample = self.fit(self.draw(index))
-            if sample is not None:
-                return sample
-        name, length = self.job.name, self.job.length
-        raise ValueError(f"{name} at {length} tokens: too short for {self.minimum}; leave this task out")
-
-    def fit(self, draft: Draft) -> Sample | None:
-        """The draft at the largest size that fits; None if there is none."""
+        """Sample `index`, as large as the length allows. Raises ValueError if not even the smallest size fits."""
+        draft = self.draw(index)
 
         @lru_cache(maxsize=2)
-        def prompt(size: int) -> tuple[str, int]:
-            text = draft.render(size)
-            return text, self.tokens.count(text)
+        def render_and_count(size):
+            prompt = draft.render(size)
+            return prompt, self.tokens.count(prompt)
 
-        def tokens(size: int) -> int:
-            if draft.tokens is None or self.tokens.whole:
-                return prompt(size)[1]
+        def tokens(size):
+            if draft.tokens is None:
+                return render_and_count(size)[1]
             return fixed_tokens + draft.tokens(size)
 
         if draft.tokens:
-            fixed_tokens = prompt(draft.smallest)[1] - draft.tokens(draft.smallest)
+            fixed_tokens = render_and_count(draft.smallest)[1] - draft.tokens(draft.smallest)
         guess = draft.guess or self.guess
         fits = largest_size(tokens, self.token_budget, draft.smallest, draft.largest, guess)
         while fits >= draft.smallest:
             size = max(draft.smallest, self.round_size(fits))
-            text, total = prompt(size)
+            prompt, total = render_and_count(size)
             if total <= self.token_budget:
-                positions = self.positions(text, draft.answers)
-                return Sample(text, draft.prefix, draft.answers, total, size, positions)
+                return Sample(prompt, draft.prefix, draft.answers, total, size)
             fits = size - 1
-        return None
+        name, length = self.job.name, self.job.length
+        raise ValueError(f"{name} at {length} tokens: too short for {self.minimum}; leave this task out")
 
-    def rows(self, first: int, end: int) -> list[dict]:
-        """The rows of the samples from `first` to before `end`. Raises TokensSpanWords if a prompt verified as a whole
-        has another number of tokens than counted."""
+    def row(self, index: int) -> dict:
+        """The row of sample `index`. Raises ValueError if its tokens were not counted correctly."""
+        sample = self.build(index)
         verify_every = max(1, min(VERIFY_EVERY, self.job.length // 256))
-        rows = []
-        for index in range(first, end):
-            sample = self.build(index)
-            if index % verify_every == 0 and self.tokens.count_whole(sample.text) != sample.tokens:
-                raise TokensSpanWords
-            length = sample.tokens + self.job.new_tokens
-            rows.append(
-                {
-                    "index": index,
-                    "input": sample.text,
-                    "outputs": sample.answers,
-                    "length": length,
-                    "length_w_model_temp": length,
-                    "answer_prefix": sample.prefix,
-                    "token_position_answer": sample.positions,
-                    "tokens_to_generate": self.job.new_tokens,
-                    "fill": round(length / self.job.length, 5),
-                }
+        if index % verify_every == 0 and self.tokens.count_whole(sample.prompt) != sample.tokens:
+            raise ValueError(
+                "this tokenizer has tokens that span several words; RULER's prompts cannot be sized for it"
             )
-        return rows
+        length = sample.tokens + self.job.new_tokens
+        return {
+            "index": index,
+            "input": sample.prompt,
+            "outputs": sample.answers,
+            "length": length,
+            "length_w_model_temp": length,
+            "answer_prefix": sample.prefix,
+            "token_position_answer": self.positions(sample.prompt, sample.answers),
+            "tokens_to_generate": self.job.new_tokens,
+            "fill": round(length / self.job.length, 5),
+        }
 
 
 @lru_cache(maxsize=32)

@@ -3,8 +3,7 @@
 The idea of this generator: a prompt is cut at its spaces into words (line breaks stay inside the words), every word is
 tokenised once, after a space, and cached, and a prompt has as many tokens as its words together. So a prompt of 32,768
 tokens is counted in a few milliseconds, and the size that fills the length is found by trying sizes. Finished prompts
-are verified by tokenising them as a whole. If that gives another count, because a tokenizer has tokens that span
-several words, all prompts are counted as a whole.
+are verified by tokenising them as a whole.
 """
 
 import os
@@ -41,20 +40,18 @@ class Tokens:
 
     special_tokens: how many the tokenizer adds to a prompt, such as BOS; may be 0.
     cost(word): tokens of a word after a space.
-    whole: count every prompt as a whole.
     """
 
-    def __init__(self, tokenizer_json: str, whole: bool = False):
+    def __init__(self, tokenizer_json: str):
         self.tokenizer_json = tokenizer_json
         self.tokenizer = Tokenizer.from_str(tokenizer_json)
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.special_tokens = self.tokenizer.num_special_tokens_to_add(False)
-        self.whole = whole
         self.cost = WordCosts(self.count_plain).__getitem__
 
     def __reduce__(self):
-        return Tokens, (self.tokenizer_json, self.whole)  # without the cache
+        return Tokens, (self.tokenizer_json,)  # without the cache
 
     def count_plain(self, text: str) -> int:
         """Tokens of a text without special tokens."""
@@ -66,12 +63,10 @@ class Tokens:
         return self.special_tokens + self.count_plain(text)
 
     def count(self, text: str) -> int:
-        """The same from the tokens of the words, unless `whole`."""
-        end = text.find(" ", 1)  # a space at the beginning belongs to the first word
-        if self.whole or end < 0:
-            return self.count_whole(text)
-        words = text[end + 1 :].split(" ")
-        return self.count_whole(text[:end]) + sum(map(self.cost, words))
+        """The same from the tokens of the words."""
+        start = 1 if text.startswith(" ") else 0  # a space at the beginning belongs to the first word
+        first, *words = text[start:].split(" ")
+        return self.count_whole(text[:start] + first) + sum(map(self.cost, words))
 
 
 def read_tokenizer(name_or_path: str, trust_remote_code: bool) -> str:
