@@ -12,7 +12,7 @@ links. Sample i depends on the seed, the task and i only. Rerun the same command
 samples to the same ones.
 
 A row: index, input (the whole prompt), outputs, length (tokens of prompt and answer, BOS included; never above
---max_seq_length), length_w_model_temp (the same), answer_prefix (with which `input` ends), token_position_answer (niah),
+--max_seq_length), length_w_model_temp (the same), answer_prefix (the end of `input`), token_position_answer (niah),
 tokens_to_generate, fill (length / --max_seq_length).
 
 --profile upstream (default) fills the length with each sample. --profile lceg is the LCEG paper's copy of RULER: sizes

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tokens import Tokens
 
 VERIFY_EVERY = 32  # samples; prompts below 8,192 tokens are verified more often
+MAX_DRAWS = 8  # of a sample whose words are too long for a short prompt
 
 
 class Job(NamedTuple):
@@ -100,6 +101,7 @@ class Task:
         self.token_budget = job.length - job.new_tokens
         self.guess = self.token_budget // 20
         self.common_size = None  # profile lceg: the size of all samples that have room for it
+        self.attempt = 0
 
     def draw(self, index: int) -> Draft:
         raise NotImplementedError
@@ -117,7 +119,7 @@ class Task:
 
     def rng(self, index: int, purpose: str = "") -> random.Random:
         """Random numbers of a sample: the same for any length, tokenizer and order in which samples are made."""
-        return random.Random(f"{self.job.seed}/{self.job.name}/{index}/0/{purpose}")
+        return random.Random(f"{self.job.seed}/{self.job.name}/{index}/{self.attempt}/{purpose}")
 
     def round_size(self, fits: int) -> int:
         """The size of a sample that has room for `fits` units: all of them, or in profile lceg a multiple of `step`.
@@ -133,8 +135,19 @@ class Task:
         return min(fits, size)
 
     def build(self, index: int) -> Sample:
-        """Sample `index`, as large as the length allows. Raises ValueError if not even the smallest size fits."""
-        draft = self.draw(index)
+        """Sample `index`, as large as the length allows; drawn again if not even the smallest size fits.
+
+        Raises ValueError if no draw fits.
+        """
+        for self.attempt in range(MAX_DRAWS):
+            sample = self.fit(self.draw(index))
+            if sample:
+                return sample
+        name, length = self.job.name, self.job.length
+        raise ValueError(f"{name} at {length} tokens: too short for {self.minimum}; leave this task out")
+
+    def fit(self, draft: Draft) -> Sample | None:
+        """The draft at the largest size that fits; None if there is none."""
 
         @lru_cache(maxsize=2)
         def render_and_count(size):
@@ -156,8 +169,7 @@ class Task:
             if total <= self.token_budget:
                 return Sample(prompt, draft.prefix, draft.answers, total, size)
             fits = size - 1
-        name, length = self.job.name, self.job.length
-        raise ValueError(f"{name} at {length} tokens: too short for {self.minimum}; leave this task out")
+        return None
 
     def row(self, index: int) -> dict:
         """The row of sample `index`. Raises ValueError if its tokens were not counted correctly."""

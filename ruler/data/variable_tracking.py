@@ -81,7 +81,8 @@ class VariableTracking(Task):
 
     def example(self, index: int, size: int) -> str:
         """The solved example, with what separates it from the task."""
-        rng = self.rng(-1, "example")  # the same for all samples
+        job = self.job
+        rng = Random(f"{job.seed}/{job.name}/-1/0/example")  # the same for all samples
         names = draw_names(rng, 3, min(11, self.num_names), set())
         context = self.hide(rng, size, [assignments(names, EXAMPLE_VALUE)])
         text, prefix = self.fill_in(EXAMPLE_VALUE, len(names))

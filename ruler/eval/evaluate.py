@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas
 
-from run import read_json, run_script, write_json, write_text
+from run import for_each_checkpoint, read_json, run_script, write_json, write_text
 from stats import bootstrap, percentile_interval, resampled_means, standard_error
 from store import read_lines
 from tasks import read_tasks
@@ -114,19 +114,17 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
 def mean_over_tasks(entries: dict[str, dict], num_tasks: int) -> dict:
     """Each task counts the same; the interval resamples the samples within each task."""
     means, strict_means, strata = [], [], []
-    complete = len(entries) == num_tasks
     for entry in entries.values():
         n = entry["n"]
         means.append(sum(entry["row_scores"]) / n)
         strict_means.append(sum(entry["strict_row_scores"]) / n)
         strata.append((np.array(entry["row_scores"]), np.ones(n)))
-        complete = complete and entry["complete"]
     return {
         "score": percent(means),
         "interval_95": interval(resampled_means(strata)),
         "strict": percent(strict_means),
         "tasks": len(entries),
-        "complete": complete,
+        "complete": len(entries) == num_tasks and all(entry["complete"] for entry in entries.values()),
         "standin": [name for name, entry in entries.items() if entry["source"] == "standin"],
     }
 
@@ -158,12 +156,10 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
         names = " and ".join(tasks_of.values())
         raise ValueError(f"{folder}: {names} are of different checkpoints or profiles; answer one set again")
     write_tables(folder, entries)
-    length_folder, _, model_folder = folder.resolve().parents[:3]
     scores = {"benchmark": "ruler"} | {key: record.get(key) for key in COMMON_KEYS}
-    scores["name"] = scores["name"] or model_folder.name
-    scores["length"] = record.get("max_seq_length")
-    if scores["length"] is None and length_folder.name.isdecimal():
-        scores["length"] = int(length_folder.name)
+    scores["name"] = scores["name"] or folder.resolve().parts[-4]
+    length = folder.resolve().parent.name
+    scores["length"] = record.get("max_seq_length") or (int(length) if length.isdecimal() else None)
     scores["profile"] = record.get("protocol")
     scores["tasks"] = entries
     scores["mean"] = mean_over_tasks(entries, len(tasks))
@@ -202,14 +198,7 @@ def main():
     parser.add_argument("--verbose", type=int, default=0, help="answers of each task to print [0]")
     args = parser.parse_args()
     tasks = read_tasks(args.benchmark)
-    errors = []
-    for folder in args.data_dir:
-        try:
-            score_folder(folder, tasks, args.verbose)
-        except (ValueError, OSError) as error:
-            errors.append(str(error))
-    if errors:
-        raise ValueError("\nerror: ".join(errors))
+    for_each_checkpoint(args.data_dir, lambda folder: score_folder(folder, tasks, args.verbose))
 
 
 if __name__ == "__main__":

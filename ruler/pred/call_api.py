@@ -41,7 +41,7 @@ from run import (
     versions,
     warn_rank0,
 )
-from store import Store, read_lines
+from store import Store
 from tasks import choose_tasks, read_tasks
 
 
@@ -98,13 +98,16 @@ def read_data(path: Path) -> list[dict]:
     """
     if not path.is_file():
         raise ValueError(f"no data {path}; make it with data/prepare.py")
-    rows, unreadable = read_lines(path)
-    if unreadable or not rows or not {"index", "input", "outputs"} <= rows[0].keys():
-        raise ValueError(f"{path} is not a complete data file; make it with data/prepare.py")
-    for row in rows:
-        prefix = row.get("answer_prefix") or ""
-        if not row["input"].endswith(prefix):
-            row["input"] += prefix
+    rows = []
+    try:
+        for line in path.open(encoding="utf-8"):
+            row = json.loads(line)
+            prefix = row.get("answer_prefix") or ""
+            if not row["input"].endswith(prefix):
+                row["input"] += prefix
+            rows.append(row | {"index": int(row["index"]), "outputs": row["outputs"]})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a complete data file ({error!r}); make it with data/prepare.py") from None
     return rows
 
 
@@ -199,7 +202,10 @@ def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: d
     new_tokens = settings["tokens_to_generate"]
     if not hosted:
         prompts = engine.tokenizer(prompts, verbose=False)["input_ids"]
-        check_lengths(engine, prompts, new_tokens, about["max_seq_length"], label)
+        longest = max(map(len, prompts)) + new_tokens
+        if longest > about["max_seq_length"]:
+            message = f"WARNING: {label}: a prompt and its answer take {longest} tokens of this model"
+            warn_rank0(f"{message}; were the data made with another tokenizer?")
     num_retries = len(engine.oom_retries)
     for i, answer in answer_all(engine, prompts, new_tokens, label, stop_strings=settings["stop_words"]):
         row = rows[i]
@@ -214,17 +220,6 @@ def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: d
     about["oom_retries"] += sum(gather_all(engine.oom_retries[num_retries:]), [])
     barrier()
     return broadcast(finish(store, about, label) if RANK == 0 else None)
-
-
-def check_lengths(engine, prompts: list[list[int]], new_tokens: int, length: int, label: str):
-    """Warns, for vLLM raises ValueError, if a prompt and its answer take more than `length` tokens of this model."""
-    longest = max(map(len, prompts)) + new_tokens
-    if longest <= length:
-        return
-    message = f"{label}: a prompt and its answer take {longest} tokens of this model"
-    if engine.name == "vllm":
-        raise ValueError(f"{message}; make the data with its tokenizer")
-    warn_rank0(f"WARNING: {message}; were the data made with another tokenizer?")
 
 
 def finish(store: Store, about: dict, label: str) -> int:
