@@ -85,15 +85,14 @@ def test_rows_hold_the_new_tokens_in_rulers_format(whole, checkpoint, tmp_path):
         assert record["settings"]["tokens_to_generate"] == 8
 
 
-def test_a_prefix_kept_apart_is_put_back_and_a_templates_bos_not_doubled(ask, data, tmp_path):
-    """RULER's files of 2025-05 to 2026-07 have the answer prefix beside the input."""
+def test_an_answer_prefix_beside_the_input_is_appended(ask, data, tmp_path):
+    """As in RULER's files of 2025-05 to 2026-07."""
     plain = rows("vt", 3)
     save_data(data, "vt", [row | {"input": row["input"][:-9], "answer_prefix": " Numbers:"} for row in plain])
-    save_data(data, "cwe", [row | {"input": "<s>" + row["input"], "answer_prefix": " Numbers:"} for row in plain])
     save_data(data, "fwe", plain)
-    ask(tmp_path / "pred", "--task", "vt,cwe,fwe")
+    ask(tmp_path / "pred", "--task", "vt,fwe")
     made = answers(tmp_path / "pred")
-    assert made["vt"] == made["cwe"] == made["fwe"]
+    assert made["vt"] == made["fwe"]
 
 
 def test_answers_end_before_a_stop_word(ask, whole, tmp_path):
@@ -177,19 +176,19 @@ def test_answers_without_memory_are_noted_and_tried_again(ask, whole, checkpoint
 
 # --- bad input
 @pytest.mark.parametrize(
-    "flags, line",
+    "flags, message",
     [
         (["--task", "vt,nah"], "unknown task nah; known: niah_single_1, niah_single_2, "),
         (["--benchmark", "other"], "no benchmark other: "),
         (["--task", "qa_1,vt"], "no data {data}/vt/validation.jsonl; make it with "),
         (["--max_seq_length", 513], "513 tokens are beyond the 512 that {model} declares; add --allow_beyond"),
         (["--max_seq_length", 1, 2], "several lengths need {{length}} in --data_dir and --save_dir"),
-        (["--model_name", "a", "b"], "as many different --model_name as --model_name_or_path are needed"),
+        (["--model_name", "a", "b"], "--model_name needs a different name for each --model_name_or_path"),
     ],
 )
-def test_bad_input_gets_one_line_and_leaves_nothing(ask, data, checkpoint, tmp_path, flags, line):
+def test_bad_input_ends_with_one_line_and_leaves_nothing(ask, data, checkpoint, tmp_path, flags, message):
     error = ask(tmp_path / "pred", *flags)[1]
-    assert error.startswith("error: " + line.format(data=data, model=checkpoint)) and "\n" not in error
+    assert error.startswith("error: " + message.format(data=data, model=checkpoint)) and "\n" not in error
     assert not (tmp_path / "pred").exists()
 
 
@@ -200,4 +199,4 @@ def test_bad_data_are_reported(ask, data, tmp_path):
     path = data / "qa_1" / "validation.jsonl"
     path.write_text(path.read_text()[:-30])
     error = ask(tmp_path / "pred", "--task", "qa_1")[1]
-    assert error.startswith(f"error: {path}, line 12 is not a row of data (JSONDecodeError") and "\n" not in error
+    assert error.startswith(f"error: {path} is not a complete data file (JSONDecodeError") and "\n" not in error
