@@ -20,8 +20,8 @@ sys.exit("pred/call_api.py" in sys.argv and int(os.environ.get("STATUS", 0)))
 
 @pytest.fixture
 def launch(tmp_path):
-    """launch(words..., expect=0, VARIABLE=value) runs run.sh with a python that only notes its command lines: (what is
-    printed, [{"script", "gpu", flag: [values]}])."""
+    """launch(words..., expect=0, VARIABLE=value) runs run.sh with a python that only records its command lines:
+    (output, [{"script", "gpu", flag: [values]}])."""
     recorder, record = tmp_path / "python", tmp_path / "record"
     recorder.write_text(RECORDER)
     recorder.chmod(0o755)
@@ -94,18 +94,16 @@ def test_several_models_are_shared_among_gpus(launch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, variables, line",
+    "words, message",
     [
-        ([], {}, "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"),
-        (["synthetic", "--dtype"], {}, "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"),
-        (["a/b", "other"], {}, "no benchmark 'other' in config_tasks.sh; RULER's is synthetic"),
-        (["a/b", "a;b"], {}, "the last word before the flags names the benchmark, not 'a;b'"),
-        (["m", "synthetic"], {"MODEL_FRAMEWORK": "openai"}, "MODEL_FRAMEWORK=openai needs TOKENIZER_PATH"),
+        ([], "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"),
+        (["synthetic", "--dtype"], "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"),
+        (["a/b", "other"], "no benchmark 'other' in config_tasks.sh"),
     ],
 )
-def test_bad_input_gets_one_line(launch, words, variables, line):
-    printed, commands = launch(*words, **variables, expect=1)
-    assert printed.startswith(f"error: {line}") and printed.count("\n") == 1 and not commands
+def test_bad_input_ends_with_one_line(launch, words, message):
+    printed, commands = launch(*words, expect=1)
+    assert printed.startswith(f"error: {message}") and printed.count("\n") == 1 and not commands
 
 
 def test_run_and_eval_as_a_user_on_two_ranks(checkpoint, other, tmp_path, call):
