@@ -28,7 +28,7 @@ class CommonWords(Task):
             self.repeats = (6, 1)
             self.example_words = 20
             self.example_repeats = (3, 1)
-        template, self.prefix = read_texts().templates["cwe"]
+        template, self.prefix = read_texts()["cwe"]
         self.before, self.after = (template + self.prefix).split("{context}")
         words = sorted(set().union(*read_words()))
         self.vocabulary = shuffled(words, job.seed)

@@ -28,7 +28,6 @@ ESSAYS = "baber/paul_graham_essays"
 
 
 def download(kind: str) -> None:
-    """Raises OSError without a network."""
     path = FOLDER / FILE_NAMES[kind]
     if path.exists():
         print(f"{path} exists")
@@ -39,8 +38,7 @@ def download(kind: str) -> None:
         text = " ".join(load_dataset(ESSAYS, split="train")["text"])
         content = json.dumps({"text": text}).encode()
     else:
-        with urllib.request.urlopen(URLS[kind], timeout=60) as response:
-            content = response.read()
+        content = urllib.request.urlopen(URLS[kind], timeout=60).read()
     write_bytes(path, content)
     print(f"{path}: {len(content):,} bytes, {describe(path, content)['source']}")
 

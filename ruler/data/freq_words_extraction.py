@@ -30,7 +30,7 @@ class FrequentWords(Task):
         self.shares = [rank**-alpha / zeta(alpha) for rank in ranks]
         self.start = job.length // LETTERS
         self.step = max(1, job.length // 32)
-        template, self.prefix = read_texts().templates["fwe"]
+        template, self.prefix = read_texts()["fwe"]
         before, self.after = (template + self.prefix).split("{context}")
         self.before = before.rstrip(" ")
         self.smallest = ceil(1 / self.shares[LAST_ASKED])

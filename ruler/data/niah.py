@@ -42,14 +42,14 @@ class Niah(Task):
         """kind: of the values: words, numbers or uuids."""
         texts = read_texts()
         single = self.num_asked * self.num_values == 1
-        template, prefix = texts.templates["niah_single" if single else "niah_multi"]
+        template, prefix = texts["niah_single" if single else "niah_multi"]
         for field, word in (("{type_needle_v_singular}", kind[:-1]), ("{type_needle_v}", kind)):
             template = template.replace(field, word)
             prefix = prefix.replace(field, word)
         self.template = template
         self.prefix = prefix
-        self.needle = texts.needle.replace("{type_needle_v}", kind)
-        self.noise = texts.noise
+        self.needle = texts["needle"].replace("{type_needle_v}", kind)
+        self.noise = texts["noise"]
 
     def read_essay(self, words: list[str]):
         """Repeats the essays until they fill the prompt; in profile lceg the haystack stops where they end."""

@@ -8,23 +8,20 @@ r"""Makes the data of RULER's tasks: one JSON line per sample, in <save_dir>/<ta
 
 Needs a CPU and the tokenizer, not the model. data/download.py downloads the texts that some tasks need; without them
 those tasks use stand-ins, and run.json beside the data says so. Models with the same tokenizer share the data, by hard
-links. Sample i depends on the seed, the task and i only. Rerun the same command to resume; a larger --num_samples adds
-samples to the same ones.
+links. Sample i depends on the seed, the task and i only. Rerun the same command to resume or to add samples.
 
 A row: index, input (the whole prompt), outputs, length (tokens of prompt and answer, BOS included; never above
 --max_seq_length), length_w_model_temp (the same), answer_prefix (the end of `input`), token_position_answer (niah),
 tokens_to_generate, fill (length / --max_seq_length).
 
---profile upstream (default) fills the length with each sample. --profile lceg is the LCEG paper's copy of RULER: sizes
-in steps, one for all samples, essays not repeated, its spelling and its layout of variable tracking and common words.
-What made its prompts too long (BOS, and in fwe the answer, were not counted) is corrected here.
+--profile lceg makes the data as the LCEG paper's copy of RULER: sizes in steps, one for all samples, essays not
+repeated, its spelling and layout. What made its prompts too long (BOS, and the answer in fwe) is counted here.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -163,21 +160,8 @@ def is_complete(folder: Path, settings: dict, num_samples: int) -> bool:
     rows = folder / "validation.jsonl"
     if run is None and rows.exists():
         raise ValueError(f"{rows} was not made by this script (no run.json); give another --save_dir or move it")
-    if run is None or not run["complete"] or not rows.exists():
-        return False
-    return settings.items() <= run.items() and run["num_samples"] >= num_samples
-
-
-def link_data(source: Path, folder: Path) -> None:
-    """Shares the data of the folder `source`, by a hard link or, where that is impossible, a copy."""
-    write_json(folder / "run.json", {"complete": False})
-    rows = folder / "validation.jsonl"
-    rows.unlink(missing_ok=True)
-    try:
-        os.link(source / "validation.jsonl", rows)
-    except OSError:
-        shutil.copyfile(source / "validation.jsonl", rows)
-    write_json(folder / "run.json", read_json(source / "run.json"))
+    complete = run is not None and run.get("complete") and rows.exists()
+    return complete and settings.items() <= run.items() and run["num_samples"] >= num_samples
 
 
 def write_data(folder: Path, record: dict, blocks: Iterable[tuple[bytes, float]]) -> float:
@@ -201,11 +185,15 @@ def write_data(folder: Path, record: dict, blocks: Iterable[tuple[bytes, float]]
 def find_data(args: argparse.Namespace, model: str, job: Job, settings: dict) -> bool:
     """Whether the data of a task exist, for this model or for one with the same tokenizer, whose data are linked."""
     folder = job_folder(args, model, job)
-    for other in (model, *args.model_name):
+    if is_complete(folder, settings, job.num_samples):
+        return True
+    for other in args.model_name:
         source = job_folder(args, other, job)
         if is_complete(source, settings, job.num_samples):
-            if source != folder:
-                link_data(source, folder)
+            write_json(folder / "run.json", {"complete": False})
+            (folder / "validation.jsonl").unlink(missing_ok=True)
+            os.link(source / "validation.jsonl", folder / "validation.jsonl")
+            write_json(folder / "run.json", read_json(source / "run.json"))
             return True
     return False
 

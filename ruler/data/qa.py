@@ -24,9 +24,9 @@ class QuestionAnswering(Task):
     def __init__(self, tokens, job, source: Questions):
         super().__init__(tokens, job)
         texts = read_texts()
-        template, self.prefix = texts.templates["qa"]
+        template, self.prefix = texts["qa"]
         self.before, self.after = (template + self.prefix).split("{context}")
-        self.template = texts.document
+        self.template = texts["document"]
         self.documents = source.documents
         self.document_tokens = {}
         self.questions = self.choose_questions(source.questions)

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 from uuid import UUID
 
-DIGEST = "58424df569dcef8b8218a89b1a6eb8051c069f23453c08e25c4a7bf0d3aee87a"  # SHA-256 of all texts
+DIGEST = "6e59e6758e8df539178ab10c70fed743931da48e916ceabd04d902ace1fd02fb"  # SHA-256 of all texts
 # with one answer the template is in the singular: replaced in this order; its field is {type_needle_v_singular}
 SINGULAR = (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer"), ("_needle_v", "_needle_v_singular"))
 MAX_DRAWS = 100  # to find something not drawn before
@@ -31,33 +30,11 @@ def package_folder(name: str) -> Path:
 
 
 # --- templates
-class Template(NamedTuple):
-    """text: the task, with the fields {context}, {query} and those of its family.  prefix: how the answer begins, with
-    the space before it."""
-
-    text: str
-    prefix: str
-
-
-class Texts(NamedTuple):
-    """needle: fields {type_needle_v}, {key}, {value}.  noise: a line.  document: fields {i}, {document}."""
-
-    templates: dict[str, Template]
-    needle: str
-    noise: str
-    document: str
-
-
-def parse(name: str) -> ast.Module:
-    """A module of lm-eval's RULER tasks."""
-    path = package_folder("lm_eval") / "tasks" / "ruler" / name
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def constants(tree: ast.Module) -> dict:
-    """The first constant that is assigned to each name, also inside functions."""
+def constants(name: str) -> dict:
+    """The first constant that is assigned to each name in a module of lm-eval's RULER tasks, also inside functions."""
+    path = package_folder("lm_eval") / "tasks" / "ruler" / f"{name}.py"
     values = {}
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
             continue
         try:
@@ -67,37 +44,37 @@ def constants(tree: ast.Module) -> dict:
     return values
 
 
-def niah_template(text: str, article: str, verb: str) -> Template:
+def niah_template(text: str, article: str, verb: str) -> tuple[str, str]:
     """Derives how the answer begins from the question: "What are all the x?" is answered by "The x are"."""
     question = text.splitlines()[-1]
-    return Template(text, question.replace(f"What {article}", " The").replace("?", f" {verb}"))
+    return text, question.replace(f"What {article}", " The").replace("?", f" {verb}")
 
 
 @lru_cache(maxsize=1)
-def read_texts() -> Texts:
-    """All texts. Raises ValueError if lm-eval is not installed or its texts are not those of RULER."""
-    plural = constants(parse("niah_utils.py"))["TEMPLATE"]
+def read_texts() -> dict:
+    """{task: (template, prefix)}, and the strings "needle", "noise" and "document".
+
+    A template has the fields {context}, {query} and those of its family; the prefix is the beginning of the answer,
+    with the space before it. Raises ValueError if lm-eval is not installed or its texts are not those of RULER.
+    """
+    plural = constants("niah_utils")["TEMPLATE"]
     singular = plural
     for old, new in SINGULAR:
         singular = singular.replace(old, new)
-    templates = {
+    texts = {
         "niah_single": niah_template(singular, "is the", "is"),
         "niah_multi": niah_template(plural, "are all the", "are"),
     }
-    qa = constants(parse("qa_utils.py"))
-    configs = {
-        "qa": qa["CONFIG"],
-        "vt_lceg": constants(parse("vt_utils.py"))["CONFIG"]["variable_tracking"],
-        "cwe": constants(parse("cwe_utils.py"))["CONFIG"],
-        "fwe": constants(parse("fwe_utils.py"))["CONFIG"],
-    }
+    configs = {name: constants(f"{name}_utils")["CONFIG"] for name in ("vt", "cwe", "fwe", "qa")}
+    configs["vt"] = configs["vt"]["variable_tracking"]
     for name, config in configs.items():
         prefix = config["answer_prefix"].removeprefix(" ")
-        templates[name] = Template(config["template"], f" {prefix}")
-    text, prefix = templates["vt_lceg"]
-    templates["vt"] = Template(text, prefix.replace("assgined", "assigned"))
-    haystack = constants(parse("prepare_niah.py"))
-    texts = Texts(templates, haystack["NEEDLE"], haystack["haystack"], qa["DOCUMENT_PROMPT"])
+        texts[name] = (config["template"], f" {prefix}")
+    texts["vt_lceg"] = texts["vt"]
+    texts["vt"] = (texts["vt"][0], texts["vt"][1].replace("assgined", "assigned"))
+    haystack = constants("prepare_niah")
+    texts |= {"needle": haystack["NEEDLE"], "noise": haystack["haystack"]}
+    texts["document"] = constants("qa_utils")["DOCUMENT_PROMPT"]
     if hashlib.sha256(json.dumps(texts).encode()).hexdigest() != DIGEST:
         raise ValueError("lm-eval's templates are not those of RULER: pip install lm_eval==0.4.13")
     return texts

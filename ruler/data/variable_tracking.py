@@ -42,12 +42,12 @@ class VariableTracking(Task):
         texts = read_texts()
         self.num_chains = job.args["num_chains"]
         self.num_names = job.args["num_hops"] + 1
-        self.noise = texts.noise
-        self.sentences = [f"{part.strip()}." for part in texts.noise.split(".") if part.strip()]
-        self.template, self.prefix = texts.templates["vt"]
+        self.noise = texts["noise"]
+        self.sentences = [f"{part.strip()}." for part in texts["noise"].split(".") if part.strip()]
+        self.template, self.prefix = texts["vt"]
         self.separator = "\n"
         if self.lceg:
-            self.template, self.prefix = texts.templates["vt_lceg"]
+            self.template, self.prefix = texts["vt_lceg"]
             self.noise += "\n"
             self.separator = " "
         self.example_lines = self.size_example()
