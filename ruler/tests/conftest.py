@@ -68,7 +68,6 @@ def tokenizer_of(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tokenizer_of):
-    """A byte-level BPE with BOS."""
     return tokenizer_of("bytes")
 
 
@@ -87,7 +86,7 @@ def other(tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """call(module, flags...) runs a script's main() in this process: (what it printed, its error or None)."""
+    """call(module, flags...) runs a script's main() in this process: (its output, its error or None)."""
     import run
 
     def call(module, *flags) -> tuple[str, str | None]:
