@@ -41,10 +41,8 @@ class QuestionAnswering(Task):
                 chosen.append(question)
             if len(chosen) == self.job.num_samples:
                 return chosen
-        raise ValueError(
-            f"{self.job.name} at {self.job.length} tokens: {len(chosen)} of {len(questions)} questions fit, "
-            f"{self.job.num_samples} are wanted; lower --num_samples or leave this task out"
-        )
+        found = f"{self.job.name} at {self.job.length} tokens: {len(chosen)} of {len(questions)} questions fit"
+        raise ValueError(f"{found}, {self.job.num_samples} are wanted; lower --num_samples or leave this task out")
 
     def ending(self, question: dict) -> str:
         """The text after the last document and a blank line."""

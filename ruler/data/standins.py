@@ -4,28 +4,11 @@ The towns, bridges and people do not exist, so nothing can be answered from memo
 every name is used once. The lengths of the paragraphs vary as those of the originals do.
 """
 
+import json
+from pathlib import Path
 from random import Random
 
-SYLLABLES = "bal cor dan el fir gor hal is jor kel lun mar nor os pel quin ras sol tam ul vor wen yar zel".split()
-ENDS = "a en ia o ow ara eth ine ost und".split()
-TRADES = "weaver miller potter glazier shipwright printer farrier cooper mason clockmaker".split()
-KINDS = "market town;fishing village;mining town;harbour town;hill village".split(";")
-CROPS = "barley flax hops plums rye walnuts mustard apples".split()
-BUILDINGS = ("town hall", "mill", "school", "library", "lighthouse", "theatre", "hospital", "museum")
-FILLERS = (
-    "In winter the road over the pass is closed for several weeks.",
-    "Most of the older houses are built of grey stone and roofed with slate.",
-    "A weekly market is held in the square in front of the church.",
-    "The fields around it yield {crop} and, in good years, {crop2}.",
-    "Visitors come in summer, chiefly to walk along the water.",
-    "The archive keeps its records in a vaulted room below the hall.",
-    "A fire destroyed part of the quarter by the mill, which was rebuilt within two years.",
-    "Its school has been moved twice since it was opened.",
-    "Trade declined when the canal was filled in, and recovered only slowly.",
-    "The local dialect has kept several words that are found nowhere else.",
-    "Two families owned nearly all of the land until the reform.",
-    "A painting of the old harbour hangs in the council chamber.",
-)
+WORDS = json.loads(Path(__file__).with_name("standins.json").read_text(encoding="utf-8"))
 
 
 class World:
@@ -37,7 +20,7 @@ class World:
 
     def name(self) -> str:
         for syllables in (2, 2, 2, 2, 2, 3, 3, 3, 3, 3):
-            name = "".join(self.rng.choices(SYLLABLES, k=syllables)) + self.rng.choice(ENDS)
+            name = "".join(self.rng.choices(WORDS["syllables"], k=syllables)) + self.rng.choice(WORDS["ends"])
             if name not in self.taken:
                 break
         else:
@@ -53,8 +36,8 @@ class World:
 
     def filler(self, smallest: int, largest: int) -> str:
         """So many sentences, each after a space."""
-        sentences = self.rng.sample(FILLERS, self.rng.randint(smallest, largest))
-        crop, crop2 = self.rng.sample(CROPS, 2)
+        sentences = self.rng.sample(WORDS["fillers"], self.rng.randint(smallest, largest))
+        crop, crop2 = self.rng.sample(WORDS["crops"], 2)
         text = "".join(f" {sentence}" for sentence in sentences)
         return text.replace("{crop2}", crop2).replace("{crop}", crop)
 
@@ -65,11 +48,11 @@ def squad(articles: int = 120) -> dict:
     data = []
     for _ in range(articles):
         town = world.name()
-        kind = world.rng.choice(KINDS)
+        kind = world.rng.choice(WORDS["kinds"])
         lead = f"{town} is a {kind} on the river {world.name()}. "  # begins the first paragraph
         paragraphs = []
-        for i, building in enumerate(BUILDINGS):
-            builder, year, trade = world.person(), str(world.year()), world.rng.choice(TRADES)
+        for i, building in enumerate(WORDS["buildings"]):
+            builder, year, trade = world.person(), str(world.year()), world.rng.choice(WORDS["trades"])
             fact = f"The {building} of {town} was built in {year} by the {trade} {builder}."
             filler = world.filler(0, 3) if i % 4 == 0 else world.filler(3, 12)
             context = lead + fact + filler
@@ -91,7 +74,7 @@ def hotpotqa(questions: int = 1000) -> list[dict]:
     for i in range(questions):
         bridge, architect, town = f"{world.name()} Bridge", world.person(), world.name()
         of_bridge = [f"The {bridge} crosses the river {world.name()}.", f" It was designed by {architect}."]
-        year, trade = world.year(), world.rng.choice(TRADES)
+        year, trade = world.year(), world.rng.choice(WORDS["trades"])
         of_architect = [f"{architect} was a {trade} and builder.", f" {architect} was born in {town} in {year}."]
         of_bridge.append(world.filler(0, 4))
         of_architect.append(world.filler(0, 4))

@@ -86,10 +86,7 @@ def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, large
 
 
 class Task:
-    """A family of tasks with the arguments of one job.
-
-    source: the text from outside that the family needs, see sources.py.
-    """
+    """A family of tasks with the arguments of one job.  source: the text from outside, see sources.py."""
 
     step, start = 1, 0  # of RULER's linear search (profile lceg): units at a time, units to begin with
     minimum = ""  # what the smallest prompt holds
@@ -122,11 +119,8 @@ class Task:
         return random.Random(f"{self.job.seed}/{self.job.name}/{index}/{self.attempt}/{purpose}")
 
     def round_size(self, fits: int) -> int:
-        """The size of a sample that has room for `fits` units: all of them, or in profile lceg a multiple of `step`.
-
-        RULER went up from `start` in steps to find one size for all samples, and down from there where a sample did
-        not fit.
-        """
+        """The size of a sample that has room for `fits` units: all of them. In profile lceg, as in RULER's old search,
+        `start` and a multiple of `step`, the same for all samples that have room for it."""
         if not self.lceg:
             return fits
         size = self.start + max(0, fits - self.start) // self.step * self.step
@@ -135,10 +129,7 @@ class Task:
         return min(fits, size)
 
     def build(self, index: int) -> Sample:
-        """Sample `index`, as large as the length allows; drawn again if not even the smallest size fits.
-
-        Raises ValueError if no draw fits.
-        """
+        """Sample `index`, drawn again if not even the smallest size fits. Raises ValueError if no draw fits."""
         for self.attempt in range(MAX_DRAWS):
             sample = self.fit(self.draw(index))
             if sample:

@@ -137,7 +137,7 @@ def read_predictions(path: Path) -> list[dict]:
 
 def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
     """Scores a folder of predictions, writes its files and prints the scores. Raises ValueError if it cannot."""
-    entries = {}
+    entries, records = {}, []
     tasks_of = {}  # by checkpoint and profile of the data
     for name, task in tasks.items():
         rows = read_predictions(folder / f"{name}.jsonl")
@@ -145,6 +145,7 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
             continue
         record = read_json(folder / "runs" / f"{name}.json") or {}
         record |= record.get("settings", {})
+        records.append(record)
         tasks_of[record.get("checkpoint"), record.get("protocol")] = name
         entries[name] = evaluate_task(rows, task["metric"], record)
         for row in rows[:verbose]:
@@ -156,6 +157,7 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
         names = " and ".join(tasks_of.values())
         raise ValueError(f"{folder}: {names} are of different checkpoints or profiles; answer one set again")
     write_tables(folder, entries)
+    record = records[0]
     scores = {"benchmark": "ruler"} | {key: record.get(key) for key in COMMON_KEYS}
     scores["name"] = scores["name"] or folder.resolve().parts[-4]
     length = folder.resolve().parent.name

@@ -52,18 +52,13 @@ def summarize(frame: pandas.DataFrame, lengths: list[int]) -> dict:
     frame: the rows of the model, by length.
     """
     passed = frame["length"][frame["score"] >= THRESHOLD]
-    summary = {
-        "effective_length": int(passed.max()) if len(passed) else None,
-        "weighted_increasing": None,
-        "weighted_decreasing": None,
-    }
+    longest = int(passed.max()) if len(passed) else None
+    increasing, decreasing = None, None
     if len(frame) == len(lengths) and frame["tasks"].nunique() == 1:
         weights = np.arange(1, len(frame) + 1)  # 1/21 to 6/21 over RULER's six lengths
-        increasing = np.average(frame["score"], weights=weights)
-        decreasing = np.average(frame["score"], weights=weights[::-1])
-        summary["weighted_increasing"] = round(float(increasing), 2)
-        summary["weighted_decreasing"] = round(float(decreasing), 2)
-    return summary
+        increasing = round(float(np.average(frame["score"], weights=weights)), 2)
+        decreasing = round(float(np.average(frame["score"], weights=weights[::-1])), 2)
+    return {"effective_length": longest, "weighted_increasing": increasing, "weighted_decreasing": decreasing}
 
 
 def print_means(frame: pandas.DataFrame, models: dict[str, dict], num_tasks: int) -> None:
@@ -119,8 +114,8 @@ def main():
     print_means(frame, models, len(tasks))
     print_tasks(frame, tasks)
     write_text(args.root / "ruler.csv", frame.to_csv(index=False))
-    about = {"benchmark": "ruler", "lengths": lengths, "tasks": tasks, "threshold": THRESHOLD}
-    write_json(args.root / "ruler.json", about | {"models": models})
+    result = {"benchmark": "ruler", "lengths": lengths, "tasks": tasks, "threshold": THRESHOLD, "models": models}
+    write_json(args.root / "ruler.json", result)
     print(f"\n{args.root}/ruler.csv, {args.root}/ruler.json")
 
     missing = {(row["name"], row["length"]): row["missing"] for row in rows}

@@ -22,25 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
 from checkpoint import KEYS, checkpoint_name, describe, fingerprint
 from endpoint import Endpoint
-from run import (
-    RANK,
-    WORLD_SIZE,
-    barrier,
-    broadcast,
-    command_line,
-    for_each_checkpoint,
-    gather_all,
-    print_rank0,
-    read_json,
-    run_script,
-    start_ranks,
-    stop_ranks,
-    versions,
-    warn_rank0,
-)
 from store import Store
 from tasks import choose_tasks, read_tasks
 
@@ -137,12 +122,11 @@ def open_model(path: str, args: argparse.Namespace):
 def check_window(path: str, window: int | None, args: argparse.Namespace):
     """Raises ValueError, or with --allow_beyond warns, if a length is beyond the one that the checkpoint declares."""
     longest = max(args.max_seq_length)
-    if window is None or longest <= window:
-        return
-    message = f"{longest} tokens are beyond the {window} that {path} declares"
-    if not args.allow_beyond:
-        raise ValueError(f"{message}; add --allow_beyond to evaluate it anyway")
-    warn_rank0(f"WARNING: {message}")
+    if window and longest > window:
+        message = f"{longest} tokens are beyond the {window} that {path} declares"
+        if not args.allow_beyond:
+            raise ValueError(f"{message}; add --allow_beyond to evaluate it anyway")
+        run.warn_rank0(f"WARNING: {message}")
 
 
 def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
@@ -158,12 +142,12 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
             units.append((length, task, folder / task, read_data(folder / task / "validation.jsonl")))
     engine, description, identity = open_model(path, args)
     check_window(path, engine.window, args)
-    print_rank0(f"{name}: {description['method']}, {engine.name}, {engine.dtype}, {WORLD_SIZE} process(es)")
+    run.print_rank0(f"{name}: {description['method']}, {engine.name}, {engine.dtype}, {run.WORLD_SIZE} process(es)")
     errors = 0
     for length, task, data_folder, rows in units:
-        data = read_json(data_folder / "run.json") or {}
+        data = run.read_json(data_folder / "run.json") or {}
         about = {"benchmark": "ruler", "name": name, "model": path, **description}
-        about |= {"versions": versions(), "command": command_line(), "processes": WORLD_SIZE}
+        about |= {"versions": run.versions(), "command": run.command_line(), "processes": run.WORLD_SIZE}
         about |= {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
         about |= {"protocol": data.get("profile"), "seed": data.get("seed")}
         settings = {
@@ -187,14 +171,14 @@ def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: d
     """
     label = f"{about['max_seq_length']} {about['task']}"
     record = folder / "runs" / f"{about['task']}.json"
-    known = broadcast(read_json(record) or {})
+    known = run.broadcast(run.read_json(record) or {})
     settings = settings | data_identity(rows, known.get("settings") or {})
     about["oom_retries"] = known.get("oom_retries", []) if known.get("settings") == settings else []
     store = Store(folder / f"{about['task']}.jsonl", settings, key=lambda row: row["index"], record=record)
-    answered = broadcast(set(store.open(about)) if RANK == 0 else None)
+    answered = run.broadcast(set(store.open(about)) if run.RANK == 0 else None)
     rows = [row for row in rows if row["index"] not in answered]
     if not rows:
-        print_rank0(f"{label}: all {about['samples']} answers are there")
+        run.print_rank0(f"{label}: all {about['samples']} answers are there")
         return 0
 
     prompts = [row["input"] for row in rows]
@@ -205,7 +189,7 @@ def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: d
         longest = max(map(len, prompts)) + new_tokens
         if longest > about["max_seq_length"]:
             message = f"WARNING: {label}: a prompt and its answer take {longest} tokens of this model"
-            warn_rank0(f"{message}; were the data made with another tokenizer?")
+            run.warn_rank0(f"{message}; were the data made with another tokenizer?")
     num_retries = len(engine.oom_retries)
     for i, answer in answer_all(engine, prompts, new_tokens, label, stop_strings=settings["stop_words"]):
         row = rows[i]
@@ -217,9 +201,9 @@ def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: d
         entry["prompt_tokens"] = answer.prefilled_tokens if hosted else len(prompts[i])
         store.append(entry | answer.costs())
     store.close()
-    about["oom_retries"] += sum(gather_all(engine.oom_retries[num_retries:]), [])
-    barrier()
-    return broadcast(finish(store, about, label) if RANK == 0 else None)
+    about["oom_retries"] += sum(run.gather_all(engine.oom_retries[num_retries:]), [])
+    run.barrier()
+    return run.broadcast(finish(store, about, label) if run.RANK == 0 else None)
 
 
 def finish(store: Store, about: dict, label: str) -> int:
@@ -236,10 +220,10 @@ def finish(store: Store, about: dict, label: str) -> int:
 def main():
     args = parse_args()
     tasks = read_tasks(args.benchmark)
-    start_ranks()
-    for_each_checkpoint(args.model_name, lambda name: evaluate(name, args, tasks))
-    stop_ranks()
+    run.start_ranks()
+    run.for_each_checkpoint(args.model_name, lambda name: evaluate(name, args, tasks))
+    run.stop_ranks()
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run.run_script(main)
