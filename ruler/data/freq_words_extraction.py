@@ -9,6 +9,7 @@ question has no answer.
 from math import ceil
 from string import ascii_lowercase
 
+import numpy as np
 from scipy.special import zeta
 
 from task import Draft, Task, shuffled
@@ -26,8 +27,8 @@ class FrequentWords(Task):
         super().__init__(tokens, job)
         alpha = job.args["alpha"]
         num_words = (job.length if self.lceg else self.token_budget) // 50
-        ranks = range(1, max(num_words, LAST_ASKED + 1) + 1)
-        self.shares = [rank**-alpha / zeta(alpha) for rank in ranks]
+        ranks = range(1, max(num_words, LAST_ASKED + 2) + 1)
+        self.shares = np.array([rank**-alpha / zeta(alpha) for rank in ranks])
         self.start = job.length // LETTERS
         self.step = max(1, job.length // 32)
         template, self.prefix = read_texts()["fwe"]
@@ -37,19 +38,13 @@ class FrequentWords(Task):
         while not self.has_answer(self.smallest):
             self.smallest += 1
 
-    def counts(self, n: int) -> list[int]:
-        """How often each rank occurs in a text of n words, without the ranks that do not occur."""
-        counts = []
-        for share in self.shares:
-            count = int(n * share)
-            if count == 0:
-                break
-            counts.append(count)
-        return counts
+    def counts(self, n: int) -> np.ndarray:
+        """How often each rank occurs in a text of n words."""
+        return (n * self.shares).astype(int)
 
     def has_answer(self, n: int) -> bool:
         """Whether the last rank asked for is more frequent than the next."""
-        counts = [*self.counts(n), 0]
+        counts = self.counts(n)
         return counts[LAST_ASKED] > counts[LAST_ASKED + 1]
 
     def round_size(self, fits: int) -> int:
@@ -65,18 +60,14 @@ class FrequentWords(Task):
         words = [draw_new(draw_word, rng, taken) for _ in self.shares]
         words = shuffled(sorted(words), self.job.seed)
         words[0] = DOTS
-        costs = list(map(self.tokens.cost, words))
+        costs = np.array(list(map(self.tokens.cost, words)))
 
         def tokens(n):
-            total = 0
-            for count, cost in zip(self.counts(n), costs, strict=False):
-                total += count * cost
-            return total
+            return int(self.counts(n) @ costs)
 
         def render(n):
-            text = []
-            for count, word in zip(self.counts(n), words, strict=False):
-                text += [word] * count
-            return f"{self.before} {' '.join(shuffled(text, self.job.seed))}{self.after}"
+            text = np.repeat(words, self.counts(n)).tolist()
+            text = " ".join(shuffled(text, self.job.seed))
+            return f"{self.before} {text}{self.after}"
 
         return Draft(render, self.prefix, words[1 : LAST_ASKED + 1], self.smallest, self.token_budget, tokens)

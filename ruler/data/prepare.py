@@ -237,9 +237,8 @@ def make_all(todo: list[tuple[Job, Path, dict]], tokens: Tokens, args: argparse.
     for number, (job, folder, record) in enumerate(todo):
         record |= {"num_samples": job.num_samples, "special_tokens": tokens.special_tokens}
         own_results = (next(results) for block in blocks if block[0] == number)
-        mean_fill = write_data(folder, record, own_results)
-        counts = f"{job.num_samples} samples, mean fill {mean_fill:.4f}"
-        print(f"ruler data: {job.name} at {job.length}: {counts}", flush=True)
+        fill = write_data(folder, record, own_results)
+        print(f"ruler data: {job.name} at {job.length}: {job.num_samples} samples, mean fill {fill:.4f}", flush=True)
 
 
 def main():

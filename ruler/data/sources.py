@@ -53,7 +53,17 @@ def read_source(kind: str, path: Path | None) -> tuple:
     if path is None and default.exists():
         path = default
     try:
-        return read_essays(path) if kind == "essays" else read_questions(kind, path)
+        if kind == "essays":
+            return read_essays(path)
+        if path is None:
+            data = standins.squad() if kind == "squad" else standins.hotpotqa()
+            description = describe("generated", json.dumps(data).encode(), "standin")
+        else:
+            content = path.read_bytes()
+            data = json.loads(content)
+            description = describe(path, content)
+        questions = read_squad(data) if kind == "squad" else read_hotpotqa(data)
+        return questions, description
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"--{kind}: {path} does not have the form of the official file: {error!r}") from None
 
@@ -79,20 +89,6 @@ def read_essays(path: Path | None) -> tuple[list[str], dict]:
         return text.split(), describe(path, text.encode())
     content = path.read_bytes()
     return json.loads(content)["text"].split(), describe(path, content)
-
-
-def read_questions(kind: str, path: Path | None) -> tuple[Questions, dict]:
-    """The questions of "squad" or "hotpotqa", in the order of the file."""
-    if path is None:
-        data = standins.squad() if kind == "squad" else standins.hotpotqa()
-        description = describe("generated", json.dumps(data).encode(), "standin")
-    else:
-        content = path.read_bytes()
-        data = json.loads(content)
-        description = describe(path, content)
-    questions = read_squad(data) if kind == "squad" else read_hotpotqa(data)
-    counts = {"documents": len(questions.documents), "questions": len(questions.questions)}
-    return questions, description | counts
 
 
 def read_squad(data: dict) -> Questions:
