@@ -2,7 +2,6 @@
 # RULER: makes the data, answers the prompts, scores the answers, at every length and task.
 #
 #   bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]
-#
 #   bash run.sh llama2-7b-hf synthetic                                a name of config_models.sh
 #   SEQ_LENGTHS="4096 8192" NUM_SAMPLES=100 bash run.sh CKPT_A CKPT_B synthetic --trust_remote_code
 #   CHECKPOINTS="a b" TASKS="vt cwe" bash run.sh synthetic            checkpoint folders or hub ids

@@ -33,14 +33,8 @@ class Niah(Task):
         self.num_keys = max(args["num_needle_k"], self.num_asked)
         self.minimum = f"{self.num_keys * self.num_values} needles and as many lines, or {MIN_WORDS} words"
         self.step = 25 if job.length >= 4096 else 5
-        self.read_template(args["type_needle_v"])
-        if self.haystack == "essay":
-            self.step = 500
-            self.read_essay(source)
-
-    def read_template(self, kind: str):
-        """kind: of the values: words, numbers or uuids."""
         texts = read_texts()
+        kind = args["type_needle_v"]
         single = self.num_asked * self.num_values == 1
         template, prefix = texts["niah_single" if single else "niah_multi"]
         for field, word in (("{type_needle_v_singular}", kind[:-1]), ("{type_needle_v}", kind)):
@@ -50,6 +44,9 @@ class Niah(Task):
         self.prefix = prefix
         self.needle = texts["needle"].replace("{type_needle_v}", kind)
         self.noise = texts["noise"]
+        if self.haystack == "essay":
+            self.step = 500
+            self.read_essay(source)
 
     def read_essay(self, words: list[str]):
         """Repeats the essays until they fill the prompt; in profile lceg the haystack stops where they end."""

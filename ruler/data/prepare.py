@@ -113,16 +113,15 @@ worker_tasks = []
 
 
 def start_worker(tasks: list[Task], parent: int) -> None:
-    """A forked worker shares the memory of the tasks; under spawn they are pickled."""
+    """Ends the worker when its parent has ended, since a parent that is killed cannot do it."""
+
+    def exit_after_parent():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=exit_after_parent, daemon=True).start()
     worker_tasks[:] = tasks
-    threading.Thread(target=exit_after, args=(parent,), daemon=True).start()
-
-
-def exit_after(parent: int) -> None:
-    """Ends this worker when its parent has ended; a parent that is killed cannot do it."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def make_block(block: tuple[int, int, int]) -> tuple[bytes, float]:

@@ -35,7 +35,7 @@ class QuestionAnswering(Task):
         """The first `num_samples` questions whose documents fit. Raises ValueError if there are not enough."""
         chosen = []
         for question in questions:
-            total = self.count_without_documents(question) + NUMBERS_TOKENS
+            total = self.tokens.count(self.before + self.ending(question)) + NUMBERS_TOKENS
             total += sum(map(self.count_document, question["needed"]))
             if total <= self.token_budget:
                 chosen.append(question)
@@ -47,9 +47,6 @@ class QuestionAnswering(Task):
     def ending(self, question: dict) -> str:
         """The text after the last document and a blank line."""
         return self.after.removeprefix("\n\n").replace("{query}", question["query"])
-
-    def count_without_documents(self, question: dict) -> int:
-        return self.tokens.count(self.before + self.ending(question))
 
     def render_document(self, number: int, document: int) -> str:
         text = self.template.replace("{i}", str(number)).replace("{document}", self.documents[document])
@@ -83,7 +80,7 @@ class QuestionAnswering(Task):
 
     def choose_documents(self, index: int) -> list[int]:
         question = self.questions[index]
-        total = self.count_without_documents(question)
+        total = self.tokens.count(self.before + self.ending(question))
         chosen = []
         misses = 0
         for document in self.candidates(self.rng(index), question):

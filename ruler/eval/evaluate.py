@@ -129,20 +129,15 @@ def mean_over_tasks(entries: dict[str, dict], num_tasks: int) -> dict:
     }
 
 
-def read_predictions(path: Path) -> list[dict]:
-    """The rows of a file by index; the last one of each index."""
-    rows = {row["index"]: row for row in read_lines(path)[0] if "index" in row}
-    return [rows[index] for index in sorted(rows)]
-
-
 def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
     """Scores a folder of predictions, writes its files and prints the scores. Raises ValueError if it cannot."""
     entries, records = {}, []
     tasks_of = {}  # by checkpoint and profile of the data
     for name, task in tasks.items():
-        rows = read_predictions(folder / f"{name}.jsonl")
-        if not rows:
+        last_rows = {row["index"]: row for row in read_lines(folder / f"{name}.jsonl")[0] if "index" in row}
+        if not last_rows:
             continue
+        rows = [last_rows[index] for index in sorted(last_rows)]
         record = read_json(folder / "runs" / f"{name}.json") or {}
         record |= record.get("settings", {})
         records.append(record)

@@ -78,8 +78,7 @@ def folder_of(pattern: str, model: str, length: int) -> Path:
 def read_data(path: Path) -> list[dict]:
     """The rows {index, input, outputs, length, ...} of a data file; `input` is the whole prompt.
 
-    Newer files of RULER have the answer prefix apart from `input`; it is appended. Raises ValueError if it is not such
-    a file.
+    Newer files of RULER have the answer prefix apart from `input`; it is appended. Raises ValueError on other files.
     """
     if not path.is_file():
         raise ValueError(f"no data {path}; make it with data/prepare.py")
@@ -97,10 +96,7 @@ def read_data(path: Path) -> list[dict]:
 
 
 def data_identity(rows: list[dict], known: dict) -> dict:
-    """The settings that identify the data: a digest of as many rows as the run with the settings `known` had.
-
-    So rows that were added to the same data do not make a new run of it.
-    """
+    """A digest of as many rows as a run with the settings `known` had, so that it resumes after rows were added."""
     n = min(known.get("data_rows") or len(rows), len(rows))
     content = json.dumps([(row["index"], row["input"], row["outputs"]) for row in rows[:n]])
     return {"data_rows": n, "data_sha256": hashlib.sha256(content.encode()).hexdigest()}

@@ -27,21 +27,12 @@ def test_match_all_is_the_share_of_golds_and_match_part_any_of_them():
     assert clean(" \x00 a\x01b\tc\x1f\n ") == "a\nb\nc" and clean("\x00\x07") == ""
 
 
-@pytest.mark.parametrize(
-    "pred, gold, loose, strict",
-    [
-        ("I do not know", "no", True, False),
-        ("No.", "no", True, True),
-        ("know, no", "no", True, True),  # a later occurrence counts
-        ("1. cat 2. dog", "CAT", True, True),
-        ("12345678", "2345678", True, False),
-        ("it is _x_", "x", True, False),
-        ("is quick-fox.", "quick-fox", True, True),
-        ("", "cat", False, False),
-    ],
-)
-def test_the_strict_score_wants_whole_words(pred, gold, loose, strict):
-    assert (contains(pred, gold), contains_word(pred, gold)) == (loose, strict)
+@pytest.mark.parametrize("pred, gold", [("No.", "no"), ("know, no", "no"), ("1. cat 2. dog", "CAT"), ("a-b.", "a-b")])
+def test_the_strict_score_counts_whole_words(pred, gold):
+    assert contains(pred, gold) and contains_word(pred, gold)
+    inside = f"x{pred}x".replace(" ", "x")
+    assert contains(inside, gold) and not contains_word(inside, gold)
+    assert not contains("", gold) and not contains_word("", gold)
 
 
 def test_effective_length_and_weighted_means():
@@ -118,9 +109,9 @@ def test_summary_and_submission_are_what_rulers_script_writes(predictions, call,
 def test_costs_are_summed_over_the_samples(call, tmp_path):
     save_predictions(tmp_path, "vt", rows("vt", 3), REPLIES["oracle"])
     path = tmp_path / "vt.jsonl"
-    cost = {"prompt_tokens": 90, "generated_tokens": 10, "prefilled_tokens": 50, "seconds": 0.5}
-    lines = [json.loads(line) | cost | {"peak_memory_bytes": i} for i, line in enumerate(path.read_text().splitlines())]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cost = {"prompt_tokens": 90, "generated_tokens": 10, "seconds": 0.5, "peak_memory_bytes": 2}
+    lines = [json.dumps(json.loads(line) | cost) + "\n" for line in path.read_text().splitlines()]
+    path.write_text("".join(lines))
     write_json(tmp_path / "runs" / "vt.json", {"samples": 5, "settings": {"engine": "vllm"}})
     call(evaluate, "--data_dir", tmp_path)
     scores = read_json(tmp_path / "scores.json")

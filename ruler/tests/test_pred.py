@@ -37,7 +37,7 @@ def ask(monkeypatch, call, data, checkpoint):
 
 
 class Limited(Transformers):
-    """Is interrupted once it has made `limit` answers; has no memory for a prompt that holds `never`."""
+    """Is interrupted once it has made `limit` answers; runs out of memory on a prompt that holds `never`."""
 
     limit, never, answered = 10**9, "\0", 0
 
@@ -64,7 +64,7 @@ def whole(ask, tmp_path):
 
 
 # --- what is written
-def test_rows_hold_the_new_tokens_in_rulers_format(whole, checkpoint, tmp_path):
+def test_rows_hold_new_tokens_in_the_format_of_ruler(whole, checkpoint, tmp_path):
     """Against generate() of Transformers, one prompt at a time without a cache shared with others."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     assert list(whole) == list(TASKS)
@@ -95,13 +95,6 @@ def test_an_answer_prefix_beside_the_input_is_appended(ask, data, tmp_path):
     assert made["vt"] == made["fwe"]
 
 
-def test_answers_end_before_a_stop_word(ask, whole, tmp_path):
-    full = [pred for _, pred in whole["qa_1"]]
-    stop = next(character for character in full[0][1:] if character.isascii() and character not in ",\x00")
-    ask(tmp_path / "pred", "--task", "qa_1", "--stop_words", stop)
-    assert [pred for _, pred in answers(tmp_path / "pred")["qa_1"]] == [text.split(stop)[0] for text in full]
-
-
 def test_several_models_and_lengths_in_one_process(ask, whole, checkpoint, other, tmp_path):
     """A model that cannot be opened is reported; the others are answered as they are alone."""
     for task in TASKS:
@@ -124,10 +117,9 @@ def test_a_server_gets_the_text_of_each_prompt(ask, tmp_path, monkeypatch):
     monkeypatch.setattr(Endpoint, "post", post)
     flags = ["--server_type", "openai", "--task", "qa_1", "--stop_words", "x,y"]
     assert ask(tmp_path / "pred", *flags, models=("served",))[1] is None
-    texts = [row["input"] for row in rows("qa_1", 12)]
-    assert [pred for _, pred in answers(tmp_path / "pred")["qa_1"]] == [f"I read {len(text)}" for text in texts]
-    expected = {"model": "served", "max_tokens": 8, "temperature": 0, "stop": ["x", "y"]}
-    assert all(body | expected == body for body in asked)
+    expected = [f"I read {len(row['input'])}" for row in rows("qa_1", 12)]
+    assert [pred for _, pred in answers(tmp_path / "pred")["qa_1"]] == expected
+    assert all(body | {"max_tokens": 8, "temperature": 0, "stop": ["x", "y"]} == body for body in asked)
     record = read_json(tmp_path / "pred" / "runs" / "qa_1.json")
     assert (record["settings"]["engine"], record["method"]) == ("openai", "hosted")
 
