@@ -4,9 +4,9 @@
     python benchmarks/ruler_prepare.py --lengths 4096 --samples 100
 
 `one start` is the command that makes all tasks with one process per core, start-up and writing included. The table
-compares one process with one process by CPU time, after set-up and imports; lm-eval's search for the size counts, as it
-belongs to every task. lm-eval runs the tasks that it can make without a network. The tokenizer is a byte-level BPE of
-32,000 entries with BOS, trained on the standard library of this interpreter.
+has the CPU milliseconds and the fill of a sample, in one process each, after set-up and imports; lm-eval's search for
+the size counts, as it belongs to every task. lm-eval runs the tasks that it can make without a network. The tokenizer
+is a byte-level BPE of 32,000 entries with BOS, trained on the standard library of this interpreter.
 """
 
 import argparse
@@ -89,6 +89,20 @@ def time_lm_eval(job, tokenizer, samples: int) -> tuple[float, float]:
     return seconds / samples, sum(row["length"] for row in rows) / samples / job.length
 
 
+def compare(length: int, tokens: Tokens, lm_tokenizer) -> pandas.DataFrame:
+    """CPU seconds and fill of a sample of every task, ours and lm-eval's."""
+    args = argparse.Namespace(max_seq_length=[length], benchmark="synthetic", task=None, tokens_to_generate=None)
+    vars(args).update(num_samples=500, random_seed=42, profile="upstream", essays=None, squad=None, hotpotqa=None)
+    rows = []
+    for job in list_jobs(args):
+        row = [job.name, *time_ours(job, tokens, args)]
+        if job.name in OFFLINE:
+            with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
+                row += time_lm_eval(job, lm_tokenizer, LM_EVAL_SAMPLES)
+        rows.append(row)
+    return pandas.DataFrame(rows, columns=["task", "ours", "fill", "lm_eval", "lm_fill"])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 32768], help="tokens")
@@ -96,38 +110,27 @@ def main():
     args = parser.parse_args()
     packages = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "lm_eval", "wonderwords"))
     print(f"{date.today()}, CPU, {os.cpu_count()} cores, {packages}, Python {platform.python_version()}")
-    prepare_args = argparse.Namespace(benchmark="synthetic", task=None, tokens_to_generate=None, num_samples=500)
-    vars(prepare_args).update(random_seed=42, profile="upstream", essays=None, squad=None, hotpotqa=None)
-    with tempfile.TemporaryDirectory() as name:
-        train_tokenizer(Path(name))
-        tokens = Tokens(read_tokenizer(name, False))
-        theirs = PreTrainedTokenizerFast(tokenizer_file=f"{name}/tokenizer.json", model_max_length=10**9)
+    with tempfile.TemporaryDirectory() as folder:
+        train_tokenizer(Path(folder))
+        tokens = Tokens(read_tokenizer(folder, False))
+        lm_tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{folder}/tokenizer.json", model_max_length=10**9)
         for length in args.lengths:
-            seconds, fill = one_start(Path(name), length, args.samples)
+            seconds, fill = one_start(Path(folder), length, args.samples)
             load = os.getloadavg()[0]
+            table = compare(length, tokens, lm_tokenizer)
+            lm_eval = table["lm_eval"].mean()
+            same = table["ours"][table["lm_eval"].notna()].mean()
+            start_ratio = lm_eval * 13 * args.samples / seconds
             print(
-                f"\n{length:,} tokens, 13 tasks of {args.samples}, one start: {seconds:.1f} s (load {load:.1f}), ",
+                f"\n{length:,} tokens, 13 tasks of {args.samples}: {seconds:.1f} s (load {load:.1f}), mean fill {fill:.4f}"
+            )
+            print(
+                f"lm-eval: {1 / lm_eval:.1f} samples/s. Times as fast: one start {start_ratio:.1f}, one process ",
                 end="",
             )
-            print(f"mean fill {fill:.4f}; samples/s of one process:\n", flush=True)
-            prepare_args.max_seq_length = [length]
-            rows = []
-            for job in list_jobs(prepare_args):
-                row = dict(zip(("seconds", "fill"), time_ours(job, tokens, prepare_args), strict=True))
-                if job.name in OFFLINE:
-                    with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
-                        row["lm_seconds"], row["lm_fill"] = time_lm_eval(job, theirs, LM_EVAL_SAMPLES)
-                rows.append({"task": job.name} | row)
-            frame = pandas.DataFrame(rows)
-            table = frame.assign(ours=1 / frame["seconds"], lm_eval=1 / frame["lm_seconds"])
-            table["ratio"] = frame["lm_seconds"] / frame["seconds"]
-            columns = ["task", "ours", "fill", "lm_eval", "lm_fill", "ratio"]
-            print(table[columns].to_string(index=False, na_rep="", float_format="%.4g"))
-            mean = frame["lm_seconds"].mean()
-            same = frame["seconds"][frame["lm_seconds"].notna()].mean()
-            print(f"\nlm-eval's mean {1 / mean:.1f} samples/s; times as fast: one start ", end="")
-            print(f"{13 * args.samples / seconds * mean:.1f}; one process, 13 tasks ", end="")
-            print(f"{mean / frame['seconds'].mean():.1f}; one process, the same tasks {mean / same:.1f}", flush=True)
+            print(f"{lm_eval / table['ours'].mean():.1f}, one process for lm-eval's tasks {lm_eval / same:.1f}\n")
+            table[["ours", "lm_eval"]] *= 1000
+            print(table.to_string(index=False, na_rep="", float_format="%.4g"))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class FrequentWords(Task):
         num_words = (job.length if self.lceg else self.token_budget) // 50
         ranks = range(1, max(num_words, LAST_ASKED + 2) + 1)
         self.shares = np.array([rank**-alpha / zeta(alpha) for rank in ranks])
+        self.max_ranks = np.count_nonzero(self.counts(self.token_budget))
         self.start = job.length // LETTERS
         self.step = max(1, job.length // 32)
         template, self.prefix = read_texts()["fwe"]
@@ -60,10 +61,10 @@ class FrequentWords(Task):
         words = [draw_new(draw_word, rng, taken) for _ in self.shares]
         words = shuffled(sorted(words), self.job.seed)
         words[0] = DOTS
-        costs = np.array(list(map(self.tokens.cost, words)))
+        costs = np.array(list(map(self.tokens.cost, words[: self.max_ranks])))
 
         def tokens(n):
-            return int(self.counts(n) @ costs)
+            return int(self.counts(n)[: self.max_ranks] @ costs)
 
         def render(n):
             text = np.repeat(words, self.counts(n)).tolist()
