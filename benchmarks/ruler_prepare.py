@@ -122,7 +122,7 @@ def main():
             same = table["ours"][table["lm_eval"].notna()].mean()
             start_ratio = lm_eval * 13 * args.samples / seconds
             print(
-                f"\n{length:,} tokens, 13 tasks of {args.samples}: {seconds:.1f} s (load {load:.1f}), mean fill {fill:.4f}"
+                f"\n{length:,} tokens, 13 tasks of {args.samples}: {seconds:.1f} s (load {load:.1f}), fill {fill:.4f}"
             )
             print(
                 f"lm-eval: {1 / lm_eval:.1f} samples/s. Times as fast: one start {start_ratio:.1f}, one process ",

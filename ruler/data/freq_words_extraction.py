@@ -67,7 +67,9 @@ class FrequentWords(Task):
             return int(self.counts(n)[: self.max_ranks] @ costs)
 
         def render(n):
-            text = np.repeat(words, self.counts(n)).tolist()
+            text = []
+            for word, count in zip(words, self.counts(n).tolist(), strict=True):
+                text += [word] * count
             text = " ".join(shuffled(text, self.job.seed))
             return f"{self.before} {text}{self.after}"
 
