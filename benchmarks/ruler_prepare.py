@@ -1,17 +1,14 @@
 """Times ruler/data/prepare.py beside lm-eval's copy of NVIDIA's generator.
 
-    python benchmarks/ruler_prepare.py                  (CPU: 13 tasks of 500 samples, 4,096 and 32,768 tokens)
-    python benchmarks/ruler_prepare.py --lengths 4096 --samples 100
+    python benchmarks/ruler_prepare.py         (CPU: 13 tasks of 500 samples, 4,096 and 32,768 tokens)
 
-`one start` is the command that makes all tasks with one process per core, start-up and writing included. The table
-has the CPU milliseconds and the fill of a sample, in one process each, after set-up and imports; lm-eval's search for
-the size counts, as it belongs to every task. lm-eval runs the tasks that it can make without a network. The tokenizer
-is a byte-level BPE of 32,000 entries with BOS, trained on the standard library of this interpreter.
+"One start" is the command that makes all tasks with one process per core, start-up and writing included. The table has
+the CPU milliseconds and the fill of a sample in one process, after set-up and imports; lm-eval's search for the size
+counts. lm-eval runs the tasks that need no network. The tokenizer is a BPE trained on the standard library.
 """
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import sysconfig
@@ -33,7 +30,7 @@ from run import read_json  # noqa: E402
 from tokens import Tokens, read_tokenizer  # noqa: E402
 
 OFFLINE = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe")  # lm-eval's without downloads
-TIMED, LM_EVAL_SAMPLES = 40, 50  # samples for the rate of a task
+TIMED = 50  # samples of a task
 
 
 def train_tokenizer(folder: Path) -> None:
@@ -56,16 +53,8 @@ def one_start(folder: Path, length: int, samples: int) -> tuple[float, float]:
     return seconds, sum(fills) / len(fills)
 
 
-def time_ours(job, tokens: Tokens, args: argparse.Namespace) -> tuple[float, float]:
-    """(CPU seconds, fill) per sample, in this process."""
-    task = set_up(job, tokens, args)
-    start = time.process_time()
-    fills = [task.row(index)["fill"] for index in range(1, 1 + TIMED)]
-    return (time.process_time() - start) / TIMED, sum(fills) / TIMED
-
-
-def time_lm_eval(job, tokenizer, samples: int) -> tuple[float, float]:
-    """(CPU seconds, fill) per sample, in this process."""
+def time_lm_eval(job, tokenizer) -> tuple[float, float]:
+    """(CPU seconds, fill) of a sample."""
     import nltk
 
     nltk.data.find = lambda *_: True  # its sentence model is for the essays only
@@ -75,18 +64,18 @@ def time_lm_eval(job, tokenizer, samples: int) -> tuple[float, float]:
     if job.family == "niah":
         kind = "repeat" if job.args["type_haystack"] == "noise" else "needle"
         kinds = {key: job.args[key] for key in ("type_needle_k", "type_needle_v")}
-        kinds |= {"type_haystack": kind, "template": niah_utils.TEMPLATE, "num_samples": samples}
+        kinds |= {"type_haystack": kind, "template": niah_utils.TEMPLATE, "num_samples": TIMED}
         haystack = niah_utils.get_haystack(type_haystack=kind)
         rows = niah_utils.generate_samples(haystack, TOKENIZER=tokenizer, max_seq_length=job.length, **kinds)
     elif job.name == "vt":
         example = vt_utils.sys_vartrack_w_noise_random(tokenizer, 1, 500, incremental=5)[0]
-        rows = vt_utils.sys_vartrack_w_noise_random(tokenizer, samples, job.length, icl_example=example)
+        rows = vt_utils.sys_vartrack_w_noise_random(tokenizer, TIMED, job.length, icl_example=example)
     elif job.name == "cwe":
-        rows = cwe_utils.sys_word_pair_random(samples, job.length, tokenizer)
+        rows = cwe_utils.sys_word_pair_random(TIMED, job.length, tokenizer)
     else:
-        rows = fwe_utils.sys_kwext(tokenizer, job.length, samples)
+        rows = fwe_utils.sys_kwext(tokenizer, job.length, TIMED)
     seconds = time.process_time() - start
-    return seconds / samples, sum(row["length"] for row in rows) / samples / job.length
+    return seconds / TIMED, sum(row["length"] for row in rows) / TIMED / job.length
 
 
 def compare(length: int, tokens: Tokens, lm_tokenizer) -> pandas.DataFrame:
@@ -95,10 +84,13 @@ def compare(length: int, tokens: Tokens, lm_tokenizer) -> pandas.DataFrame:
     vars(args).update(num_samples=500, random_seed=42, profile="upstream", essays=None, squad=None, hotpotqa=None)
     rows = []
     for job in list_jobs(args):
-        row = [job.name, *time_ours(job, tokens, args)]
+        task = set_up(job, tokens, args)
+        start = time.process_time()
+        fills = [task.row(index)["fill"] for index in range(TIMED)]
+        row = [job.name, (time.process_time() - start) / TIMED, sum(fills) / TIMED]
         if job.name in OFFLINE:
             with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
-                row += time_lm_eval(job, lm_tokenizer, LM_EVAL_SAMPLES)
+                row += time_lm_eval(job, lm_tokenizer)
         rows.append(row)
     return pandas.DataFrame(rows, columns=["task", "ours", "fill", "lm_eval", "lm_fill"])
 
@@ -108,8 +100,7 @@ def main():
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 32768], help="tokens")
     parser.add_argument("--samples", type=int, default=500, help="per task, in one start [500]")
     args = parser.parse_args()
-    packages = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "lm_eval", "wonderwords"))
-    print(f"{date.today()}, CPU, {os.cpu_count()} cores, {packages}, Python {platform.python_version()}")
+    print(f"{date.today()}, {os.cpu_count()} cores, tokenizers {version('tokenizers')}, lm_eval {version('lm_eval')}")
     with tempfile.TemporaryDirectory() as folder:
         train_tokenizer(Path(folder))
         tokens = Tokens(read_tokenizer(folder, False))
@@ -120,17 +111,14 @@ def main():
             table = compare(length, tokens, lm_tokenizer)
             lm_eval = table["lm_eval"].mean()
             same = table["ours"][table["lm_eval"].notna()].mean()
-            start_ratio = lm_eval * 13 * args.samples / seconds
+            ratios = (lm_eval * 13 * args.samples / seconds, lm_eval / table["ours"].mean(), lm_eval / same)
             print(
                 f"\n{length:,} tokens, 13 tasks of {args.samples}: {seconds:.1f} s (load {load:.1f}), fill {fill:.4f}"
             )
-            print(
-                f"lm-eval: {1 / lm_eval:.1f} samples/s. Times as fast: one start {start_ratio:.1f}, one process ",
-                end="",
-            )
-            print(f"{lm_eval / table['ours'].mean():.1f}, one process for lm-eval's tasks {lm_eval / same:.1f}\n")
+            print("times as fast as lm-eval in one start, in one process, in one process on the same tasks:", end=" ")
+            print(*(f"{ratio:.1f}" for ratio in ratios), end="\n\n")
             table[["ours", "lm_eval"]] *= 1000
-            print(table.to_string(index=False, na_rep="", float_format="%.4g"))
+            print(table.to_string(index=False, na_rep="", float_format="%.4g"), flush=True)
 
 
 if __name__ == "__main__":
