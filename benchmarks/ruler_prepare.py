@@ -1,173 +1,124 @@
-"""Times ruler/data/prepare.py: samples a second by task and length, and all tasks in one start; lm-eval beside it.
+"""Times ruler/data/prepare.py beside lm-eval's copy of NVIDIA's generator.
 
-    python benchmarks/ruler_prepare.py                  (CPU: 13 tasks of 500 samples, 4,096 and 32,768 tokens)
-    python benchmarks/ruler_prepare.py --lengths 4096 --samples 100 --lm_eval_samples 20
+    python benchmarks/ruler_prepare.py         (CPU: 13 tasks of 500 samples, 4,096 and 32,768 tokens)
 
-The tokenizer is a byte-level BPE of 32,000 entries with BOS, trained on the standard library of this interpreter and
-kept in the temporary folder for the next time. `one start` is the wall-clock time of the command that makes all tasks,
-start-up and writing included, and the peak memory of its largest process. The table's samples a second are of one
-process that has the task ready. lm-eval's generator runs for the tasks that it can make without a network, in one
-process, import not counted, the search for the size counted, which weighs the more the fewer samples there are.
+"One start" is the command that makes all tasks with one process per core, start-up and writing included. The table has
+the CPU milliseconds and the fill of a sample in one process, after set-up and imports; lm-eval's search for the size
+counts. lm-eval runs the tasks that need no network. The tokenizer is a BPE trained on the standard library.
 """
 
 import argparse
-import contextlib
-import json
 import os
-import platform
-import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas
+from tokenizers import ByteLevelBPETokenizer, processors
+from transformers import PreTrainedTokenizerFast
+
 STAGE = Path(__file__).resolve().parents[1] / "ruler"
 sys.path[:0] = [str(STAGE), str(STAGE / "data")]
-import maker  # noqa: E402
-import tokens  # noqa: E402
-from sampling import Job  # noqa: E402
-from tasks import read_tasks  # noqa: E402
+from prepare import list_jobs, set_up  # noqa: E402
+from run import read_json  # noqa: E402
+from tokens import Tokens, read_tokenizer  # noqa: E402
 
-VOCABULARY = 32_000
-OFFLINE = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe")  # of lm-eval's
-TIMED = 20  # samples for a task's rate
+OFFLINE = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe")  # lm-eval's without downloads
+TIMED = 50  # samples of a task
 
 
-def make_tokenizer(folder: Path) -> None:
-    if (folder / "tokenizer.json").exists():
-        return
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    print("training the tokenizer", flush=True)
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    files = sorted(
-        path for path in Path(sysconfig.get_path("stdlib")).rglob("*.py") if "site-packages" not in path.parts
-    )
-    texts = (path.read_text(encoding="utf-8", errors="ignore") for path in files)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<s>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(texts, trainer)
+def train_tokenizer(folder: Path) -> None:
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train([str(path) for path in files], vocab_size=32_000, special_tokens=["<s>"], show_progress=False)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend", "bos_token": "<s>"}')
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def one_start(folder: Path, length: int, samples: int) -> dict:
-    """All tasks by the script, as a user runs it: seconds, CPU seconds, bytes of the largest process, fills."""
-    output = folder / "data"
-    shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "data/prepare.py", "--save_dir", output, "--task", "all", "--tokenizer_path", folder]
-    command += ["--max_seq_length", length, "--num_samples", samples]
-    began = time.perf_counter()
-    with (folder / "log").open("w+") as log:
-        started = subprocess.Popen([str(word) for word in command], cwd=STAGE, stdout=log, stderr=log)
-        _, status, used = os.wait4(started.pid, 0)  # of this command and its processes, not of others before it
-        log.seek(0)
-        if status:
-            sys.exit(f"error: prepare.py failed:\n{log.read()}")
-    return {
-        "seconds": time.perf_counter() - began,
-        "cpu": used.ru_utime + used.ru_stime,
-        "peak": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "fills": {path.parent.name: json.loads(path.read_text())["mean_fill"] for path in output.glob("*/run.json")},
-    }
+def one_start(folder: Path, length: int, samples: int) -> tuple[float, float]:
+    """(seconds, mean fill) of the command that makes all tasks."""
+    command = [sys.executable, STAGE / "data" / "prepare.py", "--save_dir", folder / str(length)]
+    command += ["--tokenizer_path", folder, "--max_seq_length", str(length), "--num_samples", str(samples)]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    fills = [read_json(path)["mean_fill"] for path in (folder / str(length)).glob("*/run.json")]
+    return seconds, sum(fills) / len(fills)
 
 
-def rate(setup: maker.Maker, name: str, spec: dict, length: int) -> float:
-    """Samples a second of one process."""
-    job = Job(name, spec["task"], spec["args"], length, spec["tokens_to_generate"], 500, 42, "upstream")
-    setup.task(job)
-    began = time.perf_counter()
-    setup.rows(job, 1, 1 + TIMED)
-    return TIMED / (time.perf_counter() - began)
-
-
-def lm_eval_rate(folder: Path, name: str, length: int, samples: int) -> dict | None:
-    """Samples a second and mean fill of lm-eval's generator, in a process of its own; None if it fails."""
-    command = [sys.executable, __file__, "--child", str(folder), name, str(length), str(samples)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
-
-
-def child(folder: str, name: str, length: str, samples: str) -> None:
+def time_lm_eval(job, tokenizer) -> tuple[float, float]:
+    """(CPU seconds, fill) of a sample."""
     import nltk
 
     nltk.data.find = lambda *_: True  # its sentence model is for the essays only
     from lm_eval.tasks.ruler import cwe_utils, fwe_utils, niah_utils, vt_utils
-    from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
-    tokenizer.model_max_length = 10**9
-    n, length, began = int(samples), int(length), time.perf_counter()
-    with contextlib.redirect_stdout(sys.stderr):
-        if name.startswith("niah"):
-            args = read_tasks("synthetic")[name]["args"]
-            kind = "repeat" if args["type_haystack"] == "noise" else "needle"
-            kinds = {key: args[key] for key in ("type_needle_k", "type_needle_v")}
-            made = niah_utils.generate_samples(
-                niah_utils.get_haystack(type_haystack=kind),
-                TOKENIZER=tokenizer,
-                max_seq_length=length,
-                type_haystack=kind,
-                template=niah_utils.TEMPLATE,
-                num_samples=n,
-                **kinds,
-            )
-        elif name == "vt":
-            example = vt_utils.sys_vartrack_w_noise_random(tokenizer, 1, 500, incremental=5)[0]
-            made = vt_utils.sys_vartrack_w_noise_random(tokenizer, n, length, icl_example=example)
-        elif name == "cwe":
-            made = cwe_utils.sys_word_pair_random(n, length, tokenizer)
-        else:
-            made = fwe_utils.sys_kwext(tokenizer, length, n)
-    seconds = time.perf_counter() - began
-    print(json.dumps({"rate": len(made) / seconds, "fill": sum(row["length"] for row in made) / len(made) / length}))
+    start = time.process_time()
+    if job.family == "niah":
+        kind = "repeat" if job.args["type_haystack"] == "noise" else "needle"
+        kinds = {key: job.args[key] for key in ("type_needle_k", "type_needle_v")}
+        kinds |= {"type_haystack": kind, "template": niah_utils.TEMPLATE, "num_samples": TIMED}
+        haystack = niah_utils.get_haystack(type_haystack=kind)
+        rows = niah_utils.generate_samples(haystack, TOKENIZER=tokenizer, max_seq_length=job.length, **kinds)
+    elif job.name == "vt":
+        example = vt_utils.sys_vartrack_w_noise_random(tokenizer, 1, 500, incremental=5)[0]
+        rows = vt_utils.sys_vartrack_w_noise_random(tokenizer, TIMED, job.length, icl_example=example)
+    elif job.name == "cwe":
+        rows = cwe_utils.sys_word_pair_random(TIMED, job.length, tokenizer)
+    else:
+        rows = fwe_utils.sys_kwext(tokenizer, job.length, TIMED)
+    seconds = time.process_time() - start
+    return seconds / TIMED, sum(row["length"] for row in rows) / TIMED / job.length
+
+
+def compare(length: int, tokens: Tokens, lm_tokenizer) -> pandas.DataFrame:
+    """CPU seconds and fill of a sample of every task, ours and lm-eval's."""
+    args = argparse.Namespace(max_seq_length=[length], benchmark="synthetic", task=None, tokens_to_generate=None)
+    vars(args).update(num_samples=500, random_seed=42, profile="upstream", essays=None, squad=None, hotpotqa=None)
+    rows = []
+    for job in list_jobs(args):
+        task = set_up(job, tokens, args)
+        start = time.process_time()
+        fills = [task.row(index)["fill"] for index in range(TIMED)]
+        row = [job.name, (time.process_time() - start) / TIMED, sum(fills) / TIMED]
+        if job.name in OFFLINE:
+            with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
+                row += time_lm_eval(job, lm_tokenizer)
+        rows.append(row)
+    return pandas.DataFrame(rows, columns=["task", "ours", "fill", "lm_eval", "lm_fill"])
 
 
 def main():
-    if sys.argv[1:2] == ["--child"]:
-        return child(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 32768], help="tokens")
-    parser.add_argument("--samples", type=int, default=500, help="of a task, in one start [500]")
-    parser.add_argument("--lm_eval_samples", type=int, default=50, help="of a task; 0 leaves lm-eval out [50]")
+    parser.add_argument("--samples", type=int, default=500, help="per task, in one start [500]")
     args = parser.parse_args()
-    folder = Path(tempfile.gettempdir()) / "ruler_prepare_benchmark"
-    folder.mkdir(exist_ok=True)
-    make_tokenizer(folder)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "lm_eval", "wonderwords"))
-    print(f"{date.today()}, CPU, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), {versions}, ", end="")
-    print(f"Python {platform.python_version()}, BPE of {VOCABULARY:,}:")
-    outside = maker.Outside({"essays": None, "squad": None, "hotpotqa": None})
-    setup = maker.Maker(tokens.load(str(folder), False), outside)
-    for length in args.lengths:
-        whole = one_start(folder, length, args.samples)
-        shutil.rmtree(folder / "data")
-        fill = sum(whole["fills"].values()) / len(whole["fills"])
-        load, peak = os.getloadavg()[0], whole["peak"] / 2**20
-        print(f"\n{length:,} tokens, 13 tasks of {args.samples}, one start: {whole['seconds']:.1f} s ", end="")
-        print(f"({whole['cpu']:.1f} CPU s, load then {load:.1f}), peak {peak:.0f} MiB a process, ", end="")
-        print(f"mean fill {fill:.4f}\n")
-        seconds_a_sample = []
-        print("| task | samples/s | fill | lm-eval samples/s | fill |")
-        print(5 * "|---" + "|")
-        for name, spec in read_tasks("synthetic").items():
-            cells = [name, f"{rate(setup, name, spec, length):,.0f}", f"{whole['fills'][name]:.4f}", "", ""]
-            if name in OFFLINE and args.lm_eval_samples:
-                theirs = lm_eval_rate(folder, name, length, args.lm_eval_samples)
-                seconds_a_sample += [1 / theirs["rate"]] if theirs else []
-                cells[3:] = [f"{theirs['rate']:.1f}", f"{theirs['fill']:.4f}"] if theirs else ["failed", ""]
-            print("|", " | ".join(cells), "|", flush=True)
-        if seconds_a_sample:
-            ours, theirs = 13 * args.samples / whole["seconds"], len(seconds_a_sample) / sum(seconds_a_sample)
-            print(f"\n{ours:.0f} samples/s in one start, {theirs:.1f} by lm-eval (mean of its tasks): ", end="")
-            print(f"{ours / theirs:.1f} times")
+    print(f"{date.today()}, {os.cpu_count()} cores, tokenizers {version('tokenizers')}, lm_eval {version('lm_eval')}")
+    with tempfile.TemporaryDirectory() as folder:
+        train_tokenizer(Path(folder))
+        tokens = Tokens(read_tokenizer(folder, False))
+        lm_tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{folder}/tokenizer.json", model_max_length=10**9)
+        for length in args.lengths:
+            seconds, fill = one_start(Path(folder), length, args.samples)
+            load = os.getloadavg()[0]
+            table = compare(length, tokens, lm_tokenizer)
+            lm_eval = table["lm_eval"].mean()
+            same = table["ours"][table["lm_eval"].notna()].mean()
+            ratios = (lm_eval * 13 * args.samples / seconds, lm_eval / table["ours"].mean(), lm_eval / same)
+            print(
+                f"\n{length:,} tokens, 13 tasks of {args.samples}: {seconds:.1f} s (load {load:.1f}), fill {fill:.4f}"
+            )
+            print("times as fast as lm-eval in one start, in one process, in one process on the same tasks:", end=" ")
+            print(*(f"{ratio:.1f}" for ratio in ratios), end="\n\n")
+            table[["ours", "lm_eval"]] *= 1000
+            print(table.to_string(index=False, na_rep="", float_format="%.4g"), flush=True)
 
 
 if __name__ == "__main__":

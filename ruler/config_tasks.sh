@@ -7,17 +7,6 @@ STOP_WORDS=${STOP_WORDS:-} # an answer ends before these, separated by commas
 TASKS=${TASKS:-} # a shorter list, separated by spaces or commas; empty: these
 synthetic=(${TASKS//,/ })
 [ ${#synthetic[@]} -gt 0 ] || synthetic=(
-  "niah_single_1"
-  "niah_single_2"
-  "niah_single_3"
-  "niah_multikey_1"
-  "niah_multikey_2"
-  "niah_multikey_3"
-  "niah_multivalue"
-  "niah_multiquery"
-  "vt"
-  "cwe"
-  "fwe"
-  "qa_1"
-  "qa_2"
+  niah_single_1 niah_single_2 niah_single_3 niah_multikey_1 niah_multikey_2 niah_multikey_3 niah_multivalue
+  niah_multiquery vt cwe fwe qa_1 qa_2
 )

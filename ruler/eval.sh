@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Scores what run.sh left and prints one table of all models and lengths; needs no GPU.
+# Scores the predictions of run.sh and prints one table of all models and lengths; needs no GPU.
 #
 #   bash eval.sh                                                          everything in ROOT_DIR
-#   MODELS="a b" SEQ_LENGTHS="4096 8192" TASKS="vt cwe" bash eval.sh      reports what of these is missing
+#   MODELS="a b" SEQ_LENGTHS="4096 8192" TASKS="vt cwe" bash eval.sh      reports which of these are missing
 #
 # Writes ROOT_DIR/ruler.csv and ruler.json, and beside the answers RULER's summary.csv and submission.csv and our
 # scores.json. Ends with status 1 if something is missing.
 set -u
 cd "$(dirname "$0")" || exit 1
 
-models=(${MODELS:-})       # names in ROOT_DIR, as in run.sh; empty: all that are there
-lengths=(${SEQ_LENGTHS:-}) # tokens; empty: all that are there
+models=(${MODELS:-})       # names in ROOT_DIR; empty: all
+lengths=(${SEQ_LENGTHS:-}) # tokens; empty: all
 benchmark=${BENCHMARK:-synthetic}
 ROOT_DIR=${ROOT_DIR:-results}
 python=${PYTHON:-python}

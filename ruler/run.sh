@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# RULER: makes the data, asks the models, scores their answers, at every length and task.
+# RULER: makes the data, answers the prompts, scores the answers, at every length and task.
 #
 #   bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]
-#
 #   bash run.sh llama2-7b-hf synthetic                                a name of config_models.sh
 #   SEQ_LENGTHS="4096 8192" NUM_SAMPLES=100 bash run.sh CKPT_A CKPT_B synthetic --trust_remote_code
 #   CHECKPOINTS="a b" TASKS="vt cwe" bash run.sh synthetic            checkpoint folders or hub ids
@@ -36,13 +35,12 @@ while [ $# -gt 0 ] && [[ $1 != -* ]]; do
   words+=("$1")
   shift
 done
-[ ${#words[@]} -ne 1 ] || words=(${CHECKPOINTS:-} "${words[@]}")
+if [ ${#words[@]} -eq 1 ]; then words=(${CHECKPOINTS:-} "${words[@]}"); fi
 [ ${#words[@]} -ge 2 ] || fail "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"
 models=("${words[@]:0:${#words[@]}-1}") benchmark=${words[${#words[@]}-1]} flags=("$@")
-[[ $benchmark =~ ^[A-Za-z0-9_]+$ ]] || fail "the last word before the flags names the benchmark, not '$benchmark'"
 array="$benchmark[*]"
 tasks=$(IFS=, && echo "${!array-}")
-[ -n "$tasks" ] || fail "no benchmark '$benchmark' in config_tasks.sh; RULER's is synthetic"
+[ -n "$tasks" ] || fail "no benchmark '$benchmark' in config_tasks.sh; the last word before the flags names it"
 
 select_model() { # model: sets MODEL_PATH, TOKENIZER_PATH, MODEL_FRAMEWORK and the name of its results
   MODEL_PATH='' TOKENIZER_PATH='' MODEL_FRAMEWORK='' name=$1
@@ -61,9 +59,7 @@ names=() tokenizers=() frameworks=()
 for model in "${models[@]}"; do
   select_model "$model"
   names+=("$name") tokenizers+=("$TOKENIZER_PATH") frameworks+=("$MODEL_FRAMEWORK")
-  [ "$MODEL_FRAMEWORK" = "${frameworks[0]}" ] || fail "the models have several frameworks; set MODEL_FRAMEWORK for all"
-  [ "$MODEL_FRAMEWORK" != openai ] || [ "$TOKENIZER_PATH" != "$MODEL_PATH" ] ||
-    fail "MODEL_FRAMEWORK=openai needs TOKENIZER_PATH, a folder or hub id, to size the data"
+  [ "$MODEL_FRAMEWORK" = "${frameworks[0]}" ] || fail "the models need one framework; set MODEL_FRAMEWORK"
 done
 
 # --- the data

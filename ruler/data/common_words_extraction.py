@@ -1,65 +1,74 @@
 """Common words: a numbered list in which num_cw words occur freq_cw times each and the others freq_ucw times.
 
-One solved example with a list of its own comes before the task. Below 4,096 tokens both lists are shorter: 6 and 1
-times. Words are wonderwords' nouns, adjectives and verbs; where there are not enough (beyond 128k tokens, depending on
-the tokenizer) adjective-noun pairs follow in profile upstream, whose own second list is not to be had by installing a
-package; profile lceg stops at the list.
+A solved example with a list of its own precedes the task. Below 4,096 tokens both lists are shorter: 6 and 1 times. The
+words are wonderwords' nouns, adjectives and verbs; a prompt beyond about 128k tokens has all of them.
 """
 
 from itertools import accumulate
-from random import Random
 
-from sampling import Draft, Job, Task, shuffled
-from templates import Texts
-from tokens import Tokens
-from words import all_words, draw_new, word
+from task import Draft, Task, shuffled
+from texts import read_texts, read_words
+
+
+def numbered(items: list[str]) -> str:
+    return " ".join([f"{i}. {item}" for i, item in enumerate(items, 1)])
 
 
 class CommonWords(Task):
     step = 10
 
-    def __init__(self, tokens: Tokens, job: Job, texts: Texts):
+    def __init__(self, tokens, job, source=None):
         super().__init__(tokens, job)
-        self.common, self.short = job.args["num_cw"], job.length < 4096
-        self.minimum = f"its example, {self.common} common words and another one"
-        self.repeats = (6, 1) if self.short else (job.args["freq_cw"], job.args["freq_ucw"])
-        template, self.prefix = texts.templates["cwe"]
+        self.num_common = job.args["num_cw"]
+        self.minimum = f"its example, {self.num_common} common words and another one"
+        self.repeats = (job.args["freq_cw"], job.args["freq_ucw"])  # of a common word, of another word
+        self.example_words = 40
+        self.example_repeats = (10, 3)
+        if job.length < 4096:
+            self.repeats = (6, 1)
+            self.example_words = 20
+            self.example_repeats = (3, 1)
+        template, self.prefix = read_texts()["cwe"]
         self.before, self.after = (template + self.prefix).split("{context}")
-        self.vocabulary = shuffled(all_words(), job.seed)
-        # an item of the list takes at least two tokens
-        self.number_sums = [0, *accumulate(self.cost(f"{i}.") for i in range(1, self.room // 2 + 1))]
+        words = sorted(set().union(*read_words()))
+        self.vocabulary = shuffled(words, job.seed)
+        max_items = self.token_budget // 2  # an item of the list has at least two tokens
+        numbers = [f"{i}." for i in range(1, max_items + 1)]
+        self.number_sums = list(accumulate(map(tokens.cost, numbers), initial=0))
+        other_items = max(0, max_items - self.num_common * self.repeats[0])
+        self.max_words = min(self.num_common + other_items // self.repeats[1], len(words))
+
+    def numbered_list(self, words: list[str], repeats: tuple[int, int]) -> str:
+        """The list, in the fixed order: the first num_common words repeats[0] times, the others repeats[1] times."""
+        n = self.num_common
+        items = words[:n] * repeats[0] + words[n:] * repeats[1]
+        return numbered(shuffled(items, self.job.seed))
+
+    def example(self, index: int) -> str:
+        words = self.rng(index).sample(self.vocabulary, self.example_words)
+        answers = numbered(words[: self.num_common])
+        if not self.lceg:
+            answers = f" {answers}"
+        return self.before + self.numbered_list(words, self.example_repeats) + self.after + answers + "\n"
+
+    def item_tokens(self, item: str) -> int:
+        """Tokens of a list item, which may be several words, without its number."""
+        return sum(map(self.tokens.cost, item.split(" ")))
+
+    def draw(self, index: int) -> Draft:
+        before = self.example(index) + self.before
+        words = self.rng(index, "words").sample(self.vocabulary, self.max_words)
+        sums = list(accumulate(map(self.item_tokens, words), initial=0))
+        n = self.num_common
         often, seldom = self.repeats
-        self.most = self.common + max(0, self.room // 2 - self.common * often) // seldom
-        if self.lceg:
-            self.most = min(self.most, len(self.vocabulary))
-        self.calibrate()
 
-    def listed(self, words: list[str], repeats: tuple[int, int]) -> str:
-        """The numbered list: the first words often, the others seldom, in the fixed order."""
-        items = words[: self.common] * repeats[0] + words[self.common :] * repeats[1]
-        return " ".join([f"{i}. {item}" for i, item in enumerate(shuffled(items, self.job.seed), 1)])
+        def tokens(size):
+            common_tokens = often * sums[n]
+            other_tokens = seldom * (sums[size] - sums[n])
+            items = often * n + seldom * (size - n)
+            return self.number_sums[items] + common_tokens + other_tokens
 
-    def example(self, rng: Random) -> str:
-        words = rng.sample(self.vocabulary, 20 if self.short else 40)
-        space = "" if self.lceg else " "
-        answers = " ".join([f"{i}. {item}" for i, item in enumerate(words[: self.common], 1)])
-        return self.before + self.listed(words, (3, 1) if self.short else (10, 3)) + self.after + space + answers + "\n"
+        def render(size):
+            return before + self.numbered_list(words[:size], self.repeats) + self.after
 
-    def draw(self, index: int, attempt: int) -> Draft:
-        before = self.example(self.rng(index, attempt)) + self.before
-        rng = self.rng(index, attempt, "words")
-        words = rng.sample(self.vocabulary, min(self.most, len(self.vocabulary)))
-        taken = set(words)
-        words += [draw_new(word, rng, taken) for _ in range(self.most - len(words))]
-        often, seldom = self.repeats
-        k = self.common
-        sums = [0, *accumulate(sum(map(self.cost, item.split(" "))) for item in words)]
-
-        def tokens(n: int) -> int:
-            items = k * often + (n - k) * seldom
-            return self.number_sums[items] + often * sums[k] + seldom * (sums[n] - sums[k])
-
-        def render(n: int) -> str:
-            return before + self.listed(words[:n], self.repeats) + self.after
-
-        return Draft(render, self.prefix, words[:k], k + 1, self.most, tokens)
+        return Draft(render, self.prefix, words[:n], n + 1, self.max_words, tokens)

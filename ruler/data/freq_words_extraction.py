@@ -1,70 +1,76 @@
-"""Frequent words: a text of made-up words whose frequencies fall off as rank^-alpha; which three are the most frequent?
+"""Frequent words: a text of random words whose frequencies fall off as rank^-alpha; which three are the most frequent?
 
-The most frequent of all are dots, to be ignored; the answers are ranks 2 to 4. Of rank r there are int(n r^-alpha /
-zeta(alpha)); n is what fits. As in RULER, but: n is not stepped in 32nds of the length, and in a very short text it is
-lowered until the fourth rank is above the fifth, without which the question has no answer.
+The most frequent of all are dots, to be ignored; the answers are ranks 2 to 4. In a text of n words rank r occurs
+int(n r^-alpha / zeta(alpha)) times. As in RULER, but: n is the largest that fits, not a multiple of a 32nd of the
+length, and in a very short text it is lowered until the fourth rank is more frequent than the fifth: otherwise the
+question has no answer.
 """
 
-import string
 from math import ceil
+from string import ascii_lowercase
 
+import numpy as np
 from scipy.special import zeta
 
-from sampling import Draft, Job, Task, shuffled
-from templates import Texts
-from tokens import Tokens
-from words import draw_new
+from task import Draft, Task, shuffled
+from texts import draw_new, random_letters, read_texts
 
-LETTERS, DOTS, ASKED = 6, "...", 3
+LETTERS = 6
+DOTS = "..."
+LAST_ASKED = 3  # index of the last rank asked for
 
 
 class FrequentWords(Task):
     minimum = "words of four frequencies"
 
-    def __init__(self, tokens: Tokens, job: Job, texts: Texts):
+    def __init__(self, tokens, job, source=None):
         super().__init__(tokens, job)
         alpha = job.args["alpha"]
-        if alpha <= 1:
-            raise ValueError(f"{job.name}: alpha must be above 1")
-        vocabulary = job.args.get("vocab_size") or (job.length if self.lceg else self.room) // 50
-        self.shares = [rank**-alpha / zeta(alpha) for rank in range(1, max(vocabulary, ASKED + 1) + 1)]
-        self.start, self.step = job.length // LETTERS, max(1, job.length // 32)
-        template, self.prefix = texts.templates["fwe"]
-        self.before, self.after = (template + self.prefix).split("{context}")
-        self.calibrate()
+        num_words = (job.length if self.lceg else self.token_budget) // 50
+        ranks = range(1, max(num_words, LAST_ASKED + 2) + 1)
+        self.shares = np.array([rank**-alpha / zeta(alpha) for rank in ranks])
+        self.max_ranks = np.count_nonzero(self.counts(self.token_budget))
+        self.start = job.length // LETTERS
+        self.step = max(1, job.length // 32)
+        template, self.prefix = read_texts()["fwe"]
+        before, self.after = (template + self.prefix).split("{context}")
+        self.before = before.rstrip(" ")
+        self.smallest = ceil(1 / self.shares[LAST_ASKED])
+        while not self.has_answer(self.smallest):
+            self.smallest += 1
 
-    def counts(self, n: int) -> list[int]:
-        """Of each rank that occurs at all."""
-        counts = []
-        for share in self.shares:
-            if n * share < 1:
-                break
-            counts.append(int(n * share))
-        return counts
+    def counts(self, n: int) -> np.ndarray:
+        """How often each rank occurs in a text of n words."""
+        return (n * self.shares).astype(int)
 
-    def size(self, fits: int) -> int:
-        """As for all tasks, lowered until the last rank that is asked for is more frequent than the next."""
-        n = super().size(fits)
-        while n > 0:
-            counts = [*self.counts(n), 0, 0]
-            if len(counts) > ASKED + 2 and counts[ASKED] > counts[ASKED + 1]:
-                break
+    def has_answer(self, n: int) -> bool:
+        """Whether the last rank asked for is more frequent than the next."""
+        counts = self.counts(n)
+        return counts[LAST_ASKED] > counts[LAST_ASKED + 1]
+
+    def round_size(self, fits: int) -> int:
+        n = super().round_size(fits)
+        while n > self.smallest and not self.has_answer(n):
             n -= 1
         return n
 
-    def draw(self, index: int, attempt: int) -> Draft:
-        rng, taken, words = self.rng(index, attempt), set(), []
-        for _ in self.shares:
-            words.append(draw_new(lambda r: "".join(r.choices(string.ascii_lowercase, k=LETTERS)), rng, taken))
+    def draw(self, index: int) -> Draft:
+        rng = self.rng(index)
+        taken = set()
+        draw_word = random_letters(ascii_lowercase, LETTERS)
+        words = [draw_new(draw_word, rng, taken) for _ in self.shares]
         words = shuffled(sorted(words), self.job.seed)
         words[0] = DOTS
+        costs = np.array(list(map(self.tokens.cost, words[: self.max_ranks])))
 
-        def tokens(n: int) -> int:
-            return sum(count * self.cost(word) for word, count in zip(words, self.counts(n), strict=False))
+        def tokens(n):
+            return int(self.counts(n)[: self.max_ranks] @ costs)
 
-        def render(n: int) -> str:
-            listed = [word for word, count in zip(words, self.counts(n), strict=False) for _ in range(count)]
-            return f"{self.before.rstrip(' ')} {' '.join(shuffled(listed, self.job.seed))}{self.after}"
+        def render(n):
+            text = []
+            for word, count in zip(words, self.counts(n).tolist(), strict=True):
+                text += [word] * count
+            text = " ".join(shuffled(text, self.job.seed))
+            return f"{self.before} {text}{self.after}"
 
-        least = ceil(1 / self.shares[ASKED])  # with the last rank that is asked for
-        return Draft(render, self.prefix, words[1 : ASKED + 1], least, self.room, tokens)
+        return Draft(render, self.prefix, words[1 : LAST_ASKED + 1], self.smallest, self.token_budget, tokens)

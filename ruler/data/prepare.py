@@ -6,73 +6,87 @@ r"""Makes the data of RULER's tasks: one JSON line per sample, in <save_dir>/<ta
         --tokenizer_path CKPT_A CKPT_B --max_seq_length 4096 8192 16384 32768 65536       (all in one process)
     python data/prepare.py ... --essays PaulGrahamEssays.json --squad dev-v2.0.json --hotpotqa hotpot.json
 
-Runs on the CPU of any machine; needs the tokenizer, not the model. data/download.py fetches the texts that some tasks
-need; without them those tasks use stand-ins, and run.json beside the data says so. Models with the same tokenizer share
-the data, by hard links. Sample i depends on the seed, the task and i only: rerun the same command to resume; a larger
---num_samples adds samples to the same ones.
+Needs a CPU and the tokenizer, not the model. data/download.py downloads the texts that some tasks need; without them
+those tasks use stand-ins, and run.json beside the data says so. Models with the same tokenizer share the data, by hard
+links. Sample i depends on the seed, the task and i only. Rerun the same command to resume or to add samples.
 
-A row: index, input, outputs, length, length_w_model_temp (the same), answer_prefix, token_position_answer (niah),
-tokens_to_generate, fill. `input` is the whole prompt and ends with the answer's prefix. `length` counts all of its
-tokens, the tokenizer's own BOS included, and those to generate; it is never above --max_seq_length, and `fill` is their
-share of it.
+A row: index, input (the whole prompt), outputs, length (tokens of prompt and answer, BOS included; never above
+--max_seq_length), length_w_model_temp (the same), answer_prefix (the end of `input`), token_position_answer (niah),
+tokens_to_generate, fill (length / --max_seq_length).
 
---profile upstream (default) fills the length with each sample. --profile lceg is the LCEG paper's copy of RULER: sizes
-in steps, one for all samples, essays not repeated, its spelling and its layout of variable tracking and common words.
-What made its prompts too long (BOS, and in fwe the answer, were not counted) is mended here too.
+--profile lceg makes the data as the LCEG paper's copy of RULER: sizes in steps, one for all samples, essays not
+repeated, its spelling and layout. What made its prompts too long (BOS, and the answer in fwe) is counted here.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import files  # noqa: E402
-import maker  # noqa: E402
-import tokens  # noqa: E402
-from run import command_line, for_each_checkpoint, run_script  # noqa: E402
-from sampling import Job, TooShort  # noqa: E402
-from tasks import choose_tasks, read_tasks  # noqa: E402
 
-VERSION = 2  # of the generator: another number, other rows
+from common_words_extraction import CommonWords
+from freq_words_extraction import FrequentWords
+from niah import Niah
+from qa import QuestionAnswering
+from run import command_line, for_each_checkpoint, read_json, run_script, write_json
+from sources import read_source, source_kind
+from task import Job, Task
+from tasks import choose_tasks, read_tasks
+from tokens import Tokens, read_tokenizer
+from variable_tracking import VariableTracking
+
+FAMILIES = {
+    "niah": Niah,
+    "variable_tracking": VariableTracking,
+    "common_words_extraction": CommonWords,
+    "freq_words_extraction": FrequentWords,
+    "qa": QuestionAnswering,
+}
+VERSION = 2  # of the generator; a new version makes other rows
 BLOCK_TOKENS = 2**18  # made by one process at a time
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save_dir", required=True, help="folder; {model} and {length} in it are replaced")
-    parser.add_argument("--benchmark", default="synthetic", help="<benchmark>.yaml names the tasks [synthetic]")
+    parser.add_argument("--benchmark", default="synthetic", help="<benchmark>.yaml defines the tasks [synthetic]")
     parser.add_argument("--task", nargs="+", help="names, separated by spaces or commas, or all [all]")
     parser.add_argument("--max_seq_length", type=int, nargs="+", required=True, help="tokens of prompt and answer")
-    parser.add_argument("--num_samples", type=int, default=500, help="of a task [500]")
+    parser.add_argument("--num_samples", type=int, default=500, help="per task [500]")
     parser.add_argument("--tokenizer_path", nargs="+", required=True, help="checkpoint folders or hub ids")
     parser.add_argument("--model_name", nargs="+", help="names for {model} [the last part of --tokenizer_path]")
     parser.add_argument("--trust_remote_code", action="store_true", help="run the tokenizer's own code")
     parser.add_argument("--tokens_to_generate", type=int, help="[128 for niah, 30 vt, 120 cwe, 50 fwe, 32 qa]")
     parser.add_argument("--profile", default="upstream", choices=["upstream", "lceg"])
     parser.add_argument("--random_seed", type=int, default=42)
-    parser.add_argument("--essays", type=Path, help="folder of .txt files, .txt or .json [data/json/, else a stand-in]")
+    parser.add_argument("--essays", type=Path, help="folder of .txt files, or .json [data/json/, else a stand-in]")
     parser.add_argument("--squad", type=Path, help="dev-v2.0.json [data/json/squad.json, else a stand-in]")
     parser.add_argument("--hotpotqa", type=Path, help="dev file [data/json/hotpotqa.json, else a stand-in]")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes [one a core]")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes [one per core]")
     args = parser.parse_args()
-    args.model_name = args.model_name or [Path(path).resolve().name for path in args.tokenizer_path]
+    if args.model_name is None:
+        args.model_name = [Path(path).resolve().name for path in args.tokenizer_path]
     if len(set(args.model_name)) != len(args.tokenizer_path):
-        raise ValueError("as many different --model_name as --tokenizer_path are needed")
+        raise ValueError("--model_name needs a different name for each --tokenizer_path")
     for field, values in (("{length}", args.max_seq_length), ("{model}", args.model_name)):
         if len(values) > 1 and field not in args.save_dir:
             raise ValueError(f"several lengths or models need {field} in --save_dir")
-    if min(args.num_samples, args.workers, args.tokens_to_generate or 1) < 1:
-        raise ValueError("--num_samples, --workers and --tokens_to_generate must be at least 1")
     return args
 
 
-def jobs_of(args: argparse.Namespace) -> list[Job]:
+# --- jobs
+def list_jobs(args: argparse.Namespace) -> list[Job]:
     """Every task at every length."""
-    tasks, jobs = read_tasks(args.benchmark), []
+    tasks = read_tasks(args.benchmark)
+    jobs = []
     for length in args.max_seq_length:
         for name in choose_tasks(args.task, tasks):
             task = tasks[name]
@@ -82,108 +96,153 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def settings_of(job: Job, tokenizer_sha256: str, about: dict | None) -> dict:
-    """What decides the rows, apart from their number. about: what the texts from outside are."""
-    settings = job._asdict()
-    for name in ("rows", "whole"):
-        del settings[name]
-    source = about["source"] if about else "official"
-    return settings | {"source": source, "data": about, "tokenizer_sha256": tokenizer_sha256, "version": VERSION}
+def read_job_source(job: Job, args: argparse.Namespace) -> tuple:
+    """(the text from outside that a job needs, its description); None for both if it needs none."""
+    kind = source_kind(job.family, job.args)
+    return read_source(kind, getattr(args, kind)) if kind else (None, None)
 
 
-def folder_of(args: argparse.Namespace, model: str, job: Job) -> Path:
+def set_up(job: Job, tokens: Tokens, args: argparse.Namespace) -> Task:
+    task = FAMILIES[job.family](tokens, job, read_job_source(job, args)[0])
+    task.calibrate()
+    return task
+
+
+# --- worker processes
+worker_tasks = []
+
+
+def start_worker(tasks: list[Task], parent: int) -> None:
+    """Ends the worker when its parent has ended, since a parent that is killed cannot do it."""
+
+    def exit_after_parent():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=exit_after_parent, daemon=True).start()
+    worker_tasks[:] = tasks
+
+
+def make_block(block: tuple[int, int, int]) -> tuple[bytes, float]:
+    """block: (number of the task, first, end).  Returns the JSON lines of the samples and the sum of their fills."""
+    number, first, end = block
+    lines, fill = "", 0
+    for index in range(first, end):
+        row = worker_tasks[number].row(index)
+        lines += json.dumps(row, ensure_ascii=False) + "\n"
+        fill += row["fill"]
+    return lines.encode(), fill
+
+
+def map_blocks(tasks: list[Task], blocks: list[tuple], workers: int) -> Iterator[tuple[bytes, float]]:
+    """The blocks in order, made by `workers` processes."""
+    if workers == 1:
+        worker_tasks[:] = tasks
+        yield from map(make_block, blocks)
+    else:
+        with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(tasks, os.getpid())) as pool:
+            yield from pool.map(make_block, blocks)
+
+
+# --- files
+def job_folder(args: argparse.Namespace, model: str, job: Job) -> Path:
     return Path(args.save_dir.replace("{model}", model).replace("{length}", str(job.length))) / job.name
 
 
-def is_there(args: argparse.Namespace, model: str, job: Job, settings: dict) -> bool:
-    """Whether a task's data are there, for this model or for one with the same tokenizer, whose data are linked."""
-    folder = folder_of(args, model, job)
-    if files.samples_in(folder, settings) >= job.rows:
+def is_complete(folder: Path, settings: dict, num_samples: int) -> bool:
+    """Whether a folder has enough samples made with these settings.
+
+    Raises ValueError if it has data that this script did not make.
+    """
+    run = read_json(folder / "run.json")
+    rows = folder / "validation.jsonl"
+    if run is None and rows.exists():
+        raise ValueError(f"{rows} was not made by this script (no run.json); give another --save_dir or move it")
+    complete = run is not None and run.get("complete") and rows.exists()
+    return complete and settings.items() <= run.items() and run["num_samples"] >= num_samples
+
+
+def write_data(folder: Path, record: dict, blocks: Iterable[tuple[bytes, float]]) -> float:
+    """Writes validation.jsonl and run.json; returns the mean fill. A killed run leaves "complete": false."""
+    write_json(folder / "run.json", {"complete": False})
+    partial = folder / "validation.jsonl.partial"
+    digest = hashlib.sha256()
+    fill = 0
+    with partial.open("wb") as file:
+        for lines, fills in blocks:
+            file.write(lines)
+            digest.update(lines)
+            fill += fills
+    os.replace(partial, folder / "validation.jsonl")
+    mean_fill = fill / record["num_samples"]
+    record |= {"complete": True, "mean_fill": round(mean_fill, 5), "sha256": digest.hexdigest()}
+    write_json(folder / "run.json", record)
+    return mean_fill
+
+
+def find_data(args: argparse.Namespace, model: str, job: Job, settings: dict) -> bool:
+    """Whether the data of a task exist, for this model or for one with the same tokenizer, whose data are linked."""
+    folder = job_folder(args, model, job)
+    if is_complete(folder, settings, job.num_samples):
         return True
     for other in args.model_name:
-        source = folder_of(args, other, job)
-        if (source / "run.json").exists() and files.samples_in(source, settings) >= job.rows:
-            files.link(source, folder)
+        source = job_folder(args, other, job)
+        if is_complete(source, settings, job.num_samples):
+            write_json(folder / "run.json", {"complete": False})
+            (folder / "validation.jsonl").unlink(missing_ok=True)
+            os.link(source / "validation.jsonl", folder / "validation.jsonl")
+            write_json(folder / "run.json", read_json(source / "run.json"))
             return True
     return False
 
 
-def prepare(model: str, tokenizer: str, args: argparse.Namespace, outside: maker.Outside) -> None:
-    """Makes what is missing of one model's data. Raises ValueError before anything is written if it cannot."""
-    source = tokens.load(tokenizer, args.trust_remote_code)
-    digest = hashlib.sha256(source.encode()).hexdigest()
+# --- a model
+def prepare(model: str, args: argparse.Namespace) -> None:
+    """Makes the data of one model that are missing. Raises ValueError before anything is written if it cannot."""
+    path = args.tokenizer_path[args.model_name.index(model)]
+    tokenizer_json = read_tokenizer(path, args.trust_remote_code)
+    tokenizer_sha256 = hashlib.sha256(tokenizer_json.encode()).hexdigest()
     todo = []
-    for job in jobs_of(args):
-        settings = settings_of(job, digest, outside.read(job)[1])
-        if not is_there(args, model, job, settings):
-            todo.append((job, folder_of(args, model, job), settings))
+    for job in list_jobs(args):
+        _, data = read_job_source(job, args)
+        settings = job._asdict() | {"tokenizer_sha256": tokenizer_sha256, "version": VERSION}
+        settings["data_sha256"] = data and data["sha256"]
+        del settings["num_samples"]
+        if find_data(args, model, job, settings):
+            continue
+        source = data["source"] if data else "official"
+        if source == "standin":
+            kind = source_kind(job.family, job.args)
+            print(f"ruler data: no --{kind}: {job.name} uses a stand-in for RULER's text (see data/download.py)")
+        record = settings | {"source": source, "data": data, "tokenizer": path, "command": command_line()}
+        record["versions"] = {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")}
+        todo.append((job, job_folder(args, model, job), record))
     if not todo:
         print(f"ruler data: {model}: all files are there", flush=True)
         return
-    setup = maker.Maker(source, outside)
-    check_lengths(setup, [job for job, *_ in todo])
-    standins = {job.name: outside.kind(job) for job, _, settings in todo if settings["source"] == "standin"}
-    for name, kind in standins.items():
-        print(f"ruler data: no --{kind}: {name} uses a stand-in for RULER's text (see data/download.py)", flush=True)
-    about = {
-        "tokenizer": tokenizer,
-        "special_tokens": setup.tokens.around,
-        "versions": {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")},
-        "command": command_line(),
-    }
-    while todo:
-        todo = work(setup, todo, args.workers, about)
+    make_all(todo, Tokens(tokenizer_json), args)
 
 
-def check_lengths(setup: maker.Maker, jobs: list[Job]) -> None:
-    """Raises ValueError if tasks do not fit their lengths."""
-    errors = {}
-    for job in jobs:
-        try:
-            setup.check(job)
-        except TooShort as error:
-            errors[f"{job.name} at {job.length}"] = str(error)
-    if errors:
-        reasons = ", ".join(dict.fromkeys(errors.values()))
-        raise ValueError(f"too short with this tokenizer: {', '.join(errors)}; {reasons}; leave these tasks out")
-
-
-def work(setup: maker.Maker, todo: list[tuple], workers: int, about: dict) -> list[tuple]:
-    """Makes the rows of all tasks, block by block, and writes them in order.
-
-    Returns what has to be made again with every prompt tokenised whole.
-    """
-    blocks = []
-    for job, folder, settings in todo:
-        writer = files.Writer(folder, settings)
-        rows = max(1, BLOCK_TOKENS // job.length)
-        for first in range(0, job.rows, rows):
-            blocks.append((job, writer, first, min(first + rows, job.rows)))
-    started, done, again = time.monotonic(), 0, []
-    made = maker.map_blocks(setup, [(job, first, end) for job, _, first, end in blocks], min(workers, len(blocks)))
-    for (job, writer, first, end), rows in zip(blocks, made, strict=True):
-        if writer.file.closed:
-            continue
-        if rows is None:
-            print(f"ruler data: {job.name} at {job.length}: every prompt is tokenised whole", flush=True)
-            writer.file.close()
-            again.append((job._replace(whole=True), writer.folder, writer.settings))
-            continue
-        writer.append(rows)
-        done += end - first
-        if end == job.rows:
-            writer.finish(about | {"whole": job.whole})
-            rate = done / (time.monotonic() - started)
-            counts = f"{job.rows} samples, mean fill {writer.mean_fill():.4f} ({rate:.0f}/s in all)"
-            print(f"ruler data: {job.name} at {job.length}: {counts}", flush=True)
-    return again
+def make_all(todo: list[tuple[Job, Path, dict]], tokens: Tokens, args: argparse.Namespace) -> None:
+    """Makes the data of all tasks. todo: (job, folder, what run.json says)."""
+    tasks, blocks = [], []
+    for number, (job, _, _) in enumerate(todo):
+        tasks.append(set_up(job, tokens, args))
+        size = max(1, BLOCK_TOKENS // job.length)
+        for first in range(0, job.num_samples, size):
+            blocks.append((number, first, min(first + size, job.num_samples)))
+    results = map_blocks(tasks, blocks, min(args.workers, len(blocks)))
+    for number, (job, folder, record) in enumerate(todo):
+        record |= {"num_samples": job.num_samples, "special_tokens": tokens.special_tokens}
+        own_results = (next(results) for block in blocks if block[0] == number)
+        fill = write_data(folder, record, own_results)
+        print(f"ruler data: {job.name} at {job.length}: {job.num_samples} samples, mean fill {fill:.4f}", flush=True)
 
 
 def main():
     args = parse_args()
-    outside = maker.Outside({"essays": args.essays, "squad": args.squad, "hotpotqa": args.hotpotqa})
-    tokenizers = dict(zip(args.model_name, args.tokenizer_path, strict=True))
-    for_each_checkpoint(args.model_name, lambda model: prepare(model, tokenizers[model], args, outside))
+    for_each_checkpoint(args.model_name, lambda model: prepare(model, args))
 
 
 if __name__ == "__main__":

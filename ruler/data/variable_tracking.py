@@ -1,94 +1,118 @@
 """Variable tracking: a number goes from variable to variable through lines of noise; which variables have it?
 
-num_chains of num_hops assignments each; the first chain is asked for. One solved example comes before the task: three
-letters a variable instead of five, the value 12345, at most 500 tokens; below 2,048 tokens a quarter of the length at
-most. As in RULER, but: the values of the chains, and the names of a sample, are distinct.
+num_chains chains of num_hops assignments each; the first chain is asked for. A solved example precedes the task: names
+of three letters instead of five, the value 12345, at most 500 tokens, and at most a quarter of a length below 2,048.
+As in RULER, but: the values of the chains, and the names within a sample, are distinct.
 
-Profile upstream: the example's names are new in every sample. Profile lceg: one example for all, with spaces where the
-template has line breaks, and its question without its last word; assignments are inside the lines of noise.
+Profile upstream: the names of the example are new in every sample. Profile lceg: one example for all samples, with
+spaces for the template's line breaks, and its question without its last word; assignments are inside lines of noise.
 """
 
-import string
 from random import Random
+from string import ascii_uppercase
 
-from sampling import Draft, Job, Task, largest_size
-from templates import Texts
-from tokens import Tokens
-from words import draw_new
+from task import Draft, Task, largest_size
+from texts import draw_new, random_letters, read_texts
 
-EXAMPLE_TOKENS, EXAMPLE_NEW, EXAMPLE_VALUE = 500, 30, "12345"
+EXAMPLE_TOKENS = 500  # with its answer
+EXAMPLE_ANSWER_TOKENS = 30
+EXAMPLE_VALUE = "12345"
 
 
 def draw_names(rng: Random, letters: int, n: int, taken: set[str]) -> list[str]:
     """n new names of capital letters."""
-    return [draw_new(lambda r: "".join(r.choices(string.ascii_uppercase, k=letters)), rng, taken) for _ in range(n)]
+    draw = random_letters(ascii_uppercase, letters)
+    return [draw_new(draw, rng, taken) for _ in range(n)]
 
 
-def chain(names: list[str], value: str) -> list[str]:
+def assignments(names: list[str], value: str) -> list[str]:
     """The statements that give the value to the first name and from each name to the next."""
     statements = [f"VAR {names[0]} = {value}"]
-    for old, new in zip(names, names[1:], strict=False):
-        statements.append(f"VAR {new} = VAR {old} ")
+    for i in range(1, len(names)):
+        statements.append(f"VAR {names[i]} = VAR {names[i - 1]} ")
     return statements
 
 
 class VariableTracking(Task):
-    minimum = "its example, its chain and a line of noise"
+    minimum = "its example, its chains and a line of noise"
+    step = 10
 
-    def __init__(self, tokens: Tokens, job: Job, texts: Texts):
+    def __init__(self, tokens, job, source=None):
         super().__init__(tokens, job)
-        self.chains, self.hops = job.args["num_chains"], job.args["num_hops"]
-        self.template, self.prefix = texts.templates["vt_lceg" if self.lceg else "vt"]
-        self.noise = [texts.noise + ("\n" if self.lceg else "")]
-        self.sentences = [part.strip() + "." for part in texts.noise.split(".") if part.strip()]
-        budget = min(EXAMPLE_TOKENS, max(job.length // 4, 1)) - EXAMPLE_NEW
-        # the smallest example has one line of noise, whatever it takes
-        self.example_units = max(1, largest_size(lambda n: self.count(self.example(0, 0, n)), budget, 1, 500, 10))
-        if self.lceg and self.example_units > 5:
-            self.example_units -= self.example_units % 5
-        self.step = 10
-        self.calibrate()
+        texts = read_texts()
+        self.num_chains = job.args["num_chains"]
+        self.num_names = job.args["num_hops"] + 1
+        self.noise = texts["noise"]
+        self.sentences = [f"{part.strip()}." for part in texts["noise"].split(".") if part.strip()]
+        self.template, self.prefix = texts["vt"]
+        self.separator = "\n"
+        if self.lceg:
+            self.template, self.prefix = texts["vt_lceg"]
+            self.noise += "\n"
+            self.separator = " "
+        self.example_lines = self.size_example()
 
-    def hide(self, rng: Random, units: int, chains: list[list[str]]) -> str:
-        """The statements at random places between `units` lines of noise; between their sentences if lines are few."""
-        lines = (self.noise if units > self.hops + 1 else self.sentences) * units
+    def size_example(self) -> int:
+        """Lines of noise in the example; at least one, whatever it takes."""
+        budget = min(EXAMPLE_TOKENS, max(self.job.length // 4, 1)) - EXAMPLE_ANSWER_TOKENS
+
+        def tokens(size):
+            return self.tokens.count(self.example(0, size))
+
+        size = max(1, largest_size(tokens, budget, 1, 500, 10))
+        if self.lceg and size > 5:
+            size -= size % 5
+        return size
+
+    def hide(self, rng: Random, size: int, chains: list[list[str]]) -> str:
+        """The statements at random places between `size` lines of noise; between their sentences if lines are few."""
+        lines = [self.noise] if size > self.num_names else self.sentences
+        lines = lines * size
         for statements in chains:
             places = sorted(rng.sample(range(len(lines)), len(statements)))
-            for shift, (place, statement) in enumerate(zip(places, statements, strict=True)):
-                lines.insert(place + shift, statement)
-        return (" " if self.lceg else "\n").join(lines)
+            for shift, place in enumerate(places):
+                lines.insert(place + shift, statements[shift])
+        return self.separator.join(lines)
 
-    def example(self, index: int, attempt: int, units: int) -> str:
+    def fill_in(self, value: str, num_names: int) -> tuple[str, str]:
+        """(template, prefix) with the number asked for and how many variables have it."""
+        prefix = self.prefix.replace("{query}", value).replace("{num_v}", str(num_names))
+        return self.template.replace("{query}", value), prefix
+
+    def example(self, index: int, size: int) -> str:
         """The solved example, with what separates it from the task."""
-        rng = self.rng(-1, 0, "example")
-        names = draw_names(rng, 3, min(10, self.hops) + 1, set())
-        context = self.hide(rng, units, [chain(names, EXAMPLE_VALUE)])
-        if not self.lceg:
-            new_names = draw_names(self.rng(index, attempt, "example"), 3, len(names), set(names))
+        job = self.job
+        rng = Random(f"{job.seed}/{job.name}/-1/0/example")  # the same for all samples
+        names = draw_names(rng, 3, min(11, self.num_names), set())
+        context = self.hide(rng, size, [assignments(names, EXAMPLE_VALUE)])
+        text, prefix = self.fill_in(EXAMPLE_VALUE, len(names))
+        end = "\n\n"
+        if self.lceg:
+            text = " " + " ".join(text.split()[:-1])
+            end = "\n\n\n\n"
+        else:
+            new_names = draw_names(self.rng(index, "example"), 3, len(names), set(names))
             for old, new in zip(names, new_names, strict=True):
                 context = context.replace(f"VAR {old} ", f"VAR {new} ")
             names = new_names
-        text, prefix = (part.replace("{query}", EXAMPLE_VALUE) for part in (self.template, self.prefix))
-        if self.lceg:
-            text = " " + " ".join(text.split()[:-1])
-        prefix = prefix.replace("{num_v}", str(len(names)))
-        separator = "\n\n\n\n" if self.lceg else "\n\n"
-        return text.replace("{context}", context) + prefix.rstrip(" ") + " " + " ".join(names) + separator
+        question = text.replace("{context}", context) + prefix.rstrip(" ")
+        return f"{question} {' '.join(names)}{end}"
 
-    def draw(self, index: int, attempt: int) -> Draft:
-        rng, taken, values = self.rng(index, attempt), set(), {EXAMPLE_VALUE}
-        chains, answers, query = [], None, None
-        for _ in range(self.chains):
-            names = draw_names(rng, 5, self.hops + 1, taken)
-            value = draw_new(lambda r: str(r.randint(10000, 99998)), rng, values)
-            chains.append(chain(names, value))
-            answers, query = answers or names, query or value
-        example = self.example(index, attempt, self.example_units)
-        text, prefix = (part.replace("{query}", query) for part in (self.template, self.prefix))
-        prefix = prefix.replace("{num_v}", str(self.hops + 1))
-        before, after = (text + prefix).split("{context}")
+    def draw(self, index: int) -> Draft:
+        rng = self.rng(index)
+        taken_names = set()
+        taken_values = {EXAMPLE_VALUE}
+        names, values, chains = [], [], []
+        for _ in range(self.num_chains):
+            names.append(draw_names(rng, 5, self.num_names, taken_names))
+            values.append(draw_new(lambda rng: str(rng.randint(10000, 99998)), rng, taken_values))
+            chains.append(assignments(names[-1], values[-1]))
+        text, prefix = self.fill_in(values[0], self.num_names)
+        before, after = text.split("{context}")
+        example = self.example(index, self.example_lines)
 
-        def render(n: int) -> str:
-            return example + before + self.hide(self.rng(index, attempt, "places"), n, chains) + after
+        def render(size):
+            context = self.hide(self.rng(index, "places"), size, chains)
+            return example + before + context + after + prefix
 
-        return Draft(render, prefix, answers, 1, self.room)
+        return Draft(render, prefix, names[0], 1, self.token_budget)

@@ -5,10 +5,14 @@ r"""Scores RULER's predictions; needs no GPU and no model.
 
 Writes into each folder RULER's summary.csv (summary-<task>.csv if there is one task) and submission.csv, and
 scores.json: for each task the score with its 95 % interval (bootstrap over samples), the number of empty answers, the
-strict score (whole words only), the score of every sample, and what the answers cost; the mean over the tasks.
+strict score (whole words only), the score of every sample, and the cost of the answers; the mean over the tasks.
+
+As in NVIDIA/RULER (arXiv 2404.06654), predictions are cleaned of control characters, and a gold answer counts where it
+occurs in the prediction, in upper or lower case.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -17,22 +21,44 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas
 
-from run import read_json, run_script, write_json, write_text
-from scoring import clean, contains_word, score
+from run import for_each_checkpoint, read_json, run_script, write_json, write_text
 from stats import bootstrap, percentile_interval, resampled_means, standard_error
 from store import read_lines
 from tasks import read_tasks
 
 # what all tasks of a folder have in common
-ABOUT = (
+COMMON_KEYS = (
     "name", "model", "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens",
     "training_seed", "checkpoint", "engine", "dtype", "attention", "protocol", "seed", "versions", "command",
 )  # fmt: skip
 
 
+# --- one answer
+def clean(pred: str) -> str:
+    """A prediction without surrounding white space and with a line break for each control character (0x00-0x1f)."""
+    return re.sub(r"[\x00-\x1f]", "\n", pred.strip()).strip()
+
+
+def contains(pred: str, gold: str) -> bool:
+    return gold.lower() in pred.lower()
+
+
+def contains_word(pred: str, gold: str) -> bool:
+    """As `contains`, but not inside a longer word ("no" in "know")."""
+    return re.search(rf"(?<!\w){re.escape(gold.lower())}(?!\w)", pred.lower()) is not None
+
+
+def score(pred: str, golds: list[str], metric: str, match=contains) -> float:
+    """0..1: string_match_all: the share of the golds that match; string_match_part: whether any of them does."""
+    hits = [float(match(pred, gold)) for gold in golds]
+    return sum(hits) / len(hits) if metric == "string_match_all" else max(hits)
+
+
+# --- one task
 def interval(means: np.ndarray) -> list[float]:
     """The 95 % interval of resampled means, in percent."""
-    return [round(100 * bound, 2) for bound in percentile_interval(means)]
+    low, high = percentile_interval(means)
+    return [round(100 * low, 2), round(100 * high, 2)]
 
 
 def percent(scores: list[float]) -> float:
@@ -41,7 +67,7 @@ def percent(scores: list[float]) -> float:
 
 
 def costs(rows: list[dict]) -> dict:
-    """What the answers took, all processes together; empty for predictions of other code, which do not say."""
+    """The cost of the answers, over all processes; empty for predictions of other code, which have none."""
     if "seconds" not in rows[0]:
         return {}
     seconds = sum(row["seconds"] for row in rows)
@@ -51,26 +77,20 @@ def costs(rows: list[dict]) -> dict:
     return {"seconds": round(seconds, 3), "tokens_per_second": rate, "peak_memory_bytes": peak or None}
 
 
-def evaluate_task(rows: list[dict], task: dict, record: dict) -> dict:
-    """One task's entry in scores.json, with `predictions` that go to submission.csv.
-
-    Raises ValueError if a row has no gold answers.
-    """
-    scores, strict, preds = [], [], []
+def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
+    """One task's entry in scores.json, with `predictions` that go to submission.csv."""
+    preds, scores, strict = [], [], []
     for row in rows:
-        golds = [gold for gold in row["outputs"] if gold is not None]
-        if not golds:
-            raise ValueError(f"sample {row['index']} has no gold answers")
         pred = clean(row["pred"])
         preds.append(pred)
-        scores.append(score(pred, golds, task["metric"]))
-        strict.append(score(pred, golds, task["metric"], contains_word))
+        scores.append(score(pred, row["outputs"], metric))
+        strict.append(score(pred, row["outputs"], metric, contains_word))
     data = record.get("data") or {}
     expected = record.get("samples") or len(rows)
     error = standard_error(scores)
     return {
         "source": data.get("source"),
-        "metric": task["metric"],
+        "metric": metric,
         "n": len(rows),
         "expected_n": expected,
         "complete": len(rows) >= expected,
@@ -82,82 +102,88 @@ def evaluate_task(rows: list[dict], task: dict, record: dict) -> dict:
         "fill": data.get("mean_fill"),
         "tokens_to_generate": record.get("tokens_to_generate"),
         "indices": [row["index"] for row in rows],
-        "row_scores": [round(value, 6) for value in scores],
-        "strict_row_scores": [round(value, 6) for value in strict],
+        "row_scores": np.round(scores, 6).tolist(),
+        "strict_row_scores": np.round(strict, 6).tolist(),
         "oom_retries": record.get("oom_retries"),
         "errors": record.get("errors"),
         "predictions": preds,
     } | costs(rows)
 
 
-def mean(entries: dict[str, dict], tasks: dict[str, dict]) -> dict:
-    """The mean over tasks, each counting the same; its interval resamples the samples within each task."""
-    strata = [(np.array(entry["row_scores"]), np.ones(entry["n"])) for entry in entries.values()]
+# --- a folder
+def mean_over_tasks(entries: dict[str, dict], num_tasks: int) -> dict:
+    """Each task counts the same; the interval resamples the samples within each task."""
+    means, strict_means, strata = [], [], []
+    for entry in entries.values():
+        n = entry["n"]
+        means.append(sum(entry["row_scores"]) / n)
+        strict_means.append(sum(entry["strict_row_scores"]) / n)
+        strata.append((np.array(entry["row_scores"]), np.ones(n)))
     return {
-        "score": percent([sum(entry["row_scores"]) / entry["n"] for entry in entries.values()]),
+        "score": percent(means),
         "interval_95": interval(resampled_means(strata)),
-        "strict": percent([sum(entry["strict_row_scores"]) / entry["n"] for entry in entries.values()]),
+        "strict": percent(strict_means),
         "tasks": len(entries),
-        "complete": len(entries) == len(tasks) and all(entry["complete"] for entry in entries.values()),
-        "standin": [task for task, entry in entries.items() if entry["source"] == "standin"],
+        "complete": len(entries) == num_tasks and all(entry["complete"] for entry in entries.values()),
+        "standin": [name for name, entry in entries.items() if entry["source"] == "standin"],
     }
 
 
-def score_folder(folder: Path, tasks: dict[str, dict], verbose: int):
+def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
     """Scores a folder of predictions, writes its files and prints the scores. Raises ValueError if it cannot."""
-    entries, records = {}, {}
+    entries, records = {}, []
+    tasks_of = {}  # by checkpoint and profile of the data
     for name, task in tasks.items():
-        lines = [row for row in read_lines(folder / f"{name}.jsonl")[0] if "index" in row]
-        rows = sorted({row["index"]: row for row in lines}.values(), key=lambda row: row["index"])
-        if not rows:
+        last_rows = {row["index"]: row for row in read_lines(folder / f"{name}.jsonl")[0] if "index" in row}
+        if not last_rows:
             continue
+        rows = [last_rows[index] for index in sorted(last_rows)]
         record = read_json(folder / "runs" / f"{name}.json") or {}
-        records[name] = record | record.get("settings", {})
-        try:
-            entries[name] = evaluate_task(rows, task, records[name])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{folder / name}.jsonl: {error}") from None
+        record |= record.get("settings", {})
+        records.append(record)
+        tasks_of[record.get("checkpoint"), record.get("protocol")] = name
+        entries[name] = evaluate_task(rows, task["metric"], record)
         for row in rows[:verbose]:
             print(f"{name} {row['index']}: ...{row.get('input', '')[-300:]!r}")
             print(f"  gold: {row['outputs']}\n  prediction: {row['pred']!r}")
     if not entries:
         raise ValueError(f"{folder} has no predictions of any task; pred/call_api.py makes them")
-    for key, what in (("checkpoint", "checkpoints"), ("protocol", "profiles of data")):
-        first = {record.get(key): name for name, record in records.items()}
-        if len(first) > 1:
-            raise ValueError(f"{folder}: {' and '.join(first.values())} are of different {what}; answer one set again")
+    if len(tasks_of) > 1:
+        names = " and ".join(tasks_of.values())
+        raise ValueError(f"{folder}: {names} are of different checkpoints or profiles; answer one set again")
     write_tables(folder, entries)
-    record = next(iter(records.values()))
-    place = folder.resolve().parents  # <name>/<benchmark>/<length>/pred
-    about = {"benchmark": "ruler"} | {key: record.get(key) for key in ABOUT}
-    about["name"] = about["name"] or place[2].name
-    about["length"] = record.get("max_seq_length") or (int(place[0].name) if place[0].name.isdecimal() else None)
-    about["profile"] = record.get("protocol")
-    missing = [name for name in tasks if name not in entries]
-    scores = about | {"tasks": entries, "mean": mean(entries, tasks), "missing": missing}
+    record = records[0]
+    scores = {"benchmark": "ruler"} | {key: record.get(key) for key in COMMON_KEYS}
+    scores["name"] = scores["name"] or folder.resolve().parts[-4]
+    length = folder.resolve().parent.name
+    scores["length"] = record.get("max_seq_length") or (int(length) if length.isdecimal() else None)
+    scores["profile"] = record.get("protocol")
+    scores["tasks"] = entries
+    scores["mean"] = mean_over_tasks(entries, len(tasks))
+    scores["missing"] = [name for name in tasks if name not in entries]
     write_json(folder / "scores.json", scores)
-    show(folder, scores)
+    print_scores(folder, scores)
 
 
-def write_tables(folder: Path, entries: dict[str, dict]):
+def write_tables(folder: Path, entries: dict[str, dict]) -> None:
     """Writes RULER's summary.csv and submission.csv; takes `predictions` out of the entries."""
-    names, frames = list(entries), []
-    scores = [entry["score"] for entry in entries.values()]
-    nulls = [f"{entry['nulls']}/{entry['n']}" for entry in entries.values()]
-    summary = pandas.DataFrame([["Tasks", *names], ["Score", *scores], ["Nulls", *nulls]])
-    summary_name = "summary.csv" if len(names) > 1 else f"summary-{names[0]}.csv"
-    write_text(folder / summary_name, summary.to_csv(index=False))
+    summary = pandas.DataFrame({"": ["Tasks", "Score", "Nulls"]})
+    frames = []
     for name, entry in entries.items():
+        summary[name] = [name, entry["score"], f"{entry['nulls']}/{entry['n']}"]
         columns = {"Task": name, "ID": entry["indices"], "Prediction": entry.pop("predictions")}
         frames.append(pandas.DataFrame(columns))
+    summary.columns = range(len(summary.columns))
+    summary_name = "summary.csv" if len(entries) > 1 else f"summary-{name}.csv"
+    write_text(folder / summary_name, summary.to_csv(index=False))
     write_text(folder / "submission.csv", pandas.concat(frames).to_csv(index=False))
 
 
-def show(folder: Path, scores: dict):
-    """Prints the mean and a line for each task."""
-    whole = scores["mean"]
-    low, high = whole["interval_95"]
-    print(f"{folder}: mean of {whole['tasks']} tasks {whole['score']:.2f} [{low:.2f}, {high:.2f}]")
+def print_scores(folder: Path, scores: dict) -> None:
+    """The mean and a line for each task."""
+    mean = scores["mean"]
+    low, high = mean["interval_95"]
+    print(f"{folder}: mean of {mean['tasks']} tasks {mean['score']:.2f} [{low:.2f}, {high:.2f}]")
     table = pandas.DataFrame(scores["tasks"]).T[["score", "interval_95", "strict", "nulls", "n", "source"]]
     print(table.to_string(na_rep="-"))
 
@@ -169,14 +195,7 @@ def main():
     parser.add_argument("--verbose", type=int, default=0, help="answers of each task to print [0]")
     args = parser.parse_args()
     tasks = read_tasks(args.benchmark)
-    errors = []
-    for folder in args.data_dir:
-        try:
-            score_folder(folder, tasks, args.verbose)
-        except (ValueError, OSError) as error:
-            errors.append(str(error))
-    if errors:
-        raise ValueError("\nerror: ".join(errors))
+    for_each_checkpoint(args.data_dir, lambda folder: score_folder(folder, tasks, args.verbose))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""Puts RULER's questions to models: reads <data_dir>/<task>/validation.jsonl, writes <save_dir>/<task>.jsonl.
+r"""Answers RULER's prompts with models: reads <data_dir>/<task>/validation.jsonl, writes <save_dir>/<task>.jsonl.
 
     python pred/call_api.py --data_dir D --save_dir S --benchmark synthetic --task vt --model_name_or_path CKPT
     python pred/call_api.py --data_dir "results/{model}/synthetic/{length}/data" \
@@ -8,9 +8,9 @@ r"""Puts RULER's questions to models: reads <data_dir>/<task>/validation.jsonl, 
     python pred/call_api.py --server_type vllm --tensor_parallel_size 2 ...
     python pred/call_api.py --server_type openai --server_host http://localhost:8000/v1 --model_name_or_path NAME ...
 
-The same command serves a CPU (float32) and a GPU (bfloat16); run.sh gives it. Answers are greedy, consist of new tokens
-only and are recorded as they are made: rerun the same command to resume, also after more samples were added to the
-data. <save_dir>/runs/<task>.json says what made them; answers of other settings or to other data are moved to old/.
+Runs on a CPU (float32) or a GPU (bfloat16). Answers are greedy, consist of new tokens only and are recorded as they are
+made: rerun the same command to resume, also after samples were added to the data. <save_dir>/runs/<task>.json has the
+settings of a run; answers of other settings or to other data are moved to old/.
 """
 
 import argparse
@@ -22,21 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
 from checkpoint import checkpoint_name
 from endpoint import Endpoint
-from run import (
-    RANK,
-    WORLD_SIZE,
-    barrier,
-    broadcast,
-    for_each_checkpoint,
-    gather_all,
-    print_rank0,
-    read_json,
-    run_script,
-    warn_rank0,
-)
 from store import Store
 from tasks import choose_tasks, read_tasks
 
@@ -68,14 +57,15 @@ def parse_args() -> argparse.Namespace:
         if not name.isdecimal():
             raise ValueError("give --max_seq_length, as the folder above --data_dir is not named by it")
         args.max_seq_length = [int(name)]
-    args.model_name = args.model_name or [checkpoint_name(path) for path in args.model_name_or_path]
+    if args.model_name is None:
+        args.model_name = [checkpoint_name(path) for path in args.model_name_or_path]
     if len(set(args.model_name)) != len(args.model_name_or_path):
-        raise ValueError("as many different --model_name as --model_name_or_path are needed")
+        raise ValueError("--model_name needs a different name for each --model_name_or_path")
     if len(args.max_seq_length) > 1 and not ("{length}" in args.data_dir and "{length}" in args.save_dir):
         raise ValueError("several lengths need {length} in --data_dir and --save_dir")
     if len(args.model_name) > 1 and "{model}" not in args.save_dir:
         raise ValueError("several models need {model} in --save_dir")
-    args.stop = [word for word in args.stop_words.split(",") if word]
+    args.stop_words = [word for word in args.stop_words.split(",") if word]
     return args
 
 
@@ -88,41 +78,28 @@ def folder_of(pattern: str, model: str, length: int) -> Path:
 def read_data(path: Path) -> list[dict]:
     """The rows {index, input, outputs, length, ...} of a data file; `input` is the whole prompt.
 
-    Newer files of RULER keep the answer prefix apart from `input`; it is appended. Raises ValueError if it is not such
-    a file.
+    Newer files of RULER have the answer prefix apart from `input`; it is appended. Raises ValueError on other files.
     """
+    if not path.is_file():
+        raise ValueError(f"no data {path}; make it with data/prepare.py")
     rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-                prefix = row.get("answer_prefix") or ""
-                if not row["input"].endswith(prefix):
-                    row["input"] += prefix
-                rows.append(row | {"index": int(row["index"]), "outputs": row["outputs"]})
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                message = f"{path}, line {number} is not a row of data ({error!r})"
-                raise ValueError(f"{message}; make it with data/prepare.py") from None
-    if not rows:
-        raise ValueError(f"{path} is empty; make it with data/prepare.py")
+    try:
+        for line in path.open(encoding="utf-8"):
+            row = json.loads(line)
+            prefix = row.get("answer_prefix") or ""
+            if not row["input"].endswith(prefix):
+                row["input"] += prefix
+            rows.append(row | {"index": int(row["index"]), "outputs": row["outputs"]})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a complete data file ({error!r}); make it with data/prepare.py") from None
     return rows
 
 
 def data_identity(rows: list[dict], known: dict) -> dict:
-    """The settings that identify the data: a digest over as many rows as the run with the settings `known` had.
-
-    So rows that were added to the same data do not make a new run of it.
-    """
+    """A digest of as many rows as a run with the settings `known` had, so that it resumes after rows were added."""
     n = min(known.get("data_rows") or len(rows), len(rows))
-    asked = json.dumps([(row["index"], row["input"], row["outputs"]) for row in rows[:n]])
-    return {"data_rows": n, "data_sha256": hashlib.sha256(asked.encode()).hexdigest()}
-
-
-def encode(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids, with the tokenizer's own BOS unless the texts begin with one (from a chat template)."""
-    bos = tokenizer.bos_token
-    has_bos = bool(bos) and texts[0].startswith(bos)
-    return tokenizer(texts, add_special_tokens=not has_bos, verbose=False)["input_ids"]
+    content = json.dumps([(row["index"], row["input"], row["outputs"]) for row in rows[:n]])
+    return {"data_rows": n, "data_sha256": hashlib.sha256(content.encode()).hexdigest()}
 
 
 # --- the model
@@ -138,99 +115,87 @@ def open_model(path: str, args: argparse.Namespace):
 
 def check_window(path: str, window: int | None, args: argparse.Namespace):
     """Raises ValueError, or with --allow_beyond warns, if a length is beyond the one that the checkpoint declares."""
-    beyond = [str(length) for length in args.max_seq_length if window and length > window]
-    if not beyond:
-        return
-    message = f"{', '.join(beyond)} tokens are beyond the {window} that {path} declares"
-    if not args.allow_beyond:
-        raise ValueError(f"{message}; add --allow_beyond to measure it all the same")
-    warn_rank0(f"WARNING: {message}")
+    longest = max(args.max_seq_length)
+    if window and longest > window:
+        message = f"{longest} tokens are beyond the {window} that {path} declares"
+        if not args.allow_beyond:
+            raise ValueError(f"{message}; add --allow_beyond to evaluate it anyway")
+        run.warn_rank0(f"WARNING: {message}")
 
 
-def evaluate(name: str, path: str, args: argparse.Namespace, tasks: dict[str, dict]):
+def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
     """Answers the tasks at every length with one model.
 
-    Raises ValueError if data are missing, the model cannot be opened, or memory did not suffice for some answers.
+    Raises ValueError if data are missing, the model cannot be opened, or some answers ran out of memory.
     """
+    path = args.model_name_or_path[args.model_name.index(name)]
     units = []
     for length in args.max_seq_length:
+        folder = folder_of(args.data_dir, name, length)
         for task in choose_tasks(args.task, tasks):
-            data = folder_of(args.data_dir, name, length) / task / "validation.jsonl"
-            if not data.is_file():
-                raise ValueError(f"no data {data}; make it with data/prepare.py")
-            units.append((data, length, task))
+            units.append((length, task, folder / task, read_data(folder / task / "validation.jsonl")))
     engine = open_model(path, args)
     check_window(path, engine.window, args)
-    about = {"benchmark": "ruler", "name": name, **engine.describe()}
-    settings = engine.settings() | {"stop_words": args.stop}
-    print_rank0(f"{name}: {about['method']}, {engine.name}, {engine.dtype}, {WORLD_SIZE} process(es)")
+    description = engine.describe()
+    run.print_rank0(f"{name}: {description['method']}, {engine.name}, {engine.dtype}, {run.WORLD_SIZE} process(es)")
     errors = 0
-    for data, length, task in units:
-        rows = read_data(data)
-        made = read_json(data.with_name("run.json")) or {}
+    for length, task, data_folder, rows in units:
+        data = run.read_json(data_folder / "run.json") or {}
+        about = {"benchmark": "ruler", "name": name, **description}
+        about |= {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
+        about |= {"protocol": data.get("profile"), "seed": data.get("seed")}
         new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
-        about |= {"task": task, "max_seq_length": length, "samples": len(rows), "data": made}
-        about |= {"protocol": made.get("profile"), "seed": made.get("seed")}
-        settings["tokens_to_generate"] = new_tokens
-        folder = folder_of(args.save_dir, name, length)
-        errors += answer_task(engine, rows, folder, about, settings, args.stop)
+        settings = engine.settings() | {"stop_words": args.stop_words, "tokens_to_generate": new_tokens}
+        errors += answer_task(engine, rows, folder_of(args.save_dir, name, length), about, settings)
     if errors:
         advice = "rerun the same command to try them again, with a smaller --prefill_chunk or --cache_on_cpu"
         raise ValueError(f"{name}: {errors} answers ran out of memory; {advice}")
 
 
-def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: dict, stop: list[str]) -> int:
-    """Answers the rows of one task that have no answer yet; returns how many could not be answered.
+def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: dict) -> int:
+    """Answers the rows of one task that have no answer yet; returns how many ran out of memory.
 
-    about, settings: what the record beside the predictions says; see Store.
+    about, settings: of the record beside the predictions; see Store.
     """
-    task, label = about["task"], f"{about['max_seq_length']} {about['task']}"
-    record = folder / "runs" / f"{task}.json"
-    known = broadcast(read_json(record) or {})
+    label = f"{about['max_seq_length']} {about['task']}"
+    record = folder / "runs" / f"{about['task']}.json"
+    known = run.broadcast(run.read_json(record) or {})
     settings = settings | data_identity(rows, known.get("settings") or {})
-    earlier_retries = known.get("oom_retries") or [] if known.get("settings") == settings else []
-    about = about | {"oom_retries": earlier_retries}
-    store = Store(folder / f"{task}.jsonl", settings, key=lambda row: row["index"], record=record)
-    answered = broadcast(set(store.open(about)) if RANK == 0 else None)
-    missing = [row for row in rows if row["index"] not in answered]
-    if not missing:
-        print_rank0(f"{label}: all {len(rows)} answers are there")
+    about["oom_retries"] = known.get("oom_retries", []) if known.get("settings") == settings else []
+    store = Store(folder / f"{about['task']}.jsonl", settings, key=lambda row: row["index"], record=record)
+    answered = run.broadcast(set(store.open(about)) if run.RANK == 0 else None)
+    rows = [row for row in rows if row["index"] not in answered]
+    if not rows:
+        run.print_rank0(f"{label}: all {about['samples']} answers are there")
         return 0
 
-    prompts = [row["input"] for row in missing]
+    prompts = [row["input"] for row in rows]
     hosted = engine.config is None  # a server takes text
+    new_tokens = settings["tokens_to_generate"]
     if not hosted:
-        prompts = encode(engine.tokenizer, prompts)
-        check_lengths(engine, prompts, settings["tokens_to_generate"], about["max_seq_length"], label)
-    retries = len(engine.oom_retries)
-    for i, answer in answer_all(engine, prompts, settings["tokens_to_generate"], label, stop_strings=stop):
-        row = missing[i]
+        prompts = engine.tokenizer(prompts, verbose=False)["input_ids"]
+        longest = max(map(len, prompts)) + new_tokens
+        if longest > about["max_seq_length"]:
+            message = f"WARNING: {label}: a prompt and its answer take {longest} tokens of this model"
+            run.warn_rank0(f"{message}; were the data made with another tokenizer?")
+    num_retries = len(engine.oom_retries)
+    for i, answer in answer_all(engine, prompts, new_tokens, label, stop_strings=settings["stop_words"]):
+        row = rows[i]
         if answer.error:
             store.append({"index": row["index"], "error": answer.error})
             continue
         entry = {"index": row["index"], "pred": answer.text, "input": row["input"], "outputs": row["outputs"]}
         entry |= {"others": {}, "truncation": -1, "length": row.get("length", -1)}
-        tokens = answer.prefilled_tokens if hosted else len(prompts[i])
-        store.append(entry | {"prompt_tokens": tokens, **answer.costs()})
+        entry["prompt_tokens"] = answer.prefilled_tokens if hosted else len(prompts[i])
+        store.append(entry | answer.costs())
     store.close()
-    about["oom_retries"] = sum(gather_all(engine.oom_retries[retries:]), earlier_retries)
-    barrier()
-    return broadcast(finish(store, about, label) if RANK == 0 else None)
-
-
-def check_lengths(engine, prompts: list[list[int]], new_tokens: int, length: int, label: str):
-    """Warns, for vLLM raises ValueError, if a prompt and its answer take more than `length` tokens of this model."""
-    longest = max(map(len, prompts)) + new_tokens
-    if longest <= length:
-        return
-    message = f"{label}: a prompt and its answer take {longest} tokens of this model"
-    if engine.name == "vllm":
-        raise ValueError(f"{message}; make the data with its tokenizer")
-    warn_rank0(f"WARNING: {message}; were the data made with another tokenizer?")
+    about["oom_retries"] += sum(run.gather_all(engine.oom_retries[num_retries:]), [])
+    run.barrier()
+    return run.broadcast(finish(store, about, label) if run.RANK == 0 else None)
 
 
 def finish(store: Store, about: dict, label: str) -> int:
-    """Merges the answers of all ranks and writes the record; returns how many could not be made. For rank 0."""
+    """Merges the answers of all ranks and writes the record; returns how many ran out of memory. For rank 0."""
     answered = store.gather()
     store.write_record(about | {"errors": list(store.errors.values())})
     seconds = sum(row["seconds"] for row in answered.values())
@@ -243,9 +208,8 @@ def finish(store: Store, about: dict, label: str) -> int:
 def main():
     args = parse_args()
     tasks = read_tasks(args.benchmark)
-    paths = dict(zip(args.model_name, args.model_name_or_path, strict=True))
-    for_each_checkpoint(args.model_name, lambda name: evaluate(name, paths[name], args, tasks))
+    run.for_each_checkpoint(args.model_name, lambda name: evaluate(name, args, tasks))
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run.run_script(main)

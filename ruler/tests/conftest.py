@@ -19,26 +19,23 @@ LLAMA3 = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\
 
 def train(kind: str) -> Tokenizer:
     """A BPE of 3,000 entries as GPT-2 ("bytes"), Llama 3 or Llama 2 have it, the latter without any pre-tokenizer;
-    "spaces" has 400 entries, some of which reach over spaces and line breaks."""
+    "spaces" has 400 entries, some of which span several words."""
     from pydoc_data.topics import topics
 
-    texts = list(topics.values())[:60] + [
-        "The grass is green. The sky is blue. One of the special magic numbers for x is: 1."
-    ]
+    texts = list(topics.values())[:60]
+    texts.append("The grass is green. The sky is blue. One of the special magic numbers for x is: 1.")
     special, alphabet, size = ["<unk>", "<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet(), 3000
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bytes")
     if kind == "llama2":
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
         special, alphabet = special + [f"<0x{i:02X}>" for i in range(256)], []
         split = pre_tokenizers.Split(Regex(r"\d|[^\w\s]"), "isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.Metaspace(prepend_scheme="first")])
         texts = [text.replace("\n", " ") for text in texts]
-    elif kind == "llama3":
+    if kind == "llama3":
         split = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
-        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bytes")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, tokenizer.pre_tokenizer])
     if kind == "spaces":
         texts, size = [line for text in texts[:5] for line in text.splitlines(keepends=True)], 400
     trainer = trainers.BpeTrainer(
@@ -71,7 +68,6 @@ def tokenizer_of(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tokenizer_of):
-    """A byte-level BPE with BOS."""
     return tokenizer_of("bytes")
 
 
@@ -90,7 +86,7 @@ def other(tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """call(module, flags...) runs a script's main() in this process: (what it printed, its error or None)."""
+    """call(module, flags...) runs a script's main() in this process: (its output, its error or None)."""
     import run
 
     def call(module, *flags) -> tuple[str, str | None]:

@@ -14,42 +14,41 @@ def niah(prompt: str) -> list[str]:
 
 def variable_tracking(prompt: str) -> list[str]:
     prompt = prompt[prompt.rindex("Memorize and track") :]
-    number = re.search(r"assigned the value (\d+) in", prompt).group(1)
-    names = {number}
-    found = []
+    names = [re.search(r"assigned the value (\d+) in", prompt).group(1)]
     for name, value in re.findall(r"VAR (\w+) = (?:VAR )?(\w+)", prompt):
         if value in names:
-            names.add(name)
-            found.append(name)
-    return found
+            names.append(name)
+    return names[1:]
+
+
+def list_items(prompt: str) -> Counter:
+    """How often each word is in the numbered list of the task."""
+    text = prompt[prompt.rindex("Below is a numbered list") : prompt.rindex("\nQuestion:")]
+    return Counter(re.findall(r"\d+\. (.+?)(?= \d+\. |$)", text.split("\n", 1)[1]))
 
 
 def common_words_extraction(prompt: str) -> list[str]:
-    listed = prompt[prompt.rindex("Below is a numbered list") : prompt.rindex("\nQuestion:")]
-    items = re.findall(r"\d+\. (.+?)(?= \d+\. |$)", listed.split("\n", 1)[1])
-    return [item for item, _ in Counter(items).most_common(10)]
+    return [word for word, _ in list_items(prompt).most_common(10)]
 
 
-def coded(prompt: str) -> list[str]:
-    return prompt[prompt.index("coded words. ") + len("coded words. ") : prompt.rindex("\nQuestion:")].split(" ")
+def coded_words(prompt: str) -> Counter:
+    text = prompt[prompt.index("coded words. ") + len("coded words. ") : prompt.rindex("\nQuestion:")]
+    return Counter(text.split(" "))
 
 
 def freq_words_extraction(prompt: str) -> list[str]:
-    counts = Counter(word for word in coded(prompt) if word != "...")
-    return [word for word, _ in counts.most_common(3)]
+    return [word for word, _ in coded_words(prompt).most_common(4)][1:]  # without the dots
 
 
 def qa(prompt: str) -> list[str]:
-    """For the made-up documents."""
+    """For the stand-in documents."""
     question = prompt[prompt.rindex("Question: ") :]
     if bridge := re.search(r"was the designer of the (.+ Bridge) born", question):
         person = re.search(rf"{bridge.group(1)}\nThe .+? It was designed by (\w+ \w+)\.", prompt).group(1)
         town, year = re.search(rf"{person} was born in (\w+) in (\d+)\.", prompt).groups()
         return [town if "which town" in question else year]
-    thing = re.search(r"(?:the|was the) (\w+(?: \w+)?) of (\w+)(?: built)?\?", question)
-    year, person = re.search(
-        rf"The {thing[1]} of {thing[2]} was built in (\d+) by the \w+ (\w+ \w+)\.", prompt
-    ).groups()
+    building, town = re.search(r"the (\w+(?: \w+)?) of (\w+)(?: built)?\?", question).groups()
+    year, person = re.search(rf"The {building} of {town} was built in (\d+) by the \w+ (\w+ \w+)\.", prompt).groups()
     return [person if "Who built" in question else year]
 
 

@@ -8,9 +8,9 @@ import pytest
 
 import evaluate
 import table
+from evaluate import clean, contains, contains_word, score
 from run import read_json, write_json
 from samples import rows, save_predictions
-from scoring import clean, contains, contains_word, effective_length, score, weighted_mean
 from tasks import read_tasks
 from tiny import STAGE, python
 
@@ -27,29 +27,22 @@ def test_match_all_is_the_share_of_golds_and_match_part_any_of_them():
     assert clean(" \x00 a\x01b\tc\x1f\n ") == "a\nb\nc" and clean("\x00\x07") == ""
 
 
-@pytest.mark.parametrize(
-    "pred, gold, loose, strict",
-    [
-        ("I do not know", "no", True, False),
-        ("No.", "no", True, True),
-        ("know, no", "no", True, True),  # a later occurrence counts
-        ("1. cat 2. dog", "CAT", True, True),
-        ("12345678", "2345678", True, False),
-        ("it is _x_", "x", True, False),
-        ("is quick-fox.", "quick-fox", True, True),
-        ("", "cat", False, False),
-    ],
-)
-def test_the_strict_score_wants_whole_words(pred, gold, loose, strict):
-    assert (contains(pred, gold), contains_word(pred, gold)) == (loose, strict)
+@pytest.mark.parametrize("pred, gold", [("No.", "no"), ("know, no", "no"), ("1. cat 2. dog", "CAT"), ("a-b.", "a-b")])
+def test_the_strict_score_counts_whole_words(pred, gold):
+    assert contains(pred, gold) and contains_word(pred, gold)
+    inside = f"x{pred}x".replace(" ", "x")
+    assert contains(inside, gold) and not contains_word(inside, gold)
+    assert not contains("", gold) and not contains_word("", gold)
 
 
 def test_effective_length_and_weighted_means():
-    means = {4096: 90.0, 8192: 85.6, 16384: 80.0, 32768: 70.0, 65536: 60.0, 131072: 50.0}
-    assert effective_length(means) == 8192 and effective_length({4096: 85.5}) is None
+    scores = [90.0, 85.6, 80.0, 70.0, 60.0, 50.0]
+    lengths = [4096, 8192, 16384, 32768, 65536, 131072]
+    frame = pandas.DataFrame({"length": lengths, "score": scores, "tasks": 13})
     inc = (1 * 90 + 2 * 85.6 + 3 * 80 + 4 * 70 + 5 * 60 + 6 * 50) / 21  # RULER's weights, 1/21 to 6/21
     dec = (6 * 90 + 5 * 85.6 + 4 * 80 + 3 * 70 + 2 * 60 + 1 * 50) / 21
-    assert weighted_mean(means) == pytest.approx(inc) and weighted_mean(means, decreasing=True) == pytest.approx(dec)
+    assert list(table.summarize(frame, lengths).values()) == [8192, round(inc, 2), round(dec, 2)]
+    assert list(table.summarize(frame[3:], lengths).values()) == [None, None, None]
 
 
 # --- whole files
@@ -93,10 +86,9 @@ def test_scores_between(predictions, call):
     assert entry["row_scores"] == [1.0, 0.5, 0.333333] * 2 and entry["interval_95"][0] < 61 < entry["interval_95"][1]
     assert scores["tasks"]["qa_1"]["score"] == 100 and scores["tasks"]["qa_1"]["metric"] == "string_match_part"
     assert scores["mean"]["score"] == round((11 * 1100 / 18 + 2 * 100) / 13, 2)
-    low, high = scores["mean"]["interval_95"]
     error = 100 * np.std([1, 1 / 2, 1 / 3] * 2) / np.sqrt(6) * np.sqrt(11) / 13  # of the mean of 11 such tasks
-    assert low == pytest.approx(scores["mean"]["score"] - 1.96 * error, abs=0.5)
-    assert high == pytest.approx(scores["mean"]["score"] + 1.96 * error, abs=0.5)
+    bounds = [scores["mean"]["score"] + sign * 1.96 * error for sign in (-1, 1)]
+    assert scores["mean"]["interval_95"] == pytest.approx(bounds, abs=0.5)
 
 
 def test_summary_and_submission_are_what_rulers_script_writes(predictions, call, tmp_path):
@@ -117,9 +109,9 @@ def test_summary_and_submission_are_what_rulers_script_writes(predictions, call,
 def test_costs_are_summed_over_the_samples(call, tmp_path):
     save_predictions(tmp_path, "vt", rows("vt", 3), REPLIES["oracle"])
     path = tmp_path / "vt.jsonl"
-    cost = {"prompt_tokens": 90, "generated_tokens": 10, "prefilled_tokens": 50, "seconds": 0.5}
-    lines = [json.loads(line) | cost | {"peak_memory_bytes": i} for i, line in enumerate(path.read_text().splitlines())]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cost = {"prompt_tokens": 90, "generated_tokens": 10, "seconds": 0.5, "peak_memory_bytes": 2}
+    lines = [json.dumps(json.loads(line) | cost) + "\n" for line in path.read_text().splitlines()]
+    path.write_text("".join(lines))
     write_json(tmp_path / "runs" / "vt.json", {"samples": 5, "settings": {"engine": "vllm"}})
     call(evaluate, "--data_dir", tmp_path)
     scores = read_json(tmp_path / "scores.json")
@@ -128,16 +120,15 @@ def test_costs_are_summed_over_the_samples(call, tmp_path):
     assert (entry["complete"], entry["expected_n"], scores["engine"]) == (False, 5, "vllm")
 
 
-def test_a_folder_that_cannot_be_scored_gets_a_line_and_the_others_are_scored(predictions, call, tmp_path):
+def test_a_folder_that_cannot_be_scored_is_reported_and_the_others_are_scored(predictions, call, tmp_path):
     empty, mixed = tmp_path / "empty", tmp_path / "mixed"
     for task, checkpoint in (("vt", "a" * 16), ("cwe", "b" * 16)):
         save_predictions(mixed, task, rows(task, 3), REPLIES["oracle"])
         write_json(mixed / "runs" / f"{task}.json", {"settings": {"checkpoint": checkpoint}})
     out, error = call(evaluate, "--data_dir", empty, mixed, predictions["oracle"])
-    assert error.splitlines() == [
-        f"error: {empty} has no predictions of any task; pred/call_api.py makes them",
-        f"error: {mixed}: vt and cwe are of different checkpoints; answer one set again",
-    ]
+    assert f"error: {empty} has no predictions of any task" in out
+    assert f"error: {mixed}: vt and cwe are of different checkpoints" in out
+    assert error.startswith("error: 2 of 3 checkpoints failed")
     assert "mean of 13 tasks 100.00" in out and not (mixed / "scores.json").exists()
 
 
@@ -146,7 +137,7 @@ def test_the_scorer_starts_without_torch():
     python("-c", code, cwd=STAGE)
 
 
-def test_the_table_has_every_model_and_length_and_says_what_is_missing(call, tmp_path):
+def test_the_table_has_every_model_and_length_and_reports_missing_scores(call, tmp_path):
     for name, length, tasks in (("good", 256, TASKS), ("good", 512, TASKS), ("half", 256, TASKS[:2])):
         folder = tmp_path / name / "synthetic" / str(length) / "pred"
         for task in tasks:

@@ -37,7 +37,7 @@ def ask(monkeypatch, call, data, checkpoint):
 
 
 class Limited(Transformers):
-    """Is interrupted once it has made `limit` answers; has no memory for a prompt that holds `never`."""
+    """Is interrupted once it has made `limit` answers; runs out of memory on a prompt that holds `never`."""
 
     limit, never, answered = 10**9, "\0", 0
 
@@ -64,7 +64,7 @@ def whole(ask, tmp_path):
 
 
 # --- what is written
-def test_rows_hold_the_new_tokens_in_rulers_format(whole, checkpoint, tmp_path):
+def test_rows_hold_new_tokens_in_the_format_of_ruler(whole, checkpoint, tmp_path):
     """Against generate() of Transformers, one prompt at a time without a cache shared with others."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     assert list(whole) == list(TASKS)
@@ -85,22 +85,14 @@ def test_rows_hold_the_new_tokens_in_rulers_format(whole, checkpoint, tmp_path):
         assert record["settings"]["tokens_to_generate"] == 8
 
 
-def test_a_prefix_kept_apart_is_put_back_and_a_templates_bos_not_doubled(ask, data, tmp_path):
-    """RULER's files of 2025-05 to 2026-07 have the answer prefix beside the input."""
+def test_an_answer_prefix_beside_the_input_is_appended(ask, data, tmp_path):
+    """As in RULER's files of 2025-05 to 2026-07."""
     plain = rows("vt", 3)
     save_data(data, "vt", [row | {"input": row["input"][:-9], "answer_prefix": " Numbers:"} for row in plain])
-    save_data(data, "cwe", [row | {"input": "<s>" + row["input"], "answer_prefix": " Numbers:"} for row in plain])
     save_data(data, "fwe", plain)
-    ask(tmp_path / "pred", "--task", "vt,cwe,fwe")
+    ask(tmp_path / "pred", "--task", "vt,fwe")
     made = answers(tmp_path / "pred")
-    assert made["vt"] == made["cwe"] == made["fwe"]
-
-
-def test_answers_end_before_a_stop_word(ask, whole, tmp_path):
-    full = [pred for _, pred in whole["qa_1"]]
-    stop = next(character for character in full[0][1:] if character.isascii() and character not in ",\x00")
-    ask(tmp_path / "pred", "--task", "qa_1", "--stop_words", stop)
-    assert [pred for _, pred in answers(tmp_path / "pred")["qa_1"]] == [text.split(stop)[0] for text in full]
+    assert made["vt"] == made["fwe"]
 
 
 def test_several_models_and_lengths_in_one_process(ask, whole, checkpoint, other, tmp_path):
@@ -125,10 +117,9 @@ def test_a_server_gets_the_text_of_each_prompt(ask, tmp_path, monkeypatch):
     monkeypatch.setattr(Endpoint, "post", post)
     flags = ["--server_type", "openai", "--task", "qa_1", "--stop_words", "x,y"]
     assert ask(tmp_path / "pred", *flags, models=("served",))[1] is None
-    texts = [row["input"] for row in rows("qa_1", 12)]
-    assert [pred for _, pred in answers(tmp_path / "pred")["qa_1"]] == [f"I read {len(text)}" for text in texts]
-    expected = {"model": "served", "max_tokens": 8, "temperature": 0, "stop": ["x", "y"]}
-    assert all(body | expected == body for body in asked)
+    expected = [f"I read {len(row['input'])}" for row in rows("qa_1", 12)]
+    assert [pred for _, pred in answers(tmp_path / "pred")["qa_1"]] == expected
+    assert all(body | {"max_tokens": 8, "temperature": 0, "stop": ["x", "y"]} == body for body in asked)
     record = read_json(tmp_path / "pred" / "runs" / "qa_1.json")
     assert (record["settings"]["engine"], record["method"]) == ("openai", "hosted")
 
@@ -177,19 +168,19 @@ def test_answers_without_memory_are_noted_and_tried_again(ask, whole, checkpoint
 
 # --- bad input
 @pytest.mark.parametrize(
-    "flags, line",
+    "flags, message",
     [
         (["--task", "vt,nah"], "unknown task nah; known: niah_single_1, niah_single_2, "),
         (["--benchmark", "other"], "no benchmark other: "),
         (["--task", "qa_1,vt"], "no data {data}/vt/validation.jsonl; make it with "),
         (["--max_seq_length", 513], "513 tokens are beyond the 512 that {model} declares; add --allow_beyond"),
         (["--max_seq_length", 1, 2], "several lengths need {{length}} in --data_dir and --save_dir"),
-        (["--model_name", "a", "b"], "as many different --model_name as --model_name_or_path are needed"),
+        (["--model_name", "a", "b"], "--model_name needs a different name for each --model_name_or_path"),
     ],
 )
-def test_bad_input_gets_one_line_and_leaves_nothing(ask, data, checkpoint, tmp_path, flags, line):
+def test_bad_input_ends_with_one_line_and_leaves_nothing(ask, data, checkpoint, tmp_path, flags, message):
     error = ask(tmp_path / "pred", *flags)[1]
-    assert error.startswith("error: " + line.format(data=data, model=checkpoint)) and "\n" not in error
+    assert error.startswith("error: " + message.format(data=data, model=checkpoint)) and "\n" not in error
     assert not (tmp_path / "pred").exists()
 
 
@@ -200,4 +191,4 @@ def test_bad_data_are_reported(ask, data, tmp_path):
     path = data / "qa_1" / "validation.jsonl"
     path.write_text(path.read_text()[:-30])
     error = ask(tmp_path / "pred", "--task", "qa_1")[1]
-    assert error.startswith(f"error: {path}, line 12 is not a row of data (JSONDecodeError") and "\n" not in error
+    assert error.startswith(f"error: {path} is not a complete data file (JSONDecodeError") and "\n" not in error

@@ -1,0 +1,196 @@
+"""A task at one length: how a sample is drawn, sized to fill the length, and verified.
+
+Each family of tasks (niah.py, variable_tracking.py, ...) subclasses `Task` and defines `draw`, which returns a `Draft`:
+a sample for which everything is decided but its size. `Task.build` finds the largest size that fits.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from tokens import Tokens
+
+VERIFY_EVERY = 32  # samples; prompts below 8,192 tokens are verified more often
+MAX_DRAWS = 8  # of a sample whose words are too long for a short prompt
+
+
+class Job(NamedTuple):
+    """One task at one length.
+
+    length: tokens of prompt and answer.  new_tokens: of the answer.
+    profile: upstream, or lceg for the sizes and the layout of the LCEG paper's copy of RULER.
+    """
+
+    name: str
+    family: str
+    args: dict
+    length: int
+    new_tokens: int
+    num_samples: int
+    seed: int
+    profile: str
+
+
+@dataclass
+class Draft:
+    """A sample without its size (the lines, words or documents of its haystack).
+
+    render(size): the prompt, which ends with `prefix`, the beginning of the answer.
+    smallest, largest: the sizes that are possible.
+    tokens(size): a fast estimate of the tokens that grow with the size. Without it prompts are rendered and counted.
+    guess: where the search begins; by default at the size of the first sample.
+    """
+
+    render: Callable[[int], str]
+    prefix: str
+    answers: list[str]
+    smallest: int
+    largest: int
+    tokens: Callable[[int], int] | None = None
+    guess: int | None = None
+
+
+class Sample(NamedTuple):
+    """tokens: of the prompt, special tokens included."""
+
+    prompt: str
+    prefix: str
+    answers: list[str]
+    tokens: int
+    size: int
+
+
+def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, largest: int, guess: int) -> int:
+    """The largest size with tokens(size) <= budget; smallest - 1 if there is none.
+
+    Goes from the guess in proportion to the missing tokens, between sizes known to fit and not to fit.
+    """
+    fits, too_large = smallest - 1, largest + 1
+    size = guess
+    last_size, last_total = 0, 0
+    while too_large - fits > 1:
+        size = min(max(size, fits + 1), too_large - 1)
+        total = tokens(size)
+        slope = (total - last_total) / (size - last_size)
+        last_size, last_total = size, total
+        step = int((budget - total) / max(slope, 0.5))
+        if total <= budget:
+            fits = size
+            size += max(1, step)
+        else:
+            too_large = size
+            size += min(-1, step)
+    return fits
+
+
+class Task:
+    """A family of tasks with the arguments of one job.  source: the text from outside, see sources.py."""
+
+    step, start = 1, 0  # of RULER's linear search (profile lceg): units at a time, units to begin with
+    minimum = ""  # what the smallest prompt holds
+
+    def __init__(self, tokens: Tokens, job: Job, source=None):
+        self.tokens = tokens
+        self.job = job
+        self.lceg = job.profile == "lceg"
+        self.token_budget = job.length - job.new_tokens
+        self.guess = self.token_budget // 20
+        self.common_size = None  # profile lceg: the size of all samples that have room for it
+        self.attempt = 0
+
+    def draw(self, index: int) -> Draft:
+        raise NotImplementedError
+
+    def positions(self, prompt: str, answers: list[str]) -> list[int] | None:
+        """Where the answers are in the prompt, in tokens; None for tasks that do not say."""
+        return None
+
+    def calibrate(self) -> None:
+        """Sizes the first sample; all others are of about its size."""
+        size = self.build(0).size
+        self.guess = size
+        if self.lceg:
+            self.common_size = size
+
+    def rng(self, index: int, purpose: str = "") -> random.Random:
+        """Random numbers of a sample: the same for any length, tokenizer and order in which samples are made."""
+        return random.Random(f"{self.job.seed}/{self.job.name}/{index}/{self.attempt}/{purpose}")
+
+    def round_size(self, fits: int) -> int:
+        """The size of a sample that has room for `fits` units: all of them. In profile lceg, as in RULER's old search,
+        `start` and a multiple of `step`, the same for all samples that have room for it."""
+        if not self.lceg:
+            return fits
+        size = self.start + max(0, fits - self.start) // self.step * self.step
+        if self.common_size is not None:
+            size = min(size, self.common_size)
+        return min(fits, size)
+
+    def build(self, index: int) -> Sample:
+        """Sample `index`, drawn again if not even the smallest size fits. Raises ValueError if no draw fits."""
+        for self.attempt in range(MAX_DRAWS):
+            sample = self.fit(self.draw(index))
+            if sample:
+                return sample
+        name, length = self.job.name, self.job.length
+        raise ValueError(f"{name} at {length} tokens: too short for {self.minimum}; leave this task out")
+
+    def fit(self, draft: Draft) -> Sample | None:
+        """The draft at the largest size that fits; None if there is none."""
+
+        @lru_cache(maxsize=2)
+        def render_and_count(size):
+            prompt = draft.render(size)
+            return prompt, self.tokens.count(prompt)
+
+        def tokens(size):
+            if draft.tokens is None:
+                return render_and_count(size)[1]
+            return fixed_tokens + draft.tokens(size)
+
+        if draft.tokens:
+            fixed_tokens = render_and_count(draft.smallest)[1] - draft.tokens(draft.smallest)
+        guess = draft.guess or self.guess
+        fits = largest_size(tokens, self.token_budget, draft.smallest, draft.largest, guess)
+        while fits >= draft.smallest:
+            size = max(draft.smallest, self.round_size(fits))
+            prompt, total = render_and_count(size)
+            if total <= self.token_budget:
+                return Sample(prompt, draft.prefix, draft.answers, total, size)
+            fits = size - 1
+        return None
+
+    def row(self, index: int) -> dict:
+        """The row of sample `index`. Raises ValueError if its tokens were not counted correctly."""
+        sample = self.build(index)
+        verify_every = max(1, min(VERIFY_EVERY, self.job.length // 256))
+        if index % verify_every == 0 and self.tokens.count_whole(sample.prompt) != sample.tokens:
+            raise ValueError(
+                "this tokenizer has tokens that span several words; RULER's prompts cannot be sized for it"
+            )
+        length = sample.tokens + self.job.new_tokens
+        return {
+            "index": index,
+            "input": sample.prompt,
+            "outputs": sample.answers,
+            "length": length,
+            "length_w_model_temp": length,
+            "answer_prefix": sample.prefix,
+            "token_position_answer": self.positions(sample.prompt, sample.answers),
+            "tokens_to_generate": self.job.new_tokens,
+            "fill": round(length / self.job.length, 5),
+        }
+
+
+@lru_cache(maxsize=32)
+def fixed_order(seed: int, n: int) -> list[int]:
+    """The permutation that random.Random(seed).shuffle makes of n items: the same for every sample."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def shuffled(items: list, seed: int) -> list:
+    return [items[i] for i in fixed_order(seed, len(items))]
