@@ -84,7 +84,9 @@ def test_losses_equal_those_of_one_rank(outputs, base, case):
 def test_lora_equals_one_rank(outputs, base, rows, tmp_path):
     """The golden losses are of full training, so one rank is run here."""
     flags = training_flags(base, rows, "longlora", tmp_path)
-    run_here("fine-tune.py", *flags, *FOUR_STEPS.split(), "--low_rank_training", True, "--per_device_train_batch_size", 4)
+    run_here(
+        "fine-tune.py", *flags, *FOUR_STEPS.split(), "--low_rank_training", True, "--per_device_train_batch_size", 4
+    )
     assert losses(outputs["lora"]) == pytest.approx(losses(tmp_path), abs=3e-3)
     one, two = load_file(tmp_path / "model.safetensors"), load_file(outputs["lora"] / "model.safetensors")
     assert one.keys() == two.keys()
