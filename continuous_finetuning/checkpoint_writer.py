@@ -10,8 +10,6 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedConfig
 
 from checkpoint import open_config
@@ -25,9 +23,8 @@ TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "voca
 def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
     """The config of a base model. Reads no weights.
 
-    weights: whether a folder must contain any.
-
-    Raises ValueError if the model cannot be opened, is not a Llama, or is already extended.
+    weights: whether a folder must contain any. Raises ValueError if the model cannot be opened, is not a Llama, or is
+    already extended.
     """
     config = open_config(name_or_path, False, "the methods extend plain Llama models", weights)
     if config.model_type != "llama":
@@ -116,19 +113,6 @@ def link_weights(base: Path, output: Path) -> None:
                 target.symlink_to(path.resolve())
 
 
-def verify_weights(folder: Path, model_class: type, config: PreTrainedConfig) -> None:
-    """Asserts that a saved checkpoint has every weight in full, not one ZeRO-3 rank's part. Reads headers only."""
-    shapes = {}
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():
-                shapes[name] = file.get_slice(name).get_shape()
-    with torch.device("meta"):
-        model = model_class(config)
-    for name, weight in model.named_parameters():  # tied weights once
-        assert shapes.get(name) == list(weight.shape), f"{folder}: {name} has shape {shapes.get(name)}"
-
-
 def move_in(partial: Path, output: Path) -> None:
     """Moves the files and folders of `partial` into `output`, config.json last, and removes `partial`."""
     for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
@@ -141,9 +125,8 @@ def move_in(partial: Path, output: Path) -> None:
 def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
     """Writes the settings of a run to `output`/run.json; returns whether that run is already finished.
 
-    result: the file that the run writes last.
-
-    Raises ValueError if the folder contains another run, so that a changed setting never overwrites finished work.
+    result: the file that the run writes last. Raises ValueError if the folder contains another run, so that a changed
+    setting never overwrites finished work.
     """
     finished = (output / result).exists()
     recorded = read_json(output / "run.json")

@@ -1,9 +1,8 @@
 """Memory, steps and hours of a training run before it starts: `fine-tune.py ... --estimate 8xH100`.
 
-Computed from the base's config and the flags. Weights, gradients and optimizer states: ZeRO (arXiv 1910.02054, sections
-3.1 and 5); a run without DeepSpeed is estimated as ZeRO stage 0. Activations: what the backward of Llama's layer with
-fused attention needs (as in arXiv 2205.05198, section 4.1). Loading, saving and communication are not included.
-Sizes are in bytes; 1 GiB is 2^30.
+Weights, gradients and optimizer states: ZeRO (arXiv 1910.02054, sections 3.1 and 5); without DeepSpeed, ZeRO stage 0.
+Activations: what the backward of Llama's layer with fused attention needs (as in arXiv 2205.05198, section 4.1), in
+bfloat16 with gradient checkpointing. Loading, saving and communication are not included. 1 GiB is 2^30 bytes.
 """
 
 import copy
@@ -21,6 +20,7 @@ from memory import TILE_LOGITS
 from tracking import matmul_parameters, training_flops_per_token
 
 GIB = 2**30
+BF16 = 2  # bytes of a number
 GPU_GIB = {"A100-40": 39, "A100-80": 79, "H100": 79, "H200": 139, "B200": 178}  # that a process can use
 GPU_TFLOPS = {"A100-40": 312, "A100-80": 312, "H100": 989, "H200": 989, "B200": 2250}  # dense bfloat16, NVIDIA
 DATASETS = {  # the study's: rows, tokens of a row
@@ -73,22 +73,16 @@ def make_plan(config: LlamaConfig, method, flags, gpus: int) -> Plan:
     return plan
 
 
-# --- time
-def steps(plan: Plan) -> float | None:
-    """Optimizer steps; None if only tokenising or downloading the data could tell."""
+def steps(plan: Plan) -> float:
+    """Optimizer steps; 0 if only tokenising or downloading the data could tell."""
     flags = plan.flags
-    name = flags.dataset_dir
     if flags.max_steps > 0:
         return flags.max_steps
-    if name in DATASETS:
-        rows, row_length = DATASETS[name]
-    elif Path(name).exists():
-        data = packing.read(name)
-        if "input_ids" not in data.column_names:
-            return None
-        rows, row_length = len(data), len(data[0]["input_ids"])
-    else:
-        return None
+    rows, row_length = DATASETS.get(flags.dataset_dir, (0, 0))
+    if Path(flags.dataset_dir).exists():
+        data = packing.read(flags.dataset_dir)
+        if "input_ids" in data.column_names:
+            rows, row_length = len(data), len(data[0]["input_ids"])
     blocks = row_length // plan.method.model_max_length
     return flags.num_train_epochs * rows * blocks / plan.rows_per_step
 
@@ -100,9 +94,8 @@ def hardware_flops_per_token(plan: Plan) -> float:
     heads = config.num_attention_heads * config.head_dim
     attention = 4 * layers * heads * method.attended_keys()  # its forward
     repeated = attention / 2  # fused attention's backward has five products, not four
-    if flags.gradient_checkpointing:
-        layer_weights = matmul_parameters(config) - config.vocab_size * D
-        repeated += 2 * (layer_weights + plan.adapters) + attention
+    layer_weights = matmul_parameters(config) - config.vocab_size * D
+    repeated += 2 * (layer_weights + plan.adapters) + attention  # gradient checkpointing
     if flags.tiled_mlp:
         repeated += 6 * layers * D * config.intermediate_size
     repeated *= method.row_tokens() / method.model_max_length
@@ -119,13 +112,11 @@ def seconds_per_step(plan: Plan, peak: float) -> float:
         offloaded += plan.parameters
     if zero.offload_optimizer:
         offloaded += plan.trainable
-        nodes = max(1, gpus // 8)
-        seconds += 28 * plan.trainable / nodes / HOST_BANDWIDTH  # Adam: seven float32 numbers per weight
-    moved = 2 * (2 if flags.bf16 else 4) * offloaded / gpus
-    return seconds + flags.gradient_accumulation_steps * moved / PCIE_BANDWIDTH
+        seconds += 28 * plan.trainable / max(1, gpus // 8) / HOST_BANDWIDTH  # Adam: seven float32 numbers per weight
+    transfers = 2 * flags.gradient_accumulation_steps * BF16 * offloaded / gpus
+    return seconds + transfers / PCIE_BANDWIDTH
 
 
-# --- memory
 def pinned(size: float) -> float:
     """PyTorch rounds page-locked memory up to a power of two (pytorch/pytorch issue 150517)."""
     return 2.0 ** math.ceil(math.log2(size)) if size > 0 else 0.0
@@ -134,18 +125,17 @@ def pinned(size: float) -> float:
 def state_memory(plan: Plan) -> tuple[dict[str, float], float]:
     """(bytes on one GPU by kind, bytes on the host for each rank) of weights, gradients, optimizer and buffers."""
     zero, gpus = plan.flags.zero, plan.gpus
-    c = 2 if plan.flags.bf16 else 4  # bytes of a weight
-    weights = c * plan.parameters
-    gradients = c * plan.trainable
+    weights = BF16 * plan.parameters
+    gradients = BF16 * plan.trainable
     optimizer = 12 * plan.trainable  # float32 master weights and Adam's two moments
-    buffers = 2 * c * min(plan.trainable, BUCKET_PARAMETERS)
+    buffers = 2 * BF16 * min(plan.trainable, BUCKET_PARAMETERS)
     if zero.stage >= 1:
         optimizer /= gpus
     if zero.stage >= 2:
         gradients /= gpus
     if zero.stage == 3:
         weights /= gpus
-        buffers = c * min(plan.parameters, MAX_LIVE_PARAMETERS) + 2 * c * plan.config.hidden_size**2
+        buffers = BF16 * (min(plan.parameters, MAX_LIVE_PARAMETERS) + 2 * plan.config.hidden_size**2)
     host = 0.0
     if zero.offload_param:
         host += pinned(weights)
@@ -164,34 +154,30 @@ def activation_memory(plan: Plan) -> tuple[float, float]:
     layers, D, F = config.num_hidden_layers, config.hidden_size, config.intermediate_size
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     n = batch * method.row_tokens() // ranks  # tokens of a micro-batch on one rank
-    c = 2 if flags.bf16 else 4
     # A layer saves for its backward, per token: of two norms the input, in float32 too, and the output; of attention q,
     # k, v, the output and the log of the softmax's sum; of the MLP gate, SiLU, up and their product.
-    norms = 2 * (4 + c) * D + 2 * c * D
-    qkvo = 2 * c * (heads + kv_heads) * config.head_dim
-    mlp = 0 if flags.tiled_mlp else 4 * c * F
+    norms = 2 * (4 + 2 * BF16) * D
+    qkvo = 2 * BF16 * (heads + kv_heads) * config.head_dim
+    mlp = 0 if flags.tiled_mlp else 4 * BF16 * F
     layer = n * (norms + qkvo + 4 * heads + mlp)
     # Its backward has gradients of attention (or a norm), copies for the all-to-all and scores; or those of the MLP.
     attention = max(qkvo, 12 * D) + 4 * heads * method.saved_scores()
     if ranks > 1:
         attention += qkvo
     if flags.tiled_mlp:
-        backward = max(n * attention, 6 * c * F * min(n, batch * D))
+        backward = max(n * attention, 6 * BF16 * F * min(n, batch * D))
     else:
-        backward = n * max(attention, 2 * c * F)
-    layer_input = c * n * D
-    backward += 2 * layer_input
-    saved, host = layers * layer, 0.0
-    if flags.gradient_checkpointing:
-        saved = layers * layer_input
-        backward += layer
+        backward = n * max(attention, 2 * BF16 * F)
+    layer_input = BF16 * n * D
+    backward += layer + 2 * layer_input
+    checkpointed, host = layers * layer_input, 0.0
     if flags.offload_activations:
-        saved, host = 2 * layer_input, layers * pinned(layer_input)
+        checkpointed, host = 2 * layer_input, layers * pinned(layer_input)
     # The loss: last norm, hidden states, the gradients of both; tiles of logits; the head's gradient.
-    loss = 4 * n * D + 4 * layer_input + (4 + c) * min(TILE_LOGITS, n * config.vocab_size)
+    loss = 4 * n * D + 4 * layer_input + 6 * min(TILE_LOGITS, n * config.vocab_size)
     if not plan.adapters:
-        loss += (4 + 2 * c) * config.vocab_size * D
-    return saved + max(backward, loss), host
+        loss += 8 * config.vocab_size * D
+    return checkpointed + max(backward, loss), host
 
 
 def memory_needed(plan: Plan) -> tuple[dict[str, float], float]:

@@ -71,8 +71,7 @@ class RecipeArguments(TrainingArguments):
 
 
 def parse_flags(argv: list[str]) -> Namespace:
-    """All flags, and `zero`, the ds_config.Settings of the DeepSpeed file. Raises ValueError on flags that cannot be
-    combined."""
+    """All flags, and `zero`, the ds_config.Settings. Raises ValueError on flags that cannot be combined."""
     parser = HfArgumentParser((ModelArguments, RecipeArguments), description=__doc__, allow_abbrev=False)
     parser.error = lambda message: sys.exit(f"error: {message} (--help lists the flags)")  # not 100 lines of usage
     parser.add_argument("--evaluation_strategy", dest="eval_strategy", default=SUPPRESS, help="or --eval_strategy")
@@ -85,10 +84,10 @@ def parse_flags(argv: list[str]) -> Namespace:
         raise ValueError("give --output_dir")
     if flags.eval_strategy not in ("no", None):
         raise ValueError("--evaluation_strategy: there is no evaluation set here; set it to no")
-    if flags.offload_activations and not flags.gradient_checkpointing:
-        raise ValueError("--offload_activations needs --gradient_checkpointing True")
-    if flags.keep_attention and (flags.offload_activations or not flags.gradient_checkpointing):
-        raise ValueError("--keep_attention needs --gradient_checkpointing True and no --offload_activations")
+    if (flags.offload_activations or flags.keep_attention) and not flags.gradient_checkpointing:
+        raise ValueError("--offload_activations and --keep_attention need --gradient_checkpointing True")
+    if flags.offload_activations and flags.keep_attention:
+        raise ValueError("give --offload_activations or --keep_attention, not both")
     flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings(0, False, False)
     return flags
 
@@ -121,10 +120,7 @@ def check_method(config, method, flags: Namespace) -> None:
 
 
 def fit_to_machine(flags: Namespace) -> None:
-    """Turns off what this machine cannot do, and chooses the attention.
-
-    Raises ValueError if the machine cannot do what a flag requires.
-    """
+    """Turns off what this machine cannot do, and chooses the attention. Raises ValueError if a flag needs more."""
     cuda = torch.cuda.is_available()
     flags.use_cpu = flags.use_cpu or not cuda
     if flags.tf32 and not (cuda and torch.cuda.get_device_capability() >= (8, 0)):
@@ -135,8 +131,10 @@ def fit_to_machine(flags: Namespace) -> None:
         print_rank0("--bf16: no GPU with bfloat16 here, training in float32")
     requested = flags.attention if flags.use_flash_attn or flags.attention != "auto" else "sdpa"
     flags.attention = choose_attention(requested, default_device(), "bfloat16" if flags.bf16 else "float32")
-    if flags.document_mask:
-        check_document_mask(flags)
+    if flags.document_mask and flags.attention == "sdpa":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
+    elif flags.document_mask and flags.per_device_train_batch_size > 1:
+        raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
     flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
     if flags.use_liger_kernel:  # its norms, rope and activations; memory.py calls its loss
         if not (cuda and find_spec("liger_kernel")):
@@ -144,21 +142,6 @@ def fit_to_machine(flags: Namespace) -> None:
         flags.liger_kernel_config = {"fused_linear_cross_entropy": False, **(flags.liger_kernel_config or {})}
     if flags.keep_attention:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "context_fn": memory.keep_attention}
-
-
-def check_document_mask(flags: Namespace) -> None:
-    """Raises ValueError if the batch or the mask of --document_mask, [L, L] for each row, is too large."""
-    if flags.attention != "sdpa":
-        if flags.per_device_train_batch_size > 1:
-            raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
-    elif torch.cuda.is_available():
-        torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
-        mask_bytes = 3 * flags.per_device_train_batch_size * flags.model_max_length**2  # as bool and as bfloat16
-        if mask_bytes > torch.cuda.mem_get_info()[0] / 2:
-            raise ValueError(
-                f"--document_mask: SDPA would need {mask_bytes / 2**30:.0f} GiB for the mask; install FlashAttention, "
-                "which needs none (pip install -r requirements-gpu.txt)"
-            )
 
 
 def choose_trackers(flags: Namespace) -> None:

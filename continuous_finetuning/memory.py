@@ -135,7 +135,7 @@ def add_loss_to_head(head: nn.Module, summed_loss) -> None:
 def keep_attention():
     """A `context_fn` of gradient checkpointing that keeps the outputs of SDPA and recomputes everything else.
 
-    The outputs, [B, n, D] per layer, are 8 GiB for a 7B model at 32,768 tokens in bfloat16.
+    These are [B, n, D] per layer: 8 GiB for a 7B model at 32,768 tokens in bfloat16.
     """
     kernels = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
     kept = [getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default for kernel in kernels]
@@ -160,13 +160,8 @@ def tile_mlp(mlp: LlamaMLP) -> None:
     plain_forward = mlp.forward
 
     def forward(x_BnD):
-        outputs = []
-        for x_BTD in x_BnD.split(mlp.hidden_size, dim=1):
-            if torch.is_grad_enabled():
-                outputs.append(checkpoint(plain_forward, x_BTD, use_reentrant=False))
-            else:
-                outputs.append(plain_forward(x_BTD))
-        return torch.cat(outputs, dim=1)
+        tiles = x_BnD.split(mlp.hidden_size, dim=1)
+        return torch.cat([checkpoint(plain_forward, x_BTD, use_reentrant=False) for x_BTD in tiles], dim=1)
 
     mlp.forward = forward
 

@@ -16,9 +16,10 @@ from transformers.trainer_utils import rotate_checkpoints
 
 import checkpoint_writer
 import tracking
-from run import print_rank0, read_json, write_json
+from run import print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
+ADVICE = "try a lower --learning_rate in another --output_dir"
 
 
 def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
@@ -51,10 +52,8 @@ def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
 def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
     """A batch of int64 tensors [B, L]: ids and labels. The model shifts the labels.
 
-    If rows have `document_starts`, positions start from 0 in each document, which is how Transformers' masks and flash
-    attention tell documents apart. (The rope depends on relative distances only.)
-
-    Ranks that share a row get `part` of `parts` of it, [B, L / parts]: ids, labels that are already shifted, positions.
+    If rows have `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside
+    documents. Ranks that share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
     """
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
     position_BL = torch.arange(ids_BL.shape[1]).repeat(len(examples), 1)
@@ -84,13 +83,6 @@ def remove_incomplete(output: Path) -> None:
         if not (folder / COMPLETE_MARKER).exists():
             print(f"removing the incomplete {folder}", flush=True)
             shutil.rmtree(folder)
-
-
-def check_ranks(checkpoint: Path, args: TrainingArguments) -> None:
-    """Raises ValueError if DeepSpeed wrote the checkpoint with another number of ranks."""
-    ranks = read_json(checkpoint / COMPLETE_MARKER)["world_size"]
-    if args.deepspeed and ranks != args.world_size:
-        raise ValueError(f"{checkpoint} was written by {ranks} ranks; DeepSpeed cannot resume it on {args.world_size}")
 
 
 class StopOnSignal(TrainerCallback):
@@ -152,7 +144,7 @@ class ExtensionTrainer(Trainer):
     def compute_loss(self, *args, **kwargs):
         loss = super().compute_loss(*args, **kwargs)
         if not torch.isfinite(loss):
-            raise ValueError(f"the loss is {loss.item()} in step {self.state.global_step + 1}; {self.advice()}")
+            raise ValueError(f"the loss is {loss.item()} in step {self.state.global_step + 1}; {ADVICE}")
         return loss
 
     def check_weights(self) -> None:
@@ -160,11 +152,7 @@ class ExtensionTrainer(Trainer):
         for p in self.model.parameters():
             weight = getattr(p, "ds_tensor", p)  # under ZeRO-3: this rank's part
             if not torch.isfinite(weight.detach()).all():
-                raise ValueError(f"a weight is NaN or infinite after step {self.state.global_step}; {self.advice()}")
-
-    def advice(self) -> str:
-        last = last_checkpoint(Path(self.args.output_dir))
-        return f"try a lower --learning_rate in another --output_dir (last checkpoint: {last})"
+                raise ValueError(f"a weight is NaN or infinite after step {self.state.global_step}; {ADVICE}")
 
     def _save_checkpoint(self, model, trial):
         """Trainer's; then marks the new checkpoint as complete, and removes old ones, after every rank has written."""
@@ -172,18 +160,18 @@ class ExtensionTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            output, step = Path(self.args.output_dir), self.state.global_step
-            marker = {"step": step, "world_size": self.args.world_size}
-            write_json(output / f"checkpoint-{step}" / COMPLETE_MARKER, marker)
-            rotate_checkpoints(str(output), self.save_total_limit)
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            write_json(folder / COMPLETE_MARKER, {"world_size": self.args.world_size})
+            rotate_checkpoints(self.args.output_dir, self.save_total_limit)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """Trainer's, with the number of tokens seen and the cache switched on in config.json."""
-        config = self.accelerator.unwrap_model(self.model).config  # under LoRA, the base's
+        self.complete_config(self.accelerator.unwrap_model(self.model).config)  # under LoRA, the base's
+        super().save_model(output_dir, _internal_call)
+
+    def complete_config(self, config) -> None:
+        """Records the tokens seen so far, and switches the cache on for use."""
         config.context_extension["trained_tokens"] = int(self.state.num_input_tokens_seen)
         config.use_cache = True
-        super().save_model(output_dir, _internal_call)
-        config.use_cache = False
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
@@ -194,14 +182,12 @@ class ExtensionTrainer(Trainer):
 def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> None:
     """Trains `model` on `data` ({"input_ids": row}) and writes the finished checkpoint to args.output_dir.
 
-    Resumes from the last complete checkpoint there. Exits with status 143 after SIGTERM, SIGHUP or Ctrl-C.
-
-    Raises ValueError if a loss or weight becomes NaN or infinite.
+    Resumes from the last complete checkpoint there. Exits with status 143 after SIGTERM, SIGHUP or Ctrl-C. Raises
+    ValueError if a loss or weight becomes NaN or infinite.
     """
     output = Path(args.output_dir)
     last = last_checkpoint(output)
     if last:
-        check_ranks(last, args)
         print_rank0(f"resuming from {last}")
     with args.main_process_first():
         if args.should_save:
@@ -236,7 +222,7 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
 
 
 def gathered(parameters: list):
-    """A context in which every rank has these weights in full, which ZeRO-3 otherwise leaves partitioned."""
+    """A context in which every rank has these weights in full, also under ZeRO-3."""
     if not (parameters and is_deepspeed_zero3_enabled()):
         return contextlib.nullcontext()
     import deepspeed
@@ -256,13 +242,11 @@ def save_finished(trainer: ExtensionTrainer, model, tokenizer, output: Path, met
         if args.bf16 and not args.deepspeed:
             final.to(torch.bfloat16)
         if final is not model and args.should_save:
-            final.config.context_extension["trained_tokens"] = int(trainer.state.num_input_tokens_seen)
-            final.config.use_cache = True
+            trainer.complete_config(final.config)
             final.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
     if final is model:
         trainer.save_model(str(partial))
     if args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json has the settings
-        checkpoint_writer.verify_weights(partial, type(final), final.config)
         checkpoint_writer.move_in(partial, output)

@@ -1,8 +1,8 @@
 """The methods of the study: one file each.
 
-`methods/<name>.py` defines a dataclass `Method(ContextExtension)`. Its fields, declared with `option(...)`, are flags of
-fine-tune.py and extend.py and are recorded in the checkpoint; its functions give the rope of the model. No other file
-has to be edited: the file's name is the new `--method_name`.
+`methods/<name>.py` defines a dataclass `Method(ContextExtension)`. Its fields, declared with `option(...)`, are flags
+of fine-tune.py and extend.py and are recorded in the checkpoint; its functions give the rope of the model. No other
+file has to be edited: the file's name is the new `--method_name`.
 """
 
 import copy
@@ -137,28 +137,24 @@ def get(name: str) -> type[ContextExtension]:
     return importlib.import_module(f"methods.{name}").Method
 
 
-def option_fields(name: str) -> dict:
-    """{option: its dataclass field} of a method."""
-    return {f.name: f for f in fields(get(name)) if "help" in f.metadata}
-
-
-def methods_by_option() -> dict[str, list[str]]:
-    """{option: names of the methods that have it}."""
-    owners = {}
+def all_options() -> dict[str, dict[str, dict]]:
+    """{option: {method that has it: its `help` and `type`}}."""
+    options = {}
     for name in available():
-        for key in option_fields(name):
-            owners.setdefault(key, []).append(name)
-    return owners
+        for f in fields(get(name)):
+            if "help" in f.metadata:
+                options.setdefault(f.name, {})[name] = f.metadata
+    return options
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Adds every method's options to `parser`. A flag that is not given sets no attribute."""
     group = parser.add_argument_group("method options")
-    for key, owners in methods_by_option().items():
-        texts = [f"{name}: {option_fields(name)[key].metadata['help']}" for name in owners]
-        kind = option_fields(owners[0])[key].metadata["type"]
+    for key, owners in all_options().items():
+        help = "; ".join(f"{name}: {metadata['help']}" for name, metadata in owners.items())
+        kind = next(iter(owners.values()))["type"]
         switch = {"type": string_to_bool, "nargs": "?", "const": True} if kind is bool else {"type": kind}
-        group.add_argument(f"--{key}", **switch, default=SUPPRESS, help="; ".join(texts).replace("%", "%%"))
+        group.add_argument(f"--{key}", **switch, default=SUPPRESS, help=help.replace("%", "%%"))
 
 
 def scales_rope(cls: type[ContextExtension]) -> bool:
@@ -173,13 +169,12 @@ def build(
 
     config: the base's `LlamaConfig`, unchanged here.  model_max_length: tokens.  flags: all parsed command-line values;
     those that are options of a method are used.  config_options: defaults, from an imported checkpoint's config.
-
-    Raises ValueError on an unknown method, an option of another method, a length that is not above the original one, or
-    a base whose rope the method cannot extend.
+    Raises ValueError on an option of another method, a length that is not above the original one, or a base whose rope
+    the method cannot extend.
     """
     cls = get(name)
     options = {}
-    for key, owners in methods_by_option().items():
+    for key, owners in all_options().items():
         if key in flags and name not in owners:
             raise ValueError(f"--{key} is an option of {', '.join(owners)}, not of {name}; leave it out")
         if key in flags:
@@ -199,19 +194,14 @@ def build(
 def import_checkpoint(name: str, config, original_length: int | None, model_max_length: int, flags: dict):
     """(the base's config, the method) of a trained checkpoint of another code base, whose config is `config`.
 
-    original_length: the base's window, tokens; None: as the config says.  flags: as of `build`.
-
-    Raises ValueError if the checkpoint's rope is not the method's.
+    original_length: the base's window, tokens; None: as the config says.  flags: as of `build`. Raises ValueError if
+    the checkpoint's rope is not the method's.
     """
     cls, rope = get(name), config.rope_parameters
     if not cls.trained:
         raise ValueError(f"{name} is not trained; leave --adopt out")
     if scales_rope(cls) and rope["rope_type"] != cls.foreign_rope_type:
-        fitting = [other for other in available() if get(other).foreign_rope_type == rope["rope_type"]]
-        raise ValueError(
-            f"the checkpoint's rope is '{rope['rope_type']}', that of {name} is '{cls.foreign_rope_type}'; "
-            f"--method_name must be one of: {', '.join(fitting) or 'none here'}"
-        )
+        raise ValueError(f"the checkpoint's rope is '{rope['rope_type']}', that of {name} is '{cls.foreign_rope_type}'")
     base = copy.deepcopy(config)
     if scales_rope(cls):
         base.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
