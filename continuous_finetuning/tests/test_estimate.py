@@ -30,7 +30,8 @@ def make_plan(config=LLAMA2, method="pi", length=32768, zero=(3, True, True), gp
     """A plan of fine-tune.py's flags. zero: the fields of a ds_config.Settings."""
     flags = {
         "low_rank_training": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 32,
-        "sequence_parallel_size": 1, "zero": ds_config.Settings(*zero),         "offload_activations": False, "tiled_mlp": False, "num_train_epochs": 1.0, "max_steps": -1,
+        "sequence_parallel_size": 1, "zero": ds_config.Settings(*zero), "offload_activations": False,
+        "tiled_mlp": False, "num_train_epochs": 1.0, "max_steps": -1,
         "dataset_dir": "Leooyii/Slimpajama_downsample_32k_1B",
     }  # fmt: skip
     method = methods.build(method, config, length, options or {})
