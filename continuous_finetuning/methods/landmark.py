@@ -40,11 +40,12 @@ class Method(ContextExtension):
                 f"landmark trains on blocks inside the base's window of {self.original_length} tokens; give a "
                 f"--model_max_length up to that (the paper's is 512), not {self.model_max_length}"
             )
-        needed = (self.top_k + 2) * (self.mem_freq + 1)
+        block = self.mem_freq + 1
+        needed = (self.top_k + 2) * block
         if self.model_max_length < needed:
             raise ValueError(
-                f"landmark: --top_k {self.top_k} blocks leave no room for the text itself; give --model_max_length "
-                f"{needed} or more, or a lower --top_k or --mem_freq"
+                f"landmark: --top_k {self.top_k} blocks of {block} tokens leave no room for the text itself; give "
+                f"--model_max_length {needed} or more, or a lower --top_k or --mem_freq"
             )
 
     def row_tokens(self):
