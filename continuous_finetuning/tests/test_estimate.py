@@ -23,7 +23,7 @@ TINY = {
     "vocab_size": 258, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 64,
 }  # fmt: skip
-LLAMA2 = LlamaConfig.from_pretrained(ROOT / "presets" / "Llama-2-7b-hf")
+LLAMA2 = LlamaConfig.from_pretrained(STAGE.parent / "presets" / "Llama-2-7b-hf")
 
 
 def make_plan(config=LLAMA2, method="pi", length=32768, zero=(3, True, True), gpus=8, options=None, **changes):
