@@ -187,6 +187,8 @@ def build(
         )
     if scales_rope(cls) and rope["rope_type"] != "default":
         raise ValueError(f"the base's rope is already scaled ({rope['rope_type']}); {name} needs one with plain rope")
+    if cls.modeling and rope["rope_type"] in ("dynamic", "longrope"):
+        raise ValueError(f"the base's rope ({rope['rope_type']}) depends on the length; {name} needs a fixed one")
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return cls(original_length, model_max_length, rope, head_dim, **((config_options or {}) | options))
 
