@@ -1,18 +1,15 @@
-"""Writes checkpoint folders that every stage can open without asking which method made them.
+"""Writes checkpoint folders that every stage opens without knowing the method.
 
 A checkpoint is an ordinary Hugging Face folder (safetensors, config.json, a generation_config.json that decodes
-greedily, the base's tokenizer) whose config.json has one extra object, `context_extension`. config.json is always
-written last: a folder without it is unfinished.
+greedily, the base's tokenizer) whose config.json has one extra object, `context_extension`. config.json is written
+last: a folder without it is unfinished.
 """
 
 import copy
-import fcntl
 import os
 import shutil
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -60,8 +57,8 @@ def context_extension(method_name: str, method, base: str, trained_tokens: int |
 def extended_config(base: PreTrainedConfig, method, extension: dict) -> PreTrainedConfig:
     """The config of the extended model: the base's, with the method's rope, the new window and `context_extension`.
 
-    If the method has its own attention, the config is that of its modeling file and names it in `auto_map`, with a
-    `model_type` of its own: without --trust_remote_code it is refused, never opened as a plain Llama.
+    If the method has its own attention, the config has a `model_type` of its own and names the modeling file in
+    `auto_map`: without --trust_remote_code it is refused, never opened as a plain Llama.
     """
     fields = copy.deepcopy(base.to_dict())
     fields.pop("_name_or_path", None)
@@ -86,7 +83,7 @@ def copy_modeling(method, output: Path) -> None:
 
 
 def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:
-    """Decoding without sampling: the base's own file may sample (Llama-2's does), and a study must not."""
+    """Decoding without sampling; the base's own generation_config.json may sample (Llama-2's does)."""
     return GenerationConfig(
         do_sample=False,
         bos_token_id=config.bos_token_id,
@@ -100,9 +97,15 @@ def write_config(folder: Path, config: PreTrainedConfig) -> None:
     write_text(folder / "config.json", config.to_json_string(use_diff=False))
 
 
-def copy_base_files(base: Path, output: Path, weights: bool = True) -> None:
-    """Links the base's weights into `output`, hard or across file systems symbolic, and copies its tokenizer."""
-    for pattern in WEIGHTS if weights else ():
+def copy_tokenizer(base: Path, output: Path) -> None:
+    for pattern in TOKENIZER:
+        for path in base.glob(pattern):
+            shutil.copyfile(path, output / path.name)
+
+
+def link_weights(base: Path, output: Path) -> None:
+    """Links the base's weights into `output`: hard links, or symbolic ones across file systems."""
+    for pattern in WEIGHTS:
         for path in base.glob(pattern):
             target = output / path.name
             target.unlink(missing_ok=True)
@@ -110,26 +113,6 @@ def copy_base_files(base: Path, output: Path, weights: bool = True) -> None:
                 os.link(path.resolve(), target)
             except OSError:
                 target.symlink_to(path.resolve())
-    for pattern in TOKENIZER:
-        for path in base.glob(pattern):
-            shutil.copyfile(path, output / path.name)
-
-
-def verify_weights(folder: Path, model_class: type, config: PreTrainedConfig) -> None:
-    """Asserts that a saved checkpoint has all weights in full, not one ZeRO-3 rank's pieces. Reads headers only."""
-    with torch.device("meta"):
-        expected = {name: list(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
-    if config.tie_word_embeddings:
-        del expected["lm_head.weight"]
-    saved = {}
-    for path in folder.glob("**/*.safetensors"):  # also what a method saves beside its model
-        with safe_open(path, "pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
-        assert not any(0 in shape for shape in shapes.values()), f"{path} has empty tensors"
-        if path.parent == folder:
-            saved |= shapes
-    for name, shape in expected.items():
-        assert saved.get(name) == shape, f"{folder}: {name} has shape {saved.get(name)}, not {shape}"
 
 
 def move_in(partial: Path, output: Path) -> None:
@@ -141,41 +124,23 @@ def move_in(partial: Path, output: Path) -> None:
     partial.rmdir()
 
 
-def lock(output: Path):
-    """Waits until no other process writes to `output`; the lock lasts while the returned file is open.
-
-    A launcher that is killed may leave its run working; the same command must not write between its files.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    file = (output / ".lock").open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"{output}: waiting for another process that works there", flush=True)
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-        pass  # a file system without locks
-    return file
-
-
 def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
-    """Writes the settings of a run into `output`/run.json; True if that run is already finished there.
+    """Writes the settings of a run to `output`/run.json; returns whether that run is already finished.
 
-    result: the file that the run writes last.
-
-    Raises ValueError if the folder holds another run, so that a changed setting never overwrites finished work.
+    result: the file that the run writes last. Raises ValueError if the folder contains another run, so that a changed
+    setting never overwrites finished work.
     """
     finished = (output / result).exists()
     recorded = read_json(output / "run.json")
-    if recorded is None and finished:
-        raise ValueError(f"{output} holds {result}, which this script did not write; give another --output_dir")
     if recorded is None:
+        if finished:
+            raise ValueError(f"{output} contains a {result} of other code; give another --output_dir")
         write_json(output / "run.json", settings)
         return False
     for key in [*settings, *recorded]:
         if recorded.get(key) != settings.get(key):
             raise ValueError(
-                f"{output} holds another run: {key} was {recorded.get(key)}, now it is {settings.get(key)}. "
+                f"{output} contains another run: {key} was {recorded.get(key)}, now it is {settings.get(key)}. "
                 "Give another --output_dir, or delete that folder to start again."
             )
     return finished

@@ -1,8 +1,8 @@
 """Memory, steps and hours of a training run before it starts: `fine-tune.py ... --estimate 8xH100`.
 
-Counted from the base's config and the flags: weights, gradients and optimizer states as in ZeRO (arXiv 1910.02054,
-sections 3.1 and 5), activations by adding up what the backward pass of Llama's layer with fused attention keeps (arXiv
-2205.05198, section 4.1). Loading, saving and communication are not included. Sizes are in bytes, GiB are 2^30.
+Weights, gradients and optimizer states: ZeRO (arXiv 1910.02054, sections 3.1 and 5); without DeepSpeed, ZeRO stage 0.
+Activations: what the backward of Llama's layer with fused attention needs (as in arXiv 2205.05198, section 4.1), in
+bfloat16 with gradient checkpointing. Loading, saving and communication are not included. 1 GiB is 2^30 bytes.
 """
 
 import copy
@@ -15,187 +15,200 @@ import torch
 from transformers import LlamaConfig
 
 import checkpoint_writer
-import memory
 import packing
+from memory import TILE_LOGITS
 from tracking import matmul_parameters, training_flops_per_token
 
 GIB = 2**30
-GPUS = {  # GiB that a process can use, dense bfloat16 TFLOP/s of NVIDIA's data sheet
-    "A100-40": (39, 312), "A100-80": (79, 312), "H100": (79, 989), "H200": (139, 989), "B200": (178, 2250),
-}  # fmt: skip
+BF16 = 2  # bytes of a number
+GPU_GIB = {"A100-40": 39, "A100-80": 79, "H100": 79, "H200": 139, "B200": 178}  # that a process can use
+GPU_TFLOPS = {"A100-40": 312, "A100-80": 312, "H100": 989, "H200": 989, "B200": 2250}  # dense bfloat16, NVIDIA
 DATASETS = {  # the study's: rows, tokens of a row
     "Leooyii/Slimpajama_downsample_32k_1B": (30_774, 32_768),
     "Leooyii/Slimpajama_downsample_64k_1B": (15_386, 65_536),
     "Leooyii/Slimpajama_downsample_64k_2B": (30_780, 65_536),
 }
-CUDA = 2 * GIB  # of each GPU: CUDA, NCCL and cuBLAS
+CUDA_BYTES = 2 * GIB  # of each GPU: CUDA, NCCL and cuBLAS
 FRAGMENTATION = 0.05  # of the rest, lost between PyTorch's blocks
-PROCESS = 3 * GIB  # of the host for each rank: Python, CUDA, data
-MAX_LIVE = 10**9  # weights that ZeRO-3 holds gathered: stage3_max_live_parameters, sub_group_size
-BUCKET = 5 * 10**8  # reduce_bucket_size and allgather_bucket_size in ds_configs/stage2.json
-UTILISATION = 0.4  # of the peak, recomputation included: torchtitan's published Llama-8B at 32k on 8 H100, counted so
-PCIE = 25e9  # bytes/s between a GPU and its host, of the 32e9 of PCIe 4.0 x16
+PROCESS_BYTES = 3 * GIB  # of the host for each rank: Python, CUDA, data
+MAX_LIVE_PARAMETERS = 10**9  # gathered by ZeRO-3 at a time: stage3_max_live_parameters, sub_group_size
+BUCKET_PARAMETERS = 5 * 10**8  # reduce_bucket_size and allgather_bucket_size in ds_configs/stage2.json
+UTILISATION = 0.4  # of the peak, recomputation included: torchtitan's published Llama-8B at 32k on 8 H100
+PCIE_BANDWIDTH = 25e9  # bytes/s between a GPU and its host, of the 32e9 of PCIe 4.0 x16
 HOST_BANDWIDTH = 200e9  # bytes/s of a node's memory, about eight channels of DDR4-3200
 
 
 @dataclass
 class Plan:
-    """A planned run. config: the base's. flags: of fine-tune.py, with `zero`: a ds_config.Settings."""
+    """A planned run. config: the base's.  flags: of fine-tune.py, with `zero`: a ds_config.Settings."""
 
     config: LlamaConfig
     method: object
     flags: object
     gpus: int  # of all nodes, 8 each
-    parameters: int
-    trainable: int
-    adapters: int  # LoRA's weights among the trainable; 0: all weights are trained
+    parameters: int = 0
+    trainable: int = 0
+    adapters: int = 0  # LoRA's weights among the trainable ones; 0: all weights are trained
 
     @property
     def rows_per_step(self) -> int:
-        f = self.flags
-        return f.per_device_train_batch_size * f.gradient_accumulation_steps * self.gpus // f.sequence_parallel_size
-
-    @property
-    def steps(self) -> float | None:
-        """Optimizer steps; None if only tokenising or downloading could tell."""
-        name = self.flags.dataset_dir
-        if self.flags.max_steps > 0:
-            return self.flags.max_steps
-        if name in DATASETS:
-            rows, row_length = DATASETS[name]
-        elif Path(name).exists() and "input_ids" in (data := packing.read(name)).column_names:
-            rows, row_length = len(data), len(data[0]["input_ids"])
-        else:
-            return None
-        return self.flags.num_train_epochs * rows * (row_length // self.method.model_max_length) / self.rows_per_step
+        flags = self.flags
+        ranks = self.gpus // flags.sequence_parallel_size
+        return flags.per_device_train_batch_size * flags.gradient_accumulation_steps * ranks
 
 
 def make_plan(config: LlamaConfig, method, flags, gpus: int) -> Plan:
-    """Counts the parameters of the model that is trained, built on the meta device."""
-    counted = copy.deepcopy(method)
+    """Counts the parameters of the model to train, built on the meta device."""
+    plan = Plan(config, method, flags, gpus)
+    method = copy.deepcopy(method)  # CLEX's network moves to the model's device
+    model_class = method.auto_classes()["AutoModelForCausalLM"]
     with torch.device("meta"):
-        model = counted.auto_classes()["AutoModelForCausalLM"](checkpoint_writer.extended_config(config, method, {}))
-    sizes = {"all": 0, "trained": 0, "lora": 0}
-    for name, p in counted.prepare(model, flags.low_rank_training).named_parameters():
-        sizes["all"] += p.numel()
-        sizes["trained"] += p.numel() * p.requires_grad
-        sizes["lora"] += p.numel() * ("lora_" in name)
-    return Plan(config, method, flags, gpus, *sizes.values())
+        model = model_class(checkpoint_writer.extended_config(config, method, {}))
+    for name, p in method.prepare(model, flags.low_rank_training).named_parameters():
+        plan.parameters += p.numel()
+        if p.requires_grad:
+            plan.trainable += p.numel()
+        if "lora_" in name:
+            plan.adapters += p.numel()
+    return plan
 
 
-def hardware_flops_per_token(p: Plan) -> float:
-    """`training_flops_per_token` and what is computed a second time."""
-    config = p.config
-    forward = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * p.method.attended_keys()
-    again = forward / 2  # fused attention's backward has five products, not four
-    if p.flags.gradient_checkpointing:
-        again += 2 * (matmul_parameters(config) - config.vocab_size * config.hidden_size + p.adapters) + forward
-    if p.flags.tiled_mlp:
-        again += 6 * config.num_hidden_layers * config.hidden_size * config.intermediate_size
-    again *= p.method.row_tokens() / p.method.model_max_length
-    return training_flops_per_token(config, p.method, p.adapters) + again
+def steps(plan: Plan) -> float:
+    """Optimizer steps; 0 if only tokenising or downloading the data could tell."""
+    flags = plan.flags
+    if flags.max_steps > 0:
+        return flags.max_steps
+    rows, row_length = DATASETS.get(flags.dataset_dir, (0, 0))
+    if Path(flags.dataset_dir).exists():
+        data = packing.read(flags.dataset_dir)
+        if "input_ids" in data.column_names:
+            rows, row_length = len(data), len(data[0]["input_ids"])
+    blocks = row_length // plan.method.model_max_length
+    return flags.num_train_epochs * rows * blocks / plan.rows_per_step
 
 
-def seconds_per_step(p: Plan, peak: float) -> float:
+def hardware_flops_per_token(plan: Plan) -> float:
+    """`training_flops_per_token` plus what is computed a second time."""
+    config, flags, method = plan.config, plan.flags, plan.method
+    layers, D = config.num_hidden_layers, config.hidden_size
+    heads = config.num_attention_heads * config.head_dim
+    attention = 4 * layers * heads * method.attended_keys()  # its forward
+    repeated = attention / 2  # fused attention's backward has five products, not four
+    layer_weights = matmul_parameters(config) - config.vocab_size * D
+    repeated += 2 * (layer_weights + plan.adapters) + attention  # gradient checkpointing
+    if flags.tiled_mlp:
+        repeated += 6 * layers * D * config.intermediate_size
+    repeated *= method.row_tokens() / method.model_max_length
+    return training_flops_per_token(config, method, plan.adapters) + repeated
+
+
+def seconds_per_step(plan: Plan, peak: float) -> float:
     """peak: FLOP/s of one GPU. Offloaded weights and gradients cross PCIe twice for every micro-batch."""
-    flops = p.rows_per_step * p.method.model_max_length * hardware_flops_per_token(p)
-    zero, number = p.flags.zero, 2 if p.flags.bf16 else 4
-    moved = p.parameters * zero.offload_param + p.trainable * zero.offload_optimizer
-    transfers = p.flags.gradient_accumulation_steps * 2 * number * moved / p.gpus / PCIE
-    adam = 28 * p.trainable / max(1, p.gpus // 8) * zero.offload_optimizer / HOST_BANDWIDTH
-    return flops / (p.gpus * peak * UTILISATION) + transfers + adam
+    flags, zero, gpus = plan.flags, plan.flags.zero, plan.gpus
+    tokens = plan.rows_per_step * plan.method.model_max_length
+    seconds = tokens * hardware_flops_per_token(plan) / (gpus * peak * UTILISATION)
+    offloaded = 0
+    if zero.offload_param:
+        offloaded += plan.parameters
+    if zero.offload_optimizer:
+        offloaded += plan.trainable
+        seconds += 28 * plan.trainable / max(1, gpus // 8) / HOST_BANDWIDTH  # Adam: seven float32 numbers per weight
+    transfers = 2 * flags.gradient_accumulation_steps * BF16 * offloaded / gpus
+    return seconds + transfers / PCIE_BANDWIDTH
 
 
 def pinned(size: float) -> float:
-    """Page-locked memory comes in powers of two (PyTorch's host allocator, pytorch/pytorch issue 150517)."""
+    """PyTorch rounds page-locked memory up to a power of two (pytorch/pytorch issue 150517)."""
     return 2.0 ** math.ceil(math.log2(size)) if size > 0 else 0.0
 
 
-def state_memory(p: Plan) -> tuple[dict[str, float], float]:
-    """(bytes of the parts on one GPU, bytes on the host for each rank) of weights, gradients, optimizer and buffers."""
-    zero, deepspeed = p.flags.zero, bool(p.flags.deepspeed)
-    c = 2 if p.flags.bf16 and deepspeed else 4  # bytes of a weight
-    gpu = {
-        "weights": c * p.parameters / (p.gpus if zero.stage == 3 else 1),
-        "gradients": c * p.trainable / (p.gpus if zero.stage >= 2 else 1),
-        "optimizer": (12 if deepspeed else 8) * p.trainable / (p.gpus if zero.stage >= 1 else 1),  # masters, moments
-    }
-    host = pinned(gpu.pop("weights")) if zero.offload_param else 0.0
-    if zero.offload_optimizer:
-        optimizer = gpu.pop("optimizer")
-        host += optimizer + pinned(gpu.pop("gradients")) + pinned(optimizer / 3)
+def state_memory(plan: Plan) -> tuple[dict[str, float], float]:
+    """(bytes on one GPU by kind, bytes on the host for each rank) of weights, gradients, optimizer and buffers."""
+    zero, gpus = plan.flags.zero, plan.gpus
+    weights = BF16 * plan.parameters
+    gradients = BF16 * plan.trainable
+    optimizer = 12 * plan.trainable  # float32 master weights and Adam's two moments
+    buffers = 2 * BF16 * min(plan.trainable, BUCKET_PARAMETERS)
+    if zero.stage >= 1:
+        optimizer /= gpus
+    if zero.stage >= 2:
+        gradients /= gpus
     if zero.stage == 3:
-        gpu["buffers"] = c * min(p.parameters, MAX_LIVE) + 2 * c * p.config.hidden_size**2
-    elif deepspeed:
-        gpu["buffers"] = 2 * c * min(p.trainable, BUCKET)
-    else:  # autocast's copies of the weights, DistributedDataParallel's copy of the gradients
-        gpu["buffers"] = 2 * matmul_parameters(p.config) * p.flags.bf16 + 4 * p.trainable * (p.gpus > 1)
+        weights /= gpus
+        buffers = BF16 * (min(plan.parameters, MAX_LIVE_PARAMETERS) + 2 * plan.config.hidden_size**2)
+    host = 0.0
+    if zero.offload_param:
+        host += pinned(weights)
+        weights = 0.0
+    if zero.offload_optimizer:
+        host += optimizer + pinned(gradients) + pinned(optimizer / 3)
+        gradients = optimizer = 0.0
+    gpu = {"weights": weights, "gradients": gradients, "optimizer": optimizer, "buffers": buffers}
     return gpu, host
 
 
-def activation_memory(p: Plan) -> tuple[float, float]:
+def activation_memory(plan: Plan) -> tuple[float, float]:
     """(bytes on one GPU, bytes on the host for each rank) at the peak of forward and backward."""
-    config, flags, row = p.config, p.flags, p.method.row_tokens()
-    D, F, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
-    n = flags.per_device_train_batch_size * row // flags.sequence_parallel_size  # tokens of a micro-batch on one rank
-    c = 2 if flags.bf16 else 4
-    stream = c if flags.deepspeed else 4  # bytes of a number in the residual stream: autocast leaves it in float32
-    qkvo = c * (2 * heads + 2 * config.num_key_value_heads) * config.head_dim
-    # A layer keeps for its backward: of a norm the input in float32, the normed input, and the output (under autocast
-    # a cast for each product that reads it); q, k, v, output, log of the softmax's sum; gate, SiLU, up, their product.
-    norms = 2 * (4 + stream) * D + c * (2 if stream == c else 5) * D
-    kept = n * (norms + qkvo + 4 * heads + (0 if flags.tiled_mlp else 4 * c * F))
-    # The backward also holds the gradients of attention (or a norm), what an all-to-all sends, scores; or those of the
-    # MLP; and those of the residual stream.
-    rest = max(qkvo, 3 * 4 * D) + (qkvo if flags.sequence_parallel_size > 1 else 0)
-    if p.method.stores_scores:
-        rest += 5 * 4 * heads * row
+    config, flags, method = plan.config, plan.flags, plan.method
+    batch, ranks = flags.per_device_train_batch_size, flags.sequence_parallel_size
+    layers, D, F = config.num_hidden_layers, config.hidden_size, config.intermediate_size
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    n = batch * method.row_tokens() // ranks  # tokens of a micro-batch on one rank
+    # A layer saves for its backward, per token: of two norms the input, in float32 too, and the output; of attention q,
+    # k, v, the output and the log of the softmax's sum; of the MLP gate, SiLU, up and their product.
+    norms = 2 * (4 + 2 * BF16) * D
+    qkvo = 2 * BF16 * (heads + kv_heads) * config.head_dim
+    mlp = 0 if flags.tiled_mlp else 4 * BF16 * F
+    layer = n * (norms + qkvo + 4 * heads + mlp)
+    # Its backward has gradients of attention (or a norm), copies for the all-to-all and scores; or those of the MLP.
+    attention = max(qkvo, 12 * D) + 4 * heads * method.saved_scores()
+    if ranks > 1:
+        attention += qkvo
     if flags.tiled_mlp:
-        backward = max(min(n, flags.per_device_train_batch_size * D) * 6 * c * F, n * rest)
+        backward = max(n * attention, 6 * BF16 * F * min(n, batch * D))
     else:
-        backward = n * max(2 * c * F, rest)
-    backward += n * 2 * stream * D
-    inputs, host = n * D * stream, 0.0  # of one layer
-    saved = config.num_hidden_layers * (inputs if flags.gradient_checkpointing else kept)
-    if flags.gradient_checkpointing:
-        backward += kept - (inputs if stream == 4 else 0)  # a float32 input is what the first norm keeps
+        backward = n * max(attention, 2 * BF16 * F)
+    layer_input = BF16 * n * D
+    backward += layer + 2 * layer_input
+    checkpointed, host = layers * layer_input, 0.0
     if flags.offload_activations:
-        saved, host = 2 * inputs, config.num_hidden_layers * pinned(inputs)
-    # The loss: last norm, hidden states, the gradients of both; a tile of logits; the head's gradient.
-    loss = n * D * (4 + 4 * stream) + min(memory.LOGITS, n * config.vocab_size) * (4 + c)
-    loss += 0 if p.adapters else config.vocab_size * D * (4 + 2 * c)
-    return saved + max(backward, loss), host
+        checkpointed, host = 2 * layer_input, layers * pinned(layer_input)
+    # The loss: last norm, hidden states, the gradients of both; tiles of logits; the head's gradient.
+    loss = 4 * n * D + 4 * layer_input + 6 * min(TILE_LOGITS, n * config.vocab_size)
+    if not plan.adapters:
+        loss += 8 * config.vocab_size * D
+    return checkpointed + max(backward, loss), host
 
 
-def memory_needed(p: Plan) -> tuple[dict[str, float], float]:
-    """(bytes of the parts on one GPU at the peak of a step, bytes on one node's host)."""
-    gpu, host = state_memory(p)
-    gpu["activations"], offloaded = activation_memory(p)
-    gpu["CUDA"] = CUDA + FRAGMENTATION * sum(gpu.values())
-    return gpu, (host + offloaded + PROCESS) * min(p.gpus, 8)
+def memory_needed(plan: Plan) -> tuple[dict[str, float], float]:
+    """(bytes on one GPU by kind at the peak of a step, bytes on one node's host)."""
+    gpu, host = state_memory(plan)
+    gpu["activations"], offloaded = activation_memory(plan)
+    gpu["CUDA"] = CUDA_BYTES + FRAGMENTATION * sum(gpu.values())
+    return gpu, (host + offloaded + PROCESS_BYTES) * min(plan.gpus, 8)
 
 
 def report(config: LlamaConfig, method, flags) -> str:
-    """What `--estimate` prints. Raises ValueError if flags.estimate is not like 8xH100 or 16xA100-80."""
-    machine = re.fullmatch(rf"([1-9]\d*)x({'|'.join(GPUS)})", flags.estimate)
-    if not machine or int(machine[1]) % flags.sequence_parallel_size:
-        raise ValueError(f"--estimate {flags.estimate}: give a number and a kind of GPU, as 8xH100: {', '.join(GPUS)}")
-    size, tflops = GPUS[machine[2]]
-    p = make_plan(config, method, flags, int(machine[1]))
-    model_flops = training_flops_per_token(config, method, p.adapters)
-    gpu, host = memory_needed(p)
-    needed, seconds = sum(gpu.values()) / GIB, seconds_per_step(p, tflops * 1e12)
+    """The text that `--estimate` prints. Raises ValueError if flags.estimate is not like 8xH100 or 16xA100-80."""
+    count, _, name = flags.estimate.partition("x")
+    if not re.fullmatch(r"[1-9]\d*", count) or name not in GPU_GIB or int(count) % flags.sequence_parallel_size:
+        raise ValueError(f"--estimate {flags.estimate}: give a number and a GPU, as 8xH100, of {', '.join(GPU_GIB)}")
+    plan = make_plan(config, method, flags, int(count))
+    gpu, host = memory_needed(plan)
+    needed, size = sum(gpu.values()) / GIB, GPU_GIB[name]
     fits = "" if needed <= size else ", does not fit"
+    kinds = ", ".join(f"{kind} {part / GIB:.1f}" for kind, part in gpu.items() if part)
+    rows, length = plan.rows_per_step, method.model_max_length
+    seconds, n_steps = seconds_per_step(plan, GPU_TFLOPS[name] * 1e12), steps(plan)
     lines = [
-        f"{flags.method_name} at {method.model_max_length:,} tokens on {flags.estimate}, an estimate:",
-        f"  parameters    {p.parameters / 1e6:,.1f} M, {p.trainable / 1e6:,.1f} M of them trained",
-        f"  GPU memory    {needed:.1f} of {size} GiB{fits}: {', '.join(f'{k} {v / GIB:.1f}' for k, v in gpu.items())}",
+        f"{flags.method_name} at {length:,} tokens on {flags.estimate}, an estimate:",
+        f"  parameters    {plan.parameters / 1e6:,.1f} M, {plan.trainable / 1e6:,.1f} M of them trained",
+        f"  GPU memory    {needed:.1f} of {size} GiB{fits}: {kinds}",
         f"  host memory   {host / GIB:.0f} GiB a node",
-        f"  FLOPs/token   {model_flops:.3g}, with recomputation {hardware_flops_per_token(p):.3g}",
-        f"  step          {p.rows_per_step} rows, {seconds / 60:.3g} minutes at {UTILISATION:.0%} of the GPUs' peak",
+        f"  step          {rows} rows, {seconds / 60:.3g} minutes at {UTILISATION:.0%} of the GPUs' peak",
     ]
-    if p.steps:
-        tokens, hours = p.steps * p.rows_per_step * method.model_max_length, p.steps * seconds / 3600
-        lines.append(f"  steps         {math.ceil(p.steps):,}, {tokens / 1e6:,.1f} M tokens")
-        lines.append(f"  hours         {hours:.3g}, {hours * p.gpus:.3g} GPU-hours")
+    if n_steps:
+        hours = n_steps * seconds / 3600
+        lines.append(f"  steps         {math.ceil(n_steps):,}, {n_steps * rows * length / 1e6:,.1f} M tokens")
+        lines.append(f"  hours         {hours:.3g}, {hours * plan.gpus:.3g} GPU-hours")
     return "\n".join(lines)

@@ -3,14 +3,14 @@
     python extend.py --model_name_or_path BASE --method_name yarn --model_max_length 32768 --output_dir OUT
 
 BASE is a Llama checkpoint folder or a hub id. Needs no GPU and little memory: OUT gets links to the base's weights, its
-tokenizer, and a config.json with the method's rope (landmark alone adds a row of embeddings, so its weights are
-rewritten). Running the same command again does nothing. `extend.sh` applies several methods.
+tokenizer, and a config.json with the method's rope. (landmark adds an embedding, so its weights are rewritten.)
+Rerunning the same command does nothing. `extend.sh` applies several methods.
 
     python extend.py --adopt --model_name_or_path Leooyii/NTK_32k_Slimpajama_1B --method_name ntk \
         --model_max_length 32768 --trained_tokens 1008402432 --output_dir OUT
 
-adopts a checkpoint that other code trained, with `rope_scaling` of type linear, dynamic or yarn in its config: the
-weights stay as they are, OUT's config.json says the same in the form that every evaluation here opens.
+imports a checkpoint that other code trained, with `rope_scaling` of type linear, dynamic or yarn in its config. The
+weights stay as they are; OUT's config.json describes the method in the form that every evaluation here opens.
 """
 
 import argparse
@@ -26,18 +26,17 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True, help="base model: a folder or a hub id")
     parser.add_argument("--method_name", required=True, help=", ".join(methods.available()))
-    parser.add_argument("--model_max_length", type=int, required=True, help="window to reach, tokens")
+    parser.add_argument("--model_max_length", type=int, required=True, help="context window to reach, tokens")
     parser.add_argument(
         "--longest_text",
         type=int,
-        help="longest text that will be evaluated, tokens; a method that is set for it takes this in place of "
-        "--model_max_length",
+        help="longest text to evaluate, tokens; self_extend uses it instead of --model_max_length",
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the extended checkpoint")
-    adopting = parser.add_argument_group("adopting a trained checkpoint")
-    adopting.add_argument("--adopt", action="store_true", help="the weights were trained by other code")
-    adopting.add_argument("--original_length", type=int, help="its base's window, tokens [as its config says]")
-    adopting.add_argument("--trained_tokens", type=int, help="how many tokens it was trained on [unknown]")
+    imports = parser.add_argument_group("importing a trained checkpoint")
+    imports.add_argument("--adopt", action="store_true", help="the weights were trained by other code")
+    imports.add_argument("--original_length", type=int, help="window of its base, tokens [as its config says]")
+    imports.add_argument("--trained_tokens", type=int, help="number of tokens that it was trained on [unknown]")
     methods.add_flags(parser)
     return parser.parse_args()
 
@@ -62,7 +61,7 @@ def main() -> None:
         length = args.longest_text
     config = checkpoint_writer.open_base(args.model_name_or_path)
     if args.adopt:
-        config, method = methods.adopt(name, config, args.original_length, length, vars(args))
+        config, method = methods.import_checkpoint(name, config, args.original_length, length, vars(args))
     elif args.original_length or args.trained_tokens:
         raise ValueError("--original_length and --trained_tokens describe a trained checkpoint; they need --adopt")
     else:
@@ -82,16 +81,18 @@ def main() -> None:
     trained_tokens = args.trained_tokens if args.adopt else 0
     extension = checkpoint_writer.context_extension(name, method, args.model_name_or_path, trained_tokens, recipe={})
     extended = checkpoint_writer.extended_config(config, method, extension)
-    linked = args.adopt or method.links_weights
-    checkpoint_writer.copy_base_files(base, output, weights=linked)
-    if not linked:
+    checkpoint_writer.copy_tokenizer(base, output)
+    has_base_weights = type(method).load is methods.ContextExtension.load
+    if args.adopt or has_base_weights:
+        checkpoint_writer.link_weights(base, output)
+    else:
         partial = output / "weights.partial"
         method.load(str(base), extended, dtype="auto").save_pretrained(partial)
         checkpoint_writer.move_in(partial, output)
     checkpoint_writer.greedy_generation_config(config).save_pretrained(output)
     checkpoint_writer.copy_modeling(method, output)
     checkpoint_writer.write_config(output, extended)
-    state = "adopted" if args.adopt else "not trained"
+    state = "imported" if args.adopt else "not trained"
     print(f"{output}: {name}, {method.original_length} -> {length} tokens, {state}")
 
 

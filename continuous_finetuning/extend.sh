@@ -3,8 +3,8 @@
 #
 #   bash extend.sh                                          the methods that need no training, Llama-2-7B, 32k
 #   METHODS="ntk_frozen yarn" TARGET=16384 BASE=... bash extend.sh
-#   LONGEST_TEXT=65536 bash extend.sh                       evaluations beyond the window: Self-Extend is set for them
-#   FLAGS_lm_infinite="--global_tokens 4" bash extend.sh    flags of one method; flags behind the command are for all
+#   LONGEST_TEXT=65536 bash extend.sh                       evaluations beyond the window; Self-Extend depends on them
+#   FLAGS_lm_infinite="--global_tokens 4" bash extend.sh    flags of one method; further flags are for all
 #
 # Rerun it to resume: what exists is skipped.
 set -u
@@ -20,9 +20,9 @@ recipe=${RECIPE:-llama2-7b-hf-slimpajama}
 output_root=${OUTPUT_ROOT:-ckpts/$recipe}
 
 for method in "${methods[@]}"; do
-  own=FLAGS_$method
+  method_flags=FLAGS_$method
   run "$python" extend.py --model_name_or_path "$base" --method_name "$method" --model_max_length "$target" \
-    --longest_text "$longest_text" --output_dir "$output_root/${recipe}_${method%_frozen}_frozen" ${!own:-} "$@" ||
+    --longest_text "$longest_text" --output_dir "$output_root/${recipe}_${method%_frozen}_frozen" ${!method_flags:-} "$@" ||
     echo "$method" >>"$failures"
 done
 finish

@@ -4,10 +4,10 @@ One CPU:    python fine-tune.py --model_name_or_path BASE --method_name yarn --m
                 --dataset_dir rows.parquet --output_dir OUT
 One GPU:    the same, with --bf16 True
 Eight GPUs: torchrun --nproc_per_node=8 fine-tune.py ... --bf16 True --deepspeed ds_configs/stage3_offload.json
-Before:     python fine-tune.py ... --estimate 8xH100       prints the memory and the hours that a run will need
+Estimate:   python fine-tune.py ... --estimate 8xH100       prints the memory and the hours that a run will need
 
 Rerun the same command to resume after a kill: it continues from the last complete checkpoint in OUT (--save_steps) and
-ends with the same weights. OUT then holds the extended model, run.json (the settings) and metrics.jsonl (a line per
+ends with the same weights. OUT then contains the extended model, run.json (the settings) and metrics.jsonl (a line per
 logged step). All flags of Transformers' TrainingArguments work; `finetune.sh` runs the study's recipe.
 """
 
@@ -37,7 +37,7 @@ import packing  # noqa: E402
 import training  # noqa: E402
 from attention import CHOICES, choose_attention, sdpa_kernels  # noqa: E402
 from checkpoint import fingerprint, open_tokenizer  # noqa: E402
-from run import RANK, WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
+from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
 
 
 @dataclass
@@ -53,13 +53,11 @@ class ModelArguments:
     )
     use_flash_attn: bool = field(default=True, metadata={"help": "True: --attention auto; False: --attention sdpa"})
     low_rank_training: bool = field(default=False, metadata={"help": "LoRA instead of all weights"})
-    use_wandb: bool = field(default=False, metadata={"help": "report to Weights & Biases, as --report_to wandb"})
+    use_wandb: bool = field(default=False, metadata={"help": "the same as --report_to wandb"})
     wandb_name: str | None = field(default=None, metadata={"help": "name of the wandb run [the output folder's name]"})
     sequence_parallel_size: int = field(default=1, metadata={"help": "ranks that share each row (needs --deepspeed)"})
     offload_activations: bool = field(default=False, metadata={"help": "keep checkpointed tensors in host memory"})
-    keep_attention: bool = field(
-        default=False, metadata={"help": "keep SDPA's outputs instead of computing them again in the backward pass"}
-    )
+    keep_attention: bool = field(default=False, metadata={"help": "do not recompute SDPA in the backward pass"})
     tiled_mlp: bool = field(default=False, metadata={"help": "MLPs in tiles: less memory, a third forward pass"})
 
 
@@ -69,62 +67,51 @@ class RecipeArguments(TrainingArguments):
 
     gradient_checkpointing: bool = field(default=True, metadata={"help": "recompute activations in the backward pass"})
     logging_steps: float = field(default=1, metadata={"help": "log every so many optimizer steps"})
-    disable_tqdm: bool | None = field(default=True, metadata={"help": "a printed line every few seconds, no bar"})
+    disable_tqdm: bool | None = field(default=True, metadata={"help": "print a line every few seconds, no bar"})
 
 
 def parse_flags(argv: list[str]) -> Namespace:
-    """All flags; `zero` is what the DeepSpeed file says. Raises ValueError on flags that exclude each other."""
+    """All flags, and `zero`, the ds_config.Settings. Raises ValueError on flags that cannot be combined."""
     parser = HfArgumentParser((ModelArguments, RecipeArguments), description=__doc__, allow_abbrev=False)
     parser.error = lambda message: sys.exit(f"error: {message} (--help lists the flags)")  # not 100 lines of usage
     parser.add_argument("--evaluation_strategy", dest="eval_strategy", default=SUPPRESS, help="or --eval_strategy")
     parser.add_argument(
-        "--estimate",
-        nargs="?",
-        const="8xH100",
-        help="print memory and hours on 8xH100, 16xA100-80, ... [8xH100] and stop",
+        "--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, 16xA100-80, ... and stop"
     )
     methods.add_flags(parser)
     flags = parser.parse_args(argv)
-    check_flags(flags)
+    if not flags.output_dir:
+        raise ValueError("give --output_dir")
+    if flags.eval_strategy not in ("no", None):
+        raise ValueError("--evaluation_strategy: there is no evaluation set here; set it to no")
+    if (flags.offload_activations or flags.keep_attention) and not flags.gradient_checkpointing:
+        raise ValueError("--offload_activations and --keep_attention need --gradient_checkpointing True")
+    if flags.offload_activations and flags.keep_attention:
+        raise ValueError("give --offload_activations or --keep_attention, not both")
     flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings(0, False, False)
     return flags
 
 
-def check_flags(flags: Namespace) -> None:
-    """Raises ValueError on flags that exclude each other."""
-    method, ranks = methods.get(flags.method_name), flags.sequence_parallel_size
-    if not flags.output_dir:
-        raise ValueError("give --output_dir")
+def check_method(config, method, flags: Namespace) -> None:
+    """Raises ValueError on flags that the method or the base does not support. config: the base's."""
+    name, ranks = flags.method_name, flags.sequence_parallel_size
     if not method.trained:
-        raise ValueError(f"{flags.method_name} is not trained; apply it with extend.py")
-    if flags.low_rank_training and not method.low_rank:
-        raise ValueError(f"--low_rank_training: {flags.method_name} trains all weights; set it to False")
-    if flags.eval_strategy not in ("no", None):
-        raise ValueError("--evaluation_strategy: there is no evaluation set here; set it to no")
-    if flags.offload_activations and not flags.gradient_checkpointing:
-        raise ValueError("--offload_activations moves checkpointed tensors; leave --gradient_checkpointing on")
-    if flags.keep_attention and (flags.offload_activations or not flags.gradient_checkpointing):
-        raise ValueError("--keep_attention needs --gradient_checkpointing True and no --offload_activations")
+        raise ValueError(f"{name} is not trained; apply it with extend.py")
+    requested = {
+        "low_rank_training": flags.low_rank_training,
+        "document_mask": flags.document_mask,
+        "sequence_parallel_size": ranks > 1,
+    }
+    for flag, is_requested in requested.items():
+        if is_requested and flag not in method.supports:
+            raise ValueError(f"--{flag} is not supported by {name}; leave it out")
     if ranks == 1:
         return
-    if not method.sequence_parallel:
-        raise ValueError(f"{flags.method_name}'s attention cannot be split over ranks; omit --sequence_parallel_size")
-    if not flags.deepspeed:
-        raise ValueError("--sequence_parallel_size needs DeepSpeed: give --deepspeed ds_configs/stage3.json")
-    if flags.document_mask:
-        raise ValueError("--document_mask and --sequence_parallel_size exclude each other")
+    if not flags.deepspeed or flags.document_mask:
+        raise ValueError("--sequence_parallel_size needs --deepspeed ds_configs/stage3.json and no --document_mask")
     if flags.model_max_length % ranks or (not flags.estimate and WORLD_SIZE % ranks):
-        raise ValueError(
-            f"--sequence_parallel_size {ranks} must divide --model_max_length {flags.model_max_length} and the "
-            f"{WORLD_SIZE} ranks"
-        )
-
-
-def check_model(config, method, flags: Namespace) -> None:
-    """Raises ValueError on flags that the base or the method cannot follow."""
-    if flags.document_mask and not method.document_mask:
-        raise ValueError(f"--document_mask: {flags.method_name} cuts rows itself; leave it out")
-    ranks, heads, kv_heads = flags.sequence_parallel_size, config.num_attention_heads, config.num_key_value_heads
+        raise ValueError(f"--sequence_parallel_size {ranks} must divide --model_max_length and the {WORLD_SIZE} ranks")
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % ranks or (kv_heads % ranks and ranks % kv_heads):
         raise ValueError(
             f"--sequence_parallel_size {ranks} must divide the base's {heads} query heads, and divide or be a multiple "
@@ -133,7 +120,7 @@ def check_model(config, method, flags: Namespace) -> None:
 
 
 def fit_to_machine(flags: Namespace) -> None:
-    """Turns off what this machine cannot do, and says so."""
+    """Turns off what this machine cannot do, and chooses the attention. Raises ValueError if a flag needs more."""
     cuda = torch.cuda.is_available()
     flags.use_cpu = flags.use_cpu or not cuda
     if flags.tf32 and not (cuda and torch.cuda.get_device_capability() >= (8, 0)):
@@ -142,14 +129,14 @@ def fit_to_machine(flags: Namespace) -> None:
     if flags.bf16 and not (cuda and torch.cuda.is_bf16_supported()) and not flags.deepspeed:
         flags.bf16 = False
         print_rank0("--bf16: no GPU with bfloat16 here, training in float32")
-    requested = flags.attention
-    if requested == "auto" and not flags.use_flash_attn:
-        requested = "sdpa"
+    requested = flags.attention if flags.use_flash_attn or flags.attention != "auto" else "sdpa"
     flags.attention = choose_attention(requested, default_device(), "bfloat16" if flags.bf16 else "float32")
+    if flags.document_mask and flags.attention == "sdpa":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
+    elif flags.document_mask and flags.per_device_train_batch_size > 1:
+        raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
     flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
-    if flags.document_mask:
-        check_document_mask(flags)
-    if flags.use_liger_kernel:  # its norms, rope and activations; its loss is called by memory.py
+    if flags.use_liger_kernel:  # its norms, rope and activations; memory.py calls its loss
         if not (cuda and find_spec("liger_kernel")):
             raise ValueError("--use_liger_kernel needs a GPU and: pip install liger-kernel")
         flags.liger_kernel_config = {"fused_linear_cross_entropy": False, **(flags.liger_kernel_config or {})}
@@ -157,41 +144,21 @@ def fit_to_machine(flags: Namespace) -> None:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "context_fn": memory.keep_attention}
 
 
-def check_document_mask(flags: Namespace) -> None:
-    """Raises ValueError if the batch or the mask of --document_mask, [L, L] for each row, is too large."""
-    if flags.attention != "sdpa":
-        if flags.per_device_train_batch_size > 1:
-            raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
-        return
-    if not torch.cuda.is_available():
-        return
-    torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
-    flags.sdpa_kernels = sdpa_kernels(default_device())
-    mask_bytes = 3 * flags.per_device_train_batch_size * flags.model_max_length**2  # as bool and as bfloat16
-    if mask_bytes > torch.cuda.mem_get_info()[0] / 2:
-        raise ValueError(
-            f"--document_mask: SDPA would need {mask_bytes / 2**30:.0f} GiB for the mask of {flags.model_max_length} "
-            "tokens; install FlashAttention, which needs none (pip install -r requirements-gpu.txt)"
-        )
-
-
 def choose_trackers(flags: Namespace) -> None:
-    """Sets `report_to` and the names of the run; wandb records offline if nobody is logged in."""
+    """Sets `report_to` and the names of the run. wandb records offline if nobody is logged in."""
     trackers = [flags.report_to] if isinstance(flags.report_to, str) else list(flags.report_to or [])
-    if flags.use_wandb and "wandb" not in trackers:
-        trackers.append("wandb")
-    trackers = [tracker for tracker in trackers if tracker != "none"]
-    for tracker in trackers:
-        if find_spec(tracker) is None:
+    trackers += ["wandb"] if flags.use_wandb else []
+    flags.report_to = sorted({tracker for tracker in trackers if tracker != "none"}) or ["none"]
+    for tracker in flags.report_to:
+        if tracker != "none" and find_spec(tracker) is None:
             raise ValueError(f"--report_to {tracker} needs the package: pip install {tracker}")
-    if "wandb" in trackers:
+    if "wandb" in flags.report_to:
         import wandb
 
         os.environ.setdefault("WANDB_PROJECT", "long_extension")
         if "WANDB_MODE" not in os.environ and not wandb.api.api_key:  # or it would stop at a prompt
             os.environ["WANDB_MODE"] = "offline"
             print_rank0("wandb: not logged in to Weights & Biases, recording offline (log in with: wandb login)")
-    flags.report_to = trackers or ["none"]
     flags.project = "long_extension" if flags.project == "huggingface" else flags.project  # trackio's
     flags.run_name = flags.wandb_name or flags.run_name or Path(flags.output_dir).name
 
@@ -199,80 +166,28 @@ def choose_trackers(flags: Namespace) -> None:
 def start_deepspeed() -> None:
     import deepspeed
 
-    # torch tells the libraries, at every step, of new names for its collectives
+    # torch warns the libraries, at every step, of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
     one_rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
-    for name, value in one_rank.items():  # what torchrun sets, for a plain `python fine-tune.py`
+    for name, value in one_rank.items():  # for a plain `python fine-tune.py`, what torchrun sets
         os.environ.setdefault(name, str(value))
     if not torch.cuda.is_available():
         deepspeed.init_distributed(dist_backend="gloo")  # before TrainingArguments, or the world size is read as 1
 
 
-def recipe_arguments(flags: Namespace) -> RecipeArguments:
+def training_arguments(flags: Namespace) -> RecipeArguments:
     """The TrainingArguments for this machine."""
     fit_to_machine(flags)
     choose_trackers(flags)
     if flags.deepspeed:
         start_deepspeed()
-    else:  # accelerate would import it all the same, to see that a model is no engine of it: two seconds
+    else:  # accelerate would import DeepSpeed only to see that it is not used: two seconds
         accelerate.utils.other.is_deepspeed_available = lambda: False
     if flags.sequence_parallel_size > 1:
         flags.parallelism_config = memory.sequence_parallel(flags.sequence_parallel_size)
     flags.include_num_input_tokens_seen = "all"
-    flags.remove_unused_columns = False  # collate knows which it needs
+    flags.remove_unused_columns = False  # training.collate chooses the columns
     return HfArgumentParser(RecipeArguments).parse_dict(vars(flags), allow_extra_keys=True)[0]
-
-
-def main() -> None:
-    flags = parse_flags(sys.argv[1:])
-    name, base, length = flags.method_name, flags.model_name_or_path, flags.model_max_length
-    config = checkpoint_writer.open_base(base, weights=not flags.estimate)
-    method = methods.build(name, config, length, vars(flags))
-    check_model(config, method, flags)
-    if flags.estimate:
-        print(estimate.report(config, method, flags))
-        return
-
-    args = recipe_arguments(flags)
-    tokenizer = open_tokenizer(base)
-    with args.main_process_first():
-        data = packing.read(flags.dataset_dir)
-        data = packing.rows(
-            data, tokenizer, length, config.vocab_size, cut=not method.extends_rows, documents=flags.document_mask
-        )
-    recipe = training.recipe(args, flags, len(data))
-    settings = {
-        "method_name": name,
-        "base": fingerprint(base, config),
-        "model_max_length": length,
-        "options": method.options(),
-        "trained": True,
-        "low_rank_training": flags.low_rank_training,
-        **recipe,
-    }
-    output = Path(args.output_dir)
-    with args.main_process_first():
-        lock = checkpoint_writer.lock(output) if RANK == 0 else None  # noqa: F841  held until this process ends
-        finished = checkpoint_writer.claim(output, settings)
-    if finished:
-        print_rank0(f"{output}: {name} at {length} is already trained")
-        return
-
-    extension = checkpoint_writer.context_extension(name, method, base, 0, recipe)
-    model = load_model(checkpoint_writer.extended_config(config, method, extension), method, flags, args)
-    print_rank0(
-        f"{output.name}: {name} {method.options()}, {method.original_length} -> {length} tokens, {len(data)} rows, "
-        f"{recipe['global_batch']} a step, {'bfloat16' if args.bf16 else 'float32'}, attention {flags.attention}"
-    )
-    training.train(model, tokenizer, data, args, flags, method)
-    print_rank0(f"{output}: done")
-    if args.deepspeed:
-        # At the interpreter's own exit, threads of the libraries now and then abort a finished run ("terminate called
-        # without an active exception"): do what is left to do, and leave at once.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def load_model(config, method, flags: Namespace, args: RecipeArguments):
@@ -291,6 +206,56 @@ def load_model(config, method, flags: Namespace, args: RecipeArguments):
     if flags.tiled_mlp:
         memory.use_tiled_mlp(model)
     return model
+
+
+def main() -> None:
+    flags = parse_flags(sys.argv[1:])
+    name, base, length = flags.method_name, flags.model_name_or_path, flags.model_max_length
+    config = checkpoint_writer.open_base(base, weights=not flags.estimate)
+    method = methods.build(name, config, length, vars(flags))
+    check_method(config, method, flags)
+    if flags.estimate:
+        print(estimate.report(config, method, flags))
+        return
+
+    args = training_arguments(flags)
+    output = Path(args.output_dir)
+    tokenizer = open_tokenizer(base)
+    with args.main_process_first():
+        data = packing.read(flags.dataset_dir)
+        cut = not method.extends_rows
+        data = packing.rows(data, tokenizer, length, config.vocab_size, cut=cut, documents=flags.document_mask)
+    recipe = training.recipe(args, flags, len(data))
+    settings = {
+        "method_name": name,
+        "base": fingerprint(base, config),
+        "model_max_length": length,
+        "options": method.options(),
+        "trained": True,
+        "low_rank_training": flags.low_rank_training,
+        **recipe,
+    }
+    with args.main_process_first():
+        finished = checkpoint_writer.claim(output, settings)
+    if finished:
+        print_rank0(f"{output}: {name} at {length} is already trained")
+        return
+
+    extension = checkpoint_writer.context_extension(name, method, base, 0, recipe)
+    model = load_model(checkpoint_writer.extended_config(config, method, extension), method, flags, args)
+    print_rank0(
+        f"{output.name}: {name} {method.options()}, {method.original_length} -> {length} tokens, {len(data)} rows, "
+        f"{recipe['global_batch']} a step, {recipe['precision']}, attention {flags.attention}"
+    )
+    training.train(model, tokenizer, data, args, flags, method)
+    print_rank0(f"{output}: done")
+    if args.deepspeed:
+        # At the interpreter's exit, threads of the libraries sometimes abort a finished run ("terminate called without
+        # an active exception"): run the exit handlers and leave at once.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

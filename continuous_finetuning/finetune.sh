@@ -12,11 +12,11 @@
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=node1 bash finetune.sh       on each of two nodes; in SLURM: finetune.slurm
 #
 # Rerun it to resume: finished models are skipped, an unfinished one continues from its last checkpoint. After SIGTERM
-# or Ctrl-C the runs write a checkpoint at the end of their step; then all ends with status 143.
+# or Ctrl-C the runs write a checkpoint at the end of their step, and the launcher exits with status 143.
 set -u
 cd "$(dirname "$0")" || exit 1
-if [ -n "${GPUS:-}" ]; then export CUDA_VISIBLE_DEVICES=${GPUS// /,}; fi # a run takes NPROC of these
-NPROC=${NPROC:-8} GPUS= # GPUs of a node
+if [ -n "${GPUS:-}" ]; then export CUDA_VISIBLE_DEVICES=${GPUS// /,}; fi # a run uses NPROC of these
+NPROC=${NPROC:-8} GPUS=
 . ./pool.sh # JOBS: runs side by side, for a small model on a CPU
 
 methods=(${METHODS:-origin pi ntk yarn})
@@ -25,42 +25,33 @@ lengths=(${LENGTHS:-32768}) # context windows to train, tokens
 base=${BASE:-meta-llama/Llama-2-7b-hf}
 dataset=${DATASET:-Leooyii/Slimpajama_downsample_32k_1B} # rows must have the length that is trained
 recipe=${RECIPE:-llama2-7b-hf-slimpajama}
-output_root=${OUTPUT_ROOT:-ckpts/$recipe} # on many nodes: a folder that all of them see
+output_root=${OUTPUT_ROOT:-ckpts/$recipe} # with several nodes: a folder that all of them see
 
 nnodes=${NNODES:-${SLURM_NNODES:-1}}
 node_rank=${NODE_RANK:-${SLURM_NODEID:-0}}
-master_port=${MASTER_PORT:-29500}                     # run number i takes this port + i
+master_port=${MASTER_PORT:-29500}                     # of the first run; the next ones take the ports after it
 deepspeed=${DEEPSPEED-ds_configs/stage3_offload.json} # empty: without DeepSpeed
 sequence_parallel=${SEQUENCE_PARALLEL:-1}             # GPUs that share a row
-estimate=${ESTIMATE:-} # 8xH100, 16xA100-80, ...: only print what the runs need
+estimate=${ESTIMATE:-}                                # 8xH100, 16xA100-80, ...: only print what the runs need
 
-# rows of one optimizer step, over all GPUs. LCEG's scripts: 8 GPUs x 1 row x 32 accumulated = 256; its paper's Table 7
-# says 32
+# rows of one optimizer step, over all GPUs. LCEG's scripts: 8 GPUs x 1 row x 32 accumulated = 256; the paper's Table 7:
+# 32
 global_batch=${GLOBAL_BATCH:-256}
 batch_size=${BATCH_SIZE:-1} # rows that a GPU has at a time
-
 ranks=$((nproc * nnodes))
-if [[ $estimate =~ ^([1-9][0-9]*)x ]]; then ranks=${BASH_REMATCH[1]}; fi
-rows=$((batch_size * ranks / sequence_parallel)) # of all GPUs at a time
-if [ -z "${GRADIENT_ACCUMULATION:-}" ] && { [ "$rows" -eq 0 ] || [ $((global_batch % rows)) -ne 0 ]; }; then
-  echo "error: GLOBAL_BATCH=$global_batch is not a multiple of the $rows rows of $ranks GPUs (BATCH_SIZE $batch_size," \
-    "SEQUENCE_PARALLEL $sequence_parallel)" >&2
+if [ -n "$estimate" ]; then ranks=${estimate%%x*}; fi
+rows=$((batch_size * ranks / sequence_parallel))
+accumulation=${GRADIENT_ACCUMULATION:-$((global_batch / (rows > 0 ? rows : 1)))}
+if [ -z "${GRADIENT_ACCUMULATION:-}" ] && [ $((accumulation * rows)) -ne "$global_batch" ]; then
+  echo "error: GLOBAL_BATCH=$global_batch is not a multiple of the $rows rows that $ranks GPUs have at a time" >&2
   exit 1
 fi
-accumulation=${GRADIENT_ACCUMULATION:-$((global_batch / rows))}
 
-master_addr=
 if [ -n "$estimate" ]; then
   launch=("$python")
 elif [ "$nnodes" -gt 1 ]; then
-  master_addr=${MASTER_ADDR:-} # the node of rank 0 [SLURM's first]
-  if [ -z "$master_addr" ] && [ -n "${SLURM_JOB_NODELIST:-}" ]; then
-    master_addr=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-  fi
-  if [ -z "$master_addr" ] || [ "$jobs" -gt 1 ]; then
-    echo "error: NNODES=$nnodes needs MASTER_ADDR, the name of the node with NODE_RANK=0, and JOBS=1" >&2
-    exit 1
-  fi
+  master_addr=${MASTER_ADDR:-$(scontrol show hostnames "${SLURM_JOB_NODELIST:-}" 2>/dev/null | head -n 1)}
+  : "${master_addr:?NNODES > 1 needs MASTER_ADDR, the name of the node with NODE_RANK=0}"
   launch=("$python" -m torch.distributed.run "--nnodes=$nnodes" "--node_rank=$node_rank" "--nproc_per_node=$nproc"
     "--master_addr=$master_addr")
 fi
@@ -96,24 +87,23 @@ flags=(
   ${deepspeed:+--deepspeed "$deepspeed"}
   ${estimate:+--estimate "$estimate"}
 )
-more=("$@")
+user_flags=("$@")
 
-evaluate() { # "number method length" ...: trains them one after the other
-  local number method length name own port
-  while [ $# -gt 0 ] && [ -z "$stopped" ]; do
-    read -r number method length <<<"$1"
-    name=${recipe}_${method}_${length} own=FLAGS_$method port=
-    shift
-    if [ -n "$master_addr" ]; then port=--master_port=$((master_port + number)); fi
-    run "${launch[@]}" $port fine-tune.py --method_name "$method" --model_max_length "$length" \
-      --output_dir "$output_root/$name" --wandb_name "$name" "${flags[@]}" ${!own:-} ${more[@]+"${more[@]}"} ||
-      [ -n "$stopped" ] || echo "$method $length" >>"$failures"
+evaluate() { # "method length" ...: trains them one after the other
+  local item method length name method_flags
+  for item in "$@"; do
+    if [ -n "$stopped" ]; then return; fi
+    read -r method length <<<"$item"
+    name=${recipe}_${method}_$length method_flags=FLAGS_$method
+    run "${launch[@]}" ${master_addr:+--master_port=$((master_port++))} fine-tune.py --method_name "$method" \
+      --model_max_length "$length" --output_dir "$output_root/$name" --wandb_name "$name" "${flags[@]}" \
+      ${!method_flags:-} ${user_flags[@]+"${user_flags[@]}"} || [ -n "$stopped" ] || echo "$item" >>"$failures"
   done
 }
 
 runs=()
 for length in "${lengths[@]}"; do
-  for method in "${methods[@]}"; do runs+=("${#runs[@]} $method $length"); done
+  for method in "${methods[@]}"; do runs+=("$method $length"); done
 done
 pool "${runs[@]}"
 finish

@@ -1,11 +1,9 @@
-"""Long rows in little memory: a loss without full-length logits, the MLP in tiles, checkpointed tensors on the CPU, and
-rows cut across ranks.
+"""Long rows in little memory: loss and MLPs in tiles, checkpointed tensors in host memory, rows split over ranks.
 
-B rows in a batch, n tokens of a row on this rank, N = B n, D hidden size, V vocabulary.
+Shapes: B rows in a batch, n tokens of a row on this rank, N = B n, T tokens of a tile, D hidden size, V vocabulary.
 """
 
 import contextlib
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -13,130 +11,134 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-LOGITS = 2**24  # logits that exist at a time (524 tokens of a vocabulary of 32,000), 64 MiB in float32
+TILE_LOGITS = 2**24  # logits of a tile: 524 tokens of a vocabulary of 32,000, 64 MiB in float32
 
 
-class TiledCrossEntropy(torch.autograd.Function):
-    """Sum of the cross-entropy of hidden_ND @ weight_VD.T against labels_N, tile by tile.
+def token_loss(logits_NV, labels_N):
+    """The training loss, summed over tokens: cross-entropy. To train with another loss, change this function only.
 
-    The gradients are computed along with the loss, so no tile is computed twice and the logits of one tile are all
-    that ever exist (as in Liger Kernel, arXiv 2410.10989, and ALST, arXiv 2506.13996). Labels of -100
-    do not count. Returns a float32 scalar; softmax and its gradient are in float32 whatever the inputs are.
+    logits_NV: float32 [N, V].  labels_N: int64 [N], -100 for tokens that do not count.
+
+    Returns a float32 scalar. It must be a sum over tokens, since it is called for one tile at a time.
+    """
+    counted_N1 = (labels_N != -100)[:, None]
+    max_N1 = logits_NV.detach().amax(dim=-1, keepdim=True)
+    log_sum_N1 = (logits_NV - max_N1).exp().sum(dim=-1, keepdim=True).log() + max_N1
+    label_logit_N1 = logits_NV.gather(-1, labels_N.clamp(min=0)[:, None])
+    return torch.where(counted_N1, log_sum_N1 - label_logit_N1, 0.0).sum()
+
+
+class TiledLoss(torch.autograd.Function):
+    """token_loss(hidden_ND @ weight_VD.T, labels_N), with the logits of one tile in memory at a time.
+
+    The gradients of a tile are computed by autograd together with its loss, so no tile is computed twice, and the
+    weight's gradient is summed in float32 (as in Liger Kernel, arXiv 2410.10989, and ALST, arXiv 2506.13996).
     """
 
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, labels_N):
-        device = hidden_ND.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        wants_hidden, wants_weight, _ = ctx.needs_input_grad
+        dtype = compute_dtype(hidden_ND)
+        trains_weight = ctx.needs_input_grad[1]
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
-        hidden_grad_ND = torch.empty_like(hidden_ND) if wants_hidden else None
-        weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
-        with torch.autocast(device, enabled=False):
-            cast_VD = weight_VD.to(dtype)
-            tokens = max(1, LOGITS // len(cast_VD))
-            for start in range(0, len(hidden_ND), tokens):
-                tile = slice(start, start + tokens)
-                x_TD, labels_T = hidden_ND[tile].to(dtype), labels_N[tile]
-                counts_T = labels_T != -100
-                logits_TV = (x_TD @ cast_VD.T).float()
-                top_T = logits_TV.max(dim=-1, keepdim=True).values
-                target_T1 = labels_T.clamp(min=0)[:, None]
-                correct_T = logits_TV.gather(-1, target_T1)[:, 0]
-                exp_TV = logits_TV.sub_(top_T).exp_()
-                sum_T1 = exp_TV.sum(dim=-1, keepdim=True)
-                loss_T = sum_T1.log()[:, 0] + top_T[:, 0] - correct_T
-                loss += torch.where(counts_T, loss_T, 0.0).sum()
-                if not (wants_hidden or wants_weight):
-                    continue
-                grad_TV = exp_TV.mul_(counts_T[:, None] / sum_T1)
-                grad_TV.scatter_add_(-1, target_T1, -counts_T[:, None].float())
-                grad_TV = grad_TV.to(dtype)
-                if wants_hidden:
-                    hidden_grad_ND[tile] = grad_TV @ cast_VD
-                if wants_weight and dtype == torch.float32:
-                    weight_grad_VD.addmm_(grad_TV.T, x_TD)
-                elif wants_weight:
-                    weight_grad_VD += grad_TV.T @ x_TD
+        hidden_grad_ND = torch.empty_like(hidden_ND)
+        weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if trains_weight else None
+        cast_weight_VD = weight_VD.detach().to(dtype).requires_grad_(trains_weight)
+        tokens = max(1, TILE_LOGITS // len(weight_VD))
+        for start in range(0, len(hidden_ND), tokens):
+            tile = slice(start, start + tokens)
+            hidden_TD = hidden_ND[tile].detach().to(dtype).requires_grad_()
+            with torch.enable_grad(), torch.autocast(hidden_ND.device.type, enabled=False):
+                logits_TV = (hidden_TD @ cast_weight_VD.T).float()
+                tile_loss = token_loss(logits_TV, labels_N[tile])
+            loss += tile_loss.detach()
+            if trains_weight:
+                hidden_grad_ND[tile], weight_grad = torch.autograd.grad(tile_loss, (hidden_TD, cast_weight_VD))
+                weight_grad_VD += weight_grad
+            else:
+                (hidden_grad_ND[tile],) = torch.autograd.grad(tile_loss, hidden_TD)
         ctx.save_for_backward(hidden_grad_ND)
-        ctx.weight_grad = weight_grad_VD.to(weight_VD.dtype) if wants_weight else None
+        ctx.weight_grad = weight_grad_VD.to(weight_VD.dtype) if trains_weight else None
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         (hidden_grad_ND,) = ctx.saved_tensors
-        grads = [x if x is None else x.mul_(grad.to(x.dtype)) for x in (hidden_grad_ND, ctx.weight_grad)]
-        return *grads, None
+        hidden_grad_ND.mul_(grad.to(hidden_grad_ND.dtype))
+        if ctx.weight_grad is not None:
+            ctx.weight_grad.mul_(grad.to(ctx.weight_grad.dtype))
+        return hidden_grad_ND, ctx.weight_grad, None
 
 
-def liger_cross_entropy() -> Callable:
-    """Liger's kernel for the same sum (hidden, weight, labels -> float32 scalar)."""
+def liger_loss(hidden_ND, weight_VD, labels_N):
+    """The summed cross-entropy by Liger's kernel (--use_liger_kernel True), a float32 scalar."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    loss = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
-    return lambda hidden_ND, weight_VD, labels_N: loss(weight_VD, hidden_ND, labels_N)
+    dtype = compute_dtype(hidden_ND)
+    kernel = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
+    return kernel(weight_VD.to(dtype), hidden_ND.to(dtype), labels_N)
 
 
-class LossHead(nn.Linear):
-    """An LM head that, given labels, answers with the loss instead of logits.
-
-    It is computed inside the head's own forward, so that ZeRO-3 has its weight gathered there and in the backward.
-    """
-
-    fused: Callable | None = None
-
-    def forward(self, hidden, labels=None, count=None):
-        """hidden [B, n, D], labels int64 [B, n], already shifted: the loss's sum over `count`, a float32 scalar."""
-        if labels is None:
-            return super().forward(hidden)
-        hidden_ND, labels_N = hidden.flatten(0, 1), labels.flatten()
-        if self.fused:
-            device = hidden.device.type
-            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-            total = self.fused(hidden_ND.to(dtype), self.weight.to(dtype), labels_N)
-        else:
-            total = TiledCrossEntropy.apply(hidden_ND, self.weight, labels_N)
-        return total / (count if count is not None else (labels_N != -100).sum().clamp(min=1))
+def compute_dtype(x) -> torch.dtype:
+    """The dtype of matrix products with x: autocast's where it is enabled."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def use_tiled_loss(model, offload: bool = False, liger: bool = False) -> None:
-    """In training, model(input_ids, labels).loss is what it was, and no logits are made.
+    """Makes `model(input_ids, labels).loss` in training mode a tiled loss of the same value, without logits.
 
-    model: a LlamaForCausalLM, or one whose `row_labels` says which labels its rows have; LoRA may be around it.
-    offload: what the backward needs (with gradient checkpointing the layers' inputs) waits in host memory, pinned where
-    there is a GPU.  liger: the loss by Liger's kernel.
+    model: a LlamaForCausalLM, or one with a method `row_labels` that returns the labels of its rows; LoRA may wrap it.
+    offload: tensors saved for the backward pass (with gradient checkpointing, the layers' inputs) wait in host memory.
+    liger: compute the loss by Liger's kernel instead of `token_loss`.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    fused = staticmethod(liger_cross_entropy()) if liger else None
-    copies = getattr(model.lm_head, "modules_to_save", None)  # LoRA trains a copy of the head where it is tied
+    summed_loss = liger_loss if liger else TiledLoss.apply
+    copies = getattr(model.lm_head, "modules_to_save", None)  # LoRA trains a copy of a head that is tied
     for head in copies.values() if copies else [model.lm_head]:
-        head.__class__ = type("LossHead", (LossHead, type(head)), {"fused": fused})
-    plain = model.forward
+        add_loss_to_head(head, summed_loss)
+    plain_forward = model.forward
 
     def forward(input_ids=None, labels=None, shift_labels=None, num_items_in_batch=None, **kwargs):
         if labels is None or not model.training:
-            return plain(input_ids=input_ids, labels=labels, **kwargs)
+            return plain_forward(input_ids=input_ids, labels=labels, **kwargs)
         saved = torch.autograd.graph.save_on_cpu(pin_memory=True) if offload else contextlib.nullcontext()
         kwargs["use_cache"] = False
         with saved:
             hidden_BnD = model.model(input_ids=input_ids, **kwargs).last_hidden_state
-            if shift_labels is None:  # otherwise a row cut across ranks: its labels are shifted already
+            if shift_labels is None:  # ranks that share a row get labels that are already shifted
                 labels = model.row_labels(labels) if hasattr(model, "row_labels") else labels
                 shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-            loss = model.lm_head(hidden_BnD, shift_labels, num_items_in_batch)
-        return CausalLMOutputWithPast(loss=loss)
+            loss = model.lm_head(hidden_BnD, shift_labels)
+        if num_items_in_batch is None:
+            num_items_in_batch = (shift_labels != -100).sum().clamp(min=1)
+        return CausalLMOutputWithPast(loss=loss / num_items_in_batch)
 
     model.forward = forward
 
 
-def keep_attention():
-    """A `context_fn` of gradient checkpointing: the backward computes layers again, but not their attention.
+def add_loss_to_head(head: nn.Module, summed_loss) -> None:
+    """Lets `head(hidden_BnD, labels_Bn)` return the summed loss; `head(hidden_BnD)` still returns logits.
 
-    Keeps what SDPA returns, [B, n, D] per layer (8 GiB for a 7B model at 32,768 tokens in bfloat16).
+    The loss is computed inside the head's own forward because ZeRO-3 gathers its weight there and in its backward.
     """
-    names = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
-    kept = [getattr(torch.ops.aten, f"_scaled_dot_product_{name}").default for name in names]
+    plain_forward = head.forward
+
+    def forward(hidden_BnD, labels_Bn=None):
+        if labels_Bn is None:
+            return plain_forward(hidden_BnD)
+        return summed_loss(hidden_BnD.flatten(0, 1), head.weight, labels_Bn.flatten())
+
+    head.forward = forward
+
+
+def keep_attention():
+    """A `context_fn` of gradient checkpointing that keeps the outputs of SDPA and recomputes everything else.
+
+    These are [B, n, D] per layer: 8 GiB for a 7B model at 32,768 tokens in bfloat16.
+    """
+    kernels = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
+    kept = [getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default for kernel in kernels]
 
     def policy(context, operation, *args, **kwargs):
         return CheckpointPolicy.MUST_SAVE if operation in kept else CheckpointPolicy.PREFER_RECOMPUTE
@@ -145,32 +147,29 @@ def keep_attention():
 
 
 def use_tiled_mlp(model) -> None:
-    """Computes every Llama MLP for D tokens at a time, again in the backward (ALST, arXiv 2506.13996).
+    """Computes every Llama MLP for D tokens at a time, and again in the backward pass (ALST, arXiv 2506.13996).
 
-    The same values; of the wide activations [B, n, 4D] only a tile's exist, for a third forward pass of the MLP.
+    Same values; the wide activations [B, n, 4 D] exist for one tile at a time, at the price of a third forward pass.
     """
-
-    def tiled(mlp):
-        plain, tokens = mlp.forward, mlp.hidden_size
-
-        def forward(x_BnD):
-            pieces = [
-                checkpoint(plain, x_BtD, use_reentrant=False) if torch.is_grad_enabled() else plain(x_BtD)
-                for x_BtD in x_BnD.split(tokens, dim=1)
-            ]
-            return torch.cat(pieces, dim=1)
-
-        return forward
-
     for module in model.modules():
         if isinstance(module, LlamaMLP):
-            module.forward = tiled(module)
+            tile_mlp(module)
+
+
+def tile_mlp(mlp: LlamaMLP) -> None:
+    plain_forward = mlp.forward
+
+    def forward(x_BnD):
+        tiles = x_BnD.split(mlp.hidden_size, dim=1)
+        return torch.cat([checkpoint(plain_forward, x_BTD, use_reentrant=False) for x_BTD in tiles], dim=1)
+
+    mlp.forward = forward
 
 
 def sequence_parallel(size: int):
-    """Accelerate's `ParallelismConfig` that cuts every row over `size` ranks (Ulysses, arXiv 2309.14509).
+    """Accelerate's `ParallelismConfig` that splits every row over `size` ranks (Ulysses, arXiv 2309.14509).
 
-    Between the ranks, attention has whole rows and a part of the heads; all else has a part of the row.
+    A rank has whole rows and some of the heads in attention, and a part of the row everywhere else.
     """
     from accelerate.parallelism_config import ParallelismConfig
     from accelerate.utils import DeepSpeedSequenceParallelConfig

@@ -6,8 +6,7 @@ from pathlib import Path
 import datasets
 import pyarrow.compute as pc
 
-COLUMNS = ("input_ids", "document_starts")
-FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+INT_LISTS = datasets.List(datasets.Value("int32"))
 
 
 def read(dataset_dir: str) -> datasets.Dataset:
@@ -24,26 +23,21 @@ def read(dataset_dir: str) -> datasets.Dataset:
         data = read_files(path)
     else:
         data = datasets.load_dataset(dataset_dir, split="train")
-    if len(data) == 0:
-        raise ValueError(f"--dataset_dir {dataset_dir} has no rows")
-    if not {"input_ids", "text"} & set(data.column_names):
-        raise ValueError(
-            f"--dataset_dir {dataset_dir} has the columns {', '.join(data.column_names)}; "
-            "it needs `input_ids` (rows of token ids) or `text`"
-        )
+    if len(data) == 0 or not {"input_ids", "text"} & set(data.column_names):
+        raise ValueError(f"--dataset_dir {dataset_dir} needs rows with `input_ids` (token ids) or `text`")
     return data
 
 
 def read_files(path: Path) -> datasets.Dataset:
-    """A file, or the files of one kind in a folder: Parquet if there are any, for a manifest may lie beside them."""
+    """Reads a file, or the files of one kind in a folder: Parquet first, since JSON beside it may be a manifest."""
     files = [path]
     if path.is_dir():
         files = sorted(path.glob("*.parquet")) or sorted(path.glob("*.jsonl")) or sorted(path.glob("*.json"))
-    if not files or files[0].suffix not in FORMATS:
+    kind = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}.get(files[0].suffix) if files else None
+    if kind is None:
         raise ValueError(f"--dataset_dir {path}: expected *.parquet, *.jsonl or *.json, a file or a folder of files")
     try:
-        names = [str(file) for file in files]
-        return datasets.load_dataset(FORMATS[files[0].suffix], data_files=names, split="train")
+        return datasets.load_dataset(kind, data_files=[str(file) for file in files], split="train")
     except datasets.exceptions.DatasetGenerationError as error:
         raise ValueError(f"--dataset_dir {path} cannot be read: {error.__cause__ or error}") from None
 
@@ -53,22 +47,19 @@ def rows(
 ) -> datasets.Dataset:
     """A dataset whose column `input_ids` has exactly `length` ids in every row.
 
-    `input_ids` are checked and taken as they are; otherwise `text` is tokenised (as a document with the tokenizer's
-    BOS), joined in order and cut every `length` tokens, the last partial row dropped. With `cut`, rows may be longer,
-    any multiple of `length`, and are cut. With `documents`, a column `document_starts` says where in a row documents
-    begin, ascending from 0. Raises ValueError on a row of another length, an id outside the vocabulary, or rows that
-    do not say where their documents begin.
+    `input_ids` are checked and used as they are; `text` is tokenised (each document with the tokenizer's BOS), joined
+    in order and cut every `length` tokens, without the last partial row. cut: rows may be longer, any multiple of
+    `length`, and are cut. documents: a column `document_starts` lists where documents begin in the row, from 0.
+
+    Raises ValueError on a row of another length, an id outside the vocabulary, or missing `document_starts`.
     """
-    columns = list(COLUMNS if documents else COLUMNS[:1])
+    columns = ["input_ids", "document_starts"] if documents else ["input_ids"]
     if "input_ids" in data.column_names:
         if documents and "document_starts" not in data.column_names:
-            raise ValueError(
-                "--document_mask needs rows that say where documents begin (`document_starts`): make them with "
-                "prepare_data.py --document_boundaries, or give a `text` column"
-            )
+            raise ValueError("--document_mask needs rows made with prepare_data.py --document_boundaries, or `text`")
         data = data.select_columns(columns)
         if cut:
-            data = cut_rows(data, length)
+            data = data.map(cut_rows, batched=True, fn_kwargs={"length": length})
         check_rows(data, length, vocab_size)
         return data
     data = data.select_columns(["text"])
@@ -76,17 +67,17 @@ def rows(
         raise ValueError(f"the text of --dataset_dir has fewer than {length} tokens, not one row; give more")
     packed = datasets.Dataset.from_generator(
         pack,
-        features=datasets.Features({name: datasets.List(datasets.Value("int32")) for name in COLUMNS}),
+        features=datasets.Features({"input_ids": INT_LISTS, "document_starts": INT_LISTS}),
         gen_kwargs={"data": data, "tokenizer": tokenizer, "length": length},
     )
     return packed.select_columns(columns)
 
 
-def cut_rows(data: datasets.Dataset, length: int) -> datasets.Dataset:
-    def cut(batch):
-        return {"input_ids": [row[i : i + length] for row in batch["input_ids"] for i in range(0, len(row), length)]}
-
-    return data.map(cut, batched=True)
+def cut_rows(batch: dict, length: int) -> dict:
+    pieces = []
+    for ids in batch["input_ids"]:
+        pieces += [ids[i : i + length] for i in range(0, len(ids), length)]
+    return {"input_ids": pieces}
 
 
 def pack(data: datasets.Dataset, tokenizer, length: int) -> Iterator[dict]:
@@ -106,20 +97,17 @@ def pack(data: datasets.Dataset, tokenizer, length: int) -> Iterator[dict]:
 
 def check_rows(data: datasets.Dataset, length: int, vocab_size: int) -> None:
     """Raises ValueError on a row of another length or an id outside the vocabulary."""
-    seen = 0
     for chunk in data.with_format("arrow").iter(batch_size=1000):
-        column = chunk["input_ids"].combine_chunks()
-        lengths = pc.list_value_length(column)
-        wrong = pc.index(pc.not_equal(lengths, length), True).as_py()
-        if wrong >= 0:
+        ids = chunk["input_ids"].combine_chunks()
+        lengths = pc.min_max(pc.list_value_length(ids)).as_py()
+        if lengths != {"min": length, "max": length}:
             raise ValueError(
-                f"row {seen + wrong} of --dataset_dir has {lengths[wrong]} tokens, --model_max_length is {length}; "
-                "give rows of exactly that length, or a `text` column to be packed"
+                f"--dataset_dir has rows of {lengths['min']} to {lengths['max']} tokens, --model_max_length is "
+                f"{length}; give rows of exactly that length, or a `text` column to be packed"
             )
-        extremes = pc.min_max(pc.list_flatten(column)).as_py()
+        extremes = pc.min_max(pc.list_flatten(ids)).as_py()
         if extremes["min"] < 0 or extremes["max"] >= vocab_size:
             raise ValueError(
-                f"--dataset_dir has token ids from {extremes['min']} to {extremes['max']}, the model knows "
-                f"0 to {vocab_size - 1}; it was made with another tokenizer"
+                f"--dataset_dir has token ids from {extremes['min']} to {extremes['max']}, the model's are 0 to "
+                f"{vocab_size - 1}; the data was made with another tokenizer"
             )
-        seen += len(column)

@@ -1,5 +1,4 @@
-"""The progress of a run: a line of metrics.jsonl for every log, the same numbers for every tracker, and a line printed
-every few seconds."""
+"""The progress of a run: metrics.jsonl, the same numbers for every tracker, and a line printed every few seconds."""
 
 import json
 import time
@@ -21,13 +20,15 @@ def matmul_parameters(config: LlamaConfig) -> int:
 
 
 def model_flops_per_token(config: LlamaConfig, keys: float, adapters: int = 0) -> float:
-    """Operations of forward and backward per token that attends to `keys` keys, nothing counted twice.
+    """FLOPs of forward and backward per token that attends to `keys` keys, without recomputation.
 
-    6 per weight that a token is multiplied with, and 12 per layer, key and element of the heads. adapters: how many
-    LoRA weights are trained; the frozen weights then have no gradient of their own, 4 instead of 6.
+    6 per weight that a token is multiplied with, and 12 per layer, key and element of the heads.
+
+    adapters: number of LoRA weights; the frozen weights then have no gradient of their own and count 4 instead of 6.
     """
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * keys
-    return (4 if adapters else 6) * matmul_parameters(config) + 6 * adapters + attention
+    weights = (4 if adapters else 6) * matmul_parameters(config)
+    return weights + 6 * adapters + attention
 
 
 def training_flops_per_token(config: LlamaConfig, method, adapters: int = 0) -> float:
@@ -43,47 +44,54 @@ class Metrics(TrainerCallback):
     """
 
     def __init__(self, path: Path, flops_per_token: float):
-        self.path, self.flops_per_token, self.printed = path, flops_per_token, 0.0
+        self.path, self.flops_per_token = path, flops_per_token
+        self.last_print = 0.0
 
     def speed(self, tokens_seen: int) -> dict:
-        """Since the last call: tokens/s and model TFLOP/s of all ranks together; and this rank's peak memory, GiB.
+        """tokens/s and model TFLOP/s of all ranks since the last call, and this rank's peak memory in GiB.
 
         tokens_seen: how many tokens all ranks have been trained on until now.
         """
         now = time.perf_counter()
-        rate = (tokens_seen - self.tokens) / (now - self.time)
-        self.time, self.tokens = now, tokens_seen
+        tokens_per_second = (tokens_seen - self.last_tokens) / (now - self.last_time)
+        self.last_time, self.last_tokens = now, tokens_seen
+        tflops = tokens_per_second * self.flops_per_token / 1e12
         return {
             "tokens_seen": int(tokens_seen),
-            "tokens_per_second": round(rate, 1),
-            "model_tflops": float(f"{rate * self.flops_per_token / 1e12:.4g}"),
+            "tokens_per_second": round(tokens_per_second, 1),
+            "model_tflops": float(f"{tflops:.4g}"),
             "peak_memory_gib": round(peak_memory(default_device()) / 2**30, 3),
         }
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.started, self.first_step = time.time(), state.global_step
-        self.time, self.tokens = time.perf_counter(), state.num_input_tokens_seen
-        if state.is_world_process_zero and self.path.exists():
-            # steps after the checkpoint are repeated; a line cut off by a kill is one of them
-            lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
-            kept = [line + "\n" for line in lines if json.loads(line)["step"] <= state.global_step]
-            write_text(self.path, "".join(kept))
+        self.start_time, self.first_step = time.time(), state.global_step
+        self.last_time, self.last_tokens = time.perf_counter(), state.num_input_tokens_seen
+        if not (state.is_world_process_zero and self.path.exists()):
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            # steps after the checkpoint are repeated; so is one whose line a kill has cut off
+            if line.endswith("}") and json.loads(line)["step"] <= state.global_step:
+                kept.append(line + "\n")
+        write_text(self.path, "".join(kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or "loss" not in logs:
             return
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        entry = {"step": state.global_step, **logs, "devices": args.world_size, "device": device}
         with self.path.open("a") as file:
-            device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-            entry = {"step": state.global_step, **logs, "devices": args.world_size, "device": device}
             file.write(json.dumps(entry) + "\n")
-        now = time.time()
-        if now - self.printed > 5 or state.global_step == state.max_steps:
-            self.printed = now
-            seconds = (now - self.started) / max(1, state.global_step - self.first_step)
-            left = seconds * (state.max_steps - state.global_step)
-            print(
-                f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
-                f"{seconds:.2f} s a step  {logs['tokens_per_second']:,.0f} tokens/s  "
-                f"{logs['peak_memory_gib']:.1f} GiB  {left / 60:.1f} min left",
-                flush=True,
-            )
+        if time.time() - self.last_print > 5 or state.global_step == state.max_steps:
+            self.last_print = time.time()
+            self.print_progress(state, logs)
+
+    def print_progress(self, state, logs: dict) -> None:
+        step_seconds = (time.time() - self.start_time) / max(1, state.global_step - self.first_step)
+        minutes_left = step_seconds * (state.max_steps - state.global_step) / 60
+        print(
+            f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
+            f"{step_seconds:.2f} s a step  {logs['tokens_per_second']:,.0f} tokens/s  "
+            f"{logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left",
+            flush=True,
+        )

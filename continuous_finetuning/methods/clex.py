@@ -7,8 +7,8 @@ State z_j(t) = log of frequency j when the context is t times the original windo
 n is dynamic NTK with alpha = 2t - 1, and W_down starts at zero, so that before training z(t) is NTK exactly. One small
 network serves all layers. While training, each step draws t from {1 ... max_factor} and spreads the row's positions
 over t windows. For use, t = ceil(L / C) and whole positions: `rope_by_length` holds the frequencies of every t, and
-the model itself is a plain Llama. The network is kept beside it in clex/. With log_scale, the scores are multiplied by
-ln L / ln C (its root goes into cos and sin of both q and k).
+the model itself is a plain Llama. The network is saved in clex/. With log_scale, the scores are multiplied by
+ln L / ln C (its square root is part of cos and sin, of both q and k).
 """
 
 import math
@@ -23,19 +23,20 @@ from torchdiffeq import odeint
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from methods import ContextExtension, option, positive
+from rope import frequencies
 
 
 class LogFrequencies(nn.Module):
-    """z(t) for any t >= 1, float32 [d/2]. J below is d/2, P the hidden width param_factor * d."""
+    """z(t) for any t >= 1, float32 [J], J = d/2. The network has P = param_factor * d hidden units."""
 
     def __init__(self, theta: float, head_dim: int, param_factor: float, time_dt: float):
         super().__init__()
         self.time_dt = time_dt
         j_J = torch.arange(head_dim // 2, dtype=torch.float64)
-        self.slope_J = (-2 * j_J / (head_dim - 2)).float()  # of log n over ln(2t - 1); no buffers: nothing to save
+        self.slope_J = (-2 * j_J / (head_dim - 2)).float()  # of log n over ln(2t - 1); not a buffer: it is not saved
         self.start_J = (-2 * j_J / head_dim * math.log(theta)).float()
         width = max(1, round(param_factor * head_dim))
-        # own parameters, not Linears: ZeRO-3 gathers for a module's forward what it holds itself
+        # parameters of this module, not of Linears inside it: ZeRO-3 gathers a module's own parameters for its forward
         self.up = nn.Parameter(torch.empty(width, head_dim // 2))
         self.down = nn.Parameter(torch.zeros(head_dim // 2, width))
         self.reset_up()
@@ -44,7 +45,7 @@ class LogFrequencies(nn.Module):
         nn.init.kaiming_uniform_(self.up, a=math.sqrt(5))  # as a Linear starts
 
     def derivative(self, t: torch.Tensor, z_J: torch.Tensor) -> torch.Tensor:
-        """dz/dt, eq. 10, in float32 whatever the weights are (DeepSpeed trains in bfloat16)."""
+        """dz/dt, eq. 10, in float32 also if the weights are bfloat16."""
         slope_J, start_J = self.slope_J.to(z_J), self.start_J.to(z_J)
         log_n_J = start_J + slope_J * torch.log(2 * t - 1)
         hidden_P = nn.functional.silu(self.up.float() @ (z_J + log_n_J))
@@ -52,8 +53,9 @@ class LogFrequencies(nn.Module):
 
     def forward(self, times: list[float]) -> torch.Tensor:
         """z at each of `times` (ascending, >= 1), [len(times), J], by RK4 with steps of time_dt from t = 1."""
-        # t = 1 uses no weight, but ranks that share gradients wait for all of them
-        start_J = self.start_J.to(self.up.device) + 0 * (self.up.float().sum() + self.down.float().sum())
+        # t = 1 uses no weight, but every rank must have a gradient for all of them
+        unused = 0 * (self.up.float().sum() + self.down.float().sum())
+        start_J = self.start_J.to(self.up.device) + unused
         t = torch.tensor([1.0, *times], device=start_J.device)
         distinct, index = torch.unique(t, return_inverse=True)
         if len(distinct) == 1:
@@ -63,32 +65,36 @@ class LogFrequencies(nn.Module):
 
 
 class ClexRotaryEmbedding(nn.Module):
-    """Takes the place of Llama's rotary embedding while training: draws t and positions anew at each call."""
+    """Replaces Llama's rotary embedding while training: draws t and positions at each call."""
 
     def __init__(self, log_frequencies: LogFrequencies, method: "Method"):
         super().__init__()
-        self.log_frequencies, self.original_length = log_frequencies, method.original_length
-        self.row_length, self.max_factor, self.log_scale = method.model_max_length, method.max_factor, method.log_scale
+        self.log_frequencies = log_frequencies
+        self.original_length, self.row_length = method.original_length, method.model_max_length
+        self.max_factor, self.log_scale = method.max_factor, method.log_scale
 
     def positions(self, n: int, t: int) -> torch.Tensor:
         """n positions spread over t windows, float64: 0, a sorted sample of 1 ... nt - 2 by c = n // C, nt/c - 1."""
         c = max(1, n // self.original_length)
         sample = torch.randperm(n * t - 2)[: n - 2].sort().values + 1
-        return torch.cat([torch.zeros(1), sample.double() / c, torch.tensor([n * t // c - 1.0])])
+        last = n * t // c - 1.0
+        return torch.cat([torch.zeros(1), sample.double() / c, torch.tensor([last])])
 
     def forward(self, x_BnD, position_ids):
-        """(cos, sin), [1, n, d] each. Where ranks share a row, all draw the same and each takes its part of it."""
-        cut = x_BnD.shape[1] < self.row_length
-        n = self.row_length if cut else x_BnD.shape[1]
+        """(cos, sin), [1, n, d] each. Ranks that share a row draw the same positions, and each takes its part."""
+        shares_row = x_BnD.shape[1] < self.row_length
+        n = self.row_length if shares_row else x_BnD.shape[1]
         t = int(torch.randint(1, self.max_factor + 1, ()))
         with torch.autocast(x_BnD.device.type, enabled=False):
             inv_freq_J = self.log_frequencies([float(t)])[0].float().exp()
             positions_n = self.positions(n, t).float().to(x_BnD.device)
-            positions_n = positions_n[position_ids[0]] if cut else positions_n
+            if shares_row:
+                positions_n = positions_n[position_ids[0]]
             angles_nJ = positions_n[:, None] * inv_freq_J
             angles_1nd = torch.cat([angles_nJ, angles_nJ], dim=-1)[None]
             scale = score_scale(n, self.original_length) if self.log_scale else 1.0
-            return (angles_1nd.cos() * scale).to(x_BnD.dtype), (angles_1nd.sin() * scale).to(x_BnD.dtype)
+            cos_1nd, sin_1nd = angles_1nd.cos() * scale, angles_1nd.sin() * scale
+        return cos_1nd.to(x_BnD.dtype), sin_1nd.to(x_BnD.dtype)
 
 
 def score_scale(length: int, original_length: int) -> float:
@@ -103,7 +109,7 @@ class Method(ContextExtension):
     time_dt: float = option(0.01, "step of the ODE solver, in t")
     log_scale: bool = option(True, "multiply the scores by ln L / ln C", bool)
 
-    written_as: ClassVar = ("clex", {})  # other code bases keep the network in the model: nothing to adopt plainly
+    foreign_rope_type: ClassVar[str] = "clex"  # other code keeps the network in the model: it cannot be imported
 
     def __post_init__(self):
         for name in ("max_factor", "param_factor", "time_dt"):
@@ -113,37 +119,22 @@ class Method(ContextExtension):
         self._network = LogFrequencies(self.rope_theta, self.head_dim, self.param_factor, self.time_dt)
 
     @torch.no_grad()
-    def _inv_freq(self, times: list[float]) -> list[list[float]]:
-        return self._network(times).double().exp().tolist()
-
-    def rope_parameters(self):
-        t = float(self.ratio)
-        plain = [self.rope_theta ** (-2 * j / self.head_dim) for j in range(self.head_dim // 2)]
-        factors = [p / f for p, f in zip(plain, self._inv_freq([t])[0], strict=True)]
-        scale = score_scale(self.model_max_length, self.original_length) if self.log_scale else 1.0
-        return {
-            "rope_type": "longrope",
-            "rope_theta": self.rope_theta,
-            "factor": t,
-            "short_factor": factors,  # one rope for every length: both lists are the same
-            "long_factor": factors,
-            "attention_factor": scale,
-            "original_max_position_embeddings": self.original_length,
-        }
-
     def rope_by_length(self):
+        times = [float(t) for t in range(1, self.max_factor + 1)]
         return {
             "rule": "frequencies",
             "rope_theta": self.rope_theta,
             "original_length": self.original_length,
             "log_scale": self.log_scale,
-            "inv_freq": self._inv_freq([float(t) for t in range(1, self.max_factor + 1)]),
+            "inv_freq": self._network(times).double().exp().tolist(),
         }
+
+    def rope_parameters(self):
+        return frequencies(self.rope_by_length(), self.model_max_length, self.head_dim)
 
     def prepare(self, model, low_rank):
         self._network.reset_up()  # now that the run's seed is set
-        device = model.device
-        model.model.rotary_emb = ClexRotaryEmbedding(self._network.to(device), self)
+        model.model.rotary_emb = ClexRotaryEmbedding(self._network.to(model.device), self)
         return model
 
     def finish_reads(self, model):

@@ -1,11 +1,11 @@
 """landmark: Landmark Attention (arXiv 2305.16300): random access to the past through one landmark token a block.
 
-Trained on short blocks of --model_max_length tokens (512 in the paper's Llama recipe) that lie inside the base's
-window, so the rope stays as it is; longer rows are cut. At inference each token retrieves --top_k blocks per head, and
-the text may have any length. The mechanism is in modeling/modeling_landmark.py, which travels with the checkpoint.
+Trained on short blocks of --model_max_length tokens (512 in the paper's Llama recipe) inside the base's window, so the
+rope stays as it is; longer rows are cut. At inference each token retrieves --top_k blocks per head, and the text may
+have any length. The attention is in modeling/modeling_landmark.py, which is part of the checkpoint.
 
-The landmark is one row behind the base's vocabulary in the embeddings and in the LM head. It starts as the mean of the
-other rows; the tokenizer does not know it.
+The landmark token is appended to the base's vocabulary: one row in the embeddings and in the LM head, which starts as
+the mean of the other rows. The tokenizer does not have it.
 """
 
 from dataclasses import dataclass
@@ -18,31 +18,27 @@ from safetensors.torch import load_file
 from methods import ContextExtension, check_at_least_one, option
 from modeling.modeling_landmark import LandmarkForCausalLM
 
-VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # the latter is not there where the two are tied
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # tied embeddings have no lm_head.weight
 
 
 @dataclass
 class Method(ContextExtension):
     mem_freq: int = option(63, "text tokens between two landmarks", int)
     top_k: int = option(5, "blocks that each head retrieves for each token", int)
-    cache_on_cpu: bool = option(False, "keep the past's keys and values in CPU memory", bool)
-    landmark_id: int | None = None  # its row in an adopted checkpoint; otherwise one is added
+    cache_on_cpu: bool = option(False, "keep the cache of keys and values in CPU memory", bool)
+    landmark_id: int | None = None  # its row in an imported checkpoint; otherwise one is added
 
     exact_attention: ClassVar[bool] = False
-    sequence_parallel: ClassVar[bool] = False  # a row's softmax is grouped by blocks that ranks would cut
-    document_mask: ClassVar[bool] = False
     extends_rows: ClassVar[bool] = False
-    scales_rope: ClassVar[bool] = False
-    links_weights: ClassVar[bool] = False
-    stores_scores: ClassVar[bool] = True
+    supports: ClassVar[tuple[str, ...]] = ()
     modeling: ClassVar[str] = "landmark"
 
     def __post_init__(self):
         check_at_least_one(self, "mem_freq", "top_k")
         if self.model_max_length > self.original_length:
             raise ValueError(
-                f"landmark trains on blocks inside the base's window of {self.original_length} tokens and retrieves "
-                f"the rest; give --model_max_length up to that (the paper's is 512), not {self.model_max_length}"
+                f"landmark trains on blocks inside the base's window of {self.original_length} tokens; give a "
+                f"--model_max_length up to that (the paper's is 512), not {self.model_max_length}"
             )
         block = self.mem_freq + 1
         needed = (self.top_k + 2) * block
@@ -53,13 +49,20 @@ class Method(ContextExtension):
             )
 
     def row_tokens(self):
-        return self.model_max_length + (self.model_max_length - 1) // self.mem_freq  # with its landmarks
+        landmarks = (self.model_max_length - 1) // self.mem_freq
+        return self.model_max_length + landmarks
+
+    def saved_scores(self):
+        return 5 * self.row_tokens()
 
     @classmethod
     def options_in_config(cls, config):
-        """LCEG's checkpoint, and the paper's, have the landmark as the last row of the vocabulary."""
-        names = ("mem_freq", "landmark_id")
-        return {"landmark_id": config.vocab_size - 1} | {n: getattr(config, n) for n in names if hasattr(config, n)}
+        """In LCEG's checkpoint and the paper's, the landmark is the last row of the vocabulary."""
+        options = {"landmark_id": config.vocab_size - 1}
+        for name in ("mem_freq", "landmark_id"):
+            if hasattr(config, name):
+                options[name] = getattr(config, name)
+        return options
 
     def config_fields(self):
         return {
@@ -81,7 +84,8 @@ class Method(ContextExtension):
             weights |= load_file(path)
         for name in VOCABULARY:
             if name in weights:
-                rows = weights[name]
-                weights[name] = torch.cat([rows, rows.float().mean(dim=0, keepdim=True).to(rows.dtype)])
-        kwargs["attn_implementation"] = "sdpa"  # its own, whatever is asked for
+                tokens = weights[name]
+                landmark = tokens.float().mean(dim=0, keepdim=True).to(tokens.dtype)
+                weights[name] = torch.cat([tokens, landmark])
+        kwargs["attn_implementation"] = "sdpa"  # the modeling file has its own attention
         return LandmarkForCausalLM.from_pretrained(None, config=config, state_dict=weights, **kwargs)

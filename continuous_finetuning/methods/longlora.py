@@ -1,11 +1,12 @@
 """longlora: LongLoRA (arXiv 2309.12307): Position Interpolation, trained with shifted sparse attention (S2-Attn).
 
-While training, a row of n tokens is cut into four groups of g = n/4 and a token attends, causally, inside its group.
-In the second half of the query heads the groups are shifted by g/2, so that the two halves together pass information
-on; the first and the last half group then stand alone. (The paper's code rolls the sequence instead, which lets the
-first tokens see the last; this form has no wrap-around.) Evaluation is full attention: the checkpoint is a plain Llama
-with PI's rope. With --low_rank_training True, LoRA (r 8, alpha 16) on q, k, v, o, and embeddings and norms in full
-("LoRA+", section 3.3); the adapter is merged at the end and kept in adapter/.
+While training, a row of n tokens is cut into four groups of g = n/4, and a token attends, causally, inside its group.
+In the second half of the query heads the groups are shifted by g/2, so that information passes between groups; the
+first and the last half group are groups of their own. (The paper's code rolls the sequence instead, so that the first
+tokens see the last ones.) Evaluation is full attention: the checkpoint is a plain Llama with PI's rope.
+
+With --low_rank_training True: LoRA (r 8, alpha 16) on q, k, v, o, and embeddings and norms in full ("LoRA+", section
+3.3). The adapter is merged at the end and also saved in adapter/.
 """
 
 from dataclasses import dataclass
@@ -22,42 +23,47 @@ from methods import option, pi
 NAME = "shifted_sparse"
 
 
-def blocks(q_BHnd, k_BHnd, v_BHnd, size: int, scale: float):
-    """Causal attention inside consecutive blocks of `size` tokens; n is a multiple of it. [B, H, n, d] in and out."""
-    B, H, n, d = q_BHnd.shape
-    if n == 0:
+def block_attention(q_BHnd, k_BHnd, v_BHnd, size: int, scale: float):
+    """Causal attention inside consecutive blocks of `size` tokens; n is a multiple of it. Returns [B, H, n, d]."""
+    if 0 in q_BHnd.shape:
         return q_BHnd
-    # blocks become heads: one kernel call, no mask
-    cut = [x.reshape(B, H * (n // size), size, d) for x in (q_BHnd, k_BHnd, v_BHnd)]
-    return scaled_dot_product_attention(*cut, is_causal=True, scale=scale).view(B, H, n, d)
+    B, H, n, d = q_BHnd.shape
+    by_block = (B, H * (n // size), size, d)  # blocks become heads: one kernel call, no mask
+    q, k, v = q_BHnd.reshape(by_block), k_BHnd.reshape(by_block), v_BHnd.reshape(by_block)
+    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).view(B, H, n, d)
 
 
 def shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scale: float, plain_heads: int | None = None):
-    """S2-Attn of one row length n, a multiple of 4: [B, H, n, d] each, any dtype; returns [B, H, n, d].
+    """S2-Attn of rows of n tokens, a multiple of 4. Inputs and result: [B, H, n, d], any dtype.
 
-    plain_heads: how many of the H heads, the first, have unshifted groups [H / 2].
+    plain_heads: how many heads, the first ones, have groups that are not shifted [H / 2].
     """
-    n, half = q_BHnd.shape[2], q_BHnd.shape[1] // 2 if plain_heads is None else plain_heads
+    n, H = q_BHnd.shape[2], q_BHnd.shape[1]
     group, shift = n // 4, n // 8
-    plain, shifted = [[x[:, part] for x in (q_BHnd, k_BHnd, v_BHnd)] for part in (slice(None, half), slice(half, None))]
-    ends = [(0, shift, shift), (shift, n - group + shift, group), (n - group + shift, n, group - shift)]
-    pieces = [blocks(*(x[:, :, start:end] for x in shifted), size, scale) for start, end, size in ends if end > start]
-    return torch.cat([blocks(*plain, group, scale), torch.cat(pieces, dim=2)], dim=1)
+    plain_heads = H // 2 if plain_heads is None else plain_heads
+    plain = [x[:, :plain_heads] for x in (q_BHnd, k_BHnd, v_BHnd)]
+    shifted = [x[:, plain_heads:] for x in (q_BHnd, k_BHnd, v_BHnd)]
+    last = n - group + shift  # where the last half group begins
+    pieces = []
+    for start, end, size in ((0, shift, shift), (shift, last, group), (last, n, n - last)):
+        q, k, v = (x[:, :, start:end] for x in shifted)
+        pieces.append(block_attention(q, k, v, size, scale))
+    return torch.cat([block_attention(*plain, group, scale), torch.cat(pieces, dim=2)], dim=1)
 
 
 def attention(module, q_BHnd, k_BKnd, v_BKnd, attention_mask, scaling=None, **kwargs):
-    """The attention function for Transformers: S2-Attn while training, SDPA otherwise. K key-value heads, H query."""
+    """The attention function for Transformers: S2-Attn in training mode, else SDPA. K key-value, H query heads."""
     if not module.training:
         return sdpa_attention_forward(module, q_BHnd, k_BKnd, v_BKnd, attention_mask, scaling=scaling, **kwargs)
-    groups = module.num_key_value_groups
-    k_BHnd, v_BHnd = repeat_kv(k_BKnd, groups), repeat_kv(v_BKnd, groups)  # halves are halves of the query heads
-    heads, held = module.config.num_attention_heads, q_BHnd.shape[1]
-    first = 0
-    if held < heads:  # a row cut across ranks: this one has whole rows of some heads
-        from deepspeed.utils import groups as ranks
+    k_BHnd = repeat_kv(k_BKnd, module.num_key_value_groups)
+    v_BHnd = repeat_kv(v_BKnd, module.num_key_value_groups)
+    model_heads, heads = module.config.num_attention_heads, q_BHnd.shape[1]
+    first_head = 0
+    if heads < model_heads:  # ranks share the row: this one has some of the heads
+        from deepspeed.utils import groups
 
-        first = ranks._get_sequence_parallel_rank() * held
-    plain_heads = min(max(heads // 2 - first, 0), held)
+        first_head = groups._get_sequence_parallel_rank() * heads
+    plain_heads = min(max(model_heads // 2 - first_head, 0), heads)
     out_BHnd = shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scaling, plain_heads)
     return out_BHnd.transpose(1, 2).contiguous(), None
 
@@ -70,12 +76,12 @@ class Method(pi.Method):
     use_full_attn: bool = option(False, "full attention while training, instead of shifted sparse attention", bool)
     trainable_params: str = option("embed,norm", "with LoRA, also train parameters whose names contain these", str)
 
-    low_rank: ClassVar[bool] = True
     exact_attention: ClassVar[bool] = False
 
     @property
-    def document_mask(self) -> bool:
-        return self.use_full_attn
+    def supports(self):
+        full_attention_only = ("document_mask",) if self.use_full_attn else ()
+        return ("low_rank_training", "sequence_parallel_size", *full_attention_only)
 
     def __post_init__(self):
         super().__post_init__()
@@ -90,18 +96,20 @@ class Method(pi.Method):
         return self.model_max_length * 15 / 128
 
     def prepare(self, model, low_rank):
-        if model.config.num_attention_heads < 2 and not self.use_full_attn:
-            raise ValueError("longlora shifts half of the heads, this model has one; give --use_full_attn True")
         if not self.use_full_attn:
+            if model.config.num_attention_heads < 2:
+                raise ValueError("longlora shifts half of the heads; this model has one: give --use_full_attn True")
             model.set_attn_implementation(NAME)
-        if not low_rank:
-            return model
+        return self.add_lora(model) if low_rank else model
+
+    def add_lora(self, model):
         from peft import LoraConfig, get_peft_model
 
-        parts = [part for part in self.trainable_params.split(",") if part]
-        owners = {
-            name.rsplit(".", 2)[-2] for name, _ in model.named_parameters() if any(part in name for part in parts)
-        }
+        trainable = [part for part in self.trainable_params.split(",") if part]
+        modules = set()
+        for name, _ in model.named_parameters():
+            if any(part in name for part in trainable):
+                modules.add(name.split(".")[-2])
         lora = LoraConfig(
             r=8,
             lora_alpha=16,
@@ -109,7 +117,7 @@ class Method(pi.Method):
             bias="none",
             task_type="CAUSAL_LM",
             target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
-            modules_to_save=sorted(owners),
+            modules_to_save=sorted(modules),
             ensure_weight_tying=model.config.tie_word_embeddings,
         )
         return get_peft_model(model, lora)

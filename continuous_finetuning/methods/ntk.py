@@ -24,9 +24,10 @@ def scaled_base(theta: float, alpha: float, head_dim: int) -> float:
 @dataclass
 class Method(ContextExtension):
     ntk_factor: float | None = option(None, "f of alpha(L) = f L/C - (f - 1) [ceil(trained / original length / 2)]")
-    ntk_alpha: float | None = option(None, "one alpha for every length, in place of alpha(L)")
+    ntk_alpha: float | None = option(None, "one alpha for every length, instead of alpha(L)")
 
-    written_as: ClassVar = ("dynamic", {"factor": "ntk_factor"})
+    foreign_rope_type: ClassVar[str] = "dynamic"
+    foreign_options: ClassVar[dict] = {"factor": "ntk_factor"}
 
     def __post_init__(self):
         half = math.ceil(self.model_max_length / self.original_length / 2)
@@ -35,7 +36,7 @@ class Method(ContextExtension):
             self.ntk_alpha = positive("ntk_alpha", self.ntk_alpha)
 
     def alpha(self, length: int) -> float:
-        """alpha for a prompt of `length` tokens in all."""
+        """alpha for a prompt of `length` tokens, answer included."""
         if self.ntk_alpha is not None:
             return self.ntk_alpha
         return self.ntk_factor * max(length, self.trained_length) / self.original_length - (self.ntk_factor - 1)

@@ -4,11 +4,10 @@ angle(m, j) = m * theta^(-2j/d). Fine-tuned at the longer length, or not at all,
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from methods import ContextExtension
 
 
 @dataclass
 class Method(ContextExtension):
-    scales_rope: ClassVar[bool] = False
+    pass

@@ -13,7 +13,8 @@ from methods import ContextExtension, option, positive
 class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, positions are divided by it [ceil(trained / original length)]")
 
-    written_as: ClassVar = ("linear", {"factor": "scaling_factor"})
+    foreign_rope_type: ClassVar[str] = "linear"
+    foreign_options: ClassVar[dict] = {"factor": "scaling_factor"}
 
     def __post_init__(self):
         self.scaling_factor = positive("scaling_factor", self.scaling_factor, self.ratio)

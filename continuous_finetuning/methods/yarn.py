@@ -4,8 +4,8 @@ theta_j' = theta_j * ((1 - mask_j) / s + mask_j), mask_j = 1 - clip((j - low) / 
 low, high = floor, ceil of d ln(C / (2 pi n)) / (2 ln theta) for n = beta_fast, beta_slow rotations
 cos and sin times 0.1 ln(s) + 1, so that the scores are multiplied by its square (eq. 15)
 
-The ramp runs on the index j with whole bounds, as YaRN's code has it and Transformers too; the paper's text puts it on
-the wavelength ratio. s = ceil(L_train / C). Llama-2 at 32k: ramp 20 ... 46, attention factor 1.20794.
+The ramp is over the index j with whole bounds, as in YaRN's code and in Transformers; in the paper it is over the
+wavelength ratio. s = ceil(L_train / C). Llama-2 at 32k: ramp 20 ... 46, attention factor 1.20794.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,12 @@ class Method(ContextExtension):
     beta_fast: float = option(32.0, "angles with more rotations than this inside the original window are kept")
     beta_slow: float = option(1.0, "angles with fewer rotations than this are interpolated in full")
 
-    written_as: ClassVar = ("yarn", {"factor": "scaling_factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow"})
+    foreign_rope_type: ClassVar[str] = "yarn"
+    foreign_options: ClassVar[dict] = {
+        "factor": "scaling_factor",
+        "beta_fast": "beta_fast",
+        "beta_slow": "beta_slow",
+    }
 
     def __post_init__(self):
         self.scaling_factor = positive("scaling_factor", self.scaling_factor, self.ratio)
@@ -34,5 +39,5 @@ class Method(ContextExtension):
             "factor": self.scaling_factor,
             "beta_fast": self.beta_fast,
             "beta_slow": self.beta_slow,
-            "original_max_position_embeddings": self.original_length,  # without it Transformers takes the extended one
+            "original_max_position_embeddings": self.original_length,  # default: the extended one
         }

@@ -1,4 +1,4 @@
-"""extend.py: checkpoints that plain Transformers opens, weights linked, adopted checkpoints, bad input in one line."""
+"""extend.py: checkpoints that plain Transformers opens, linked weights, imported checkpoints, bad input."""
 
 import json
 
@@ -75,46 +75,59 @@ def test_again_does_nothing_and_an_unfinished_folder_is_finished(base, tmp_path)
     assert json.loads((output / "config.json").read_text())["context_extension"]["method"] == "pi"
 
 
-@pytest.mark.parametrize("name, length", [("self_extend", 1024), ("yarn", L), ("lm_infinite", L)])
+@pytest.mark.parametrize("name, length", [("self_extend", 1024), ("yarn", L)])
 def test_longest_text(base, tmp_path, name, length):
-    """It takes the place of --model_max_length for a method that is set for it."""
+    """It replaces --model_max_length for a method that is set for it."""
     output = extended(base, name, tmp_path, "--longest_text", 1024)
     config = json.loads((output / "config.json").read_text())
     assert config["max_position_embeddings"] == config["context_extension"]["trained_length"] == length
 
 
-def test_bad_input(base, tmp_path):
-    def refused(message, folder, name, *more):
-        assert message in fails(*flags(folder, name, tmp_path / "never", *more))
-        assert not (tmp_path / "never").exists()
-
-    refused("no folder ./nowhere", "./nowhere", "pi")
-    (tmp_path / "empty").mkdir()
-    refused("no config.json", tmp_path / "empty", "pi")
-    (tmp_path / "empty" / "config.json").write_text((base / "config.json").read_text())
-    refused("no *.safetensors weights", tmp_path / "empty", "pi")
-    (tmp_path / "empty" / "model.safetensors").touch()
-    edit_config(tmp_path / "empty", model_type="mistral")
-    refused("'mistral' model; the methods extend Llama", tmp_path / "empty", "pi")
-    done = extended(base, "yarn", tmp_path / "done")
-    refused("already extended (yarn); start from its base", done, "pi")
-    own = extended(base, "self_extend", tmp_path / "own")
-    refused("contains its own modeling code; the methods extend plain Llama models", own, "pi")
-    scaled = save_base(tmp_path / "scaled", rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0})
-    refused("is already scaled (linear)", scaled, "pi")
-    refused("they need --adopt", base, "pi", "--trained_tokens", 5)
-    refused("ntk_frozen is not trained, so there is nothing to adopt", base, "ntk_frozen", "--adopt")
-
-    for folder, name, more, message in [
-        (base, "pi", [], "holds another run: method_name was yarn, now it is pi"),
-        (base, "yarn", ["--scaling_factor", 3], "holds another run: options was "),
-        (save_base(tmp_path / "other", hidden_size=32), "yarn", [], "holds another run: base was "),
-    ]:
-        assert message in fails(*flags(folder, name, done, *more))
-    assert "which this script did not write" in fails(*flags(base, "pi", tmp_path / "other"))
+@pytest.mark.parametrize(
+    "folder, name, more, message",
+    [
+        ("nowhere", "pi", [], "no folder"),
+        ("mistral", "pi", [], "'mistral' model; the methods extend Llama"),
+        ("yarn", "pi", [], "already extended (yarn); start from its base"),
+        ("self_extend", "pi", [], "contains its own modeling code; the methods extend plain Llama models"),
+        ("scaled", "pi", [], "is already scaled (linear)"),
+        ("base", "pi", ["--trained_tokens", 5], "they need --adopt"),
+        ("base", "ntk_frozen", ["--adopt"], "ntk_frozen is not trained"),
+        (
+            "scaled",
+            "ntk",
+            ["--adopt"],
+            "rope is 'linear', that of ntk is 'dynamic'",
+        ),
+    ],
+)
+def test_bad_input(folders, tmp_path, folder, name, more, message):
+    assert message in fails(*flags(folders / folder, name, tmp_path / "out", *more))
+    assert not (tmp_path / "out").exists()
 
 
-# --- adopted checkpoints, in the forms that LCEG's released ones have
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders that cannot be extended by every method."""
+    root = tmp_path_factory.mktemp("folders")
+    base = save_base(root / "base")
+    for name in ("yarn", "self_extend"):
+        extended(base, name, root / name)
+    edit_config(save_base(root / "mistral"), model_type="mistral")
+    save_base(root / "scaled", rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0})
+    return root
+
+
+@pytest.mark.parametrize(
+    "name, more, message",
+    [("pi", [], "method_name was yarn, now it is pi"), ("yarn", ["--scaling_factor", 3], "options was ")],
+)
+def test_another_run_is_not_overwritten(base, tmp_path, name, more, message):
+    output = extended(base, "yarn", tmp_path / "out")
+    assert f"another run: {message}" in fails(*flags(base, name, output, *more))
+
+
+# --- imported checkpoints, in the forms that LCEG's released ones have
 FORMS = {
     "pi": {"rope_scaling": {"type": "linear", "factor": 4.0}},
     "longlora": {"rope_scaling": {"type": "linear", "factor": 4.0}},
@@ -162,15 +175,10 @@ def test_every_released_form(released, tmp_path):
         np.testing.assert_allclose(
             LlamaRotaryEmbedding(model.config).inv_freq, theta ** (-np.arange(0, 32, 2) / 32), 1e-5
         )
-    if name == "pi":
-        line = fails(*flags(folder, "ntk", tmp_path / "never", "--adopt"))
-        assert "rope is 'linear', ntk is written as 'dynamic'" in line and "one of: longlora, pi" in line
-        line = fails(*flags(folder, "pi", tmp_path / "never", "--adopt", "--scaling_factor", 8))
-        assert "--scaling_factor 8.0, but the checkpoint itself says 4.0" in line
 
 
 def test_landmark_with_its_row_in_the_vocabulary(tmp_path):
-    """[PAD] and <landmark> behind the base's ids: the vocabulary stays, the last row is the landmark."""
+    """[PAD] and <landmark> after the base's ids: the vocabulary stays, the last row is the landmark."""
     folder = edit_config(save_base(tmp_path / "released", vocab_size=260), mem_freq=7)
     output = extended(folder, "landmark", tmp_path / "out", "--adopt", "--model_max_length", 64, "--top_k", 2)
     assert (output / "model.safetensors").samefile(folder / "model.safetensors")

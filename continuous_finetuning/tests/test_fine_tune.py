@@ -12,10 +12,9 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-import checkpoint_writer
 import methods
 import tiny
 import training
@@ -49,13 +48,6 @@ def test_faster_steps_have_the_same_losses(base, rows, tmp_path, flags):
     assert recipe["torch_compile"] == ("torch_compile" in flags)
 
 
-def test_golden_losses_differ_between_methods():
-    for method in METHODS:
-        for other in METHODS:
-            if method < other:
-                assert max(abs(a - b) for a, b in zip(GOLDEN[method], GOLDEN[other], strict=True)) > 0.02
-
-
 def test_finished_checkpoint(ten_steps, base):
     method, output, _ = ten_steps
     config = AutoConfig.from_pretrained(output, trust_remote_code=True)
@@ -73,13 +65,8 @@ def test_finished_checkpoint(ten_steps, base):
     assert before.keys() == after.keys() and all(not torch.equal(before[name], after[name]) for name in before)
     model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True).eval()
     assert torch.isfinite(model(torch.arange(2, 60)[None]).logits[..., : len(before["lm_head.weight"])]).all()
-
-
-def test_every_log_line_has_the_speed(ten_steps):
-    """Tokens seen, tokens/s, model FLOP/s and peak memory, consistent with each other."""
-    method, output, _ = ten_steps
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [line["tokens_seen"] for line in lines] == [4 * trained_length(method) * (i + 1) for i in range(10)]
+    assert [line["tokens_seen"] for line in lines] == [4 * length * (i + 1) for i in range(10)]
     ratios = [line["model_tflops"] * 1e12 / line["tokens_per_second"] for line in lines]
     assert ratios == pytest.approx([ratios[0]] * 10, rel=2e-3) and ratios[0] > 4e5  # 70,000 weights, 6 each
     assert all(0.05 < line["peak_memory_gib"] < 20 for line in lines)
@@ -133,7 +120,7 @@ def test_kill_and_resume_gives_the_same_weights(base, rows, tmp_path):
 
 
 @pytest.mark.parametrize("method, more", [("longlora", "--low_rank_training True"), ("landmark", ""), ("clex", "")])
-def test_adapters_landmarks_and_lengths_resume_too(base, rows, tmp_path, method, more):
+def test_methods_with_a_state_resume(base, rows, tmp_path, method, more):
     """CLEX draws its lengths from torch's generator, which Trainer's checkpoints hold."""
     options = [*more.split(), "--max_steps", 6, "--save_strategy", "steps", "--save_steps", 3]
     run_here("fine-tune.py", *training_flags(base, rows, method, tmp_path), *options)
@@ -163,54 +150,16 @@ def test_a_signal_leaves_a_checkpoint(base, rows, tmp_path):
     assert training.last_checkpoint(tmp_path).name == f"checkpoint-{step}"
 
 
-@pytest.mark.parametrize("every, message", [(1, "a weight is NaN or infinite"), (2, "the loss is nan")])
-def test_nan_ends_the_run_and_keeps_the_last_good_checkpoint(base, rows, tmp_path, every, message):
+@pytest.mark.parametrize("save_steps, message", [(1, "a weight is NaN or infinite"), (2, "the loss is nan")])
+def test_nan_ends_the_run_and_keeps_the_last_good_checkpoint(base, rows, tmp_path, save_steps, message):
     """A learning rate at which weights overflow."""
-    flags = [*training_flags(base, rows, "pi", tmp_path), "--max_steps", 40, "--save_steps", every]
+    flags = [*training_flags(base, rows, "pi", tmp_path), "--max_steps", 40, "--save_steps", save_steps]
     flags += ["--save_total_limit", 1, "--learning_rate", 1e38, "--max_grad_norm", 0]
     line = fails("fine-tune.py", *flags)
     assert message in line and "--learning_rate" in line
     assert not (tmp_path / "config.json").exists()
     last = training.last_checkpoint(tmp_path)
     assert last is None or all(torch.isfinite(w).all() for w in load_file(last / "model.safetensors").values())
-
-
-def test_only_complete_checkpoints_count(tmp_path):
-    for step, complete in [(5, True), (10, True), (20, False)]:
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "trainer_state.json").write_text("{}")  # rank 0 may have come so far, another not
-        if complete:
-            (folder / training.COMPLETE_MARKER).write_text("{}")
-    assert training.last_checkpoint(tmp_path).name == "checkpoint-10"
-    assert training.last_checkpoint(tmp_path / "checkpoint-5") is None
-
-
-def test_a_second_run_waits_for_the_first(tmp_path, capsys):
-    first = checkpoint_writer.lock(tmp_path)
-    second = threading.Thread(target=checkpoint_writer.lock, args=[tmp_path])
-    second.start()
-    second.join(0.3)
-    assert second.is_alive() and "waiting for another process" in capsys.readouterr().out
-    first.close()
-    second.join(10)
-    assert not second.is_alive()
-
-
-@pytest.mark.parametrize("tensor", [torch.empty(0), None, torch.zeros(129, 64)], ids=["empty", "missing", "half"])
-def test_saved_weights_are_verified(base, tmp_path, tensor):
-    """Pieces of ZeRO-3, saved without being gathered, are not a finished model."""
-    folder = shutil.copytree(base, tmp_path / "saved")
-    config = AutoConfig.from_pretrained(folder)
-    model_class = methods.get("pi")(C, L, config.rope_parameters, 32).auto_classes()["AutoModelForCausalLM"]
-    checkpoint_writer.verify_weights(folder, model_class, config)
-    weights = load_file(folder / "model.safetensors")
-    del weights["lm_head.weight"]
-    if tensor is not None:
-        weights["lm_head.weight"] = tensor
-    save_file(weights, folder / "model.safetensors")
-    with pytest.raises(AssertionError):
-        checkpoint_writer.verify_weights(folder, model_class, config)
 
 
 # --- bad input
@@ -220,40 +169,38 @@ def test_saved_weights_are_verified(base, tmp_path, tensor):
         ("--method_name nope", "no method 'nope'; there are: "),
         ("--method_name ntk_frozen", "ntk_frozen is not trained; apply it with extend.py"),
         ("--dataset_dir ./nowhere", "nowhere"),
-        ("--model_max_length 128", "row 0 of --dataset_dir has 256 tokens, --model_max_length is 128"),
+        ("--model_max_length 128", "rows of 256 to 256 tokens, --model_max_length is 128"),
         ("--model_max_length 64", "--model_max_length 64 is not above the base's own window of 64"),
         ("--model_name_or_path ./nowhere", "no folder ./nowhere"),
-        ("--low_rank_training True", "--low_rank_training: pi trains all weights"),
+        ("--low_rank_training True", "--low_rank_training is not supported by pi"),
+        ("--method_name longlora --document_mask True", "--document_mask is not supported by longlora"),
         ("--evaluation_strategy steps", "--evaluation_strategy: there is no evaluation set"),
         ("--deepspeed no.json", "--deepspeed no.json: no such file"),
         ("--learning_rat 1", "unrecognized arguments: --learning_rat 1"),
         ("--report_to nope", "--report_to nope needs the package"),
-        ("--sequence_parallel_size 2", "--sequence_parallel_size needs DeepSpeed"),
+        ("--sequence_parallel_size 2", "--sequence_parallel_size needs --deepspeed"),
         ("--sequence_parallel_size 4 --estimate --deepspeed ds_configs/stage3.json", "the base's 2 query heads"),
         ("--use_liger_kernel True", "--use_liger_kernel needs a GPU"),
-        ("--attention flash_attention_4", "--attention flash_attention_4 is not installed: pip install"),
-        ("--keep_attention True --offload_activations True", "--keep_attention needs"),
-        ("--document_mask True", "--document_mask needs rows that say where documents begin"),
-        ("--method_name longlora --document_mask True", "--document_mask: longlora cuts rows itself"),
-        ("--estimate 8xH1000", "--estimate 8xH1000: give a number and a kind of GPU"),
+        ("--keep_attention True --gradient_checkpointing False", "need --gradient_checkpointing True"),
+        ("--estimate 8xH1000", "--estimate 8xH1000: give a number and a GPU"),
     ],
 )
 def test_bad_input(base, rows, tmp_path, monkeypatch, flags, message):
-    """One line, before a model is loaded and with nothing written."""
+    """One line, before a model is loaded and before anything is written."""
     monkeypatch.setattr(methods.ContextExtension, "load", lambda *a, **k: pytest.fail("model loaded"))
     output = tmp_path / "out"
     assert message in fails("fine-tune.py", *training_flags(base, rows, "pi", output), *flags.split())
     assert not output.exists()
 
 
-def test_another_methods_run_is_not_overwritten(base, rows, tmp_path):
+def test_the_run_of_another_method_is_not_overwritten(base, rows, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"method_name": "pi"}))
     line = fails("fine-tune.py", *training_flags(base, rows, "ntk", tmp_path))
-    assert "holds another run: method_name was pi, now it is ntk" in line
+    assert "another run: method_name was pi, now it is ntk" in line
 
 
 # --- a method is one file
-def test_the_readmes_example_is_a_method(base, rows, tmp_path):
+def test_readme_example_of_a_method(base, rows, tmp_path):
     """The text in the README, in a copy of this stage lifted out of the repository."""
     readme = (ROOT / "README.md").read_text()
     [code] = re.findall(r"## Bring your own\n.*?```python\n(.*?)```", readme, re.DOTALL)

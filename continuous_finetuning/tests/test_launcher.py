@@ -1,6 +1,6 @@
 """finetune.sh, extend.sh and finetune.slurm: the commands they start, failures, signals, two nodes.
 
-A shell script stands in for python and writes down how it was called; the last tests start the real one.
+A shell script replaces python and records its arguments; the last test starts the real one.
 """
 
 import os
@@ -17,10 +17,10 @@ from transformers import AutoConfig
 from scripts import GOLDEN, losses
 from tiny import STAGE, L
 
-STAND_IN = """#!/usr/bin/env bash
+FAKE_PYTHON = """#!/usr/bin/env bash
 number=0
 while ! mkdir "$CALLS/$number.taken" 2>/dev/null; do number=$((number + 1)); done
-printf '%s\\n' "$@" >"$CALLS/$number.partial"
+printf '%s\\n' "$@" "GPUS=${CUDA_VISIBLE_DEVICES:-}" >"$CALLS/$number.partial"
 mv "$CALLS/$number.partial" "$CALLS/$number"
 case " $* " in *" --method_name $FAILS "*) echo "Traceback of $FAILS"; exit 3 ;; esac
 if [ -n "${WAITS:-}" ]; then
@@ -30,18 +30,13 @@ if [ -n "${WAITS:-}" ]; then
 fi
 exit 0
 """
-# what a shell of someone else may have set
-OURS = re.compile(
-    "^(SLURM_|NPROC|NNODES|NODE_RANK|MASTER_|METHODS|LENGTHS|BASE|DATASET|RECIPE|OUTPUT_ROOT|DEEPSPEED|BATCH_SIZE|JOBS"
-    "|GPUS|GLOBAL_BATCH|GRADIENT_|SEQUENCE_|OFFLOAD_|TILED_|DOCUMENT_|ESTIMATE|FLAGS_|PYTHON$|TORCH_ELASTIC)"
-)
 
 
 class Launcher:
     def __init__(self, folder):
         self.folder, self.calls, self.process = folder, folder / "calls", None
-        (folder / "calls").mkdir()
-        self.script("python", STAND_IN)
+        self.calls.mkdir()
+        self.script("python", FAKE_PYTHON)
 
     def script(self, name, text):
         path = self.folder / "bin" / name
@@ -50,8 +45,7 @@ class Launcher:
         path.chmod(0o755)
 
     def start(self, *command, **settings):
-        env = {name: value for name, value in os.environ.items() if not OURS.match(name)}
-        env |= {"PATH": f"{self.folder / 'bin'}:{env['PATH']}", "CALLS": str(self.calls), "FAILS": "none"}
+        env = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "CALLS": str(self.calls), "FAILS": "none"}
         self.process = subprocess.Popen(
             ["bash", *command],
             start_new_session=True,  # a signal goes to the launcher's whole process group
@@ -73,15 +67,9 @@ class Launcher:
         return log
 
     def commands(self):
-        """What python was called with, in order."""
-        files = sorted((path for path in self.calls.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-        return [path.read_text().splitlines() for path in files]
-
-    def wait_for(self, count):
-        end = time.monotonic() + 30
-        while len(self.commands()) < count:
-            assert time.monotonic() < end, "never started"
-            time.sleep(0.02)
+        """The arguments of each call of python, in order."""
+        files = [path for path in self.calls.iterdir() if path.name.isdigit()]
+        return [path.read_text().splitlines() for path in sorted(files, key=lambda path: int(path.name))]
 
 
 @pytest.fixture
@@ -97,8 +85,8 @@ def flag(command, name):
     return command[len(command) - command[::-1].index(f"--{name}")]
 
 
-def test_the_studys_recipe(launcher):
-    log = launcher("--seed", "1", METHODS="pi")
+def test_recipe_of_the_study(launcher):
+    launcher("--seed", "1", METHODS="pi")
     (command,) = launcher.commands()
     at = command.index("fine-tune.py")
     assert command[:at] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=8"]
@@ -111,41 +99,22 @@ def test_the_studys_recipe(launcher):
         --logging_steps 1 --tf32 True --gradient_checkpointing True --report_to wandb --use_wandb True
         --wandb_name llama2-7b-hf-slimpajama_pi_32768 --dataset_dir Leooyii/Slimpajama_downsample_32k_1B
         --method_name pi --deepspeed ds_configs/stage3_offload.json --seed 1""".split()
-    pairs = [set(zip(words[::2], words[1::2], strict=True)) for words in (command[at + 1 :], expected)]
-    assert pairs[0] == pairs[1] and log == f"+ python {' '.join(command)}\n"
+    pairs = [set(zip(words[::2], words[1::2], strict=True)) for words in (command[at + 1 : -1], expected)]
+    assert pairs[0] == pairs[1]
 
 
-def test_every_method_at_every_length(launcher):
+def test_methods_lengths_and_flags_of_one_method(launcher):
     launcher(
         "--scaling_factor", "5", METHODS="origin pi", LENGTHS="8192 16384", FLAGS_pi="--seed 3", NPROC=1, DEEPSPEED="",
-        BATCH_SIZE=2, OFFLOAD_ACTIVATIONS="True", TILED_MLP="True", DOCUMENT_MASK="True",
+        BATCH_SIZE=2, TILED_MLP="True", GPUS="2 3",
     )  # fmt: skip
     commands = launcher.commands()
-    started = [(flag(c, "model_max_length"), flag(c, "method_name")) for c in commands]
-    assert started == [("8192", "origin"), ("8192", "pi"), ("16384", "origin"), ("16384", "pi")]
-    assert all(command[0] == "fine-tune.py" and "--deepspeed" not in command for command in commands)
-    assert ["--seed" in command for command in commands] == [False, True, False, True]
-    assert all(flag(command, "scaling_factor") == "5" for command in commands)
-    options = ("offload_activations", "tiled_mlp", "document_mask", "per_device_train_batch_size")
-    assert [flag(commands[0], name) for name in options] == ["True", "True", "True", "2"]
-
-
-def test_a_run_takes_all_gpus_of_the_list(launcher):
-    launcher.script("python", STAND_IN.replace('"$@" >', '"$@" --gpus "$CUDA_VISIBLE_DEVICES" >'))
-    launcher(METHODS="origin pi", NPROC=2, GPUS="2 3")
-    for command in launcher.commands():
-        assert flag(command, "gpus") == "2,3" and "--nproc_per_node=2" in command
-
-
-def test_two_nodes(launcher):
-    launcher(METHODS="pi yarn", NNODES=2, NODE_RANK=1, MASTER_ADDR="node1", MASTER_PORT=1234)
-    first, second = launcher.commands()
-    assert first[: first.index("fine-tune.py")] == [
-        "-m", "torch.distributed.run", "--nnodes=2", "--node_rank=1", "--nproc_per_node=8", "--master_addr=node1",
-        "--master_port=1234",
-    ]  # fmt: skip
-    assert "--master_port=1235" in second  # a run does not meet what is left of the one before
-    assert flag(first, "gradient_accumulation_steps") == "16"  # 256 rows over 16 GPUs
+    started = [(flag(c, "model_max_length"), flag(c, "method_name"), "--seed" in c) for c in commands]
+    assert started == [("8192", "origin", 0), ("8192", "pi", 1), ("16384", "origin", 0), ("16384", "pi", 1)]
+    for command in commands:
+        assert command[0] == "fine-tune.py" and "--deepspeed" not in command and command[-1] == "GPUS=2,3"
+        values = [flag(command, name) for name in ("scaling_factor", "tiled_mlp", "per_device_train_batch_size")]
+        assert values == ["5", "True", "2"]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +122,6 @@ def test_two_nodes(launcher):
     [
         ({"SEQUENCE_PARALLEL": 4}, "128"),
         ({"NNODES": 2, "MASTER_ADDR": "a", "SEQUENCE_PARALLEL": 4, "BATCH_SIZE": 2}, "32"),
-        ({"GLOBAL_BATCH": 32}, "4"),
         ({"NPROC": 1, "GRADIENT_ACCUMULATION": 3, "GLOBAL_BATCH": 7}, "3"),
         ({"ESTIMATE": "64xH100"}, "4"),
     ],
@@ -167,16 +135,11 @@ def test_accumulation_follows_from_the_global_batch(launcher, settings, accumula
         assert command[0] == "fine-tune.py" and flag(command, "estimate") == "64xH100" and flag(command, "deepspeed")
 
 
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"GLOBAL_BATCH": 100}, "error: GLOBAL_BATCH=100 is not a multiple of the 8 rows of 8 GPUs"),
-        ({"NNODES": 2}, "error: NNODES=2 needs MASTER_ADDR"),
-    ],
-)
+@pytest.mark.parametrize("settings, message", [({"GLOBAL_BATCH": 100}, "GLOBAL_BATCH=100"), ({"NNODES": 2}, "NNODES")])
 def test_bad_settings(launcher, settings, message):
-    log = launcher(expect=1, **settings)
-    assert log.startswith(message) and log.count("\n") == 1 and not launcher.commands()
+    process = launcher.start("finetune.sh", **settings)
+    log, _ = process.communicate(timeout=60)
+    assert process.returncode and message in log and not launcher.commands()
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -186,53 +149,18 @@ def test_a_failing_run_does_not_stop_the_others(launcher, jobs):
     assert {flag(command, "method_name") for command in launcher.commands()} == {"origin", "pi", "yarn"}
 
 
-@pytest.mark.parametrize(
-    "jobs, number", [(1, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGINT), (1, signal.SIGHUP)]
-)
-def test_a_signal_reaches_the_runs_and_ends_the_rest(launcher, number, jobs):
+@pytest.mark.parametrize("jobs, number", [(1, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_signal_reaches_the_runs_and_ends_the_launcher(launcher, number, jobs):
     process = launcher.start("finetune.sh", METHODS="origin pi ntk yarn", WAITS="yes", JOBS=jobs)
-    launcher.wait_for(jobs)
+    end = time.monotonic() + 30
+    while len(launcher.commands()) < jobs:
+        assert time.monotonic() < end, "never started"
+        time.sleep(0.02)
     process.send_signal(number)
     log, _ = process.communicate(timeout=30)
     assert process.returncode == 143 and "stopped; rerun the same command to resume" in log and "failed" not in log
-    assert (launcher.folder / "checkpoint").read_text() == "checkpoint\n"  # the run did its last work
+    assert (launcher.folder / "checkpoint").read_text() == "checkpoint\n"  # the run could finish its step
     assert len(launcher.commands()) == jobs
-
-
-RANK = """
-import os, signal, sys, time
-from pathlib import Path
-folder, rank, received = Path(os.environ["CALLS"]), os.environ["RANK"], []
-if os.environ["DIES"] == rank:
-    raise SystemExit(f"rank {rank} is out")
-signal.signal(signal.SIGTERM, lambda *_: received.append(1))
-(folder / f"ready{rank}").touch()
-while not received:
-    time.sleep(0.02)
-time.sleep(2)  # the rest of the step
-(folder / f"checkpoint{rank}").touch()
-sys.exit(1)
-"""
-
-
-def test_torchrun_lets_its_ranks_finish_and_reports_a_dead_one(launcher):
-    """With the real torchrun and ranks that need a while."""
-    rank = launcher.folder / "rank.py"
-    rank.write_text(RANK)
-    launcher.script("python", f'#!/usr/bin/env bash\nexec {sys.executable} "${{@:1:4}}" {rank}\n')
-    settings = {"NPROC": 2, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": 20}
-    process = launcher.start("finetune.sh", METHODS="pi yarn", DIES="none", **settings)
-    end = time.monotonic() + 60
-    while not all((launcher.calls / f"ready{number}").exists() for number in (0, 1)):
-        assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    log, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, log
-    assert (launcher.calls / "checkpoint0").exists() and (launcher.calls / "checkpoint1").exists(), log
-    assert "--method_name yarn" not in log
-    log = launcher(METHODS="pi", DIES=1, expect=1, **settings)
-    assert "rank 1 is out" in log and log.endswith("failed: pi 32768\n")
 
 
 def test_extend_sh(launcher):
@@ -243,20 +171,18 @@ def test_extend_sh(launcher):
     assert flag(yarn, "output_dir") == "out/r_yarn_frozen" and flag(yarn, "beta_fast") == "16"
     log = launcher("--x", script="extend.sh", TARGET=512, LONGEST_TEXT=1024, FAILS="lm_infinite", expect=1)
     assert log.endswith("failed: lm_infinite\n") and log.count("failed: ") == 1
-    commands = launcher.commands()[2:]
-    assert [flag(command, "method_name") for command in commands] == ["ntk_frozen", "lm_infinite", "self_extend"]
-    for command in commands:
-        assert (flag(command, "model_max_length"), flag(command, "longest_text")) == ("512", "1024")
-        assert command[-1] == "--x"
+    for command, method in zip(launcher.commands()[2:], ["ntk_frozen", "lm_infinite", "self_extend"], strict=True):
+        assert [flag(command, name) for name in ("method_name", "model_max_length", "longest_text")] == [
+            method, "512", "1024",
+        ]  # fmt: skip
+        assert command[-2] == "--x"
 
 
-def test_finetune_slurm(launcher):
-    """The real sbatch options, and the launcher that it starts on every node by a stand-in for srun."""
+def test_two_nodes_in_slurm(launcher):
+    """finetune.slurm, and the launcher that it starts on every node, with a fake srun."""
     head, body = (STAGE / "finetune.slurm").read_text().split("set -u", 1)
-    options = re.findall(r"^#SBATCH (--[a-z-]+(?:=\S+)?)$", head, re.MULTILINE)
-    assert "#SBATCH" not in body  # SLURM reads none behind the first command
-    assert {"--nodes=2", "--ntasks-per-node=1", "--requeue", "--open-mode=append"} <= set(options)
-    assert any(option.startswith("--signal=TERM@") for option in options)
+    assert "#SBATCH" not in body  # SLURM reads none after the first command
+    assert re.search(r"^#SBATCH --signal=TERM@", head, re.M)
     launcher.script("scontrol", '#!/usr/bin/env bash\n[ "$*" = "show hostnames n[07-08]" ] && printf "n07\\nn08\\n"\n')
     launcher.script(
         "srun",
@@ -265,14 +191,15 @@ def test_finetune_slurm(launcher):
     )  # fmt: skip
     settings = {
         "SLURM_SUBMIT_DIR": STAGE, "SLURM_GPUS_ON_NODE": 4, "SLURM_CPUS_PER_TASK": 8, "SLURM_NNODES": 2,
-        "SLURM_JOB_NODELIST": "n[07-08]", "METHODS": "clex",
+        "SLURM_JOB_NODELIST": "n[07-08]", "METHODS": "clex pi",
     }  # fmt: skip
     launcher("--seed", "2", script="finetune.slurm", **settings)
-    for node, command in enumerate(launcher.commands()):
+    commands = launcher.commands()
+    assert [(flag(c, "method_name"), flag(c, "seed")) for c in commands] == [("clex", "2"), ("pi", "2")] * 2
+    for command, node, port in zip(commands, (0, 0, 1, 1), (29500, 29501) * 2, strict=True):
         assert command[2:6] == ["--nnodes=2", f"--node_rank={node}", "--nproc_per_node=4", "--master_addr=n07"]
-        assert flag(command, "method_name") == "clex" and flag(command, "seed") == "2"
+        assert f"--master_port={port}" in command  # a run does not meet what is left of the previous one
         assert flag(command, "gradient_accumulation_steps") == "32"
-    assert len(launcher.commands()) == 2
 
 
 def test_two_launchers_train_together(base, rows, tmp_path):
@@ -281,19 +208,18 @@ def test_two_launchers_train_together(base, rows, tmp_path):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     settings = dict(
-        METHODS="pi", LENGTHS=str(L), BASE=base, DATASET=rows, RECIPE="tiny", OUTPUT_ROOT=tmp_path, NPROC=1, NNODES=2,
+        METHODS="pi", LENGTHS=L, BASE=base, DATASET=rows, RECIPE="tiny", OUTPUT_ROOT=tmp_path, NPROC=1, NNODES=2,
         DEEPSPEED="", GLOBAL_BATCH=4, BATCH_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, REPORT_TO="none",
         USE_WANDB="False", BF16="False", TF32="False", USE_FLASH_ATTN="False", LR="3e-3", WARMUP_STEPS=2,
         PYTHON=sys.executable, OMP_NUM_THREADS=1,
     )  # fmt: skip
-    flags = ["--max_steps", "4", "--adam_epsilon", "1e-4", "--save_strategy", "no"]
+    command = "bash finetune.sh --max_steps 4 --adam_epsilon 1e-4 --save_strategy no".split()
     nodes = []
     for rank in (1, 0):
         env = os.environ | {name: str(value) for name, value in settings.items()} | {"NODE_RANK": str(rank)}
-        command = ["bash", "finetune.sh", *flags]
         nodes.append(subprocess.Popen(command, cwd=STAGE, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     for node in nodes:
-        log, _ = node.communicate(timeout=120)
+        log, _ = node.communicate(timeout=180)
         assert node.returncode == 0, log.decode()
     output = tmp_path / f"tiny_pi_{L}"
     assert losses(output) == pytest.approx(GOLDEN["pi"][:4], abs=2e-3)

@@ -30,9 +30,9 @@ def dense(q, k, v, scale):
     return torch.stack(out, 1)
 
 
-@pytest.mark.parametrize("n", [4, 8, 12, 52, 64, 100])
+@pytest.mark.parametrize("n", [4, 8, 52, 64])
 @pytest.mark.parametrize("H", [2, 3])
-def test_equals_dense_block_mask_with_gradients(n, H):
+def test_values_and_gradients_equal_a_dense_mask(n, H):
     torch.manual_seed(n)
     qkv = [torch.randn(2, H, n, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     other = [x.detach().clone().requires_grad_() for x in qkv]
@@ -45,42 +45,24 @@ def test_equals_dense_block_mask_with_gradients(n, H):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-11)
 
 
-def test_grouped_query_heads():
-    """Halves are halves of the query heads; each of 2 key-value heads serves 3 of 6."""
-    torch.manual_seed(0)
-    q, (k, v) = torch.randn(1, 6, 16, 8), torch.randn(2, 1, 2, 16, 8)
-    config = types.SimpleNamespace(num_attention_heads=6)
-    module = types.SimpleNamespace(training=True, num_key_value_groups=3, config=config)
-    out, _ = longlora.attention(module, q, k, v, None, scaling=0.3)
-    wide = [x.repeat_interleave(3, dim=1).double() for x in (k, v)]
-    torch.testing.assert_close(out.transpose(1, 2).double(), dense(q.double(), *wide, 0.3), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_with_half_of_the_heads(monkeypatch, rank):
-    """Where ranks share a row, each has whole rows of some heads; the shifted ones are the model's second half."""
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_attention_function(monkeypatch, rank):
+    """Each of 2 key-value heads serves 2 of 4 query heads. Ranks that share a row have whole rows of half of the heads;
+    the shifted heads are the model's second half."""
     groups = pytest.importorskip("deepspeed.utils.groups")
     monkeypatch.setattr(groups, "_get_sequence_parallel_rank", lambda: rank)
     torch.manual_seed(0)
-    q, k, v = torch.randn(3, 1, 4, 16, 8)
-    config = types.SimpleNamespace(num_attention_heads=4)
-    module = types.SimpleNamespace(training=True, num_key_value_groups=1, config=config)
-    held = slice(2 * rank, 2 * rank + 2)
-    out, _ = longlora.attention(module, q[:, held], k[:, held], v[:, held], None, scaling=0.3)
-    expected = dense(q.double(), k.double(), v.double(), 0.3)[:, held]
+    q, (k, v) = torch.randn(1, 4, 16, 8), torch.randn(2, 1, 2, 16, 8)
+    module = types.SimpleNamespace(
+        training=True, num_key_value_groups=2, config=types.SimpleNamespace(num_attention_heads=4)
+    )
+    heads, kv_heads = slice(None), slice(None)
+    if rank is not None:
+        heads, kv_heads = slice(2 * rank, 2 * rank + 2), slice(rank, rank + 1)
+    out, _ = longlora.attention(module, q[:, heads], k[:, kv_heads], v[:, kv_heads], None, scaling=0.3)
+    all_k, all_v = (x.repeat_interleave(2, dim=1).double() for x in (k, v))
+    expected = dense(q.double(), all_k, all_v, 0.3)[:, heads]
     torch.testing.assert_close(out.transpose(1, 2).double(), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_no_token_sees_a_later_one():
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 1, 4, 32, 8)
-    before = longlora.shifted_sparse_attention(q, k, v, 0.3)
-    for i in (1, 7, 20, 31):
-        changed = [x.clone() for x in (q, k, v)]
-        for x in changed:
-            x[:, :, i:] += 1
-        after = longlora.shifted_sparse_attention(*changed, 0.3)
-        assert torch.equal(before[:, :, :i], after[:, :, :i]) and not torch.equal(before, after)
 
 
 def build(base, **flags):
@@ -162,11 +144,3 @@ def test_tied_embeddings_stay_tied(tmp_path):
     assert merged.lm_head.weight.data_ptr() == merged.model.embed_tokens.weight.data_ptr()
     first = LlamaForCausalLM.from_pretrained(base).model.embed_tokens.weight
     assert not torch.equal(merged.model.embed_tokens.weight, first)
-
-
-def test_bad_input(base):
-    config = checkpoint_writer.open_base(str(base))
-    with pytest.raises(ValueError, match="needs a --model_max_length divisible by 4, not 254"):
-        methods.build("longlora", config, 254, {})
-    with pytest.raises(ValueError, match="--use_full_attn is an option of longlora, not of pi"):
-        methods.build("pi", config, 256, {"use_full_attn": True})

@@ -1,4 +1,4 @@
-"""Tiled loss, tiled MLP, offload: the values of the plain computation, and nothing of the logits' size."""
+"""Tiled loss, tiled MLP, offload: the values of the plain computation, and no tensor of the logits' size."""
 
 import copy
 
@@ -10,14 +10,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import memory
 
-V, D = 300, 64
+V, D, F = 300, 64, 96
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
 def model(request):
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=V, hidden_size=D, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=V, hidden_size=D, intermediate_size=F, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, initializer_range=0.2, tie_word_embeddings=request.param,
     )  # fmt: skip
     return LlamaForCausalLM(config).double().train()
@@ -32,9 +32,9 @@ def batch():
 
 
 @pytest.mark.parametrize("tile, count", [(1, None), (7, 200), (260, None)])
-@pytest.mark.parametrize("options", ["", "checkpointing", "checkpointing offload", "checkpointing mlp offload", "mlp"])
-def test_loss_and_gradients_are_the_plain_ones(model, batch, monkeypatch, tile, count, options):
-    monkeypatch.setattr(memory, "LOGITS", tile * V)
+@pytest.mark.parametrize("options", ["", "checkpointing offload", "checkpointing mlp offload", "mlp"])
+def test_loss_and_gradients_equal_the_plain_ones(model, batch, monkeypatch, tile, count, options):
+    monkeypatch.setattr(memory, "TILE_LOGITS", tile * V)
     plain, tiled = copy.deepcopy(model), copy.deepcopy(model)
     if "checkpointing" in options:
         tiled.gradient_checkpointing_enable()
@@ -49,13 +49,13 @@ def test_loss_and_gradients_are_the_plain_ones(model, batch, monkeypatch, tile, 
         torch.testing.assert_close(b.grad, a.grad, atol=1e-6, rtol=1e-4, msg=name)
 
 
-def test_against_cross_entropy_in_float64():
+def test_loss_against_float64():
     """The function alone, in float32 with logits up to 1,000: no overflow; ignored labels have no gradient."""
     torch.manual_seed(0)
     hidden, weight = (20 * torch.randn(50, D)).requires_grad_(), torch.randn(V, D, requires_grad=True)
     labels = torch.randint(0, V, (50,))
     labels[::7] = -100
-    total = memory.TiledCrossEntropy.apply(hidden, weight, labels)
+    total = memory.TiledLoss.apply(hidden, weight, labels)
     total.backward()
     h, w = (x.detach().double().requires_grad_() for x in (hidden, weight))
     expected = cross_entropy(h @ w.T, labels, reduction="sum")
@@ -66,12 +66,19 @@ def test_against_cross_entropy_in_float64():
     assert (hidden.grad[::7] == 0).all()
 
 
-def test_a_frozen_head_gets_no_gradient(model, batch):
-    tiled = copy.deepcopy(model)
+def test_another_loss_is_one_function(model, batch, monkeypatch):
+    """A changed `token_loss` changes loss and gradients together."""
+    plain, tiled = copy.deepcopy(model), copy.deepcopy(model)
+    monkeypatch.setattr(memory, "token_loss", lambda logits, labels: logits.square().sum())
     memory.use_tiled_loss(tiled)
     tiled.lm_head.weight.requires_grad_(False)
-    tiled(**batch).loss.backward()
-    assert tiled.lm_head.weight.grad is None and tiled.model.norm.weight.grad.abs().sum() > 0
+    loss = tiled(**batch, num_items_in_batch=10).loss
+    expected = plain(batch["input_ids"]).logits.square().sum() / 10
+    torch.testing.assert_close(loss.double(), expected, atol=0, rtol=1e-5)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(tiled.model.norm.weight.grad, plain.model.norm.weight.grad, atol=1e-3, rtol=1e-4)
+    assert tiled.lm_head.weight.grad is None  # a frozen head
 
 
 def test_bfloat16_autocast(model, batch):
@@ -87,7 +94,7 @@ def test_bfloat16_autocast(model, batch):
     assert (a - b).norm() < 0.02 * a.norm()
 
 
-class Largest(TorchDispatchMode):
+class LargestTensor(TorchDispatchMode):
     """The most elements that any operation's result has."""
 
     def __init__(self):
@@ -103,38 +110,34 @@ class Largest(TorchDispatchMode):
 
 
 def largest(model, batch):
-    with Largest() as seen:
+    with LargestTensor() as seen:
         model(**batch).loss.backward()
     return seen.elements
 
 
-def test_no_tensor_has_the_logits_size(model, batch, monkeypatch):
-    monkeypatch.setattr(memory, "LOGITS", 10 * V)
-    plain, tiled = copy.deepcopy(model), copy.deepcopy(model)
-    memory.use_tiled_loss(tiled)
-    assert largest(plain, batch) >= 260 * V
-    assert largest(tiled, batch) < 130 * V
-
-
-def test_no_tensor_has_the_mlps_width_in_full_length(batch, monkeypatch):
-    torch.manual_seed(0)
+def test_no_tensor_has_the_size_of_the_logits_or_of_the_wide_mlp(batch, monkeypatch):
+    monkeypatch.setattr(memory, "TILE_LOGITS", 10 * V)
     config = LlamaConfig(
         vocab_size=V, hidden_size=16, intermediate_size=4096, num_hidden_layers=1, num_attention_heads=2
     )
-    tiled = LlamaForCausalLM(config).train()
-    memory.use_tiled_loss(tiled)
-    tiled.gradient_checkpointing_enable()
-    assert largest(tiled, batch) == 260 * 4096
-    memory.use_tiled_mlp(tiled)
-    assert largest(tiled, batch) <= 16 * 2 * 4096
+    model = LlamaForCausalLM(config).train()
+    memory.use_tiled_loss(model)
+    model.gradient_checkpointing_enable()
+    assert largest(model, batch) == 260 * 4096
+    memory.use_tiled_mlp(model)
+    assert largest(model, batch) == max(16 * 2 * 4096, 4096 * 16 * 2)
+    config.intermediate_size = 32
+    model = LlamaForCausalLM(config).train()
+    assert largest(model, batch) >= 260 * V
+    memory.use_tiled_loss(model)
+    assert largest(model, batch) < 130 * V
 
 
-def test_offload_keeps_the_layers_inputs_in_host_memory(model, batch, monkeypatch):
-    """save_on_cpu sees each layer's input go and come back."""
+def test_offload_moves_the_inputs_of_the_layers(model, batch, monkeypatch):
     packed = []
-    real = torch.autograd.graph.save_on_cpu
+    save_on_cpu = torch.autograd.graph.save_on_cpu
 
-    class Watch(real):
+    class Watch(save_on_cpu):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             pack = self.pack_hook
@@ -146,13 +149,12 @@ def test_offload_keeps_the_layers_inputs_in_host_memory(model, batch, monkeypatc
     memory.use_tiled_loss(tiled, offload=True)
     tiled(**batch).loss.backward()
     assert packed.count((2, 130, D)) >= 2  # one of each layer, at least
-    assert not any(96 in shape for shape in packed)  # nothing from inside a layer
+    assert not any(F in shape for shape in packed)  # nothing from inside a layer
 
 
-def test_it_is_the_plain_model_in_use(model, batch):
+def test_evaluation_mode_is_the_plain_model(model, batch):
     tiled = copy.deepcopy(model)
     memory.use_tiled_loss(tiled)
     ids = batch["input_ids"]
     torch.testing.assert_close(tiled.eval()(ids).logits, copy.deepcopy(model).eval()(ids).logits)
-    out = tiled.generate(ids[:1, :5], max_new_tokens=4, do_sample=False)
-    assert out.shape == (1, 9)
+    assert tiled.generate(ids[:1, :5], max_new_tokens=4, do_sample=False).shape == (1, 9)

@@ -1,12 +1,23 @@
-"""Rows: taken as they are after a check, or packed from text; every other input in one line."""
+"""Training rows, ready-made or packed from text; document masks; the parts of a row that ranks share."""
+
+import json
 
 import datasets
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import memory
+import methods
 import packing
+import training
+from scripts import losses, run_here, training_flags
+from tiny import L
 
-VOCAB = 258
+VOCABULARY = 258
+STARTS = [0, 3, 40, 41, 130]
+ROWS = [{"input_ids": list(range(i, i + 8)), "labels": [0]} for i in range(5)]
+TEXTS = ["one document", "two", "", "a third one that is longer than a row, and not a multiple of it"] * 400
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +31,7 @@ def write(path, rows):
     return path
 
 
-ROWS = [{"input_ids": list(range(i, i + 8)), "labels": [0]} for i in range(5)]
-
-
-@pytest.mark.parametrize("kind", ["a.jsonl", "a.parquet", "folder of parquet", "save_to_disk", "dataset dict"])
+@pytest.mark.parametrize("kind", ["a.jsonl", "folder of parquet", "save_to_disk", "dataset dict"])
 def test_every_source_gives_the_same_rows(tmp_path, tokenizer, kind):
     path = tmp_path / kind
     data = datasets.Dataset.from_list(ROWS)
@@ -37,34 +45,82 @@ def test_every_source_gives_the_same_rows(tmp_path, tokenizer, kind):
         datasets.DatasetDict(train=data).save_to_disk(path)
     else:
         write(path, ROWS)
-    rows = packing.rows(packing.read(str(path)), tokenizer, 8, VOCAB)
+    rows = packing.rows(packing.read(str(path)), tokenizer, 8, VOCABULARY)
     assert rows.column_names == ["input_ids"] and rows[:]["input_ids"] == [row["input_ids"] for row in ROWS]
 
 
-def test_text_is_packed_whole(tmp_path, tokenizer):
-    texts = ["one document", "two", "", "a third one that is longer than a row, and not a multiple of it"] * 400
-    path = write(tmp_path / "t.jsonl", [{"text": text} for text in texts])
-    rows = packing.rows(packing.read(str(path)), tokenizer, 16, VOCAB)[:]["input_ids"]
-    stream = [token for text in texts for token in tokenizer(text)["input_ids"]]
-    assert stream.count(0) == len(texts)  # a BOS each
-    assert all(len(row) == 16 for row in rows) and len(rows) == len(stream) // 16
-    assert [token for row in rows for token in row] == stream[: len(rows) * 16]
+def test_text_is_packed_in_order(tmp_path, tokenizer):
+    path = write(tmp_path / "t.jsonl", [{"text": text} for text in TEXTS])
+    rows = packing.rows(packing.read(str(path)), tokenizer, 16, VOCABULARY, documents=True)[:]
+    stream = [token for text in TEXTS for token in tokenizer(text)["input_ids"]]
+    assert stream.count(0) == len(TEXTS)  # one BOS each
+    ids = rows["input_ids"]
+    assert all(len(row) == 16 for row in ids) and len(ids) == len(stream) // 16
+    assert [token for row in ids for token in row] == stream[: len(ids) * 16]
+    for row, starts in zip(ids, rows["document_starts"], strict=True):
+        assert starts == [i for i, token in enumerate(row) if token == 0 or i == 0]
 
 
 def test_bad_data(tmp_path, tokenizer):
-    def refuse(path, message, length=8):
+    def refused(path, message, length=8, **options):
         with pytest.raises((ValueError, OSError), match=message):
-            packing.rows(packing.read(str(path)), tokenizer, length, VOCAB)
+            packing.rows(packing.read(str(path)), tokenizer, length, VOCABULARY, **options)
 
-    refuse("./nothing.jsonl", "nothing.jsonl")
-    refuse(tmp_path / "nothing", "nothing")
-    (tmp_path / "empty").mkdir()
-    refuse(tmp_path / "empty", r"expected \*.parquet, \*.jsonl or \*.json")
+    refused(tmp_path / "nothing", "nothing")
     (tmp_path / "x.jsonl").write_text('{"input_ids": [1, 2\nnot json')
-    refuse(tmp_path / "x.jsonl", "cannot be read")
+    refused(tmp_path / "x.jsonl", "cannot be read")
     (tmp_path / "x.txt").write_text("text")
-    refuse(tmp_path / "x.txt", r"expected \*.parquet")
-    refuse(write(tmp_path / "c.jsonl", [{"content": "a"}]), "has the columns content; it needs `input_ids`")
-    refuse(write(tmp_path / "l.jsonl", [*ROWS, {"input_ids": [1] * 7, "labels": [0]}]), "row 5 .* 7 tokens, .* is 8")
-    refuse(write(tmp_path / "v.jsonl", [{"input_ids": [300] * 8}]), "ids from 300 to 300, the model knows 0 to 257")
-    refuse(write(tmp_path / "s.jsonl", [{"text": "short"}]), "fewer than 4000 tokens", length=4000)
+    refused(tmp_path / "x.txt", r"expected \*.parquet")
+    refused(write(tmp_path / "c.jsonl", [{"content": "a"}]), "needs rows with `input_ids`")
+    refused(write(tmp_path / "l.jsonl", [*ROWS, {"input_ids": [1] * 7, "labels": [0]}]), "rows of 7 to 8 tokens")
+    refused(write(tmp_path / "v.jsonl", [{"input_ids": [300] * 8}]), "ids from 300 to 300, the model's are 0 to 257")
+    refused(write(tmp_path / "s.jsonl", [{"text": "short"}]), "fewer than 4000 tokens", length=4000)
+    refused(write(tmp_path / "d.jsonl", ROWS), "--document_mask needs rows", documents=True)
+
+
+# --- batches
+def test_ranks_that_share_a_row_have_all_of_it():
+    rows = [{"input_ids": list(range(i, i + 8))} for i in (0, 100)]
+    parts = [training.collate(rows, part, 2) for part in (0, 1)]
+    whole = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+    assert whole["input_ids"].tolist() == [row["input_ids"] for row in rows]
+    assert whole["shift_labels"][0].tolist() == [1, 2, 3, 4, 5, 6, 7, -100]  # the split loses no target
+    assert whole["position_ids"].tolist() == [list(range(8))] * 2
+
+
+def test_positions_start_anew_with_each_document():
+    rows = [{"input_ids": [5] * 6, "document_starts": starts} for starts in ([0], [0, 2, 5])]
+    assert training.collate(rows)["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 2, 0]]
+
+
+@pytest.mark.parametrize("name", ["pi", "yarn"])
+def test_documents_of_a_row_do_not_see_each_other(base, name):
+    config = AutoModelForCausalLM.from_pretrained(base).config
+    config.rope_parameters = methods.build(name, config, L, {}).rope_parameters()
+    config.use_cache = False  # as in training: with a cache Transformers makes no such mask
+    model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float64).train()
+    ids = torch.randint(2, 250, (L,), generator=torch.Generator().manual_seed(0)).tolist()
+    batch = training.collate([{"input_ids": ids, "document_starts": STARTS}])
+    hidden = model.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).last_hidden_state[0]
+    plain = model.model(input_ids=batch["input_ids"]).last_hidden_state[0]
+    for start, end in zip(STARTS, [*STARTS[1:], L], strict=True):
+        alone = model.model(input_ids=batch["input_ids"][:, start:end]).last_hidden_state[0]
+        torch.testing.assert_close(hidden[start:end], alone, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(hidden[130:], plain[130:], atol=1e-3)  # without the mask they do
+
+
+def test_a_run_with_document_mask(base, rows, tmp_path):
+    """The first loss is that of the separate documents, and the checkpoint records the flag."""
+    lines = [json.loads(line) | {"document_starts": STARTS} for line in rows.read_text().splitlines()]
+    data = write(tmp_path / "rows.jsonl", lines)
+    flags = [*training_flags(base, data, "pi", tmp_path / "out"), "--max_steps", 1, "--gradient_accumulation_steps", 40]
+    run_here("fine-tune.py", *flags, "--document_mask", "True")
+    config = AutoModelForCausalLM.from_pretrained(base).config
+    config.rope_parameters = methods.build("pi", config, L, {}).rope_parameters()
+    model = AutoModelForCausalLM.from_pretrained(base, config=config).train()
+    memory.use_tiled_loss(model)
+    with torch.no_grad():
+        values = [model(**training.collate([line])).loss.item() for line in lines]
+    assert losses(tmp_path / "out") == pytest.approx([sum(values) / len(values)], rel=1e-4)
+    record = json.loads((tmp_path / "out" / "config.json").read_text())["context_extension"]
+    assert record["recipe"]["document_mask"] is True
