@@ -1,23 +1,43 @@
-"""Runs a command that holds a lock on a file, so that no two runs work in one folder at the same time.
+"""Locks, so that no two runs work in one folder at the same time.
 
     python lock.py FILE COMMAND [ARGUMENT ...]
 
-Whatever the command starts inherits the lock, which is released when the last of these processes ends. While another
-run holds the lock, the command waits.
+runs a command that holds the lock on FILE. Everything that the command starts inherits the lock, which is released when
+the last of these processes ends.
 """
 
 import fcntl
 import os
 import sys
+from pathlib import Path
 
-path, *command = sys.argv[1:]
-file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-os.set_inheritable(file, True)
-try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except BlockingIOError:
-    print("an earlier run, or a process that it started, still works in this folder: waiting until it ends", flush=True)
-    fcntl.flock(file, fcntl.LOCK_EX)
-except OSError:
-    print("this file system has no locks: start only one run in this folder at a time", flush=True)
-os.execvp(command[0], command)
+
+HELD = {}  # open files by path: this process holds their locks until it ends
+
+
+def lock(path: Path):
+    """Waits until no other process holds the lock on `path`, and holds it until this process ends.
+
+    Creates the file and its folder. On a file system without locks it only warns. Returns the open file.
+    """
+    path = path.absolute()
+    if path in HELD:
+        return HELD[path]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another run, or a process that it started, works in {path.parent}: waiting until it ends", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        print(f"the file system of {path} has no locks: start only one run in that folder at a time", flush=True)
+    HELD[path] = file
+    return file
+
+
+if __name__ == "__main__":
+    path, *command = sys.argv[1:]
+    file = lock(Path(path))
+    os.set_inheritable(file.fileno(), True)
+    os.execvp(command[0], command)

@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
+from lock import lock
 from run import RANK, read_json, write_json, write_text
 
 
@@ -68,6 +69,7 @@ class Store:
         self.results = results
         self.errors = {}
         self.file = None
+        self.lock = self.record.with_name(f".{path.stem}.lock")
 
     def files(self) -> list[Path]:
         """The existing files with answers, that of rank 0 first."""
@@ -78,8 +80,9 @@ class Store:
     def open(self, notes: dict | None = None) -> dict[Hashable, dict]:
         """Writes the record, `notes` and the settings; returns the answers that are there, by key.
 
-        Answers made with other settings are moved to old/.
+        Waits while another process has this unit of work. Answers made with other settings are moved to old/.
         """
+        lock(self.lock)
         known = (read_json(self.record) or {}).get("settings")
         if known != self.settings:
             self.set_aside(known)
@@ -140,7 +143,7 @@ class Store:
 
     def remove(self) -> None:
         """Deletes the answers and the record, once the result is written."""
-        for path in [*self.files(), self.record]:
+        for path in [*self.files(), self.record, self.lock]:
             path.unlink(missing_ok=True)
 
     # --- any rank

@@ -14,7 +14,8 @@ from transformers import GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from checkpoint import open_config
-from run import read_json, write_json, write_text
+from lock import lock
+from run import RANK, read_json, write_json, write_text
 
 KIT_VERSION = "0.1.0"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -127,9 +128,11 @@ def move_in(partial: Path, output: Path) -> None:
 def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
     """Writes the settings of a run to `output`/run.json; returns whether that run is already finished.
 
-    result: the file that the run writes last. Raises ValueError if the folder contains another run, so that a changed
+    Waits while another process works in that folder. result: the file that the run writes last. Raises ValueError if the folder contains another run, so that a changed
     setting never overwrites finished work.
     """
+    if RANK == 0:
+        lock(output / ".lock")
     finished = (output / result).exists()
     recorded = read_json(output / "run.json")
     if recorded is None:
