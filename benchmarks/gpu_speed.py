@@ -49,9 +49,8 @@ def random_ids(model, rows: int, length: int) -> torch.Tensor:
     return torch.randint(model.config.vocab_size, (rows, length), device=DEVICE)
 
 
-# Each of these returns milliseconds and tokens/s.
 def decoding_step(generate, rows: int, few: int, many: int):
-    """The difference between short and long answers. generate: called with a number of tokens."""
+    """Milliseconds and tokens/s of one step. generate: called with the number of tokens of each answer."""
     generate(few)  # captures the CUDA graph
     seconds = (fastest(partial(generate, many)) - fastest(partial(generate, few))) / (many - few)
     return 1000 * seconds, rows / seconds
@@ -64,7 +63,6 @@ def decode(model, rows: int, length: int, few: int, many: int, method=None):
 
 
 def decode_plain(model, rows: int, length: int, few: int, many: int):
-    model.set_attn_implementation("sdpa")
     ids_Bn = random_ids(model, rows, length)
     return decoding_step(lambda new: model.generate(ids_Bn, max_new_tokens=new, do_sample=False), rows, few, many)
 
@@ -78,6 +76,12 @@ def decode_own_attention(name: str, base, length: int, few: int, many: int):
     return decode(model, 1, length, few, many, method)
 
 
+def whole_text(function, length: int):
+    """Milliseconds and tokens/s of a function that reads `length` tokens."""
+    seconds = fastest(function)
+    return 1000 * seconds, length / seconds
+
+
 @torch.inference_mode()
 def prefill(model, attention: str, length: int):
     engine = RandomEngine(model, attention=attention)
@@ -88,22 +92,18 @@ def prefill(model, attention: str, length: int):
         engine.clear_cached_ids()
         engine.prefill(prompt, length + 64)
 
-    seconds = fastest(read_prompt)
-    return 1000 * seconds, length / seconds
+    return whole_text(read_prompt, length)
 
 
 def prefill_plain(model, length: int):
-    model.set_attn_implementation("sdpa")
     ids_1n = random_ids(model, 1, length)
-    seconds = fastest(lambda: model.generate(ids_1n, max_new_tokens=1, do_sample=False))
-    return 1000 * seconds, length / seconds
+    return whole_text(lambda: model.generate(ids_1n, max_new_tokens=1, do_sample=False), length)
 
 
 def perplexity(model, attention: str, length: int):
     model.set_attn_implementation(attention)
     ids_1n = random_ids(model, 1, length + 1)
-    seconds = fastest(lambda: score(model, ids_1n))
-    return 1000 * seconds, length / seconds
+    return whole_text(lambda: score(model, ids_1n), length)
 
 
 def main():
@@ -118,11 +118,13 @@ def main():
     print_head("what", "by", "rows", "tokens", "ms", "tokens/s", "peak GiB")
     for rows, length in groups:
         measure(["decoding", "kit", rows, length], decode, model, rows, length, few, many)
+    model.set_attn_implementation("sdpa")
     for rows, length in groups[:2]:
         measure(["decoding", "model.generate", rows, length], decode_plain, model, rows, length, few, plain_many)
     for attention in installed_attentions():
         for length in lengths:
             measure(["prefill", f"kit, {attention}", 1, length], prefill, model, attention, length)
+    model.set_attn_implementation("sdpa")
     for length in lengths[:2]:
         measure(["prefill", "model.generate", 1, length], prefill_plain, model, length)
     for attention in installed_attentions():

@@ -97,13 +97,10 @@ def measure(label: list, function: Callable, *args) -> None:
 def describe_machine() -> str:
     """The card or the CPU, and the versions of what the figures depend on."""
     cpu = f"CPU, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), threads {torch.get_num_threads()}"
-    parts = [torch.cuda.get_device_name() if CUDA else cpu, f"Python {platform.python_version()}"]
-    for name in PACKAGES.split():
-        try:
-            parts.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            parts.append(f"no {name}")
-    return ", ".join(parts)
+    installed = {p.name.lower().replace("_", "-"): p.version for p in importlib.metadata.distributions()}
+    versions = [f"{name} {installed.get(name, 'not installed')}" for name in PACKAGES.split()]
+    machine = torch.cuda.get_device_name() if CUDA else cpu
+    return ", ".join([machine, f"Python {platform.python_version()}", *versions])
 
 
 if __name__ == "__main__":

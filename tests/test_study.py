@@ -33,11 +33,11 @@ def variables(tmp_path_factory) -> dict:
         "EPOCHS": 1,
         "RECIPE": "tiny",
         "TRAINED": "pi nosuch",
-        "FROZEN": "ntk_frozen",
+        "FROZEN": "",
         "JOBS": 1,
         "BENCHMARKS": "perplexity",
         "TEXTS": folder / "text" / "test.bin",
-        "PERPLEXITY_LENGTHS": f"{C} {2 * C}",
+        "PERPLEXITY_LENGTHS": C,
         "PERPLEXITY_FLAGS": "--max_windows 4",
     }
 
@@ -48,7 +48,7 @@ def test_a_killed_study_resumes_and_a_failing_method_does_not_stop_it(variables)
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     killed = subprocess.Popen(["bash", "study.sh"], cwd=ROOT, env=env, start_new_session=True, **pipes)
     assert any(b"eval_ppl.py" in line for line in killed.stdout)
-    killed.kill()  # study.sh alone: its evaluation is still at work
+    killed.kill()  # study.sh alone: its evaluation is still running
     weights = folder / "ckpts" / "tiny_pi_256" / "model.safetensors"
     trained = weights.stat().st_mtime_ns
 
@@ -59,22 +59,25 @@ def test_a_killed_study_resumes_and_a_failing_method_does_not_stop_it(variables)
     assert (folder / "failures.txt").read_text() == "finetune_42: nosuch 256\n"
     assert "nosuch 256" in (folder / "fig" / "report.html").read_text()
     table = (folder / "fig" / "table1.md").read_text()
-    assert "| base | " in table and "| pi | " in table and "| ntk (frozen) | " in table
+    assert "| base | " in table
+    assert "| pi | " in table
     assert "eval_ppl.py" in (folder / "logs" / "perplexity.log").read_text()
 
 
 def test_a_dry_run_prints_commands_and_the_estimate_and_writes_nothing(tmp_path):
     log = study("--dry_run", PRESET="paper", TRAINED="pi", FROZEN="ntk_frozen", RUN=tmp_path / "run")
-    for words in (
+    for text in (
         "bash finetune.sh --seed 42",
         "GPU memory    20.5 of 79 GiB",  # the estimate
         "METHODS=ntk_frozen TARGET=32768 LONGEST_TEXT=65536",
+        "slimpajama_pi_32768",
+        "slimpajama_ntk_frozen",
         "'LENGTHS=2048 4096 8192 16384 32768 65536'",
         "bash eval.sh --trust_remote_code --e_len 65536",
         "trec_1000shots",
         "bash run.sh synthetic --trust_remote_code",
     ):
-        assert words in log
+        assert text in log
     assert not list(tmp_path.iterdir())
 
 
