@@ -33,14 +33,19 @@ def read_text(model, ids_1L: torch.Tensor, pieces: int) -> None:
         assert output.last_hidden_state[:, -1].isfinite().all()
 
 
+def read_status(field: str) -> int:
+    """A field of this process's memory, KiB."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
+
+
 def extra_memory(model, ids_1L: torch.Tensor, pieces: int) -> float:
     """Peak resident memory of `read_text` above what was in use before, MiB."""
+    read_text(model, ids_1L[:, :256], pieces)  # libraries and thread pools do not count
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at the current size
+    before = read_status("VmRSS")
     read_text(model, ids_1L, pieces)
-    read_text(model, ids_1L[:, :2], pieces)
-    status = Path("/proc/self/status").read_text()
-    peak, current = (int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) for field in ("VmHWM", "VmRSS"))
-    return (peak - current) / 1024
+    return (read_status("VmHWM") - before) / 1024
 
 
 def main():
@@ -62,8 +67,10 @@ def main():
         ids_1L = torch.randint(5, config.vocab_size, (1, length))
         table.append([extra_memory(model, ids_1L, pieces) for pieces in WAYS.values()])
         print_row(length, *table[-1])
-    growth = math.log(args.lengths[-1] / args.lengths[0])
-    print_row("p", *(f"{math.log(last / first) / growth:.2f}" for first, last in zip(table[0], table[-1], strict=True)))
+    exponents = []
+    for first, last in zip(table[0], table[-1], strict=True):
+        exponents.append(math.log(last / first) / math.log(args.lengths[-1] / args.lengths[0]))
+    print_row("p", *(f"{exponent:.2f}" for exponent in exponents))
 
 
 if __name__ == "__main__":

@@ -27,27 +27,23 @@ import tiny
 VARIABLES = """BASE={out}/base DATASET={out}/rows.jsonl RECIPE=tiny LENGTHS=256 TARGET=256 BATCH_SIZE=2 NPROC=1
 GRADIENT_ACCUMULATION=1 REPORT_TO=none USE_WANDB=False FIGURES={out}/img"""
 FLAGS = {"FLAGS_landmark": "--model_max_length 64 --mem_freq 7 --top_k 2", "FLAGS_longlora": "--low_rank_training True"}
-EVALUATIONS = {  # folder, command, the result of the checkpoint {name}
+EVALUATIONS = {  # command; the result of the checkpoint {name}
     "perplexity": (
-        "eval_perplexity",
-        "DATASETS={out}/text/test.bin bash eval.sh --trust_remote_code --max_windows 2",
+        "DATASETS={out}/text/test.bin bash eval_perplexity/eval.sh --trust_remote_code --max_windows 2",
         "text/{name}_256_*.json",
     ),
     "needle": (
-        "needle",
-        "LENGTHS=700 bash eval.sh --trust_remote_code --depths 50 --max_new_tokens 8",
+        "LENGTHS=700 bash needle/eval.sh --trust_remote_code --depths 50 --max_new_tokens 8",
         "{name}/*_results.json",
     ),
     "longbench": (
-        "longbench",
-        "$PYTHON make_standin.py --sets passage_retrieval_en --words 45 --rows 2 --shots --output_dir {out}/sets;"
-        "DATASETS=standin_passage_retrieval_en bash eval.sh --trust_remote_code --data_dir {out}/sets --max_length 512",
+        "$PYTHON longbench/make_standin.py --sets lcc --words 45 --rows 2 --shots --output_dir {out}/sets;"
+        "DATASETS=standin_lcc bash longbench/eval.sh --trust_remote_code --data_dir {out}/sets --max_length 512",
         "pred/{name}/scores.json",
     ),
     "ruler": (
-        "ruler",
         "ROOT_DIR={out} SEQ_LENGTHS=2048 NUM_SAMPLES=1 TASKS=niah_single_1 PREPARE_FLAGS='--tokens_to_generate 8' "
-        "bash run.sh synthetic --trust_remote_code",
+        "bash ruler/run.sh synthetic --trust_remote_code",
         "{name}/synthetic/2048/pred/scores.json",
     ),
 }
@@ -63,21 +59,15 @@ class Table:
         self.out, self.checkpoints, self.logs = out, checkpoints, []
         print_head("stage", *checkpoints, "seconds")
 
-    def add_stage(self, stage: str, methods_tried: list[str], folder: str, command: str, result: str) -> None:
-        """Runs a command in the stage's folder and prints which methods have a result, a path below `out`."""
+    def add_stage(self, stage: str, names: list[str], command: str, result: str = "{name}/config.json") -> None:
+        """Runs a command and prints which of the methods `names` now have the result, a path below `out`."""
         start = time.perf_counter()
-        done = subprocess.run(
-            ["bash", "-c", command.format(out=self.out)],
-            cwd=ROOT / folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(["bash", "-c", command.format(out=self.out)], cwd=ROOT, text=True, **streams)
         cells = []
         for name, checkpoint in self.checkpoints.items():
             found = any(self.out.glob(result.format(name=checkpoint)))
-            cells.append("" if name not in methods_tried else "ok" if found else "FAILED")
+            cells.append("" if name not in names else "ok" if found else "FAILED")
         print_row(stage, *cells, round(time.perf_counter() - start))
         if "FAILED" in cells:
             self.logs.append(f"\n{stage}:\n\n```\n{done.stdout[-2000:]}\n```")
@@ -113,16 +103,16 @@ def main():
     os.environ["OUTPUT_ROOT"] = str(out)
 
     table = Table(out, checkpoints)
-    folder, result = "continuous_finetuning", "{name}/config.json"
+    finetune, extend = "bash continuous_finetuning/finetune.sh", "bash continuous_finetuning/extend.sh"
     if args.zero3:
         for name in trained:
-            command = f"METHODS={name} DEEPSPEED=ds_configs/stage3_offload.json bash finetune.sh"
-            table.add_stage(f"ZeRO-3, {name}", [name], folder, command, result)
+            command = f"METHODS={name} DEEPSPEED=ds_configs/stage3_offload.json {finetune}"
+            table.add_stage(f"ZeRO-3, {name}", [name], command)
     else:
-        table.add_stage("train", trained, folder, f"METHODS='{' '.join(trained)}' DEEPSPEED= bash finetune.sh", result)
-        table.add_stage("extend", frozen, folder, f"METHODS='{' '.join(frozen)}' bash extend.sh", result)
-        for stage, parts in EVALUATIONS.items():
-            table.add_stage(stage, names, *parts)
+        table.add_stage("train", trained, f"METHODS='{' '.join(trained)}' DEEPSPEED= {finetune}")
+        table.add_stage("extend", frozen, f"METHODS='{' '.join(frozen)}' {extend}")
+        for stage, (command, result) in EVALUATIONS.items():
+            table.add_stage(stage, names, command, result)
     print(*table.logs, sep="\n")
     sys.exit(1 if table.logs else 0)
 

@@ -1,7 +1,6 @@
 """What holds for the repository as a whole."""
 
 import ast
-import json
 import os
 import re
 import shutil
@@ -49,13 +48,6 @@ def test_every_shell_script_parses_and_suits_an_old_bash():
         run("bash", "-n", ROOT / script)
         newer = re.search(r"\bmapfile\b|\breadarray\b|declare -A|\$\{\w+(,,|\^\^|@Q)\}", (ROOT / script).read_text())
         assert not newer, f"{script}: {newer}"
-
-
-def test_deepspeed_configs_leave_the_recipe_to_the_command_line():
-    for path in (ROOT / "continuous_finetuning" / "ds_configs").glob("*.json"):
-        config = json.loads(path.read_text())
-        assert "scheduler" not in config and "optimizer" not in config and "offload_param" not in config, path
-        assert config["train_micro_batch_size_per_gpu"] == config["gradient_accumulation_steps"] == "auto"
 
 
 # --- the environment
