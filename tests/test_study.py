@@ -37,7 +37,7 @@ def variables(tmp_path_factory) -> dict:
         "JOBS": 1,
         "BENCHMARKS": "perplexity",
         "TEXTS": folder / "text" / "test.bin",
-        "PERPLEXITY_LENGTHS": C,
+        "PERPLEXITY_LENGTHS": f"{C} {2 * C}",
         "PERPLEXITY_FLAGS": "--max_windows 4",
     }
 
