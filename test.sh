@@ -2,7 +2,7 @@
 # Runs all tests on the CPU, in .venv (made here if it is missing); at most 8 minutes on 2 cores.
 #
 #   bash test.sh                     everything: style, then the tests of each stage
-#   bash test.sh eval_perplexity     one stage
+#   bash test.sh eval_perplexity     one stage, or one file of tests
 #   TEST_WORKERS=8 bash test.sh      stages side by side, on a machine with more than 2 cores
 #   PYTHON=python3.12 bash test.sh   with another interpreter
 set -u
@@ -21,9 +21,9 @@ stages=("$@")
 export logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 test_stage() { # STAGE: prints the output of its tests when they are done
-  local start=$SECONDS
-  python -m pytest -rs "$1" >"$logs/$1" 2>&1 || echo "$1" >>"$logs/failed"
-  printf '== %s, %d s\n%s\n' "$1" $((SECONDS - start)) "$(cat "$logs/$1")"
+  local log=$logs/${1//\//_}
+  python -m pytest -rs "$1" >"$log" 2>&1 || echo "$1" >>"$logs/failed"
+  printf '== %s, %d s\n%s\n' "$1" $SECONDS "$(cat "$log")"
 }
 export -f test_stage
 
