@@ -13,18 +13,17 @@ python=${PYTHON:-python3}
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error
 
 machine=$("$python" benchmarks/harness.py) || exit 1
-results=${RESULTS:-benchmarks/results}
+results=${RESULTS:-benchmarks/results} patience=1
 case $*,$machine in
-  --tiny,*) results=${RESULTS:-$(mktemp -d)} ;;
+  --tiny,*) results=${RESULTS:-$(mktemp -d)} patience=3 ;; # a CPU may be busy
   *,CPU*) echo "error: PyTorch finds no GPU; on a CPU run: bash benchmarks/gpu.sh --tiny" >&2 && exit 1 ;;
 esac
 failed=()
 
 part() { # NAME TITLE SECONDS COMMAND...
-  local name=$1 title=$2 limit=$3 start=$SECONDS status
+  local name=$1 title=$2 limit=$(($3 * patience)) start=$SECONDS status
   shift 3
   case " ${PARTS:-$name} " in *" $name "*) ;; *) return ;; esac
-  case $* in *--tiny) limit=$((3 * limit)) ;; esac # a CPU may be busy
   printf '\n## %s\n\n' "$title"
   timeout -k 10 "$limit" "$python" "$@"
   status=$?

@@ -26,7 +26,11 @@ import tiny
 
 VARIABLES = """BASE={out}/base DATASET={out}/rows.jsonl RECIPE=tiny LENGTHS=256 TARGET=256 BATCH_SIZE=2 NPROC=1
 GRADIENT_ACCUMULATION=1 REPORT_TO=none USE_WANDB=False FIGURES={out}/img"""
-FLAGS = {"FLAGS_landmark": "--model_max_length 64 --mem_freq 7 --top_k 2", "FLAGS_longlora": "--low_rank_training True"}
+FLAGS = {
+    "FLAGS_landmark": "--model_max_length 64 --mem_freq 7 --top_k 2",
+    "FLAGS_longlora": "--low_rank_training True",
+    "FLAGS_clex": "--time_dt 0.1",
+}
 EVALUATIONS = {  # command; the result of the checkpoint {name}
     "perplexity": (
         "DATASETS={out}/text/test.bin bash eval_perplexity/eval.sh --trust_remote_code --max_windows 2",
