@@ -131,10 +131,8 @@ def fit_to_machine(flags: Namespace) -> None:
         print_rank0("--bf16: no GPU with bfloat16 here, training in float32")
     requested = flags.attention if flags.use_flash_attn or flags.attention != "auto" else "sdpa"
     flags.attention = choose_attention(requested, default_device(), "bfloat16" if flags.bf16 else "float32")
-    if flags.document_mask and flags.attention == "sdpa":
-        torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
-    elif flags.document_mask and flags.per_device_train_batch_size > 1:
-        raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
+    if flags.document_mask:
+        check_document_mask(flags)
     flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
     if flags.use_liger_kernel:  # its norms, rope and activations; memory.py calls its loss
         if not (cuda and find_spec("liger_kernel")):
@@ -142,6 +140,22 @@ def fit_to_machine(flags: Namespace) -> None:
         flags.liger_kernel_config = {"fused_linear_cross_entropy": False, **(flags.liger_kernel_config or {})}
     if flags.keep_attention:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "context_fn": memory.keep_attention}
+
+
+def check_document_mask(flags: Namespace) -> None:
+    """Raises ValueError if the batch, or SDPA's mask of --document_mask, [L, L] for each row, is too large."""
+    batch, length = flags.per_device_train_batch_size, flags.model_max_length
+    if flags.attention != "sdpa":
+        if batch > 1:
+            raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
+        return
+    torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
+    mask_bytes = 3 * batch * length**2  # as bool and as bfloat16
+    if torch.cuda.is_available() and mask_bytes > torch.cuda.mem_get_info()[0] / 2:
+        raise ValueError(
+            f"--document_mask: SDPA needs {mask_bytes / 2**30:.0f} GiB for the mask of {length} tokens; FlashAttention "
+            "needs no mask (pip install --pre -r requirements-gpu.txt)"
+        )
 
 
 def choose_trackers(flags: Namespace) -> None:

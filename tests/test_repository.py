@@ -1,17 +1,13 @@
 """What holds for the repository as a whole."""
 
 import ast
-import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
-
-from tiny import ROOT, RUN_ALL, run, save_base
+from tiny import ROOT, run
 
 STAGES = ("continuous_finetuning", "eval_perplexity", "needle", "longbench", "ruler", "fig")
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
@@ -44,67 +40,6 @@ def test_a_stage_imports_only_its_own_files():
                 assert not others or stage in others, f"{path} imports {name} of {others}; a link is missing"
 
 
-def copy_stage(stage: str, folder: Path) -> Path:
-    """Copies a stage's files to an empty folder, as `cp -rL` does; returns the copy."""
-    for path in TRACKED:
-        if path.startswith(f"{stage}/") and "/tests/" not in path:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, folder / path)
-    return folder / stage
-
-
-def run_scripts(stage: Path, *commands: list) -> str:
-    """Runs Python scripts one after the other in one interpreter, in the stage's folder."""
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL],
-        input=json.dumps([[str(word) for word in command] for command in commands]),
-        cwd=stage,
-        env=os.environ | {"PYTHONPATH": "."},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_each_stage_works_alone(tmp_path):
-    base = save_base(tmp_path / "base", max_position_embeddings=2048)
-    results, pi, text = tmp_path / "results", tmp_path / "pi", tmp_path / "text" / "test.bin"
-    text.parent.mkdir()
-    document = [0, *np.random.default_rng(0).integers(2, 258, 600)]
-    np.array(document, "uint16").tofile(text)
-
-    command = ["extend.py", "--model_name_or_path", base, "--method_name", "pi", "--model_max_length", 4096]
-    stage = copy_stage("continuous_finetuning", tmp_path)
-    assert "usage:" in run_scripts(stage, [*command, "--output_dir", pi], ["fine-tune.py", "--help"])
-
-    command = ["eval_ppl.py", "--base_model", pi, "--data_path", text, "--documents", 1, "--seq_len", 256]
-    stage = copy_stage("eval_perplexity", tmp_path)
-    assert "usage:" in run_scripts(stage, [*command, "--output_dir", results], ["eval_pi.py", "--help"])
-
-    command = ["needle_in_haystack.py", "--model_path", pi, "--lengths", 1000, "--depths", 50, "--max_new_tokens", 2]
-    stage = copy_stage("needle", tmp_path)
-    assert "usage:" in run_scripts(stage, [*command, "--output_dir", results], [command[0], "--help"])
-
-    data, answers = tmp_path / "standins", tmp_path / "longbench_results"
-    make = ["make_standin.py", "--sets", "lcc", "--shots", "--words", 40, "--rows", 2, "--output_dir", data]
-    predict = ["pred.py", "--model_path", pi, "--dataset_name", "standin_lcc", "--max_new_tokens", 2]
-    predict += ["--data_dir", data, "--output_dir", answers]
-    stage = copy_stage("longbench", tmp_path)
-    assert "usage:" in run_scripts(stage, make, predict, ["pred.py", "--help"])
-    run("bash", "scripts/score.sh", cwd=stage, OUTPUT_ROOT=answers, PYTHON=sys.executable)
-
-    stage = copy_stage("ruler", tmp_path)
-    settings = {"SEQ_LENGTHS": 1024, "NUM_SAMPLES": 1, "TASKS": "niah_single_1", "ROOT_DIR": results / "ruler"}
-    run("bash", "run.sh", pi, "synthetic", cwd=stage, PYTHON=sys.executable, **settings)
-
-    stage = copy_stage("fig", tmp_path)
-    run_scripts(stage, ["make_figures.py", "--results", results, answers, "--output_dir", tmp_path / "figures"])
-    table = (tmp_path / "figures" / "table1.md").read_text()
-    for benchmark in ("Perplexity", "Needle", "LongBench", "RULER"):
-        assert benchmark in table
-
-
 # --- launchers
 def test_every_shell_script_parses_and_suits_an_old_bash():
     """macOS has bash 3.2: no mapfile, no associative arrays, no ${x,,}."""
@@ -113,13 +48,6 @@ def test_every_shell_script_parses_and_suits_an_old_bash():
         run("bash", "-n", ROOT / script)
         newer = re.search(r"\bmapfile\b|\breadarray\b|declare -A|\$\{\w+(,,|\^\^|@Q)\}", (ROOT / script).read_text())
         assert not newer, f"{script}: {newer}"
-
-
-def test_deepspeed_configs_leave_the_recipe_to_the_command_line():
-    for path in (ROOT / "continuous_finetuning" / "ds_configs").glob("*.json"):
-        config = json.loads(path.read_text())
-        assert "scheduler" not in config and "optimizer" not in config and "offload_param" not in config, path
-        assert config["train_micro_batch_size_per_gpu"] == config["gradient_accumulation_steps"] == "auto"
 
 
 # --- the environment

@@ -197,19 +197,23 @@ def import_checkpoint(name: str, config, original_length: int | None, model_max_
     """(the base's config, the method) of a trained checkpoint of another code base, whose config is `config`.
 
     original_length: the base's window, tokens; None: as the config says.  flags: as of `build`. Raises ValueError if
-    the checkpoint's rope is not the method's.
+    the checkpoint's rope is not the method's, or if a flag contradicts its config.
     """
     cls, rope = get(name), config.rope_parameters
     if not cls.trained:
         raise ValueError(f"{name} is not trained; leave --adopt out")
     if scales_rope(cls) and rope["rope_type"] != cls.foreign_rope_type:
         raise ValueError(f"the checkpoint's rope is '{rope['rope_type']}', that of {name} is '{cls.foreign_rope_type}'")
+    recorded_options = cls.options_in_config(config)
+    for option, value in recorded_options.items():
+        if flags.get(option, value) != value:
+            raise ValueError(f"--{option} {flags[option]}: the checkpoint's config says {value}; leave the flag out")
     base = copy.deepcopy(config)
     if scales_rope(cls):
         base.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
     recorded = rope.get("original_max_position_embeddings") or config.max_position_embeddings
     base.max_position_embeddings = original_length or recorded
-    return base, build(name, base, model_max_length, flags, cls.options_in_config(config))
+    return base, build(name, base, model_max_length, flags, recorded_options)
 
 
 def positive(name: str, value: float | None, default: float | None = None) -> float:
