@@ -11,7 +11,6 @@ import os
 import sys
 from pathlib import Path
 
-
 HELD = {}  # open files by path: this process holds their locks until it ends
 
 

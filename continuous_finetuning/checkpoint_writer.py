@@ -128,8 +128,8 @@ def move_in(partial: Path, output: Path) -> None:
 def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
     """Writes the settings of a run to `output`/run.json; returns whether that run is already finished.
 
-    Waits while another process works in that folder. result: the file that the run writes last. Raises ValueError if the folder contains another run, so that a changed
-    setting never overwrites finished work.
+    Waits while another process works in that folder. result: the file that the run writes last. Raises ValueError if
+    the folder contains another run, so that a changed setting never overwrites finished work.
     """
     if RANK == 0:
         lock(output / ".lock")

@@ -20,7 +20,6 @@ class Method(ContextExtension):
 
     trained: ClassVar[bool] = False
     exact_attention: ClassVar[bool] = False
-    scales_rope: ClassVar[bool] = False
     modeling: ClassVar[str | None] = "lm_infinite"
 
     def __post_init__(self):

@@ -28,7 +28,6 @@ class Method(ContextExtension):
     trained: ClassVar[bool] = False
     exact_attention: ClassVar[bool] = False
     set_for_longest_text: ClassVar[bool] = True  # the group size decides how long a text may be
-    scales_rope: ClassVar[bool] = False
     modeling: ClassVar[str | None] = "self_extend"
 
     def __post_init__(self):
