@@ -9,15 +9,16 @@ the last of these processes ends.
 import fcntl
 import os
 import sys
+import weakref
 from pathlib import Path
 
-HELD = {}  # open files by path: this process holds their locks until it ends
+HELD = weakref.WeakValueDictionary()  # this process's locks, open files by path
 
 
 def lock(path: Path):
-    """Waits until no other process holds the lock on `path`, and holds it until this process ends.
+    """Waits until no other process holds the lock on `path`; returns the open file, which holds it while it exists.
 
-    Creates the file and its folder. On a file system without locks it only warns. Returns the open file.
+    Creates the file and its folder. On a file system without locks it only warns.
     """
     path = path.absolute()
     if path in HELD:
@@ -27,10 +28,10 @@ def lock(path: Path):
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"another run, or a process that it started, works in {path.parent}: waiting until it ends", flush=True)
+        print(f"another run, or one of its processes, works in {path.parent}: waiting until it ends", file=sys.stderr)
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:
-        print(f"the file system of {path} has no locks: start only one run in that folder at a time", flush=True)
+        print(f"the file system of {path} has no locks: start only one run in that folder at a time", file=sys.stderr)
     HELD[path] = file
     return file
 

@@ -69,7 +69,8 @@ class Store:
         self.results = results
         self.errors = {}
         self.file = None
-        self.lock = self.record.with_name(f".{path.stem}.lock")
+        self.lock_path = self.record.with_name(f".{path.stem}.lock")
+        self.lock_file = None  # held from `open` on, as long as this object exists
 
     def files(self) -> list[Path]:
         """The existing files with answers, that of rank 0 first."""
@@ -82,7 +83,7 @@ class Store:
 
         Waits while another process has this unit of work. Answers made with other settings are moved to old/.
         """
-        lock(self.lock)
+        self.lock_file = lock(self.lock_path)
         known = (read_json(self.record) or {}).get("settings")
         if known != self.settings:
             self.set_aside(known)
@@ -143,7 +144,7 @@ class Store:
 
     def remove(self) -> None:
         """Deletes the answers and the record, once the result is written."""
-        for path in [*self.files(), self.record, self.lock]:
+        for path in [*self.files(), self.record, self.lock_path]:
             path.unlink(missing_ok=True)
 
     # --- any rank

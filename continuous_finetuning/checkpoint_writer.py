@@ -18,6 +18,7 @@ from lock import lock
 from run import RANK, read_json, write_json, write_text
 
 KIT_VERSION = "0.1.0"
+LOCKS = []  # on the folders that this process writes to
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
 
@@ -132,7 +133,7 @@ def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
     the folder contains another run, so that a changed setting never overwrites finished work.
     """
     if RANK == 0:
-        lock(output / ".lock")
+        LOCKS.append(lock(output / ".lock"))
     finished = (output / result).exists()
     recorded = read_json(output / "run.json")
     if recorded is None:

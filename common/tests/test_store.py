@@ -81,6 +81,28 @@ def test_errors_are_tried_again(open_store):
     assert list(answers.gather()) == [0, 1, 2] and answers.errors == {}
 
 
+HOLD = """
+import sys, time
+from pathlib import Path
+from store import Store
+answers = Store(Path(sys.argv[1]), {"a": 1}, key=lambda entry: entry["index"])
+answers.open()
+answers.append({"index": 0})
+print(flush=True)
+time.sleep(1)
+answers.append({"index": 1})
+"""
+
+
+def test_a_second_process_waits_for_the_first(tmp_path, capsys):
+    path = tmp_path / "answers.jsonl"
+    command = [sys.executable, "-c", HOLD, path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": STAGE}) as process:
+        process.stdout.readline()
+        answered = Store(path, {"a": 1}, key=lambda entry: entry["index"]).open()
+        assert list(answered) == [0, 1] and "waiting until it ends" in capsys.readouterr().err
+
+
 APPEND = """
 import sys
 from pathlib import Path

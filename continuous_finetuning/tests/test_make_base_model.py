@@ -52,7 +52,7 @@ def make_base(output: Path, corpus: Path) -> dict[str, bytes]:
         for name, value in SMALL.items():
             patch.setattr(make_base_model, name, value)
         make_base_model.main()
-    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("[!.]*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def test_documented_command(run, base, tmp_path):
     out = run(f"{flags} --max_new_tokens 3 --output_dir {tmp_path}")
     assert "WARNING: 1 of 1 lengths exceed the window" in out
     names = {f"NTK-32k_len_1000_depth_{100 * depth}_results.json" for depth in DEPTHS}
-    assert {path.name for path in (tmp_path / "NTK-32k").iterdir()} == {*names, "answers.jsonl", "run.json"}
+    assert {path.name for path in (tmp_path / "NTK-32k").glob("[!.]*")} == {*names, "answers.jsonl", "run.json"}
     cells = read_results(tmp_path / "NTK-32k").values()
     for result in cells:
         assert result["prompt_tokens"] + 3 == 1000 and result["method"] == "base" and result["dtype"] == "float32"
