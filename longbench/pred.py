@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
+from answers import add_engine_flags, answer_all, check_engine_flags, open_engine, positive_int
 from checkpoint import checkpoint_name, open_config
 from data import Dataset, load
 from prompts import prompt_ids, template
@@ -48,14 +48,13 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--dataset_name", nargs="+", default=["longbench"], help=sets)
     data.add_argument("--e", action="store_true", help="LongBench-E")
     data.add_argument("--data_dir", type=Path, default=STAGE / "data", help="folder of <set>.jsonl [data]")
-    data.add_argument(
-        "--limit", type=int, help="random rows of each set; a larger limit contains a smaller one's [all]"
-    )
+    rows = "random rows of each set; a larger limit contains a smaller one's [all]"
+    data.add_argument("--limit", type=positive_int, help=rows)
     data.add_argument("--seed", type=int, default=42, help="seed for these rows [42]")
     protocol = parser.add_argument_group("protocol")
     window = "window, tokens [config/model2maxlen.json, else the checkpoint's]"
-    protocol.add_argument("--max_length", type=int, help=window)
-    protocol.add_argument("--max_new_tokens", type=int, help="upper limit for the sets' own longest answers")
+    protocol.add_argument("--max_length", type=positive_int, help=window)
+    protocol.add_argument("--max_new_tokens", type=positive_int, help="limit of all sets' longest answers")
     rules = "inside: prompt and answer fit in --max_length; lceg: the prompt alone, as in the paper's code [inside]"
     protocol.add_argument("--protocol", choices=["inside", "lceg"], default="inside", help=rules)
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers", help="[transformers]")

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from answers import Answer, add_engine_flags, answer_all, check_engine_flags, open_engine
+from answers import Answer, add_engine_flags, answer_all, check_engine_flags, open_engine, positive_int
 from checkpoint import checkpoint_name, open_tokenizer
 from endpoint import Endpoint
 from facts import STYLES, Fact, Facts
@@ -59,7 +59,8 @@ def parse_args() -> argparse.Namespace:
     grid.add_argument("-e", "--e_len", type=int, default=128000, help="longest of the 40 lengths, tokens [128000]")
     grid.add_argument("--lengths", type=int, nargs="+", help="other lengths, tokens")
     grid.add_argument("--depths", type=float, nargs="+", default=DEPTHS, help=f"percent {DEPTHS}")
-    grid.add_argument("--trials", type=int, default=1, help="prompts per cell; all but the first draw their fact [1]")
+    trials = "prompts per cell; all but the first draw their fact [1]"
+    grid.add_argument("--trials", type=positive_int, default=1, help=trials)
     grid.add_argument("--allow_beyond", action="store_true", help="measure lengths that a checkpoint does not declare")
     text = parser.add_argument_group("text")
     text.add_argument("--haystack_dir", type=Path, help="folder of .txt files [help pages of Python, a stand-in]")
@@ -67,7 +68,7 @@ def parse_args() -> argparse.Namespace:
     text.add_argument("--needle", help="text to hide in the first trial [the paper's]")
     text.add_argument("--question", help="[the paper's]")
     text.add_argument("--answer", help="text to find, contained in the needle [the paper's]")
-    text.add_argument("--max_new_tokens", type=int, default=50, help="longest answer, tokens [50]")
+    text.add_argument("--max_new_tokens", type=positive_int, default=50, help="longest answer, tokens [50]")
     text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts [0]")
     result = parser.add_argument_group("result")
     result.add_argument("--test_name", help="name of the results [the checkpoint's name]")

@@ -13,6 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from conftest import content, documents, save_model, write_tokens
+from eval_ppl import SCRIPT_METHODS
 from run import run_script
 from tiny import STAGE, edit_config, python, run
 
@@ -26,7 +27,8 @@ def test_readme_command(evaluate, tmp_path):
     result = json.loads(out.read_text())
     assert result["seconds"] > 0 and result["peak_memory_bytes"] > 1e7 and "eval_pi.py" in result["command"]
     assert os.listdir(out.parent) == ["pi_pg19.json"]  # nothing else is left in the folder
-    assert {path.resolve().name for path in STAGE.glob("eval_*.py")} == {"eval_ppl.py"}  # the other scripts are links
+    links = {path.name for path in STAGE.glob("eval_*.py") if path.is_symlink()}
+    assert links == set(SCRIPT_METHODS) and {(STAGE / name).resolve().name for name in links} == {"eval_ppl.py"}
 
 
 def test_killed_and_sharded_runs_end_like_an_undisturbed_one(evaluate, checkpoint, tokens, tmp_path):
@@ -115,10 +117,12 @@ def test_bad_input_is_one_line_before_the_model(evaluate, checkpoint, tmp_path, 
         (["--base_model", bare], r"no \*.safetensors weights"),
         (["--base_model", own_code], "add --trust_remote_code"),
         (["--base_model", spline], "rule 'spline'; known: ntk"),
+        (["--base_model", save_model(tmp_path / "yarn", "yarn")], "a yarn checkpoint; eval_ppl.py takes any"),
     ]
     for flags, message in cases:
+        script = "eval_ntk.py" if "yarn" in message else "eval_ppl.py"
         with pytest.raises(SystemExit, match=f"^error: .*{message}") as stopped:
-            evaluate("--seq_len", 128, "--output_dir", tmp_path / "out", *flags)
+            evaluate("--seq_len", 128, "--output_dir", tmp_path / "out", *flags, script=script)
         assert "\n" not in str(stopped.value)
     assert not (tmp_path / "out").exists()
 

@@ -187,6 +187,8 @@ def test_prompts_that_run_out_of_memory_are_recorded_and_retried(run, base, tmp_
         ("--template passkey", "0 words of one token"),
         ("--depths 0 101", "percent, 0 to 100"),
         ("--model_provider openai", "needs --base_url"),
+        ("--trials 0", "2"),  # argparse's exit status
+        ("--max_new_tokens -1", "2"),
         ("--model_path own_code", "add --trust_remote_code"),
         ("--model_path wide own_code --test_name a", "checkpoints have the same name"),
     ],
@@ -198,7 +200,7 @@ def test_bad_input_ends_with_one_line_before_the_model_is_loaded(run, tmp_path, 
     (tmp_path / "latin" / "a.txt").write_text("Zoë", encoding="latin-1")
     monkeypatch.delattr(Transformers, "load")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises((ValueError, SystemExit), match=message) as caught:
         run(f"--model_path wide --lengths 1000 {flags}")
     assert "\n" not in str(caught.value) and not list(tmp_path.rglob("*_results.json"))
 
