@@ -202,7 +202,8 @@ def repobench(rng: Random, source: Source, words: int):
         for other in (f"{path}.py", f"{path}/__init__.py"):
             if other in source.files and other not in [*others, name]:
                 others.append(other)
-    rest = [other for other in source.files if other not in [*others, name]]
+    taken = {*others, name}
+    rest = [other for other in source.files if other not in taken]
     others += rng.sample(rest, min(len(rest), 60))
     context, budget = "", words - words // 3
     for other in others:
