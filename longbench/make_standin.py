@@ -149,10 +149,9 @@ def make_question(rng: Random, kind: str) -> str:
 
 
 def trec(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
-    """`shots` questions with their types, then one without.
+    """`shots` questions with their types, then one without, which is not among them.
 
-    All types have equally many examples, up to one, so with fewer shots than types some rows have no example of the
-    right type. Contexts with more shots begin with those of fewer. The question is not among the examples.
+    All types have equally many examples, up to one. Contexts with more shots begin with those of fewer.
     """
     answer = rng.choice(kinds)
     question = make_question(rng, answer)
@@ -169,10 +168,7 @@ def trec(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
 
 
 def code_before(rng: Random, source: Source, words: int) -> tuple[str, list[str], str]:
-    """(name of a file, at most `words` words of lines before a random line of it, that line).
-
-    The line can be scored: it has 8 characters or more and nothing that the metric ignores.
-    """
+    """(name of a file, at most `words` words of lines before a random line of it, that line, which can be scored)."""
     while True:
         name = rng.choice(list(source.files))
         lines = source.files[name]
