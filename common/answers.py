@@ -5,6 +5,7 @@ for i, answer in answer_all(engine, prompts, 50, "needle"):
     store.append({"prompt": i, "answer": answer.text, **answer.costs()})
 """
 
+import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,14 @@ def add_engine_flags(parser) -> None:
     group.add_argument("--cache_on_cpu", action="store_true", help="keep keys and values in CPU memory")
     group.add_argument("--device_map", choices=["auto"], help="auto: spread the model over all visible GPUs")
     group.add_argument("--tensor_parallel_size", type=int, default=1, help="vllm: GPUs for one model [1]")
+
+
+def positive_int(text: str) -> int:
+    """The type of a flag that counts something: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
+    return value
 
 
 def check_engine_flags(args, kind: str) -> None:

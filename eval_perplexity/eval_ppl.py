@@ -3,34 +3,58 @@
     python eval_ppl.py --base_model CKPT --data_path data/pg19/test.bin --seq_len 2048 4096 --output_dir results/pg19
     torchrun --nproc_per_node=8 eval_ppl.py ...        (the ranks share the windows, the result is the same)
 
-The same command serves a CPU (float32) and a GPU (bfloat16). eval_pi.py, eval_ntk.py, ... are links to this script.
---output_dir is a folder, which then gets {model}_{length}_{dataset}.json for each length, or for one checkpoint and one
-length a file ending in .json. Windows are recorded as they finish: rerun the same command to resume a killed run.
+eval_pi.py, eval_ntk.py, ... are links to this script that check the checkpoint's method. --output_dir is a folder,
+which then gets {model}_{length}_{dataset}.json for each length, or for one checkpoint and one length a file ending in
+.json. Windows are recorded as they finish: rerun the same command to resume a killed run.
 
 Protocol "lceg-windows" (arXiv 2409.12181 and its code): the first ten documents as one stream, a window of seq_len
 tokens every 256, the loss averaged over all targets inside a window and then over windows, perplexity = exp(loss).
-Accuracy counts the token after the window too. This differs from scoring only each window's last 256 tokens.
-`seconds` sums the time of all ranks; `tokens_per_second` is that of one.
+Accuracy counts the token after the window too. `seconds` sums the time of all ranks.
 """
 
 import argparse
+import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import run
-import windows
 from attention import CHOICES, choose_attention, sdpa_kernels
 from checkpoint import checkpoint_name, choose_dtype, describe, fingerprint, load_model, open_config
 from rope import RopeSetter, rope_at
+from run import (
+    RANK,
+    WORLD_SIZE,
+    barrier,
+    broadcast,
+    command_line,
+    default_device,
+    for_each_checkpoint,
+    peak_memory,
+    print_rank0,
+    progress_bar,
+    read_json,
+    reset_peak_memory,
+    run_key,
+    run_script,
+    versions,
+    write_json,
+)
 from scoring import check_head, score
 from store import Store
 from summary import summarise
+from windows import open_tokens, record, subsample, window_starts
 
-PROTOCOL = "lceg-windows"
+SCRIPT_METHODS = {  # methods of the checkpoints that each link to this script takes; "base": a plain model
+    "eval_pi.py": ("base", "origin", "pi", "longlora"),
+    "eval_ntk.py": ("ntk", "ntk_frozen"),
+    "eval_yarn.py": ("yarn",),
+    "eval_clex.py": ("clex",),
+    "eval_landmark.py": ("landmark",),
+    "eval_lm_infinite.py": ("lm_infinite",),
+    "eval_selfextend.py": ("self_extend",),
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,26 +77,19 @@ def parse_args() -> argparse.Namespace:
         args.max_windows *= len(args.seq_len)
     if len(args.max_windows) != len(args.seq_len):
         raise ValueError(f"--max_windows takes one value or one for each of the {len(args.seq_len)} lengths")
-    if min(args.documents, args.sliding_window, args.batch_size, min(args.seq_len) - 1) < 1:
+    counts = [args.documents, args.sliding_window, args.batch_size]
+    if min(counts) < 1 or min(args.seq_len) < 2:
         raise ValueError("--documents, --sliding_window and --batch_size must be at least 1, --seq_len at least 2")
     if args.output_dir.suffix == ".json" and len(args.base_model) * len(args.seq_len) > 1:
         raise ValueError(f"--output_dir {args.output_dir} is one file, for one checkpoint and length; give a folder")
     return args
 
 
-@dataclass
-class Job:
-    """The windows of one length. batches: lists of window starts.  n_total: number of windows before sampling."""
-
-    path: Path
-    length: int
-    settings: dict
-    batches: list[list[int]]
-    n_total: int
-
-    def __post_init__(self):
-        progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
-        self.store = Store(progress, self.settings, lambda entry: entry["batch"], results=lambda: [self.path])
+def check_script(name_or_path: str, method: str) -> None:
+    """Raises ValueError if the script was called by the name of another method than the checkpoint's."""
+    script = Path(sys.argv[0]).name
+    if method not in SCRIPT_METHODS.get(script, [method]):
+        raise ValueError(f"{script} does not take {name_or_path}, a {method} checkpoint; eval_ppl.py takes any")
 
 
 def result_path(args: argparse.Namespace, model: str, length: int) -> Path:
@@ -84,15 +101,21 @@ def result_path(args: argparse.Namespace, model: str, length: int) -> Path:
     return args.output_dir / f"{checkpoint_name(model)}_{length}_{dataset}.json"
 
 
-def plan_jobs(args: argparse.Namespace, model: str, n_tokens: int, settings: dict) -> list[Job]:
-    """The job of each length. Raises ValueError if the data are too short."""
-    jobs = []
-    for length, max_windows in zip(args.seq_len, args.max_windows, strict=True):
-        all_starts = windows.window_starts(n_tokens, length, args.sliding_window)
-        starts = windows.subsample(all_starts, max_windows, args.seed).tolist()
-        batches = [starts[i : i + args.batch_size] for i in range(0, len(starts), args.batch_size)]
-        job_settings = {
-            "protocol": PROTOCOL,
+class Job:
+    """The windows of one length: `batches` of window starts, of `n_total` before sampling.
+
+    settings: what all lengths share. Raises ValueError if the data, `n_tokens` tokens, are too short.
+    """
+
+    def __init__(self, args: argparse.Namespace, model: str, n_tokens: int, settings: dict, length: int):
+        max_windows = args.max_windows[args.seq_len.index(length)]
+        all_starts = window_starts(n_tokens, length, args.sliding_window)
+        starts = subsample(all_starts, max_windows, args.seed).tolist()
+        self.length = length
+        self.n_total = len(all_starts)
+        self.batches = [starts[i : i + args.batch_size] for i in range(0, len(starts), args.batch_size)]
+        self.settings = {
+            "protocol": "lceg-windows",
             "seq_len": length,
             "sliding_window": args.sliding_window,
             "documents": args.documents,
@@ -101,39 +124,42 @@ def plan_jobs(args: argparse.Namespace, model: str, n_tokens: int, settings: dic
             "batch_size": args.batch_size,
             **settings,
         }
-        jobs.append(Job(result_path(args, model, length), length, job_settings, batches, len(all_starts)))
-    return jobs
+        self.path = result_path(args, model, length)
+        progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
+        self.store = Store(progress, self.settings, lambda entry: entry["batch"], results=lambda: [self.path])
 
 
 def finished_batches(job: Job) -> dict[int, dict] | None:
     """The recorded batches by number, on every rank; None if the result of exactly these settings is there."""
     finished = None
-    if run.RANK == 0:
-        result = run.read_json(job.path) or {}
-        if result.get("fingerprint") == run.run_key(job.settings):
-            run.print_rank0(f"{job.path}: already done")
+    if RANK == 0:
+        result = read_json(job.path) or {}
+        if result.get("fingerprint") == run_key(job.settings):
+            print_rank0(f"{job.path}: already done")
         else:
             if job.path.exists():
                 job.store.set_aside(result.get("settings"))
             finished = job.store.open()
             if finished:
-                run.print_rank0(f"{job.path}: resuming, {len(finished)} of {len(job.batches)} batches are done")
-    return run.broadcast(finished)
+                print_rank0(f"{job.path}: resuming, {len(finished)} of {len(job.batches)} batches are done")
+    return broadcast(finished)
 
 
 def score_batches(model, tokens_N: np.ndarray, job: Job, finished: dict[int, dict]) -> None:
     """Scores this rank's share of the unfinished batches and records each as soon as it is done."""
     unfinished = sorted(set(range(len(job.batches))) - set(finished))
-    numbers = unfinished[run.RANK :: run.WORLD_SIZE]
-    bar = run.progress_bar(len(numbers), f"length {job.length}", "batch")
+    numbers = unfinished[RANK::WORLD_SIZE]
+    bar = progress_bar(len(numbers), f"length {job.length}", "batch")
     for number in numbers:
         start_time = time.perf_counter()
         starts = job.batches[number]
         ids_BL1 = np.stack([tokens_N[start : start + job.length + 1] for start in starts]).astype(np.int64)
         nll_BL, hit_BL = score(model, torch.from_numpy(ids_BL1).to(model.device))
         records = []
-        for start, nll_L, hit_L in zip(starts, nll_BL.cpu().double().numpy(), hit_BL.cpu().numpy(), strict=True):
-            records.append(windows.record(start, nll_L, hit_L))
+        nll_BL = nll_BL.cpu().double().numpy()
+        hit_BL = hit_BL.cpu().numpy()
+        for start, nll_L, hit_L in zip(starts, nll_BL, hit_BL, strict=True):
+            records.append(record(start, nll_L, hit_L))
         seconds = round(time.perf_counter() - start_time, 6)
         job.store.append({"batch": number, "seconds": seconds, "windows": records})
         bar.update()
@@ -144,37 +170,42 @@ def score_batches(model, tokens_N: np.ndarray, job: Job, finished: dict[int, dic
 def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     """Evaluates one checkpoint at every length."""
     config = open_config(name_or_path, args.trust_remote_code)
-    device = run.default_device()
+    description = describe(name_or_path, config)
+    check_script(name_or_path, description["method"])
+    device = default_device()
     dtype = choose_dtype(device, args.dtype)
     attention = choose_attention(args.attention, device, dtype, config)
-    tokens_N, data = windows.open_tokens(args.data_path, args.documents, config.vocab_size)
-    facts = {"model": name_or_path, **describe(name_or_path, config), "data": data, "tokens": len(tokens_N)}
-    settings = {"checkpoint": fingerprint(name_or_path, config), "data_sha256": data["sha256"]}
-    settings |= {"dtype": dtype, "attention": attention}
+    tokens_N, data = open_tokens(args.data_path, args.documents, config.vocab_size)
+    facts = {"model": name_or_path, **description, "data": data, "tokens": len(tokens_N)}
+    settings = {
+        "checkpoint": fingerprint(name_or_path, config),
+        "data_sha256": data["sha256"],
+        "dtype": dtype,
+        "attention": attention,
+    }
     ropes = {length: rope_at(config, length) for length in args.seq_len}  # raises ValueError on an unknown rule
+    jobs = [Job(args, name_or_path, len(tokens_N), settings, length) for length in args.seq_len]
     model = None
-    for job in plan_jobs(args, name_or_path, len(tokens_N), settings):
+    for job in jobs:
         finished = finished_batches(job)
         if finished is None:
             continue
         if model is None:
-            run.print_rank0(
-                f"{name_or_path}: {facts['method']}, {dtype}, {attention}, {run.WORLD_SIZE} x {device.type}"
-            )
+            print_rank0(f"{name_or_path}: {facts['method']}, {dtype}, {attention}, {WORLD_SIZE} x {device.type}")
             model = load_model(name_or_path, config, dtype, attention, device, args.trust_remote_code)
             rope = RopeSetter(model)
-            check_head(model, torch.from_numpy(tokens_N[:16].astype(np.int64))[None].to(device))
+            check_head(model, torch.tensor([tokens_N[:16].tolist()], device=device))
         rope.set(ropes[job.length])
-        run.reset_peak_memory(device)
+        reset_peak_memory(device)
         try:
             score_batches(model, tokens_N, job, finished)
         except torch.OutOfMemoryError:
             raise ValueError(f"out of GPU memory at {job.length} tokens; give a smaller --batch_size") from None
-        run.barrier()
-        if run.RANK == 0:
-            costs = {"peak_memory_bytes": run.peak_memory(device), "sdpa_kernels": sdpa_kernels(device)}
+        barrier()
+        if RANK == 0:
+            costs = {"peak_memory_bytes": peak_memory(device), "sdpa_kernels": sdpa_kernels(device)}
             write_result(job, {**facts, "rope": rope.parameters, **costs})
-        run.barrier()
+        barrier()
 
 
 def write_result(job: Job, facts: dict) -> None:
@@ -185,38 +216,40 @@ def write_result(job: Job, facts: dict) -> None:
         records += entry["windows"]
         seconds += entry["seconds"]
     n_windows = len(records)
-    assert n_windows == sum(map(len, job.batches)), f"{job.path}: does another run write to this folder?"
+    assert n_windows == sum(map(len, job.batches))
     result = {
         **summarise(records, job.length, job.settings["seed"]),
         "n_windows": n_windows,
         "n_windows_total": job.n_total,
         **facts,
-        "fingerprint": run.run_key(job.settings),
+        "fingerprint": run_key(job.settings),
         "settings": job.settings,
-        "versions": run.versions("numpy"),
-        "command": run.command_line(),
-        "processes": run.WORLD_SIZE,
+        "versions": versions("numpy"),
+        "command": command_line(),
+        "processes": WORLD_SIZE,
         "seconds": round(seconds, 3),
         "tokens_per_second": round(n_windows * job.length / seconds, 1),
     }
     for key in ("protocol", "seq_len", "sliding_window", "documents", "seed", "batch_size", "dtype", "attention"):
         result[key] = job.settings[key]
-    run.write_json(job.path, result)
+    write_json(job.path, result)
     job.store.remove()
 
-    value, interval = result["val_perplexity"], result["perplexity_interval_95"]
+    value = result["val_perplexity"]
     if value is None:
         n_bad = result.get("n_windows_not_finite", 0)
-        run.print_rank0(f"WARNING: {job.path}: no perplexity: {n_bad} of {n_windows} windows have no finite loss")
-    else:
-        interval = "[{:.3f}, {:.3f}]".format(*interval) if interval else result["interval_method"]
-        run.print_rank0(f"{job.path}: perplexity {value:.3f} {interval}, {n_windows} windows, {seconds:.1f} s")
+        print_rank0(f"WARNING: {job.path}: no perplexity: {n_bad} of {n_windows} windows have no finite loss")
+        return
+    interval = result["interval_method"]
+    if result["perplexity_interval_95"]:
+        interval = "[{:.3f}, {:.3f}]".format(*result["perplexity_interval_95"])
+    print_rank0(f"{job.path}: perplexity {value:.3f} {interval}, {n_windows} windows, {seconds:.1f} s")
 
 
 def main():
     args = parse_args()
-    run.for_each_checkpoint(args.base_model, lambda name_or_path: evaluate_checkpoint(args, name_or_path))
+    for_each_checkpoint(args.base_model, lambda name_or_path: evaluate_checkpoint(args, name_or_path))
 
 
 if __name__ == "__main__":
-    run.run_script(main)
+    run_script(main)

@@ -3,8 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-# float32 logits of one chunk. CPU: large, so that threads seldom wait for each other, but below 32 MiB, above which
-# glibc returns memory after every use and each chunk would page it in again. GPU: enough rows to fill it.
+# float32 logits of one chunk; above 32 MiB glibc returns memory after every use, and each chunk pages it in again
 CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 512 << 20}
 
 
@@ -20,16 +19,17 @@ def score(model, tokens_BL1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     hidden_BLD = model.base_model(input_ids=tokens_BL1[:, :-1], use_cache=False).last_hidden_state
     hidden_ND = hidden_BLD.flatten(0, 1)
     targets_N = tokens_BL1[:, 1:].flatten()
+    nll_N = torch.empty(len(hidden_ND), device=hidden_ND.device)
+    hit_N = torch.empty_like(nll_N, dtype=torch.bool)
     lm_head = model.get_output_embeddings()
-    vocab_size = lm_head.weight.shape[0]
-    n_rows = max(1, CHUNK_BYTES[hidden_ND.device.type] // (4 * vocab_size))
-    losses, hits = [], []
-    for hidden_nD, targets_n in zip(hidden_ND.split(n_rows), targets_N.split(n_rows), strict=True):
-        nll_n, hit_n = score_chunk(lm_head(hidden_nD).float(), targets_n)
-        losses.append(nll_n)
-        hits.append(hit_n)
+    row_bytes = 4 * lm_head.weight.shape[0]
+    n_rows = max(1, CHUNK_BYTES[hidden_ND.device.type] // row_bytes)
+    for first in range(0, len(hidden_ND), n_rows):
+        chunk = slice(first, first + n_rows)
+        logits_nV = lm_head(hidden_ND[chunk]).float()
+        nll_N[chunk], hit_N[chunk] = score_chunk(logits_nV, targets_N[chunk])
     shape = hidden_BLD.shape[:2]
-    return torch.cat(losses).view(shape), torch.cat(hits).view(shape)
+    return nll_N.view(shape), hit_N.view(shape)
 
 
 def score_chunk(logits_nV: torch.Tensor, target_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -33,8 +33,9 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray
         raise ValueError(f"{path} holds {n_documents} documents, not {documents}; give --documents {n_documents}")
     if n_documents > documents:
         tokens_N = tokens_N[: document_starts[documents]]
-    if tokens_N.max() >= vocab_size:
-        mismatch = f"{path} holds token id {tokens_N.max()}, but the model has {vocab_size} tokens"
+    largest = tokens_N.max()
+    if largest >= vocab_size:
+        mismatch = f"{path} holds token id {largest}, but the model has {vocab_size} tokens"
         raise ValueError(f"{mismatch}; make the file with prepare_data.py and this model's tokenizer")
     data = {"path": str(path), "sha256": sha256, "source": sidecar.get("source", "unverified"), "dtype": dtype}
     for key in ("dataset", "tokenizer", "min_tokens", "split"):
@@ -46,8 +47,7 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray
 def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
     """Starts of all windows, int64: 0, stride, 2 stride, ... below n_tokens - length, the last of them dropped.
 
-    (LCEG's definition.) Every window [s, s + length) is followed by one more token, its last target. Raises
-    ValueError if there is none.
+    Every window [s, s + length) is followed by one more token, its last target. Raises ValueError if there is none.
     """
     starts = np.arange(0, n_tokens - length, stride)[:-1]
     if len(starts) == 0:
@@ -65,7 +65,8 @@ def subsample(starts: np.ndarray, max_windows: int | None, seed: int) -> np.ndar
 
 def position_buckets(length: int) -> list[tuple[int, int]]:
     """Log-spaced ranges (first, last) of a target's position 1 .. length - 1, the number of tokens before it."""
-    buckets, first = [], 1
+    buckets = []
+    first = 1
     while first < length:
         buckets.append((first, min(2 * first, length) - 1))
         first *= 2
@@ -78,11 +79,14 @@ def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray) -> dict:
 
     nll_L: float64 [L].  hit_L: bool [L].  The last target is the token after the window and counts as a hit only.
     """
-    inside, length = nll_L[:-1], len(nll_L)
+    inside = nll_L[:-1]
+    length = len(nll_L)
     kept = {"start": int(start), "correct": int(hit_L.sum()), "loss": None}
     if np.isfinite(inside).all():
         kept["loss"] = float(inside.mean())
-        kept["buckets"] = [float(inside[first - 1 : last].sum()) for first, last in position_buckets(length)]
+        kept["buckets"] = []
+        for first, last in position_buckets(length):
+            kept["buckets"].append(float(inside[first - 1 : last].sum()))
         for n in LAST:
             if length > n:
                 kept[f"last_{n}"] = float(inside[-n:].mean())

@@ -39,9 +39,9 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
         raise ValueError(f"{name} is not in LongBench-E; leave out --e")
     stem = f"{name}_e" if e else name
     path = folder / f"{stem}.jsonl"
+    if not path.is_file() and name.startswith(STANDIN):
+        raise ValueError(f"no {path}; make it with python make_standin.py")
     if not path.is_file():
-        if name.startswith(STANDIN):
-            raise ValueError(f"no {path}; make it with python make_standin.py")
         fetch(stem, path, MANY_SHOT_REPOS if shots else LONGBENCH_REPOS)
     content = path.read_bytes()
     rows = parse(content, path)
@@ -90,19 +90,16 @@ def fetch(stem: str, path: Path, repos: tuple[str, ...]) -> None:
     Raises ValueError if none has it.
     """
     content = find_set(path.parent, stem)
-    if content is None:
-        print(f"no {path}: asking the hub", flush=True)
     reasons = []
     for repo in repos:
         if content is None:
+            print(f"no {path}: asking the hub for {repo}", flush=True)
             folder, reason = download(repo)
             reasons.append(f"{repo}: {reason}")
             content = find_set(folder, stem) if folder else None
     if content is None:
-        raise ValueError(
-            f"no {path}, and not on the hub ({'; '.join(reasons)}). Put the file there, or data.zip of "
-            "huggingface.co/datasets/THUDM/LongBench; or use stand-ins (python make_standin.py)"
-        )
+        advice = "put the file there, or LongBench's data.zip; or use stand-ins (python make_standin.py)"
+        raise ValueError(f"no {path}, and not on the hub ({'; '.join(reasons)}); {advice}")
     write_bytes(path, content)
 
 

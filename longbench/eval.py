@@ -6,16 +6,15 @@
     python eval_trec.py                  many-shot TREC, under pred_trec/ (a link to this script)
     python eval.py --output_dir ROOT     the folder that contains pred/ [this one]
 
-Needs no GPU and downloads nothing. Predictions of the paper's own code can be scored as well. For each model:
+Needs no GPU. Predictions of the paper's own code can be scored as well. For each model:
 
     result.json              {set: score}; with --e {set: {"0-4k", "4-8k", "8k+"}}, as LongBench-E reports it
     result_by_length.json    {set: scores by length in words, numbers of rows, total score}; not for TREC
     result_by_details.json   {set: length, score and _id of each row}; not for TREC
     scores.json              ours: intervals, means, both first-line rules, the settings of the run
 
-By the paper's rule only the first line of an answer counts, except for summaries and code, because base models continue
-after it; `score_upstream` follows LongBench's rule, which cuts the few-shot sets only. What is missing or invalid is
-reported, the rest is scored, and the exit status is 1.
+By the paper's rule only the first line of an answer counts, except for summaries and code; `score_upstream` follows
+LongBench's rule, which cuts the few-shot sets only. If anything is missing or invalid, the exit status is 1.
 """
 
 import argparse
@@ -34,7 +33,7 @@ SOURCES = {
     "user": "the user's own data, or predictions without a record",
     "standin": "stand-in data, not LongBench's",
 }
-BUCKETS_LCEG = ("0-4k", "4-8k", "8-16k", "16-32k", "4k+")
+BUCKETS_LCEG = ("0-4k", "4-8k", "8-16k", "16-32k", "4k+", "#0-4k", "#4-8k", "#8-16k", "#16-32k", "#4k+")
 BUCKETS_E = ("0-4k", "4-8k", "8k+")
 # keys of a set's run that describe the model, and those that must be equal for all sets of a model
 MODEL_KEYS = (
@@ -66,9 +65,9 @@ def main() -> None:
             write_files(root / model, benchmark, result)
             results.append(result)
     print_tables(results, benchmark)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
     if problems:
-        for problem in problems:
-            print(f"error: {problem}", file=sys.stderr)
         raise ValueError(f"{len(problems)} problems, listed above; everything else is scored")
 
 
@@ -92,7 +91,7 @@ def evaluate(folder: Path, benchmark: str, seed: int, problems: list[str]) -> di
 
     run = runs[0] if runs else {}
     result = {"benchmark": benchmark, "name": folder.name}
-    result |= {key: run.get(key) for key in MODEL_KEYS}
+    result |= select(run, MODEL_KEYS)
     result["scorer"] = {"command": command_line(), "seed": seed, "versions": versions("numpy", "rapidfuzz", "rouge")}
     result["sets"] = sets
     if benchmark != "trec":
@@ -109,6 +108,11 @@ def set_order(name: str) -> tuple:
     return list(SETS).index(base_set(name)), shots_of(name) or 0, name
 
 
+def select(values: dict, keys: tuple) -> dict:
+    """The values of some keys, in their order; None for a key without one."""
+    return {key: values.get(key) for key in keys}
+
+
 def rounded(entry: dict) -> float | None:
     return None if entry["score"] is None else round(entry["score"], 2)
 
@@ -117,13 +121,13 @@ def write_files(folder: Path, benchmark: str, result: dict) -> None:
     """Writes the files that the module's description lists."""
     totals, by_length, details = {}, {}, {}
     for name, entry in result["sets"].items():
-        buckets = entry["by_length"]
+        scores = {bucket: rounded(part) for bucket, part in entry["by_length"].items()}
+        counts = {f"#{bucket}": part["n"] for bucket, part in entry["by_length"].items()}
         totals[name] = rounded(entry)
         if benchmark == "longbench_e":
-            totals[name] = {bucket: rounded(buckets[bucket]) for bucket in BUCKETS_E}
-        scores = {bucket: rounded(buckets[bucket]) for bucket in BUCKETS_LCEG}
-        counts = {f"#{bucket}": buckets[bucket]["n"] for bucket in BUCKETS_LCEG}
-        by_length[name] = scores | counts | {"total_score": rounded(entry)}
+            totals[name] = select(scores, BUCKETS_E)
+        by_length[name] = select(scores | counts, BUCKETS_LCEG)
+        by_length[name]["total_score"] = rounded(entry)
         details[name] = {"length": entry["lengths"], "score": entry["row_scores"], "_id": entry["ids"]}
     write_json(folder / "result.json", totals)
     if benchmark != "trec":
@@ -132,7 +136,6 @@ def write_files(folder: Path, benchmark: str, result: dict) -> None:
     write_json(folder / "scores.json", result)
 
 
-# --- tables
 def print_tables(results: list[dict], benchmark: str) -> None:
     """For each source of data a table of scores: sets, categories and the overall mean x models."""
     sets = {name for result in results for name in result["sets"]}
@@ -142,18 +145,22 @@ def print_tables(results: list[dict], benchmark: str) -> None:
         for result in results:
             entries = {name: entry for name, entry in result["sets"].items() if entry["source"] == source}
             if entries and benchmark != "trec":
-                entries |= result["categories"][source] | {"overall": result["overall"][source]}
+                entries |= result["categories"][source]
+                entries["overall"] = result["overall"][source]
             if entries:
                 columns[result["name"]] = pd.Series(entries).map(cell)
         if columns:
             table = pd.DataFrame(columns).reindex(order).dropna(how="all").fillna("-")
-            print(f"\n{TITLES[benchmark]}, {description}: score (standard error), * incomplete\n{table.to_string()}")
+            print(f"\n{TITLES[benchmark]}, {description}: score (standard error), * incomplete")
+            print(table.to_string())
 
 
 def cell(entry: dict) -> str:
     """The text of a table's cell: 12.3 (4.5), with * if rows are missing."""
-    error = "" if entry["stderr"] is None else f" ({entry['stderr']:.1f})"
-    return f"{entry['score']:.1f}{error}{'' if entry['complete'] else '*'}"
+    text = f"{entry['score']:.1f}"
+    if entry["stderr"] is not None:
+        text += f" ({entry['stderr']:.1f})"
+    return text if entry["complete"] else text + "*"
 
 
 if __name__ == "__main__":

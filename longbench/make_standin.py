@@ -5,10 +5,9 @@
     python make_standin.py --sets --shots 1 5 25 --classes 5    only many-shot TREC, with 5 types of questions
 
 Writes data/standin_<set>.jsonl, and data/standin.json, which records how each file was made. The text is this Python's
-own: passages of its help texts (passage_retrieval_en), one of several generated facts hidden in them (qasper,
-multifieldqa_en), the next line of its standard library's sources (lcc, repobench-p); trec's questions are made from
-templates. A row depends on its number and the seed only, so the files are the same on every machine with the same
-Python. Scores on them are not LongBench scores and are reported separately.
+own: passages of its help texts (passage_retrieval_en), generated facts hidden in them (qasper, multifieldqa_en), the
+next line of its standard library's sources (lcc, repobench-p). trec's questions are made from templates. The files are
+the same on every machine with the same Python. Scores on them are not LongBench scores and are reported separately.
 """
 
 import argparse
@@ -18,12 +17,14 @@ import platform
 import re
 import sysconfig
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from random import Random
 
 from python_text import read_help_pages, read_sources
-from run import command_line, read_json, run_script, write_json, write_text
+from run import command_line, read_json, run_script, write_bytes, write_json
 from sets import SETS, STANDIN, TREC_SHOTS, base_set, shots_of
+from store import read_lines
 
 STAGE = Path(__file__).resolve().parent
 LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -40,11 +41,10 @@ IGNORED_BY_METRIC = re.compile("`|#|//")  # code_sim ignores lines with one of t
 
 
 def length(text: str) -> int:
-    """Words."""
+    """The number of words."""
     return len(text.split())
 
 
-# --- text
 class Source:
     """What rows are made from. sentences: of prose, in order, without repeats.  code: {name: text of a source file}."""
 
@@ -55,14 +55,13 @@ class Source:
 
     def prose(self, rng: Random, words: int) -> list[str]:
         """Consecutive sentences from a random place, as close to `words` words as possible."""
-        place, sentences, total = rng.randrange(len(self.sentences)), [], 0
-        while True:
-            sentence = self.sentences[place % len(self.sentences)]
+        start = rng.randrange(len(self.sentences))
+        sentences, total = [], 0
+        for sentence in cycle(self.sentences[start:] + self.sentences[:start]):
             if total + length(sentence) / 2 > words:
                 return sentences
             sentences.append(sentence)
             total += length(sentence)
-            place += 1
 
     def passages(self, rng: Random, count: int, words: int) -> list[list[str]]:
         """`count` passages of about `words` words without a common sentence."""
@@ -82,16 +81,13 @@ def read_source(exclude: Path | None) -> Source:
     exclude: a corpus of JSON lines with `text`; files that begin like one of its texts are left out.
     """
     sentences = help_sentences()
-    try:
-        lines = exclude.read_text(encoding="utf-8").splitlines() if exclude else []
-        excluded = {json.loads(line)["text"][:500] for line in lines}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--exclude {exclude} is not a file of JSON lines with `text`: {error!r}") from None
-    code = {}
-    for name, text in read_sources(LIBRARY).items():
-        if text[:500] not in excluded:
-            code[name] = text
-    return Source(sentences, code)
+    excluded = set()
+    if exclude:
+        excluded = {row.get("text", "")[:500] for row in read_lines(exclude)[0]}
+        if not excluded:
+            raise ValueError(f"--exclude {exclude} is not a file of JSON lines with `text`")
+    sources = read_sources(LIBRARY).items()
+    return Source(sentences, {name: text for name, text in sources if text[:500] not in excluded})
 
 
 def help_sentences() -> list[str]:
@@ -113,9 +109,9 @@ def passage_retrieval(rng: Random, source: Source, words: int):
     number = rng.randrange(count)
     passage = passages[number]
     quoted = sorted(rng.sample(range(len(passage)), max(1, len(passage) // 3)))
-    context = "\n\n".join(f"Paragraph {i}: {' '.join(sentences)}" for i, sentences in enumerate(passages, 1))
+    paragraphs = [f"Paragraph {i}: {' '.join(sentences)}" for i, sentences in enumerate(passages, 1)]
     question = " ".join(passage[i] for i in quoted)
-    return context, question, [f"Paragraph {number + 1}"]
+    return "\n\n".join(paragraphs), question, [f"Paragraph {number + 1}"]
 
 
 def invent_names(rng: Random, source: Source, count: int) -> list[str]:
@@ -147,15 +143,15 @@ def hidden_fact(rng: Random, source: Source, words: int, kind: str):
 
 
 def make_question(rng: Random, kind: str) -> str:
-    opening, person, noun = rng.choice(WORDS["openings"]), rng.choice(WORDS["people"]), rng.choice(TYPES[kind])
-    return opening.format(person, noun)
+    opening = rng.choice(WORDS["openings"])
+    person = rng.choice(WORDS["people"])
+    return opening.format(person, rng.choice(TYPES[kind]))
 
 
 def trec(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
-    """`shots` questions with their types, then one without.
+    """`shots` questions with their types, then one without, which is not among them.
 
-    All types have equally many examples, up to one, so with fewer shots than types some rows have no example of the
-    right type. Contexts with more shots begin with those of fewer. The question is not among the examples.
+    All types have equally many examples, up to one. Contexts with more shots begin with those of fewer.
     """
     answer = rng.choice(kinds)
     question = make_question(rng, answer)
@@ -172,10 +168,7 @@ def trec(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
 
 
 def code_before(rng: Random, source: Source, words: int) -> tuple[str, list[str], str]:
-    """(name of a file, at most `words` words of lines before a random line of it, that line).
-
-    The line can be scored: it has 8 characters or more and nothing that the metric ignores.
-    """
+    """(name of a file, at most `words` words of lines before a random line of it, that line, which can be scored)."""
     while True:
         name = rng.choice(list(source.files))
         lines = source.files[name]
@@ -199,24 +192,28 @@ def lcc(rng: Random, source: Source, words: int):
 def repobench(rng: Random, source: Source, words: int):
     """The beginnings of other files, first of those that the file imports, and then the file's own code."""
     name, lines, line = code_before(rng, source, max(1, words // 3))
-    others = {}  # a dict keeps the order
+    others = []
     for module in re.findall(r"^\s*(?:from|import)\s+([\w.]+)", "\n".join(source.files[name]), re.MULTILINE):
         path = module.replace(".", "/")
-        others |= dict.fromkeys((f"{path}.py", f"{path}/__init__.py"))
-    others = [other for other in others if other in source.files and other != name]
-    rest = [other for other in source.files if other not in others and other != name]
+        for other in (f"{path}.py", f"{path}/__init__.py"):
+            if other in source.files and other not in [*others, name]:
+                others.append(other)
+    taken = {*others, name}
+    rest = [other for other in source.files if other not in taken]
     others += rng.sample(rest, min(len(rest), 60))
     context, budget = "", words - words // 3
     for other in others:
         if budget <= 0:
             break
-        snippet, snippet_words = [f"# {other}"], 0
+        largest = min(budget, LARGEST_SNIPPET + 1)
+        context += f"# {other}\n"
+        snippet_words = 0
         for text in source.files[other]:
-            if budget <= snippet_words or snippet_words > LARGEST_SNIPPET:
+            if snippet_words >= largest:
                 break
-            snippet.append(text)
+            context += text + "\n"
             snippet_words += length(text)
-        context += "\n".join(snippet) + "\n\n"
+        context += "\n"
         budget -= snippet_words
     return context, "\n".join([f"# {name}", *lines]) + "\n", [line]
 
@@ -231,7 +228,6 @@ MAKERS = {
 }
 
 
-# --- files
 def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
     """Writes standin_<stem>.jsonl; returns its entry in standin.json. Sets with more shots ask the same questions."""
     name = base_set(STANDIN + stem)
@@ -258,11 +254,10 @@ def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         total += row["length"]
     path = args.output_dir / f"{STANDIN}{stem}.jsonl"
-    text = "".join(lines)
-    write_text(path, text)
+    content = "".join(lines).encode()
+    write_bytes(path, content)
     print(f"{path}: {n} rows of {total / n:.0f} words", flush=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return {"rows": n, "words": round(total / n, 1), "sha256": digest}
+    return {"rows": n, "words": round(total / n, 1), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def parse_args() -> argparse.Namespace:
@@ -289,10 +284,9 @@ def main() -> None:
     source = read_source(args.exclude)
     manifest_path = args.output_dir / "standin.json"
     manifest = read_json(manifest_path) or {}
-    names = args.sets + [f"trec_{shots}shots" for shots in args.shots]
-    for name in names:
-        entry = make_set(name, source, args)
-        manifest[STANDIN + name] = entry | {"python": platform.python_version(), "command": command_line()}
+    origin = {"python": platform.python_version(), "command": command_line()}
+    for name in [*args.sets, *(f"trec_{shots}shots" for shots in args.shots)]:
+        manifest[STANDIN + name] = make_set(name, source, args) | origin
         write_json(manifest_path, manifest)
 
 

@@ -46,8 +46,8 @@ def rouge_l(prediction: str, answer: str, all_classes=None) -> float:
 def classification(prediction: str, answer: str, all_classes: list[str]) -> float:
     """1 / (number of classes named in the prediction) if the right class is among them, else 0; case-sensitive.
 
-    Named classes that are part of the right class's name do not count. LongBench's scorer removes them from the list
-    that it iterates over and so skips the class after each one; this is reproduced.
+    Named classes that are part of the right class's name do not count. LongBench's scorer skips the class after each of
+    them; this is reproduced.
     """
     named = [name for name in all_classes if name in prediction]
     i = 0

@@ -8,8 +8,8 @@ r"""LongBench and many-shot TREC: greedy answers to the prompts of each set, one
     torchrun --nproc_per_node=8 pred.py ...                                          the ranks share the rows
     python eval.py; python eval_trec.py                                              scores the predictions
 
-Rows are recorded as they are answered: rerun the same command to resume, also with more sets or a larger --limit. Rows
-answered with other settings are moved to old/. Sets are read from data/<set>.jsonl, else from the hub.
+Rows are recorded as they are answered: rerun the same command to resume, also with more sets or a larger --limit. Sets
+are read from data/<set>.jsonl, else from the hub.
 
 Protocol (arXiv 2308.14508 and 2409.12181): plain continuation of LongBench's prompts, no chat template; greedy; each
 set has its own longest answer, and samsum's ends with its first line. A prompt longer than the window loses its middle.
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
+from answers import add_engine_flags, answer_all, check_engine_flags, open_engine, positive_int
 from checkpoint import checkpoint_name, open_config
 from data import Dataset, load
 from prompts import prompt_ids, template
@@ -33,8 +33,7 @@ from sets import FOLDERS, SETS, base_set, expand
 from store import Store
 
 STAGE = Path(__file__).resolve().parent
-ROW_FIELDS = ("answers", "all_classes", "length", "_id")  # fields of a row that its prediction repeats
-# settings that must be equal to resume
+ROW_FIELDS = ("answers", "all_classes", "length", "_id")  # copied from a row to its prediction
 RESUME_KEYS = ("checkpoint", "max_length", "max_new_tokens", "protocol", "engine", "dtype", "attention", "seed")
 
 
@@ -48,14 +47,13 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--dataset_name", nargs="+", default=["longbench"], help=sets)
     data.add_argument("--e", action="store_true", help="LongBench-E")
     data.add_argument("--data_dir", type=Path, default=STAGE / "data", help="folder of <set>.jsonl [data]")
-    data.add_argument(
-        "--limit", type=int, help="random rows of each set; a larger limit contains a smaller one's [all]"
-    )
+    rows = "random rows of each set; a larger limit contains a smaller one's [all]"
+    data.add_argument("--limit", type=positive_int, help=rows)
     data.add_argument("--seed", type=int, default=42, help="seed for these rows [42]")
     protocol = parser.add_argument_group("protocol")
     window = "window, tokens [config/model2maxlen.json, else the checkpoint's]"
-    protocol.add_argument("--max_length", type=int, help=window)
-    protocol.add_argument("--max_new_tokens", type=int, help="upper limit for the sets' own longest answers")
+    protocol.add_argument("--max_length", type=positive_int, help=window)
+    protocol.add_argument("--max_new_tokens", type=positive_int, help="limit of all sets' longest answers")
     rules = "inside: prompt and answer fit in --max_length; lceg: the prompt alone, as in the paper's code [inside]"
     protocol.add_argument("--protocol", choices=["inside", "lceg"], default="inside", help=rules)
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers", help="[transformers]")
@@ -77,12 +75,12 @@ def named_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     paths = args.model_path
     names = args.model or [checkpoint_name(path) for path in paths]
     if not paths:
-        known, paths = read_config("model2path.json"), []
-        for name in names:
-            if name not in known:
-                raise ValueError(f"--model {name} is not in config/model2path.json, which has {' '.join(known)}")
-            is_relative = known[name].startswith("..")  # to this folder
-            paths.append(str((STAGE / known[name]).resolve()) if is_relative else known[name])
+        known = read_config("model2path.json")
+        unknown = set(names) - set(known)
+        if unknown:
+            raise ValueError(f"--model {unknown} is not in config/model2path.json, which has {' '.join(known)}")
+        paths = [known[name] for name in names]
+        paths = [str((STAGE / path).resolve()) if path.startswith("..") else path for path in paths]
     if len(names) != len(paths) or len(set(names)) < len(names):
         raise ValueError(f"{len(paths)} checkpoints need as many different names, not {' '.join(names)}; give --model")
     return dict(zip(names, paths, strict=True))
@@ -110,8 +108,10 @@ def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace)
         max_length = getattr(open_config(path, args.trust_remote_code), "max_position_embeddings", None)
     if max_length is None:
         raise ValueError(f"{path} does not declare a window; give --max_length")
-    longest_answer = max(entry.new_tokens for entry in SETS.values())
-    engine = open_engine(args.engine, path, args, max_length + (longest_answer if args.protocol == "lceg" else 0))
+    longest = max_length
+    if args.protocol == "lceg":
+        longest += max(entry.new_tokens for entry in SETS.values())
+    engine = open_engine(args.engine, path, args, longest)
     run = {
         "name": name,
         **engine.describe("lm_eval"),
@@ -125,11 +125,11 @@ def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace)
     print_rank0(f"{path}: {run['method']}, {engine.name}, {engine.dtype}, window {max_length}, ranks: {WORLD_SIZE}")
     incomplete = []
     for number, dataset in enumerate(sets, 1):
+        complete = False
         try:
             complete = predict_set(dataset, engine, run, args, f"{dataset.name} [{number}/{len(sets)}]")
         except ValueError as error:
             warn_rank0(f"error: {dataset.name}: {error}")
-            complete = False
         if not complete:
             incomplete.append(f"{name}/{dataset.name}")
     return incomplete
@@ -141,7 +141,9 @@ def predict_set(dataset: Dataset, engine, run: dict, args: argparse.Namespace, l
     Raises ValueError if the window has no room for a prompt.
     """
     base = base_set(dataset.name)
-    max_new_tokens = min(SETS[base].new_tokens, args.max_new_tokens or SETS[base].new_tokens)
+    max_new_tokens = SETS[base].new_tokens
+    if args.max_new_tokens:
+        max_new_tokens = min(max_new_tokens, args.max_new_tokens)
 
     def build_prompt(row: dict) -> tuple[list[int], bool]:
         text = template(base).format(context=row["context"], input=row["input"])
@@ -166,15 +168,23 @@ def predict_set(dataset: Dataset, engine, run: dict, args: argparse.Namespace, l
     if base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
         newline = engine.tokenizer("\n", add_special_tokens=False).input_ids[-1]
         stops = {"stop_ids": [newline], "min_new_tokens": 1}
-    prompts = [build_prompt(row) for row in missing]
+    prompts, truncated = [], []
+    for row in missing:
+        ids, is_cut = build_prompt(row)
+        prompts.append(ids)
+        truncated.append(is_cut)
     first_retry = len(engine.oom_retries)
-    for i, answer in answer_all(engine, [ids for ids, _ in prompts], max_new_tokens, label, **stops):
+    for i, answer in answer_all(engine, prompts, max_new_tokens, label, **stops):
+        row = missing[i]
         if answer.error:
-            store.append({"_id": missing[i]["_id"], "error": answer.error})
+            store.append({"_id": row["_id"], "error": answer.error})
             continue
-        ids, truncated = prompts[i]
-        entry = {"pred": answer.text} | {field: missing[i].get(field) for field in ROW_FIELDS}
-        entry |= {"dataset": dataset.name, "prompt_tokens": len(ids), "truncated": truncated}
+        entry = {"pred": answer.text}
+        for field in ROW_FIELDS:
+            entry[field] = row.get(field)
+        entry["dataset"] = dataset.name
+        entry["prompt_tokens"] = len(prompts[i])
+        entry["truncated"] = truncated[i]
         store.append(entry | answer.costs())
     store.close()
     barrier()
@@ -188,8 +198,8 @@ def open_store(dataset: Dataset, run: dict, folder: Path) -> Store:
     settings["data"] = dataset.record["sha256"]
     settings["template"] = hashlib.sha256(template(base_set(dataset.name)).encode()).hexdigest()
     index = {row["_id"]: i for i, row in enumerate(dataset.rows)}
-    path, record = folder / f"{dataset.name}.jsonl", folder / "runs" / f"{dataset.name}.json"
-    return Store(path, settings, key=lambda entry: index[entry["_id"]], record=record)
+    path = folder / f"{dataset.name}.jsonl"
+    return Store(path, settings, key=lambda entry: index[entry["_id"]], record=folder / "runs" / f"{dataset.name}.json")
 
 
 def draw_rows(n: int, limit: int | None, seed: int) -> list[int]:
@@ -203,21 +213,22 @@ def finish(store: Store, run: dict) -> bool:
     """Merges the rows of all ranks and writes the record; returns whether every row was answered. For rank 0."""
     columns = ["prompt_tokens", "generated_tokens", "truncated", "seconds", "peak_memory_bytes"]
     rows = pd.DataFrame(store.gather().values(), columns=columns)
-    n, totals, peak = len(rows), rows.sum(), rows.peak_memory_bytes.max()
-    lengths = {"mean": totals.prompt_tokens / n, "max": int(rows.prompt_tokens.max())} if n else None
+    n, totals = len(rows), rows.sum()
+    peak = rows.peak_memory_bytes.max()
     results = {
         "n": n,
         "errors": list(store.errors.values()),
         "truncated": int(totals.truncated),
-        "prompt_tokens": lengths,
+        "prompt_tokens": None,
         "seconds": float(totals.seconds),
-        "tokens_per_second": (totals.prompt_tokens + totals.generated_tokens) / totals.seconds if n else None,
+        "tokens_per_second": None,
         "peak_memory_bytes": None if pd.isna(peak) else int(peak),
     }
+    if n:
+        results["prompt_tokens"] = {"mean": totals.prompt_tokens / n, "max": int(rows.prompt_tokens.max())}
+        results["tokens_per_second"] = (totals.prompt_tokens + totals.generated_tokens) / totals.seconds
     store.write_record(run | results)
-    print(
-        f"{store.path}: {n} of {run['of']} rows, {results['truncated']} truncated, {totals.seconds:.1f} s", flush=True
-    )
+    print(f"{store.path}: {n} of {run['of']} rows, {totals.truncated} truncated, {totals.seconds:.1f} s", flush=True)
     if store.errors:
         advice = "rerun the same command with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
         warn_rank0(f"error: {run['dataset']}: {len(store.errors)} rows ran out of memory; {advice}")
@@ -229,8 +240,7 @@ def main() -> None:
     checkpoints = named_checkpoints(args)
     names = expand(args.dataset_name, args.e)
     sets = open_sets(names, args)
-    usable = {dataset.name for dataset in sets}
-    incomplete = [name for name in names if name not in usable]
+    incomplete = sorted(set(names) - {dataset.name for dataset in sets})
 
     def evaluate(name: str) -> None:
         incomplete.extend(predict(name, checkpoints[name], sets, args))

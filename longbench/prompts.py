@@ -1,7 +1,6 @@
-"""LongBench's prompts: the templates, read from the installed lm-eval package, and truncation in the middle.
+"""LongBench's prompts: the templates, from the installed lm-eval package, and truncation in the middle.
 
-lm-eval 0.4.13 has LongBench's templates except for white space, which `template` restores; tests/test_data.py holds the
-SHA-256 of each original.
+lm-eval 0.4.13 has LongBench's templates except for white space, which `template` restores.
 """
 
 import functools

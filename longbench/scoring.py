@@ -1,7 +1,6 @@
 """The scores of predictions with 95 % bootstrap intervals: of each set, by length, and means over sets.
 
-Rows score 0 to 1, sets and means 0 to 100, as LongBench reports them. Each set is resampled on its own; categories and
-the overall mean average the resampled means of their parts.
+Rows score 0 to 1, sets and means 0 to 100. Each set is resampled on its own; a mean averages the resampled means.
 """
 
 import math
@@ -43,9 +42,11 @@ def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
     upstream = summary(np.array(columns["row_scores_upstream"], dtype=np.float64), name, seed)
     run = read_json(path.parent / "runs" / f"{name}.json") or {}
     data = run.get("data", {})
-    source = "standin" if name.startswith(STANDIN) else data.get("source", "user")
+    source = data.get("source", "user")  # "user": also predictions without a record
+    if name.startswith(STANDIN):
+        source = "standin"
     expected = official_rows(name, e)
-    if source != "official":  # the user's own data, or predictions without a record
+    if source != "official":
         expected = data.get("rows", expected)
     wanted = min(run.get("limit") or math.inf, expected or len(rows))
     if unreadable:
@@ -91,7 +92,6 @@ def score_rows(rows: list[dict], base: str) -> dict[str, list]:
     return columns | {"row_scores": scores["lceg"], "row_scores_upstream": scores["upstream"]}
 
 
-# --- intervals
 def resample(row_scores, name: str, seed: int) -> np.ndarray:
     """Bootstrap means of rows, 0 to 1, float64 [B]; they depend on the rows, the name and the seed only."""
     return bootstrap(row_scores, [seed, zlib.crc32(name.encode())])
@@ -120,18 +120,19 @@ def by_length(row_N: np.ndarray, length_N: np.ndarray, name: str, seed: int) -> 
     buckets = {}
     for bucket, (low, high) in BUCKETS.items():
         inside_N = row_N[(low <= length_N) & (length_N < high)]
-        buckets[bucket] = summary(inside_N, f"{name} {bucket}", seed) if len(inside_N) else {"n": 0, "score": None}
+        buckets[bucket] = {"n": 0, "score": None}
+        if len(inside_N):
+            buckets[bucket] = summary(inside_N, f"{name} {bucket}", seed)
     return buckets
 
 
-# --- means
 def means(sets: dict[str, dict], source: str, e: bool, seed: int) -> tuple[dict, dict | None]:
     """({category: mean of its sets}, mean of the categories or None without any) for the sets of one source.
 
     A mean is complete if every set that it should have is there and complete; stand-ins: every set that can be made.
     """
-    members = {category: [] for category in CATEGORIES}
     missing = set(STANDIN_SETS if source == "standin" else LONGBENCH_E if e else SETS)
+    members = {category: [] for category in CATEGORIES}
     for name, entry in sets.items():
         if entry["source"] == source:
             base = base_set(name)
@@ -140,24 +141,29 @@ def means(sets: dict[str, dict], source: str, e: bool, seed: int) -> tuple[dict,
                 missing.discard(base)
     incomplete = {SETS[base].category for base in missing}
 
-    categories, resampled = {}, []
+    categories, category_means, all_names = {}, [], []
     for category, names in members.items():
-        if names:
-            mean_B = np.mean([resample(sets[name]["row_scores"], name, seed) for name in names], axis=0)
-            resampled.append(mean_B)
-            categories[category] = mean([sets[name] for name in names], mean_B)
-            categories[category] |= {"sets": names, "complete": category not in incomplete}
+        if not names:
+            continue
+        set_means = [resample(sets[name]["row_scores"], name, seed) for name in names]
+        mean_B = np.mean(set_means, axis=0)
+        entry = mean([sets[name] for name in names], mean_B)
+        categories[category] = entry | {"sets": names, "complete": category not in incomplete}
+        category_means.append(mean_B)
+        all_names += names
     if not categories:
         return {}, None
-    overall = mean(list(categories.values()), np.mean(resampled, axis=0))
-    return categories, overall | {"sets": sum(members.values(), []), "complete": not missing}
+    overall = mean(categories.values(), np.mean(category_means, axis=0))
+    return categories, overall | {"sets": all_names, "complete": not missing}
 
 
-def mean(entries: list[dict], mean_B: np.ndarray) -> dict:
+def mean(entries, mean_B: np.ndarray) -> dict:
     """The mean of sets or categories, each with the same weight. mean_B: its resampled means, 0 to 1."""
+    scores = [entry["score"] for entry in entries]
+    upstream = [entry["score_upstream"] for entry in entries]
     return {
-        "score": float(np.mean([entry["score"] for entry in entries])),
+        "score": float(np.mean(scores)),
         "stderr": 100 * float(mean_B.std(ddof=1)),
         "interval_95": interval(mean_B),
-        "score_upstream": float(np.mean([entry["score_upstream"] for entry in entries])),
+        "score_upstream": float(np.mean(upstream)),
     }

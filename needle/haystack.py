@@ -4,8 +4,7 @@ The texts are tokenised once for the whole grid. A prompt is a concatenation of 
 
     BOS, if the tokenizer has one | template up to the context | context with the needle inside | rest of the template
 
-so prompts share their beginnings token by token. The end of a sentence is found in the text and mapped to tokens by the
-tokenizer's offsets, so it does not matter which tokens hold a full stop.
+so prompts share their beginnings token by token. Ends of sentences are found in the text and mapped to tokens.
 """
 
 import hashlib
@@ -14,8 +13,6 @@ import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 ESSAYS = (49, 645_142)  # number of files and bytes of the essays that the paper used
 # a full stop and closing quotes before white space; an ideographic full stop; an empty line
@@ -61,10 +58,10 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
         if not "".join(texts.values()).strip():
             raise ValueError(f"no text in {folder}: --haystack_dir is a folder of .txt files")
         data = {"source": "official" if (len(texts), size) == ESSAYS else "user", "path": str(folder)}
-    digest = hashlib.sha256()
-    for name, text in texts.items():
-        digest.update(f"{name}\0{text}\0".encode())
-    return texts, data | {"files": len(texts), "sha256": digest.hexdigest()}
+    content = "".join(f"{name}\0{text}\0" for name, text in texts.items())
+    data["files"] = len(texts)
+    data["sha256"] = hashlib.sha256(content.encode()).hexdigest()
+    return texts, data
 
 
 def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -115,17 +112,14 @@ def build_haystack(tokenizer, texts: dict[str, str], length: int) -> Haystack:
         ids += new_ids
     unit = len(ids)
     copies = math.ceil(length / unit)
-    starts = unit * np.arange(copies)[:, None]
-    cuts = (starts + cuts).ravel().tolist()
-    mid_character = (starts + np.array(mid_character, dtype=int)).ravel().tolist()
-    return Haystack(ids * copies, cuts, set(mid_character), unit)
+    starts = [unit * copy for copy in range(copies)]
+    all_cuts = [start + cut for start in starts for cut in cuts]
+    all_mid_character = {start + index for start in starts for index in mid_character}
+    return Haystack(ids * copies, all_cuts, all_mid_character, unit)
 
 
 def sentence_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:
-    """Indices of the tokens with which a sentence begins, 0 first.
-
-    It is the first token that starts after the end of a sentence, unless the token before it reaches into the next one.
-    """
+    """Indices of the tokens with which a sentence begins, 0 first; not where a token reaches into the next sentence."""
     starts = [start for start, _ in offsets]
     cuts = [0]
     for match in SENTENCE_END.finditer(text):
@@ -162,7 +156,8 @@ class Prompts:
 
         Raises ValueError if `length` leaves no room for a context.
         """
-        tail_ids, _ = encode_inside(self.tokenizer, self.tail.replace("{question}", question))
+        tail = self.tail.replace("{question}", question)
+        tail_ids, _ = encode_inside(self.tokenizer, tail)
         needle_ids, _ = encode_inside(self.tokenizer, needle)
         fixed = len(self.head_ids) + len(needle_ids) + len(tail_ids) + self.max_new_tokens
         budget = length - fixed  # haystack tokens

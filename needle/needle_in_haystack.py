@@ -23,13 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from answers import Answer, add_engine_flags, answer_all, check_engine_flags, open_engine
+from answers import add_engine_flags, answer_all, check_engine_flags, open_engine, positive_int
 from checkpoint import checkpoint_name, open_tokenizer
 from endpoint import Endpoint
-from facts import STYLES, Fact, Facts
+from facts import STYLES, Facts
 from haystack import Haystack, Prompts, build_haystack, read_texts
 from run import RANK, WORLD_SIZE, barrier, broadcast, for_each_checkpoint, print_rank0, run_script
-from scoring import contained, word_share, write_cell
+from scoring import contained, totals, word_share, write_cell
 from stats import wilson
 from store import Store
 
@@ -40,17 +40,15 @@ Key = tuple[int, float, int]  # length (tokens), depth (percent), trial
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line, with `lengths` and `depths` filled in, and with `engine` ("transformers", "vllm" or "openai"),
-    `models` (folders, hub ids or a server's name) and `test_names` ({model: name of its results}).
-
-    Raises ValueError if flags do not fit together.
+    """The command line, with `engine` ("transformers", "vllm" or "openai"), `models` (folders, hub ids or a server's
+    name) and `test_names` ({model: name of its results}). Raises ValueError if flags do not fit together.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     model = parser.add_argument_group("model")
     paths = "checkpoint folders or hub ids; openai: one with the tokenizer"
     model.add_argument("--model_path", nargs="+", required=True, help=paths)
-    providers = {"choices": PROVIDERS, "default": "LLaMA", "type": str.lower}
-    model.add_argument("--model_provider", **providers, help="LLaMA (Transformers), vllm or openai [LLaMA]")
+    provider = "LLaMA (Transformers), vllm or openai [LLaMA]"
+    model.add_argument("--model_provider", choices=PROVIDERS, default="LLaMA", type=str.lower, help=provider)
     model.add_argument("--model_name", help="openai: the server's name of the model")
     model.add_argument("--base_url", help="openai: address of the server, up to and including /v1")
     model.add_argument("--api_key", default=os.environ.get("OPENAI_API_KEY"), help="openai [$OPENAI_API_KEY]")
@@ -59,7 +57,8 @@ def parse_args() -> argparse.Namespace:
     grid.add_argument("-e", "--e_len", type=int, default=128000, help="longest of the 40 lengths, tokens [128000]")
     grid.add_argument("--lengths", type=int, nargs="+", help="other lengths, tokens")
     grid.add_argument("--depths", type=float, nargs="+", default=DEPTHS, help=f"percent {DEPTHS}")
-    grid.add_argument("--trials", type=int, default=1, help="prompts per cell; all but the first draw their fact [1]")
+    trials = "prompts per cell; all but the first draw their fact [1]"
+    grid.add_argument("--trials", type=positive_int, default=1, help=trials)
     grid.add_argument("--allow_beyond", action="store_true", help="measure lengths that a checkpoint does not declare")
     text = parser.add_argument_group("text")
     text.add_argument("--haystack_dir", type=Path, help="folder of .txt files [help pages of Python, a stand-in]")
@@ -67,20 +66,21 @@ def parse_args() -> argparse.Namespace:
     text.add_argument("--needle", help="text to hide in the first trial [the paper's]")
     text.add_argument("--question", help="[the paper's]")
     text.add_argument("--answer", help="text to find, contained in the needle [the paper's]")
-    text.add_argument("--max_new_tokens", type=int, default=50, help="longest answer, tokens [50]")
+    text.add_argument("--max_new_tokens", type=positive_int, default=50, help="longest answer, tokens [50]")
     text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts [0]")
     result = parser.add_argument_group("result")
     result.add_argument("--test_name", help="name of the results [the checkpoint's name]")
     result.add_argument("--output_dir", type=Path, default=Path("results"), help="[results]")
-    protocols = {"choices": ["share", "lceg"], "default": "share"}
-    result.add_argument("--protocol", **protocols, help="lceg: also the two scores of LCEG [share]")
+    protocol = "lceg: also the two scores of LCEG [share]"
+    result.add_argument("--protocol", choices=["share", "lceg"], default="share", help=protocol)
     add_engine_flags(parser)
     args = parser.parse_args()
 
     args.engine = PROVIDERS[args.model_provider]
     check_engine_flags(args, args.engine)
     choose_models(args)
-    args.lengths = sorted(set(args.lengths or [n for n in LENGTHS if args.s_len <= n <= args.e_len]))
+    paper_lengths = [length for length in LENGTHS if args.s_len <= length <= args.e_len]
+    args.lengths = sorted(set(args.lengths or paper_lengths))
     if not args.lengths:
         raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
     args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths))]
@@ -141,21 +141,6 @@ def describe_run(engine, facts: Facts, data: dict, args: argparse.Namespace) -> 
     return settings, run
 
 
-def make_entry(key: Key, fact: Fact, prompt_tokens: int, answer: Answer) -> dict:
-    """The record of one answer, scored."""
-    length, depth, trial = key
-    entry = {"length": length, "depth": depth, "trial": trial, **vars(fact), "prompt_tokens": prompt_tokens}
-    if answer.error:
-        entry["error"] = answer.error
-    else:
-        entry["response"] = answer.text
-        entry["score"] = word_share(fact.answer, answer.text)
-        entry["exact"] = contained(fact.answer, answer.text)
-    entry |= answer.costs()
-    entry["utc"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
-    return entry
-
-
 def answer_cells(engine, facts: Facts, haystack: Haystack, todo: list[Key], args: argparse.Namespace, store: Store):
     """Answers this rank's share of the prompts, one trial of all cells after the other.
 
@@ -163,14 +148,25 @@ def answer_cells(engine, facts: Facts, haystack: Haystack, todo: list[Key], args
     """
     builder = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
     for trial in range(args.trials):
-        keys = [key for key in todo if key[2] == trial]
-        drawn, prompts = [], []
-        for length, depth, _ in keys:
-            fact = facts.draw(length, depth, trial)
-            drawn.append(fact)
-            prompts.append(builder.build(length, depth, fact.needle, fact.question))
+        entries, prompts = [], []
+        for length, depth, number in todo:
+            if number == trial:
+                fact = facts.draw(length, depth, trial)
+                ids = builder.build(length, depth, fact.needle, fact.question)
+                cell = {"length": length, "depth": depth, "trial": trial}
+                entries.append(cell | vars(fact) | {"prompt_tokens": len(ids)})
+                prompts.append(ids)
         for i, answer in answer_all(engine, prompts, args.max_new_tokens, f"trial {trial + 1} of {args.trials}"):
-            store.append(make_entry(keys[i], drawn[i], len(prompts[i]), answer))
+            entry = entries[i]
+            if answer.error:
+                entry["error"] = answer.error
+            else:
+                entry["response"] = answer.text
+                entry["score"] = word_share(entry["answer"], answer.text)
+                entry["exact"] = contained(entry["answer"], answer.text)
+            entry |= answer.costs()
+            entry["utc"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
+            store.append(entry)
 
 
 def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: dict) -> None:
@@ -193,8 +189,9 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
         print_rank0(f"{folder}: {len(requested) - len(todo)} of {len(requested)} answers are there")
     if todo:
         print_rank0(f"{model}: {run['method']}, {engine.name}, {engine.dtype}, {WORLD_SIZE} process(es)")
-        haystack = build_haystack(engine.tokenizer, texts, max(args.lengths))
-        if max(args.lengths) > haystack.unit:
+        longest = max(args.lengths)
+        haystack = build_haystack(engine.tokenizer, texts, longest)
+        if longest > haystack.unit:
             print_rank0(f"the haystack has {haystack.unit} tokens; it is repeated for longer prompts")
         answer_cells(engine, facts, haystack, todo, args, store)
     store.close()
@@ -211,18 +208,13 @@ def report(folder: Path, entries: list[dict], run: dict) -> None:
         cells.setdefault((entry["length"], entry["depth"]), []).append(entry)
     for trials in cells.values():
         write_cell(folder, trials, run)
-    answered = [entry for entry in entries if "error" not in entry]
-    n, failed = len(answered), len(entries) - len(answered)
+    n, score, exact = totals(entries)
     if n:
-        score = sum(entry["score"] for entry in answered)
-        exact = sum(entry["exact"] for entry in answered)
         low, high = wilson(score, n)
         print(f"{folder}: score {score / n:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}", flush=True)
-    if failed:
-        raise ValueError(
-            f"{failed} of {len(entries)} prompts ran out of memory; the others are recorded. Rerun the command with a "
-            "smaller --prefill_chunk or with --cache_on_cpu to retry them"
-        )
+    if n < len(entries):
+        failed = f"{len(entries) - n} of {len(entries)} prompts ran out of memory; the others are recorded"
+        raise ValueError(f"{failed}. Rerun with a smaller --prefill_chunk or with --cache_on_cpu to retry them")
 
 
 def main() -> None:

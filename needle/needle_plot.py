@@ -36,8 +36,8 @@ PANELS_ACROSS = 3
 def read_cells(folder: Path, score: str) -> pd.DataFrame:
     """All needle results below a folder, one row for each cell; reports unreadable files.
 
-    Columns: model (name of its folder), original_length, trained_length, length (tokens), depth (percent), value (mean
-    score of n answers, NaN without any), n, source. Raises ValueError if there are none.
+    Columns: model, original_length, trained_length, length (tokens), depth (percent), value (mean score of n answers,
+    NaN without any), n, source. Raises ValueError if there are none.
     """
     rows = []
     for path in sorted(folder.rglob("*_results.json")):
@@ -106,15 +106,17 @@ def draw(cells: pd.DataFrame, colours: str, score: str):
     down = math.ceil(len(models) / across)
     figure, panels = plt.subplots(down, across, squeeze=False, layout="constrained")
     figure.set_size_inches(3.4 * across + 1.2, 2.0 * down + 0.8)
+    colour_map = COLOURS[colours].with_extremes(bad="#dddddd")
+    used = list(panels.flat[: len(models)])
     for axes in panels.flat[len(models) :]:
         axes.remove()
-    for axes, (model, group) in zip(panels.flat, models, strict=False):
-        image = draw_panel(axes, model, group, COLOURS[colours].with_extremes(bad="#dddddd"))
-    used = list(panels.flat[: len(models)])
+    for axes, (model, group) in zip(used, models, strict=True):
+        image = draw_panel(axes, model, group, colour_map)
     figure.colorbar(image, ax=used, shrink=0.7, aspect=30).set_label(SCORES[score], fontsize=8)
     figure.supxlabel("length, tokens", fontsize=9)
     figure.supylabel("depth of the needle, %", fontsize=9)
-    title = f"{', '.join(cells.source.unique())} text, at most {cells.n.max()} prompts per cell; mean [95 % interval]\n"
+    sources = ", ".join(cells.source.unique())
+    title = f"{sources} text, at most {cells.n.max()} prompts per cell; mean [95 % interval]\n"
     figure.suptitle(title + "dotted: original window, dashed: extended to", fontsize=8, color="#555555")
     return figure
 

@@ -47,16 +47,21 @@ def rouge1_f(reference: str, response: str) -> float:
     return 2 * common / (expected.total() + found.total()) if common else 0.0
 
 
+def totals(entries: list[dict]) -> tuple[int, float, int]:
+    """(number of prompts that were answered, sum of their scores, number of exact matches)."""
+    answered = [entry for entry in entries if "error" not in entry]
+    score = sum(entry["score"] for entry in answered)
+    exact = sum(entry["exact"] for entry in answered)
+    return len(answered), score, exact
+
+
 def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
     """Writes the result file of one cell.
 
-    entries: its trials, answered or failed, the first one first.  run: what all cells share: model, data, settings,
-    versions. With the protocol "lceg" the scores of the paper's code are added for the first trial.
+    entries: its trials, answered or failed, in order.  run: what all cells share. The protocol "lceg" adds the paper's
+    scores of the first trial.
     """
-    answered = [entry for entry in entries if "error" not in entry]
-    n = len(answered)
-    score = sum(entry["score"] for entry in answered)
-    exact = sum(entry["exact"] for entry in answered)
+    n, score, exact = totals(entries)
     first = entries[0]
     response = first.get("response")
     result = {
@@ -76,9 +81,10 @@ def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
         "rate_interval_95": wilson(exact, n) if n else None,
     }
     if run["protocol"] == "lceg":
-        failed = response is None
-        result["lceg_overlap"] = None if failed else lceg_overlap(first["answer"], response)
-        result["lceg_rouge1_f_x10"] = None if failed else 10 * rouge1_f(first["needle"], response)
+        result |= {"lceg_overlap": None, "lceg_rouge1_f_x10": None}
+        if response is not None:
+            result["lceg_overlap"] = lceg_overlap(first["answer"], response)
+            result["lceg_rouge1_f_x10"] = 10 * rouge1_f(first["needle"], response)
     result["trials"] = []
     for entry in entries:
         trial = entry.copy()

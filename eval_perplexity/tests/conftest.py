@@ -1,4 +1,4 @@
-"""A tiny checkpoint, a token file, and a way to call eval_ppl.py in this process."""
+"""A tiny checkpoint, a token file, and a way to call the stage's scripts in this process."""
 
 import json
 import sys
@@ -16,26 +16,17 @@ RULE = {"rule": "ntk", "rope_theta": 10000.0, "factor": 2.0, "original_length": 
 COSTS = ("seconds", "tokens_per_second", "peak_memory_bytes", "command", "processes")
 
 
-def save_model(folder: Path, method=None, **changes) -> Path:
-    """The tiny base, with the record of `method` if there is one."""
-    if method:
-        changes["context_extension"] = {
-            "method": method,
-            "base_model": "tiny",
-            "original_length": tiny.C,
-            "trained_length": 256,
-            "trained_tokens": 5,
-            "rope_by_length": RULE if method == "ntk" else None,
-        }
-    return tiny.save_base(folder, **changes)
+def save_model(folder: Path, method: str, rope_by_length=RULE, **changes) -> Path:
+    """The tiny base with the record of a method."""
+    record = {"method": method, "trained_length": 256, "trained_tokens": 5, "rope_by_length": rope_by_length}
+    return tiny.save_base(folder, context_extension=record, **changes)
 
 
 def write_tokens(path: Path, tokens, kind="uint16", **sidecar) -> Path:
-    """A token file of numpy dtype `kind`, with a sidecar if it says anything."""
+    """A token file of numpy dtype `kind` with its sidecar."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.asarray(tokens, dtype=kind).tofile(path)
-    if sidecar:
-        path.with_name(path.name + ".json").write_text(json.dumps(sidecar))
+    path.with_name(path.name + ".json").write_text(json.dumps(sidecar))
     return path
 
 
@@ -48,7 +39,7 @@ def documents(count: int, seed: int = 0) -> list[int]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("models") / "tiny")
+    return tiny.save_base(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +57,20 @@ def evaluate(monkeypatch, capsys, checkpoint, tokens):
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
         run_script(eval_ppl.main)
         return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def prepare(monkeypatch, checkpoint):
+    """prepare(output, flags...) runs prepare_data.py with the tokenizer of `checkpoint`; returns the sidecar."""
+    import prepare_data
+
+    def call(output, *flags):
+        flags = ["--tokenizer", checkpoint, "--output", output, *flags]
+        monkeypatch.setattr(sys, "argv", ["prepare_data.py", *map(str, flags)])
+        run_script(prepare_data.main)
+        return json.loads(output.with_name(output.name + ".json").read_text())
 
     return call
 

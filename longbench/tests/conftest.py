@@ -22,16 +22,22 @@ def base(tmp_path_factory):
     return folder
 
 
+def run_main(main, *flags, script: str = "script.py") -> None:
+    """Calls a script's main() with these flags."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, flags)])
+        main()
+
+
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(capsys):
     """call(main, flags...) -> (stdout, the lines of stderr that begin with "error" and the error that ended main)."""
 
-    def call(main, *flags, script="script.py"):
-        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
+    def call(*words, **script):
         capsys.readouterr()
         ending = []
         try:
-            main()
+            run_main(*words, **script)
         except (ValueError, SystemExit) as error:
             ending = [f"error: {error}"]
         printed = capsys.readouterr()

@@ -15,7 +15,7 @@ import data
 import prompts
 from conftest import make_row, write_rows
 from data import load
-from sets import LONGBENCH_E, SETS, TREC_SHOTS, base_set, expand, official_rows
+from sets import LONGBENCH_E, SETS, base_set, expand, official_rows
 
 LETTERS = "".join(chr(97 + i % 26) for i in range(300))
 
@@ -25,7 +25,7 @@ def rows_of(name: str, count: int, **fields) -> list[dict]:
 
 
 def test_names_of_sets():
-    assert sum(official.rows for official in SETS.values()) == 3750 and len(TREC_SHOTS) == 15
+    assert sum(official.rows for official in SETS.values()) == 3750
     names = ["standin_trec_7shots", "trec_1000shots", "standin_lcc", "trec"]
     assert [base_set(name) for name in names] == ["trec", "trec", "lcc", "trec"]
     assert [official_rows(name) for name in names] == [None, 200, None, 200]
@@ -128,22 +128,21 @@ def tokenizer(base):
 
 
 @pytest.mark.parametrize("limit", [100, 101])
-def test_the_middle_is_cut_as_in_longbench(tokenizer, limit):
+@pytest.mark.parametrize(("protocol", "answer"), [("lceg", 0), ("inside", 32)])
+def test_the_middle_is_cut_as_in_longbench(tokenizer, limit, protocol, answer):
+    def ids_of(text):
+        return prompts.prompt_ids(tokenizer, text, limit, 32, protocol)
+
+    room = limit - answer
     ids = tokenizer(LETTERS).input_ids  # <s> and a token a byte
-    half = limit // 2
-    cut, truncated = prompts.prompt_ids(tokenizer, LETTERS, limit, 32, "lceg")
+    half = room // 2
+    cut, truncated = ids_of(LETTERS)
     assert truncated and tokenizer.decode(cut, skip_special_tokens=True) == LETTERS[: half - 1] + LETTERS[-half:]
     assert len(cut) == 2 * half and cut[0] == ids[0] == 0  # an odd limit loses one token
-    assert prompts.prompt_ids(tokenizer, LETTERS[: limit - 1], limit, 32, "lceg") == (ids[:limit], False)
-    assert prompts.prompt_ids(tokenizer, LETTERS[:limit], limit, 32, "lceg")[1]
+    assert ids_of(LETTERS[: room - 1]) == (ids[:room], False) and ids_of(LETTERS[:room])[1]
 
 
-@pytest.mark.parametrize("limit", [100, 101])
-def test_prompt_and_answer_stay_inside_the_window(tokenizer, limit):
-    cut, truncated = prompts.prompt_ids(tokenizer, LETTERS, limit, 32, "inside")
-    assert truncated and len(cut) + 32 == limit - limit % 2
-    assert not prompts.prompt_ids(tokenizer, LETTERS[: limit - 33], limit, 32, "inside")[1]
-    assert prompts.prompt_ids(tokenizer, LETTERS[: limit - 32], limit, 32, "inside")[1]
+def test_only_the_papers_prompts_exceed_the_window(tokenizer):
     accents = "é" * 300  # two tokens each: half a letter becomes U+FFFD, which is three
     assert len(prompts.prompt_ids(tokenizer, accents, 102, 32, "lceg")[0]) > 102  # as the paper's code
     assert 102 - 8 <= len(prompts.prompt_ids(tokenizer, accents, 102, 32, "inside")[0]) + 32 <= 102

@@ -36,10 +36,7 @@ def random_text(rng: random.Random, words: list[str], most: int) -> str:
 
 def test_worked_cases():
     assert metrics.qa_f1("The cat sat", "a cat") == pytest.approx(2 * 1 * 0.5 / 1.5)  # cat sat | cat
-    assert metrics.qa_f1("no no yes", "no no no") == pytest.approx(2 / 3)  # each word as often as both have it
     assert metrics.count("There are 7 or 17, no: 7", "7") == pytest.approx(2 / 3)
-    assert metrics.retrieval("Paragraph 12, not 1", "Paragraph 12") == 0.5
-    assert metrics.classification("Date or City", "Date", ["Date", "City"]) == 0.5
     # three parts of the right name: the loop removes the 1st, skips the 2nd, removes the 3rd
     assert metrics.classification("Food and drink", "Food and drink", ["Food", "and", "drink", "Food and drink"]) == 0.5
     assert metrics.rouge_l("the cat the cat the cat", "the cat") == pytest.approx(1.0)  # a word counts once
@@ -51,7 +48,6 @@ def test_worked_cases():
 def test_code_sim_takes_the_first_line_of_code():
     assert metrics.code_sim("\n\nreturn x\nmore", "return x") == 1.0
     assert metrics.code_sim("// no\n`no`\nx = 1 # no\nreturn x", "return x") == 1.0
-    assert metrics.code_sim("# nothing else", "return x") == 0.0
     assert metrics.code_sim("    return x", "return x") == 0.8  # 2 * 8 / (12 + 8): leading spaces count
     assert metrics.code_sim("   \nreturn x", "return x") == round(100 * 2 * 1 / 11) / 100  # a line of spaces counts
     assert metrics.code_sim("aaab", "aaa") == 0.86  # 85.7 %, whole percent

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import weakref
 
 import pytest
@@ -12,13 +11,12 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 import pred
 import tiny
 import transformers_engine
-from conftest import WINDOW, make_row, read_rows, write_rows
+from conftest import WINDOW, make_row, read_rows, run_main, write_rows
 from prompts import template
 from sets import SETS, base_set
 
 COSTS = ("prefilled_tokens", "generated_tokens", "seconds", "peak_memory_bytes")
-NAMES = ["standin_multifieldqa_en", "standin_trec_5shots", "standin_samsum"]
-FOLDERS = ["pred", "pred_trec", "pred"]
+NAMES = {"standin_multifieldqa_en": "pred", "standin_trec_5shots": "pred_trec", "standin_samsum": "pred"}  # folders
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +33,7 @@ def data(tmp_path_factory):
 def whole(base, data, tmp_path_factory):
     """The predictions of an undisturbed run."""
     root = tmp_path_factory.mktemp("whole")
-    flags = ["--model_path", base, "--data_dir", data, "--output_dir", root, "--dataset_name", *NAMES]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["pred.py", *map(str, flags)])
-        pred.main()
+    run_main(pred.main, "--model_path", base, "--data_dir", data, "--output_dir", root, "--dataset_name", *NAMES)
     return root
 
 
@@ -61,7 +56,7 @@ def record_of(root, name: str, folder: str = "pred", model: str = "tiny") -> dic
 
 
 def test_rows_and_record(whole, data):
-    for name, folder in zip(NAMES, FOLDERS, strict=True):
+    for name, folder in NAMES.items():
         rows, sources = read_rows(whole / folder / "tiny" / f"{name}.jsonl"), read_rows(data / f"{name}.jsonl")
         assert [row["_id"] for row in rows] == [row["_id"] for row in sources]  # in the order of the data
         new_tokens = SETS[base_set(name)].new_tokens
@@ -147,17 +142,15 @@ def test_several_checkpoints_are_answered_by_one_process(whole, base, call, data
 def test_a_larger_limit_adds_rows_and_other_settings_start_again(run, tmp_path):
     flags = ["--output_dir", tmp_path, "--dataset_name", "standin_multifieldqa_en", "--max_new_tokens", 4, "--limit"]
     path = tmp_path / "pred" / "tiny" / "standin_multifieldqa_en.jsonl"
-    write_rows(path, [{"pred": "x", "answers": ["w1"], "all_classes": [], "length": 1}])
-    out = run(*flags, 9)[0]
-    assert "moved to old/ (no record of their settings)" in out and "9 of 24 rows" in out
+    assert "9 of 24 rows" in run(*flags, 9)[0]
     few = path.read_text().splitlines()
     assert "9 of 12 rows are already answered" in run(*flags, 12)[0]
     more = path.read_text().splitlines()
     assert set(few) < set(more) and len(more) == 12
     assert "12 of 24 rows" in run(*flags, 5)[0] and path.read_text().splitlines() == more  # nothing is lost
     out = run(*flags, 24, "--protocol", "lceg", "--max_length", 300)[0]
-    assert "moved to old2/ (other max_length, protocol)" in out
-    assert (path.parent / "old2" / path.name).read_text().splitlines() == more
+    assert "moved to old/ (other max_length, protocol)" in out
+    assert (path.parent / "old" / path.name).read_text().splitlines() == more
     assert max(row["prompt_tokens"] for row in read_rows(path)) == 300  # the answer exceeds the window
 
 
@@ -187,6 +180,9 @@ def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
         (["--max_length", 128, "--dataset_name", "standin_samsum"], "missing or incomplete: tiny/standin_samsum"),
         (["--engine", "vllm", "--dataset_name", "standin_samsum"], "vLLM is not installed"),
         (["--model", "a", "b"], "1 checkpoints need as many different names"),
+        (["--limit", 0], "2"),  # argparse's exit status
+        (["--max_length", -1], "2"),
+        (["--max_new_tokens", 0], "2"),
     ],
 )
 def test_bad_input_gives_an_error(run, tmp_path, flags, message):

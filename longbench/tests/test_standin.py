@@ -6,7 +6,7 @@ import re
 import pytest
 
 import make_standin
-from conftest import read_rows, write_rows
+from conftest import read_rows, run_main, write_rows
 from data import load
 from metrics import METRICS
 from sets import SETS, STANDIN_SETS
@@ -17,9 +17,7 @@ FLAGS = ["--rows", 24, "--words", 80, "--shots", 1, 5, 25, "--classes", 5]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("standins")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["make_standin.py", "--output_dir", str(folder), *map(str, FLAGS)])
-        make_standin.main()
+    run_main(make_standin.main, "--output_dir", folder, *FLAGS)
     return folder
 
 

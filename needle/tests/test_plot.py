@@ -46,7 +46,6 @@ def test_the_figure_shows_the_results(tmp_path):
         np.testing.assert_allclose(np.array(colours) * 255, [(0xDD,) * 3, *LCEG_COLOURS], atol=1.5)
         assert image.get_clim() == (0, 1)
         assert [label.get_text() for label in axes.get_xticklabels()] == ["1k", "4k", "8k", "11k"]
-        assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "50", "100"]
         marks = {line.get_linestyle(): line.get_xdata()[0] for line in axes.lines}
         assert marks == {":": 1.0, "--": pytest.approx(2 + (8000 - 7513) / (10769 - 7513))}
 
@@ -60,9 +59,8 @@ def test_command(tmp_path, monkeypatch, capsys):
     flags = f"needle_plot.py --colours cividis --output_dir {pictures} --results {results}"
     monkeypatch.setattr(sys, "argv", flags.split())
     needle_plot.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert [line[:10] for line in lines[:2]] == ["left out: "] * 2
-    assert lines[2] == "llama: share of the answer's words 0.58 [0.44, 0.71]"
+    out = capsys.readouterr().out
+    assert out.count("left out: ") == 2 and "llama: share of the answer's words 0.58 [0.44, 0.71]" in out
     table = pd.read_csv(pictures / "needle.csv").set_index(["model", "length", "depth"])
     assert len(table) == 2 * 12 and table.value["llama", 4256, 50] == 0.75 and table.n["llama", 4256, 50] == 4
     assert {path.name for path in pictures.iterdir()} == {f"needle.{ending}" for ending in ("png", "svg", "pdf", "csv")}

@@ -17,10 +17,9 @@ PAGES = [page for _, page in sorted(topics.items())][:30]
 NEW = 20
 
 
-def wrap(tokenizer: Tokenizer, bos: bool) -> PreTrainedTokenizerFast:
-    if bos:
-        special = [("<s>", tokenizer.token_to_id("<s>"))]
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=special)
+def wrap(tokenizer: Tokenizer, single: str) -> PreTrainedTokenizerFast:
+    special = [("<s>", tokenizer.token_to_id("<s>"))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=special)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
@@ -35,7 +34,7 @@ def byte_bpe(merge_newlines: bool):
     tokenizer.decoder = decoders.ByteLevel()
     special = {"special_tokens": ["<s>", "</s>"], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
     tokenizer.train_from_iterator(PAGES, trainers.BpeTrainer(vocab_size=900, show_progress=False, **special))
-    return wrap(tokenizer, bos=merge_newlines)
+    return wrap(tokenizer, "<s> $A" if merge_newlines else "$A")
 
 
 def sentencepiece_bpe():
@@ -49,7 +48,7 @@ def sentencepiece_bpe():
     tokenizer.train_from_iterator([word for page in PAGES for word in page.split()], trainer)
     made = json.loads(tokenizer.to_str())
     made["added_tokens"] = made["added_tokens"][:3]  # the bytes are ordinary tokens
-    return wrap(Tokenizer.from_str(json.dumps(made)), bos=True)
+    return wrap(Tokenizer.from_str(json.dumps(made)), "<s> $A")
 
 
 TOKENIZERS = {"no_bos": byte_bpe(False), "merged_newlines": byte_bpe(True), "sentencepiece": sentencepiece_bpe()}
@@ -113,8 +112,6 @@ def test_texts_are_sorted_and_their_source_is_known(tmp_path):
     texts, data = read_texts(tmp_path)
     assert list(texts.items()) == [("a/c.txt", "C."), ("a/z.txt", "Z.\nY."), ("b.txt", "B.")]
     assert data["source"] == "user" and data["files"] == 3 and read_texts(None)[1]["source"] == "standin"
-    (tmp_path / "b.txt").write_text("B!")
-    assert read_texts(tmp_path)[1]["sha256"] != data["sha256"]
     (tmp_path / "essays").mkdir()
     for i in range(49):
         (tmp_path / "essays" / f"{i}.txt").write_text("x" * (645_142 - 48 if i == 48 else 1))
@@ -128,7 +125,7 @@ def test_facts_depend_on_cell_trial_and_seed_only():
     drawn = {cell: facts.draw(*cell) for cell in product((1000, 2000), (0, 50, 12.5), range(1, 9))}
     assert len({fact.needle for fact in drawn.values()}) == len(drawn)
     for cell, fact in reversed(drawn.items()):
-        assert Facts("book", None, None, None, 3, None).draw(*cell) == fact
+        assert facts.draw(*cell) == fact
         name = fact.question.removeprefix("What is the magic number of ").removesuffix("?")
         assert name in CITIES and fact.needle == f"\nThe magic number of {name} is {fact.answer}.\n"
     assert Facts("book", None, None, None, 4, None).draw(1000, 50, 1) != drawn[1000, 50, 1]
