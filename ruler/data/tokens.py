@@ -2,11 +2,11 @@
 
 The idea of this generator: a prompt is cut at its spaces into words (line breaks stay inside the words), every word is
 tokenised once, after a space, and cached, and a prompt has as many tokens as its words together. So a prompt of 32,768
-tokens is counted in a few milliseconds, and the size that fills the length is found by trying sizes. Finished prompts
-are verified by tokenising them as a whole.
+tokens is counted in a few milliseconds. Finished prompts are verified by tokenising them as a whole.
 """
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prepare.py runs one process per core
@@ -19,27 +19,10 @@ PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 MAX_CACHED_WORDS = 2**16
 
 
-class WordCosts(dict):
-    """{word: its tokens after a space}, filled in when a word is first looked up."""
-
-    def __init__(self, count_plain):
-        super().__init__()
-        self.count_plain = count_plain
-        self.anchor_tokens = count_plain("a")
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= MAX_CACHED_WORDS:
-            self.clear()
-        cost = self.count_plain(f"a {word}") - self.anchor_tokens
-        self[word] = cost
-        return cost
-
-
 class Tokens:
     """Counts tokens with a tokenizer given as JSON.
 
-    special_tokens: how many the tokenizer adds to a prompt, such as BOS; may be 0.
-    cost(word): tokens of a word after a space.
+    special_tokens: how many the tokenizer adds to a prompt, such as BOS.  cost(word): tokens of a word after a space.
     """
 
     def __init__(self, tokenizer_json: str):
@@ -48,7 +31,8 @@ class Tokens:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.special_tokens = self.tokenizer.num_special_tokens_to_add(False)
-        self.cost = WordCosts(self.count_plain).__getitem__
+        anchor_tokens = self.count_plain("a")
+        self.cost = lru_cache(MAX_CACHED_WORDS)(lambda word: self.count_plain(f"a {word}") - anchor_tokens)
 
     def __reduce__(self):
         return Tokens, (self.tokenizer_json,)  # without the cache

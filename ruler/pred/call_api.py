@@ -27,7 +27,7 @@ from answers import add_engine_flags, answer_all, check_engine_flags, open_engin
 from checkpoint import checkpoint_name
 from endpoint import Endpoint
 from store import Store
-from tasks import choose_tasks, read_tasks
+from tasks import choose_tasks, fill_in, read_tasks
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,11 +70,6 @@ def parse_args() -> argparse.Namespace:
 
 
 # --- the data
-def folder_of(pattern: str, model: str, length: int) -> Path:
-    """A --data_dir or --save_dir with its placeholders filled in."""
-    return Path(pattern.replace("{model}", model).replace("{length}", str(length)))
-
-
 def read_data(path: Path) -> list[dict]:
     """The rows {index, input, outputs, length, ...} of a data file; `input` is the whole prompt.
 
@@ -131,7 +126,7 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
     path = args.model_name_or_path[args.model_name.index(name)]
     units = []
     for length in args.max_seq_length:
-        folder = folder_of(args.data_dir, name, length)
+        folder = fill_in(args.data_dir, name, length)
         for task in choose_tasks(args.task, tasks):
             units.append((length, task, folder / task, read_data(folder / task / "validation.jsonl")))
     engine = open_model(path, args)
@@ -146,7 +141,7 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
         about |= {"protocol": data.get("profile"), "seed": data.get("seed")}
         new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
         settings = engine.settings() | {"stop_words": args.stop_words, "tokens_to_generate": new_tokens}
-        errors += answer_task(engine, rows, folder_of(args.save_dir, name, length), about, settings)
+        errors += answer_task(engine, rows, fill_in(args.save_dir, name, length), about, settings)
     if errors:
         advice = "rerun the same command to try them again, with a smaller --prefill_chunk or --cache_on_cpu"
         raise ValueError(f"{name}: {errors} answers ran out of memory; {advice}")
