@@ -61,12 +61,14 @@ def test_a_study_becomes_tables_figures_and_a_report_that_stands_alone(tmp_path,
 
 def test_one_model_is_enough_and_nothing_at_all_is_an_error(tmp_path, monkeypatch):
     nothing = {"val_perplexity": None, "perplexity_interval_95": None, "last_64": None}
-    making.perplexity(tmp_path, making.info("base", "base", None), 64, 20.0, **nothing)
-    making.perplexity(tmp_path, making.info("base", "base", None), 128, 20.0)
-    making.ruler(tmp_path, making.info("base", "base", None), 128, {"vt": making.entry([1.0], "indices")})
+    base = making.info("base", "base", None)
+    making.perplexity(tmp_path, base, 32, 20.0, **nothing)
+    making.perplexity(tmp_path, base, 64, 20.0, loss_by_position=[])  # a window of 64 has no positions
+    making.ruler(tmp_path, base, 128, {"vt": making.entry([1.0], "indices")})
     run(monkeypatch, "--results", tmp_path, "--output_dir", tmp_path / "out")
+    assert {path.stem for path in tmp_path.glob("out/*.png")} == {"perplexity", "ruler", "ruler_tasks"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "No number: perplexity of base at 64" in page and "No run here has the paper" in page
+    assert "No number: perplexity of base at 32" in page and "No run here has the paper" in page
     with pytest.raises(SystemExit, match="error: no results in"):
         run(monkeypatch, "--results", tmp_path / "none", "--output_dir", tmp_path / "none_out")
     assert not (tmp_path / "none_out").exists()
@@ -78,6 +80,19 @@ def data(study):
     results = collect([study])
     rows = make_rows(results)
     return rows, make_frame(rows, results).query("metric in ('perplexity', 'score')")
+
+
+def titles_without(kind, data):
+    """The titles of a figure's panels if no row is of this kind."""
+    rows, scores = data
+    figure = plots.many_shot([row for row in rows if row.kind != kind], scores.query("benchmark == 'trec'"), 512).figure
+    return [panel.get_title() for panel in figure.axes]
+
+
+def test_a_study_without_frozen_methods_has_no_panel_for_them(data):
+    assert titles_without("frozen", data) == ["trained"]
+    assert titles_without("fine-tuned", data) == ["not trained"]
+    assert titles_without("base", data) == ["trained", "not trained"]
 
 
 def line_of(figure, panel, label):
