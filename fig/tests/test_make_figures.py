@@ -51,8 +51,6 @@ def test_a_study_becomes_tables_figures_and_a_report_that_stands_alone(tmp_path,
     assert "http:" not in text and "https:" not in text and "<script" not in text
     assert sum(link.startswith("data:image/svg+xml;base64,") for link in links) == len(FIGURES)
     assert all(link.startswith("data:") or (output / link).exists() for link in links)
-    for tag in ("section", "table", "tr", "td", "figure", "details"):
-        assert len(re.findall(f"<{tag}[ >]", text)) == text.count(f"</{tag}>")
     for warning in ("Stand-in data in Perplexity", "Failed: ruler of m_pi_512", "cut.json is not a complete result",
                     "no folder", "Few samples", "One training seed"):  # fmt: skip
         assert warning in text.split("Table 1</h2>")[0], warning
@@ -82,17 +80,11 @@ def data(study):
     return rows, make_frame(rows, results).query("metric in ('perplexity', 'score')")
 
 
-def titles_without(kind, data):
-    """The titles of a figure's panels if no row is of this kind."""
-    rows, scores = data
-    figure = plots.many_shot([row for row in rows if row.kind != kind], scores.query("benchmark == 'trec'"), 512).figure
-    return [panel.get_title() for panel in figure.axes]
-
-
 def test_a_study_without_frozen_methods_has_no_panel_for_them(data):
-    assert titles_without("frozen", data) == ["trained"]
-    assert titles_without("fine-tuned", data) == ["not trained"]
-    assert titles_without("base", data) == ["trained", "not trained"]
+    rows, scores = data
+    trained = [row for row in rows if row.kind != "frozen"]
+    figure = plots.many_shot(trained, scores.query("benchmark == 'trec'"), 512).figure
+    assert [panel.get_title() for panel in figure.axes] == ["trained"]
 
 
 def line_of(figure, panel, label):
