@@ -82,6 +82,26 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def list_jobs(args: argparse.Namespace) -> list[Job]:
+    """Every task at every length."""
+    tasks = read_tasks(args.benchmark)
+    jobs = []
+    for length, name in product(args.max_seq_length, choose_tasks(args.task, tasks)):
+        family, task_args = tasks[name]["task"], tasks[name]["args"]
+        new_tokens = args.tokens_to_generate or tasks[name]["tokens_to_generate"]
+        jobs.append(Job(name, family, task_args, length, new_tokens, args.num_samples, args.random_seed, args.profile))
+    return jobs
+
+
+def set_up(job: Job, tokens: Tokens, args: argparse.Namespace) -> Task:
+    """The task of a job, ready to make rows."""
+    kind = source_kind(job.family, job.args)
+    text = read_source(kind, getattr(args, kind))[0] if kind else None
+    task = FAMILIES[job.family](tokens, job, text)
+    task.calibrate()
+    return task
+
+
 def job_folder(args: argparse.Namespace, model: str, job: Job) -> Path:
     return fill_in(args.save_dir, model, job.length) / job.name
 
@@ -180,26 +200,18 @@ def prepare(model: str, args: argparse.Namespace) -> None:
     packages = {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")}
     about = {"tokenizer": path, "command": command_line(), "versions": packages}
     about["special_tokens"] = tokens.special_tokens
-    specs = read_tasks(args.benchmark)
     tasks, folders, records = [], [], []
-    for length, name in product(args.max_seq_length, choose_tasks(args.task, specs)):
-        family, task_args = specs[name]["task"], specs[name]["args"]
-        new_tokens = args.tokens_to_generate or specs[name]["tokens_to_generate"]
-        job = Job(name, family, task_args, length, new_tokens, args.num_samples, args.random_seed, args.profile)
-        text, data = None, None  # from outside, and its description
-        kind = source_kind(family, task_args)
-        if kind:
-            text, data = read_source(kind, getattr(args, kind))
+    for job in list_jobs(args):
+        kind = source_kind(job.family, job.args)
+        data = read_source(kind, getattr(args, kind))[1] if kind else None
         record = job._asdict() | settings | {"data_sha256": data and data["sha256"]}
         del record["num_samples"]
         if find_data(args, model, job, record):
             continue
         source = data["source"] if data else "official"
         if source == "standin":
-            print(f"ruler data: no --{kind}: {name} uses a stand-in for RULER's text (see data/download.py)")
-        task = FAMILIES[family](tokens, job, text)
-        task.calibrate()
-        tasks.append(task)
+            print(f"ruler data: no --{kind}: {job.name} uses a stand-in for RULER's text (see data/download.py)")
+        tasks.append(set_up(job, tokens, args))
         folders.append(job_folder(args, model, job))
         records.append(record | {"source": source, "data": data, "num_samples": job.num_samples} | about)
     if tasks:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from argparse import Namespace
 from collections import Counter
 from functools import lru_cache
 from math import isqrt, pi
@@ -12,14 +13,14 @@ import transformers
 import solvers
 import texts
 from niah import DEPTHS, SENTENCE_END
-from prepare import FAMILIES
-from sources import read_source, source_kind
+from prepare import set_up
 from task import Job
 from tasks import read_tasks
 from tokens import Tokens, read_tokenizer
 
 SPECS = read_tasks("synthetic")
 TASKS = list(SPECS)
+NO_FILES = Namespace(essays=None, squad=None, hotpotqa=None)
 
 
 class Maker:
@@ -31,11 +32,7 @@ class Maker:
 
     def set_up(self, name, length=2048, profile="upstream"):
         family, args, new_tokens = (SPECS[name][key] for key in ("task", "args", "tokens_to_generate"))
-        kind = source_kind(family, args)
-        source = read_source(kind, None)[0] if kind else None
-        task = FAMILIES[family](self.tokens, Job(name, family, args, length, new_tokens, 500, 42, profile), source)
-        task.calibrate()
-        return task
+        return set_up(Job(name, family, args, length, new_tokens, 500, 42, profile), self.tokens, NO_FILES)
 
     def samples(self, name, n, *args):
         return [self.task(name, *args).build(index) for index in range(n)]
