@@ -44,8 +44,8 @@ def download(kind: str) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", default=list(FILE_NAMES), help=f"some of {', '.join(FILE_NAMES)} [all]")
-    for kind in parser.parse_args().kinds:
+    parser.add_argument("kinds", nargs="*", help=f"some of {', '.join(FILE_NAMES)} [all]")
+    for kind in parser.parse_args().kinds or FILE_NAMES:
         if kind not in FILE_NAMES:
             parser.error(f"unknown text {kind}")
         download(kind)
