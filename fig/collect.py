@@ -1,11 +1,11 @@
 """Reads the result files of every stage into one list of scores.
 
-Files are recognised by their content, wherever they are. A file that is incomplete or is not a result is reported in
-one line and left out; rerun its stage's command to make it again.
+Files are recognised by their content, wherever they are. Those that are incomplete are reported and left out.
 """
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,17 +89,13 @@ def with_value(score: Score, value: float | None, interval: list | None = None, 
 
 def run_entry(score: Score, data: dict, record: dict) -> dict:
     """The entry of Results.runs for the evaluation that gave this score. record: has RUN_KEYS."""
-    path = Path(data.get("path") or "")
-    return {
-        "model": score.model,
-        "benchmark": score.benchmark,
-        "task": score.task,
-        "length": score.length,
-        "source": data.get("source", "unknown"),
-        "data": data.get("dataset") or path.name,
-        "sha256": data.get("sha256") or "",
-        **{key: record.get(key) for key in RUN_KEYS},
-    }
+    entry = {name: getattr(score, name) for name in ("model", "benchmark", "task", "length")}
+    entry["source"] = data.get("source", "unknown")
+    entry["data"] = data.get("dataset") or Path(data.get("path") or "").name
+    entry["sha256"] = data.get("sha256") or ""
+    for key in RUN_KEYS:
+        entry[key] = record.get(key)
+    return entry
 
 
 def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
@@ -113,12 +109,13 @@ def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dic
         "documents": result.get("documents"),
         "all_windows": n == result.get("n_windows_total"),
     }
-    samples, windows = None, result.get("window_losses")
+    samples = None
+    windows = result.get("window_losses")
     if windows and None not in windows["loss"]:
         samples = dict(zip(windows["start"], windows["loss"], strict=True))
     interval = result["perplexity_interval_95"]
-    whole = with_value(score, result["val_perplexity"], interval, samples=samples, settings=settings, block=2 * length)
-    scores = [whole]
+    whole = with_value(score, result["val_perplexity"], interval)
+    scores = [replace(whole, samples=samples, settings=settings, block=2 * length)]
     for last in (64, 256):
         entry = result.get(f"last_{last}")
         if entry:
@@ -139,8 +136,8 @@ def read_needle(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
         tokens += trial.get("prompt_tokens") or 0
         if "error" not in trial:
             samples[depth, trial["trial"]] = trial["score"]
-    part, n = f"depth {depth:g}", len(samples)
-    score = Score("needle", result["template"], length, n, data["source"], part=part, **identity)
+    n = len(samples)
+    score = Score("needle", result["template"], length, n, data["source"], part=f"depth {depth:g}", **identity)
     scores = [with_value(score, result["score"], result.get("score_interval_95"), samples=samples)]
     if "rate" in result:
         scores.append(with_value(score, result["rate"], result.get("rate_interval_95"), metric="rate"))
@@ -153,16 +150,20 @@ def read_needle(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
 
 def read_scores(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
     """A scores.json of LongBench, LongBench-E, many-shot or RULER: one model, all sets or tasks."""
-    benchmark, scores, runs = result["benchmark"], [], []
+    scores, runs = [], []
+    benchmark = result["benchmark"]
     if benchmark not in BENCHMARKS:
         raise ValueError(f"unknown benchmark '{benchmark}'")
-    entries, ids_key = (result["tasks"], "indices") if benchmark == "ruler" else (result["sets"], "ids")
+    is_ruler = benchmark == "ruler"
+    entries = result["tasks" if is_ruler else "sets"]
     for name, entry in entries.items():
         task, length = name, result.get("length")
         if benchmark == "trec":
             task, shots = re.fullmatch(r"((?:standin_)?trec)_(\d+)shots", name).groups()
             length = int(shots)
-        run, source, ids = entry.get("run") or {}, entry["source"] or "unverified", entry[ids_key]
+        run = entry.get("run") or {}
+        source = entry["source"] or "unverified"
+        ids = entry["indices" if is_ruler else "ids"]
         if None in ids:  # predictions of other code, in the order of the data
             ids = range(len(ids))
         values = [100 * value for value in entry["row_scores"]]
@@ -189,10 +190,7 @@ def read_scores(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
 
 
 def find_files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
-    """(name, path) of each JSON file that may be a result.
-
-    The name is relative to its root (with several roots, to the root's parent), so that it is the same everywhere.
-    """
+    """(name, path) of each JSON file that may be a result. The name begins at its root (of several: root's parent)."""
     seen = set()
     for root in roots:
         base = root if len(roots) == 1 else root.parent
@@ -206,10 +204,7 @@ def find_files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def collect(roots: list[Path]) -> Results:
-    """All results below `roots`, in an order that depends on the results alone.
-
-    A model is named by the last part of its path, which is the same in every stage.
-    """
+    """All results below `roots`, in an order that depends on the results alone."""
     results = Results({}, [], [], [])
     first_scores, repeats = {}, {}
     for file, path in find_files(roots):
@@ -223,7 +218,7 @@ def collect(roots: list[Path]) -> Results:
                 read = read_perplexity
             else:
                 continue
-            model = Path(result["model"] or "").name or result["name"]
+            model = Path(result["model"] or "").name or result["name"]  # the same in every stage
             identity = {"model": model, "protocol": result["protocol"], "seed": result["seed"], "file": file}
             scores, runs = read(result, identity)
             info = {key: result.get(key) for key in MODEL_KEYS}
@@ -258,14 +253,14 @@ def sort_key(score: Score) -> tuple:
 
 def needle_means(scores: Iterable[Score]) -> list[Score]:
     """The mean over depths at each length, as further scores."""
-    groups = {}
+    groups = defaultdict(list)
     for score in scores:
         if score.benchmark == "needle" and score.value is not None:
-            group = (score.model, score.task, score.length, score.metric)
-            groups.setdefault(group, []).append(score)
+            groups[score.model, score.task, score.length, score.metric].append(score)
     means = []
     for cells in groups.values():
-        n, total, samples = 0, 0, {}
+        n = total = 0
+        samples = {}
         for cell in cells:
             n += cell.n
             total += cell.value * cell.n

@@ -18,10 +18,10 @@ def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
 
     Needle and RULER at every length, the others, which have no length, at that of Table 1.
     """
-    whole = scores.query("part == ''")
     pairs = pd.DataFrame(columns=PAIRS)
     if not columns or columns[0].benchmark != "perplexity":
         return pairs
+    whole = scores.query("part == ''")
     shown = columns[0].scores
     perplexities = whole.query("benchmark == 'perplexity' and task in @shown.task")
     perplexities = perplexities[["label", "length", "value"]].rename(columns={"value": "perplexity"})
@@ -50,7 +50,7 @@ def spearman(x_ML: np.ndarray, y_ML: np.ndarray) -> tuple[float, float, float]:
     """Spearman's rank correlation with a 95 % bootstrap interval over methods: (rho, low, high).
 
     x_ML, y_ML: values of each method at each length, NaN where there is none. A method's lengths are resampled
-    together, since they are not independent. NaN with fewer than 4 methods, or if one side is constant.
+    together. NaN with fewer than 4 methods, or if one side is constant.
     """
     n_methods = len(x_ML)
     rho = rank_correlation(x_ML.reshape(1, -1), y_ML.reshape(1, -1))[0]
@@ -66,11 +66,12 @@ def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
     exact = [row.label for row in rows if row.group == EXACT]
     lines = []
     for benchmark, points in pairs.groupby("benchmark", sort=False):
-        for methods, own in (("all methods", points), (EXACT, points[points.label.isin(exact)])):
-            parts = [(f"{length:g}", part) for length, part in own.groupby("length")]
+        groups = {"all methods": points, EXACT: points[points.label.isin(exact)]}
+        for methods, own in groups.items():
+            parts = {f"{length:g}": part for length, part in own.groupby("length")}
             if len(parts) > 1:
-                parts.append(("all lengths", own))
-            for length, part in parts:
+                parts["all lengths"] = own
+            for length, part in parts.items():
                 wide = part.pivot(index="label", columns="length", values=["perplexity", "score"])
                 rho = spearman(wide.perplexity.to_numpy(), wide.score.to_numpy())
                 lines.append((benchmark, methods, length, len(wide), len(part), *rho))

@@ -18,7 +18,8 @@ def read_training(root: Path | None, results: Results) -> tuple[list[dict], dict
     """(costs of each training, settings by model) from the checkpoint folders below `root`."""
     costs, recipes = [], {}
     for path in sorted(root.rglob("config.json")) if root else ():
-        model, metrics = path.parent.name, path.with_name("metrics.jsonl")
+        model = path.parent.name
+        metrics = path.with_name("metrics.jsonl")
         if model not in results.models:
             continue
         try:
@@ -32,11 +33,7 @@ def read_training(root: Path | None, results: Results) -> tuple[list[dict], dict
 
 
 def sum_metrics(path: Path) -> dict:
-    """The sum over the lines of metrics.jsonl, without one that a kill cut off.
-
-    The seconds of a line are its tokens over its tokens/s, so that the time between two runs of one training does not
-    count.
-    """
+    """The sum over the lines of metrics.jsonl, without one that a kill cut off and the time between two runs."""
     lines = path.read_text(encoding="utf-8").splitlines()
     metrics = pd.DataFrame([json.loads(line) for line in lines if line.endswith("}")])
     tokens = metrics.tokens_seen.diff().fillna(metrics.tokens_seen)

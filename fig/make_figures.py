@@ -70,6 +70,7 @@ def main():
             figures.append(draw(rows, own, target))
     if len(pairs):
         figures.append(correlation.draw(rows, pairs, correlations))
+    figures = [drawn for drawn in figures if drawn.figure]
     for drawn in figures:
         drawn.figure.savefig(output / f"{drawn.name}.png", dpi=160)
         drawn.figure.savefig(output / f"{drawn.name}.svg", metadata={"Date": None})

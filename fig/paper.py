@@ -1,7 +1,7 @@
 """The paper's published numbers (paper.tsv) beside ours, where a run is one of theirs.
 
 That is: the same base, method, trained tokens and lengths, official data and the settings of the paper's protocol
-(paper.json). In every other case nothing is compared. Perplexity and percent, as in the tables.
+(paper.json). In every other case nothing is compared.
 """
 
 import json
@@ -58,10 +58,7 @@ def comparable_scores(rows: list[Row], scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(rows: list[Row], scores: pd.DataFrame) -> pd.DataFrame:
-    """All comparisons that are allowed: a line each, with the paper's number and the difference from it.
-
-    scores: see rows.make_frame.
-    """
+    """All comparisons that are allowed: a line each, with the paper's number and the difference from it."""
     ours = comparable_scores(rows, scores)
     means = ours.groupby(PART, as_index=False, sort=False).agg(value=(OURS, "mean"), n=(OURS, "size"))
     means = means[means.n == means.benchmark.map(PAPER["parts"])].rename(columns={"value": OURS})
@@ -79,5 +76,4 @@ def find_comparison(comparisons: pd.DataFrame, row: Row, score: Score) -> dict:
         own = own.query("task == 'mean' and length == @score.length")
     else:
         own = own.query("task == 'mean'")
-    lines = own[[OURS, "paper", "difference"]].to_dict("records")
-    return lines[0] if lines else {}
+    return {} if own.empty else own[[OURS, "paper", "difference"]].iloc[0].to_dict()

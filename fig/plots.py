@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator  # noqa: E402
 
 GREY = "#555555"
 HEAT_MAP = {"cmap": "cividis", "vmin": 0, "vmax": 100, "aspect": "auto"}
-STYLE = {
+plt.rcParams |= {
     "svg.hashsalt": "fig",  # the same results give the same SVG ids
     "figure.constrained_layout.use": True,
     "axes.spines.top": False,
@@ -32,17 +32,16 @@ STYLE = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
-plt.rcParams.update(STYLE)
 
 
 @dataclass
 class Drawn:
-    """A figure. name: of its files."""
+    """A figure, None if there is nothing to show.  name: of its files."""
 
     name: str
     title: str
     caption: str
-    figure: plt.Figure
+    figure: plt.Figure | None
 
 
 def draw_grid(down: int, across: int, width: float, height: float, note: str, **options):
@@ -54,15 +53,16 @@ def draw_grid(down: int, across: int, width: float, height: float, note: str, **
 
 
 def plain_log_axis(axis, ticks=None) -> None:
-    """Labels a log axis with a few plain numbers: at most 8 of the ticks, else round ones."""
-    axis.set_major_locator(FixedLocator(ticks, nbins=8) if ticks is not None else MaxNLocator(6, steps=[1, 2, 5, 10]))
+    """Labels a log axis with a few plain numbers: at most 8 of the ticks [round ones]."""
+    locator = MaxNLocator(6, steps=[1, 2, 5, 10]) if ticks is None else FixedLocator(ticks, nbins=8)
+    axis.set_major_locator(locator)
     axis.set_major_formatter(lambda value, _: short(value))
     axis.minorticks_off()
 
 
 # --- lines
 def draw_lines(panel, rows: list[Row], points: pd.DataFrame) -> None:
-    """A line for each row, its 95 % intervals shaded, and the original and the trained lengths as dotted lines."""
+    """A line for each row, its 95 % intervals shaded."""
     for row in rows:
         line = points.query("label == @row.label").sort_values("x")
         if line.empty:
@@ -78,19 +78,26 @@ def draw_line_figure(rows: list[Row], points: dict[str, pd.DataFrame], x_label: 
     """Trained and not trained methods side by side, the base in both; a line of panels for each entry of points.
 
     points: {y label: label, x, value, low, high}, perplexity on a log scale.  target: a length to mark.
+    Returns None if there are no points.
     """
-    trained = [row for row in rows if row.kind != "frozen"]
-    frozen = [row for row in rows if row.kind != "fine-tuned"]
+    points = {y_label: own for y_label, own in points.items() if len(own)}
+    if not points:
+        return None
+    kinds = {row.kind for row in rows}
+    sides = {"base": rows} if kinds == {"base"} else {}
+    for kind, title in (("fine-tuned", "trained"), ("frozen", "not trained")):
+        if kind in kinds:
+            sides[title] = [row for row in rows if row.kind in ("base", kind)]
     note = "shaded: 95 % intervals; dotted: original window and trained length"
-    figure, panels = draw_grid(len(points), 2, 5, 3.7, note, sharex=True, sharey="row")
-    for (left, right), (y_label, own) in zip(panels, points.items(), strict=True):
-        draw_lines(left, trained, own)
-        draw_lines(right, frozen, own)
-        left.set(title="trained", ylabel=y_label)
-        right.set(title="not trained")
+    figure, panels = draw_grid(len(points), len(sides), 5, 3.7, note, sharex=True, sharey="row")
+    for line, (y_label, own) in zip(panels, points.items(), strict=True):
+        for panel, (title, side_rows) in zip(line, sides.items(), strict=True):
+            draw_lines(panel, side_rows, own)
+            panel.set_title(title)
+        line[0].set_ylabel(y_label)
         if y_label.startswith("perplexity"):
-            left.set_yscale("log")
-            plain_log_axis(left.yaxis)
+            line[0].set_yscale("log")
+            plain_log_axis(line[0].yaxis)
     ticks = pd.concat(points).x.sort_values().unique()
     for panel in panels.flat:
         for length in {rows[0].info["original_length"], target} if target else ():
@@ -176,9 +183,8 @@ def needle_grid(rows, scores, target) -> Drawn:
     figure.colorbar(image, ax=panels[0, -1], label="found, %")
     figure.supxlabel("length, tokens", fontsize=9)
     figure.supylabel("depth, %", fontsize=9)
-    return Drawn(
-        "needle_grid", "Needle by length and depth", "The share of needles found at each length and depth.", figure
-    )
+    caption = "The share of needles found at each length and depth."
+    return Drawn("needle_grid", "Needle by length and depth", caption, figure)
 
 
 def draw_matrix(rows: list[Row], scores: pd.DataFrame, note: str):
@@ -214,11 +220,6 @@ def longbench(rows, scores, target) -> Drawn:
 
 
 FIGURES = {  # the benchmark that each shows
-    perplexity: "perplexity",
-    position: "perplexity",
-    needle_grid: "needle",
-    many_shot: "trec",
-    longbench: "longbench",
-    ruler: "ruler",
-    ruler_tasks: "ruler",
-}
+    perplexity: "perplexity", position: "perplexity", needle_grid: "needle", many_shot: "trec", longbench: "longbench",
+    ruler: "ruler", ruler_tasks: "ruler",
+}  # fmt: skip

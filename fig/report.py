@@ -12,7 +12,6 @@ import tables
 from collect import BENCHMARKS, Results
 from costs import sum_costs
 from paper import PAPER
-from plots import Drawn
 from rows import Row, short
 from tables import Column
 
@@ -76,20 +75,11 @@ def html_table(table: pd.DataFrame) -> str:
     return table.to_html(index=False, border=0, na_rep="–", float_format="{:,.3g}".format)
 
 
-def write(
-    output: Path,
-    results: Results,
-    rows: list[Row],
-    target: int,
-    columns: list[Column],
-    comparisons: pd.DataFrame,
-    correlations: pd.DataFrame,
-    costs: pd.DataFrame,
-    recipes: dict[str, dict],
-    figures: list[Drawn],
-    failures: list[str],
-) -> Path:
-    """Writes report.html into `output`, which has the figures' SVG files. recipes: settings of training by model."""
+def write(output, results, rows, target, columns, comparisons, correlations, costs, recipes, figures, failures) -> Path:
+    """Writes report.html into `output`, which has the SVG files of the figures (plots.Drawn).
+
+    recipes: settings of training by model.  failures: steps that failed.  The others: see make_figures.main.
+    """
     runs = pd.DataFrame(results.runs).replace({"benchmark": BENCHMARKS})
     data = runs[["benchmark", "task", "source", "data", "sha256"]].drop_duplicates()
     data["sha256"] = data.sha256.str[:12]

@@ -45,7 +45,7 @@ class Row:
 
     @property
     def group(self) -> str:
-        """The heading in Table 1. The checkpoint says whether its method attends exactly, in training too."""
+        """The heading in Table 1."""
         return "base" if self.kind == "base" else f"{ATTENTION[self.info['exact_attention']]}, {self.kind}"
 
     @property
@@ -90,10 +90,8 @@ def make_rows(results: Results) -> list[Row]:
         row.label = f"{row.method} (frozen)" if row.kind == "frozen" else row.method
     rows.sort(key=lambda row: row.order)
     label_rows(rows)
-    styles, spare = dict(STYLE), itertools.cycle(SPARE_STYLES)
+    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__, STYLE)
     for row in rows:
-        if row.method not in styles:
-            styles[row.method] = next(spare)
         row.color, row.marker = styles[row.method]
     return rows
 
@@ -115,7 +113,7 @@ def label_rows(rows: list[Row]) -> None:
 def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     """The scores of all rows that have a value, a line each.
 
-    label: the row's.  value, low, high: perplexity, else in %.  score: the Score, the mean over training seeds.
+    value, low, high: perplexity, else in %.  score: the Score, the mean over training seeds.
     """
     lines = []
     for row in rows:
@@ -127,10 +125,9 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
             score = merge_seeds(scores)
             lines.append({**vars(score), "label": row.label, "score": score})
     columns = ["label", "benchmark", "task", "part", "metric", "length", "value", "low", "high", "n", "source", "score"]
-    numbers = ["value", "low", "high"]
     frame = pd.DataFrame(lines, columns=columns)
-    frame[["length", *numbers]] = frame[["length", *numbers]].astype(float)
-    frame.loc[frame.benchmark == "needle", numbers] *= 100
+    frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
+    frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
     return frame
 
 
@@ -193,8 +190,8 @@ def mean_of(scores: list[Score]) -> Score:
 
 
 def target_length(rows: list[Row]) -> int:
-    """The length that the study extends to: the commonest trained length of the fine-tuned rows (else of all rows, else
-    the original one), the longest of them in a tie; 0 if unknown."""
+    """The length that the study extends to: the commonest trained length of the fine-tuned rows (else of the frozen,
+    else the original one), the longest of them in a tie; 0 if unknown."""
     trained, extended, original = [], [], []
     for row in rows:
         window = row.info["original_length"] or 0

@@ -34,7 +34,7 @@ LATEX = {"_": r"\_", "%": r"\%", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "
 class Cell:
     """One value of the table, in its units: perplexity, else %.
 
-    scores: the value is their mean.  lacks: how many of the column's it lacks; such a cell is not compared.
+    scores: the value is their mean.  lacks: how many scores of the column it lacks.
     published: the paper's number beside ours, see paper.find_comparison.
     mark: "best", "tie" or "".  comparison: how it is compared with the best: "paired", "impossible" or "" (not at all).
     seeds, seeds_sd: number of training seeds, and the standard deviation between them.
@@ -65,7 +65,8 @@ class Cell:
         """What follows the value: the interval, training seeds, what is missing, the paper's number."""
         details = []
         if self.low is not None:
-            details.append(f"[{self.format(self.low)}, {self.format(self.high)}]")
+            low, high = self.format(self.low), self.format(self.high)
+            details.append(f"[{low}, {high}]")
         if self.seeds > 1:
             details.append(f"{self.seeds} seeds, sd {self.format(self.seeds_sd)}")
         if self.lacks:
@@ -170,18 +171,17 @@ def mark_cells(best: Cell, cells: list[Cell]) -> None:
 
 def notes(columns: list[Column]) -> list[str]:
     """What a reader must know about the table, a sentence each."""
-    unpaired, seeds, lacks = [], 1, 0
+    unpaired, cells = [], []
     for column in columns:
-        cells = pd.DataFrame(map(vars, column.cells.values()))
-        seeds, lacks = max(seeds, cells.seeds.max()), max(lacks, cells.lacks.max())
-        if "impossible" in set(cells.comparison):
-            unpaired.append(column.head[:-2])
+        cells += column.cells.values()
+        if "impossible" in [cell.comparison for cell in column.cells.values()]:
+            unpaired.append(BENCHMARKS[column.benchmark])
     lines = [NOTE]
     if unpaired:
         lines.append(f"Not compared with the best, for want of shared samples: {', '.join(unpaired)}.")
-    if seeds > 1:
+    if any(cell.seeds > 1 for cell in cells):
         lines.append(SEEDS_NOTE)
-    if lacks:
+    if any(cell.lacks for cell in cells):
         lines.append(MISSING_NOTE)
     return lines
 

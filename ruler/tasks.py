@@ -48,3 +48,8 @@ def choose_tasks(names: list[str] | None, tasks: dict[str, dict]) -> list[str]:
         if name not in tasks:
             raise ValueError(f"unknown task {name}; known: {', '.join(tasks)}")
     return list(dict.fromkeys(chosen))
+
+
+def fill_in(pattern: str, model: str, length: int) -> Path:
+    """A folder given with the placeholders {model} and {length}."""
+    return Path(pattern.replace("{model}", model).replace("{length}", str(length)))

@@ -11,7 +11,8 @@ from texts import read_texts, read_words
 
 
 def numbered(items: list[str]) -> str:
-    return " ".join([f"{i}. {item}" for i, item in enumerate(items, 1)])
+    lines = [f"{i}. {item}" for i, item in enumerate(items, 1)]
+    return " ".join(lines)
 
 
 class CommonWords(Task):
@@ -29,46 +30,54 @@ class CommonWords(Task):
             self.example_words = 20
             self.example_repeats = (3, 1)
         template, self.prefix = read_texts()["cwe"]
-        self.before, self.after = (template + self.prefix).split("{context}")
-        words = sorted(set().union(*read_words()))
+        text = template + self.prefix
+        self.before, self.after = text.split("{context}")
+        nouns, adjectives, verbs = read_words()
+        words = sorted({*nouns, *adjectives, *verbs})
         self.vocabulary = shuffled(words, job.seed)
         max_items = self.token_budget // 2  # an item of the list has at least two tokens
         numbers = [f"{i}." for i in range(1, max_items + 1)]
-        self.number_sums = list(accumulate(map(tokens.cost, numbers), initial=0))
-        other_items = max(0, max_items - self.num_common * self.repeats[0])
-        self.max_words = min(self.num_common + other_items // self.repeats[1], len(words))
+        costs = map(tokens.cost, numbers)
+        self.number_sums = list(accumulate(costs, initial=0))
+        common_repeats, other_repeats = self.repeats
+        other_items = max(0, max_items - self.num_common * common_repeats)
+        max_words = self.num_common + other_items // other_repeats
+        self.max_words = min(max_words, len(words))
 
-    def numbered_list(self, words: list[str], repeats: tuple[int, int]) -> str:
+    def numbered_list(self, words, repeats):
         """The list, in the fixed order: the first num_common words repeats[0] times, the others repeats[1] times."""
         n = self.num_common
         items = words[:n] * repeats[0] + words[n:] * repeats[1]
         return numbered(shuffled(items, self.job.seed))
 
-    def example(self, index: int) -> str:
+    def example(self, index):
         words = self.rng(index).sample(self.vocabulary, self.example_words)
+        context = self.numbered_list(words, self.example_repeats)
         answers = numbered(words[: self.num_common])
         if not self.lceg:
             answers = f" {answers}"
-        return self.before + self.numbered_list(words, self.example_repeats) + self.after + answers + "\n"
+        return f"{self.before}{context}{self.after}{answers}\n"
 
-    def item_tokens(self, item: str) -> int:
+    def item_tokens(self, item):
         """Tokens of a list item, which may be several words, without its number."""
         return sum(map(self.tokens.cost, item.split(" ")))
 
-    def draw(self, index: int) -> Draft:
+    def draw(self, index):
         before = self.example(index) + self.before
         words = self.rng(index, "words").sample(self.vocabulary, self.max_words)
-        sums = list(accumulate(map(self.item_tokens, words), initial=0))
+        costs = map(self.item_tokens, words)
+        sums = list(accumulate(costs, initial=0))
         n = self.num_common
-        often, seldom = self.repeats
+        common_repeats, other_repeats = self.repeats
 
         def tokens(size):
-            common_tokens = often * sums[n]
-            other_tokens = seldom * (sums[size] - sums[n])
-            items = often * n + seldom * (size - n)
+            common_tokens = common_repeats * sums[n]
+            other_tokens = other_repeats * (sums[size] - sums[n])
+            items = common_repeats * n + other_repeats * (size - n)
             return self.number_sums[items] + common_tokens + other_tokens
 
         def render(size):
-            return before + self.numbered_list(words[:size], self.repeats) + self.after
+            context = self.numbered_list(words[:size], self.repeats)
+            return before + context + self.after
 
         return Draft(render, self.prefix, words[:n], n + 1, self.max_words, tokens)

@@ -3,9 +3,8 @@
     python data/download.py                     all: squad (4 MB), hotpotqa (46 MB), essays
     python data/download.py squad hotpotqa
 
-SQuAD 2.0 and HotpotQA are CC BY-SA 4.0; HotpotQA's own server is gone, so a pinned copy on the hub is used. The essays
-are Paul Graham's, without a licence, and not part of this repository: they come from a dataset on the hub. Files that
-exist are kept. No other script downloads anything.
+SQuAD 2.0 and HotpotQA (a pinned copy on the hub) are CC BY-SA 4.0. The essays are Paul Graham's, without a licence,
+from a dataset on the hub. Files that exist are kept.
 """
 
 import argparse
@@ -45,8 +44,8 @@ def download(kind: str) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", default=list(FILE_NAMES), help=f"some of {', '.join(FILE_NAMES)} [all]")
-    for kind in parser.parse_args().kinds:
+    parser.add_argument("kinds", nargs="*", help=f"some of {', '.join(FILE_NAMES)} [all]")
+    for kind in parser.parse_args().kinds or FILE_NAMES:
         if kind not in FILE_NAMES:
             parser.error(f"unknown text {kind}")
         download(kind)

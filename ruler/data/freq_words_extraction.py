@@ -1,9 +1,8 @@
 """Frequent words: a text of random words whose frequencies fall off as rank^-alpha; which three are the most frequent?
 
 The most frequent of all are dots, to be ignored; the answers are ranks 2 to 4. In a text of n words rank r occurs
-int(n r^-alpha / zeta(alpha)) times. As in RULER, but: n is the largest that fits, not a multiple of a 32nd of the
-length, and in a very short text it is lowered until the fourth rank is more frequent than the fifth: otherwise the
-question has no answer.
+int(n r^-alpha / zeta(alpha)) times. As in RULER, but: n is the largest that fits, and in a very short text it is
+lowered until the fourth rank is more frequent than the fifth: otherwise the question has no answer.
 """
 
 from math import ceil

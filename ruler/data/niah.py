@@ -31,42 +31,48 @@ class Niah(Task):
         self.num_asked = args["num_needle_q"]
         self.num_values = args["num_needle_v"]
         self.num_keys = max(args["num_needle_k"], self.num_asked)
-        self.minimum = f"{self.num_keys * self.num_values} needles and as many lines, or {MIN_WORDS} words"
-        self.step = 25 if job.length >= 4096 else 5
+        self.num_needles = self.num_keys * self.num_values
+        self.minimum = f"{self.num_needles} needles and as many lines, or {MIN_WORDS} words"
         texts = read_texts()
-        kind = args["type_needle_v"]
+        self.kind = args["type_needle_v"]
         single = self.num_asked * self.num_values == 1
         template, prefix = texts["niah_single" if single else "niah_multi"]
-        for field, word in (("{type_needle_v_singular}", kind[:-1]), ("{type_needle_v}", kind)):
-            template = template.replace(field, word)
-            prefix = prefix.replace(field, word)
-        self.template = template
-        self.prefix = prefix
-        self.needle = texts["needle"].replace("{type_needle_v}", kind)
+        self.template = self.name_kind(template)
+        self.prefix = self.name_kind(prefix)
+        self.needle = self.name_kind(texts["needle"])
         self.noise = texts["noise"]
+        self.step = 25 if job.length >= 4096 else 5
         if self.haystack == "essay":
             self.step = 500
             self.read_essay(source)
 
-    def read_essay(self, words: list[str]):
+    def name_kind(self, text):
+        text = text.replace("{type_needle_v_singular}", self.kind[:-1])
+        return text.replace("{type_needle_v}", self.kind)
+
+    def read_essay(self, words):
         """Repeats the essays until they fill the prompt; in profile lceg the haystack stops where they end."""
-        copies = 1 if self.lceg else -(-self.token_budget // len(words))
-        self.words = (words * copies)[: self.token_budget]
-        self.word_sums = list(accumulate(map(self.tokens.cost, self.words), initial=0))
+        if not self.lceg:
+            words = words * (self.token_budget // len(words) + 1)
+        self.words = words[: self.token_budget]
+        costs = map(self.tokens.cost, self.words)
+        self.word_sums = list(accumulate(costs, initial=0))
         self.sentence_starts = [0]
         for i, word in enumerate(self.words[:-1], 1):
             if SENTENCE_END.search(word):
                 self.sentence_starts.append(i)
 
-    def draw(self, index: int) -> Draft:
+    def draw(self, index):
         rng = self.rng(index)
         taken = set()
         values = {}  # by key
         needles = []
         for _ in range(self.num_keys):
             key = draw_new(self.draw_key, rng, taken)
-            values[key] = [draw_new(self.draw_value, rng, taken) for _ in range(self.num_values)]
-            for value in values[key]:
+            values[key] = []
+            for _ in range(self.num_values):
+                value = draw_new(self.draw_value, rng, taken)
+                values[key].append(value)
                 needles.append(self.statement(key, value))
         needles = shuffled(needles, self.job.seed)
 
@@ -79,13 +85,12 @@ class Niah(Task):
             query = ", ".join(asked[:-1]) + ", and " + query
         prefix = self.prefix.replace("{query}", query)
         before, after = self.template.replace("{query}", query).split("{context}")
-
         if self.haystack == "essay":
             depths = sorted(rng.sample(DEPTHS, len(needles)))
             sums = self.word_sums
             smallest = MIN_WORDS
         else:
-            lines, sums = self.draw_lines(index, taken, len(needles))
+            lines, sums = self.draw_lines(index, taken)
             smallest = len(needles)
 
         def render(size):
@@ -95,40 +100,43 @@ class Niah(Task):
                 context = self.in_lines(needles, lines[:size], self.rng(index, "places"))
             return before + context + after + prefix
 
-        return Draft(render, prefix, answers, smallest, len(sums) - 1, sums.__getitem__)
+        largest = len(sums) - 1
+        return Draft(render, prefix, answers, smallest, largest, sums.__getitem__)
 
-    def statement(self, key: str, value: str) -> str:
+    def statement(self, key, value):
         return self.needle.replace("{key}", key).replace("{value}", value)
 
-    def draw_lines(self, index: int, taken: set[str], smallest: int) -> tuple[list[str], list[int]]:
+    def draw_lines(self, index, taken):
         """(more lines than fit, the tokens of the first 0, 1, 2, ... of them)."""
         rng = self.rng(index, "lines")
         line = self.noise
         cost = self.line_tokens(line)
         lines, sums = [], [0]
-        while sums[-1] <= self.token_budget or len(lines) < smallest:
+        while sums[-1] <= self.token_budget or len(lines) < self.num_needles:
             if self.haystack == "needle":
                 key = draw_new(self.draw_key, rng, taken)
-                line = self.statement(key, draw_new(self.draw_value, rng, taken))
+                value = draw_new(self.draw_value, rng, taken)
+                line = self.statement(key, value)
                 cost = self.line_tokens(line)
             lines.append(line)
             sums.append(sums[-1] + cost)
         return lines, sums
 
-    def line_tokens(self, line: str) -> int:
+    def line_tokens(self, line):
         """Tokens of a line, of the line break and of the first word of a line like it, less its own first word."""
-        words = line.split(" ")
-        joint = f"{words[-1]}\n{words[0]}"
-        return sum(map(self.tokens.cost, words[1:-1])) + self.tokens.cost(joint)
+        first, *words, last = line.split(" ")
+        joint = self.tokens.cost(f"{last}\n{first}")
+        return sum(map(self.tokens.cost, words)) + joint
 
-    def in_lines(self, needles: list[str], lines: list[str], rng) -> str:
+    def in_lines(self, needles, lines, rng):
         """The needles before distinct random lines, each in a line of its own."""
-        spots = sorted(rng.sample(range(len(lines)), len(needles)), reverse=True)
+        spots = rng.sample(range(len(lines)), len(needles))
+        spots.sort(reverse=True)
         for spot, needle in zip(spots, needles, strict=True):
             lines.insert(spot, needle)
         return "\n".join(lines)
 
-    def in_essay(self, needles: list[str], depths: list[int], n: int) -> str:
+    def in_essay(self, needles, depths, n):
         """The needles between the sentences of the first n words, at depths in percent of the sentences."""
         num_sentences = bisect_left(self.sentence_starts, n)
         starts = [*self.sentence_starts[:num_sentences], n]
@@ -141,6 +149,6 @@ class Niah(Task):
             last_spot = spot
         return " ".join(parts + self.words[last_spot:n])
 
-    def positions(self, prompt: str, answers: list[str]) -> list[int]:
+    def positions(self, prompt, answers):
         starts = [prompt.index(f" {answer}.") for answer in answers]
         return [self.tokens.count(prompt[:start]) for start in starts]

@@ -7,12 +7,11 @@ r"""Makes the data of RULER's tasks: one JSON line per sample, in <save_dir>/<ta
     python data/prepare.py ... --essays PaulGrahamEssays.json --squad dev-v2.0.json --hotpotqa hotpot.json
 
 Needs a CPU and the tokenizer, not the model. data/download.py downloads the texts that some tasks need; without them
-those tasks use stand-ins, and run.json beside the data says so. Models with the same tokenizer share the data, by hard
-links. Sample i depends on the seed, the task and i only. Rerun the same command to resume or to add samples.
+those tasks use stand-ins, and run.json beside the data says so. Models with the same tokenizer share the data. Sample i
+depends on the seed, the task and i only. Rerun the same command to resume or to add samples.
 
-A row: index, input (the whole prompt), outputs, length (tokens of prompt and answer, BOS included; never above
---max_seq_length), length_w_model_temp (the same), answer_prefix (the end of `input`), token_position_answer (niah),
-tokens_to_generate, fill (length / --max_seq_length).
+A row: index, input (the whole prompt), outputs, length (tokens of prompt and answer, BOS included), length_w_model_temp
+(the same), answer_prefix (the end of `input`), token_position_answer (niah), tokens_to_generate, fill (of the length).
 
 --profile lceg makes the data as the LCEG paper's copy of RULER: sizes in steps, one for all samples, essays not
 repeated, its spelling and layout. What made its prompts too long (BOS, and the answer in fwe) is counted here.
@@ -24,10 +23,11 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from itertools import product
+from multiprocessing import parent_process
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,7 +39,7 @@ from qa import QuestionAnswering
 from run import command_line, for_each_checkpoint, read_json, run_script, write_json
 from sources import read_source, source_kind
 from task import Job, Task
-from tasks import choose_tasks, read_tasks
+from tasks import choose_tasks, fill_in, read_tasks
 from tokens import Tokens, read_tokenizer
 from variable_tracking import VariableTracking
 
@@ -82,42 +82,39 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-# --- jobs
 def list_jobs(args: argparse.Namespace) -> list[Job]:
     """Every task at every length."""
     tasks = read_tasks(args.benchmark)
     jobs = []
-    for length in args.max_seq_length:
-        for name in choose_tasks(args.task, tasks):
-            task = tasks[name]
-            new_tokens = args.tokens_to_generate or task["tokens_to_generate"]
-            sizes = (length, new_tokens, args.num_samples)
-            jobs.append(Job(name, task["task"], task["args"], *sizes, args.random_seed, args.profile))
+    for length, name in product(args.max_seq_length, choose_tasks(args.task, tasks)):
+        family, task_args = tasks[name]["task"], tasks[name]["args"]
+        new_tokens = args.tokens_to_generate or tasks[name]["tokens_to_generate"]
+        jobs.append(Job(name, family, task_args, length, new_tokens, args.num_samples, args.random_seed, args.profile))
     return jobs
 
 
-def read_job_source(job: Job, args: argparse.Namespace) -> tuple:
-    """(the text from outside that a job needs, its description); None for both if it needs none."""
-    kind = source_kind(job.family, job.args)
-    return read_source(kind, getattr(args, kind)) if kind else (None, None)
-
-
 def set_up(job: Job, tokens: Tokens, args: argparse.Namespace) -> Task:
-    task = FAMILIES[job.family](tokens, job, read_job_source(job, args)[0])
+    """The task of a job, ready to make rows."""
+    kind = source_kind(job.family, job.args)
+    text = read_source(kind, getattr(args, kind))[0] if kind else None
+    task = FAMILIES[job.family](tokens, job, text)
     task.calibrate()
     return task
+
+
+def job_folder(args: argparse.Namespace, model: str, job: Job) -> Path:
+    return fill_in(args.save_dir, model, job.length) / job.name
 
 
 # --- worker processes
 worker_tasks = []
 
 
-def start_worker(tasks: list[Task], parent: int) -> None:
+def start_worker(tasks: list[Task]) -> None:
     """Ends the worker when its parent has ended, since a parent that is killed cannot do it."""
 
     def exit_after_parent():
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        parent_process().join()
         os._exit(1)
 
     threading.Thread(target=exit_after_parent, daemon=True).start()
@@ -141,15 +138,11 @@ def map_blocks(tasks: list[Task], blocks: list[tuple], workers: int) -> Iterator
         worker_tasks[:] = tasks
         yield from map(make_block, blocks)
     else:
-        with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(tasks, os.getpid())) as pool:
+        with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(tasks,)) as pool:
             yield from pool.map(make_block, blocks)
 
 
 # --- files
-def job_folder(args: argparse.Namespace, model: str, job: Job) -> Path:
-    return Path(args.save_dir.replace("{model}", model).replace("{length}", str(job.length))) / job.name
-
-
 def is_complete(folder: Path, settings: dict, num_samples: int) -> bool:
     """Whether a folder has enough samples made with these settings.
 
@@ -161,6 +154,22 @@ def is_complete(folder: Path, settings: dict, num_samples: int) -> bool:
         raise ValueError(f"{rows} was not made by this script (no run.json); give another --save_dir or move it")
     complete = run is not None and run.get("complete") and rows.exists()
     return complete and settings.items() <= run.items() and run["num_samples"] >= num_samples
+
+
+def find_data(args: argparse.Namespace, model: str, job: Job, settings: dict) -> bool:
+    """Whether the data of a task exist, for this model or for one with the same tokenizer, whose data are linked."""
+    folder = job_folder(args, model, job)
+    if is_complete(folder, settings, job.num_samples):
+        return True
+    for other in args.model_name:
+        source = job_folder(args, other, job)
+        if is_complete(source, settings, job.num_samples):
+            write_json(folder / "run.json", {"complete": False})
+            (folder / "validation.jsonl").unlink(missing_ok=True)
+            os.link(source / "validation.jsonl", folder / "validation.jsonl")
+            write_json(folder / "run.json", read_json(source / "run.json"))
+            return True
+    return False
 
 
 def write_data(folder: Path, record: dict, blocks: Iterable[tuple[bytes, float]]) -> float:
@@ -181,62 +190,48 @@ def write_data(folder: Path, record: dict, blocks: Iterable[tuple[bytes, float]]
     return mean_fill
 
 
-def find_data(args: argparse.Namespace, model: str, job: Job, settings: dict) -> bool:
-    """Whether the data of a task exist, for this model or for one with the same tokenizer, whose data are linked."""
-    folder = job_folder(args, model, job)
-    if is_complete(folder, settings, job.num_samples):
-        return True
-    for other in args.model_name:
-        source = job_folder(args, other, job)
-        if is_complete(source, settings, job.num_samples):
-            write_json(folder / "run.json", {"complete": False})
-            (folder / "validation.jsonl").unlink(missing_ok=True)
-            os.link(source / "validation.jsonl", folder / "validation.jsonl")
-            write_json(folder / "run.json", read_json(source / "run.json"))
-            return True
-    return False
-
-
 # --- a model
 def prepare(model: str, args: argparse.Namespace) -> None:
     """Makes the data of one model that are missing. Raises ValueError before anything is written if it cannot."""
     path = args.tokenizer_path[args.model_name.index(model)]
     tokenizer_json = read_tokenizer(path, args.trust_remote_code)
-    tokenizer_sha256 = hashlib.sha256(tokenizer_json.encode()).hexdigest()
-    todo = []
+    tokens = Tokens(tokenizer_json)
+    settings = {"tokenizer_sha256": hashlib.sha256(tokenizer_json.encode()).hexdigest(), "version": VERSION}
+    packages = {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")}
+    about = {"tokenizer": path, "command": command_line(), "versions": packages}
+    about["special_tokens"] = tokens.special_tokens
+    tasks, folders, records = [], [], []
     for job in list_jobs(args):
-        _, data = read_job_source(job, args)
-        settings = job._asdict() | {"tokenizer_sha256": tokenizer_sha256, "version": VERSION}
-        settings["data_sha256"] = data and data["sha256"]
-        del settings["num_samples"]
-        if find_data(args, model, job, settings):
+        kind = source_kind(job.family, job.args)
+        data = read_source(kind, getattr(args, kind))[1] if kind else None
+        record = job._asdict() | settings | {"data_sha256": data and data["sha256"]}
+        del record["num_samples"]
+        if find_data(args, model, job, record):
             continue
         source = data["source"] if data else "official"
         if source == "standin":
-            kind = source_kind(job.family, job.args)
             print(f"ruler data: no --{kind}: {job.name} uses a stand-in for RULER's text (see data/download.py)")
-        record = settings | {"source": source, "data": data, "tokenizer": path, "command": command_line()}
-        record["versions"] = {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")}
-        todo.append((job, job_folder(args, model, job), record))
-    if not todo:
-        print(f"ruler data: {model}: all files are there", flush=True)
-        return
-    make_all(todo, Tokens(tokenizer_json), args)
-
-
-def make_all(todo: list[tuple[Job, Path, dict]], tokens: Tokens, args: argparse.Namespace) -> None:
-    """Makes the data of all tasks. todo: (job, folder, what run.json says)."""
-    tasks, blocks = [], []
-    for number, (job, _, _) in enumerate(todo):
         tasks.append(set_up(job, tokens, args))
-        size = max(1, BLOCK_TOKENS // job.length)
-        for first in range(0, job.num_samples, size):
-            blocks.append((number, first, min(first + size, job.num_samples)))
-    results = map_blocks(tasks, blocks, min(args.workers, len(blocks)))
-    for number, (job, folder, record) in enumerate(todo):
-        record |= {"num_samples": job.num_samples, "special_tokens": tokens.special_tokens}
+        folders.append(job_folder(args, model, job))
+        records.append(record | {"source": source, "data": data, "num_samples": job.num_samples} | about)
+    if tasks:
+        make(tasks, folders, records, args.workers)
+    else:
+        print(f"ruler data: {model}: all files are there", flush=True)
+
+
+def make(tasks: list[Task], folders: list[Path], records: list[dict], workers: int) -> None:
+    """Makes the data of all tasks. records: what run.json says."""
+    blocks = []
+    for number, task in enumerate(tasks):
+        size = max(1, BLOCK_TOKENS // task.job.length)
+        for first in range(0, task.job.num_samples, size):
+            blocks.append((number, first, min(first + size, task.job.num_samples)))
+    results = map_blocks(tasks, blocks, min(workers, len(blocks)))
+    for number, (task, folder, record) in enumerate(zip(tasks, folders, records, strict=True)):
         own_results = (next(results) for block in blocks if block[0] == number)
         fill = write_data(folder, record, own_results)
+        job = task.job
         print(f"ruler data: {job.name} at {job.length}: {job.num_samples} samples, mean fill {fill:.4f}", flush=True)
 
 

@@ -1,15 +1,14 @@
 """Question answering: the documents that answer a question, among others.
 
-Sample i is question i of the file (of those whose documents fit). Documents are added while they fit: those that hold
-the answer, then those that the data set gives as distractors (SQuAD: paragraphs of the same article, in random order),
-then random others; all are put into the fixed order. When a document does not fit, up to a dozen others are tried. If
-the file is too small for the length, its documents are repeated.
+Sample i is question i of the file (of those whose documents fit). Documents are added while they fit: those with the
+answer, then the data set's distractors (SQuAD: paragraphs of the same article, in random order), then random others.
+When a document does not fit, up to a dozen others are tried. If the file is too small, its documents are repeated.
 """
 
 from collections.abc import Iterator
 from random import Random
 
-from sources import Questions
+from sources import Question, Questions
 from task import Draft, Task, fixed_order
 from texts import read_texts
 
@@ -31,12 +30,12 @@ class QuestionAnswering(Task):
         self.document_tokens = {}
         self.questions = self.choose_questions(source.questions)
 
-    def choose_questions(self, questions: list[dict]) -> list[dict]:
+    def choose_questions(self, questions: list[Question]) -> list[Question]:
         """The first `num_samples` questions whose documents fit. Raises ValueError if there are not enough."""
         chosen = []
         for question in questions:
             total = self.tokens.count(self.before + self.ending(question)) + NUMBERS_TOKENS
-            total += sum(map(self.count_document, question["needed"]))
+            total += sum(map(self.count_document, question.needed))
             if total <= self.token_budget:
                 chosen.append(question)
             if len(chosen) == self.job.num_samples:
@@ -44,29 +43,30 @@ class QuestionAnswering(Task):
         found = f"{self.job.name} at {self.job.length} tokens: {len(chosen)} of {len(questions)} questions fit"
         raise ValueError(f"{found}, {self.job.num_samples} are wanted; lower --num_samples or leave this task out")
 
-    def ending(self, question: dict) -> str:
-        """The text after the last document and a blank line."""
-        return self.after.removeprefix("\n\n").replace("{query}", question["query"])
+    def ending(self, question: Question) -> str:
+        """The text after the documents."""
+        return self.after.removeprefix("\n\n").replace("{query}", question.query)
 
     def render_document(self, number: int, document: int) -> str:
+        """A document with its number, and a blank line."""
         text = self.template.replace("{i}", str(number)).replace("{document}", self.documents[document])
         return text + "\n\n"
 
     def count_document(self, document: int) -> int:
-        """Tokens of a document with number 7, and of the blank line after it."""
+        """Tokens of a document with number 7."""
         if document not in self.document_tokens:
             text = self.render_document(7, document)
             self.document_tokens[document] = self.tokens.count(text + text) - self.tokens.count(text)
         return self.document_tokens[document]
 
-    def candidates(self, rng: Random, question: dict) -> Iterator[int]:
+    def candidates(self, rng: Random, question: Question) -> Iterator[int]:
         """Indices of documents, best first; in the end all of them, again and again."""
-        given = question["given"]
-        if question["shuffle"]:
+        given = question.given
+        if question.shuffle:
             given = rng.sample(given, len(given))
-        yield from question["needed"]
+        yield from question.needed
         yield from given
-        used = set(question["needed"] + given)
+        used = set(question.needed + given)
         n = len(self.documents)
         while True:
             swapped = {}  # a Fisher-Yates shuffle of which only the part that is used is done
@@ -105,5 +105,5 @@ class QuestionAnswering(Task):
                 text += self.render_document(number, documents[i])
             return text + ending
 
-        smallest, largest = len(question["needed"]), len(documents)
-        return Draft(render, self.prefix, question["answers"], smallest, largest, guess=largest)
+        smallest, largest = len(question.needed), len(documents)
+        return Draft(render, self.prefix, question.answers, smallest, largest, guess=largest)

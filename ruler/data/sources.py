@@ -1,8 +1,4 @@
-"""Texts from outside: essays, SQuAD, HotpotQA, by path; without a file a stand-in of the same form.
-
-The description of each text says what it is: "official" (a file known by its digest), "user" (another file) or
-"standin" (no file).
-"""
+"""Texts from outside: essays, SQuAD, HotpotQA, by path; without a file a stand-in of the same form."""
 
 import hashlib
 import json
@@ -22,15 +18,21 @@ OFFICIAL = {
 }
 
 
-class Questions(NamedTuple):
-    """documents: distinct, sorted.
+class Question(NamedTuple):
+    """needed: indices of the documents with the answer.  given: of the distractors; in random order if `shuffle`."""
 
-    questions: dicts with query, answers, and indices of documents: `needed` (with the answer) and `given` (the data
-    set's distractors; in random order if `shuffle`).
-    """
+    query: str
+    answers: list[str]
+    needed: list[int]
+    given: list[int]
+    shuffle: bool
+
+
+class Questions(NamedTuple):
+    """documents: distinct, sorted."""
 
     documents: list[str]
-    questions: list[dict]
+    questions: list[Question]
 
 
 def source_kind(family: str, args: dict) -> str | None:
@@ -68,10 +70,10 @@ def read_source(kind: str, path: Path | None) -> tuple:
         raise ValueError(f"--{kind}: {path} does not have the form of the official file: {error!r}") from None
 
 
-def describe(path: Path | str, content: bytes, source: str | None = None) -> dict:
-    """source: standin or user; by default it depends on the digest."""
+def describe(path: Path | str, content: bytes, source: str = "user") -> dict:
+    """source: "standin", "user" (a file), or "official" (a file known by its digest)."""
     digest = hashlib.sha256(content).hexdigest()
-    description = {"source": source or "user", "path": str(path), "sha256": digest}
+    description = {"source": source, "path": str(path), "sha256": digest}
     if digest in OFFICIAL:
         description |= {"source": "official", "name": OFFICIAL[digest]}
     return description
@@ -92,8 +94,7 @@ def read_essays(path: Path | None) -> tuple[list[str], dict]:
 
 
 def read_squad(data: dict) -> Questions:
-    paragraphs = [paragraph for article in data["data"] for paragraph in article["paragraphs"]]
-    documents = sorted({paragraph["context"] for paragraph in paragraphs})
+    documents = sorted({paragraph["context"] for article in data["data"] for paragraph in article["paragraphs"]})
     index = {text: i for i, text in enumerate(documents)}
     questions = []
     for article in data["data"]:
@@ -105,8 +106,7 @@ def read_squad(data: dict) -> Questions:
                 if question["is_impossible"]:
                     continue
                 answers = [answer["text"] for answer in question["answers"]]
-                entry = {"query": question["question"], "answers": answers}
-                questions.append(entry | {"needed": [own], "given": given, "shuffle": True})
+                questions.append(Question(question["question"], answers, [own], given, shuffle=True))
     return Questions(documents, questions)
 
 
@@ -120,8 +120,7 @@ def read_hotpotqa(data: list) -> Questions:
         for paragraph in row["context"]:
             group = needed if paragraph[0] in supporting else given
             group.append(index[hotpot_text(paragraph)])
-        entry = {"query": row["question"], "answers": [row["answer"]]}
-        questions.append(entry | {"needed": needed, "given": given, "shuffle": False})
+        questions.append(Question(row["question"], [row["answer"]], needed, given, shuffle=False))
     return Questions(documents, questions)
 
 

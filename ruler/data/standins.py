@@ -1,7 +1,7 @@
 """Invented documents with questions, in the form of the SQuAD and HotpotQA files, to run the tasks without them.
 
-The towns, bridges and people do not exist, so nothing can be answered from memory. Every fact is in one sentence, and
-every name is used once. The lengths of the paragraphs vary as those of the originals do.
+The towns, bridges and people do not exist, so nothing can be answered from memory. The paragraphs are as long as those
+of the originals.
 """
 
 import json
@@ -90,6 +90,5 @@ def hotpotqa(questions: int = 1000) -> list[dict]:
         asked = "In which town" if i % 2 == 0 else "In which year"
         question = f"{asked} was the designer of the {bridge[0]} born?"
         facts = [[bridge[0], 1], [architect[0], 1]]
-        row = {"question": question, "answer": answers[i], "supporting_facts": facts, "context": context}
-        rows.append(row)
+        rows.append({"question": question, "answer": answers[i], "supporting_facts": facts, "context": context})
     return rows

@@ -1,7 +1,6 @@
 """A task at one length: how a sample is drawn, sized to fill the length, and verified.
 
-Each family of tasks (niah.py, variable_tracking.py, ...) subclasses `Task` and defines `draw`, which returns a `Draft`:
-a sample for which everything is decided but its size. `Task.build` finds the largest size that fits.
+Each family of tasks (niah.py, variable_tracking.py, ...) subclasses `Task` and defines `draw`.
 """
 
 import random
@@ -17,11 +16,7 @@ MAX_DRAWS = 8  # of a sample whose words are too long for a short prompt
 
 
 class Job(NamedTuple):
-    """One task at one length.
-
-    length: tokens of prompt and answer.  new_tokens: of the answer.
-    profile: upstream, or lceg for the sizes and the layout of the LCEG paper's copy of RULER.
-    """
+    """One task at one length.  length: tokens of prompt and answer.  new_tokens: of the answer."""
 
     name: str
     family: str
@@ -40,7 +35,7 @@ class Draft:
     render(size): the prompt, which ends with `prefix`, the beginning of the answer.
     smallest, largest: the sizes that are possible.
     tokens(size): a fast estimate of the tokens that grow with the size. Without it prompts are rendered and counted.
-    guess: where the search begins; by default at the size of the first sample.
+    guess: where the search begins [the size of the first sample].
     """
 
     render: Callable[[int], str]
@@ -68,8 +63,7 @@ def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, large
     Goes from the guess in proportion to the missing tokens, between sizes known to fit and not to fit.
     """
     fits, too_large = smallest - 1, largest + 1
-    size = guess
-    last_size, last_total = 0, 0
+    size, last_size, last_total = guess, 0, 0
     while too_large - fits > 1:
         size = min(max(size, fits + 1), too_large - 1)
         total = tokens(size)
@@ -115,12 +109,11 @@ class Task:
             self.common_size = size
 
     def rng(self, index: int, purpose: str = "") -> random.Random:
-        """Random numbers of a sample: the same for any length, tokenizer and order in which samples are made."""
+        """Random numbers of a sample: the same for any length and tokenizer."""
         return random.Random(f"{self.job.seed}/{self.job.name}/{index}/{self.attempt}/{purpose}")
 
     def round_size(self, fits: int) -> int:
-        """The size of a sample that has room for `fits` units: all of them. In profile lceg, as in RULER's old search,
-        `start` and a multiple of `step`, the same for all samples that have room for it."""
+        """The size of a sample that has room for `fits` units. Profile lceg: `start` and a multiple of `step`."""
         if not self.lceg:
             return fits
         size = self.start + max(0, fits - self.start) // self.step * self.step
@@ -167,9 +160,7 @@ class Task:
         sample = self.build(index)
         verify_every = max(1, min(VERIFY_EVERY, self.job.length // 256))
         if index % verify_every == 0 and self.tokens.count_whole(sample.prompt) != sample.tokens:
-            raise ValueError(
-                "this tokenizer has tokens that span several words; RULER's prompts cannot be sized for it"
-            )
+            raise ValueError("this tokenizer has tokens that span several words; prompts cannot be sized for it")
         length = sample.tokens + self.job.new_tokens
         return {
             "index": index,

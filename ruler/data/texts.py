@@ -1,8 +1,7 @@
 """RULER's templates, from the installed lm-eval package, and random words, from wonderwords.
 
-Both packages are read, not imported: lm-eval would need nltk and several seconds. The templates are those of
-NVIDIA/RULER; a digest shows that they are, byte for byte. One spelling differs by profile: variable tracking says
-"assigned" today and "assgined" in the LCEG paper's copy.
+Both packages are read, not imported: lm-eval would need nltk and several seconds. A digest shows that the templates are
+those of NVIDIA/RULER, byte for byte. Variable tracking says "assigned" today and "assgined" in the LCEG paper's copy.
 """
 
 import ast
@@ -54,17 +53,15 @@ def niah_template(text: str, article: str, verb: str) -> tuple[str, str]:
 def read_texts() -> dict:
     """{task: (template, prefix)}, and the strings "needle", "noise" and "document".
 
-    A template has the fields {context}, {query} and those of its family; the prefix is the beginning of the answer,
-    with the space before it. Raises ValueError if lm-eval is not installed or its texts are not those of RULER.
+    The prefix is the beginning of the answer, with the space before it. Raises ValueError if lm-eval is not installed
+    or its texts are not those of RULER.
     """
     plural = constants("niah_utils")["TEMPLATE"]
     singular = plural
     for old, new in SINGULAR:
         singular = singular.replace(old, new)
-    texts = {
-        "niah_single": niah_template(singular, "is the", "is"),
-        "niah_multi": niah_template(plural, "are all the", "are"),
-    }
+    texts = {"niah_single": niah_template(singular, "is the", "is")}
+    texts["niah_multi"] = niah_template(plural, "are all the", "are")
     configs = {name: constants(f"{name}_utils")["CONFIG"] for name in ("vt", "cwe", "fwe", "qa")}
     configs["vt"] = configs["vt"]["variable_tracking"]
     for name, config in configs.items():
@@ -93,8 +90,7 @@ def read_words() -> tuple[list[str], list[str], list[str]]:
 
 
 def random_word(rng: Random) -> str:
-    """adjective-noun, uniform over the 6.17 million distinct pairs: no pair can be split in two ways (a test checks
-    it), so they need not be listed."""
+    """adjective-noun, uniform over 6.17 million distinct pairs (a test checks that none can be split in two ways)."""
     nouns, adjectives, _ = read_words()
     adjective = adjectives[int(rng.random() * len(adjectives))]  # random() is the same in every version of Python
     noun = nouns[int(rng.random() * len(nouns))]
@@ -117,8 +113,7 @@ def random_letters(alphabet: str, length: int) -> Callable[[Random], str]:
 
 
 def draw_new(draw: Callable[[Random], str], rng: Random, taken: set[str]) -> str:
-    """Draws something that is not in `taken` and adds it there. (RULER allows repeats, which make a question
-    ambiguous.)"""
+    """Draws something that is not in `taken` and adds it there."""
     for _ in range(MAX_DRAWS):
         drawn = draw(rng)
         if drawn not in taken:

@@ -2,8 +2,7 @@
 
 The idea of this generator: a prompt is cut at its spaces into words (line breaks stay inside the words), every word is
 tokenised once, after a space, and cached, and a prompt has as many tokens as its words together. So a prompt of 32,768
-tokens is counted in a few milliseconds, and the size that fills the length is found by trying sizes. Finished prompts
-are verified by tokenising them as a whole.
+tokens is counted in a few milliseconds. Finished prompts are verified by tokenising them as a whole.
 """
 
 import os
@@ -20,10 +19,9 @@ MAX_CACHED_WORDS = 2**16
 
 
 class WordCosts(dict):
-    """{word: its tokens after a space}, filled in when a word is first looked up."""
+    """{word: its tokens after a space}, filled in when a word is first looked up. Faster than lru_cache."""
 
     def __init__(self, count_plain):
-        super().__init__()
         self.count_plain = count_plain
         self.anchor_tokens = count_plain("a")
 
@@ -38,8 +36,7 @@ class WordCosts(dict):
 class Tokens:
     """Counts tokens with a tokenizer given as JSON.
 
-    special_tokens: how many the tokenizer adds to a prompt, such as BOS; may be 0.
-    cost(word): tokens of a word after a space.
+    special_tokens: how many the tokenizer adds to a prompt, such as BOS.  cost(word): tokens of a word after a space.
     """
 
     def __init__(self, tokenizer_json: str):

@@ -2,10 +2,8 @@
 
 num_chains chains of num_hops assignments each; the first chain is asked for. A solved example precedes the task: names
 of three letters instead of five, the value 12345, at most 500 tokens, and at most a quarter of a length below 2,048.
-As in RULER, but: the values of the chains, and the names within a sample, are distinct.
-
-Profile upstream: the names of the example are new in every sample. Profile lceg: one example for all samples, with
-spaces for the template's line breaks, and its question without its last word; assignments are inside lines of noise.
+As in RULER, but: the values of the chains, and the names within a sample, are distinct. Profile lceg: one example for
+all samples, with spaces for the template's line breaks, and its question without its last word.
 """
 
 from random import Random
@@ -43,7 +41,7 @@ class VariableTracking(Task):
         self.num_chains = job.args["num_chains"]
         self.num_names = job.args["num_hops"] + 1
         self.noise = texts["noise"]
-        self.sentences = [f"{part.strip()}." for part in texts["noise"].split(".") if part.strip()]
+        self.sentences = self.noise.replace(". ", ".\n").splitlines()
         self.template, self.prefix = texts["vt"]
         self.separator = "\n"
         if self.lceg:
@@ -52,8 +50,8 @@ class VariableTracking(Task):
             self.separator = " "
         self.example_lines = self.size_example()
 
-    def size_example(self) -> int:
-        """Lines of noise in the example; at least one, whatever it takes."""
+    def size_example(self):
+        """Lines of noise in the example, at least one."""
         budget = min(EXAMPLE_TOKENS, max(self.job.length // 4, 1)) - EXAMPLE_ANSWER_TOKENS
 
         def tokens(size):
@@ -64,22 +62,23 @@ class VariableTracking(Task):
             size -= size % 5
         return size
 
-    def hide(self, rng: Random, size: int, chains: list[list[str]]) -> str:
+    def hide(self, rng, size, chains):
         """The statements at random places between `size` lines of noise; between their sentences if lines are few."""
         lines = [self.noise] if size > self.num_names else self.sentences
         lines = lines * size
         for statements in chains:
-            places = sorted(rng.sample(range(len(lines)), len(statements)))
+            places = rng.sample(range(len(lines)), len(statements))
+            places.sort()
             for shift, place in enumerate(places):
                 lines.insert(place + shift, statements[shift])
         return self.separator.join(lines)
 
-    def fill_in(self, value: str, num_names: int) -> tuple[str, str]:
+    def fill_in(self, value, num_names):
         """(template, prefix) with the number asked for and how many variables have it."""
         prefix = self.prefix.replace("{query}", value).replace("{num_v}", str(num_names))
         return self.template.replace("{query}", value), prefix
 
-    def example(self, index: int, size: int) -> str:
+    def example(self, index, size):
         """The solved example, with what separates it from the task."""
         job = self.job
         rng = Random(f"{job.seed}/{job.name}/-1/0/example")  # the same for all samples
@@ -88,7 +87,8 @@ class VariableTracking(Task):
         text, prefix = self.fill_in(EXAMPLE_VALUE, len(names))
         end = "\n\n"
         if self.lceg:
-            text = " " + " ".join(text.split()[:-1])
+            words = text.split()
+            text = " " + " ".join(words[:-1])
             end = "\n\n\n\n"
         else:
             new_names = draw_names(self.rng(index, "example"), 3, len(names), set(names))
@@ -96,17 +96,20 @@ class VariableTracking(Task):
                 context = context.replace(f"VAR {old} ", f"VAR {new} ")
             names = new_names
         question = text.replace("{context}", context) + prefix.rstrip(" ")
-        return f"{question} {' '.join(names)}{end}"
+        answer = " ".join(names)
+        return f"{question} {answer}{end}"
 
-    def draw(self, index: int) -> Draft:
+    def draw(self, index):
         rng = self.rng(index)
         taken_names = set()
         taken_values = {EXAMPLE_VALUE}
         names, values, chains = [], [], []
         for _ in range(self.num_chains):
-            names.append(draw_names(rng, 5, self.num_names, taken_names))
-            values.append(draw_new(lambda rng: str(rng.randint(10000, 99998)), rng, taken_values))
-            chains.append(assignments(names[-1], values[-1]))
+            chain_names = draw_names(rng, 5, self.num_names, taken_names)
+            value = draw_new(lambda rng: str(rng.randint(10000, 99998)), rng, taken_values)
+            names.append(chain_names)
+            values.append(value)
+            chains.append(assignments(chain_names, value))
         text, prefix = self.fill_in(values[0], self.num_names)
         before, after = text.split("{context}")
         example = self.example(index, self.example_lines)

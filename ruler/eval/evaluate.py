@@ -4,11 +4,10 @@ r"""Scores RULER's predictions; needs no GPU and no model.
     python eval/evaluate.py --data_dir results/*/synthetic/*/pred --verbose 3           (prints three of each task)
 
 Writes into each folder RULER's summary.csv (summary-<task>.csv if there is one task) and submission.csv, and
-scores.json: for each task the score with its 95 % interval (bootstrap over samples), the number of empty answers, the
-strict score (whole words only), the score of every sample, and the cost of the answers; the mean over the tasks.
+scores.json: the mean over the tasks, and for each task the score with its 95 % interval (bootstrap over samples), the
+strict score (whole words only), the number of empty answers, the score of every sample, and the cost of the answers.
 
-As in NVIDIA/RULER (arXiv 2404.06654), predictions are cleaned of control characters, and a gold answer counts where it
-occurs in the prediction, in upper or lower case.
+As in NVIDIA/RULER (arXiv 2404.06654), a gold answer counts where it occurs in the prediction, in upper or lower case.
 """
 
 import argparse
@@ -26,14 +25,12 @@ from stats import bootstrap, percentile_interval, resampled_means, standard_erro
 from store import read_lines
 from tasks import read_tasks
 
-# what all tasks of a folder have in common
 COMMON_KEYS = (
     "name", "model", "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens",
     "training_seed", "checkpoint", "engine", "dtype", "attention", "protocol", "seed", "versions", "command",
 )  # fmt: skip
 
 
-# --- one answer
 def clean(pred: str) -> str:
     """A prediction without surrounding white space and with a line break for each control character (0x00-0x1f)."""
     return re.sub(r"[\x00-\x1f]", "\n", pred.strip()).strip()
@@ -49,16 +46,14 @@ def contains_word(pred: str, gold: str) -> bool:
 
 
 def score(pred: str, golds: list[str], metric: str, match=contains) -> float:
-    """0..1: string_match_all: the share of the golds that match; string_match_part: whether any of them does."""
+    """0 to 1. string_match_all: the share of the golds that match; string_match_part: whether any of them does."""
     hits = [float(match(pred, gold)) for gold in golds]
     return sum(hits) / len(hits) if metric == "string_match_all" else max(hits)
 
 
-# --- one task
 def interval(means: np.ndarray) -> list[float]:
     """The 95 % interval of resampled means, in percent."""
-    low, high = percentile_interval(means)
-    return [round(100 * low, 2), round(100 * high, 2)]
+    return np.round(100 * np.array(percentile_interval(means)), 2).tolist()
 
 
 def percent(scores: list[float]) -> float:
@@ -70,9 +65,11 @@ def costs(rows: list[dict]) -> dict:
     """The cost of the answers, over all processes; empty for predictions of other code, which have none."""
     if "seconds" not in rows[0]:
         return {}
-    seconds = sum(row["seconds"] for row in rows)
-    tokens = sum(row["prompt_tokens"] + row["generated_tokens"] for row in rows)
-    peak = max(row["peak_memory_bytes"] or 0 for row in rows)
+    seconds, tokens, peak = 0, 0, 0
+    for row in rows:
+        seconds += row["seconds"]
+        tokens += row["prompt_tokens"] + row["generated_tokens"]
+        peak = max(peak, row["peak_memory_bytes"] or 0)
     rate = round(tokens / seconds, 1) if seconds else None
     return {"seconds": round(seconds, 3), "tokens_per_second": rate, "peak_memory_bytes": peak or None}
 
@@ -110,22 +107,25 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
     } | costs(rows)
 
 
-# --- a folder
 def mean_over_tasks(entries: dict[str, dict], num_tasks: int) -> dict:
     """Each task counts the same; the interval resamples the samples within each task."""
-    means, strict_means, strata = [], [], []
-    for entry in entries.values():
+    means, strict_means, strata, standin = [], [], [], []
+    complete = len(entries) == num_tasks
+    for name, entry in entries.items():
         n = entry["n"]
         means.append(sum(entry["row_scores"]) / n)
         strict_means.append(sum(entry["strict_row_scores"]) / n)
         strata.append((np.array(entry["row_scores"]), np.ones(n)))
+        complete = complete and entry["complete"]
+        if entry["source"] == "standin":
+            standin.append(name)
     return {
         "score": percent(means),
         "interval_95": interval(resampled_means(strata)),
         "strict": percent(strict_means),
         "tasks": len(entries),
-        "complete": len(entries) == num_tasks and all(entry["complete"] for entry in entries.values()),
-        "standin": [name for name, entry in entries.items() if entry["source"] == "standin"],
+        "complete": complete,
+        "standin": standin,
     }
 
 
@@ -154,15 +154,18 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
     write_tables(folder, entries)
     record = records[0]
     scores = {"benchmark": "ruler"} | {key: record.get(key) for key in COMMON_KEYS}
-    scores["name"] = scores["name"] or folder.resolve().parts[-4]
-    length = folder.resolve().parent.name
+    *_, name, _, length, _ = folder.resolve().parts
+    scores["name"] = scores["name"] or name
     scores["length"] = record.get("max_seq_length") or (int(length) if length.isdecimal() else None)
     scores["profile"] = record.get("protocol")
     scores["tasks"] = entries
     scores["mean"] = mean_over_tasks(entries, len(tasks))
     scores["missing"] = [name for name in tasks if name not in entries]
     write_json(folder / "scores.json", scores)
-    print_scores(folder, scores)
+    low, high = scores["mean"]["interval_95"]
+    print(f"{folder}: mean of {len(entries)} tasks {scores['mean']['score']:.2f} [{low:.2f}, {high:.2f}]")
+    table = pandas.DataFrame(entries).T[["score", "interval_95", "strict", "nulls", "n", "source"]]
+    print(table.to_string(na_rep="-"))
 
 
 def write_tables(folder: Path, entries: dict[str, dict]) -> None:
@@ -177,15 +180,6 @@ def write_tables(folder: Path, entries: dict[str, dict]) -> None:
     summary_name = "summary.csv" if len(entries) > 1 else f"summary-{name}.csv"
     write_text(folder / summary_name, summary.to_csv(index=False))
     write_text(folder / "submission.csv", pandas.concat(frames).to_csv(index=False))
-
-
-def print_scores(folder: Path, scores: dict) -> None:
-    """The mean and a line for each task."""
-    mean = scores["mean"]
-    low, high = mean["interval_95"]
-    print(f"{folder}: mean of {mean['tasks']} tasks {mean['score']:.2f} [{low:.2f}, {high:.2f}]")
-    table = pandas.DataFrame(scores["tasks"]).T[["score", "interval_95", "strict", "nulls", "n", "source"]]
-    print(table.to_string(na_rep="-"))
 
 
 def main():

@@ -7,11 +7,12 @@ Prints the mean over the tasks with its 95 % interval, the effective length and 
 each length; writes <root>/ruler.csv and <root>/ruler.json. Ends with status 1 if a score is missing.
 
 RULER's effective length (arXiv 2404.06654) is the longest whose mean reaches 85.6, the score of Llama-2-7B-chat at
-4,096 tokens. Its weighted averages (issue 82 there) have weights that increase or decrease with the length.
+4,096 tokens. The weights of its weighted averages increase or decrease with the length.
 """
 
 import argparse
 import sys
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,8 +30,11 @@ COMMON_KEYS = ("method", "model", "original_length", "trained_length", "trained_
 def read_row(path: Path, tasks: list[str]) -> dict:
     """A row of ruler.csv, from <root>/<model>/<benchmark>/<length>/pred/scores.json."""
     scores = read_json(path)
-    mean, entries = scores["mean"], scores["tasks"]
-    row = {"name": path.parts[-5]} | {key: scores.get(key) for key in COMMON_KEYS}
+    mean = scores["mean"]
+    entries = scores["tasks"]
+    row = {"name": path.parts[-5]}
+    for key in COMMON_KEYS:
+        row[key] = scores.get(key)
     row["length"] = int(path.parts[-3])
     row["score"] = mean["score"]
     row["low"], row["high"] = mean["interval_95"]
@@ -43,33 +47,37 @@ def read_row(path: Path, tasks: list[str]) -> dict:
         if not entry["complete"]:
             missing.append(f"{task} ({entry['n']} of {entry['expected_n']} samples)")
     row["missing"] = ", ".join(missing)
-    return row | {task: entry["score"] for task, entry in entries.items()}
+    for task, entry in entries.items():
+        row[task] = entry["score"]
+    return row
 
 
 def summarize(frame: pandas.DataFrame, lengths: list[int]) -> dict:
-    """A model's entry in ruler.json. Weighted averages need all lengths, with as many tasks each.
-
-    frame: the rows of the model, by length.
-    """
-    passed = frame["length"][frame["score"] >= THRESHOLD]
-    longest = int(passed.max()) if len(passed) else None
-    increasing, decreasing = None, None
-    if len(frame) == len(lengths) and frame["tasks"].nunique() == 1:
+    """A model's entry in ruler.json, from its rows. Weighted averages need all lengths, each with as many tasks."""
+    summary = {"effective_length": None, "weighted_increasing": None, "weighted_decreasing": None}
+    passed = frame.length[frame.score >= THRESHOLD]
+    if len(passed):
+        summary["effective_length"] = int(passed.max())
+    if len(frame) == len(lengths) and frame.tasks.nunique() == 1:
         weights = np.arange(1, len(frame) + 1)  # 1/21 to 6/21 over RULER's six lengths
-        increasing = round(float(np.average(frame["score"], weights=weights)), 2)
-        decreasing = round(float(np.average(frame["score"], weights=weights[::-1])), 2)
-    return {"effective_length": longest, "weighted_increasing": increasing, "weighted_decreasing": decreasing}
+        increasing = np.average(frame.score, weights=weights)
+        decreasing = np.average(frame.score, weights=weights[::-1])
+        summary["weighted_increasing"] = round(float(increasing), 2)
+        summary["weighted_decreasing"] = round(float(decreasing), 2)
+    return summary
 
 
 def print_means(frame: pandas.DataFrame, models: dict[str, dict], num_tasks: int) -> None:
     """A line for each model: its mean at each length, and its entry in ruler.json."""
     cells = []
     for row in frame.itertuples():
-        count = "" if row.tasks == num_tasks else f" ({row.tasks})"
-        cells.append(f"{row.score:.1f} [{row.low:.1f}, {row.high:.1f}]{count}")
+        cell = f"{row.score:.1f} [{row.low:.1f}, {row.high:.1f}]"
+        if row.tasks != num_tasks:
+            cell += f" ({row.tasks})"
+        cells.append(cell)
     frame = frame.assign(cell=cells).fillna({"method": "-"})
     table = frame.pivot(index=["name", "method"], columns="length", values="cell").reset_index()
-    summaries = pandas.DataFrame([models[name] for name in table["name"]], dtype=object).fillna("-")
+    summaries = pandas.DataFrame(map(models.get, table.name), dtype=object).fillna("-")
     print(f"RULER: mean of {num_tasks} tasks in % [95 % interval: bootstrap over samples]; of fewer tasks: (number)\n")
     print(pandas.concat([table, summaries], axis=1).to_string(index=False, na_rep="-"))
     print(f"\neffective_length: the longest whose mean reaches {THRESHOLD}; weighted: means over the lengths with")
@@ -78,15 +86,16 @@ def print_means(frame: pandas.DataFrame, models: dict[str, dict], num_tasks: int
 
 def print_tasks(frame: pandas.DataFrame, tasks: list[str]) -> None:
     """A table for each length: the score of every task."""
-    columns = ["name", *tasks, "nulls", "strict"]
     for length, rows in frame.groupby("length"):
         print(f"\n{length} tokens; nulls: empty answers; strict: the mean if only whole words count")
-        table = rows.reindex(columns=columns)
-        table.columns = [column.replace("niah_", "").replace("single", "s").replace("multi", "m") for column in columns]
+        table = rows.reindex(columns=["name", *tasks, "nulls", "strict"])
+        for long, abbreviation in (("niah_", ""), ("single", "s"), ("multi", "m")):
+            table.columns = table.columns.str.replace(long, abbreviation)
         print(table.to_string(index=False, na_rep="-", float_format="%.1f"))
-    standins = sorted(set(" ".join(frame["standin"]).split()))
+    names = " ".join(frame.standin).split()
+    standins = " ".join(sorted(set(names)))
     if standins:
-        print(f"\nstand-in data, not RULER's: {' '.join(standins)}; compare these tasks with each other only")
+        print(f"\nstand-in data, not RULER's: {standins}; compare these tasks with each other only")
 
 
 def main():
@@ -102,12 +111,13 @@ def main():
     rows = []
     for path in args.root.glob(f"*/{args.benchmark}/*/pred/scores.json"):
         row = read_row(path, wanted)
-        if row["name"] in (args.models or [row["name"]]) and row["length"] in (args.lengths or [row["length"]]):
+        asked = args.models is None or row["name"] in args.models
+        if asked and (args.lengths is None or row["length"] in args.lengths):
             rows.append(row)
     if not rows:
         raise ValueError(f"no scores of {' '.join(args.models or ['any model'])} in {args.root}; run.sh makes them")
     frame = pandas.DataFrame(rows).sort_values(["name", "length"])
-    lengths = args.lengths or sorted({row["length"] for row in rows})
+    lengths = args.lengths or sorted(frame.length.unique().tolist())
     models = {name: summarize(rows, lengths) for name, rows in frame.groupby("name")}
     tasks = [task for task in known if task in wanted or task in frame]
 
@@ -118,13 +128,13 @@ def main():
     write_json(args.root / "ruler.json", result)
     print(f"\n{args.root}/ruler.csv, {args.root}/ruler.json")
 
-    missing = {(row["name"], row["length"]): row["missing"] for row in rows}
+    missing = frame.set_index(["name", "length"]).missing
     lines = []
-    for name in args.models or models:
-        for length in lengths:
-            reason = missing.get((name, length), "everything")
-            if reason:
-                lines.append(f"missing: {name} at {length}: {reason}")
+    for place in product(args.models or models, lengths):
+        reason = missing.get(place, "everything")
+        if reason:
+            name, length = place
+            lines.append(f"missing: {name} at {length}: {reason}")
     if lines:
         sys.exit("\n".join(lines))
 

@@ -27,7 +27,7 @@ from answers import add_engine_flags, answer_all, check_engine_flags, open_engin
 from checkpoint import checkpoint_name
 from endpoint import Endpoint
 from store import Store
-from tasks import choose_tasks, read_tasks
+from tasks import choose_tasks, fill_in, read_tasks
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,16 +69,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-# --- the data
-def folder_of(pattern: str, model: str, length: int) -> Path:
-    """A --data_dir or --save_dir with its placeholders filled in."""
-    return Path(pattern.replace("{model}", model).replace("{length}", str(length)))
-
-
 def read_data(path: Path) -> list[dict]:
     """The rows {index, input, outputs, length, ...} of a data file; `input` is the whole prompt.
 
-    Newer files of RULER have the answer prefix apart from `input`; it is appended. Raises ValueError on other files.
+    Where a file of RULER has the answer prefix apart from `input`, it is appended. Raises ValueError on other files.
     """
     if not path.is_file():
         raise ValueError(f"no data {path}; make it with data/prepare.py")
@@ -102,25 +96,21 @@ def data_identity(rows: list[dict], known: dict) -> dict:
     return {"data_rows": n, "data_sha256": hashlib.sha256(content.encode()).hexdigest()}
 
 
-# --- the model
 def open_model(path: str, args: argparse.Namespace):
-    """The engine of --server_type; reads no weights yet."""
+    """The engine of --server_type; reads no weights yet. Raises ValueError if a length is beyond what is declared."""
     if args.server_type == "openai":
         host = args.server_host
         url = host if host.startswith("http") else f"http://{host}:{args.server_port}/v1"
         return Endpoint(url, path, os.environ.get("OPENAI_API_KEY"), threads=args.threads)
     kind = "vllm" if args.server_type == "vllm" else "transformers"
-    return open_engine(kind, path, args, max(args.max_seq_length))
-
-
-def check_window(path: str, window: int | None, args: argparse.Namespace):
-    """Raises ValueError, or with --allow_beyond warns, if a length is beyond the one that the checkpoint declares."""
     longest = max(args.max_seq_length)
-    if window and longest > window:
-        message = f"{longest} tokens are beyond the {window} that {path} declares"
+    engine = open_engine(kind, path, args, longest)
+    if engine.window and longest > engine.window:
+        message = f"{longest} tokens are beyond the {engine.window} that {path} declares"
         if not args.allow_beyond:
             raise ValueError(f"{message}; add --allow_beyond to evaluate it anyway")
         run.warn_rank0(f"WARNING: {message}")
+    return engine
 
 
 def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
@@ -131,11 +121,10 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
     path = args.model_name_or_path[args.model_name.index(name)]
     units = []
     for length in args.max_seq_length:
-        folder = folder_of(args.data_dir, name, length)
+        folder = fill_in(args.data_dir, name, length)
         for task in choose_tasks(args.task, tasks):
             units.append((length, task, folder / task, read_data(folder / task / "validation.jsonl")))
     engine = open_model(path, args)
-    check_window(path, engine.window, args)
     description = engine.describe()
     run.print_rank0(f"{name}: {description['method']}, {engine.name}, {engine.dtype}, {run.WORLD_SIZE} process(es)")
     errors = 0
@@ -143,10 +132,11 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
         data = run.read_json(data_folder / "run.json") or {}
         about = {"benchmark": "ruler", "name": name, **description}
         about |= {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
-        about |= {"protocol": data.get("profile"), "seed": data.get("seed")}
+        about["protocol"] = data.get("profile")
+        about["seed"] = data.get("seed")
         new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
         settings = engine.settings() | {"stop_words": args.stop_words, "tokens_to_generate": new_tokens}
-        errors += answer_task(engine, rows, folder_of(args.save_dir, name, length), about, settings)
+        errors += answer_task(engine, rows, fill_in(args.save_dir, name, length), about, settings)
     if errors:
         advice = "rerun the same command to try them again, with a smaller --prefill_chunk or --cache_on_cpu"
         raise ValueError(f"{name}: {errors} answers ran out of memory; {advice}")
@@ -157,12 +147,14 @@ def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: d
 
     about, settings: of the record beside the predictions; see Store.
     """
-    label = f"{about['max_seq_length']} {about['task']}"
-    record = folder / "runs" / f"{about['task']}.json"
+    task, length = about["task"], about["max_seq_length"]
+    label = f"{length} {task}"
+    record = folder / "runs" / f"{task}.json"
     known = run.broadcast(run.read_json(record) or {})
-    settings = settings | data_identity(rows, known.get("settings") or {})
-    about["oom_retries"] = known.get("oom_retries", []) if known.get("settings") == settings else []
-    store = Store(folder / f"{about['task']}.jsonl", settings, key=lambda row: row["index"], record=record)
+    known_settings = known.get("settings") or {}
+    settings = settings | data_identity(rows, known_settings)
+    about["oom_retries"] = known.get("oom_retries", []) if known_settings == settings else []
+    store = Store(folder / f"{task}.jsonl", settings, key=lambda row: row["index"], record=record)
     answered = run.broadcast(set(store.open(about)) if run.RANK == 0 else None)
     rows = [row for row in rows if row["index"] not in answered]
     if not rows:
@@ -175,7 +167,7 @@ def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: d
     if not hosted:
         prompts = engine.tokenizer(prompts, verbose=False)["input_ids"]
         longest = max(map(len, prompts)) + new_tokens
-        if longest > about["max_seq_length"]:
+        if longest > length:
             message = f"WARNING: {label}: a prompt and its answer take {longest} tokens of this model"
             run.warn_rank0(f"{message}; were the data made with another tokenizer?")
     num_retries = len(engine.oom_retries)
@@ -189,8 +181,8 @@ def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: d
         entry["prompt_tokens"] = answer.prefilled_tokens if hosted else len(prompts[i])
         store.append(entry | answer.costs())
     store.close()
-    about["oom_retries"] += sum(run.gather_all(engine.oom_retries[num_retries:]), [])
-    run.barrier()
+    for retries in run.gather_all(engine.oom_retries[num_retries:]):  # waits for all ranks
+        about["oom_retries"] += retries
     return run.broadcast(finish(store, about, label) if run.RANK == 0 else None)
 
 
@@ -198,10 +190,13 @@ def finish(store: Store, about: dict, label: str) -> int:
     """Merges the answers of all ranks and writes the record; returns how many ran out of memory. For rank 0."""
     answered = store.gather()
     store.write_record(about | {"errors": list(store.errors.values())})
-    seconds = sum(row["seconds"] for row in answered.values())
-    tokens = sum(row["prompt_tokens"] + row["generated_tokens"] for row in answered.values())
-    speed = f"{tokens / max(seconds, 1e-9):,.0f} tokens/s"
-    print(f"{label}: {len(answered)} of {about['samples']} answers, {seconds:.1f} s, {speed}", flush=True)
+    seconds, tokens = 0, 0
+    for row in answered.values():
+        seconds += row["seconds"]
+        tokens += row["prompt_tokens"] + row["generated_tokens"]
+    speed = tokens / max(seconds, 1e-9)
+    answers = f"{len(answered)} of {about['samples']} answers"
+    print(f"{label}: {answers}, {seconds:.1f} s, {speed:,.0f} tokens/s", flush=True)
     return len(store.errors)
 
 

@@ -25,10 +25,11 @@ def save_data(folder: Path, task: str, data: list[dict], **run) -> None:
     (folder / task / "run.json").write_text(json.dumps(about | {"num_samples": len(data)} | run))
 
 
-def save_predictions(folder: Path, task: str, data: list[dict], reply) -> None:
+def save_predictions(folder: Path, task: str, data: list[dict], reply, **cost) -> None:
     """<folder>/<task>.jsonl with reply(row) as each answer, in RULER's format."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{task}.jsonl").open("w") as file:
         for row in data:
             kept = {"index": row["index"], "pred": reply(row), "input": row["input"], "outputs": row["outputs"]}
-            file.write(json.dumps(kept | {"others": {}, "truncation": -1, "length": row["length"]}) + "\n")
+            kept |= {"others": {}, "truncation": -1, "length": row["length"]}
+            file.write(json.dumps(kept | cost) + "\n")

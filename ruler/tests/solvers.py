@@ -50,8 +50,3 @@ def qa(prompt: str) -> list[str]:
     building, town = re.search(r"the (\w+(?: \w+)?) of (\w+)(?: built)?\?", question).groups()
     year, person = re.search(rf"The {building} of {town} was built in (\d+) by the \w+ (\w+ \w+)\.", prompt).groups()
     return [person if "Who built" in question else year]
-
-
-def score(answers: list[str], answer: str) -> float:
-    """Share of the golds that are in the answer."""
-    return sum(gold.lower() in answer.lower() for gold in answers) / len(answers)

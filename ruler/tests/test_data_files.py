@@ -111,8 +111,7 @@ def test_texts_of_the_user(run, tmp_path):
     flags = ["--squad", squad, "--hotpotqa", hotpot, "--essays", essays, "--task", "qa_1", "qa_2", "niah_single_2"]
     assert "stand-in" not in run(tmp_path / "out", *flags, "--tokens_to_generate", 8)[0]
     for task in ("qa_1", "qa_2", "niah_single_2"):
-        record = json.loads((tmp_path / "out" / task / "run.json").read_text())
-        assert record["source"] == "user" and len(record["data"]["sha256"]) == 64
+        assert json.loads((tmp_path / "out" / task / "run.json").read_text())["source"] == "user"
     first, answerable = rows(tmp_path / "out" / "qa_1")[0], data["data"][0]["paragraphs"][0]["qas"][1]
     assert answerable["question"] in first["input"] and first["outputs"] == [answerable["answers"][0]["text"]]
     assert first["tokens_to_generate"] == 8

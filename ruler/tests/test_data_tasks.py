@@ -2,7 +2,9 @@
 
 import json
 import re
+from argparse import Namespace
 from collections import Counter
+from functools import lru_cache
 from math import isqrt, pi
 
 import pytest
@@ -11,14 +13,14 @@ import transformers
 import solvers
 import texts
 from niah import DEPTHS, SENTENCE_END
-from prepare import FAMILIES
-from sources import read_source, source_kind
+from prepare import set_up
 from task import Job
 from tasks import read_tasks
 from tokens import Tokens, read_tokenizer
 
 SPECS = read_tasks("synthetic")
 TASKS = list(SPECS)
+NO_FILES = Namespace(essays=None, squad=None, hotpotqa=None)
 
 
 class Maker:
@@ -26,18 +28,11 @@ class Maker:
 
     def __init__(self, folder):
         self.tokens = Tokens(read_tokenizer(str(folder), False))
-        self.tasks = {}
+        self.task = lru_cache(self.set_up)
 
-    def task(self, name, length=2048, profile="upstream"):
-        key = (name, length, profile)
-        if key not in self.tasks:
-            spec = SPECS[name]
-            kind = source_kind(spec["task"], spec["args"])
-            source = read_source(kind, None)[0] if kind else None
-            job = Job(name, spec["task"], spec["args"], length, spec["tokens_to_generate"], 500, 42, profile)
-            self.tasks[key] = FAMILIES[job.family](self.tokens, job, source)
-            self.tasks[key].calibrate()
-        return self.tasks[key]
+    def set_up(self, name, length=2048, profile="upstream"):
+        family, args, new_tokens = (SPECS[name][key] for key in ("task", "args", "tokens_to_generate"))
+        return set_up(Job(name, family, args, length, new_tokens, 500, 42, profile), self.tokens, NO_FILES)
 
     def samples(self, name, n, *args):
         return [self.task(name, *args).build(index) for index in range(n)]
@@ -59,7 +54,7 @@ def test_every_prompt_keeps_its_budget_and_can_be_answered(maker, name):
             assert sample.prompt.endswith(sample.prefix) and len(set(sample.answers)) == len(sample.answers)
             question = sample.prompt.rindex("Question" if "niah" not in name else "\nWhat ")
             assert all(gold in sample.prompt[:question] for gold in sample.answers)
-            assert solvers.score(sample.answers, " ".join(solve(sample.prompt))) == 1
+            assert set(sample.answers) <= set(solve(sample.prompt))
             fills.append((counted + task.job.new_tokens) / length)
             start = length // 6 if name == "fwe" else 0
             assert profile == "upstream" or (sample.size - start) % task.step == 0
@@ -135,8 +130,8 @@ def test_positions_of_the_answers(maker, name):
         ids = tokenizer.encode(sample.prompt).ids
         positions = maker.task(name).positions(sample.prompt, sample.answers)
         for gold, position in zip(sample.answers, positions, strict=True):
-            text = tokenizer.decode(ids[position : position + 60]).replace("Ġ", "").replace(" ", "")
-            assert text.startswith(gold)
+            text = tokenizer.decode(ids[position : position + 60])
+            assert text.replace("Ġ", "").replace(" ", "").startswith(gold)
 
 
 def test_chains(maker):

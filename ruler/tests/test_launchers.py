@@ -20,19 +20,16 @@ def launch(tmp_path):
     return launch
 
 
-def test_a_name_of_config_models_at_the_lengths_of_the_study(launch, tmp_path):
-    printed = launch("llama2-7b-hf", "synthetic")
-    prepare, call = printed.splitlines()
+def test_a_name_of_config_models_and_variables_that_come_before_it(launch, tmp_path):
+    prepare, call = launch("llama2-7b-hf", "synthetic").splitlines()
     lengths, tasks = "--max_seq_length 4096 8192 16384 32768 65536", f"--task {','.join(read_tasks('synthetic'))} "
     root = f"{tmp_path}/results/{{model}}/synthetic/{{length}}"
-    assert prepare.startswith(f"+ true data/prepare.py --save_dir {root}/data ") and "--num_samples 500" in prepare
+    assert f"data/prepare.py --save_dir {root}/data " in prepare and "--num_samples 500" in prepare
     assert f"pred/call_api.py --data_dir {root}/data --save_dir {root}/pred" in call and "--allow_beyond" in call
     assert "--model_name llama2-7b-hf --model_name_or_path meta-llama/Llama-2-7b-hf --server_type hf" in call
     assert "--tokenizer_path meta-llama/Llama-2-7b-hf" in prepare and "--batch_size" not in call
     assert all(lengths in line and tasks in line for line in (prepare, call))
 
-
-def test_variables_come_before_config_models(launch):
     name = "llama2-7b-hf-slimpajama-yarn-32k"
     printed = launch(name, "synthetic", MODEL_DIR="/m", MODEL_FRAMEWORK="vllm", TENSOR_PARALLEL=2, BATCH_SIZE=4)
     assert "--model_name_or_path /m/llama2-7b-hf-slimpajama_yarn_32768 --server_type vllm" in printed
@@ -57,17 +54,10 @@ def test_several_models_are_shared_among_gpus(launch, tmp_path):
     assert "--nproc_per_node=2" in printed and f"failed: {models[1]}" in printed
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        ([], "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"),
-        (["synthetic", "--dtype"], "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"),
-        (["a/b", "other"], "no benchmark 'other' in config_tasks.sh"),
-    ],
-)
-def test_bad_input_ends_with_one_line(launch, words, message):
+@pytest.mark.parametrize("words", [[], ["synthetic", "--dtype"], ["a/b", "other"]])
+def test_bad_input_ends_with_one_line(launch, words):
     printed = launch(*words, expect=1)
-    assert printed.startswith(f"error: {message}") and printed.count("\n") == 1
+    assert printed.startswith("error: ") and printed.count("\n") == 1
 
 
 def test_run_and_eval_as_a_user_on_two_ranks(checkpoint, other, tmp_path, call):

@@ -85,14 +85,12 @@ def test_rows_hold_new_tokens_in_the_format_of_ruler(whole, checkpoint, tmp_path
         assert record["settings"]["tokens_to_generate"] == 8
 
 
-def test_an_answer_prefix_beside_the_input_is_appended(ask, data, tmp_path):
+def test_an_answer_prefix_beside_the_input_is_appended(tmp_path):
     """As in RULER's files of 2025-05 to 2026-07."""
-    plain = rows("vt", 3)
-    save_data(data, "vt", [row | {"input": row["input"][:-9], "answer_prefix": " Numbers:"} for row in plain])
-    save_data(data, "fwe", plain)
-    ask(tmp_path / "pred", "--task", "vt,fwe")
-    made = answers(tmp_path / "pred")
-    assert made["vt"] == made["fwe"]
+    [row] = rows("vt", 1)
+    save_data(tmp_path, "vt", [row | {"input": row["input"][:-9], "answer_prefix": " Numbers:"}])
+    [read] = call_api.read_data(tmp_path / "vt" / "validation.jsonl")
+    assert read == row | {"answer_prefix": " Numbers:"}
 
 
 def test_several_models_and_lengths_in_one_process(ask, whole, checkpoint, other, tmp_path):
