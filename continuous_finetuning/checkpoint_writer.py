@@ -13,31 +13,38 @@ from pathlib import Path
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from checkpoint import open_config
+from checkpoint import fingerprint, open_config
 from lock import lock
-from run import RANK, read_json, write_json, write_text
+from run import RANK, read_json, write_json
 
 KIT_VERSION = "0.1.0"
 LOCKS = []  # on the folders that this process writes to
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
 
 
 def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
-    """The config of a base model. Reads no weights.
+    """The config of a base model. Raises ValueError if it cannot be opened, is not a Llama, or is already extended.
 
-    weights: whether a folder must contain any. Raises ValueError if the model cannot be opened, is not a Llama, or is
-    already extended.
+    weights: whether a folder must contain weights. They are not read.
     """
     config = open_config(name_or_path, False, "the methods extend plain Llama models", weights)
     if config.model_type != "llama":
         raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend Llama models")
     extension = getattr(config, "context_extension", None)
     if extension:
-        raise ValueError(
-            f"{name_or_path} is already extended ({extension['method']}); start from its base {extension['base_model']}"
-        )
+        method, base = extension["method"], extension["base_model"]
+        raise ValueError(f"{name_or_path} is already extended ({method}); start from its base {base}")
     return config
+
+
+def run_settings(method_name: str, method, base: str, config: PreTrainedConfig, trained: bool) -> dict:
+    """What `claim` compares on a rerun. config: the base's."""
+    return {
+        "method_name": method_name,
+        "base": fingerprint(base, config),
+        "model_max_length": method.model_max_length,
+        "options": method.options(),
+        "trained": trained,
+    }
 
 
 def context_extension(method_name: str, method, base: str, trained_tokens: int | None, recipe: dict) -> dict:
@@ -94,27 +101,15 @@ def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:
     )
 
 
-def write_config(folder: Path, config: PreTrainedConfig) -> None:
-    """Writes config.json, which makes a folder a checkpoint: call this last."""
-    write_text(folder / "config.json", config.to_json_string(use_diff=False))
-
-
-def copy_tokenizer(base: Path, output: Path) -> None:
-    for pattern in TOKENIZER:
-        for path in base.glob(pattern):
-            shutil.copyfile(path, output / path.name)
-
-
 def link_weights(base: Path, output: Path) -> None:
     """Links the base's weights into `output`: hard links, or symbolic ones across file systems."""
-    for pattern in WEIGHTS:
-        for path in base.glob(pattern):
-            target = output / path.name
-            target.unlink(missing_ok=True)
-            try:
-                os.link(path.resolve(), target)
-            except OSError:
-                target.symlink_to(path.resolve())
+    for path in base.glob("*.safetensors*"):  # and their index
+        target = output / path.name
+        target.unlink(missing_ok=True)
+        try:
+            os.link(path.resolve(), target)
+        except OSError:
+            target.symlink_to(path.resolve())
 
 
 def move_in(partial: Path, output: Path) -> None:

@@ -9,8 +9,6 @@ from transformers import LlamaConfig, TrainerCallback
 
 from run import default_device, peak_memory, write_text
 
-METRICS = "metrics.jsonl"
-
 
 def matmul_parameters(config: LlamaConfig) -> int:
     """Weights that a token is multiplied with: those of the layers and the LM head, not the embeddings."""
@@ -22,9 +20,8 @@ def matmul_parameters(config: LlamaConfig) -> int:
 def model_flops_per_token(config: LlamaConfig, keys: float, adapters: int = 0) -> float:
     """FLOPs of forward and backward per token that attends to `keys` keys, without recomputation.
 
-    6 per weight that a token is multiplied with, and 12 per layer, key and element of the heads.
-
-    adapters: number of LoRA weights; the frozen weights then have no gradient of their own and count 4 instead of 6.
+    6 per weight that a token is multiplied with, and 12 per layer, key and element of the heads. With `adapters` LoRA
+    weights, the frozen weights have no gradient of their own and count 4 instead of 6.
     """
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * keys
     weights = (4 if adapters else 6) * matmul_parameters(config)
@@ -38,20 +35,15 @@ def training_flops_per_token(config: LlamaConfig, method, adapters: int = 0) -> 
 
 
 class Metrics(TrainerCallback):
-    """Appends every log to metrics.jsonl and prints a line every few seconds.
+    """Appends every log to metrics.jsonl in the folder `output` and prints a line every few seconds."""
 
-    flops_per_token: of the model, forward and backward, without recomputation.
-    """
-
-    def __init__(self, path: Path, flops_per_token: float):
-        self.path, self.flops_per_token = path, flops_per_token
+    def __init__(self, output: Path, flops_per_token: float):
+        self.path = output / "metrics.jsonl"
+        self.flops_per_token = flops_per_token
         self.last_print = 0.0
 
     def speed(self, tokens_seen: int) -> dict:
-        """tokens/s and model TFLOP/s of all ranks since the last call, and this rank's peak memory in GiB.
-
-        tokens_seen: how many tokens all ranks have been trained on until now.
-        """
+        """tokens/s and model TFLOP/s of all ranks since the last call, and this rank's peak memory in GiB."""
         now = time.perf_counter()
         tokens_per_second = (tokens_seen - self.last_tokens) / (now - self.last_time)
         self.last_time, self.last_tokens = now, tokens_seen

@@ -20,6 +20,10 @@ from run import print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
 ADVICE = "try a lower --learning_rate in another --output_dir"
+RECORDED = (
+    "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay",
+    "max_grad_norm", "optim", "seed",
+)  # fmt: skip
 
 
 def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
@@ -29,21 +33,15 @@ def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
         "dataset": flags.dataset_dir,
         "rows": n_rows,
         "global_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * data_ranks,
-        "num_train_epochs": args.num_train_epochs,
-        "max_steps": args.max_steps,
-        "learning_rate": args.learning_rate,
-        "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-        "warmup_steps": args.warmup_steps,
-        "weight_decay": args.weight_decay,
-        "max_grad_norm": args.max_grad_norm,
-        "optim": str(getattr(args.optim, "value", args.optim)),
         "precision": "bfloat16" if args.bf16 else "float32",
         "attention": flags.attention,
         "sdpa_kernels": flags.sdpa_kernels,
         "liger_kernel": bool(args.use_liger_kernel),
         "torch_compile": bool(args.torch_compile),
-        "seed": args.seed,
     }
+    arguments = args.to_dict()
+    for name in RECORDED:
+        settings[name] = arguments[name]
     if flags.document_mask:
         settings["document_mask"] = True
     return settings
@@ -70,24 +68,14 @@ def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
     return batch
 
 
-# --- checkpoints during training
 def last_checkpoint(output: Path) -> Path | None:
     """The newest checkpoint-N in `output` that every rank wrote completely, or None."""
     complete = [marker.parent for marker in output.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
     return max(complete, key=lambda folder: int(folder.name.split("-")[1]), default=None)
 
 
-def remove_incomplete(output: Path) -> None:
-    """Removes the checkpoints that were being written when the run was killed."""
-    for folder in output.glob("checkpoint-*"):
-        if not (folder / COMPLETE_MARKER).exists():
-            print(f"removing the incomplete {folder}", flush=True)
-            shutil.rmtree(folder)
-
-
 class StopOnSignal(TrainerCallback):
-    """After SIGTERM (which a cluster sends before it takes a job's machines), SIGHUP or Ctrl-C, writes a checkpoint at
-    the end of the step and stops."""
+    """After SIGTERM, SIGHUP or Ctrl-C, writes a checkpoint at the end of the step and stops."""
 
     def __init__(self):
         self.received, self.stopped = None, False
@@ -118,8 +106,8 @@ class ExtensionTrainer(Trainer):
         # Trainer would remove the previous checkpoint before all ranks have written the new one
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         if parts > 1:
-            # The libraries give each rank a row and then split it, which cannot be resumed. Here ranks that share rows
-            # read the same ones, and `collate` takes this rank's part.
+            # The libraries give each rank a row and then split it, which cannot be resumed. Here these ranks read the
+            # same rows, and `collate` takes this rank's part.
             self.data_collator = partial(collate, part=self.args.process_index % parts, parts=parts)
             self.accelerator.prepare_data_loader = partial(self.prepare_shared_rows, parts)
             self.accelerator.deepspeed_ulysses_dl_adapter = lambda loader, model: loader
@@ -148,7 +136,6 @@ class ExtensionTrainer(Trainer):
         return loss
 
     def check_weights(self) -> None:
-        """Raises ValueError if a weight of this rank is NaN or infinite."""
         for p in self.model.parameters():
             weight = getattr(p, "ds_tensor", p)  # under ZeRO-3: this rank's part
             if not torch.isfinite(weight.detach()).all():
@@ -180,22 +167,22 @@ class ExtensionTrainer(Trainer):
 
 
 def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> None:
-    """Trains `model` on `data` ({"input_ids": row}) and writes the finished checkpoint to args.output_dir.
+    """Trains `model` on `data` ({"input_ids": row}), from the last complete checkpoint, to the finished one.
 
-    Resumes from the last complete checkpoint there. Exits with status 143 after SIGTERM, SIGHUP or Ctrl-C. Raises
-    ValueError if a loss or weight becomes NaN or infinite.
+    Exits with status 143 after SIGTERM, SIGHUP or Ctrl-C. Raises ValueError if a loss or weight is NaN or infinite.
     """
     output = Path(args.output_dir)
     last = last_checkpoint(output)
     if last:
         print_rank0(f"resuming from {last}")
     with args.main_process_first():
-        if args.should_save:
-            remove_incomplete(output)
+        for folder in output.glob("checkpoint-*") if args.should_save else []:
+            if not (folder / COMPLETE_MARKER).exists():  # the run was killed while writing it
+                print(f"removing the incomplete {folder}", flush=True)
+                shutil.rmtree(folder)
     stop = StopOnSignal()
     adapters = sum(getattr(p, "ds_numel", p.numel()) for name, p in model.named_parameters() if "lora_" in name)
-    flops_per_token = tracking.training_flops_per_token(model.config, method, adapters)
-    metrics = tracking.Metrics(output / tracking.METRICS, flops_per_token)
+    metrics = tracking.Metrics(output, tracking.training_flops_per_token(model.config, method, adapters))
     if args.parallelism_config:  # Ulysses wraps the attention that the method has chosen
         args.parallelism_config.sp_handler.sp_attn_implementation = model.config._attn_implementation
     trainer = ExtensionTrainer(
