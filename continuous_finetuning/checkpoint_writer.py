@@ -1,11 +1,10 @@
 """Writes checkpoint folders that every stage opens without knowing the method.
 
-A checkpoint is an ordinary Hugging Face folder (safetensors, config.json, a generation_config.json that decodes
-greedily, the base's tokenizer) whose config.json has one extra object, `context_extension`. config.json is written
-last: a folder without it is unfinished.
+A checkpoint is an ordinary Hugging Face folder (safetensors, a generation_config.json that decodes greedily, the base's
+tokenizer) whose config.json has one extra object, `context_extension`. It is written last: a folder without it is
+unfinished.
 """
 
-import copy
 import os
 import shutil
 from pathlib import Path
@@ -64,12 +63,12 @@ def context_extension(method_name: str, method, base: str, trained_tokens: int |
 
 
 def extended_config(base: PreTrainedConfig, method, extension: dict) -> PreTrainedConfig:
-    """The config of the extended model: the base's, with the method's rope, the new window and `context_extension`.
+    """The base's config with the method's rope, the new window and `context_extension`.
 
-    If the method has its own attention, the config has a `model_type` of its own and names the modeling file in
-    `auto_map`: without --trust_remote_code it is refused, never opened as a plain Llama.
+    With an attention of its own, it has another `model_type` and names the modeling file in `auto_map`: without
+    --trust_remote_code it is refused, never opened as a plain Llama.
     """
-    fields = copy.deepcopy(base.to_dict())
+    fields = base.to_dict()  # a copy
     fields.pop("_name_or_path", None)
     fields["rope_parameters"] = method.rope_parameters()
     fields["max_position_embeddings"] = max(method.model_max_length, method.original_length)
@@ -84,7 +83,7 @@ def extended_config(base: PreTrainedConfig, method, extension: dict) -> PreTrain
 
 
 def copy_modeling(method, output: Path) -> None:
-    """Copies the method's modeling file, if it has one, into the checkpoint, with the files that it imports."""
+    """Copies the method's modeling file, if it has one, and the files that it imports, into the checkpoint."""
     if method.modeling:
         source = Path(__file__).parent / "modeling" / f"modeling_{method.modeling}.py"
         for path in [source, *get_relative_import_files(source)]:
@@ -125,7 +124,7 @@ def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
     """Writes the settings of a run to `output`/run.json; returns whether that run is already finished.
 
     Waits while another process works in that folder. result: the file that the run writes last. Raises ValueError if
-    the folder contains another run, so that a changed setting never overwrites finished work.
+    the folder contains another run.
     """
     if RANK == 0:
         LOCKS.append(lock(output / ".lock"))

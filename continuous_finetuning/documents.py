@@ -30,13 +30,11 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
     """
     path = Path(name).expanduser()
     if path.exists():
-        files = [path]
-        if path.is_dir():
-            files = sorted(filter(file_format, path.rglob("*")))
+        files = sorted(filter(file_format, path.rglob("*"))) if path.is_dir() else [path]
         formats = set(map(file_format, files))
         if len(formats) != 1 or None in formats:
             raise ValueError(f"--dataset {path}: expected *.parquet or *.jsonl / *.json files (.gz, .zst), not both")
-        paths = [str(file) for file in files]
+        paths = list(map(str, files))
         stream = datasets.load_dataset(formats.pop(), data_files=paths, split="train", streaming=True)
         sizes = [(file.name, file.stat().st_size) for file in files]
         return stream, f"files {run_key(sizes)}"
@@ -47,12 +45,10 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
     return stream, f"{name}@{commit}"
 
 
-def read_batches(
-    dataset: datasets.IterableDataset, text_column: str, source_column: str | None = None, seed: int | None = None
-) -> Iterator[list]:
+def read_batches(dataset, text_column: str, source_column: str | None, seed: int | None) -> Iterator[list]:
     """Yields lists of documents, (text or None, source). With a seed, the dataset's files are shuffled.
 
-    Without `source_column`, the source is ALL. Raises ValueError if the data cannot be read or have no such column.
+    dataset: an IterableDataset. Without `source_column`, the source is ALL. Raises ValueError on a missing column.
     """
     shards = list(range(dataset.num_shards))
     if seed is not None:
@@ -65,12 +61,12 @@ def read_batches(
                 raise ValueError(f"the column {text_column} has {texts.type}, not text; set --text_column")
             sources = [ALL] * len(table)
             if source_column is not None:
-                sources = read_column(table, source_column, "--source_column").to_pylist()
-            yield list(zip(texts.to_pylist(), map(str, sources), strict=True))
+                sources = map(str, read_column(table, source_column, "--source_column").to_pylist())
+            yield list(zip(texts.to_pylist(), sources, strict=True))
 
 
 def read_column(table: pa.Table, name: str, flag: str) -> pa.ChunkedArray:
-    """A column of a table; `a.b` is column b of the objects in column a. Raises ValueError if there is none."""
+    """A column of a table; `a.b` is column b of the objects in column a."""
     columns = table.flatten()
     if name not in columns.column_names:
         raise ValueError(f"the dataset has no column {name}, only {', '.join(columns.column_names)}; set {flag}")
@@ -78,10 +74,7 @@ def read_column(table: pa.Table, name: str, flag: str) -> pa.ChunkedArray:
 
 
 def encode(tokenizer, texts: list[str]) -> list[np.ndarray]:
-    """Token ids of each text, int32, with the BOS or whatever else the tokenizer adds by default.
-
-    tokenizer: a `tokenizers.Tokenizer`. Text that spells a special token is encoded as ordinary text.
-    """
+    """Token ids of each text, int32, with the BOS. Text that spells a special token is encoded as ordinary text."""
     tokenizer.encode_special_tokens = True
     documents = []
     for i in range(0, len(texts), ENCODED_DOCUMENTS):

@@ -61,8 +61,6 @@ class ModelArguments:
 
 @dataclass
 class RecipeArguments(TrainingArguments):
-    """Transformers' own, with the study's defaults."""
-
     gradient_checkpointing: bool = HfArg(default=True, help="recompute activations in the backward pass")
     logging_steps: float = HfArg(default=1, help="log every so many optimizer steps")
     disable_tqdm: bool | None = HfArg(default=True, help="print a line every few seconds, no bar")
@@ -93,8 +91,8 @@ def check_method(config, method, flags: Namespace) -> None:
     name, ranks = flags.method_name, flags.sequence_parallel_size
     if not method.trained:
         raise ValueError(f"{name} is not trained; apply it with extend.py")
-    for flag in ("low_rank_training", "document_mask", "sequence_parallel_size"):
-        if getattr(flags, flag) not in (False, 1) and flag not in method.supports:
+    for flag, default in {"low_rank_training": False, "document_mask": False, "sequence_parallel_size": 1}.items():
+        if getattr(flags, flag) != default and flag not in method.supports:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
     if ranks == 1:
         return
@@ -104,7 +102,9 @@ def check_method(config, method, flags: Namespace) -> None:
         raise ValueError(f"--sequence_parallel_size {ranks} must divide --model_max_length and the {WORLD_SIZE} ranks")
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % ranks or (kv_heads % ranks and ranks % kv_heads):
-        raise ValueError(f"--sequence_parallel_size {ranks} does not fit the base's {heads} and {kv_heads} heads")
+        raise ValueError(
+            f"--sequence_parallel_size {ranks} does not fit the {heads} query and {kv_heads} key-value heads"
+        )
 
 
 def fit_to_machine(flags: Namespace) -> None:

@@ -1,9 +1,8 @@
 """The mixture of a training set: the share of each source, and more long documents than the data have.
 
-Fu et al., Data Engineering for Scaling Language Models to 128K Context (arXiv 2402.10171), "per-source length
-upsampling", as LCEG (arXiv 2409.12181) uses it: documents of `min_length` tokens or more are kept, shorter ones with
-probability `keep_short`, until each source has its share of the tokens. The shares are those of the whole dataset, so
-only the lengths change. Fu et al. estimate the tokens of a document as characters / 3.68; here they are counted.
+"Per-source length upsampling" of Fu et al. (arXiv 2402.10171), as LCEG (arXiv 2409.12181) uses it: documents of
+`min_length` tokens or more are kept, shorter ones with probability `keep_short`, until each source has its share of the
+tokens. Fu et al. estimate the tokens of a document as characters / 3.68; here they are counted.
 """
 
 from collections import Counter
@@ -31,16 +30,13 @@ def parse_mix(text: str) -> dict[str, float] | None:
     """The share of each source, with the sum 1, from `slimpajama` or name=share,...; None for `none`."""
     if text == "none":
         return None
-    shares = {}
-    if text == "slimpajama":
-        shares = SLIMPAJAMA
-    else:
-        for item in text.split(","):
-            name, _, share = item.rpartition("=")
-            try:
-                shares[name] = float(share)
-            except ValueError:
-                raise ValueError(f"--mix: '{item}' is not name=share; set slimpajama, none or name=share,...") from None
+    shares = dict(SLIMPAJAMA) if text == "slimpajama" else {}
+    for item in text.split(",") if not shares else []:
+        name, _, share = item.rpartition("=")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            raise ValueError(f"--mix: '{item}' is not name=share; set slimpajama, none or name=share,...") from None
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}
 
@@ -52,12 +48,8 @@ class Mixture:
     """
 
     def __init__(self, budgets: dict[str, float], min_length: int, keep_short: float):
-        self.budgets = budgets
-        self.min_length = min_length
-        self.keep_short = keep_short
-        self.documents_seen = Counter()
-        self.documents_kept = Counter()
-        self.tokens = Counter()
+        self.budgets, self.min_length, self.keep_short = budgets, min_length, keep_short
+        self.documents_seen, self.documents_kept, self.tokens = Counter(), Counter(), Counter()
 
     def wants(self, source: str) -> bool:
         """Whether a source takes another document."""
@@ -65,11 +57,7 @@ class Mixture:
 
     def missing_tokens(self) -> dict[str, float]:
         """What the sources still lack of their budgets; empty if the mixture is complete."""
-        missing = {}
-        for source, budget in self.budgets.items():
-            if self.wants(source):
-                missing[source] = budget - self.tokens[source]
-        return missing
+        return {source: self.budgets[source] - self.tokens[source] for source in self.budgets if self.wants(source)}
 
     def select(self, batches: Iterable[list], tokenizer: Tokenizer, rng: Random) -> Iterator[np.ndarray]:
         """Yields the token ids of the documents that are kept. batches: lists of documents, (text, source).

@@ -12,8 +12,8 @@ from run import default_device, peak_memory, write_text
 
 def matmul_parameters(config: LlamaConfig) -> int:
     """Weights that a token is multiplied with: those of the layers and the LM head, not the embeddings."""
-    heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
-    layer = config.hidden_size * (heads * config.head_dim + 3 * config.intermediate_size)
+    qkvo = 2 * config.head_dim * (config.num_attention_heads + config.num_key_value_heads)
+    layer = config.hidden_size * (qkvo + 3 * config.intermediate_size)
     return config.num_hidden_layers * layer + config.vocab_size * config.hidden_size
 
 
@@ -62,7 +62,7 @@ class Metrics(TrainerCallback):
             return
         kept = []
         for line in self.path.read_text().splitlines():
-            # steps after the checkpoint are repeated; so is one whose line a kill has cut off
+            # steps after the checkpoint are repeated; a kill may have cut off a line
             if line.endswith("}") and json.loads(line)["step"] <= state.global_step:
                 kept.append(line + "\n")
         write_text(self.path, "".join(kept))
@@ -76,14 +76,11 @@ class Metrics(TrainerCallback):
             file.write(json.dumps(entry) + "\n")
         if time.time() - self.last_print > 5 or state.global_step == state.max_steps:
             self.last_print = time.time()
-            self.print_progress(state, logs)
-
-    def print_progress(self, state, logs: dict) -> None:
-        step_seconds = (time.time() - self.start_time) / max(1, state.global_step - self.first_step)
-        minutes_left = step_seconds * (state.max_steps - state.global_step) / 60
-        print(
-            f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
-            f"{step_seconds:.2f} s a step  {logs['tokens_per_second']:,.0f} tokens/s  "
-            f"{logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left",
-            flush=True,
-        )
+            step_seconds = (self.last_print - self.start_time) / max(1, state.global_step - self.first_step)
+            minutes_left = step_seconds * (state.max_steps - state.global_step) / 60
+            print(
+                f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
+                f"{step_seconds:.2f} s a step  {logs['tokens_per_second']:,.0f} tokens/s  "
+                f"{logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left",
+                flush=True,
+            )

@@ -27,7 +27,7 @@ RECORDED = (
 
 
 def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
-    """The settings that decide the trained weights, recorded in the checkpoint and compared on a rerun."""
+    """The settings that determine the weights, recorded in the checkpoint and compared on a rerun."""
     data_ranks = args.world_size // flags.sequence_parallel_size
     settings = {
         "dataset": flags.dataset_dir,
@@ -48,10 +48,10 @@ def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
 
 
 def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
-    """A batch of int64 tensors [B, L]: ids and labels. The model shifts the labels.
+    """A batch of int64 tensors [B, L]: ids and labels, which the model shifts.
 
-    If rows have `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside
-    documents. Ranks that share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
+    With `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside it. Ranks
+    that share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
     """
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
     position_BL = torch.arange(ids_BL.shape[1]).repeat(len(examples), 1)
@@ -101,8 +101,8 @@ class ExtensionTrainer(Trainer):
     """parts: ranks that share each row.  metrics: adds the speed to every log."""
 
     def __init__(self, parts: int, metrics: tracking.Metrics, **kwargs):
-        self.metrics = metrics
         super().__init__(**kwargs)
+        self.metrics = metrics
         # Trainer would remove the previous checkpoint before all ranks have written the new one
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         if parts > 1:
@@ -113,7 +113,7 @@ class ExtensionTrainer(Trainer):
             self.accelerator.deepspeed_ulysses_dl_adapter = lambda loader, model: loader
             self.get_sp_size = lambda: 1  # the loader has as many batches as its length says
 
-    def prepare_shared_rows(self, parts: int, loader, device_placement=None, slice_fn_for_dispatch=None):
+    def prepare_shared_rows(self, parts: int, loader, *args, **kwargs):
         """Accelerator.prepare_data_loader, as if the ranks that share rows were one."""
         accelerator = self.accelerator
         prepared = prepare_data_loader(
@@ -152,7 +152,7 @@ class ExtensionTrainer(Trainer):
             rotate_checkpoints(self.args.output_dir, self.save_total_limit)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        self.complete_config(self.accelerator.unwrap_model(self.model).config)  # under LoRA, the base's
+        self.complete_config(self.accelerator.unwrap_model(self.model).config)
         super().save_model(output_dir, _internal_call)
 
     def complete_config(self, config) -> None:
@@ -202,29 +202,25 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
         reason = stop.received or "a signal to another rank"
         print_rank0(f"stopped by {reason}: {last_checkpoint(output)} is complete; rerun the same command to resume")
         sys.exit(143)
-    save_finished(trainer, model, tokenizer, output, method)
+    save_finished(trainer, model, tokenizer, method)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
-def gathered(parameters: list):
-    """A context in which every rank has these weights in full, also under ZeRO-3."""
-    if not (parameters and is_deepspeed_zero3_enabled()):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(parameters)
-
-
-def save_finished(trainer: ExtensionTrainer, model, tokenizer, output: Path, method) -> None:
-    """Writes the model that the method finishes to a folder of its own, checks it and moves it into `output`."""
-    args = trainer.args
+def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
+    """Writes the model that the method finishes to a folder of its own and moves it into the output folder."""
+    args, output = trainer.args, Path(trainer.args.output_dir)
     trainer.check_weights()
     partial = output / "final.partial"
     partial.mkdir(exist_ok=True)
     checkpoint_writer.copy_modeling(method, partial)
-    with gathered(method.finish_reads(model)):
+    gathered, parameters = contextlib.nullcontext(), method.finish_reads(model)
+    if parameters and is_deepspeed_zero3_enabled():  # every rank has only its part of them
+        import deepspeed
+
+        gathered = deepspeed.zero.GatheredParameters(parameters)
+    with gathered:
         final = method.finish(model, partial)
         if args.bf16 and not args.deepspeed:
             final.to(torch.bfloat16)

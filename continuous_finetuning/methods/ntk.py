@@ -11,7 +11,6 @@ prompt: that rule is `rope_by_length`. Llama-2 (C = 4096, theta 10000, d 128): 3
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from methods import ContextExtension, option, positive
 
@@ -26,8 +25,8 @@ class Method(ContextExtension):
     ntk_factor: float | None = option(None, "f of alpha(L) = f L/C - (f - 1) [ceil(trained / original length / 2)]")
     ntk_alpha: float | None = option(None, "one alpha for every length, instead of alpha(L)")
 
-    foreign_rope_type: ClassVar[str] = "dynamic"
-    foreign_options: ClassVar[dict] = {"factor": "ntk_factor"}
+    foreign_rope_type = "dynamic"
+    foreign_options = {"factor": "ntk_factor"}
 
     def __post_init__(self):
         half = math.ceil(self.model_max_length / self.original_length / 2)

@@ -13,7 +13,6 @@ largest position at --model_max_length within 2/3 C, the upper end of the rule t
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from methods import ContextExtension, check_at_least_one, option
 
@@ -25,10 +24,10 @@ class Method(ContextExtension):
     )
     neighbor_window: int | None = option(None, "W, keys nearer than this keep theirs, tokens [C / 4]", int)
 
-    trained: ClassVar[bool] = False
-    exact_attention: ClassVar[bool] = False
-    set_for_longest_text: ClassVar[bool] = True  # the group size decides how long a text may be
-    modeling: ClassVar[str | None] = "self_extend"
+    trained = False
+    exact_attention = False
+    set_for_longest_text = True  # the group size decides how long a text may be
+    modeling = "self_extend"
 
     def __post_init__(self):
         C, L = self.original_length, self.model_max_length
@@ -41,10 +40,9 @@ class Method(ContextExtension):
         if W >= C:
             raise ValueError(f"--neighbor_window {W} leaves no position for groups; give less than the base's {C}")
         if L - W > (C - W) * self.group_size:
+            needed = math.ceil((L - W) / (C - W))
             raise ValueError(
-                f"--group_size {self.group_size} with --neighbor_window {W} reaches position "
-                f"{(L - W) / self.group_size + W:.0f} at {L} tokens, beyond the base's {C}; "
-                f"give a --group_size of at least {math.ceil((L - W) / (C - W))}"
+                f"at {L} tokens, positions are beyond the base's {C}; give a --group_size of at least {needed}"
             )
 
     def smallest_group(self) -> int:

@@ -121,7 +121,7 @@ def test_flags_of_all_methods():
     "name, length, flags, message",
     [
         ("nope", 32768, {}, "no method 'nope'; there are: .*ntk, ntk_frozen, origin, pi, .*yarn"),
-        ("pi", 4096, {}, "not above the base's own window of 4096"),
+        ("pi", 4096, {}, "not above the base's own window, 4096"),
         ("pi", 32768, {"beta_fast": 3.0}, "--beta_fast is an option of yarn, not of pi"),
         ("pi", 32768, {"scaling_factor": 0.0}, "--scaling_factor must be a positive number"),
         ("clex", 32768, {"max_factor": 2}, "--max_factor 2 is below trained / original length, 8"),
