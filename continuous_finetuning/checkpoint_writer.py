@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -16,6 +17,7 @@ from checkpoint import fingerprint, open_config
 from lock import lock
 from run import RANK, read_json, write_json
 
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
 KIT_VERSION = "0.1.0"
 LOCKS = []  # on the folders that this process writes to
 
@@ -33,6 +35,16 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
         method, base = extension["method"], extension["base_model"]
         raise ValueError(f"{name_or_path} is already extended ({method}); start from its base {base}")
     return config
+
+
+def base_folder(name_or_path: str) -> Path:
+    """The folder of a base's weights and tokenizer, downloaded if it is a hub id."""
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    folder = Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{name_or_path} has no *.safetensors weights on the hub")
+    return folder
 
 
 def run_settings(method_name: str, method, base: str, config: PreTrainedConfig, trained: bool) -> dict:

@@ -21,8 +21,6 @@ import checkpoint_writer
 import methods
 from run import run_script, write_text
 
-TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
-
 
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,18 +37,6 @@ def parse_flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def base_folder(name_or_path: str) -> Path:
-    """The folder of the base's files, downloaded if it is a hub id."""
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    from huggingface_hub import snapshot_download
-
-    folder = Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{name_or_path} has no *.safetensors weights on the hub")
-    return folder
-
-
 def main() -> None:
     args = parse_flags()
     name, output, length = args.method_name, args.output_dir, args.model_max_length
@@ -63,7 +49,7 @@ def main() -> None:
         raise ValueError("--original_length and --trained_tokens describe a trained checkpoint; they need --adopt")
     else:
         method = methods.build(name, config, length, vars(args))
-    base = base_folder(args.model_name_or_path)
+    base = checkpoint_writer.base_folder(args.model_name_or_path)
     settings = checkpoint_writer.run_settings(name, method, args.model_name_or_path, config, trained=args.adopt)
     if checkpoint_writer.claim(output, settings):
         print(f"{output}: {name} at {length} exists already")
@@ -71,7 +57,7 @@ def main() -> None:
     trained_tokens = args.trained_tokens if args.adopt else 0
     extension = checkpoint_writer.context_extension(name, method, args.model_name_or_path, trained_tokens, recipe={})
     extended = checkpoint_writer.extended_config(config, method, extension)
-    for pattern in TOKENIZER:
+    for pattern in checkpoint_writer.TOKENIZER:
         for path in base.glob(pattern):
             shutil.copyfile(path, output / path.name)
     has_base_weights = type(method).load is methods.ContextExtension.load

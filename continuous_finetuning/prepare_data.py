@@ -11,7 +11,7 @@
 --mix: `slimpajama`, the study's shares, the default for that dataset; name=share,... by the values of --source_column;
 or `none`, the default for others: every document, in the order of the files. With a mix the files are read in an order
 drawn by the seed; documents of --min_length tokens or more are kept, shorter ones with probability --keep_short; and a
-source takes complete documents until it has its share of --total_tokens (mixing.py has the source of this recipe).
+source takes complete documents until it has its share of --total_tokens (documents.py has the source of this recipe).
 
 Writes train-*.parquet with the column `input_ids` (with --document_boundaries also `document_starts`, for fine-tune.py
 --document_mask) and manifest.json. The rows depend on the settings only, not on --workers. Rerunning the same command
@@ -32,7 +32,6 @@ import pyarrow as pa
 import pyarrow.parquet
 
 import documents
-import mixing
 from checkpoint import open_tokenizer
 from checkpoint_writer import claim, move_in
 from run import command_line, progress_bar, run_script, versions, write_json
@@ -74,7 +73,7 @@ def parse_args() -> argparse.Namespace:
         args.mix = "slimpajama" if args.dataset.lower() == "cerebras/slimpajama-627b" else "none"
     if args.mix == "slimpajama" and args.source_column is None:
         args.source_column = "meta.redpajama_set_name"
-    args.mix = mixing.parse_mix(args.mix)
+    args.mix = documents.parse_mix(args.mix)
     if args.keep_short is None:
         args.keep_short = 0.1 if args.mix else 1.0
     if args.mix and (args.source_column is None or args.total_tokens is None):
@@ -126,7 +125,7 @@ class Writer:
         return pa.array(starts, pa.list_(pa.int32()))
 
 
-def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[mixing.Mixture, Writer]:
+def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[documents.Mixture, Writer]:
     """Writes all rows into `folder`. Raises ValueError if the documents do not fill one row."""
     if args.mix:
         batches = documents.read_batches(dataset, args.text_column, args.source_column, args.seed)
@@ -134,7 +133,7 @@ def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tu
     else:
         batches = documents.read_batches(dataset, args.text_column, None, None)
         budgets = {documents.ALL: args.total_tokens or math.inf}
-    mixture = mixing.Mixture(budgets, args.min_length, args.keep_short)
+    mixture = documents.Mixture(budgets, args.min_length, args.keep_short)
     writer = Writer(folder, args.length, args.document_boundaries)
     with progress_bar(args.total_tokens, "training data", "token") as bar:
         for ids_N in mixture.select(batches, tokenizer, Random(args.seed)):

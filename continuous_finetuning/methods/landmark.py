@@ -9,11 +9,11 @@ the mean of the other rows. The tokenizer does not have it.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+import checkpoint_writer
 from methods import ContextExtension, check_at_least_one, option
 from modeling.modeling_landmark import LandmarkForCausalLM
 
@@ -67,13 +67,8 @@ class Method(ContextExtension):
         }
 
     def load(self, name_or_path, config, **kwargs):
-        folder = Path(name_or_path)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(name_or_path, allow_patterns="*.safetensors"))
         weights = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted(checkpoint_writer.base_folder(name_or_path).glob("*.safetensors")):
             weights |= load_file(path)
         for name in VOCABULARY:
             if name in weights:

@@ -7,8 +7,7 @@ modeling/modeling_self_extend.py.
 
 A text of L tokens needs positions up to (L - W) / G + W, which must not exceed the base's original length C. For
 C = 4096 the defaults are the study's, G = 64 and W = 1024. For another C: W = C / 4, and the smallest G that keeps the
-largest position at --model_max_length within 2/3 C, the upper end of the rule that the method's authors found by trial,
-(1/2 ... 2/3) C > W + (L - W) / G (README of their repository, datamllab/LongLM).
+largest position within 2/3 C, the upper end of the authors' rule (1/2 ... 2/3) C > W + (L - W) / G (datamllab/LongLM).
 """
 
 import math
