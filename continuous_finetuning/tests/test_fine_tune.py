@@ -196,12 +196,6 @@ def test_bad_input(base, rows, tmp_path, monkeypatch, flags, message):
     assert not output.exists()
 
 
-def test_the_run_of_another_method_is_not_overwritten(base, rows, tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps({"method_name": "pi"}))
-    line = fails("fine-tune.py", *training_flags(base, rows, "ntk", tmp_path))
-    assert "another run: method_name was pi, now it is ntk" in line
-
-
 # --- a method is one file
 def test_readme_example_of_a_method(base, rows, tmp_path):
     """The text in the README, in a copy of this stage lifted out of the repository."""

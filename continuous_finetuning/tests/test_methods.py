@@ -1,6 +1,5 @@
 """Every rope against its formula, restated here in float64 for Llama-2: head_dim 128, theta 10000, 4096 -> 32k, 64k."""
 
-import argparse
 import math
 
 import numpy as np
@@ -107,14 +106,6 @@ def test_options_reach_the_rope():
     assert rope("ntk", 32768, ntk_factor=2.0)[2].alpha(32768) == 15
     assert not np.allclose(rope("yarn", 32768, beta_fast=16.0)[0], rope("yarn", 32768)[0], rtol=1e-6)
     assert not np.allclose(rope("yarn", 32768, beta_slow=2.0)[0], rope("yarn", 32768)[0], rtol=1e-6)
-
-
-def test_flags_of_all_methods():
-    parser = argparse.ArgumentParser()
-    methods.add_flags(parser)
-    assert vars(parser.parse_args([])) == {}
-    flags = vars(parser.parse_args(["--beta_fast", "16", "--scaling_factor", "4"]))
-    assert methods.build("yarn", llama2(), 32768, flags).options()["beta_fast"] == 16
 
 
 @pytest.mark.parametrize(
