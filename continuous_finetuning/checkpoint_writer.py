@@ -1,43 +1,61 @@
 """Writes checkpoint folders that every stage opens without knowing the method.
 
-A checkpoint is an ordinary Hugging Face folder (safetensors, config.json, a generation_config.json that decodes
-greedily, the base's tokenizer) whose config.json has one extra object, `context_extension`. config.json is written
-last: a folder without it is unfinished.
+A checkpoint is an ordinary Hugging Face folder (safetensors, a generation_config.json that decodes greedily, the base's
+tokenizer) whose config.json has one extra object, `context_extension`. It is written last: a folder without it is
+unfinished.
 """
 
-import copy
 import os
 import shutil
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from checkpoint import open_config
+from checkpoint import fingerprint, open_config
 from lock import lock
-from run import RANK, read_json, write_json, write_text
+from run import RANK, read_json, write_json
 
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
 KIT_VERSION = "0.1.0"
 LOCKS = []  # on the folders that this process writes to
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
 
 
 def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
-    """The config of a base model. Reads no weights.
+    """The config of a base model. Raises ValueError if it cannot be opened, is not a Llama, or is already extended.
 
-    weights: whether a folder must contain any. Raises ValueError if the model cannot be opened, is not a Llama, or is
-    already extended.
+    weights: whether a folder must contain weights. They are not read.
     """
     config = open_config(name_or_path, False, "the methods extend plain Llama models", weights)
     if config.model_type != "llama":
         raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend Llama models")
     extension = getattr(config, "context_extension", None)
     if extension:
-        raise ValueError(
-            f"{name_or_path} is already extended ({extension['method']}); start from its base {extension['base_model']}"
-        )
+        method, base = extension["method"], extension["base_model"]
+        raise ValueError(f"{name_or_path} is already extended ({method}); start from its base {base}")
     return config
+
+
+def base_folder(name_or_path: str) -> Path:
+    """The folder of a base's weights and tokenizer, downloaded if it is a hub id."""
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    folder = Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{name_or_path} has no *.safetensors weights on the hub")
+    return folder
+
+
+def run_settings(method_name: str, method, base: str, config: PreTrainedConfig, trained: bool) -> dict:
+    """What `claim` compares on a rerun. config: the base's."""
+    return {
+        "method_name": method_name,
+        "base": fingerprint(base, config),
+        "model_max_length": method.model_max_length,
+        "options": method.options(),
+        "trained": trained,
+    }
 
 
 def context_extension(method_name: str, method, base: str, trained_tokens: int | None, recipe: dict) -> dict:
@@ -57,12 +75,12 @@ def context_extension(method_name: str, method, base: str, trained_tokens: int |
 
 
 def extended_config(base: PreTrainedConfig, method, extension: dict) -> PreTrainedConfig:
-    """The config of the extended model: the base's, with the method's rope, the new window and `context_extension`.
+    """The base's config with the method's rope, the new window and `context_extension`.
 
-    If the method has its own attention, the config has a `model_type` of its own and names the modeling file in
-    `auto_map`: without --trust_remote_code it is refused, never opened as a plain Llama.
+    With an attention of its own, it has another `model_type` and names the modeling file in `auto_map`: without
+    --trust_remote_code it is refused, never opened as a plain Llama.
     """
-    fields = copy.deepcopy(base.to_dict())
+    fields = base.to_dict()  # a copy
     fields.pop("_name_or_path", None)
     fields["rope_parameters"] = method.rope_parameters()
     fields["max_position_embeddings"] = max(method.model_max_length, method.original_length)
@@ -77,7 +95,7 @@ def extended_config(base: PreTrainedConfig, method, extension: dict) -> PreTrain
 
 
 def copy_modeling(method, output: Path) -> None:
-    """Copies the method's modeling file, if it has one, into the checkpoint, with the files that it imports."""
+    """Copies the method's modeling file, if it has one, and the files that it imports, into the checkpoint."""
     if method.modeling:
         source = Path(__file__).parent / "modeling" / f"modeling_{method.modeling}.py"
         for path in [source, *get_relative_import_files(source)]:
@@ -94,27 +112,15 @@ def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:
     )
 
 
-def write_config(folder: Path, config: PreTrainedConfig) -> None:
-    """Writes config.json, which makes a folder a checkpoint: call this last."""
-    write_text(folder / "config.json", config.to_json_string(use_diff=False))
-
-
-def copy_tokenizer(base: Path, output: Path) -> None:
-    for pattern in TOKENIZER:
-        for path in base.glob(pattern):
-            shutil.copyfile(path, output / path.name)
-
-
 def link_weights(base: Path, output: Path) -> None:
     """Links the base's weights into `output`: hard links, or symbolic ones across file systems."""
-    for pattern in WEIGHTS:
-        for path in base.glob(pattern):
-            target = output / path.name
-            target.unlink(missing_ok=True)
-            try:
-                os.link(path.resolve(), target)
-            except OSError:
-                target.symlink_to(path.resolve())
+    for path in base.glob("*.safetensors*"):  # and their index
+        target = output / path.name
+        target.unlink(missing_ok=True)
+        try:
+            os.link(path.resolve(), target)
+        except OSError:
+            target.symlink_to(path.resolve())
 
 
 def move_in(partial: Path, output: Path) -> None:
@@ -130,7 +136,7 @@ def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
     """Writes the settings of a run to `output`/run.json; returns whether that run is already finished.
 
     Waits while another process works in that folder. result: the file that the run writes last. Raises ValueError if
-    the folder contains another run, so that a changed setting never overwrites finished work.
+    the folder contains another run.
     """
     if RANK == 0:
         LOCKS.append(lock(output / ".lock"))

@@ -1,8 +1,4 @@
-"""Reads and checks DeepSpeed's JSON file before anything starts.
-
-DeepSpeed silently ignores a misplaced key (LCEG's `offload_param` at the top level offloaded nothing), and a value in
-the file overrides the command line.
-"""
+"""Checks DeepSpeed's JSON file: DeepSpeed silently ignores a misplaced key, and overrides the command line."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Memory, steps and hours of a training run before it starts: `fine-tune.py ... --estimate 8xH100`.
 
-Weights, gradients and optimizer states: ZeRO (arXiv 1910.02054, sections 3.1 and 5); without DeepSpeed, ZeRO stage 0.
-Activations: what the backward of Llama's layer with fused attention needs (as in arXiv 2205.05198, section 4.1), in
-bfloat16 with gradient checkpointing. Loading, saving and communication are not included. 1 GiB is 2^30 bytes.
+Weights, gradients and optimizer states: ZeRO (arXiv 1910.02054, sections 3.1 and 5); without DeepSpeed, stage 0.
+Activations: as in arXiv 2205.05198, section 4.1, with fused attention, bfloat16 and gradient checkpointing. Loading,
+saving and communication are not included. 1 GiB is 2^30 bytes.
 """
 
 import copy
@@ -21,15 +21,15 @@ from tracking import matmul_parameters, training_flops_per_token
 
 GIB = 2**30
 BF16 = 2  # bytes of a number
-GPU_GIB = {"A100-40": 39, "A100-80": 79, "H100": 79, "H200": 139, "B200": 178}  # that a process can use
-GPU_TFLOPS = {"A100-40": 312, "A100-80": 312, "H100": 989, "H200": 989, "B200": 2250}  # dense bfloat16, NVIDIA
+# GiB that a process can use; dense bfloat16 TFLOP/s as NVIDIA publishes them
+GPUS = {"A100-40": (39, 312), "A100-80": (79, 312), "H100": (79, 989), "H200": (139, 989), "B200": (178, 2250)}
 DATASETS = {  # the study's: rows, tokens of a row
     "Leooyii/Slimpajama_downsample_32k_1B": (30_774, 32_768),
     "Leooyii/Slimpajama_downsample_64k_1B": (15_386, 65_536),
     "Leooyii/Slimpajama_downsample_64k_2B": (30_780, 65_536),
 }
 CUDA_BYTES = 2 * GIB  # of each GPU: CUDA, NCCL and cuBLAS
-FRAGMENTATION = 0.05  # of the rest, lost between PyTorch's blocks
+FRAGMENTATION = 0.05  # of the rest
 PROCESS_BYTES = 3 * GIB  # of the host for each rank: Python, CUDA, data
 MAX_LIVE_PARAMETERS = 10**9  # gathered by ZeRO-3 at a time: stage3_max_live_parameters, sub_group_size
 BUCKET_PARAMETERS = 5 * 10**8  # reduce_bucket_size and allgather_bucket_size in ds_configs/stage2.json
@@ -40,11 +40,9 @@ HOST_BANDWIDTH = 200e9  # bytes/s of a node's memory, about eight channels of DD
 
 @dataclass
 class Plan:
-    """A planned run. config: the base's.  flags: of fine-tune.py, with `zero`: a ds_config.Settings."""
-
-    config: LlamaConfig
+    config: LlamaConfig  # the base's
     method: object
-    flags: object
+    flags: object  # of fine-tune.py, with `zero`
     gpus: int  # of all nodes, 8 each
     parameters: int = 0
     trainable: int = 0
@@ -52,18 +50,17 @@ class Plan:
 
     @property
     def rows_per_step(self) -> int:
-        flags = self.flags
-        ranks = self.gpus // flags.sequence_parallel_size
-        return flags.per_device_train_batch_size * flags.gradient_accumulation_steps * ranks
+        rows_per_rank = self.flags.per_device_train_batch_size * self.flags.gradient_accumulation_steps
+        return rows_per_rank * self.gpus // self.flags.sequence_parallel_size
 
 
 def make_plan(config: LlamaConfig, method, flags, gpus: int) -> Plan:
     """Counts the parameters of the model to train, built on the meta device."""
     plan = Plan(config, method, flags, gpus)
     method = copy.deepcopy(method)  # CLEX's network moves to the model's device
-    model_class = method.auto_classes()["AutoModelForCausalLM"]
     with torch.device("meta"):
-        model = model_class(checkpoint_writer.extended_config(config, method, {}))
+        extended = checkpoint_writer.extended_config(config, method, {})
+        model = method.auto_classes()["AutoModelForCausalLM"](extended)
     for name, p in method.prepare(model, flags.low_rank_training).named_parameters():
         plan.parameters += p.numel()
         if p.requires_grad:
@@ -75,28 +72,27 @@ def make_plan(config: LlamaConfig, method, flags, gpus: int) -> Plan:
 
 def steps(plan: Plan) -> float:
     """Optimizer steps; 0 if only tokenising or downloading the data could tell."""
-    flags = plan.flags
-    if flags.max_steps > 0:
-        return flags.max_steps
-    rows, row_length = DATASETS.get(flags.dataset_dir, (0, 0))
-    if Path(flags.dataset_dir).exists():
-        data = packing.read(flags.dataset_dir)
+    dataset = plan.flags.dataset_dir
+    if plan.flags.max_steps > 0:
+        return plan.flags.max_steps
+    rows, row_length = DATASETS.get(dataset, (0, 0))
+    if Path(dataset).exists():
+        data = packing.read(dataset)
         if "input_ids" in data.column_names:
             rows, row_length = len(data), len(data[0]["input_ids"])
     blocks = row_length // plan.method.model_max_length
-    return flags.num_train_epochs * rows * blocks / plan.rows_per_step
+    return plan.flags.num_train_epochs * rows * blocks / plan.rows_per_step
 
 
 def hardware_flops_per_token(plan: Plan) -> float:
     """`training_flops_per_token` plus what is computed a second time."""
-    config, flags, method = plan.config, plan.flags, plan.method
+    config, method = plan.config, plan.method
     layers, D = config.num_hidden_layers, config.hidden_size
-    heads = config.num_attention_heads * config.head_dim
-    attention = 4 * layers * heads * method.attended_keys()  # its forward
-    repeated = attention / 2  # fused attention's backward has five products, not four
+    attention = 4 * layers * config.num_attention_heads * config.head_dim * method.attended_keys()  # its forward
     layer_weights = matmul_parameters(config) - config.vocab_size * D
+    repeated = attention / 2  # fused attention's backward has five products, not four
     repeated += 2 * (layer_weights + plan.adapters) + attention  # gradient checkpointing
-    if flags.tiled_mlp:
+    if plan.flags.tiled_mlp:
         repeated += 6 * layers * D * config.intermediate_size
     repeated *= method.row_tokens() / method.model_max_length
     return training_flops_per_token(config, method, plan.adapters) + repeated
@@ -104,33 +100,29 @@ def hardware_flops_per_token(plan: Plan) -> float:
 
 def seconds_per_step(plan: Plan, peak: float) -> float:
     """peak: FLOP/s of one GPU. Offloaded weights and gradients cross PCIe twice for every micro-batch."""
-    flags, zero, gpus = plan.flags, plan.flags.zero, plan.gpus
+    zero, gpus = plan.flags.zero, plan.gpus
     tokens = plan.rows_per_step * plan.method.model_max_length
     seconds = tokens * hardware_flops_per_token(plan) / (gpus * peak * UTILISATION)
-    offloaded = 0
-    if zero.offload_param:
-        offloaded += plan.parameters
+    offloaded = plan.parameters if zero.offload_param else 0
     if zero.offload_optimizer:
         offloaded += plan.trainable
         seconds += 28 * plan.trainable / max(1, gpus // 8) / HOST_BANDWIDTH  # Adam: seven float32 numbers per weight
-    transfers = 2 * flags.gradient_accumulation_steps * BF16 * offloaded / gpus
+    transfers = 2 * plan.flags.gradient_accumulation_steps * BF16 * offloaded / gpus
     return seconds + transfers / PCIE_BANDWIDTH
 
 
 def pinned(size: float) -> float:
     """PyTorch rounds page-locked memory up to a power of two (pytorch/pytorch issue 150517)."""
-    return 2.0 ** math.ceil(math.log2(size)) if size > 0 else 0.0
+    return 2.0 ** math.ceil(math.log2(size))
 
 
 def state_memory(plan: Plan) -> tuple[dict[str, float], float]:
-    """(bytes on one GPU by kind, bytes on the host for each rank) of weights, gradients, optimizer and buffers."""
+    """(bytes on one GPU by kind, bytes on the host for each rank) without activations."""
     zero, gpus = plan.flags.zero, plan.gpus
     weights = BF16 * plan.parameters
     gradients = BF16 * plan.trainable
-    optimizer = 12 * plan.trainable  # float32 master weights and Adam's two moments
+    optimizer = 12 * plan.trainable / (gpus if zero.stage >= 1 else 1)  # float32 master weights, Adam's two moments
     buffers = 2 * BF16 * min(plan.trainable, BUCKET_PARAMETERS)
-    if zero.stage >= 1:
-        optimizer /= gpus
     if zero.stage >= 2:
         gradients /= gpus
     if zero.stage == 3:
@@ -138,50 +130,43 @@ def state_memory(plan: Plan) -> tuple[dict[str, float], float]:
         buffers = BF16 * (min(plan.parameters, MAX_LIVE_PARAMETERS) + 2 * plan.config.hidden_size**2)
     host = 0.0
     if zero.offload_param:
-        host += pinned(weights)
-        weights = 0.0
+        host, weights = pinned(weights), 0.0
     if zero.offload_optimizer:
         host += optimizer + pinned(gradients) + pinned(optimizer / 3)
         gradients = optimizer = 0.0
-    gpu = {"weights": weights, "gradients": gradients, "optimizer": optimizer, "buffers": buffers}
-    return gpu, host
+    return {"weights": weights, "gradients": gradients, "optimizer": optimizer, "buffers": buffers}, host
 
 
 def activation_memory(plan: Plan) -> tuple[float, float]:
     """(bytes on one GPU, bytes on the host for each rank) at the peak of forward and backward."""
-    config, flags, method = plan.config, plan.flags, plan.method
+    config, flags = plan.config, plan.flags
     batch, ranks = flags.per_device_train_batch_size, flags.sequence_parallel_size
-    layers, D, F = config.num_hidden_layers, config.hidden_size, config.intermediate_size
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    n = batch * method.row_tokens() // ranks  # tokens of a micro-batch on one rank
-    # A layer saves for its backward, per token: of two norms the input, in float32 too, and the output; of attention q,
+    D, F, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
+    n = batch * plan.method.row_tokens() // ranks  # tokens of a micro-batch on one rank
+    # Saved for a layer's backward, per token: of two norms the input, in float32 too, and the output; of attention q,
     # k, v, the output and the log of the softmax's sum; of the MLP gate, SiLU, up and their product.
     norms = 2 * (4 + 2 * BF16) * D
-    qkvo = 2 * BF16 * (heads + kv_heads) * config.head_dim
+    qkvo = 2 * BF16 * (heads + config.num_key_value_heads) * config.head_dim
     mlp = 0 if flags.tiled_mlp else 4 * BF16 * F
     layer = n * (norms + qkvo + 4 * heads + mlp)
     # Its backward has gradients of attention (or a norm), copies for the all-to-all and scores; or those of the MLP.
-    attention = max(qkvo, 12 * D) + 4 * heads * method.saved_scores()
+    attention = max(qkvo, 12 * D) + 4 * heads * plan.method.saved_scores()
     if ranks > 1:
         attention += qkvo
-    if flags.tiled_mlp:
-        backward = max(n * attention, 6 * BF16 * F * min(n, batch * D))
-    else:
-        backward = n * max(attention, 2 * BF16 * F)
+    mlp_backward = 6 * BF16 * F * min(n, batch * D) if flags.tiled_mlp else 2 * BF16 * F * n
     layer_input = BF16 * n * D
-    backward += layer + 2 * layer_input
-    checkpointed, host = layers * layer_input, 0.0
+    backward = max(n * attention, mlp_backward) + layer + 2 * layer_input
+    checkpointed, host = config.num_hidden_layers * layer_input, 0.0
     if flags.offload_activations:
-        checkpointed, host = 2 * layer_input, layers * pinned(layer_input)
+        checkpointed, host = 2 * layer_input, config.num_hidden_layers * pinned(layer_input)
     # The loss: last norm, hidden states, the gradients of both; tiles of logits; the head's gradient.
-    loss = 4 * n * D + 4 * layer_input + 6 * min(TILE_LOGITS, n * config.vocab_size)
-    if not plan.adapters:
-        loss += 8 * config.vocab_size * D
+    head_gradient = 0 if plan.adapters else 8 * config.vocab_size * D
+    loss = 4 * n * D + 4 * layer_input + 6 * min(TILE_LOGITS, n * config.vocab_size) + head_gradient
     return checkpointed + max(backward, loss), host
 
 
 def memory_needed(plan: Plan) -> tuple[dict[str, float], float]:
-    """(bytes on one GPU by kind at the peak of a step, bytes on one node's host)."""
+    """(bytes on one GPU by kind, bytes on one node's host) at the peak of a step."""
     gpu, host = state_memory(plan)
     gpu["activations"], offloaded = activation_memory(plan)
     gpu["CUDA"] = CUDA_BYTES + FRAGMENTATION * sum(gpu.values())
@@ -191,24 +176,25 @@ def memory_needed(plan: Plan) -> tuple[dict[str, float], float]:
 def report(config: LlamaConfig, method, flags) -> str:
     """The text that `--estimate` prints. Raises ValueError if flags.estimate is not like 8xH100 or 16xA100-80."""
     count, _, name = flags.estimate.partition("x")
-    if not re.fullmatch(r"[1-9]\d*", count) or name not in GPU_GIB or int(count) % flags.sequence_parallel_size:
-        raise ValueError(f"--estimate {flags.estimate}: give a number and a GPU, as 8xH100, of {', '.join(GPU_GIB)}")
+    if not re.fullmatch(r"[1-9]\d*", count) or name not in GPUS or int(count) % flags.sequence_parallel_size:
+        raise ValueError(f"--estimate {flags.estimate}: give a number and a GPU, as 8xH100, of {', '.join(GPUS)}")
     plan = make_plan(config, method, flags, int(count))
     gpu, host = memory_needed(plan)
-    needed, size = sum(gpu.values()) / GIB, GPU_GIB[name]
-    fits = "" if needed <= size else ", does not fit"
+    needed = sum(gpu.values()) / GIB
+    size, tflops = GPUS[name]
+    fits = ", does not fit" if needed > size else ""
     kinds = ", ".join(f"{kind} {part / GIB:.1f}" for kind, part in gpu.items() if part)
-    rows, length = plan.rows_per_step, method.model_max_length
-    seconds, n_steps = seconds_per_step(plan, GPU_TFLOPS[name] * 1e12), steps(plan)
+    tokens = plan.rows_per_step * method.model_max_length
+    seconds, n_steps = seconds_per_step(plan, tflops * 1e12), steps(plan)
     lines = [
-        f"{flags.method_name} at {length:,} tokens on {flags.estimate}, an estimate:",
+        f"{flags.method_name} at {method.model_max_length:,} tokens on {flags.estimate}, an estimate:",
         f"  parameters    {plan.parameters / 1e6:,.1f} M, {plan.trainable / 1e6:,.1f} M of them trained",
         f"  GPU memory    {needed:.1f} of {size} GiB{fits}: {kinds}",
         f"  host memory   {host / GIB:.0f} GiB a node",
-        f"  step          {rows} rows, {seconds / 60:.3g} minutes at {UTILISATION:.0%} of the GPUs' peak",
+        f"  step          {plan.rows_per_step} rows, {seconds / 60:.3g} minutes at {UTILISATION:.0%} of the GPUs' peak",
     ]
     if n_steps:
         hours = n_steps * seconds / 3600
-        lines.append(f"  steps         {math.ceil(n_steps):,}, {n_steps * rows * length / 1e6:,.1f} M tokens")
+        lines.append(f"  steps         {math.ceil(n_steps):,}, {n_steps * tokens / 1e6:,.1f} M tokens")
         lines.append(f"  hours         {hours:.3g}, {hours * plan.gpus:.3g} GPU-hours")
     return "\n".join(lines)

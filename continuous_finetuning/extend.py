@@ -14,12 +14,12 @@ weights stay as they are; OUT's config.json describes the method in the form tha
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import checkpoint_writer
 import methods
-from checkpoint import fingerprint
-from run import run_script
+from run import run_script, write_text
 
 
 def parse_flags() -> argparse.Namespace:
@@ -27,11 +27,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--model_name_or_path", required=True, help="base model: a folder or a hub id")
     parser.add_argument("--method_name", required=True, help=", ".join(methods.available()))
     parser.add_argument("--model_max_length", type=int, required=True, help="context window to reach, tokens")
-    parser.add_argument(
-        "--longest_text",
-        type=int,
-        help="longest text to evaluate, tokens; self_extend uses it instead of --model_max_length",
-    )
+    parser.add_argument("--longest_text", type=int, help="longest text to evaluate, tokens; self_extend is set for it")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the extended checkpoint")
     imports = parser.add_argument_group("importing a trained checkpoint")
     imports.add_argument("--adopt", action="store_true", help="the weights were trained by other code")
@@ -39,19 +35,6 @@ def parse_flags() -> argparse.Namespace:
     imports.add_argument("--trained_tokens", type=int, help="number of tokens that it was trained on [unknown]")
     methods.add_flags(parser)
     return parser.parse_args()
-
-
-def base_folder(name_or_path: str) -> Path:
-    """The folder of the base's files, downloaded if it is a hub id."""
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    from huggingface_hub import snapshot_download
-
-    patterns = [*checkpoint_writer.WEIGHTS, *checkpoint_writer.TOKENIZER]
-    folder = Path(snapshot_download(name_or_path, allow_patterns=patterns))
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{name_or_path} has no *.safetensors weights on the hub")
-    return folder
 
 
 def main() -> None:
@@ -66,22 +49,17 @@ def main() -> None:
         raise ValueError("--original_length and --trained_tokens describe a trained checkpoint; they need --adopt")
     else:
         method = methods.build(name, config, length, vars(args))
-    base = base_folder(args.model_name_or_path)
-
-    settings = {
-        "method_name": name,
-        "base": fingerprint(args.model_name_or_path, config),
-        "model_max_length": length,
-        "options": method.options(),
-        "trained": args.adopt,
-    }
+    base = checkpoint_writer.base_folder(args.model_name_or_path)
+    settings = checkpoint_writer.run_settings(name, method, args.model_name_or_path, config, trained=args.adopt)
     if checkpoint_writer.claim(output, settings):
         print(f"{output}: {name} at {length} exists already")
         return
     trained_tokens = args.trained_tokens if args.adopt else 0
     extension = checkpoint_writer.context_extension(name, method, args.model_name_or_path, trained_tokens, recipe={})
     extended = checkpoint_writer.extended_config(config, method, extension)
-    checkpoint_writer.copy_tokenizer(base, output)
+    for pattern in checkpoint_writer.TOKENIZER:
+        for path in base.glob(pattern):
+            shutil.copyfile(path, output / path.name)
     has_base_weights = type(method).load is methods.ContextExtension.load
     if args.adopt or has_base_weights:
         checkpoint_writer.link_weights(base, output)
@@ -91,7 +69,7 @@ def main() -> None:
         checkpoint_writer.move_in(partial, output)
     checkpoint_writer.greedy_generation_config(config).save_pretrained(output)
     checkpoint_writer.copy_modeling(method, output)
-    checkpoint_writer.write_config(output, extended)
+    write_text(output / "config.json", extended.to_json_string(use_diff=False))  # last
     state = "imported" if args.adopt else "not trained"
     print(f"{output}: {name}, {method.original_length} -> {length} tokens, {state}")
 

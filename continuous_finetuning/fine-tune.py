@@ -20,13 +20,14 @@ if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
 import atexit  # noqa: E402
 import warnings  # noqa: E402
 from argparse import SUPPRESS, Namespace  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import accelerate.utils.other  # noqa: E402
 import torch  # noqa: E402
 from transformers import HfArgumentParser, TrainingArguments, set_seed  # noqa: E402
+from transformers.hf_argparser import HfArg  # noqa: E402
 
 import checkpoint_writer  # noqa: E402
 import ds_config  # noqa: E402
@@ -36,48 +37,41 @@ import methods  # noqa: E402
 import packing  # noqa: E402
 import training  # noqa: E402
 from attention import CHOICES, choose_attention, sdpa_kernels  # noqa: E402
-from checkpoint import fingerprint, open_tokenizer  # noqa: E402
+from checkpoint import open_tokenizer  # noqa: E402
 from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
 
 
 @dataclass
 class ModelArguments:
-    model_name_or_path: str = field(metadata={"help": "base model: a folder or a hub id"})
-    method_name: str = field(metadata={"help": f"one of: {', '.join(methods.available())}"})
-    dataset_dir: str = field(metadata={"help": "hub dataset id, `datasets` folder, or JSON-lines / Parquet files"})
-    model_max_length: int = field(default=32768, metadata={"help": "context window to train, tokens; the rows' length"})
-    document_mask: bool = field(default=False, metadata={"help": "attention does not cross the documents of a row"})
-    attention: str = field(
-        default="auto",
-        metadata={"choices": CHOICES, "help": "auto: the newest FlashAttention that is installed, else sdpa"},
-    )
-    use_flash_attn: bool = field(default=True, metadata={"help": "True: --attention auto; False: --attention sdpa"})
-    low_rank_training: bool = field(default=False, metadata={"help": "LoRA instead of all weights"})
-    use_wandb: bool = field(default=False, metadata={"help": "the same as --report_to wandb"})
-    wandb_name: str | None = field(default=None, metadata={"help": "name of the wandb run [the output folder's name]"})
-    sequence_parallel_size: int = field(default=1, metadata={"help": "ranks that share each row (needs --deepspeed)"})
-    offload_activations: bool = field(default=False, metadata={"help": "keep checkpointed tensors in host memory"})
-    keep_attention: bool = field(default=False, metadata={"help": "do not recompute SDPA in the backward pass"})
-    tiled_mlp: bool = field(default=False, metadata={"help": "MLPs in tiles: less memory, a third forward pass"})
+    model_name_or_path: str = HfArg(help="base model: a folder or a hub id")
+    method_name: str = HfArg(help=f"one of: {', '.join(methods.available())}")
+    dataset_dir: str = HfArg(help="hub dataset id, `datasets` folder, or JSON-lines / Parquet files")
+    model_max_length: int = HfArg(default=32768, help="context window to train, tokens; the rows' length")
+    document_mask: bool = HfArg(default=False, help="attention does not cross the documents of a row")
+    attention: str = HfArg(default="auto", metadata={"choices": CHOICES}, help="auto: newest FlashAttention, else sdpa")
+    use_flash_attn: bool = HfArg(default=True, help="True: --attention auto; False: --attention sdpa")
+    low_rank_training: bool = HfArg(default=False, help="LoRA instead of all weights")
+    use_wandb: bool = HfArg(default=False, help="the same as --report_to wandb")
+    wandb_name: str | None = HfArg(default=None, help="name of the wandb run [the output folder's name]")
+    sequence_parallel_size: int = HfArg(default=1, help="ranks that share each row (needs --deepspeed)")
+    offload_activations: bool = HfArg(default=False, help="keep checkpointed tensors in host memory")
+    keep_attention: bool = HfArg(default=False, help="do not recompute SDPA in the backward pass")
+    tiled_mlp: bool = HfArg(default=False, help="MLPs in tiles: less memory, a third forward pass")
 
 
 @dataclass
 class RecipeArguments(TrainingArguments):
-    """Transformers' own, with the study's defaults."""
-
-    gradient_checkpointing: bool = field(default=True, metadata={"help": "recompute activations in the backward pass"})
-    logging_steps: float = field(default=1, metadata={"help": "log every so many optimizer steps"})
-    disable_tqdm: bool | None = field(default=True, metadata={"help": "print a line every few seconds, no bar"})
+    gradient_checkpointing: bool = HfArg(default=True, help="recompute activations in the backward pass")
+    logging_steps: float = HfArg(default=1, help="log every so many optimizer steps")
+    disable_tqdm: bool | None = HfArg(default=True, help="print a line every few seconds, no bar")
 
 
 def parse_flags(argv: list[str]) -> Namespace:
-    """All flags, and `zero`, the ds_config.Settings. Raises ValueError on flags that cannot be combined."""
+    """All flags, and `zero`, a ds_config.Settings. Raises ValueError on flags that cannot be combined."""
     parser = HfArgumentParser((ModelArguments, RecipeArguments), description=__doc__, allow_abbrev=False)
     parser.error = lambda message: sys.exit(f"error: {message} (--help lists the flags)")  # not 100 lines of usage
     parser.add_argument("--evaluation_strategy", dest="eval_strategy", default=SUPPRESS, help="or --eval_strategy")
-    parser.add_argument(
-        "--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, 16xA100-80, ... and stop"
-    )
+    parser.add_argument("--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, ... and stop")
     methods.add_flags(parser)
     flags = parser.parse_args(argv)
     if not flags.output_dir:
@@ -97,13 +91,8 @@ def check_method(config, method, flags: Namespace) -> None:
     name, ranks = flags.method_name, flags.sequence_parallel_size
     if not method.trained:
         raise ValueError(f"{name} is not trained; apply it with extend.py")
-    requested = {
-        "low_rank_training": flags.low_rank_training,
-        "document_mask": flags.document_mask,
-        "sequence_parallel_size": ranks > 1,
-    }
-    for flag, is_requested in requested.items():
-        if is_requested and flag not in method.supports:
+    for flag, default in {"low_rank_training": False, "document_mask": False, "sequence_parallel_size": 1}.items():
+        if getattr(flags, flag) != default and flag not in method.supports:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
     if ranks == 1:
         return
@@ -114,8 +103,7 @@ def check_method(config, method, flags: Namespace) -> None:
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % ranks or (kv_heads % ranks and ranks % kv_heads):
         raise ValueError(
-            f"--sequence_parallel_size {ranks} must divide the base's {heads} query heads, and divide or be a multiple "
-            f"of its {kv_heads} key-value heads"
+            f"--sequence_parallel_size {ranks} does not fit the {heads} query and {kv_heads} key-value heads"
         )
 
 
@@ -152,10 +140,8 @@ def check_document_mask(flags: Namespace) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
     mask_bytes = 3 * batch * length**2  # as bool and as bfloat16
     if torch.cuda.is_available() and mask_bytes > torch.cuda.mem_get_info()[0] / 2:
-        raise ValueError(
-            f"--document_mask: SDPA needs {mask_bytes / 2**30:.0f} GiB for the mask of {length} tokens; FlashAttention "
-            "needs no mask (pip install --pre -r requirements-gpu.txt)"
-        )
+        remedy = "FlashAttention needs none (pip install --pre -r requirements-gpu.txt)"
+        raise ValueError(f"--document_mask: SDPA's mask needs {mask_bytes / 2**30:.0f} GiB; {remedy}")
 
 
 def choose_trackers(flags: Namespace) -> None:
@@ -180,7 +166,7 @@ def choose_trackers(flags: Namespace) -> None:
 def start_deepspeed() -> None:
     import deepspeed
 
-    # torch warns the libraries, at every step, of new names for its collectives
+    # torch warns at every step of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
     one_rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
     for name, value in one_rank.items():  # for a plain `python fine-tune.py`, what torchrun sets
@@ -190,7 +176,6 @@ def start_deepspeed() -> None:
 
 
 def training_arguments(flags: Namespace) -> RecipeArguments:
-    """The TrainingArguments for this machine."""
     fit_to_machine(flags)
     choose_trackers(flags)
     if flags.deepspeed:
@@ -240,15 +225,8 @@ def main() -> None:
         cut = not method.extends_rows
         data = packing.rows(data, tokenizer, length, config.vocab_size, cut=cut, documents=flags.document_mask)
     recipe = training.recipe(args, flags, len(data))
-    settings = {
-        "method_name": name,
-        "base": fingerprint(base, config),
-        "model_max_length": length,
-        "options": method.options(),
-        "trained": True,
-        "low_rank_training": flags.low_rank_training,
-        **recipe,
-    }
+    settings = checkpoint_writer.run_settings(name, method, base, config, trained=True)
+    settings |= {"low_rank_training": flags.low_rank_training, **recipe}
     with args.main_process_first():
         finished = checkpoint_writer.claim(output, settings)
     if finished:
@@ -263,9 +241,7 @@ def main() -> None:
     )
     training.train(model, tokenizer, data, args, flags, method)
     print_rank0(f"{output}: done")
-    if args.deepspeed:
-        # At the interpreter's exit, threads of the libraries sometimes abort a finished run ("terminate called without
-        # an active exception"): run the exit handlers and leave at once.
+    if args.deepspeed:  # at the interpreter's exit, threads of the libraries sometimes abort a finished run
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()

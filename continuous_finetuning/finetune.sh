@@ -12,7 +12,7 @@
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=node1 bash finetune.sh       on each of two nodes; in SLURM: finetune.slurm
 #
 # Rerun it to resume: finished models are skipped, an unfinished one continues from its last checkpoint. After SIGTERM
-# or Ctrl-C the runs write a checkpoint at the end of their step, and the launcher exits with status 143.
+# or Ctrl-C the runs write a checkpoint, and the launcher exits with status 143.
 set -u
 cd "$(dirname "$0")" || exit 1
 if [ -n "${GPUS:-}" ]; then export CUDA_VISIBLE_DEVICES=${GPUS// /,}; fi # a run uses NPROC of these
@@ -34,8 +34,7 @@ deepspeed=${DEEPSPEED-ds_configs/stage3_offload.json} # empty: without DeepSpeed
 sequence_parallel=${SEQUENCE_PARALLEL:-1}             # GPUs that share a row
 estimate=${ESTIMATE:-}                                # 8xH100, 16xA100-80, ...: only print what the runs need
 
-# rows of one optimizer step, over all GPUs. LCEG's scripts: 8 GPUs x 1 row x 32 accumulated = 256; the paper's Table 7:
-# 32
+# rows of one optimizer step, over all GPUs; LCEG's scripts: 8 GPUs x 1 row x 32 accumulated; the paper's Table 7: 32
 global_batch=${GLOBAL_BATCH:-256}
 batch_size=${BATCH_SIZE:-1} # rows that a GPU has at a time
 ranks=$((nproc * nnodes))
@@ -88,7 +87,6 @@ flags=(
   ${estimate:+--estimate "$estimate"}
 )
 user_flags=("$@")
-
 evaluate() { # "method length" ...: trains them one after the other
   local item method length name method_flags
   for item in "$@"; do

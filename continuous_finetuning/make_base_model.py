@@ -3,9 +3,8 @@
     python make_base_model.py --output_dir pocket/base
 
 Needs no download: the text is the standard library of the Python that runs it, mixed with generated documents that
-state a passkey or a number and ask for it again. Writes
+state a passkey or a number and ask for it again. Writes an ordinary Llama folder with
 
-    config.json, model.safetensors, generation_config.json, tokenizer files    an ordinary Llama folder
     data/corpus.jsonl             documents (`text`, `source`) for prepare_data.py, to extend to --extension_length
     data/heldout/test.bin(.json)  held-out tokens (uint16, BOS before each document) for the evaluations
 
@@ -32,9 +31,9 @@ TOKENS_PER_STEP = 2048
 LOOKUP_ROWS = 300  # in corpus.jsonl
 HELD_OUT_EVERY = 12  # every 12th document is for evaluation only
 RECIPE = 3  # increase it with every change of the model, the recipe or the data, so that no older base is reused
-# The model learns to look things up from easy to hard: one fact, then two, at half the window; then up to three.
-# until: share of the steps at which a stage ends; window: length of its rows, as a share of the window; text: share of
-# rows of plain text, the others are look-up documents with 1 to `facts` facts; numbers: share of numbers among these.
+# From easy to hard. until: share of the steps at which a stage ends; window: length of its rows, as a share of the
+# window; text: share of rows of plain text, the others are look-up documents with up to `facts` facts; numbers: share
+# of numbers among these.
 STAGES = (
     {"until": 0.20, "window": 0.5, "text": 0.35, "numbers": 0.3, "facts": 1},
     {"until": 0.50, "window": 0.5, "text": 0.35, "numbers": 0.5, "facts": 2},
@@ -53,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.context_length < 128 or TOKENS_PER_STEP % args.context_length:
-        raise ValueError(f"--context_length must be at least 128 and divide {TOKENS_PER_STEP} (a training step)")
+        raise ValueError(f"--context_length must be at least 128 and divide the {TOKENS_PER_STEP} tokens of a step")
     return args
 
 
@@ -81,10 +80,7 @@ def make_batch(step: int, args: argparse.Namespace, lookups: pocket.LookupDocume
 
 
 def train(model: LlamaForCausalLM, args: argparse.Namespace, lookups: pocket.LookupDocuments) -> None:
-    """Trains in place: Muon updates the matrices of the layers, AdamW the embedding and the norms.
-
-    Learning rates: 50 steps of warm-up, constant to 30 % of the run, then linearly down to 5 %.
-    """
+    """Trains in place: Muon updates the matrices of the layers, AdamW the embedding and the norms."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         group = matrices if parameter.ndim == 2 and "embed" not in name else others
@@ -92,7 +88,7 @@ def train(model: LlamaForCausalLM, args: argparse.Namespace, lookups: pocket.Loo
     muon = torch.optim.Muon(matrices, weight_decay=0.01)
     adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
     model.train()
-    for step in range(args.steps):
+    for step in range(args.steps):  # 50 steps of warm-up, constant to 30 % of the run, then linearly down to 5 %
         warmup = min(1.0, (step + 1) / 50)
         decay = 1.0 - 0.95 * max(0.0, (step / args.steps - 0.3) / 0.7)
         factor = min(warmup, decay)
@@ -120,21 +116,17 @@ def main() -> None:
         print(f"base model: {args.output_dir} is already finished")
         return
 
-    # --- text and tokenizer
-    heldout_names = list(texts)[::HELD_OUT_EVERY]
-    heldout = [texts.pop(name) for name in heldout_names]
+    heldout = [texts.pop(name) for name in list(texts)[::HELD_OUT_EVERY]]
     training = list(texts.values())
     tokenizer = pocket.train_tokenizer(training, VOCAB_SIZE)
     lookups = pocket.LookupDocuments(tokenizer, training)
 
-    # --- files for the other stages
     data = args.output_dir / "data"
     rng = random.Random(f"passkeys {args.seed}")
     lookup_texts = lookups.texts(rng, args.extension_length, LOOKUP_ROWS)
     pocket.write_corpus(texts, lookup_texts, args.seed, data / "corpus.jsonl")
     pocket.write_heldout(heldout, tokenizer, data / "heldout" / "test.bin")
 
-    # --- model
     torch.set_num_threads(THREADS)
     torch.manual_seed(args.seed)
     config = LlamaConfig(

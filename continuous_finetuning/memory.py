@@ -4,6 +4,7 @@ Shapes: B rows in a batch, n tokens of a row on this rank, N = B n, T tokens of 
 """
 
 import contextlib
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,11 +16,10 @@ TILE_LOGITS = 2**24  # logits of a tile: 524 tokens of a vocabulary of 32,000, 6
 
 
 def token_loss(logits_NV, labels_N):
-    """The training loss, summed over tokens: cross-entropy. To train with another loss, change this function only.
+    """The training loss, cross-entropy. To train with another loss, change this function only.
 
-    logits_NV: float32 [N, V].  labels_N: int64 [N], -100 for tokens that do not count.
-
-    Returns a float32 scalar. It must be a sum over tokens, since it is called for one tile at a time.
+    logits_NV: float32 [N, V].  labels_N: int64 [N], -100 for tokens that do not count. Returns a float32 scalar: a sum
+    over tokens, since it is called for one tile at a time.
     """
     counted_N1 = (labels_N != -100)[:, None]
     max_N1 = logits_NV.detach().amax(dim=-1, keepdim=True)
@@ -51,11 +51,10 @@ class TiledLoss(torch.autograd.Function):
                 logits_TV = (hidden_TD @ cast_weight_VD.T).float()
                 tile_loss = token_loss(logits_TV, labels_N[tile])
             loss += tile_loss.detach()
+            inputs = (hidden_TD, cast_weight_VD) if trains_weight else (hidden_TD,)
+            hidden_grad_ND[tile], *weight_grad = torch.autograd.grad(tile_loss, inputs)
             if trains_weight:
-                hidden_grad_ND[tile], weight_grad = torch.autograd.grad(tile_loss, (hidden_TD, cast_weight_VD))
-                weight_grad_VD += weight_grad
-            else:
-                (hidden_grad_ND[tile],) = torch.autograd.grad(tile_loss, hidden_TD)
+                weight_grad_VD += weight_grad[0]
         ctx.save_for_backward(hidden_grad_ND)
         ctx.weight_grad = weight_grad_VD.to(weight_VD.dtype) if trains_weight else None
         return loss
@@ -89,8 +88,7 @@ def use_tiled_loss(model, offload: bool = False, liger: bool = False) -> None:
     """Makes `model(input_ids, labels).loss` in training mode a tiled loss of the same value, without logits.
 
     model: a LlamaForCausalLM, or one with a method `row_labels` that returns the labels of its rows; LoRA may wrap it.
-    offload: tensors saved for the backward pass (with gradient checkpointing, the layers' inputs) wait in host memory.
-    liger: compute the loss by Liger's kernel instead of `token_loss`.
+    offload: keep what the backward pass needs in host memory.  liger: compute the loss by Liger's kernel.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     summed_loss = liger_loss if liger else TiledLoss.apply
@@ -110,18 +108,14 @@ def use_tiled_loss(model, offload: bool = False, liger: bool = False) -> None:
                 labels = model.row_labels(labels) if hasattr(model, "row_labels") else labels
                 shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
             loss = model.lm_head(hidden_BnD, shift_labels)
-        if num_items_in_batch is None:
-            num_items_in_batch = (shift_labels != -100).sum().clamp(min=1)
-        return CausalLMOutputWithPast(loss=loss / num_items_in_batch)
+        count = (shift_labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return CausalLMOutputWithPast(loss=loss / count)
 
     model.forward = forward
 
 
 def add_loss_to_head(head: nn.Module, summed_loss) -> None:
-    """Lets `head(hidden_BnD, labels_Bn)` return the summed loss; `head(hidden_BnD)` still returns logits.
-
-    The loss is computed inside the head's own forward because ZeRO-3 gathers its weight there and in its backward.
-    """
+    """Lets `head(hidden_BnD, labels_Bn)` return the summed loss: ZeRO-3 gathers the head's weight for its forward."""
     plain_forward = head.forward
 
     def forward(hidden_BnD, labels_Bn=None):
@@ -135,7 +129,7 @@ def add_loss_to_head(head: nn.Module, summed_loss) -> None:
 def keep_attention():
     """A `context_fn` of gradient checkpointing that keeps the outputs of SDPA and recomputes everything else.
 
-    These are [B, n, D] per layer: 8 GiB for a 7B model at 32,768 tokens in bfloat16.
+    They take B n D numbers per layer: 8 GiB for a 7B model at 32,768 tokens in bfloat16.
     """
     kernels = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
     kept = [getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default for kernel in kernels]
@@ -151,25 +145,20 @@ def use_tiled_mlp(model) -> None:
 
     Same values; the wide activations [B, n, 4 D] exist for one tile at a time, at the price of a third forward pass.
     """
-    for module in model.modules():
-        if isinstance(module, LlamaMLP):
-            tile_mlp(module)
 
-
-def tile_mlp(mlp: LlamaMLP) -> None:
-    plain_forward = mlp.forward
-
-    def forward(x_BnD):
-        tiles = x_BnD.split(mlp.hidden_size, dim=1)
+    def forward(plain_forward, x_BnD):
+        tiles = x_BnD.split(x_BnD.shape[-1], dim=1)
         return torch.cat([checkpoint(plain_forward, x_BTD, use_reentrant=False) for x_BTD in tiles], dim=1)
 
-    mlp.forward = forward
+    for module in model.modules():
+        if isinstance(module, LlamaMLP):
+            module.forward = partial(forward, module.forward)
 
 
 def sequence_parallel(size: int):
     """Accelerate's `ParallelismConfig` that splits every row over `size` ranks (Ulysses, arXiv 2309.14509).
 
-    A rank has whole rows and some of the heads in attention, and a part of the row everywhere else.
+    In attention a rank has whole rows of some heads, elsewhere a part of the row.
     """
     from accelerate.parallelism_config import ParallelismConfig
     from accelerate.utils import DeepSpeedSequenceParallelConfig

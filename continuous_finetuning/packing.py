@@ -6,6 +6,8 @@ from pathlib import Path
 import datasets
 import pyarrow.compute as pc
 
+from documents import FORMATS
+
 INT_LISTS = datasets.List(datasets.Value("int32"))
 
 
@@ -33,7 +35,7 @@ def read_files(path: Path) -> datasets.Dataset:
     files = [path]
     if path.is_dir():
         files = sorted(path.glob("*.parquet")) or sorted(path.glob("*.jsonl")) or sorted(path.glob("*.json"))
-    kind = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}.get(files[0].suffix) if files else None
+    kind = FORMATS.get(files[0].suffix) if files else None
     if kind is None:
         raise ValueError(f"--dataset_dir {path}: expected *.parquet, *.jsonl or *.json, a file or a folder of files")
     try:
@@ -96,18 +98,13 @@ def pack(data: datasets.Dataset, tokenizer, length: int) -> Iterator[dict]:
 
 
 def check_rows(data: datasets.Dataset, length: int, vocab_size: int) -> None:
-    """Raises ValueError on a row of another length or an id outside the vocabulary."""
     for chunk in data.with_format("arrow").iter(batch_size=1000):
         ids = chunk["input_ids"].combine_chunks()
         lengths = pc.min_max(pc.list_value_length(ids)).as_py()
         if lengths != {"min": length, "max": length}:
-            raise ValueError(
-                f"--dataset_dir has rows of {lengths['min']} to {lengths['max']} tokens, --model_max_length is "
-                f"{length}; give rows of exactly that length, or a `text` column to be packed"
-            )
+            found = f"rows of {lengths['min']} to {lengths['max']} tokens"
+            raise ValueError(f"--dataset_dir has {found}, --model_max_length is {length}; give rows of that length")
         extremes = pc.min_max(pc.list_flatten(ids)).as_py()
         if extremes["min"] < 0 or extremes["max"] >= vocab_size:
-            raise ValueError(
-                f"--dataset_dir has token ids from {extremes['min']} to {extremes['max']}, the model's are 0 to "
-                f"{vocab_size - 1}; the data was made with another tokenizer"
-            )
+            found = f"token ids from {extremes['min']} to {extremes['max']}"
+            raise ValueError(f"--dataset_dir has {found}, the model's are 0 to {vocab_size - 1}: another tokenizer's")

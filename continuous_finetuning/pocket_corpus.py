@@ -28,7 +28,6 @@ DOCUMENTS_PER_ROW = (1, 1, 2, 4, 8)  # long look-up documents teach the distance
 # Loss weights of a look-up document: lines are random, so learning them is wasted; the few answers count more.
 TEXT_WEIGHT, LINE_WEIGHT, ANSWER_WEIGHT = 1.0, 0.2, 6.0
 # Statement and question of a number. {key} is what has the number, {a} and {b} are any words, {tail} is one of TAILS.
-# There are several, so that the model does not learn one wording only: the benchmarks have their own.
 NUMBERS = (
     ("The {a} of {key} is", "The {a} of {key} is"),
     ("{key} has the {a} number", "Which {a} number has {key}? It is"),
@@ -45,7 +44,7 @@ TAILS = ("", " given in this text", " in the text above", " that this text tells
 
 
 def read_corpus(folder: Path) -> dict[str, str]:
-    """The Python sources and long help pages under `folder` by name, sorted. Raises ValueError if they are too few."""
+    """The Python sources and long help pages under `folder` by name. Raises ValueError if they are too few."""
     documents = read_sources(folder)
     for topic, page in read_help_pages(folder).items():
         if len(page) >= MIN_PAGE_CHARACTERS:
@@ -77,19 +76,16 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
 class LookupDocuments:
     """Makes documents of text in which facts are stated and, later, asked for.
 
-    All facts come before all questions, and a document ends with a question. Between these lines there is text of
-    random lengths, so that a single fact is anywhere (uniformly) before its question. Words and text come from
-    `training_texts`.
+    All facts come before all questions, with text of random lengths between them, so that a single fact is anywhere
+    (uniformly) before its question. A document ends with a question.
     """
 
     def __init__(self, tokenizer: Tokenizer, training_texts: list[str]):
         self.tokenizer = tokenizer
         self.stream_N = np.concatenate(encode(tokenizer, training_texts))
         self.filler_N = self.stream_N[self.stream_N != tokenizer.token_to_id(BOS)]
-        self.names = []
-        for token in sorted(tokenizer.get_vocab()):
-            if re.fullmatch("Ġ[a-z]{3,}", token):  # a word that is one token; Ġ is its space in byte-level BPE
-                self.names.append(token[1:])
+        vocabulary = sorted(tokenizer.get_vocab())
+        self.names = [token[1:] for token in vocabulary if re.fullmatch("Ġ[a-z]{3,}", token)]  # words, Ġ for a space
         counts = collections.Counter()
         for text in training_texts:
             counts.update(re.findall(r"\b[a-z]{4,9}\b", text))
@@ -114,7 +110,7 @@ class LookupDocuments:
     def numbers(self, rng, length: int, facts: int, questions: int):
         """Like `passkeys`, in one of the wordings of NUMBERS, with 4 to 7 digits; facts may be asked for repeatedly.
 
-        There are fewer facts and questions if they do not fit into `length` tokens, which must be at least 64.
+        There are fewer facts and questions if they do not fit into `length` tokens, at least 64.
         """
         while True:
             statement, question = rng.choice(NUMBERS)
@@ -139,11 +135,10 @@ class LookupDocuments:
         """A document of the lines (lists of ids) with one stretch of text, cut at random places, between them."""
         lines = stated + asked
         text_tokens = length - 1 - sum(map(len, lines))
-        assert text_tokens >= 0, f"{len(lines)} lines do not fit into {length} tokens"
+        assert text_tokens >= 0
         start = rng.randrange(len(self.filler_N) - text_tokens)
-        cuts = [rng.randrange(text_tokens + 1) for _ in lines[1:]]
-        cuts = [*sorted(cuts), text_tokens]
-
+        cuts = sorted(rng.randrange(text_tokens + 1) for _ in lines[1:])
+        cuts.append(text_tokens)
         ids = self.filler_N[start : start + text_tokens].tolist()
         weights = [TEXT_WEIGHT] * text_tokens
         for i in reversed(range(len(lines))):  # from the end: an insertion does not move the cuts before it
@@ -158,10 +153,7 @@ class LookupDocuments:
         return np.array(ids, dtype=np.int32), np.array(weights, dtype=np.float32)
 
     def texts(self, rng: random.Random, length: int, rows: int) -> list[str]:
-        """Texts that fill `rows` rows of `length` tokens, at least 64: about as many with passkeys as with numbers.
-
-        A row has 1, 2, 4 or 8 documents of equal length with up to six facts each, and as many questions.
-        """
+        """Texts that fill `rows` rows of `length` tokens, at least 64, with 1, 2, 4 or 8 documents each."""
         texts = []
         possible = [count for count in DOCUMENTS_PER_ROW if length >= 64 * count]
         for _ in range(rows):
@@ -171,23 +163,22 @@ class LookupDocuments:
         return texts
 
     def exact_text(self, rng: random.Random, tokens: int) -> str:
-        """A text that tokenises to the ids it was made of; where tokens would merge, the document is drawn again."""
+        """A text with up to six facts that tokenises to the ids it was made of; else it is drawn again."""
         max_facts = min(6, tokens // 40)
         facts = rng.randint(1, max(1, max_facts))
         while True:
             make_document = self.passkeys if rng.random() < 0.5 else self.numbers
             ids_L, _ = make_document(rng, tokens, facts, facts)
             text = self.tokenizer.decode(ids_L[1:].tolist(), skip_special_tokens=False)
-            text_ids_L = encode(self.tokenizer, [text])[0]
-            if np.array_equal(text_ids_L, ids_L):
+            if np.array_equal(encode(self.tokenizer, [text])[0], ids_L):
                 return text
 
 
 def write_corpus(training: dict[str, str], lookups: list[str], seed: int, path: Path) -> None:
     """Writes documents for prepare_data.py as JSON lines with `text` and `source`: passkey, python or prose.
 
-    The look-up documents (`passkey`) come first because they fill whole rows: packed in this order, none is cut. The
-    others are cut at line ends into sections and shuffled, so that a small budget includes many files.
+    The look-up documents come first: they fill whole rows, so none is cut when the rows are packed. The others are cut
+    at line ends into sections and shuffled, so that a small budget includes many files.
     """
     documents = []
     for name, text in training.items():
@@ -210,6 +201,7 @@ def write_heldout(texts: list[str], tokenizer: Tokenizer, path: Path) -> None:
     longest = documents[:TEST_DOCUMENTS]
     random.Random("held out").shuffle(longest)
     tokens_N = np.concatenate(longest).astype("<u2")
+    tokens = tokens_N.tobytes()
     tokenizer_sha256 = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
     description = {
         "source": "standin",
@@ -219,7 +211,7 @@ def write_heldout(texts: list[str], tokenizer: Tokenizer, path: Path) -> None:
         "vocab_size": tokenizer.get_vocab_size(),
         "documents": len(longest),
         "tokens": len(tokens_N),
-        "sha256": hashlib.sha256(tokens_N.tobytes()).hexdigest(),
+        "sha256": hashlib.sha256(tokens).hexdigest(),
     }
-    write_bytes(path, tokens_N.tobytes())
+    write_bytes(path, tokens)
     write_text(path.with_name(path.name + ".json"), json.dumps(description, indent=2))

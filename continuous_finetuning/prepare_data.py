@@ -11,11 +11,11 @@
 --mix: `slimpajama`, the study's shares, the default for that dataset; name=share,... by the values of --source_column;
 or `none`, the default for others: every document, in the order of the files. With a mix the files are read in an order
 drawn by the seed; documents of --min_length tokens or more are kept, shorter ones with probability --keep_short; and a
-source takes complete documents until it has its share of --total_tokens (mixing.py has the source of this recipe).
+source takes complete documents until it has its share of --total_tokens (documents.py has the source of this recipe).
 
-Runs on the CPU. Writes train-*.parquet with the column `input_ids` (with --document_boundaries also `document_starts`,
-for fine-tune.py --document_mask) and manifest.json. The rows depend on the settings only, not on --workers. Rerunning
-the same command does nothing once the build is finished; a build that was killed starts again.
+Writes train-*.parquet with the column `input_ids` (with --document_boundaries also `document_starts`, for fine-tune.py
+--document_mask) and manifest.json. The rows depend on the settings only, not on --workers. Rerunning the same command
+does nothing once the build is finished; a build that was killed starts again.
 """
 
 import argparse
@@ -32,7 +32,6 @@ import pyarrow as pa
 import pyarrow.parquet
 
 import documents
-import mixing
 from checkpoint import open_tokenizer
 from checkpoint_writer import claim, move_in
 from run import command_line, progress_bar, run_script, versions, write_json
@@ -43,10 +42,8 @@ GROUP_TOKENS = 2**20  # tokens of a Parquet row group
 
 def token_count(text: str) -> int:
     """1000000, 500k, 20M, 1.5B: a number of tokens."""
-    for suffix, factor in (("k", 10**3), ("m", 10**6), ("b", 10**9)):
-        if text.lower().endswith(suffix):
-            return round(float(text[:-1]) * factor)
-    return int(text)
+    factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower())
+    return round(float(text[:-1]) * factor) if factor else int(text)
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,7 +73,7 @@ def parse_args() -> argparse.Namespace:
         args.mix = "slimpajama" if args.dataset.lower() == "cerebras/slimpajama-627b" else "none"
     if args.mix == "slimpajama" and args.source_column is None:
         args.source_column = "meta.redpajama_set_name"
-    args.mix = mixing.parse_mix(args.mix)
+    args.mix = documents.parse_mix(args.mix)
     if args.keep_short is None:
         args.keep_short = 0.1 if args.mix else 1.0
     if args.mix and (args.source_column is None or args.total_tokens is None):
@@ -102,7 +99,7 @@ class Writer:
             self.write_file(self.rows_per_file)
 
     def write_file(self, rows: int) -> None:
-        """Writes `input_ids` and perhaps `document_starts`, lists of int32."""
+        """Writes the next rows: `input_ids` and perhaps `document_starts`, lists of int32."""
         ids_N, rest_N = np.split(np.concatenate(self.documents), [rows * self.length])
         offsets = np.arange(0, len(ids_N) + 1, self.length, dtype=np.int32)
         columns = {"input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids_N))}
@@ -128,34 +125,24 @@ class Writer:
         return pa.array(starts, pa.list_(pa.int32()))
 
 
-def build_settings(args: argparse.Namespace, data: str, tokenizer) -> dict:
-    """What determines the rows."""
-    settings = vars(args) | {"data": data}
-    for name in ("output_dir", "workers", "dataset", "revision", "tokenizer"):
-        del settings[name]
-    settings["tokenizer_sha256"] = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-    return settings
-
-
-def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[mixing.Mixture, Writer]:
+def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[documents.Mixture, Writer]:
     """Writes all rows into `folder`. Raises ValueError if the documents do not fill one row."""
     if args.mix:
         batches = documents.read_batches(dataset, args.text_column, args.source_column, args.seed)
         budgets = {source: round(share * args.total_tokens) for source, share in args.mix.items()}
     else:
-        batches = documents.read_batches(dataset, args.text_column)
+        batches = documents.read_batches(dataset, args.text_column, None, None)
         budgets = {documents.ALL: args.total_tokens or math.inf}
-    mixture = mixing.Mixture(budgets, args.min_length, args.keep_short)
+    mixture = documents.Mixture(budgets, args.min_length, args.keep_short)
     writer = Writer(folder, args.length, args.document_boundaries)
     with progress_bar(args.total_tokens, "training data", "token") as bar:
         for ids_N in mixture.select(batches, tokenizer, Random(args.seed)):
             writer.add(ids_N)
             bar.update(len(ids_N))
-    rows = writer.tokens // args.length
-    if rows > 0:
-        writer.write_file(rows)
+    if writer.tokens >= args.length:
+        writer.write_file(writer.tokens // args.length)
     if not writer.rows:
-        raise ValueError(f"the documents that are kept have {writer.tokens} tokens, less than one row of {args.length}")
+        raise ValueError(f"the documents have {writer.tokens} tokens, less than one row of {args.length}")
     return mixture, writer
 
 
@@ -165,7 +152,10 @@ def main() -> None:
     os.environ["RAYON_NUM_THREADS"] = str(args.workers)  # the threads of `tokenizers`
     tokenizer = open_tokenizer(args.tokenizer).backend_tokenizer
     dataset, data = documents.open_dataset(args.dataset, args.subset, args.split, args.revision)
-    settings = build_settings(args, data, tokenizer)
+    settings = vars(args) | {"data": data}  # what determines the rows
+    for name in ("output_dir", "workers", "dataset", "revision", "tokenizer"):
+        del settings[name]
+    settings["tokenizer_sha256"] = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
     if claim(args.output_dir, settings, "manifest.json"):
         print(f"training data: {args.output_dir} is already finished")
         return
@@ -176,8 +166,7 @@ def main() -> None:
     partial.mkdir()
     mixture, writer = build_rows(args, dataset, tokenizer, partial)
     move_in(partial, args.output_dir)
-    rows = sum(writer.rows)
-    seconds = time.monotonic() - started
+    rows, seconds = sum(writer.rows), time.monotonic() - started
     missing = mixture.missing_tokens() if args.total_tokens else {}
     manifest = {
         "command": command_line(),

@@ -9,22 +9,19 @@ from transformers import LlamaConfig, TrainerCallback
 
 from run import default_device, peak_memory, write_text
 
-METRICS = "metrics.jsonl"
-
 
 def matmul_parameters(config: LlamaConfig) -> int:
     """Weights that a token is multiplied with: those of the layers and the LM head, not the embeddings."""
-    heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
-    layer = config.hidden_size * (heads * config.head_dim + 3 * config.intermediate_size)
+    qkvo = 2 * config.head_dim * (config.num_attention_heads + config.num_key_value_heads)
+    layer = config.hidden_size * (qkvo + 3 * config.intermediate_size)
     return config.num_hidden_layers * layer + config.vocab_size * config.hidden_size
 
 
 def model_flops_per_token(config: LlamaConfig, keys: float, adapters: int = 0) -> float:
     """FLOPs of forward and backward per token that attends to `keys` keys, without recomputation.
 
-    6 per weight that a token is multiplied with, and 12 per layer, key and element of the heads.
-
-    adapters: number of LoRA weights; the frozen weights then have no gradient of their own and count 4 instead of 6.
+    6 per weight that a token is multiplied with, and 12 per layer, key and element of the heads. With `adapters` LoRA
+    weights, the frozen weights have no gradient of their own and count 4 instead of 6.
     """
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * keys
     weights = (4 if adapters else 6) * matmul_parameters(config)
@@ -38,20 +35,15 @@ def training_flops_per_token(config: LlamaConfig, method, adapters: int = 0) -> 
 
 
 class Metrics(TrainerCallback):
-    """Appends every log to metrics.jsonl and prints a line every few seconds.
+    """Appends every log to metrics.jsonl in the folder `output` and prints a line every few seconds."""
 
-    flops_per_token: of the model, forward and backward, without recomputation.
-    """
-
-    def __init__(self, path: Path, flops_per_token: float):
-        self.path, self.flops_per_token = path, flops_per_token
+    def __init__(self, output: Path, flops_per_token: float):
+        self.path = output / "metrics.jsonl"
+        self.flops_per_token = flops_per_token
         self.last_print = 0.0
 
     def speed(self, tokens_seen: int) -> dict:
-        """tokens/s and model TFLOP/s of all ranks since the last call, and this rank's peak memory in GiB.
-
-        tokens_seen: how many tokens all ranks have been trained on until now.
-        """
+        """tokens/s and model TFLOP/s of all ranks since the last call, and this rank's peak memory in GiB."""
         now = time.perf_counter()
         tokens_per_second = (tokens_seen - self.last_tokens) / (now - self.last_time)
         self.last_time, self.last_tokens = now, tokens_seen
@@ -70,7 +62,7 @@ class Metrics(TrainerCallback):
             return
         kept = []
         for line in self.path.read_text().splitlines():
-            # steps after the checkpoint are repeated; so is one whose line a kill has cut off
+            # steps after the checkpoint are repeated; a kill may have cut off a line
             if line.endswith("}") and json.loads(line)["step"] <= state.global_step:
                 kept.append(line + "\n")
         write_text(self.path, "".join(kept))
@@ -84,14 +76,11 @@ class Metrics(TrainerCallback):
             file.write(json.dumps(entry) + "\n")
         if time.time() - self.last_print > 5 or state.global_step == state.max_steps:
             self.last_print = time.time()
-            self.print_progress(state, logs)
-
-    def print_progress(self, state, logs: dict) -> None:
-        step_seconds = (time.time() - self.start_time) / max(1, state.global_step - self.first_step)
-        minutes_left = step_seconds * (state.max_steps - state.global_step) / 60
-        print(
-            f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
-            f"{step_seconds:.2f} s a step  {logs['tokens_per_second']:,.0f} tokens/s  "
-            f"{logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left",
-            flush=True,
-        )
+            step_seconds = (self.last_print - self.start_time) / max(1, state.global_step - self.first_step)
+            minutes_left = step_seconds * (state.max_steps - state.global_step) / 60
+            print(
+                f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
+                f"{step_seconds:.2f} s a step  {logs['tokens_per_second']:,.0f} tokens/s  "
+                f"{logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left",
+                flush=True,
+            )

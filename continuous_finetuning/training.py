@@ -20,40 +20,38 @@ from run import print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
 ADVICE = "try a lower --learning_rate in another --output_dir"
+RECORDED = (
+    "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay",
+    "max_grad_norm", "optim", "seed",
+)  # fmt: skip
 
 
 def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
-    """The settings that decide the trained weights, recorded in the checkpoint and compared on a rerun."""
+    """The settings that determine the weights, recorded in the checkpoint and compared on a rerun."""
     data_ranks = args.world_size // flags.sequence_parallel_size
     settings = {
         "dataset": flags.dataset_dir,
         "rows": n_rows,
         "global_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * data_ranks,
-        "num_train_epochs": args.num_train_epochs,
-        "max_steps": args.max_steps,
-        "learning_rate": args.learning_rate,
-        "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-        "warmup_steps": args.warmup_steps,
-        "weight_decay": args.weight_decay,
-        "max_grad_norm": args.max_grad_norm,
-        "optim": str(getattr(args.optim, "value", args.optim)),
         "precision": "bfloat16" if args.bf16 else "float32",
         "attention": flags.attention,
         "sdpa_kernels": flags.sdpa_kernels,
         "liger_kernel": bool(args.use_liger_kernel),
         "torch_compile": bool(args.torch_compile),
-        "seed": args.seed,
     }
+    arguments = args.to_dict()
+    for name in RECORDED:
+        settings[name] = arguments[name]
     if flags.document_mask:
         settings["document_mask"] = True
     return settings
 
 
 def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
-    """A batch of int64 tensors [B, L]: ids and labels. The model shifts the labels.
+    """A batch of int64 tensors [B, L]: ids and labels, which the model shifts.
 
-    If rows have `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside
-    documents. Ranks that share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
+    With `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside it. Ranks
+    that share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
     """
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
     position_BL = torch.arange(ids_BL.shape[1]).repeat(len(examples), 1)
@@ -70,24 +68,14 @@ def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
     return batch
 
 
-# --- checkpoints during training
 def last_checkpoint(output: Path) -> Path | None:
     """The newest checkpoint-N in `output` that every rank wrote completely, or None."""
     complete = [marker.parent for marker in output.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
     return max(complete, key=lambda folder: int(folder.name.split("-")[1]), default=None)
 
 
-def remove_incomplete(output: Path) -> None:
-    """Removes the checkpoints that were being written when the run was killed."""
-    for folder in output.glob("checkpoint-*"):
-        if not (folder / COMPLETE_MARKER).exists():
-            print(f"removing the incomplete {folder}", flush=True)
-            shutil.rmtree(folder)
-
-
 class StopOnSignal(TrainerCallback):
-    """After SIGTERM (which a cluster sends before it takes a job's machines), SIGHUP or Ctrl-C, writes a checkpoint at
-    the end of the step and stops."""
+    """After SIGTERM, SIGHUP or Ctrl-C, writes a checkpoint at the end of the step and stops."""
 
     def __init__(self):
         self.received, self.stopped = None, False
@@ -113,19 +101,19 @@ class ExtensionTrainer(Trainer):
     """parts: ranks that share each row.  metrics: adds the speed to every log."""
 
     def __init__(self, parts: int, metrics: tracking.Metrics, **kwargs):
-        self.metrics = metrics
         super().__init__(**kwargs)
+        self.metrics = metrics
         # Trainer would remove the previous checkpoint before all ranks have written the new one
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         if parts > 1:
-            # The libraries give each rank a row and then split it, which cannot be resumed. Here ranks that share rows
-            # read the same ones, and `collate` takes this rank's part.
+            # The libraries give each rank a row and then split it, which cannot be resumed. Here these ranks read the
+            # same rows, and `collate` takes this rank's part.
             self.data_collator = partial(collate, part=self.args.process_index % parts, parts=parts)
             self.accelerator.prepare_data_loader = partial(self.prepare_shared_rows, parts)
             self.accelerator.deepspeed_ulysses_dl_adapter = lambda loader, model: loader
             self.get_sp_size = lambda: 1  # the loader has as many batches as its length says
 
-    def prepare_shared_rows(self, parts: int, loader, device_placement=None, slice_fn_for_dispatch=None):
+    def prepare_shared_rows(self, parts: int, loader, *args, **kwargs):
         """Accelerator.prepare_data_loader, as if the ranks that share rows were one."""
         accelerator = self.accelerator
         prepared = prepare_data_loader(
@@ -148,7 +136,6 @@ class ExtensionTrainer(Trainer):
         return loss
 
     def check_weights(self) -> None:
-        """Raises ValueError if a weight of this rank is NaN or infinite."""
         for p in self.model.parameters():
             weight = getattr(p, "ds_tensor", p)  # under ZeRO-3: this rank's part
             if not torch.isfinite(weight.detach()).all():
@@ -165,7 +152,7 @@ class ExtensionTrainer(Trainer):
             rotate_checkpoints(self.args.output_dir, self.save_total_limit)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        self.complete_config(self.accelerator.unwrap_model(self.model).config)  # under LoRA, the base's
+        self.complete_config(self.accelerator.unwrap_model(self.model).config)
         super().save_model(output_dir, _internal_call)
 
     def complete_config(self, config) -> None:
@@ -180,22 +167,22 @@ class ExtensionTrainer(Trainer):
 
 
 def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> None:
-    """Trains `model` on `data` ({"input_ids": row}) and writes the finished checkpoint to args.output_dir.
+    """Trains `model` on `data` ({"input_ids": row}), from the last complete checkpoint, to the finished one.
 
-    Resumes from the last complete checkpoint there. Exits with status 143 after SIGTERM, SIGHUP or Ctrl-C. Raises
-    ValueError if a loss or weight becomes NaN or infinite.
+    Exits with status 143 after SIGTERM, SIGHUP or Ctrl-C. Raises ValueError if a loss or weight is NaN or infinite.
     """
     output = Path(args.output_dir)
     last = last_checkpoint(output)
     if last:
         print_rank0(f"resuming from {last}")
     with args.main_process_first():
-        if args.should_save:
-            remove_incomplete(output)
+        for folder in output.glob("checkpoint-*") if args.should_save else []:
+            if not (folder / COMPLETE_MARKER).exists():  # the run was killed while writing it
+                print(f"removing the incomplete {folder}", flush=True)
+                shutil.rmtree(folder)
     stop = StopOnSignal()
     adapters = sum(getattr(p, "ds_numel", p.numel()) for name, p in model.named_parameters() if "lora_" in name)
-    flops_per_token = tracking.training_flops_per_token(model.config, method, adapters)
-    metrics = tracking.Metrics(output / tracking.METRICS, flops_per_token)
+    metrics = tracking.Metrics(output, tracking.training_flops_per_token(model.config, method, adapters))
     if args.parallelism_config:  # Ulysses wraps the attention that the method has chosen
         args.parallelism_config.sp_handler.sp_attn_implementation = model.config._attn_implementation
     trainer = ExtensionTrainer(
@@ -215,29 +202,25 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
         reason = stop.received or "a signal to another rank"
         print_rank0(f"stopped by {reason}: {last_checkpoint(output)} is complete; rerun the same command to resume")
         sys.exit(143)
-    save_finished(trainer, model, tokenizer, output, method)
+    save_finished(trainer, model, tokenizer, method)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
-def gathered(parameters: list):
-    """A context in which every rank has these weights in full, also under ZeRO-3."""
-    if not (parameters and is_deepspeed_zero3_enabled()):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(parameters)
-
-
-def save_finished(trainer: ExtensionTrainer, model, tokenizer, output: Path, method) -> None:
-    """Writes the model that the method finishes to a folder of its own, checks it and moves it into `output`."""
-    args = trainer.args
+def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
+    """Writes the model that the method finishes to a folder of its own and moves it into the output folder."""
+    args, output = trainer.args, Path(trainer.args.output_dir)
     trainer.check_weights()
     partial = output / "final.partial"
     partial.mkdir(exist_ok=True)
     checkpoint_writer.copy_modeling(method, partial)
-    with gathered(method.finish_reads(model)):
+    gathered, parameters = contextlib.nullcontext(), method.finish_reads(model)
+    if parameters and is_deepspeed_zero3_enabled():  # every rank has only its part of them
+        import deepspeed
+
+        gathered = deepspeed.zero.GatheredParameters(parameters)
+    with gathered:
         final = method.finish(model, partial)
         if args.bf16 and not args.deepspeed:
             final.to(torch.bfloat16)

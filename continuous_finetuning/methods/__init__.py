@@ -1,8 +1,7 @@
-"""The methods of the study: one file each.
+"""The methods of the study. To add one, write `methods/<name>.py`: its name is the new `--method_name`.
 
-`methods/<name>.py` defines a dataclass `Method(ContextExtension)`. Its fields, declared with `option(...)`, are flags
-of fine-tune.py and extend.py and are recorded in the checkpoint; its functions give the rope of the model. No other
-file has to be edited: the file's name is the new `--method_name`.
+The file defines a dataclass `Method(ContextExtension)`. Its fields, declared with `option(...)`, are flags of
+fine-tune.py and extend.py and are recorded in the checkpoint; its functions give the rope of the model.
 """
 
 import copy
@@ -12,7 +11,6 @@ from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import ClassVar
 
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.hf_argparser import string_to_bool
@@ -27,8 +25,8 @@ def option(default, help: str, type: Callable = float):
 class ContextExtension:
     """A method for one base and one target length. Subclasses override what differs from a plain Llama.
 
-    original_length: the base's context window C, tokens.     rope: the base's own `rope_parameters`.
-    model_max_length: the window to reach, L_train, tokens.   head_dim: d, even.
+    original_length: the base's window C, tokens.  model_max_length: the window to reach, tokens.
+    rope: the base's own `rope_parameters`.        head_dim: d, even.
     """
 
     original_length: int
@@ -36,19 +34,19 @@ class ContextExtension:
     rope: dict
     head_dim: int
 
-    trained: ClassVar[bool] = True  # False: applied by extend.py only
-    exact_attention: ClassVar[bool] = True  # tokens attend to all tokens before them (a group of the result table)
-    extends_rows: ClassVar[bool] = True  # False: model_max_length is a training block; longer rows are cut into blocks
-    set_for_longest_text: ClassVar[bool] = False  # extend.py sets it for the longest text that is evaluated
-    supports: ClassVar[tuple[str, ...]] = ("sequence_parallel_size", "document_mask")  # flags of fine-tune.py
-    modeling: ClassVar[str | None] = None  # "x": the checkpoint contains modeling/modeling_x.py
-    # checkpoints of other code: the type of their rope, and which of its entries is which option
-    foreign_rope_type: ClassVar[str] = "default"
-    foreign_options: ClassVar[dict[str, str]] = {}
+    # not annotated, hence not fields
+    trained = True  # False: applied by extend.py only
+    exact_attention = True  # tokens attend to all tokens before them (a group of the result table)
+    extends_rows = True  # False: model_max_length is a training block; longer rows are cut into blocks
+    set_for_longest_text = False  # extend.py sets it for the longest text that is evaluated
+    supports = ("sequence_parallel_size", "document_mask")  # flags of fine-tune.py
+    modeling = None  # "x": the checkpoint contains modeling/modeling_x.py
+    # checkpoints of other code: the type of their rope, and {entry of it: option}
+    foreign_rope_type = "default"
+    foreign_options = {}
 
     @property
     def rope_theta(self) -> float:
-        """theta, the base of the base's rope."""
         return self.rope["rope_theta"]
 
     @property
@@ -71,6 +69,11 @@ class ContextExtension:
         """The `rope_parameters` of the checkpoint's config.json (Transformers' names)."""
         return self.rope
 
+    @classmethod
+    def scales_rope(cls) -> bool:
+        """Whether the method computes a rope of its own, which needs a base with a plain one."""
+        return cls.rope_parameters is not ContextExtension.rope_parameters
+
     def rope_by_length(self) -> dict | None:
         """How the rope depends on the total length of a prompt (see rope.py), or None if it does not."""
         return None
@@ -80,14 +83,13 @@ class ContextExtension:
         return {}
 
     def auto_classes(self) -> dict[str, type]:
-        """The classes of the extended model: AutoConfig, AutoModel and AutoModelForCausalLM."""
         if self.modeling is not None:
             return importlib.import_module(f"modeling.modeling_{self.modeling}").AUTO_MAP
         return {"AutoConfig": LlamaConfig, "AutoModel": LlamaModel, "AutoModelForCausalLM": LlamaForCausalLM}
 
     @classmethod
     def options_in_config(cls, config) -> dict:
-        """The options that the config of another code base's checkpoint contains; see `import_checkpoint`."""
+        """The options in the config of a checkpoint that `import_checkpoint` reads."""
         options = {}
         for entry, name in cls.foreign_options.items():
             if config.rope_parameters.get(entry) is not None:
@@ -96,7 +98,7 @@ class ContextExtension:
 
     # --- training
     def load(self, name_or_path: str, config, **kwargs):
-        """The extended model with the base's weights. config: the extended one; kwargs: as of `from_pretrained`."""
+        """The extended model with the base's weights. config: the extended one."""
         return AutoModelForCausalLM.from_pretrained(name_or_path, config=config, **kwargs)
 
     def prepare(self, model, low_rank: bool):
@@ -126,12 +128,12 @@ class ContextExtension:
 
 
 def available() -> list[str]:
-    """Names of all methods, sorted: the file names in this folder."""
+    """The names of all methods, sorted."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
 
 
 def get(name: str) -> type[ContextExtension]:
-    """The class of a method. Raises ValueError if there is no such file."""
+    """The class of a method. Raises ValueError if there is none of that name."""
     if name not in available():
         raise ValueError(f"no method '{name}'; there are: {', '.join(available())}")
     return importlib.import_module(f"methods.{name}").Method
@@ -157,59 +159,49 @@ def add_flags(parser: ArgumentParser) -> None:
         group.add_argument(f"--{key}", **switch, default=SUPPRESS, help=help.replace("%", "%%"))
 
 
-def scales_rope(cls: type[ContextExtension]) -> bool:
-    """Whether a method computes a rope of its own, which needs a base with a plain one."""
-    return cls.rope_parameters is not ContextExtension.rope_parameters
-
-
-def build(
-    name: str, config, model_max_length: int, flags: dict, config_options: dict | None = None
-) -> ContextExtension:
+def build(name: str, config, model_max_length: int, flags: dict, config_options=None) -> ContextExtension:
     """The method `name` for one base and one target length.
 
-    config: the base's `LlamaConfig`, unchanged here.  model_max_length: tokens.  flags: all parsed command-line values;
-    those that are options of a method are used.  config_options: defaults, from an imported checkpoint's config.
-    Raises ValueError on an option of another method, a length that is not above the original one, or a base whose rope
-    the method cannot extend.
+    config: the base's `LlamaConfig`, unchanged here.  model_max_length: tokens.  flags: all parsed command-line values.
+    config_options: defaults, from an imported checkpoint's config. Raises ValueError on an option of another method, a
+    length that is not above the original one, or a base whose rope the method cannot extend.
     """
     cls = get(name)
-    options = {}
+    options = dict(config_options or {})
     for key, owners in all_options().items():
-        if key in flags and name not in owners:
+        if key not in flags:
+            continue
+        if name not in owners:
             raise ValueError(f"--{key} is an option of {', '.join(owners)}, not of {name}; leave it out")
-        if key in flags:
-            options[key] = flags[key]
+        options[key] = flags[key]
     original_length, rope = config.max_position_embeddings, config.rope_parameters
     if cls.extends_rows and model_max_length <= original_length:
-        raise ValueError(
-            f"--model_max_length {model_max_length} is not above the base's own window of {original_length} tokens; "
-            "give a longer one"
-        )
-    if scales_rope(cls) and rope["rope_type"] != "default":
+        raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
+    if cls.scales_rope() and rope["rope_type"] != "default":
         raise ValueError(f"the base's rope is already scaled ({rope['rope_type']}); {name} needs one with plain rope")
     if cls.modeling and rope["rope_type"] in ("dynamic", "longrope"):
         raise ValueError(f"the base's rope ({rope['rope_type']}) depends on the length; {name} needs a fixed one")
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return cls(original_length, model_max_length, rope, head_dim, **((config_options or {}) | options))
+    return cls(original_length, model_max_length, rope, head_dim, **options)
 
 
 def import_checkpoint(name: str, config, original_length: int | None, model_max_length: int, flags: dict):
     """(the base's config, the method) of a trained checkpoint of another code base, whose config is `config`.
 
-    original_length: the base's window, tokens; None: as the config says.  flags: as of `build`. Raises ValueError if
-    the checkpoint's rope is not the method's, or if a flag contradicts its config.
+    original_length: the base's window, tokens; None: as the config says. Raises ValueError if the checkpoint's rope is
+    not the method's, or if a flag contradicts its config.
     """
     cls, rope = get(name), config.rope_parameters
     if not cls.trained:
         raise ValueError(f"{name} is not trained; leave --adopt out")
-    if scales_rope(cls) and rope["rope_type"] != cls.foreign_rope_type:
+    if cls.scales_rope() and rope["rope_type"] != cls.foreign_rope_type:
         raise ValueError(f"the checkpoint's rope is '{rope['rope_type']}', that of {name} is '{cls.foreign_rope_type}'")
     recorded_options = cls.options_in_config(config)
     for option, value in recorded_options.items():
         if flags.get(option, value) != value:
             raise ValueError(f"--{option} {flags[option]}: the checkpoint's config says {value}; leave the flag out")
     base = copy.deepcopy(config)
-    if scales_rope(cls):
+    if cls.scales_rope():
         base.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
     recorded = rope.get("original_max_position_embeddings") or config.max_position_embeddings
     base.max_position_embeddings = original_length or recorded

@@ -4,17 +4,15 @@ State z_j(t) = log of frequency j when the context is t times the original windo
 
     dz/dt = W_down SiLU(W_up (z + log n(t))) + d(log n)/dt,    n_j(t) = theta_j (2t - 1)^(-2j / (d - 2))
 
-n is dynamic NTK with alpha = 2t - 1, and W_down starts at zero, so that before training z(t) is NTK exactly. One small
-network serves all layers. While training, each step draws t from {1 ... max_factor} and spreads the row's positions
-over t windows. For use, t = ceil(L / C) and whole positions: `rope_by_length` holds the frequencies of every t, and
-the model itself is a plain Llama. The network is saved in clex/. With log_scale, the scores are multiplied by
-ln L / ln C (its square root is part of cos and sin, of both q and k).
+n is dynamic NTK with alpha = 2t - 1, and W_down starts at zero, so that before training z(t) is NTK exactly. All layers
+share one network. While training, each step draws t from {1 ... max_factor} and spreads the row's positions over t
+windows. For use, t = ceil(L / C): `rope_by_length` holds the frequencies of every t, and the model is a plain Llama.
+The network is saved in clex/. With log_scale, the scores are multiplied by ln L / ln C.
 """
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -27,7 +25,7 @@ from rope import frequencies
 
 
 class LogFrequencies(nn.Module):
-    """z(t) for any t >= 1, float32 [J], J = d/2. The network has P = param_factor * d hidden units."""
+    """z(t) for any t >= 1, float32 [J], J = d/2. The network has P hidden units."""
 
     def __init__(self, theta: float, head_dim: int, param_factor: float, time_dt: float):
         super().__init__()
@@ -36,12 +34,9 @@ class LogFrequencies(nn.Module):
         self.slope_J = (-2 * j_J / (head_dim - 2)).float()  # of log n over ln(2t - 1); not a buffer: it is not saved
         self.start_J = (-2 * j_J / head_dim * math.log(theta)).float()
         width = max(1, round(param_factor * head_dim))
-        # parameters of this module, not of Linears inside it: ZeRO-3 gathers a module's own parameters for its forward
+        # not Linears: ZeRO-3 gathers a module's own parameters for its forward
         self.up = nn.Parameter(torch.empty(width, head_dim // 2))
         self.down = nn.Parameter(torch.zeros(head_dim // 2, width))
-        self.reset_up()
-
-    def reset_up(self):
         nn.init.kaiming_uniform_(self.up, a=math.sqrt(5))  # as a Linear starts
 
     def derivative(self, t: torch.Tensor, z_J: torch.Tensor) -> torch.Tensor:
@@ -53,8 +48,7 @@ class LogFrequencies(nn.Module):
 
     def forward(self, times: list[float]) -> torch.Tensor:
         """z at each of `times` (ascending, >= 1), [len(times), J], by RK4 with steps of time_dt from t = 1."""
-        # t = 1 uses no weight, but every rank must have a gradient for all of them
-        unused = 0 * (self.up.float().sum() + self.down.float().sum())
+        unused = 0 * (self.up.float().sum() + self.down.float().sum())  # t = 1 needs no weight, ranks need gradients
         start_J = self.start_J.to(self.up.device) + unused
         t = torch.tensor([1.0, *times], device=start_J.device)
         distinct, index = torch.unique(t, return_inverse=True)
@@ -91,15 +85,12 @@ class ClexRotaryEmbedding(nn.Module):
             if shares_row:
                 positions_n = positions_n[position_ids[0]]
             angles_nJ = positions_n[:, None] * inv_freq_J
-            angles_1nd = torch.cat([angles_nJ, angles_nJ], dim=-1)[None]
-            scale = score_scale(n, self.original_length) if self.log_scale else 1.0
+            angles_1nd = angles_nJ.repeat(1, 2)[None]
+            scale = 1.0
+            if self.log_scale:  # of cos and sin of both q and k, so that the scores are multiplied by its square
+                scale = math.sqrt(math.log(max(n, 2)) / math.log(self.original_length))
             cos_1nd, sin_1nd = angles_1nd.cos() * scale, angles_1nd.sin() * scale
         return cos_1nd.to(x_BnD.dtype), sin_1nd.to(x_BnD.dtype)
-
-
-def score_scale(length: int, original_length: int) -> float:
-    """sqrt(ln L / ln C): cos and sin of q and of k times this multiplies the scores by ln L / ln C."""
-    return math.sqrt(math.log(max(length, 2)) / math.log(original_length))
 
 
 @dataclass
@@ -109,7 +100,7 @@ class Method(ContextExtension):
     time_dt: float = option(0.01, "step of the ODE solver, in t")
     log_scale: bool = option(True, "multiply the scores by ln L / ln C", bool)
 
-    foreign_rope_type: ClassVar[str] = "clex"  # other code keeps the network in the model: it cannot be imported
+    foreign_rope_type = "clex"  # other code keeps the network in the model: it cannot be imported
 
     def __post_init__(self):
         for name in ("max_factor", "param_factor", "time_dt"):
@@ -120,7 +111,7 @@ class Method(ContextExtension):
 
     @torch.no_grad()
     def rope_by_length(self):
-        times = [float(t) for t in range(1, self.max_factor + 1)]
+        times = range(1, self.max_factor + 1)
         return {
             "rule": "frequencies",
             "rope_theta": self.rope_theta,
@@ -133,7 +124,7 @@ class Method(ContextExtension):
         return frequencies(self.rope_by_length(), self.model_max_length, self.head_dim)
 
     def prepare(self, model, low_rank):
-        self._network.reset_up()  # now that the run's seed is set
+        nn.init.kaiming_uniform_(self._network.up, a=math.sqrt(5))  # now that the run's seed is set
         model.model.rotary_emb = ClexRotaryEmbedding(self._network.to(model.device), self)
         return model
 
@@ -142,7 +133,7 @@ class Method(ContextExtension):
 
     def finish(self, model, folder: Path):
         (folder / "clex").mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().cpu() for name, value in self._network.state_dict().items()}
+        weights = {"up": self._network.up.detach().cpu(), "down": self._network.down.detach().cpu()}
         save_file(weights, folder / "clex" / "log_frequencies.safetensors")
         model.config.rope_parameters = self.rope_parameters()
         model.config.context_extension["rope_by_length"] = self.rope_by_length()

@@ -9,12 +9,11 @@ the mean of the other rows. The tokenizer does not have it.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file
 
+import checkpoint_writer
 from methods import ContextExtension, check_at_least_one, option
 from modeling.modeling_landmark import LandmarkForCausalLM
 
@@ -28,25 +27,20 @@ class Method(ContextExtension):
     cache_on_cpu: bool = option(False, "keep the cache of keys and values in CPU memory", bool)
     landmark_id: int | None = None  # its row in an imported checkpoint; otherwise one is added
 
-    exact_attention: ClassVar[bool] = False
-    extends_rows: ClassVar[bool] = False
-    supports: ClassVar[tuple[str, ...]] = ()
-    modeling: ClassVar[str] = "landmark"
+    exact_attention = False
+    extends_rows = False
+    supports = ()
+    modeling = "landmark"
 
     def __post_init__(self):
         check_at_least_one(self, "mem_freq", "top_k")
         if self.model_max_length > self.original_length:
-            raise ValueError(
-                f"landmark trains on blocks inside the base's window of {self.original_length} tokens; give a "
-                f"--model_max_length up to that (the paper's is 512), not {self.model_max_length}"
-            )
+            raise ValueError(f"landmark needs a --model_max_length up to the base's window, {self.original_length}")
         block = self.mem_freq + 1
         needed = (self.top_k + 2) * block
         if self.model_max_length < needed:
-            raise ValueError(
-                f"landmark: --top_k {self.top_k} blocks of {block} tokens leave no room for the text itself; give "
-                f"--model_max_length {needed} or more, or a lower --top_k or --mem_freq"
-            )
+            retrieved = f"--top_k {self.top_k} blocks of {block} tokens"
+            raise ValueError(f"landmark: {retrieved} leave no room for the text; --model_max_length {needed} does")
 
     def row_tokens(self):
         landmarks = (self.model_max_length - 1) // self.mem_freq
@@ -58,10 +52,9 @@ class Method(ContextExtension):
     @classmethod
     def options_in_config(cls, config):
         """In LCEG's checkpoint and the paper's, the landmark is the last row of the vocabulary."""
-        options = {"landmark_id": config.vocab_size - 1}
-        for name in ("mem_freq", "landmark_id"):
-            if hasattr(config, name):
-                options[name] = getattr(config, name)
+        options = {"landmark_id": getattr(config, "landmark_id", config.vocab_size - 1)}
+        if hasattr(config, "mem_freq"):
+            options["mem_freq"] = config.mem_freq
         return options
 
     def config_fields(self):
@@ -74,13 +67,8 @@ class Method(ContextExtension):
         }
 
     def load(self, name_or_path, config, **kwargs):
-        folder = Path(name_or_path)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(name_or_path, allow_patterns="*.safetensors"))
         weights = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted(checkpoint_writer.base_folder(name_or_path).glob("*.safetensors")):
             weights |= load_file(path)
         for name in VOCABULARY:
             if name in weights:

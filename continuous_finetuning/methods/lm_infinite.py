@@ -4,11 +4,10 @@ Query i sees the keys of the last `local_window` positions as ever, and the firs
 left that window, all at the distance `local_window`. Not trained: the weights are the base's, the attention is in
 modeling/modeling_lm_infinite.py. The whole cache of keys is kept, so memory still grows with the length, linearly.
 
-By default local_window is the base's original length C and global_tokens is 10 (4096 and 10 for Llama-2).
+By default local_window is the base's original length.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from methods import ContextExtension, check_at_least_one, option
 
@@ -18,19 +17,16 @@ class Method(ContextExtension):
     local_window: int | None = option(None, "keys seen at their own distance, tokens [original length]", int)
     global_tokens: int = option(10, "first tokens, which every query sees [10]", int)
 
-    trained: ClassVar[bool] = False
-    exact_attention: ClassVar[bool] = False
-    modeling: ClassVar[str | None] = "lm_infinite"
+    trained = False
+    exact_attention = False
+    modeling = "lm_infinite"
 
     def __post_init__(self):
         if self.local_window is None:
             self.local_window = self.original_length
         check_at_least_one(self, "local_window", "global_tokens")
         if self.local_window > self.original_length:
-            raise ValueError(
-                f"--local_window {self.local_window} is above the {self.original_length} tokens that the base was "
-                f"trained on; give at most {self.original_length}"
-            )
+            raise ValueError(f"--local_window {self.local_window} is above the base's window, {self.original_length}")
 
     def config_fields(self):
         return self.options()

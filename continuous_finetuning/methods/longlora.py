@@ -1,17 +1,16 @@
 """longlora: LongLoRA (arXiv 2309.12307): Position Interpolation, trained with shifted sparse attention (S2-Attn).
 
 While training, a row of n tokens is cut into four groups of g = n/4, and a token attends, causally, inside its group.
-In the second half of the query heads the groups are shifted by g/2, so that information passes between groups; the
-first and the last half group are groups of their own. (The paper's code rolls the sequence instead, so that the first
-tokens see the last ones.) Evaluation is full attention: the checkpoint is a plain Llama with PI's rope.
+In the second half of the query heads the groups are shifted by g/2; the first and the last half group are groups of
+their own. (The paper's code rolls the sequence instead, so that the first tokens see the last ones.) Evaluation is full
+attention: the checkpoint is a plain Llama with PI's rope.
 
-With --low_rank_training True: LoRA (r 8, alpha 16) on q, k, v, o, and embeddings and norms in full ("LoRA+", section
-3.3). The adapter is merged at the end and also saved in adapter/.
+With --low_rank_training True: LoRA (r 8, alpha 16) on q, k, v, o, and embeddings and norms in full (section 3.3). The
+adapter is merged at the end and also saved in adapter/.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -33,14 +32,13 @@ def block_attention(q_BHnd, k_BHnd, v_BHnd, size: int, scale: float):
     return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).view(B, H, n, d)
 
 
-def shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scale: float, plain_heads: int | None = None):
+def shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scale: float, plain_heads: int):
     """S2-Attn of rows of n tokens, a multiple of 4. Inputs and result: [B, H, n, d], any dtype.
 
-    plain_heads: how many heads, the first ones, have groups that are not shifted [H / 2].
+    plain_heads: how many heads, the first ones, have groups that are not shifted.
     """
-    n, H = q_BHnd.shape[2], q_BHnd.shape[1]
+    n = q_BHnd.shape[2]
     group, shift = n // 4, n // 8
-    plain_heads = H // 2 if plain_heads is None else plain_heads
     plain = [x[:, :plain_heads] for x in (q_BHnd, k_BHnd, v_BHnd)]
     shifted = [x[:, plain_heads:] for x in (q_BHnd, k_BHnd, v_BHnd)]
     last = n - group + shift  # where the last half group begins
@@ -76,7 +74,7 @@ class Method(pi.Method):
     use_full_attn: bool = option(False, "full attention while training, instead of shifted sparse attention", bool)
     trainable_params: str = option("embed,norm", "with LoRA, also train parameters whose names contain these", str)
 
-    exact_attention: ClassVar[bool] = False
+    exact_attention = False
 
     @property
     def supports(self):
@@ -91,9 +89,7 @@ class Method(pi.Method):
     def attended_keys(self):
         if self.use_full_attn:
             return super().attended_keys()
-        # Half of the heads have groups of n/4: n/8 keys on average. Of the other half's shifted groups the first and
-        # the last are n/8 long: 7/64 n keys.
-        return self.model_max_length * 15 / 128
+        return self.model_max_length * 15 / 128  # half of the heads: n/8, groups of n/4; the shifted half: 7/64 n
 
     def prepare(self, model, low_rank):
         if not self.use_full_attn:
@@ -106,15 +102,11 @@ class Method(pi.Method):
         from peft import LoraConfig, get_peft_model
 
         trainable = [part for part in self.trainable_params.split(",") if part]
-        modules = set()
-        for name, _ in model.named_parameters():
-            if any(part in name for part in trainable):
-                modules.add(name.split(".")[-2])
+        names = [name for name, _ in model.named_parameters() if any(part in name for part in trainable)]
+        modules = {name.split(".")[-2] for name in names}
         lora = LoraConfig(
             r=8,
             lora_alpha=16,
-            lora_dropout=0.0,
-            bias="none",
             task_type="CAUSAL_LM",
             target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
             modules_to_save=sorted(modules),

@@ -3,22 +3,16 @@ for fine-tuning as in arXiv 2402.10171; the study's own formula is in arXiv 2409
 
 alpha(L) = f * max(L, T) / C - (f - 1);   base(L) = theta * alpha(L)^(d / (d - 2))
 
-T is the trained length, f = ceil(T / C / 2). All training rows are T long, so training sees one base, base(T), and
-the checkpoint is a plain Llama with that `rope_theta`. Only prompts longer than T get a larger base, fixed once per
-prompt: that rule is `rope_by_length`. Llama-2 (C = 4096, theta 10000, d 128): 32k alpha 29, base 305,922; 64k alpha
-121, base 1,305,706. The paper's Tables 7 and 8 give alpha 57 for 64k instead: `--ntk_alpha 57`.
+T is the trained length, f = ceil(T / C / 2). Training rows are T long, so the checkpoint is a plain Llama with the
+`rope_theta` base(T). Only longer prompts get a larger base, fixed once per prompt: `rope_by_length`. Llama-2 (C = 4096,
+theta 10000, d 128): 32k alpha 29, base 305,922; 64k alpha 121, base 1,305,706. The paper's Tables 7 and 8 give alpha 57
+for 64k instead: `--ntk_alpha 57`.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from methods import ContextExtension, option, positive
-
-
-def scaled_base(theta: float, alpha: float, head_dim: int) -> float:
-    """theta * alpha^(d / (d - 2)): the base at which the slowest angle is stretched alpha times (float64)."""
-    return theta * alpha ** (head_dim / (head_dim - 2))
 
 
 @dataclass
@@ -26,8 +20,8 @@ class Method(ContextExtension):
     ntk_factor: float | None = option(None, "f of alpha(L) = f L/C - (f - 1) [ceil(trained / original length / 2)]")
     ntk_alpha: float | None = option(None, "one alpha for every length, instead of alpha(L)")
 
-    foreign_rope_type: ClassVar[str] = "dynamic"
-    foreign_options: ClassVar[dict] = {"factor": "ntk_factor"}
+    foreign_rope_type = "dynamic"
+    foreign_options = {"factor": "ntk_factor"}
 
     def __post_init__(self):
         half = math.ceil(self.model_max_length / self.original_length / 2)
@@ -42,8 +36,8 @@ class Method(ContextExtension):
         return self.ntk_factor * max(length, self.trained_length) / self.original_length - (self.ntk_factor - 1)
 
     def rope_parameters(self):
-        base = scaled_base(self.rope_theta, self.alpha(self.trained_length), self.head_dim)
-        return {"rope_type": "default", "rope_theta": base}
+        exponent = self.head_dim / (self.head_dim - 2)
+        return {"rope_type": "default", "rope_theta": self.rope_theta * self.alpha(self.trained_length) ** exponent}
 
     def rope_by_length(self):
         if self.ntk_alpha is not None:

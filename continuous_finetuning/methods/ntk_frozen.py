@@ -5,7 +5,6 @@ ones alpha(L) = 2 L / C - 1. Llama-2: alpha 1, 3, 7, 15, 31 at 4k ... 64k.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from methods import ntk, option
 
@@ -14,7 +13,7 @@ from methods import ntk, option
 class Method(ntk.Method):
     ntk_factor: float | None = option(2.0, "f of alpha(L) = f L/C - (f - 1)")
 
-    trained: ClassVar[bool] = False
+    trained = False
 
     @property
     def trained_length(self):

@@ -4,7 +4,6 @@ angle(m, j) = (m / s) * theta^(-2j/d), s = ceil(L_train / C), the same at every 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from methods import ContextExtension, option, positive
 
@@ -13,8 +12,8 @@ from methods import ContextExtension, option, positive
 class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, positions are divided by it [ceil(trained / original length)]")
 
-    foreign_rope_type: ClassVar[str] = "linear"
-    foreign_options: ClassVar[dict] = {"factor": "scaling_factor"}
+    foreign_rope_type = "linear"
+    foreign_options = {"factor": "scaling_factor"}
 
     def __post_init__(self):
         self.scaling_factor = positive("scaling_factor", self.scaling_factor, self.ratio)

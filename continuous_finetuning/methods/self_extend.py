@@ -7,13 +7,11 @@ modeling/modeling_self_extend.py.
 
 A text of L tokens needs positions up to (L - W) / G + W, which must not exceed the base's original length C. For
 C = 4096 the defaults are the study's, G = 64 and W = 1024. For another C: W = C / 4, and the smallest G that keeps the
-largest position at --model_max_length within 2/3 C, the upper end of the rule that the method's authors found by trial,
-(1/2 ... 2/3) C > W + (L - W) / G (README of their repository, datamllab/LongLM).
+largest position within 2/3 C, the upper end of the authors' rule (1/2 ... 2/3) C > W + (L - W) / G (datamllab/LongLM).
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from methods import ContextExtension, check_at_least_one, option
 
@@ -25,10 +23,10 @@ class Method(ContextExtension):
     )
     neighbor_window: int | None = option(None, "W, keys nearer than this keep theirs, tokens [C / 4]", int)
 
-    trained: ClassVar[bool] = False
-    exact_attention: ClassVar[bool] = False
-    set_for_longest_text: ClassVar[bool] = True  # the group size decides how long a text may be
-    modeling: ClassVar[str | None] = "self_extend"
+    trained = False
+    exact_attention = False
+    set_for_longest_text = True  # the group size decides how long a text may be
+    modeling = "self_extend"
 
     def __post_init__(self):
         C, L = self.original_length, self.model_max_length
@@ -41,10 +39,9 @@ class Method(ContextExtension):
         if W >= C:
             raise ValueError(f"--neighbor_window {W} leaves no position for groups; give less than the base's {C}")
         if L - W > (C - W) * self.group_size:
+            needed = math.ceil((L - W) / (C - W))
             raise ValueError(
-                f"--group_size {self.group_size} with --neighbor_window {W} reaches position "
-                f"{(L - W) / self.group_size + W:.0f} at {L} tokens, beyond the base's {C}; "
-                f"give a --group_size of at least {math.ceil((L - W) / (C - W))}"
+                f"at {L} tokens, positions are beyond the base's {C}; give a --group_size of at least {needed}"
             )
 
     def smallest_group(self) -> int:

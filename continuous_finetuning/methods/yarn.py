@@ -9,7 +9,6 @@ wavelength ratio. s = ceil(L_train / C). Llama-2 at 32k: ramp 20 ... 46, attenti
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from methods import ContextExtension, option, positive
 
@@ -20,8 +19,8 @@ class Method(ContextExtension):
     beta_fast: float = option(32.0, "angles with more rotations than this inside the original window are kept")
     beta_slow: float = option(1.0, "angles with fewer rotations than this are interpolated in full")
 
-    foreign_rope_type: ClassVar[str] = "yarn"
-    foreign_options: ClassVar[dict] = {
+    foreign_rope_type = "yarn"
+    foreign_options = {
         "factor": "scaling_factor",
         "beta_fast": "beta_fast",
         "beta_slow": "beta_slow",

@@ -7,9 +7,13 @@ import os
 import runpy
 import signal
 import sys
+import weakref
 from pathlib import Path
 
 import accelerate.utils.other
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tiny import STAGE, L
 
@@ -22,6 +26,40 @@ SMALL = {  # flags that a method needs at this size, beside the recipe's
 }
 RECIPE = """--per_device_train_batch_size 2 --gradient_accumulation_steps 2 --learning_rate 3e-3 --warmup_steps 2
             --lr_scheduler_type constant_with_warmup --weight_decay 0.0 --adam_epsilon 1e-4""".split()
+
+
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 1000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+
+
+class LiveBytes(TorchDispatchMode):
+    """peak: the most bytes of new tensors that exist at a time.  largest: the most elements of a tensor."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.seen = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.live = self.peak = self.largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            self.largest = max(self.largest, tensor.numel())
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self.seen:
+                self.seen.add(key)
+                self.live += size
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self.free, key, size)
+        return out
+
+    def free(self, key, size):
+        self.seen.discard(key)
+        self.live -= size
 
 
 def run_here(script: str, *flags, expect: int = 0) -> str:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from methods import clex
-from scripts import run_here
+from scripts import run_here, training_flags
 from tiny import C, L
 
 D, THETA = 32, 10000.0
@@ -71,11 +71,8 @@ def test_positions():
 @pytest.fixture(scope="module")
 def trained(base, rows, tmp_path_factory):
     output = tmp_path_factory.mktemp("clex") / "out"
-    run_here(
-        "fine-tune.py", "--model_name_or_path", base, "--dataset_dir", rows, "--method_name", "clex",
-        "--model_max_length", L, "--output_dir", output, "--max_steps", 4, "--learning_rate", 1e-2,
-        "--per_device_train_batch_size", 2, "--max_factor", 8, "--time_dt", 0.1,
-    )  # fmt: skip
+    flags = training_flags(base, rows, "clex", output)
+    run_here("fine-tune.py", *flags, "--max_steps", 4, "--learning_rate", 1e-2)
     return output
 
 

@@ -1,13 +1,10 @@
 """estimate.py against exact counts, PyTorch's own counters, the ZeRO paper, and the README's table."""
 
 import re
-import weakref
 from argparse import Namespace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -16,7 +13,7 @@ import estimate
 import memory
 import methods
 import tracking
-from scripts import run_here, training_flags
+from scripts import LiveBytes, run_here, training_flags
 from tiny import STAGE, L
 
 TINY = {
@@ -92,33 +89,6 @@ def test_states_of_the_zero_paper(stage, gigabytes):
     parts, host = estimate.state_memory(plan)
     states = parts["weights"] + parts["gradients"] + parts["optimizer"]
     assert states / 1e9 == pytest.approx(gigabytes, abs=0.05) and host == 0
-
-
-class LiveBytes(TorchDispatchMode):
-    """peak: the most bytes of tensors that exist at a time, without those that existed before."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.seen = {p.untyped_storage()._cdata for p in model.parameters()}
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            storage = tensor.untyped_storage()
-            key, size = storage._cdata, storage.nbytes()
-            if key not in self.seen:
-                self.seen.add(key)
-                self.live += size
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self.free, key, size)
-        return out
-
-    def free(self, key, size):
-        self.seen.discard(key)
-        self.live -= size
 
 
 @pytest.mark.parametrize("name, tiled", [("pi", False), ("pi", True), ("landmark", False)])

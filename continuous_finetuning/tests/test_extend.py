@@ -93,12 +93,7 @@ def test_longest_text(base, tmp_path, name, length):
         ("scaled", "pi", [], "is already scaled (linear)"),
         ("base", "pi", ["--trained_tokens", 5], "they need --adopt"),
         ("base", "ntk_frozen", ["--adopt"], "ntk_frozen is not trained"),
-        (
-            "scaled",
-            "ntk",
-            ["--adopt"],
-            "rope is 'linear', that of ntk is 'dynamic'",
-        ),
+        ("scaled", "ntk", ["--adopt"], "rope is 'linear', that of ntk is 'dynamic'"),
     ],
 )
 def test_bad_input(folders, tmp_path, folder, name, more, message):

@@ -9,18 +9,11 @@ from transformers import DynamicCache, LlamaForCausalLM
 import checkpoint_writer
 import methods
 from modeling.landmark_cache import LandmarkLayer, Piece
-from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM, grouped_softmax, insert
+from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM, insert
+from scripts import LLAMA3
 from tiny import C, save_base
 
 F, T, K = 3, 32, 2  # mem_freq, training length, top_k: blocks of 4, chunks of 32 - 3 * 4 = 20
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 50000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
 BASES = {
     "grouped-query": {"num_key_value_heads": 2},
     "tied, theta": {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
@@ -32,16 +25,9 @@ BASES = {
 def landmark_model(seed=0, **changes):
     torch.manual_seed(seed)
     settings = {
-        "vocab_size": 50,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "initializer_range": 0.4,
-        "mem_freq": F,
-        "cache_top_k": K,
-        "train_context_length": T,
-    }
+        "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "initializer_range": 0.4, "mem_freq": F, "cache_top_k": K, "train_context_length": T,
+    }  # fmt: skip
     model = LandmarkForCausalLM(LandmarkConfig(**settings | changes)).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:
@@ -160,41 +146,6 @@ def close(logits, expected, **kwargs):
 # ---- training ----
 
 
-@pytest.mark.parametrize("n, b", [(23, 4), (17, 2), (40, 7)])
-def test_grouped_softmax_and_its_gradient(n, b):
-    """Random scores of a causal row: weights and gradient equal those of the groups written out."""
-    torch.manual_seed(n)
-    G = -(-n // b)
-    scores = torch.randn(n, G * b, dtype=torch.float64, requires_grad=True)
-    target = torch.randn(n, G * b, dtype=torch.float64)
-    key = torch.arange(G * b).view(G, b)
-    query = torch.arange(n)
-    own = key[:, 0] == (query // b * b)[:, None]
-    ours = grouped_softmax(scores.view(n, G, b), key <= query[:, None, None], own).flatten(1)
-
-    rows = []
-    for p in range(n):
-        first = p // b * b
-        mine = [s for s in range(first, p + 1) if s % b != b - 1] + list(range(b - 1, first, b))
-        probability = dict(zip(mine, scores[p, mine].softmax(0), strict=True))
-        weights = [torch.zeros((), dtype=torch.float64)] * (G * b)
-        for s in range(p + 1):
-            if s % b == b - 1:
-                continue
-            if s >= first:
-                weights[s] = probability[s]
-            else:
-                group = list(range(s // b * b, s // b * b + b - 1))
-                weights[s] = scores[p, group].softmax(0)[s % b] * probability[s // b * b + b - 1]
-        rows.append(torch.stack(weights))
-    expected = torch.stack(rows)
-    torch.testing.assert_close(ours, expected)
-    torch.testing.assert_close(ours.sum(-1), torch.ones(n, dtype=torch.float64))
-    (ours_gradient,) = torch.autograd.grad((ours * target).sum(), scores)
-    (gradient,) = torch.autograd.grad((expected * target).sum(), scores)
-    torch.testing.assert_close(ours_gradient, gradient)
-
-
 def test_insert():
     row, last = insert(torch.arange(9)[None], 99, 3)
     assert row.tolist() == [[0, 1, 2, 99, 3, 4, 5, 99, 6, 7, 8]]  # no landmark behind a last exact block
@@ -208,7 +159,10 @@ def test_insert():
 
 @pytest.mark.parametrize("base", BASES)
 def test_training_loss_and_gradients(base):
+    """With gradient checkpointing, which changes nothing, for one of the bases."""
     model = landmark_model(**BASES[base]).train()
+    if base == "grouped-query":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     ids = text(27, batch=2)  # nine blocks, the last one exact
     parameters = dict(model.named_parameters())
     losses = []
@@ -226,18 +180,6 @@ def test_training_loss_and_gradients(base):
     for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
         difference = (parameter.grad - gradient).norm() / gradient.norm()
         assert difference < 1e-4 or gradient.norm() < 1e-6, name  # a key's bias has no gradient before the first rope
-
-
-def test_gradient_checkpointing():
-    ids, gradients = text(32, batch=2), []
-    for checkpointing in (False, True):
-        model = landmark_model(num_key_value_heads=2).train()
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        model(input_ids=ids, labels=ids).loss.backward()
-        gradients.append([p.grad for p in model.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed)
 
 
 # ---- inference ----
@@ -260,7 +202,7 @@ def test_prompt_in_pieces():
     model = landmark_model(num_key_value_heads=2)
     ids = text(120, batch=2)
     whole = model(ids).logits
-    for sizes in ([2] * 60, [47, 2, 71], [15, 45, 60], [3, 7, 11, 13, 86]):
+    for sizes in ([2] * 60, [47, 2, 71], [3, 7, 11, 13, 86]):
         cache, pieces = None, []
         for piece in ids.split(sizes, dim=1):
             output = model(piece, past_key_values=cache, use_cache=True)
@@ -285,38 +227,6 @@ def test_token_by_token(prompt):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("chunk", [20, 8])
-def test_all_blocks_retrieved_is_grouped_softmax_over_the_text(chunk):
-    """As long as k covers all blocks, inference has the training row's values: in chunks, and token by token."""
-    model = landmark_model(cache_top_k=8, train_context_length=(9 * 4) + chunk, num_key_value_heads=2)
-    ids = text(30)  # 40 tokens, ten blocks; a local section begins after no more than eight
-    _, last = insert(ids, 50, F)
-    model.model.train()
-    expected = model.lm_head(model.model(ids).last_hidden_state)[:, last[:-1]]
-    model.eval()
-    torch.testing.assert_close(model(ids).logits[:, :-1], expected, rtol=0, atol=1e-4)
-    output, logits = model(ids[:, :1], use_cache=True), []
-    for token in ids[:, 1:].split(1, dim=1):
-        logits.append(output.logits)
-        output = model(token, past_key_values=output.past_key_values, use_cache=True)
-    torch.testing.assert_close(torch.cat(logits, dim=1)[:, :27], expected[:, :27], rtol=0, atol=1e-4)
-
-
-@torch.no_grad()
-def test_causality():
-    model = landmark_model(num_key_value_heads=2)
-    ids = text(110)
-    before = model(ids).logits
-    for changed in (5, 44, 59, 60, 108):
-        other = ids.clone()
-        other[0, changed] = (other[0, changed] + 1) % 50
-        after = model(other).logits
-        assert torch.equal(after[:, :changed], before[:, :changed])
-        assert (after[:, changed] - before[:, changed])[..., :-1].abs().max() > 1e-2
-    torch.testing.assert_close(model(ids[:, :77]).logits, before[:, :77])
-
-
-@torch.no_grad()
 def test_generate():
     """Greedy text equals the argmax of the definition; the landmark is never generated, however likely it is."""
     model = landmark_model(num_key_value_heads=2, seed=3)
@@ -331,14 +241,6 @@ def test_generate():
         assert torch.equal(logits[49:-1, :-1].argmax(-1), one[50:])
     one = {"inputs": ids[:1], "attention_mask": mask[:1], "do_sample": False, "pad_token_id": 0}
     assert torch.equal(model.generate(**one, max_new_tokens=40, prefill_chunk_size=16), out[:1])
-
-
-@torch.no_grad()
-def test_loss_without_training_is_that_of_the_text():
-    model, ids = landmark_model(), text(64)
-    output = model(ids, labels=ids)
-    log_probability = output.logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
-    torch.testing.assert_close(output.loss, -log_probability.mean())
 
 
 @torch.no_grad()
@@ -380,6 +282,8 @@ def test_bfloat16():
     model = landmark_model(cache_top_k=8, train_context_length=56, initializer_range=0.1)
     ids = text(36)
     expected = model(ids).logits[..., :-1]
+    output = model(ids, labels=ids)
+    assert output.loss.item() == pytest.approx(torch.nn.functional.cross_entropy(expected[0, :-1], ids[0, 1:]).item())
     model.bfloat16()
     ours = model(ids).logits[..., :-1].float()
     assert (ours - expected).norm() / expected.norm() < 0.03
@@ -407,8 +311,6 @@ def test_refusals():
 
 # ---- the method ----
 
-TINY = {"mem_freq": 7, "top_k": 3}  # blocks of 8, in the tiny base's window of 64: chunks of 24
-
 
 def test_config_adds_one_row_or_takes_one():
     config = LandmarkConfig(vocab_size=100)
@@ -424,7 +326,7 @@ def test_config_adds_one_row_or_takes_one():
 def test_load_adds_the_mean_row(tmp_path, changes):
     base = save_base(tmp_path, **changes)
     config = checkpoint_writer.open_base(str(base))
-    method = methods.build("landmark", config, C, TINY)
+    method = methods.build("landmark", config, C, {"mem_freq": 7, "top_k": 3})
     config = checkpoint_writer.extended_config(config, method, {})
     model, plain = method.load(str(base), config, dtype=torch.float32), LlamaForCausalLM.from_pretrained(base)
     old, new = plain.state_dict(), model.state_dict()

@@ -12,7 +12,7 @@ import checkpoint_writer
 import memory
 import methods
 from methods import longlora
-from scripts import run_here
+from scripts import run_here, training_flags
 from tiny import L, save_base
 
 
@@ -37,7 +37,7 @@ def test_values_and_gradients_equal_a_dense_mask(n, H):
     qkv = [torch.randn(2, H, n, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     other = [x.detach().clone().requires_grad_() for x in qkv]
     weight = torch.randn(2, H, n, 8, dtype=torch.float64)
-    fast, slow = longlora.shifted_sparse_attention(*qkv, 0.3), dense(*other, 0.3)
+    fast, slow = longlora.shifted_sparse_attention(*qkv, 0.3, H // 2), dense(*other, 0.3)
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-12)
     (fast * weight).sum().backward()
     (slow * weight).sum().backward()
@@ -86,11 +86,8 @@ def test_sparse_in_training_full_at_evaluation(base):
 def trained(base, rows, tmp_path_factory):
     """The checkpoint of three steps with --low_rank_training True."""
     output = tmp_path_factory.mktemp("lora") / "out"
-    run_here(
-        "fine-tune.py", "--model_name_or_path", base, "--dataset_dir", rows, "--method_name", "longlora",
-        "--model_max_length", L, "--output_dir", output, "--low_rank_training", "True", "--max_steps", 3,
-        "--learning_rate", 1e-2, "--per_device_train_batch_size", 2, "--save_strategy", "steps", "--save_steps", 2,
-    )  # fmt: skip
+    flags = "--low_rank_training True --max_steps 3 --learning_rate 1e-2 --save_strategy steps --save_steps 2"
+    run_here("fine-tune.py", *training_flags(base, rows, "longlora", output), *flags.split())
     return output
 
 
@@ -100,7 +97,7 @@ def test_merged_checkpoint_is_adapter_plus_base(trained, base):
     merged = AutoModelForCausalLM.from_pretrained(trained)
     config = json.loads((trained / "config.json").read_text())
     assert config["rope_parameters"]["rope_type"] == "linear" and config["rope_parameters"]["factor"] == 4
-    assert config["context_extension"]["trained_tokens"] == 3 * 2 * L
+    assert config["context_extension"]["trained_tokens"] == 3 * 4 * L
     plain = LlamaForCausalLM.from_pretrained(base, config=merged.config)
     adapted = PeftModel.from_pretrained(plain, trained / "adapter")
     ids = torch.arange(2, 150)[None]

@@ -8,7 +8,6 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -160,13 +159,3 @@ def test_lookup_documents(lookups, kind):
         depths += [np.argmin(is_text_L) / len(text_N)] if i % 2 else []
     quarters, _ = np.histogram(depths, bins=4, range=(0, 1))  # of 200 draws: 50 +- 6 in each quarter
     assert quarters.min() > 25 and quarters.sum() == 200
-
-
-def test_batches_depend_on_seed_and_step_only(lookups):
-    args = SimpleNamespace(seed=0, steps=40, context_length=128)
-    other = SimpleNamespace(seed=1, steps=40, context_length=128)
-    for step, shape in [(39, (16, 128)), (0, (32, 64)), (19, (32, 64)), (20, (16, 128))]:
-        ids_BL, weight_BL = make_base_model.make_batch(step, args, lookups)
-        assert ids_BL.shape == weight_BL.shape == shape and set(weight_BL.unique().tolist()) == {1, np.float32(0.2), 6}
-        assert torch.equal(ids_BL, make_base_model.make_batch(step, args, lookups)[0])
-        assert not torch.equal(ids_BL, make_base_model.make_batch(step, other, lookups)[0])

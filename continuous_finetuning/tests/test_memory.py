@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import memory
+from scripts import LiveBytes
 
 V, D, F = 300, 64, 96
 
@@ -82,7 +82,6 @@ def test_another_loss_is_one_function(model, batch, monkeypatch):
 
 
 def test_bfloat16_autocast(model, batch):
-    """As the plain loss under autocast, up to bfloat16's rounding (2^-8)."""
     plain, tiled = copy.deepcopy(model).float(), copy.deepcopy(model).float()
     memory.use_tiled_loss(tiled)
     with torch.autocast("cpu", torch.bfloat16):
@@ -94,40 +93,22 @@ def test_bfloat16_autocast(model, batch):
     assert (a - b).norm() < 0.02 * a.norm()
 
 
-class LargestTensor(TorchDispatchMode):
-    """The most elements that any operation's result has."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for x in torch.utils._pytree.tree_leaves(out):
-            if isinstance(x, torch.Tensor):
-                self.elements = max(self.elements, x.numel())
-        return out
-
-
 def largest(model, batch):
-    with LargestTensor() as seen:
+    with LiveBytes(model) as seen:
         model(**batch).loss.backward()
-    return seen.elements
+    return seen.largest
 
 
 def test_no_tensor_has_the_size_of_the_logits_or_of_the_wide_mlp(batch, monkeypatch):
     monkeypatch.setattr(memory, "TILE_LOGITS", 10 * V)
-    config = LlamaConfig(
-        vocab_size=V, hidden_size=16, intermediate_size=4096, num_hidden_layers=1, num_attention_heads=2
-    )
-    model = LlamaForCausalLM(config).train()
+    small = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**small, intermediate_size=4096)).train()
     memory.use_tiled_loss(model)
     model.gradient_checkpointing_enable()
     assert largest(model, batch) == 260 * 4096
     memory.use_tiled_mlp(model)
     assert largest(model, batch) == max(16 * 2 * 4096, 4096 * 16 * 2)
-    config.intermediate_size = 32
-    model = LlamaForCausalLM(config).train()
+    model = LlamaForCausalLM(LlamaConfig(**small, intermediate_size=32)).train()
     assert largest(model, batch) >= 260 * V
     memory.use_tiled_loss(model)
     assert largest(model, batch) < 130 * V

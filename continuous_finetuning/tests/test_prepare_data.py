@@ -15,9 +15,9 @@ import pyarrow.parquet
 import pytest
 from transformers import AutoTokenizer
 
-import mixing
 import packing
 import prepare_data
+from documents import SLIMPAJAMA, parse_mix
 from scripts import fails, run_here
 
 LENGTH, LONG, TOTAL = 128, 600, 60_000
@@ -181,7 +181,7 @@ def test_slimpajama_from_the_hub(base, tmp_path, monkeypatch):
     """The defaults for the study's dataset, with a stand-in for the hub."""
     rng, documents = random.Random(3), []
     for _ in range(900):
-        source = rng.choice(["RedPajamaCommonCrawl", *mixing.SLIMPAJAMA])
+        source = rng.choice(["RedPajamaCommonCrawl", *SLIMPAJAMA])
         documents.append({"text": "x" * rng.randrange(2000, 6000), "meta": {"redpajama_set_name": source}})
 
     def load_dataset(name, subset, split, revision, streaming):
@@ -195,14 +195,14 @@ def test_slimpajama_from_the_hub(base, tmp_path, monkeypatch):
     manifest = read_manifest(tmp_path)
     assert manifest["settings"]["data"] == "cerebras/SlimPajama-627B@commit0"
     assert manifest["settings"]["keep_short"] == 0.1 and manifest["settings"]["min_length"] == 4096
-    for name, share in mixing.SLIMPAJAMA.items():
+    for name, share in SLIMPAJAMA.items():
         source = manifest["sources"][name]
         assert round(share * 200_000) <= source["tokens"] < share * 200_000 + 6001
 
 
 def test_shares_and_numbers_of_tokens_are_parsed():
-    assert sum(mixing.parse_mix("slimpajama").values()) == pytest.approx(1)
-    assert mixing.parse_mix("a=b=1,c=3") == {"a=b": 0.25, "c": 0.75}
+    assert sum(parse_mix("slimpajama").values()) == pytest.approx(1)
+    assert parse_mix("a=b=1,c=3") == {"a=b": 0.25, "c": 0.75}
     assert [prepare_data.token_count(text) for text in ("1B", "2.5M", "64k", "7")] == [10**9, 2_500_000, 64_000, 7]
 
 
