@@ -23,7 +23,6 @@ class Endpoint(Engine):
     """base_url: up to and including /v1.  model: the server's name for it.  threads: requests at a time.
 
     tokenizer: turns prompts of token ids into text; not needed for prompts that are text.
-    prefilled_tokens, generated_tokens: as far as the server reports them.
     """
 
     name = "openai"
