@@ -21,12 +21,10 @@ KEYS = (
 
 
 def open_config(name_or_path: str, trust_remote_code: bool, advice: str = CODE_ADVICE, weights: bool = True):
-    """The config of a checkpoint folder or hub id. Reads no weights.
+    """The config of a checkpoint folder or hub id. weights: whether a folder must contain some.
 
-    advice: what to do about modeling code that is not trusted.  weights: whether a folder must contain some.
-
-    Raises ValueError if the checkpoint cannot be opened, has no safetensors weights, or contains modeling code and is
-    not trusted.
+    Raises ValueError if the checkpoint cannot be opened, has no safetensors weights, or contains modeling code that is
+    not trusted; advice: what to do then.
     """
     folder = Path(name_or_path)
     if folder.is_dir():

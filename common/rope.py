@@ -68,9 +68,9 @@ def rope_at(config, length: int) -> dict | None:
 
 
 class RopeSetter:
-    """Sets the rope of a loaded model. A length never depends on the lengths set before it.
+    """Sets the rope of a loaded model. Raises ValueError if a model without `rotary_emb` needs another rope.
 
-    parameters: the `rope_parameters` now in use. Raises ValueError if a model without `rotary_emb` needs another rope.
+    parameters: the `rope_parameters` now in use.
     """
 
     def __init__(self, model):

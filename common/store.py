@@ -1,14 +1,14 @@
 """Answers on disk as they are made, so that a killed evaluation can be resumed.
 
-    store = Store(path, settings, key=lambda entry: entry["index"])
-    answered = store.open()            rank 0, first: what earlier runs have answered
-    store.append({"index": 3, ...})    any rank, as soon as an answer is made
-    answered = store.gather()          rank 0, when all ranks are done: one file without duplicates
+store = Store(path, settings, key=lambda entry: entry["index"])
+answered = store.open()            rank 0, first: what earlier runs have answered
+store.append({"index": 3, ...})    any rank, as soon as an answer is made
+answered = store.gather()          rank 0, when all ranks are done: one file without duplicates
 
-    <path>                                 one JSON object per line; rank 0 appends here
-    <record folder>/<stem>.rank<r>.jsonl   what rank r > 0 appended since the last `gather`
-    <record>                               JSON: "settings", which a run must share to resume, and notes on the run
-    <folder>/old/, old2/, ...              answers made with other settings
+<path>                                 one JSON object per line; rank 0 appends here
+<record folder>/<stem>.rank<r>.jsonl   what rank r > 0 appended since the last `gather`
+<record>                               JSON: "settings", which a run must share to resume, and notes on the run
+<folder>/old/, old2/, ...              answers made with other settings
 """
 
 import glob
