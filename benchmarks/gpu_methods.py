@@ -24,9 +24,9 @@ from harness import ROOT, print_head, print_row
 import methods
 import tiny
 
-VARIABLES = """BASE={out}/base DATASET={out}/rows.jsonl RECIPE=tiny LENGTHS=256 TARGET=256 BATCH_SIZE=2 NPROC=1
-GRADIENT_ACCUMULATION=1 REPORT_TO=none USE_WANDB=False FIGURES={out}/img"""
-FLAGS = {
+VARIABLES = {
+    **dict(RECIPE="tiny", LENGTHS="256", TARGET="256", BATCH_SIZE="2", GRADIENT_ACCUMULATION="1", NPROC="1"),
+    **dict(REPORT_TO="none", USE_WANDB="False"),
     "FLAGS_landmark": "--model_max_length 64 --mem_freq 7 --top_k 2",
     "FLAGS_longlora": "--low_rank_training True",
     "FLAGS_clex": "--time_dt 0.1",
@@ -103,12 +103,10 @@ def main():
     checkpoints |= {name: f"tiny_{name.removesuffix('_frozen')}_frozen" for name in frozen}
     out = Path(tempfile.mkdtemp())
     write_inputs(out)
-    for variable in VARIABLES.format(out=out).split():
-        name, value = variable.split("=")
-        os.environ[name] = value
-    os.environ.update(FLAGS, PYTHON=sys.executable, JOBS=str(1 if args.tiny else min(8, os.cpu_count())))
-    os.environ["CHECKPOINTS"] = " ".join(f"{out}/{checkpoint}" for checkpoint in checkpoints.values())
-    os.environ["OUTPUT_ROOT"] = str(out)
+    paths = " ".join(f"{out}/{checkpoint}" for checkpoint in checkpoints.values())
+    os.environ.update(VARIABLES, BASE=f"{out}/base", DATASET=f"{out}/rows.jsonl", CHECKPOINTS=paths)
+    os.environ.update(OUTPUT_ROOT=str(out), FIGURES=f"{out}/img", PYTHON=sys.executable)
+    os.environ["JOBS"] = str(1 if args.tiny else min(8, os.cpu_count()))
 
     report = Report(out, checkpoints)
     if args.zero3:

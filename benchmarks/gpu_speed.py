@@ -59,9 +59,12 @@ def decode(model, rows: int, length: int, few: int, many: int, method=None):
     return decoding_step(partial(engine.generate_ids, prompts), rows, few, many)
 
 
+def generate_plain(model, ids_Bn: torch.Tensor, max_new_tokens: int) -> None:
+    model.generate(ids_Bn, max_new_tokens=max_new_tokens, do_sample=False)
+
+
 def decode_plain(model, rows: int, length: int, few: int, many: int):
-    ids_Bn = random_ids(model, rows, length)
-    return decoding_step(lambda new: model.generate(ids_Bn, max_new_tokens=new, do_sample=False), rows, few, many)
+    return decoding_step(partial(generate_plain, model, random_ids(model, rows, length)), rows, few, many)
 
 
 def decode_own_attention(name: str, shape: str, length: int, few: int, many: int):
@@ -94,8 +97,7 @@ def prefill(model, attention: str, length: int):
 
 
 def prefill_plain(model, length: int):
-    ids_1n = random_ids(model, 1, length)
-    return whole_text(lambda: model.generate(ids_1n, max_new_tokens=1, do_sample=False), length)
+    return whole_text(partial(generate_plain, model, random_ids(model, 1, length), 1), length)
 
 
 def perplexity(model, attention: str, length: int):

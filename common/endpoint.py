@@ -17,6 +17,7 @@ RETRIES = Retry(
     5, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None, raise_on_status=False
 )
 TIMEOUT_SECONDS = 3600
+NO_COMPLETIONS = (400, 404, 405)  # the status of a server that only has chats
 
 
 class Endpoint(Engine):
@@ -51,7 +52,10 @@ class Endpoint(Engine):
         request = {"model": self.name_or_path, "max_tokens": max_new_tokens, "temperature": 0}
         if stop_strings:
             request["stop"] = list(stop_strings)
-        texts = [self.to_text(prompt) for prompt in prompts]
+        texts = []
+        for prompt in prompts:
+            is_text = isinstance(prompt, str)
+            texts.append(prompt if is_text else self.tokenizer.decode(prompt, skip_special_tokens=True))
         replies = []
         if self.chat is None:  # the first request finds out which interface the server has
             replies.append(self.ask(request, texts.pop(0)))
@@ -66,30 +70,24 @@ class Endpoint(Engine):
             answers.append((choice["message"]["content"] if self.chat else choice["text"]) or "")
         return answers
 
-    def to_text(self, prompt) -> str:
-        return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt, skip_special_tokens=True)
-
     def ask(self, request: dict, text: str) -> dict:
         """The reply of /completions or, if the server only has chats, of /chat/completions to a user's message."""
-        if not self.chat:
-            status, reply = self.post("completions", request | {"prompt": text})
-            if status == 200:
-                self.chat = False
-                return reply
-            if self.chat is False or status not in (400, 404, 405):
-                raise ValueError(f"{self.base_url}/completions: {status} {reply}")
-        status, reply = self.post("chat/completions", request | {"messages": [{"role": "user", "content": text}]})
-        if status != 200:
-            raise ValueError(f"{self.base_url}/chat/completions: {status} {reply}")
-        self.chat = True
-        return reply
+        if self.chat:
+            return self.post("chat/completions", request | {"messages": [{"role": "user", "content": text}]})
+        refusals = NO_COMPLETIONS if self.chat is None else ()
+        reply = self.post("completions", request | {"prompt": text}, refusals)
+        self.chat = reply is None
+        return reply or self.ask(request, text)
 
-    def post(self, path: str, body: dict) -> tuple[int, dict | str]:
-        """(200, the reply) or (another status, the server's message in one line)."""
+    def post(self, path: str, body: dict, refusals: tuple = ()) -> dict | None:
+        """The server's reply; None if its status is one of `refusals`. Raises ValueError if it is another error."""
+        url = f"{self.base_url}/{path}"
         try:
-            response = self.session.post(f"{self.base_url}/{path}", json=body, timeout=TIMEOUT_SECONDS)
+            response = self.session.post(url, json=body, timeout=TIMEOUT_SECONDS)
             if response.ok:
-                return 200, response.json()
-            return response.status_code, " ".join(response.text.split())[:300]
+                return response.json()
         except requests.RequestException as error:
-            return 0, f"no answer ({error})"
+            raise ValueError(f"{url}: no answer ({error})") from None
+        if response.status_code in refusals:
+            return None
+        raise ValueError(f"{url}: {response.status_code} {' '.join(response.text.split())[:300]}")

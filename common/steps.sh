@@ -1,7 +1,4 @@
-# How a study starts, runs its steps and ends. Sourced by study.sh, in the root of the repository.
-#
-# A step is one command in a stage's folder. Its output also goes to a log. If it fails, that is noted in
-# $run/failures.txt and the next step runs. study.sh sets run (its folder), base and dataset.
+# How a study starts, runs its steps and ends. Sourced by study.sh, which sets run (its folder), base and dataset.
 
 refuse() { # MESSAGE: a setting is wrong
   echo "error: $*" >&2
@@ -95,7 +92,7 @@ start_study() { # prepares the environment, the folder, the lock and the variabl
   fi
 }
 
-step() { # NAME TITLE FOLDER COMMAND...
+step() { # NAME TITLE FOLDER COMMAND...: runs it in a stage's folder; notes a failure in $run/failures.txt
   local name=$1 title=$2 folder=$3 log=$logs/$1.log status listed
   shift 3
   printf '\n[%d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$title"

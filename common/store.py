@@ -31,10 +31,7 @@ def parse_line(line: str) -> dict | None:
 
 
 def read_lines(path: Path) -> tuple[list[dict], int]:
-    """(the JSON objects of a file, one per line; the number of unreadable lines).
-
-    A last line without its newline was cut off by a kill and is not counted.
-    """
+    """(the JSON objects of a file, one per line; the number of unreadable lines, without a last one cut off)."""
     if not path.is_file():
         return [], 0
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]

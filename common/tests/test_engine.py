@@ -189,6 +189,8 @@ def test_on_a_gpu_answers_are_those_of_the_cpu(checkpoints, method, kwargs):
 def test_batch_size_and_token_budget_limit_the_groups(base, monkeypatch):
     engine = open_tiny(base)
     prompts = [random_prompt(1, n) for n in (10, 10, 10, 30, 90, 10)]
+    bytes_per_token = 2 * 2 * 1 * 32 * 4  # keys and values, layers, heads, width, float32
+    assert engine.token_budget() * bytes_per_token == engine.free_bytes / 2
     monkeypatch.setattr(engine, "token_budget", lambda: 100)
     assert engine.batches(range(6), prompts, 10) == [[0, 1, 2], [3], [4], [5]]
 
