@@ -52,10 +52,7 @@ class Endpoint(Engine):
         request = {"model": self.name_or_path, "max_tokens": max_new_tokens, "temperature": 0}
         if stop_strings:
             request["stop"] = list(stop_strings)
-        texts = []
-        for prompt in prompts:
-            is_text = isinstance(prompt, str)
-            texts.append(prompt if is_text else self.tokenizer.decode(prompt, skip_special_tokens=True))
+        texts = [self.to_text(prompt) for prompt in prompts]
         replies = []
         if self.chat is None:  # the first request finds out which interface the server has
             replies.append(self.ask(request, texts.pop(0)))
@@ -69,6 +66,9 @@ class Endpoint(Engine):
             choice = reply["choices"][0]
             answers.append((choice["message"]["content"] if self.chat else choice["text"]) or "")
         return answers
+
+    def to_text(self, prompt) -> str:
+        return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt, skip_special_tokens=True)
 
     def ask(self, request: dict, text: str) -> dict:
         """The reply of /completions or, if the server only has chats, of /chat/completions to a user's message."""
