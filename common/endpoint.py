@@ -17,13 +17,13 @@ RETRIES = Retry(
     5, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None, raise_on_status=False
 )
 TIMEOUT_SECONDS = 3600
-NO_COMPLETIONS = (400, 404, 405)  # the status of a server that only has chats
 
 
 class Endpoint(Engine):
     """base_url: up to and including /v1.  model: the server's name for it.  threads: requests at a time.
 
     tokenizer: turns prompts of token ids into text; not needed for prompts that are text.
+    prefilled_tokens, generated_tokens: as far as the server reports them.
     """
 
     name = "openai"
@@ -72,22 +72,25 @@ class Endpoint(Engine):
 
     def ask(self, request: dict, text: str) -> dict:
         """The reply of /completions or, if the server only has chats, of /chat/completions to a user's message."""
-        if self.chat:
-            return self.post("chat/completions", request | {"messages": [{"role": "user", "content": text}]})
-        refusals = NO_COMPLETIONS if self.chat is None else ()
-        reply = self.post("completions", request | {"prompt": text}, refusals)
-        self.chat = reply is None
-        return reply or self.ask(request, text)
+        if not self.chat:
+            status, reply = self.post("completions", request | {"prompt": text})
+            if status == 200:
+                self.chat = False
+                return reply
+            if self.chat is False or status not in (400, 404, 405):
+                raise ValueError(f"{self.base_url}/completions: {status} {reply}")
+        status, reply = self.post("chat/completions", request | {"messages": [{"role": "user", "content": text}]})
+        if status != 200:
+            raise ValueError(f"{self.base_url}/chat/completions: {status} {reply}")
+        self.chat = True
+        return reply
 
-    def post(self, path: str, body: dict, refusals: tuple = ()) -> dict | None:
-        """The server's reply; None if its status is one of `refusals`. Raises ValueError if it is another error."""
-        url = f"{self.base_url}/{path}"
+    def post(self, path: str, body: dict) -> tuple[int, dict | str]:
+        """(200, the reply) or (another status, the server's message in one line)."""
         try:
-            response = self.session.post(url, json=body, timeout=TIMEOUT_SECONDS)
+            response = self.session.post(f"{self.base_url}/{path}", json=body, timeout=TIMEOUT_SECONDS)
             if response.ok:
-                return response.json()
+                return 200, response.json()
+            return response.status_code, " ".join(response.text.split())[:300]
         except requests.RequestException as error:
-            raise ValueError(f"{url}: no answer ({error})") from None
-        if response.status_code in refusals:
-            return None
-        raise ValueError(f"{url}: {response.status_code} {' '.join(response.text.split())[:300]}")
+            return 0, f"no answer ({error})"
