@@ -9,6 +9,7 @@ anything failed follows the table.
 """
 
 import argparse
+import json
 import os
 import random
 import subprocess
@@ -18,22 +19,24 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from harness import ROOT, print_head, print_row
 
 import methods
 import tiny
 
-VARIABLES = """BASE={out}/base DATASET={out}/rows.jsonl RECIPE=tiny LENGTHS=256 TARGET=256 BATCH_SIZE=2 NPROC=1
-GRADIENT_ACCUMULATION=1 REPORT_TO=none USE_WANDB=False FIGURES={out}/img"""
-FLAGS = {
+VARIABLES = {
+    **dict(RECIPE="tiny", LENGTHS="256", TARGET="256", BATCH_SIZE="2", GRADIENT_ACCUMULATION="1", NPROC="1"),
+    **dict(REPORT_TO="none", USE_WANDB="False"),
     "FLAGS_landmark": "--model_max_length 64 --mem_freq 7 --top_k 2",
     "FLAGS_longlora": "--low_rank_training True",
     "FLAGS_clex": "--time_dt 0.1",
 }
-EVALUATIONS = {  # command; the result of the checkpoint {name}
+ZERO3 = "DEEPSPEED=ds_configs/stage3_offload.json bash continuous_finetuning/finetune.sh"
+STAGES = {  # command; the result of the checkpoint {name}
+    "train": ("METHODS='{methods}' DEEPSPEED= bash continuous_finetuning/finetune.sh", "{name}/config.json"),
+    "extend": ("METHODS='{methods}' bash continuous_finetuning/extend.sh", "{name}/config.json"),
     "perplexity": (
-        "DATASETS={out}/text/test.bin bash eval_perplexity/eval.sh --trust_remote_code --max_windows 2",
+        "DATASETS=$OUTPUT_ROOT/text/test.bin bash eval_perplexity/eval.sh --trust_remote_code --max_windows 2",
         "text/{name}_256_*.json",
     ),
     "needle": (
@@ -41,39 +44,40 @@ EVALUATIONS = {  # command; the result of the checkpoint {name}
         "{name}/*_results.json",
     ),
     "longbench": (
-        "$PYTHON longbench/make_standin.py --sets lcc --words 45 --rows 2 --shots --output_dir {out}/sets;"
-        "DATASETS=standin_lcc bash longbench/eval.sh --trust_remote_code --data_dir {out}/sets --max_length 512",
+        "$PYTHON longbench/make_standin.py --sets lcc --words 45 --rows 2 --shots --output_dir $OUTPUT_ROOT/sets;"
+        "DATASETS=standin_lcc bash longbench/eval.sh --trust_remote_code --data_dir $OUTPUT_ROOT/sets --max_length 512",
         "pred/{name}/scores.json",
     ),
     "ruler": (
-        "ROOT_DIR={out} SEQ_LENGTHS=2048 NUM_SAMPLES=1 TASKS=niah_single_1 PREPARE_FLAGS='--tokens_to_generate 8' "
-        "bash ruler/run.sh synthetic --trust_remote_code",
+        "ROOT_DIR=$OUTPUT_ROOT SEQ_LENGTHS=2048 NUM_SAMPLES=1 TASKS=niah_single_1 "
+        "PREPARE_FLAGS='--tokens_to_generate 8' bash ruler/run.sh synthetic --trust_remote_code",
         "{name}/synthetic/2048/pred/scores.json",
     ),
 }
 
 
-class Table:
-    """A column for each method and a row for each stage.
+class Report:
+    """A table with a column for each method and a row for each stage.
 
-    checkpoints: the name of each method's checkpoint.  logs: output of the stages in which anything failed.
+    checkpoints: the folder of each method's checkpoint below `out`.  logs: the output of stages that failed.
     """
 
     def __init__(self, out: Path, checkpoints: dict[str, str]):
         self.out, self.checkpoints, self.logs = out, checkpoints, []
         print_head("stage", *checkpoints, "seconds")
 
-    def add_stage(self, stage: str, names: list[str], command: str, result: str = "{name}/config.json") -> None:
-        """Runs a command and prints which of the methods `names` now have the result, a path below `out`."""
+    def run_stage(self, stage: str, names: list[str], command: str, result: str) -> None:
+        """Runs a command and prints which of the methods `names` now have the result."""
         start = time.perf_counter()
+        command = command.format(methods=" ".join(names))
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        done = subprocess.run(["bash", "-c", command.format(out=self.out)], cwd=ROOT, text=True, **streams)
-        cells = []
-        for name, checkpoint in self.checkpoints.items():
-            found = any(self.out.glob(result.format(name=checkpoint)))
-            cells.append("" if name not in names else "ok" if found else "FAILED")
-        print_row(stage, *cells, round(time.perf_counter() - start))
-        if "FAILED" in cells:
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, text=True, **streams)
+        cells = dict.fromkeys(self.checkpoints, "")
+        for name in names:
+            found = any(self.out.glob(result.format(name=self.checkpoints[name])))
+            cells[name] = "ok" if found else "FAILED"
+        print_row(stage, *cells.values(), round(time.perf_counter() - start))
+        if "FAILED" in cells.values():
             self.logs.append(f"\n{stage}:\n\n```\n{done.stdout[-2000:]}\n```")
 
 
@@ -81,8 +85,8 @@ def write_inputs(out: Path) -> None:
     """A base with a window of 64 tokens, rows to train on, and a text."""
     draw = random.Random(0)
     tiny.save_base(out / "base")
-    rows = [draw.choices(range(2, 258), k=256) for _ in range(8)]
-    pd.DataFrame({"input_ids": rows}).to_json(out / "rows.jsonl", orient="records", lines=True)
+    rows = [json.dumps({"input_ids": draw.choices(range(2, 258), k=256)}) for _ in range(8)]
+    (out / "rows.jsonl").write_text("\n".join(rows))
     (out / "text").mkdir()
     np.array([0, *draw.choices(range(2, 258), k=299)] * 10, "uint16").tofile(out / "text" / "test.bin")
 
@@ -99,26 +103,21 @@ def main():
     checkpoints |= {name: f"tiny_{name.removesuffix('_frozen')}_frozen" for name in frozen}
     out = Path(tempfile.mkdtemp())
     write_inputs(out)
-    for variable in VARIABLES.format(out=out).split():
-        name, value = variable.split("=")
-        os.environ[name] = value
-    os.environ.update(FLAGS, PYTHON=sys.executable, JOBS=str(1 if args.tiny else min(8, os.cpu_count())))
-    os.environ["CHECKPOINTS"] = " ".join(f"{out}/{checkpoint}" for checkpoint in checkpoints.values())
-    os.environ["OUTPUT_ROOT"] = str(out)
+    paths = " ".join(f"{out}/{checkpoint}" for checkpoint in checkpoints.values())
+    os.environ.update(VARIABLES, BASE=f"{out}/base", DATASET=f"{out}/rows.jsonl", CHECKPOINTS=paths)
+    os.environ.update(OUTPUT_ROOT=str(out), FIGURES=f"{out}/img", PYTHON=sys.executable)
+    os.environ["JOBS"] = str(1 if args.tiny else min(8, os.cpu_count()))
 
-    table = Table(out, checkpoints)
-    finetune, extend = "bash continuous_finetuning/finetune.sh", "bash continuous_finetuning/extend.sh"
+    report = Report(out, checkpoints)
     if args.zero3:
         for name in trained:
-            command = f"METHODS={name} DEEPSPEED=ds_configs/stage3_offload.json {finetune}"
-            table.add_stage(f"ZeRO-3, {name}", [name], command)
+            report.run_stage(f"ZeRO-3, {name}", [name], "METHODS={methods} " + ZERO3, "{name}/config.json")
     else:
-        table.add_stage("train", trained, f"METHODS='{' '.join(trained)}' DEEPSPEED= {finetune}")
-        table.add_stage("extend", frozen, f"METHODS='{' '.join(frozen)}' {extend}")
-        for stage, (command, result) in EVALUATIONS.items():
-            table.add_stage(stage, names, command, result)
-    print(*table.logs, sep="\n")
-    sys.exit(1 if table.logs else 0)
+        for stage, (command, result) in STAGES.items():
+            stage_methods = {"train": trained, "extend": frozen}.get(stage, names)
+            report.run_stage(stage, stage_methods, command, result)
+    print(*report.logs, sep="\n")
+    sys.exit(1 if report.logs else 0)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 from harness import DEVICE, ROOT, fastest, installed_attentions, measure, model_config, print_head, random_model
@@ -26,22 +27,18 @@ sys.path.insert(0, str(ROOT / "eval_perplexity"))
 from scoring import score  # noqa: E402
 
 
-class RandomEngine(Transformers):
+def open_engine(model, method=None, **kwargs) -> Transformers:
     """The engine with a model that was never saved. method: the one whose modeling file the model needs."""
-
-    def __init__(self, model, method=None, **kwargs):
-        with tempfile.TemporaryDirectory() as folder:
-            model.config.save_pretrained(folder)
-            if method:
-                checkpoint_writer.copy_modeling(method, Path(folder))
-            Path(folder, "empty.safetensors").touch()
-            PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))).save_pretrained(folder)
-            super().__init__(folder, trust_remote_code=method is not None, **kwargs)
-        self.random_model = model
-        self.load()
-
-    def read_model(self):
-        return self.random_model
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        if method:
+            checkpoint_writer.copy_modeling(method, Path(folder))
+        Path(folder, "empty.safetensors").touch()
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))).save_pretrained(folder)
+        engine = Transformers(folder, trust_remote_code=method is not None, **kwargs)
+    with mock.patch("transformers_engine.load_model", return_value=model):
+        engine.load()
+    return engine
 
 
 def random_ids(model, rows: int, length: int) -> torch.Tensor:
@@ -57,18 +54,22 @@ def decoding_step(generate, rows: int, few: int, many: int):
 
 
 def decode(model, rows: int, length: int, few: int, many: int, method=None):
-    engine = RandomEngine(model, method, batch_size=rows)
+    engine = open_engine(model, method, batch_size=rows)
     prompts = random_ids(model, rows, length).tolist()
     return decoding_step(partial(engine.generate_ids, prompts), rows, few, many)
 
 
+def generate_plain(model, ids_Bn: torch.Tensor, max_new_tokens: int) -> None:
+    model.generate(ids_Bn, max_new_tokens=max_new_tokens, do_sample=False)
+
+
 def decode_plain(model, rows: int, length: int, few: int, many: int):
-    ids_Bn = random_ids(model, rows, length)
-    return decoding_step(lambda new: model.generate(ids_Bn, max_new_tokens=new, do_sample=False), rows, few, many)
+    return decoding_step(partial(generate_plain, model, random_ids(model, rows, length)), rows, few, many)
 
 
-def decode_own_attention(name: str, base, length: int, few: int, many: int):
-    """A method with its own attention decodes one prompt at a time, without CUDA graphs."""
+def decode_own_attention(name: str, shape: str, length: int, few: int, many: int):
+    """One prompt of a method with its own attention."""
+    base = model_config(shape, length // 2)
     window = length + 1024 if methods.get(name).extends_rows else 512
     method = methods.build(name, base, window, {})
     config = checkpoint_writer.extended_config(base, method, {})
@@ -84,20 +85,19 @@ def whole_text(function, length: int):
 
 @torch.inference_mode()
 def prefill(model, attention: str, length: int):
-    engine = RandomEngine(model, attention=attention)
+    engine = open_engine(model, attention=attention)
     [prompt] = random_ids(model, 1, length).tolist()
     engine.set_rope(length + 64)
 
     def read_prompt():
-        engine.clear_cached_ids()
+        engine.cached_ids = []
         engine.prefill(prompt, length + 64)
 
     return whole_text(read_prompt, length)
 
 
 def prefill_plain(model, length: int):
-    ids_1n = random_ids(model, 1, length)
-    return whole_text(lambda: model.generate(ids_1n, max_new_tokens=1, do_sample=False), length)
+    return whole_text(partial(generate_plain, model, random_ids(model, 1, length), 1), length)
 
 
 def perplexity(model, attention: str, length: int):
@@ -131,12 +131,11 @@ def main():
         for length in lengths[1:]:
             measure(["perplexity", f"kit, {attention}", 1, length], perplexity, model, attention, length)
     del model
-    length = lengths[0]
-    base = model_config(shape, length // 2)
     for name in methods.available():
         method = methods.get(name)
         if method.modeling and (method.extends_rows or not tiny):  # landmark's blocks are longer than the tiny texts
-            measure(["decoding", name, 1, length], decode_own_attention, name, base, length, few, plain_many)
+            label = ["decoding", name, 1, lengths[0]]
+            measure(label, decode_own_attention, name, shape, lengths[0], few, plain_many)
 
 
 if __name__ == "__main__":

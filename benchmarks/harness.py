@@ -30,9 +30,8 @@ SHAPES = {  # what differs from LlamaConfig's defaults, which are those of Llama
 PACKAGES = "torch transformers accelerate deepspeed peft liger-kernel flash-attn flash-attn-3 flash-attn-4 vllm"
 
 
-# --- models
 def model_config(shape: str, window: int) -> LlamaConfig:
-    """A Llama of one of SHAPES with a context window of `window` tokens. It has no EOS, so answers never end early."""
+    """A Llama of one of SHAPES, without EOS, so that answers never end early. window: tokens."""
     return LlamaConfig(**SHAPES[shape], max_position_embeddings=window, eos_token_id=None)
 
 
@@ -58,7 +57,6 @@ def installed_attentions() -> list[str]:
     return names
 
 
-# --- measuring
 def fastest(function: Callable, repetitions: int = 2) -> float:
     """Seconds of the fastest call of function()."""
     times = []
@@ -71,7 +69,6 @@ def fastest(function: Callable, repetitions: int = 2) -> float:
     return min(times)
 
 
-# --- the report
 def print_row(*cells) -> None:
     """One row of a Markdown table; floats get one decimal."""
     texts = [f"{cell:,.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
@@ -79,7 +76,6 @@ def print_row(*cells) -> None:
 
 
 def print_head(*titles) -> None:
-    """The head of a Markdown table."""
     print_row(*titles)
     print_row(*["---"] * len(titles))
 
@@ -97,10 +93,11 @@ def measure(label: list, function: Callable, *args) -> None:
 def describe_machine() -> str:
     """The card or the CPU, and the versions of what the figures depend on."""
     cpu = f"CPU, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), threads {torch.get_num_threads()}"
+    parts = [torch.cuda.get_device_name() if CUDA else cpu, f"Python {platform.python_version()}"]
     installed = {p.name.lower().replace("_", "-"): p.version for p in importlib.metadata.distributions()}
-    versions = [f"{name} {installed.get(name, 'not installed')}" for name in PACKAGES.split()]
-    machine = torch.cuda.get_device_name() if CUDA else cpu
-    return ", ".join([machine, f"Python {platform.python_version()}", *versions])
+    for name in PACKAGES.split():
+        parts.append(f"{name} {installed.get(name, 'not installed')}")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

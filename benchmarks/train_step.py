@@ -5,8 +5,7 @@
     python benchmarks/train_step.py --tiny     the GPU's rows at 1/512 of their length with a tiny model, for a CPU
 
 A step is forward, backward, clipping and SGD (AdamW on a CPU) of a Llama with random weights on random tokens, with
-gradient checkpointing. `plain` has full-length logits. TFLOP/s are the model's, without recomputation. The fastest step
-counts. A row that fails says why, and the next one is measured.
+gradient checkpointing. `plain` has full-length logits. TFLOP/s are the model's, without recomputation.
 """
 
 import argparse
@@ -93,8 +92,9 @@ def time_steps(shape: str, name: str, length: int, options: str, attention: str)
         model.zero_grad()
         losses.append(loss.item())
 
-    speed = length / fastest(step, repetitions=3 if length < 65536 else 2 if length == 65536 else 1)
-    return f"{length / speed:.2f}", speed, f"{flops * speed / 1e12:.3g}", f"{losses[-1]:.5f}"
+    seconds = fastest(step, repetitions=3 if length < 65536 else 2 if length == 65536 else 1)
+    speed = length / seconds
+    return f"{seconds:.2f}", speed, f"{flops * speed / 1e12:.3g}", f"{losses[-1]:.5f}"
 
 
 def main():

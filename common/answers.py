@@ -38,7 +38,7 @@ def positive_int(text: str) -> int:
 
 
 def check_engine_flags(args, kind: str) -> None:
-    """Raises ValueError if the flags of `add_engine_flags` are out of range or do not fit the engine."""
+    """Raises ValueError if flags are out of range or do not fit the engine."""
     minimums = {"batch_size": 1, "tensor_parallel_size": 1, "prefill_chunk": 2}  # a token alone is a decoded one
     for flag, minimum in minimums.items():
         value = getattr(args, flag)
@@ -51,30 +51,19 @@ def check_engine_flags(args, kind: str) -> None:
 def open_engine(kind: str, name_or_path: str, args, max_length: int):
     """The engine `kind` ("transformers" or "vllm") for one checkpoint. Reads no weights yet.
 
-    args: the flags of `add_engine_flags`.  max_length: the longest prompt with its answer, tokens.
+    max_length: the longest prompt with its answer, tokens.
     """
     if kind == "vllm":
         from vllm_engine import VLLM
 
         return VLLM(name_or_path, max_length, args.dtype, args.tensor_parallel_size)
-    return Transformers(
-        name_or_path,
-        args.trust_remote_code,
-        args.dtype,
-        attention=args.attention,
-        prefill_chunk=args.prefill_chunk,
-        cache_on_cpu=args.cache_on_cpu,
-        batch_size=args.batch_size,
-        device_map=args.device_map,
-    )
+    names = ("trust_remote_code", "dtype", "attention", "prefill_chunk", "cache_on_cpu", "batch_size", "device_map")
+    return Transformers(name_or_path, **{name: getattr(args, name) for name in names})
 
 
 @dataclass
 class Answer:
-    """text: the answer; None if memory did not suffice for it even alone, then `error` gives the reason.
-
-    seconds, prefilled_tokens, generated_tokens: the group's share of one prompt.
-    """
+    """text: None if memory did not suffice; then `error` gives the reason.  Costs are the group's share of a prompt."""
 
     text: str | None
     error: str | None

@@ -4,8 +4,7 @@
 FlashAttention that is installed and supports the card and the dtype, else PyTorch's SDPA.
 
 `causal_attention` is registered with Transformers as CACHED. Its queries are the last tokens of the text (lower-right
-causal), so a chunk of a prompt attends to the cache and to itself. A decoded token attends to all its keys, or with a
-mask to those of its row.
+causal), so a chunk of a prompt attends to the cache and to itself.
 """
 
 import torch
@@ -73,11 +72,7 @@ def eager_kernels():
 
 
 def graph_kernels():
-    """A context for capturing a decoding step, whose number of keys is fixed: cuDNN first, where it can.
-
-    A step of one row after 8,000 tokens of a 7B model on an H100 takes 9.6 ms with cuDNN, 18.1 with the efficient
-    kernel, 21.9 with plain matrix products.
-    """
+    """A context for capturing a decoding step: cuDNN first, the fastest (benchmarks/README.md)."""
     order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     return sdpa_kernel(order, set_priority=True)
 

@@ -21,12 +21,10 @@ KEYS = (
 
 
 def open_config(name_or_path: str, trust_remote_code: bool, advice: str = CODE_ADVICE, weights: bool = True):
-    """The config of a checkpoint folder or hub id. Reads no weights.
+    """The config of a checkpoint folder or hub id. weights: whether a folder must contain some.
 
-    advice: what to do about modeling code that is not trusted.  weights: whether a folder must contain some.
-
-    Raises ValueError if the checkpoint cannot be opened, has no safetensors weights, or contains modeling code and is
-    not trusted.
+    Raises ValueError if the checkpoint cannot be opened, has no safetensors weights, or contains modeling code that is
+    not trusted; advice: what to do then.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
@@ -62,8 +60,7 @@ def checkpoint_name(name_or_path: str) -> str:
 def describe(name_or_path: str, config) -> dict:
     """The method and the lengths (tokens) of a checkpoint, under KEYS.
 
-    Without a `context_extension` record the method is "base", or that of its type of rope. training_seed is None if
-    nothing was trained or the seed is unknown.
+    Without a `context_extension` record the method is "base", or that of its type of rope.
     """
     info = dict.fromkeys(KEYS)
     record = getattr(config, "context_extension", None)
@@ -76,18 +73,16 @@ def describe(name_or_path: str, config) -> dict:
     info["method"] = METHOD_BY_ROPE.get(rope.get("rope_type"), "base")
     info["exact_attention"] = None if getattr(config, "auto_map", None) else True
     info["base_model"] = name_or_path
-    info["original_length"] = (
-        window if info["method"] == "base" else rope.get("original_max_position_embeddings", window)
-    )
-    info["trained_length"] = window
+    info["trained_length"] = info["original_length"] = window
+    if info["method"] != "base":
+        info["original_length"] = rope.get("original_max_position_embeddings", window)
     return info
 
 
 def fingerprint(name_or_path: str, config) -> str:
-    """16 hex digits that identify a checkpoint.
+    """16 hex digits over a checkpoint's config.json, code, and first and last MiB of each weight file.
 
-    Covers a folder's config.json and *.py, and the name, size, first and last MiB of each weight file; for a hub id,
-    the id and its commit.
+    For a hub id, the id and its commit.
     """
     folder = Path(name_or_path)
     if not folder.is_dir():
@@ -105,9 +100,9 @@ def fingerprint(name_or_path: str, config) -> str:
 
 def choose_dtype(device: torch.device, dtype: str) -> str:
     """`auto` is bfloat16 on a GPU and float32 on a CPU."""
-    if dtype != "auto":
-        return dtype
-    return "bfloat16" if device.type == "cuda" else "float32"
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    return dtype
 
 
 def load_model(
@@ -119,9 +114,7 @@ def load_model(
     trust_remote_code: bool,
     device_map: str | None = None,
 ):
-    """The model in evaluation mode, its weights read straight to `device`.
-
-    device_map: "auto" spreads a model that one GPU cannot hold over all visible ones.
+    """The model in evaluation mode, its weights read straight to `device`, or with device_map "auto" to all GPUs.
 
     Raises ValueError if any of its weights is missing or unreadable, or if they do not fit in memory.
     """

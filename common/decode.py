@@ -23,8 +23,7 @@ def round_length(length: int) -> int:
 class CacheLayer(DynamicLayer):
     """Keys and values of one layer, [B, H, capacity, d], of which the first `length` positions are filled.
 
-    Tokens are written in place, and cropping only lowers `length`. With `on_cpu` the tensors stay in CPU memory and
-    each attention call gets a copy on its device. capacity_hint: positions to allocate at first.
+    on_cpu: each attention call gets a copy on its device.  capacity_hint: positions to allocate at first.
     """
 
     def __init__(self, on_cpu: bool = False):
@@ -68,10 +67,9 @@ class CacheLayer(DynamicLayer):
 
 
 class DecodeLayer(DynamicLayer):
-    """Keys and values of one layer while rows are decoded: each row's new token goes to the row's own position.
+    """Keys and values of one layer while rows are decoded, [B, H, capacity, d], filled by the prefill.
 
-    keys, values: [B, H, capacity, d], filled by the prefill.  position_B1: int64, the position of each row's next
-    token.  visible: the number of positions that the attention sees; a mask hides those that a row has not filled.
+    position_B1: int64, the position of each row's next token.  visible: positions that the attention reads.
     """
 
     def __init__(self, keys, values, position_B1):
@@ -176,14 +174,11 @@ class Decoder:
 
 
 class GroupStorage:
-    """Memory for the keys and values of a group of rows, kept between groups.
-
-    decoders: by (rows, capacity); their graphs contain addresses in this memory.
-    """
+    """Memory for the keys and values of a group of rows, kept between groups."""
 
     def __init__(self):
         self.memory = []  # one flat tensor for the keys and one for the values of each layer
-        self.decoders = {}
+        self.decoders = {}  # by (rows, capacity); their graphs contain addresses in this memory
 
     def tensors(self, layers: list[CacheLayer], rows: int, capacity: int) -> tuple[list, list]:
         """(keys, values), one tensor [rows, H, capacity, d] per layer, shaped and placed as the layers of a cache."""

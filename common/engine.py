@@ -4,8 +4,10 @@ Prompts are lists of token ids. The rope of a prompt is fixed before its first t
 tokens (see rope.py), so a group has prompts of one rope.
 """
 
+import itertools
 import json
 import math
+import os
 from collections.abc import Sequence
 
 from attention import sdpa_kernels
@@ -18,10 +20,7 @@ MOSTLY_NEW = 0.9  # above this share of tokens that no other prompt begins with,
 
 def shared_prefix(a: list[int], b: list[int]) -> int:
     """The number of ids that two lists have in common at their beginning."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+    return len(os.path.commonprefix([a, b]))
 
 
 def cut_at(text: str, stop_strings) -> str:
@@ -33,15 +32,13 @@ def cut_at(text: str, stop_strings) -> str:
 class Engine:
     """Base class of the engines.
 
-    name: "transformers", "vllm" or "openai".  model_info: the checkpoint's method and lengths, see checkpoint.describe.
-    config, tokenizer: the checkpoint's.  window: the length that it declares, tokens.
-    device, dtype, attention: what the model runs on and in; None if this process does not know.
+    name: "transformers", "vllm" or "openai".  model_info: see checkpoint.describe.  window: the length that the
+    checkpoint declares, tokens.  device, dtype, attention: None if this process does not know them.
     batch_size: most prompts in a group.  prefilled_tokens, generated_tokens: computed so far.
     oom_retries: one entry for each time that a group did not fit in memory.
     """
 
     name = device = dtype = attention = config = window = api_key = None
-
     prefilled_tokens = generated_tokens = 0
 
     def open_checkpoint(self, dtype: str, trust_remote_code: bool):
@@ -58,8 +55,12 @@ class Engine:
 
     def settings(self) -> dict:
         """What a run must share with an earlier one to keep its answers."""
-        settings = {"checkpoint": self.fingerprint, "engine": self.name}
-        return settings | {"dtype": self.dtype, "attention": self.attention}
+        return {
+            "checkpoint": self.fingerprint,
+            "engine": self.name,
+            "dtype": self.dtype,
+            "attention": self.attention,
+        }
 
     def describe(self, *packages: str) -> dict:
         """What a result records about its model, engine and run. packages: see run.versions."""
@@ -82,7 +83,7 @@ class Engine:
         return math.inf
 
     def shorten_chunks(self) -> bool:
-        """Saves memory for a prompt that has run out of it; returns whether that is possible."""
+        """Saves memory for a prompt that has run out of it. Returns whether that is possible."""
         return False
 
     def generate(
@@ -126,13 +127,10 @@ class Engine:
             rope = rope_at(self.config, len(ids) + max_new_tokens)
             ropes.append(json.dumps(rope, sort_keys=True))
         order = sorted(range(len(prompts)), key=lambda i: (ropes[i], prompts[i]))
-        work = {}  # tokens to compute for each prompt
-        previous = None
-        for i in order:
-            work[i] = len(prompts[i])
-            if previous is not None and ropes[previous] == ropes[i]:
+        work = {i: len(prompts[i]) for i in order}  # tokens to compute for each prompt
+        for previous, i in itertools.pairwise(order):
+            if ropes[previous] == ropes[i]:
                 work[i] -= shared_prefix(prompts[previous], prompts[i])
-            previous = i
         if sum(work.values()) > MOSTLY_NEW * sum(map(len, prompts)):
             order.sort(key=lambda i: (ropes[i], -len(prompts[i]), prompts[i]))
             work = {i: len(prompts[i]) for i in order}

@@ -16,10 +16,7 @@ HELD = weakref.WeakValueDictionary()  # this process's locks, open files by path
 
 
 def lock(path: Path):
-    """Waits until no other process holds the lock on `path`; returns the open file, which holds it while it exists.
-
-    Creates the file and its folder. On a file system without locks it only warns.
-    """
+    """Waits until no other process holds the lock on `path`; returns the open file, which holds it while it exists."""
     path = path.absolute()
     if path in HELD:
         return HELD[path]

@@ -4,7 +4,6 @@
 #   GPUS="0 1 2 3"     four processes side by side, one on each of these GPUs ("0,1 2,3": two GPUs each)
 #   JOBS=2             two processes side by side (small models on a CPU)
 #
-# Each process serves all its items, so Python and torch are loaded once per process.
 
 python=${PYTHON:-python}
 nproc=${NPROC:-1}

@@ -15,10 +15,7 @@ MIN_FILE_BYTES = 2000  # shorter files are mostly re-exports
 
 
 def read_sources(folder: Path) -> dict[str, str]:
-    """The .py files under `folder` by relative path, sorted: {"abc.py": text, ...}.
-
-    Leaves out tests, encodings, installed packages, files that depend on the machine, and files under 2 kB.
-    """
+    """The .py files under `folder` by relative path, sorted, without tests, encodings and installed packages."""
     sources = {}
     for path in folder.rglob("*.py"):
         name = path.relative_to(folder)

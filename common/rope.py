@@ -9,10 +9,7 @@ import math
 
 
 def ntk(rule: dict, length: int, head_dim: int) -> dict:
-    """Dynamic NTK-aware scaling with the trained length as the lower limit (arXiv 2409.12181, section 3).
-
-    alpha = f * max(L, T) / C - (f - 1);   rope_theta = theta * alpha^(d / (d - 2)), in float64.
-    """
+    """Dynamic NTK-aware scaling with the trained length as the lower limit (arXiv 2409.12181, section 3)."""
     factor = rule["factor"]
     longest = max(length, rule["trained_length"])
     alpha = factor * longest / rule["original_length"] - (factor - 1)
@@ -22,8 +19,8 @@ def ntk(rule: dict, length: int, head_dim: int) -> dict:
 def frequencies(rule: dict, length: int, head_dim: int) -> dict:
     """CLEX (arXiv 2310.16450): the learned frequencies of t = ceil(L / C) windows, as `longrope` factors.
 
-    inv_freq: one list for each t = 1, 2, ...; the last serves all longer texts. With log_scale the attention scores are
-    multiplied by ln L / ln C, whose square root goes into the cos and sin of both queries and keys.
+    The last list of frequencies serves all longer texts. With log_scale the attention scores are multiplied by
+    ln L / ln C, whose square root goes into the cos and sin of both queries and keys.
     """
     original = rule["original_length"]
     t = min(max(1, math.ceil(length / original)), len(rule["inv_freq"]))
@@ -71,9 +68,9 @@ def rope_at(config, length: int) -> dict | None:
 
 
 class RopeSetter:
-    """Sets the rope of a loaded model. A length never depends on the lengths set before it.
+    """Sets the rope of a loaded model. Raises ValueError if a model without `rotary_emb` needs another rope.
 
-    parameters: the `rope_parameters` now in use. Raises ValueError if a model without `rotary_emb` needs another rope.
+    parameters: the `rope_parameters` now in use.
     """
 
     def __init__(self, model):

@@ -27,18 +27,16 @@ WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 
 # --- ranks
 def print_rank0(message: str, file=None) -> None:
-    """Prints on rank 0 only. file: [stdout]."""
     if RANK == 0:
         print(message, file=file, flush=True)
 
 
 def warn_rank0(message: str) -> None:
-    """Prints to stderr on rank 0 only."""
     print_rank0(message, sys.stderr)
 
 
 def gather_all(value) -> list:
-    """Returns the values of all ranks, in rank order, on every rank. The first call joins the process group."""
+    """The values of all ranks, in rank order, on every rank. The first call joins the process group."""
     if WORLD_SIZE == 1:
         return [value]
     import torch.distributed as dist
@@ -52,7 +50,7 @@ def gather_all(value) -> list:
 
 
 def broadcast(value):
-    """Returns rank 0's value on every rank."""
+    """Rank 0's value, on every rank."""
     return gather_all(value)[0]
 
 
@@ -63,12 +61,9 @@ def barrier() -> None:
 
 # --- errors
 def exit_with_error(message: str) -> None:
-    """Exits with status 1 after printing `error: message`.
-
-    Under torchrun the other ranks wait, so that only rank 0 prints before torchrun stops them all.
-    """
+    """Exits with status 1 after printing `error: message`."""
     if RANK > 0:
-        time.sleep(10)
+        time.sleep(10)  # torchrun stops all ranks as soon as rank 0 has printed
     sys.exit(f"error: {message}")
 
 
@@ -86,9 +81,8 @@ def run_script(main: Callable[[], None]) -> None:
 def for_each_checkpoint(checkpoints: list, evaluate: Callable) -> None:
     """Calls `evaluate(checkpoint)` for each checkpoint in turn, and frees its memory before the next.
 
-    A ValueError or OSError is reported, the other checkpoints are still evaluated, and the process then exits with
-    status 1. With one checkpoint, or under torchrun, where the other ranks would wait forever, the first error ends the
-    run.
+    A ValueError or OSError is reported, and the process exits with status 1 after the last checkpoint. Under torchrun,
+    where the other ranks would wait forever, the first error ends the run.
     """
     failed = []
     for checkpoint in checkpoints:
@@ -121,12 +115,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file by UTF-8 text; see `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Replaces a file by JSON; see `write_bytes`. Raises ValueError on NaN or infinity."""
+    """Replaces a file by JSON. Raises ValueError on NaN or infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -176,7 +169,7 @@ def default_device():
 
 
 def reset_peak_memory(device) -> None:
-    """Restarts the measurement of `peak_memory`. Does nothing before CUDA is initialised: nothing is allocated yet."""
+    """Restarts the measurement of `peak_memory`; before CUDA is initialised nothing is allocated yet."""
     import torch
 
     if device is not None and device.type == "cuda" and torch.cuda.is_initialized():

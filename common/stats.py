@@ -40,8 +40,7 @@ def percentile_interval(means: np.ndarray) -> tuple[float, float]:
 def wilson(total: float, n: int) -> tuple[float, float]:
     """95 % score interval (low, high) of a mean of `n` values between 0 and 1 whose sum is `total` (Wilson 1927).
 
-    For values of 0 and 1 it is the usual interval of a rate. For values in between it is wide: their variance is at
-    most p (1 - p).
+    For values in between it is wide: their variance is at most p (1 - p).
     """
     p = total / n
     shrink = 1 + Z * Z / n
@@ -53,7 +52,6 @@ def wilson(total: float, n: int) -> tuple[float, float]:
 
 def standard_error(values) -> float | None:
     """Standard error of the mean; None for a single value."""
-    values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return None
-    return float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values))

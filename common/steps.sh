@@ -1,7 +1,4 @@
-# How a study starts, runs its steps and ends. Sourced by study.sh, in the root of the repository.
-#
-# A step is one command in a stage's folder. Its output also goes to a log. If it fails, that is noted in
-# $run/failures.txt and the next step runs. study.sh sets run (its folder), base and dataset.
+# How a study starts, runs its steps and ends. Sourced by study.sh, which sets run (its folder), base and dataset.
 
 refuse() { # MESSAGE: a setting is wrong
   echo "error: $*" >&2
@@ -17,11 +14,8 @@ local_path() { # NAME: an existing file or folder becomes absolute; anything els
 }
 
 load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the preset to the launchers
-  case $* in
-    '') dry_run= ;;
-    --dry_run) dry_run=yes ;;
-    *) refuse "unknown option '$*'; the only option is --dry_run, all settings are variables" ;;
-  esac
+  dry_run=$*
+  [ -z "$dry_run" ] || [ "$dry_run" = --dry_run ] || refuse "unknown option '$*'; the only one is --dry_run"
   preset=${PRESET:-pocket}
   [ -f "presets/$preset.sh" ] || refuse "no preset '$preset'; presets/ has $(cd presets && echo *.sh)"
   set -a
@@ -30,18 +24,14 @@ load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the 
   : "${TEXTS=}" "${NEEDLE_LENGTHS=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
   : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
   set +a
-  local benchmark
+  local benchmark known="perplexity needle longbench trec ruler"
   for benchmark in $BENCHMARKS; do
-    case " perplexity needle longbench trec ruler " in
-      *" $benchmark "*) ;;
-      *) refuse "BENCHMARKS: no '$benchmark'; there are perplexity, needle, longbench, trec and ruler" ;;
-    esac
+    [[ " $known " == *" $benchmark "* ]] || refuse "BENCHMARKS: no '$benchmark'; there are: $known"
   done
 }
 
 selected() { # BENCHMARK: whether the study runs it
-  case " $BENCHMARKS " in *" $1 "*) return 0 ;; esac
-  return 1
+  [[ " $BENCHMARKS " == *" $1 "* ]]
 }
 
 print_command() { # as it can be typed
@@ -71,7 +61,7 @@ existing() { # BASE CHECKPOINT...: the base, and those of the others that could 
 }
 
 start_study() { # prepares the environment, the folder, the lock and the variables of the machine
-  case $run$base in *' '*) refuse "the path '$run$base' has a space in it; set RUN and BASE to folders without" ;; esac
+  [[ $run$base != *' '* ]] || refuse "the path '$run$base' has a space in it; set RUN and BASE to folders without"
   if [ -n "$TRAINED" ] && [ -n "$base" ] && [ -z "$dataset" ]; then
     refuse "BASE needs DATASET, the rows to train on; continuous_finetuning/prepare_data.py makes them"
   fi
@@ -93,7 +83,7 @@ start_study() { # prepares the environment, the folder, the lock and the variabl
   gpus=${GPUS:-$gpus}
   gpus=(${gpus//,/ })
   echo "preset $preset; GPUs: ${gpus[*]:-none}; results in $run"
-  if [ -n "$dry_run" ]; then echo "  set -a; . presets/$preset.sh; set +a"; fi
+  [ -z "$dry_run" ] || echo "  set -a; . presets/$preset.sh; set +a"
   if [ ${#gpus[@]} -gt 0 ]; then # training takes all GPUs, evaluations run side by side, one process per GPU
     local ids=${gpus[*]}
     setting GPUS="$ids" CUDA_VISIBLE_DEVICES="${ids// /,}" NPROC="${NPROC:-${#gpus[@]}}" JOBS=1
@@ -102,7 +92,7 @@ start_study() { # prepares the environment, the folder, the lock and the variabl
   fi
 }
 
-step() { # NAME TITLE FOLDER COMMAND...
+step() { # NAME TITLE FOLDER COMMAND...: runs it in a stage's folder; notes a failure in $run/failures.txt
   local name=$1 title=$2 folder=$3 log=$logs/$1.log status listed
   shift 3
   printf '\n[%d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$title"
@@ -135,10 +125,10 @@ estimate() { # BASE VARIABLE=VALUE...: prints what fine-tuning with these variab
 end_study() { # FIGURES: prints where the results are, then what failed
   if [ -n "$dry_run" ]; then exit 0; fi
   printf '\n[%d:%02d] done\n' $((SECONDS / 60)) $((SECONDS % 60))
-  echo "  report       $1/report.html, one file that holds everything below"
+  echo "  report       $1/report.html"
   echo "  table        $1/table1.md (also .tex, .csv); every number is in $1/results.csv"
   echo "  results      $run: results/ (perplexity), needle/, longbench/, ruler/; logs/ has what was printed"
-  echo "  checkpoints  $run/ckpts, ordinary Hugging Face folders"
+  echo "  checkpoints  $run/ckpts"
   list_failures
 }
 

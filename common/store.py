@@ -1,16 +1,14 @@
 """Answers on disk as they are made, so that a killed evaluation can be resumed.
 
-    store = Store(path, settings, key=lambda entry: entry["index"])
-    answered = store.open()            rank 0, first: what earlier runs have answered
-    store.append({"index": 3, ...})    any rank, as soon as an answer is made
-    answered = store.gather()          rank 0, when all ranks are done: one file without duplicates
+store = Store(path, settings, key=lambda entry: entry["index"])
+answered = store.open()            rank 0, first: what earlier runs have answered
+store.append({"index": 3, ...})    any rank, as soon as an answer is made
+answered = store.gather()          rank 0, when all ranks are done: one file without duplicates
 
-A store is one unit of work: the windows of one length, a needle grid, a set of LongBench, a task of RULER.
-
-    <path>                                 one JSON object per line; rank 0 appends here
-    <record folder>/<stem>.rank<r>.jsonl   what rank r > 0 appended since the last `gather`
-    <record>                               JSON: "settings", which a run must share to resume, and notes on the run
-    <folder>/old/, old2/, ...              answers made with other settings
+<path>                                 one JSON object per line; rank 0 appends here
+<record folder>/<stem>.rank<r>.jsonl   what rank r > 0 appended since the last `gather`
+<record>                               JSON: "settings", which a run must share to resume, and notes on the run
+<folder>/old/, old2/, ...              answers made with other settings
 """
 
 import glob
@@ -24,7 +22,7 @@ from run import RANK, read_json, write_json, write_text
 
 
 def parse_line(line: str) -> dict | None:
-    """The JSON object on a line; None if the line is not one."""
+    """The JSON object on a line, or None."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -33,25 +31,25 @@ def parse_line(line: str) -> dict | None:
 
 
 def read_lines(path: Path) -> tuple[list[dict], int]:
-    """(the JSON objects of a file, one per line; the number of unreadable lines).
-
-    A last line without its newline was cut off by a kill and is not counted.
-    """
+    """(the JSON objects of a file, one per line; the number of unreadable lines, without a last one cut off)."""
     if not path.is_file():
         return [], 0
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    entries = [entry for entry in map(parse_line, lines) if entry is not None]
+    entries = []
+    for line in lines:
+        entry = parse_line(line)
+        if entry is not None:
+            entries.append(entry)
     return entries, len(lines) - len(entries)
 
 
 class Store:
-    """The answers of one unit of work.
+    """The answers of one unit of work: the windows of one length, a needle grid, a set of LongBench, a task of RULER.
 
     path: the .jsonl file.  settings: what a run must have in common with earlier answers to keep them.
     key: gives the identity of an entry.  record: the record's file [<stem>.run.json beside `path`].
     results: further files made from the answers, which `set_aside` moves along with them.
-    errors: {key: entry} of the entries with the key "error", which note answers that could not be made. They do not
-    count as answered, and `gather` drops them from the file.
+    errors: {key: entry} of the answers that could not be made, which have the key "error". They are tried again.
     """
 
     def __init__(
@@ -118,7 +116,6 @@ class Store:
         return answered
 
     def write_record(self, notes: dict) -> None:
-        """Writes the record: `notes` and the settings."""
         write_json(self.record, notes | {"settings": self.settings})
 
     def set_aside(self, known: dict | None) -> None:
@@ -158,7 +155,7 @@ class Store:
         self.file.flush()
 
     def close(self) -> None:
-        """Closes this rank's file. Ranks above 0 call it before rank 0 calls `gather`."""
+        """Closes this rank's file, which ranks above 0 do before rank 0 calls `gather`."""
         if self.file is not None:
             self.file.close()
             self.file = None

@@ -3,8 +3,8 @@
     engine = Transformers(path)
     texts = engine.generate(prompts, 50)
 
-What prompts have in common at their beginning is computed once: one key-value cache is kept and cropped to the prefix
-that it shares with the next prompt. Prompts are prefilled one at a time and decoded in groups (decode.py).
+What prompts have in common at their beginning is computed once: the key-value cache is cropped to the prefix that it
+shares with the next prompt. Prompts are prefilled one at a time and decoded in groups (decode.py).
 """
 
 import math
@@ -27,11 +27,9 @@ from run import default_device
 class Transformers(Engine):
     """Any causal language model that Transformers opens.
 
-    device: [this rank's GPU, else the CPU].  attention: one of attention.CHOICES.  prefill_chunk: prompt tokens in one
-    forward pass, at least 2 [what fits in free memory].  cache_on_cpu: keep the cache in CPU memory.  reuse_prefix:
-    compute common beginnings once.  device_map: "auto" spreads the model over several GPUs.
-    batch_size: most prompts decoded together; always 1 with a cache on the CPU, and for a checkpoint whose own
-    attention cannot decode over a cache of fixed size.
+    The options are those of answers.add_engine_flags.  device: [this rank's GPU, else the CPU].
+    reuse_prefix: compute common beginnings once.  batch_size: most prompts decoded together; always 1 with a cache on
+    the CPU, and for a checkpoint whose own attention cannot decode over a cache of fixed size.
     """
 
     name_or_path: str
@@ -65,25 +63,14 @@ class Transformers(Engine):
         """Reads the weights, once. Raises ValueError if they are not complete or do not fit in memory."""
         if self.model is not None:
             return
-        self.model = self.read_model()
+        options = (self.device, self.trust_remote_code, self.device_map)
+        self.model = load_model(self.name_or_path, self.config, self.dtype, self.attention, *options)
         self.eos_ids = set()
         for eos in (self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id):
             self.eos_ids.update(eos if isinstance(eos, list) else [eos])
         self.eos_ids.discard(None)
         self.rope = RopeSetter(self.model)
         self.measure_memory()
-
-    def read_model(self):
-        """The model with its weights on the device."""
-        return load_model(
-            self.name_or_path,
-            self.config,
-            self.dtype,
-            self.attention,
-            self.device,
-            self.trust_remote_code,
-            self.device_map,
-        )
 
     # --- memory
     def measure_memory(self):
@@ -113,7 +100,7 @@ class Transformers(Engine):
         return 0.5 * self.free_bytes / bytes_per_token
 
     def shorten_chunks(self) -> bool:
-        """Halves the prefill chunks after a prompt has run out of memory; returns whether that is possible."""
+        """Halves the prefill chunks; see `Engine.shorten_chunks`."""
         if self.prefill_chunk <= 1024:
             return False
         self.prefill_chunk //= 2
@@ -126,13 +113,9 @@ class Transformers(Engine):
         self.decoder = None  # of a single row: works on the cache's own memory
         self.group = GroupStorage()
 
-    def clear_cached_ids(self):
-        """Forgets what the cache contains, but keeps its memory."""
-        self.cached_ids = []
-
     # --- prefill
     def set_rope(self, length: int):
-        """Prepares the model for a text of `length` tokens, prompt and answer together."""
+        """length: tokens of prompt and answer together."""
         parameters = rope_at(self.config, length)
         if parameters != self.rope.parameters:
             self.clear_cache()  # keys and graphs have the other rope
@@ -144,7 +127,6 @@ class Transformers(Engine):
         return self.config.cache_length(rounded) if hasattr(self.config, "cache_length") else rounded
 
     def set_attention(self, name: str):
-        """Changes the attention of a plain model; one with its own keeps that."""
         if not self.own_attention:
             self.model.config._attn_implementation = name
 
@@ -239,8 +221,8 @@ class Transformers(Engine):
         """The ids that follow each prompt, greedily. All prompts must have the same rope.
 
         An answer ends before EOS or one of stop_ids (both masked until min_new_tokens ids are there), as soon as its
-        text contains a stop string, or at max_new_tokens. Up to rounding, it does not depend on the prompts before it
-        or beside it. Raises torch.OutOfMemoryError (on a CPU RuntimeError); the next prompt can still be answered.
+        text contains a stop string, or at max_new_tokens. Raises torch.OutOfMemoryError (on a CPU RuntimeError), after
+        which the next prompt can still be answered.
         """
         if not all(prompts):
             raise ValueError("an empty prompt has no continuation")

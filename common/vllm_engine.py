@@ -9,9 +9,7 @@ from rope import rope_at
 
 @dataclass(eq=False)
 class VLLM(Engine):
-    """vLLM in this process; its prefix cache computes common beginnings once.
-
-    max_length: the longest prompt with its answer, tokens.
+    """max_length: the longest prompt with its answer, tokens.
 
     Raises ValueError if the checkpoint has its own attention, or a rope that depends on the length: vLLM has neither.
     """
@@ -49,7 +47,6 @@ class VLLM(Engine):
         )
 
     def generate_ids(self, prompts, max_new_tokens, stop_strings, stop_ids, min_new_tokens) -> list[list[int]]:
-        """The ids that follow each prompt; see `Transformers.generate_ids`."""
         self.load()
         from vllm import SamplingParams
 
@@ -60,8 +57,8 @@ class VLLM(Engine):
             stop=list(stop_strings),
             stop_token_ids=list(stop_ids),
         )
-        requests = [{"prompt_token_ids": ids} for ids in prompts]
         answers = []
+        requests = [{"prompt_token_ids": ids} for ids in prompts]
         outputs = self.model.generate(requests, greedy, use_tqdm=False)
         for prompt, output in zip(prompts, outputs, strict=True):
             self.prefilled_tokens += len(prompt) - (output.num_cached_tokens or 0)

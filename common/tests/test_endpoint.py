@@ -3,6 +3,7 @@
 import http.server
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,15 +49,11 @@ def server(monkeypatch):
     server.server_close()
 
 
-class Tokenizer:
-    def decode(self, ids, skip_special_tokens):
-        return " ".join(map(str, ids))
-
-
 @pytest.mark.parametrize("chats_only", [False, True])
 def test_text_and_token_ids_are_answered_in_order(server, chats_only):
     server.chats_only, server.busy = chats_only, 2
-    client = Endpoint(server.url + "/", "big", "secret", Tokenizer(), threads=3)
+    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: " ".join(map(str, ids)))
+    client = Endpoint(server.url + "/", "big", "secret", tokenizer, threads=3)
     assert client.generate(["say a", [1, 2, 3], "say b", [4, 5]], 9, ["\n"]) == ["a", "3", "b", "5"]
     assert (client.prefilled_tokens, client.generated_tokens) == (4 * 7, 4)
     body = server.requests[0][1]
@@ -69,11 +66,7 @@ def test_text_and_token_ids_are_answered_in_order(server, chats_only):
 def test_errors_are_one_line_and_a_refusal_is_not_retried(server):
     server.busy = 3
     nowhere = "http://127.0.0.1:9/v1"
-    for url, key, message in (
-        (server.url, "wrong", '/v1/completions: 401 .*"bad.nkey"'),
-        (server.url, "secret", "503 .*busy"),
-        (nowhere, "secret", "no answer .*refused"),
-    ):
+    for url, key, message in ((server.url, "wrong", "401"), (server.url, "secret", "503"), (nowhere, "", "no answer")):
         with pytest.raises(ValueError, match=message) as error:
             Endpoint(url, "big", key).generate(["a"], 1)
         assert "\n" not in str(error.value)

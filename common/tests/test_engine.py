@@ -1,15 +1,13 @@
 """The engines: caching, chunks, common beginnings, groups and fixed-size steps change no answer."""
 
 import argparse
-import importlib.machinery
 import itertools
-import json
 import random
 import shutil
 import sys
-from types import ModuleType, SimpleNamespace
+from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
 from tokenizers import pre_tokenizers
@@ -20,7 +18,7 @@ from attention import CACHED
 from decode import Decoder, GroupStorage
 from engine import cut_at, shared_prefix
 from rope import RopeSetter, rope_at
-from tiny import EXTEND, OWN_CODE, C, L, edit_config
+from tiny import EXTEND, C, L, edit_config
 from transformers_engine import Transformers
 from vllm_engine import VLLM
 
@@ -70,7 +68,7 @@ def test_cached_answer_equals_whole_forward_passes(checkpoints, method, length):
     prompt = random_prompt(1, length - NEW)
     answer = answer_ids(open_tiny(checkpoints[method], prefill_chunk=33), prompt)
     assert answer == greedy_without_cache(checkpoints[method], prompt)
-    assert len(set(answer)) > 3  # a model that repeats one token would prove nothing
+    assert len(set(answer)) > 3
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -87,7 +85,7 @@ def test_landmark_answers_as_its_own_generate(checkpoints, length):
 @pytest.mark.parametrize("method", EXTEND)
 def test_shared_prefixes_chunks_and_a_cache_on_the_cpu_change_no_answer(checkpoints, method):
     prompts = needle_prompts((90, 280), 3)
-    prompts += [prompts[4], prompts[4][:-3], prompts[4] + [7, 8, 9]]  # the same again, a part of it, a continuation
+    prompts += [prompts[4], prompts[4][:-3], prompts[4] + [7, 8, 9]]
     alone = open_tiny(checkpoints[method], reuse_prefix=False, prefill_chunk=4096)
     expected = [answer_ids(alone, prompt, 6) for prompt in prompts]
     assert alone.prefilled_tokens == sum(map(len, prompts))
@@ -153,7 +151,6 @@ def test_each_prompt_of_a_group_stops_where_it_would_alone(base):
     assert engine.generate(prompts, 20, stop_strings) == [cut_at(engine.decode(ids), stop_strings) for ids in full]
     assert engine.generated_tokens < 5 * 20  # not all were decoded to the end
     assert cut_at("abcd", ["cd", "bc", "x"]) == "a"
-    assert engine.generate_ids(prompts, 0) == [[]] * 5
 
 
 def test_min_new_tokens_masks_eos_and_stop_ids_as_transformers_does(base):
@@ -161,11 +158,11 @@ def test_min_new_tokens_masks_eos_and_stop_ids_as_transformers_does(base):
     unmasked = open_tiny(base).generate_ids(prompts, 8)
     stop_ids = [unmasked[0][0], unmasked[1][0], unmasked[2][5]]
     end_ids = [1, *stop_ids]
+    options = {"max_new_tokens": 8, "min_new_tokens": 1, "do_sample": False, "eos_token_id": end_ids}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     expected = []
     for prompt in prompts:
-        kwargs = {"max_new_tokens": 8, "min_new_tokens": 1, "do_sample": False, "eos_token_id": end_ids}
-        ids = model.generate(torch.tensor([prompt]), **kwargs)[0, len(prompt) :].tolist()
+        ids = model.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()
         expected.append(ids[:-1] if ids[-1] in end_ids else ids)
     answers = open_tiny(base, {1}).generate_ids(prompts, 8, stop_ids=stop_ids, min_new_tokens=1)
     assert answers == expected and all(expected) and expected != unmasked
@@ -189,13 +186,11 @@ def test_on_a_gpu_answers_are_those_of_the_cpu(checkpoints, method, kwargs):
 
 
 # --- groups, memory, plan
-def test_batch_size_and_token_budget_limit_the_groups(base, checkpoints, monkeypatch):
-    assert [open_tiny(checkpoints[method], batch_size=4).batch_size for method in OWN_CODE] == [4, 4, 4]
+def test_batch_size_and_token_budget_limit_the_groups(base, monkeypatch):
     engine = open_tiny(base)
     prompts = [random_prompt(1, n) for n in (10, 10, 10, 30, 90, 10)]
-    free = psutil.virtual_memory().available
     bytes_per_token = 2 * 2 * 1 * 32 * 4  # keys and values, layers, heads, width, float32
-    assert 0.1 * free < engine.token_budget() * bytes_per_token < 0.2 * free
+    assert engine.token_budget() * bytes_per_token == engine.free_bytes / 2
     monkeypatch.setattr(engine, "token_budget", lambda: 100)
     assert engine.batches(range(6), prompts, 10) == [[0, 1, 2], [3], [4], [5]]
 
@@ -204,22 +199,19 @@ def test_a_group_that_runs_out_of_memory_is_halved_until_it_fits(base, monkeypat
     engine = open_tiny(base, prefill_chunk=20)
     prompts = [random_prompt(seed, 30) for seed in range(7)] + [random_prompt(7, 300)]
     expected = [engine.generate([prompt], 4)[0] for prompt in prompts]
-    tensors, mlp = GroupStorage.tensors, engine.model.model.layers[1].mlp
-    forward = mlp.forward
+    mlp = engine.model.model.layers[1].mlp  # fails when the first layer has its keys and values
 
-    def allocate(storage, layers, rows, capacity):
-        if rows > 3:
-            raise torch.OutOfMemoryError("simulated")
-        return tensors(storage, layers, rows, capacity)
+    def fail_if(is_full, function):
+        def call(*args):
+            if is_full(*args):
+                raise torch.OutOfMemoryError("simulated")
+            return function(*args)
 
-    def compute(hidden_BLd):  # fails in the second layer when the first has its keys and values
-        if engine.cache.get_seq_length() > 200:
-            raise torch.OutOfMemoryError("simulated")
-        return forward(hidden_BLd)
+        return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(GroupStorage, "tensors", allocate)
-        patch.setattr(mlp, "forward", compute)
+        patch.setattr(GroupStorage, "tensors", fail_if(lambda *args: args[2] > 3, GroupStorage.tensors))
+        patch.setattr(mlp, "forward", fail_if(lambda _: engine.cache.get_seq_length() > 200, mlp.forward))
         answers = answer_group(engine, prompts, 4)
     assert engine.cached_ids == [] and engine.cache is None  # its memory is free
     assert [answer.text for answer in answers] == [*expected[:7], None]
@@ -234,9 +226,9 @@ def test_the_planned_order_computes_each_edge_of_the_prefix_tree_once(checkpoint
     engine = open_tiny(checkpoints["yarn"])
     answers = dict(answer_all(engine, prompts, 2, "test"))
     assert [answers[i].text for i in range(40)] == open_tiny(checkpoints["yarn"]).generate(prompts, 2)
-    costs = [answer.costs() for answer in answers.values()]
-    assert round(sum(cost["prefilled_tokens"] for cost in costs)) == engine.prefilled_tokens == len(prefixes)
-    assert {cost["generated_tokens"] for cost in costs} == {2} and min(cost["seconds"] for cost in costs) > 0
+    prefilled = sum(answer.prefilled_tokens for answer in answers.values())
+    assert round(prefilled) == engine.prefilled_tokens == len(prefixes)
+    assert all(answer.generated_tokens == 2 and answer.seconds > 0 for answer in answers.values())
 
 
 def test_ranks_get_contiguous_shares_of_about_equal_work(base):
@@ -261,9 +253,9 @@ def test_an_engine_describes_itself(base, checkpoints, tmp_path):
     assert engine.settings()["checkpoint"] == engine.describe()["checkpoint"] != Transformers(base).fingerprint
     assert Transformers(base, device="cpu", cache_on_cpu=True).describe()["batch_size"] == 1
     folder = shutil.copytree(base, tmp_path / "model")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
     engine = Transformers(folder, device="cpu", dtype="bfloat16")
-    assert len(engine.generate([random_prompt(1, 20)], 3)) == 1
+    engine.generate([random_prompt(1, 20)], 3)
     assert engine.eos_ids == {1, 5, 6}  # the tokenizer's and the generation config's
     assert engine.model.dtype == engine.cache.layers[0].keys.dtype == torch.bfloat16
 
@@ -296,7 +288,7 @@ def test_bad_flags_are_refused(base):
     parser = argparse.ArgumentParser()
     add_engine_flags(parser)
     for flag in ("--batch_size=0", "--tensor_parallel_size=0", "--prefill_chunk=1"):
-        assert flag.split("=")[0] in error_of(check_engine_flags, parser.parse_args([flag]), "transformers")
+        assert "must be at least" in error_of(check_engine_flags, parser.parse_args([flag]), "transformers")
     assert open_engine("transformers", base, parser.parse_args(["--batch_size=3"]), C).batch_size == 3
 
 
@@ -310,11 +302,11 @@ class FakeLLM:
 
     def generate(self, prompts, params, use_tqdm):
         self.calls.append((prompts, params))
-        output = SimpleNamespace(text="", token_ids=FORTY_TWO)
+        output = SimpleNamespace(token_ids=FORTY_TWO)
         return [SimpleNamespace(outputs=[output], num_cached_tokens=n) for n in (None, 16)]
 
 
-def test_vllm(base, checkpoints, monkeypatch):
+def test_vllm(checkpoints, monkeypatch):
     """It gets token ids and greedy settings, and no checkpoint that it would compute otherwise."""
     for method, length, message in (
         ("landmark", C, "vLLM cannot run"),
@@ -325,12 +317,9 @@ def test_vllm(base, checkpoints, monkeypatch):
         ("yarn", L, "vLLM is not installed"),
     ):
         assert message in error_of(VLLM, checkpoints[method], max_length=length)
-    module = ModuleType("vllm")
-    module.LLM, module.SamplingParams = FakeLLM, dict
-    module.__spec__ = importlib.machinery.ModuleSpec("vllm", None)
+    module = SimpleNamespace(LLM=FakeLLM, SamplingParams=dict, __spec__=ModuleSpec("vllm", None))
     monkeypatch.setitem(sys.modules, "vllm", module)
-    for method in ("ntk", "pi", "longlora", "origin"):
-        VLLM(checkpoints[method], max_length=L)
+    VLLM(checkpoints["ntk"], max_length=L)
     engine = VLLM(checkpoints["yarn"], max_length=L, dtype="float32")
     prompts = [random_prompt(1, 30), random_prompt(1, 40)]
     assert engine.generate(prompts, 10, ["."]) == [" 42", " 42"]

@@ -30,8 +30,9 @@ def variables(tmp_path):
     (tmp_path / "launcher.sh").write_text(LAUNCHER)
     (tmp_path / "python").write_text(PYTHON)
     (tmp_path / "python").chmod(0o755)
-    names = {"PYTHON": tmp_path / "python", "CALLS": tmp_path / "calls", "CUDA_VISIBLE_DEVICES": ""}
-    return names | {"OMP_NUM_THREADS": ""}
+    (tmp_path / "calls").touch()
+    files = {"PYTHON": tmp_path / "python", "CALLS": tmp_path / "calls"}
+    return files | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": ""}
 
 
 @pytest.fixture
@@ -70,10 +71,9 @@ def test_after_a_failure_each_item_is_tried_alone_and_failures_are_listed_at_the
 
 @pytest.mark.parametrize(("items", "last"), [("slow b", "slow b\n"), ("bad slow b", ".py slow\n")])
 def test_ctrl_c_stops_everything(variables, tmp_path, items, last):
-    variables["CALLS"].write_text("")
-    environment = os.environ | {name: str(value) for name, value in variables.items()}
     command = ["bash", tmp_path / "launcher.sh", STAGE, *items.split()]
-    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    streams = {"stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=os.environ | variables, start_new_session=True, **streams)
     while not variables["CALLS"].read_text().endswith(last):
         time.sleep(0.01)
     before = variables["CALLS"].read_text()

@@ -21,24 +21,14 @@ LONGROPE = {
     "long_factor": [3.0 + i / 4 for i in range(16)],
 }
 NTK = {"rule": "ntk", "rope_theta": 10000.0, "factor": 2.0, "original_length": C, "trained_length": L}
-CLEX = {
-    "rule": "frequencies",
-    "rope_theta": 10000.0,
-    "original_length": C,
-    "inv_freq": [[10000.0 ** (-2 * j / D) / t for j in range(D // 2)] for t in (1, 2, 3, 4)],
-    "log_scale": True,
-}
+INV_FREQ = [[10000.0 ** (-2 * j / D) / t for j in range(D // 2)] for t in (1, 2, 3, 4)]
+CLEX = {"rule": "frequencies", "rope_theta": 10000.0, "original_length": C, "inv_freq": INV_FREQ, "log_scale": True}
+SIZES = {"vocab_size": 8, "hidden_size": 2 * D, "intermediate_size": 8, "num_hidden_layers": 1}
 
 
 def tiny_config(rope_parameters=None, rule=None, window=C) -> LlamaConfig:
     config = LlamaConfig(
-        vocab_size=8,
-        hidden_size=2 * D,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=window,
-        rope_parameters=rope_parameters,
+        **SIZES, num_attention_heads=2, max_position_embeddings=window, rope_parameters=rope_parameters
     )
     config.context_extension = {"rope_by_length": rule}
     return config
@@ -61,7 +51,7 @@ def test_ntk_and_clex_records_follow_their_formulas(length):
     assert rope_at(tiny_config(rule=NTK), length) == expected
 
     setter = RopeSetter(LlamaForCausalLM(tiny_config(rule=CLEX)))
-    inv_freq = torch.tensor(CLEX["inv_freq"][min(4, math.ceil(length / C)) - 1])
+    inv_freq = torch.tensor(INV_FREQ[min(4, math.ceil(length / C)) - 1])
     angles = torch.arange(length)[:, None] * torch.cat([inv_freq, inv_freq])
     scale = math.sqrt(math.log(length) / math.log(C))
     expected = scale * torch.stack([angles.cos(), angles.sin()])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -81,49 +80,41 @@ def test_errors_are_tried_again(open_store):
     assert list(answers.gather()) == [0, 1, 2] and answers.errors == {}
 
 
-HOLD = """
+APPEND = """
 import sys, time
 from pathlib import Path
 from store import Store
 answers = Store(Path(sys.argv[1]), {"a": 1}, key=lambda entry: entry["index"])
-answers.open()
-answers.append({"index": 0})
-print(flush=True)
-time.sleep(1)
-answers.append({"index": 1})
-"""
-
-
-def test_a_second_process_waits_for_the_first(tmp_path, capsys):
-    path = tmp_path / "answers.jsonl"
-    command = [sys.executable, "-c", HOLD, path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": STAGE}) as process:
-        process.stdout.readline()
-        answered = Store(path, {"a": 1}, key=lambda entry: entry["index"]).open()
-        assert list(answered) == [0, 1] and "waiting until it ends" in capsys.readouterr().err
-
-
-APPEND = """
-import sys
-from pathlib import Path
-from store import Store
-answers = Store(Path(sys.argv[1]), {"a": 1}, key=lambda entry: entry["index"])
-for index in range(len(answers.open()), 10**9):
+for index in range(len(answers.open()), int(sys.argv[2])):
     answers.append({"index": index, "text": "x" * 5000})
     print(index, flush=True)
+    time.sleep(float(sys.argv[3]))
 """
 
 
-def test_kill_9_while_appending_loses_and_repeats_nothing(tmp_path):
-    path, before = tmp_path / "answers.jsonl", 0
+def start_appending(path, entries: int, pause: float) -> subprocess.Popen:
+    command = [sys.executable, "-c", APPEND, path, str(entries), str(pause)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": STAGE})
+
+
+def test_a_second_process_waits_for_the_first(open_store, capsys):
+    answers = open_store({"a": 1})
+    with start_appending(answers.path, 2, pause=0.5) as process:
+        process.stdout.readline()
+        assert list(answers.open()) == [0, 1] and "waiting until it ends" in capsys.readouterr().err
+
+
+def test_kill_9_while_appending_loses_and_repeats_nothing(open_store):
+    before = 0
     for seconds in (0.02, 0.1):
-        command = [sys.executable, "-c", APPEND, path]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": STAGE})
+        answers = open_store({"a": 1})
+        process = start_appending(answers.path, 10**9, pause=0)
         first = int(process.stdout.readline())
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         printed = [first, *map(int, process.communicate()[0].split("\n")[:-1])]
-        answered = Store(path, {"a": 1}, key=lambda entry: entry["index"]).open()
+        answered = answers.open()
+        del answers  # releases the lock
         assert first == before and list(answered) == list(range(len(answered)))
         assert printed[-1] + 1 <= len(answered) <= printed[-1] + 2  # what was reported is there
         before = len(answered)

@@ -30,6 +30,15 @@ EXTEND = {  # flags of extend.py for each method; landmark is told its training 
     "self_extend": ["--neighbor_window", "32"],
     "landmark": ["--mem_freq", "7", "--top_k", "2"],
 }
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": C,
+    "initializer_range": 0.3,
+}
 OWN_CODE = ("lm_infinite", "self_extend", "landmark")
 # runs several command lines of Python scripts in one interpreter, since its start takes longer than the work
 RUN_ALL = (
@@ -50,21 +59,9 @@ def save_tokenizer(folder: Path) -> int:
 
 def save_base(folder: Path, **changes) -> Path:
     """A 2-layer Llama with grouped-query heads and window C; the same weights on every machine."""
-    vocabulary = save_tokenizer(folder)
+    config = {"vocab_size": save_tokenizer(folder), "bos_token_id": 0, "eos_token_id": 1, **SHAPE, **changes}
     torch.manual_seed(0)
-    settings = {
-        "vocab_size": vocabulary,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": C,
-        "initializer_range": 0.3,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-    }
-    LlamaForCausalLM(LlamaConfig(**(settings | changes))).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(folder)
     return folder
 
 
@@ -97,16 +94,9 @@ def save_checkpoints(base: Path, root: Path, methods=tuple(EXTEND)) -> dict[str,
 
 def run(*command, expect: int = 0, cwd: Path = STAGE, timeout: int = 300, **environment) -> str:
     """Runs a command as a user would, in the stage's folder; returns stdout and stderr together."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=os.environ | {name: str(value) for name, value in environment.items()},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    variables = os.environ | {name: str(value) for name, value in environment.items()}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=variables, timeout=timeout, **streams)
     assert done.returncode == expect, f"exit status {done.returncode}:\n{done.stdout}"
     return done.stdout
 
