@@ -5,13 +5,12 @@ for i, answer in answer_all(engine, prompts, 50, "needle"):
     store.append({"prompt": i, "answer": answer.text, **answer.costs()})
 """
 
-import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attention import CHOICES
-from run import RANK, WORLD_SIZE, first_line, out_of_memory, peak_memory, progress_bar, reset_peak_memory
+from run import RANK, WORLD_SIZE, first_line, out_of_memory, peak_memory, positive_int, progress_bar, reset_peak_memory
 from transformers_engine import Transformers
 
 
@@ -22,28 +21,21 @@ def add_engine_flags(parser) -> None:
     group.add_argument("--trust_remote_code", action="store_true", help="run modeling code inside the checkpoint")
     group.add_argument("--dtype", choices=dtypes, default="auto", help="[auto: bfloat16 on a GPU, float32 on a CPU]")
     group.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
-    group.add_argument("--batch_size", type=int, default=16, help="prompts decoded together, if memory allows [16]")
-    group.add_argument("--prefill_chunk", type=int, help="prompt tokens in one forward pass [what fits in memory]")
+    group.add_argument(
+        "--batch_size", type=positive_int, default=16, help="prompts decoded together, if memory allows [16]"
+    )
+    group.add_argument(
+        "--prefill_chunk", type=positive_int, help="prompt tokens in one forward pass [what fits in memory]"
+    )
     group.add_argument("--cache_on_cpu", action="store_true", help="keep keys and values in CPU memory")
     group.add_argument("--device_map", choices=["auto"], help="auto: spread the model over all visible GPUs")
-    group.add_argument("--tensor_parallel_size", type=int, default=1, help="vllm: GPUs for one model [1]")
-
-
-def positive_int(text: str) -> int:
-    """The type of a flag that counts something: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
-    return value
+    group.add_argument("--tensor_parallel_size", type=positive_int, default=1, help="vllm: GPUs for one model [1]")
 
 
 def check_engine_flags(args, kind: str) -> None:
     """Raises ValueError if flags are out of range or do not fit the engine."""
-    minimums = {"batch_size": 1, "tensor_parallel_size": 1, "prefill_chunk": 2}  # a token alone is a decoded one
-    for flag, minimum in minimums.items():
-        value = getattr(args, flag)
-        if value is not None and value < minimum:
-            raise ValueError(f"--{flag} {value}: must be at least {minimum}")
+    if args.prefill_chunk == 1:
+        raise ValueError("--prefill_chunk must be at least 2: a single token counts as a decoded one")
     if kind == "vllm" and WORLD_SIZE > 1:
         raise ValueError("vllm does not run under torchrun; use --tensor_parallel_size for several GPUs")
 

@@ -4,6 +4,7 @@ Under torchrun the ranks share prompts or windows and exchange only a few bytes,
 is used, because scripts without a model start ten times faster without it.
 """
 
+import argparse
 import atexit
 import gc
 import hashlib
@@ -103,6 +104,14 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
+
+
+def positive_int(text: str) -> int:
+    """The type of a flag that counts something: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
+    return value
 
 
 # --- files

@@ -19,19 +19,21 @@ from pathlib import Path
 
 import checkpoint_writer
 import methods
-from run import run_script, write_text
+from run import positive_int, run_script, write_text
 
 
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True, help="base model: a folder or a hub id")
     parser.add_argument("--method_name", required=True, help=", ".join(methods.available()))
-    parser.add_argument("--model_max_length", type=int, required=True, help="context window to reach, tokens")
-    parser.add_argument("--longest_text", type=int, help="longest text to evaluate, tokens; self_extend is set for it")
+    parser.add_argument("--model_max_length", type=positive_int, required=True, help="context window to reach, tokens")
+    parser.add_argument(
+        "--longest_text", type=positive_int, help="longest text to evaluate, tokens; self_extend is set for it"
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the extended checkpoint")
     imports = parser.add_argument_group("importing a trained checkpoint")
     imports.add_argument("--adopt", action="store_true", help="the weights were trained by other code")
-    imports.add_argument("--original_length", type=int, help="window of its base, tokens [as its config says]")
+    imports.add_argument("--original_length", type=positive_int, help="window of its base, tokens [as its config says]")
     imports.add_argument("--trained_tokens", type=int, help="number of tokens that it was trained on [unknown]")
     methods.add_flags(parser)
     return parser.parse_args()

@@ -34,7 +34,7 @@ import pyarrow.parquet
 import documents
 from checkpoint import open_tokenizer
 from checkpoint_writer import claim, move_in
-from run import command_line, progress_bar, run_script, versions, write_json
+from run import command_line, positive_int, progress_bar, run_script, versions, write_json
 
 FILE_TOKENS = 2**24  # tokens of an output file, 64 MiB of ids
 GROUP_TOKENS = 2**20  # tokens of a Parquet row group
@@ -49,7 +49,9 @@ def token_count(text: str) -> int:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", required=True, type=Path)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads that tokenise [one per core]")
+    parser.add_argument(
+        "--workers", type=positive_int, default=os.cpu_count(), help="threads that tokenise [one per core]"
+    )
     data = parser.add_argument_group("documents")
     data.add_argument("--dataset", required=True, help="hub id, file or folder")
     data.add_argument("--subset", help="config name of a hub dataset")
@@ -65,7 +67,7 @@ def parse_args() -> argparse.Namespace:
     recipe.add_argument("--seed", type=int, default=0)
     rows = parser.add_argument_group("rows")
     rows.add_argument("--tokenizer", required=True, help="checkpoint folder or hub id")
-    rows.add_argument("--length", required=True, type=int, help="tokens of a row: 32768, 65536, ...")
+    rows.add_argument("--length", required=True, type=positive_int, help="tokens of a row: 32768, 65536, ...")
     rows.add_argument("--document_boundaries", action="store_true", help="also write where documents begin in a row")
     args = parser.parse_args()
 

@@ -32,6 +32,7 @@ from run import (
     default_device,
     for_each_checkpoint,
     peak_memory,
+    positive_int,
     print_rank0,
     progress_bar,
     read_json,
@@ -62,14 +63,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids")
     parser.add_argument("--trust_remote_code", action="store_true", help="run modeling code inside the checkpoint")
     parser.add_argument("--data_path", required=True, type=Path, help="token file, see prepare_data.py")
-    parser.add_argument("--documents", type=int, default=10, help="use the first N documents [10]")
+    parser.add_argument("--documents", type=positive_int, default=10, help="use the first N documents [10]")
     parser.add_argument("--seq_len", required=True, type=int, nargs="+", help="window lengths, tokens")
-    parser.add_argument("--sliding_window", type=int, default=256, help="distance between window starts, tokens [256]")
-    parser.add_argument("--max_windows", type=int, nargs="+", help="size of a random sample; one, or one per length")
+    parser.add_argument(
+        "--sliding_window", type=positive_int, default=256, help="distance between window starts, tokens [256]"
+    )
+    parser.add_argument(
+        "--max_windows", type=positive_int, nargs="+", help="size of a random sample; one, or one per length"
+    )
     parser.add_argument("--seed", type=int, default=2, help="seed for that sample and for the bootstrap [2]")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")
     parser.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
-    parser.add_argument("--batch_size", type=int, default=1, help="windows per forward pass [1]")
+    parser.add_argument("--batch_size", type=positive_int, default=1, help="windows per forward pass [1]")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="[auto]")
     args = parser.parse_args()
     args.max_windows = args.max_windows or [None]
@@ -77,9 +82,8 @@ def parse_args() -> argparse.Namespace:
         args.max_windows *= len(args.seq_len)
     if len(args.max_windows) != len(args.seq_len):
         raise ValueError(f"--max_windows takes one value or one for each of the {len(args.seq_len)} lengths")
-    counts = [args.documents, args.sliding_window, args.batch_size]
-    if min(counts) < 1 or min(args.seq_len) < 2:
-        raise ValueError("--documents, --sliding_window and --batch_size must be at least 1, --seq_len at least 2")
+    if min(args.seq_len) < 2:
+        raise ValueError("--seq_len must be at least 2")
     if args.output_dir.suffix == ".json" and len(args.base_model) * len(args.seq_len) > 1:
         raise ValueError(f"--output_dir {args.output_dir} is one file, for one checkpoint and length; give a folder")
     return args

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from checkpoint import open_tokenizer
-from run import first_line, run_script, write_bytes, write_json
+from run import first_line, positive_int, run_script, write_bytes, write_json
 
 # short name: (hub id, its split with the benchmark's test texts); these load without running code from the hub
 BENCHMARKS = {
@@ -83,7 +83,7 @@ def main():
     parser.add_argument("--text_column", default="text", help="column or JSON field of the text [text]")
     parser.add_argument("--tokenizer", required=True, help="checkpoint folder or hub id")
     parser.add_argument("--min_tokens", type=int, default=0, help="leave out shorter documents [0]")
-    parser.add_argument("--max_documents", type=int, help="stop after so many documents [all]")
+    parser.add_argument("--max_documents", type=positive_int, help="stop after so many documents [all]")
     parser.add_argument("--output", required=True, type=Path, help="the token file, .bin")
     args = parser.parse_args()
     logging.set_verbosity_error()  # no warning that a document is longer than the model's window

@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 
 from python_text import read_help_pages, read_sources
-from run import command_line, read_json, run_script, write_bytes, write_json
+from run import command_line, positive_int, read_json, run_script, write_bytes, write_json
 from sets import SETS, STANDIN, TREC_SHOTS, base_set, shots_of
 from store import read_lines
 
@@ -265,7 +265,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, default=STAGE / "data", help="[data]")
     parser.add_argument("--sets", nargs="*", choices=MAKERS, default=list(MAKERS), help="sets of LongBench [all 6]")
     parser.add_argument("--shots", nargs="*", type=int, default=list(TREC_SHOTS), help="of trec_<N>shots [the paper's]")
-    parser.add_argument("--rows", type=int, help="rows of each set [LongBench's: 150, 200, 500; many-shot 200]")
+    parser.add_argument(
+        "--rows", type=positive_int, help="rows of each set [LongBench's: 150, 200, 500; many-shot 200]"
+    )
     parser.add_argument("--words", type=int, help="approximate words of a context [LongBench's average for each set]")
     parser.add_argument("--classes", type=int, default=50, help="types of questions in trec, 2 to 50 [50]")
     parser.add_argument("--seed", type=int, default=42)

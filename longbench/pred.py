@@ -24,11 +24,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from answers import add_engine_flags, answer_all, check_engine_flags, open_engine, positive_int
+from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
 from checkpoint import checkpoint_name, open_config
 from data import Dataset, load
 from prompts import prompt_ids, template
-from run import RANK, WORLD_SIZE, barrier, broadcast, for_each_checkpoint, print_rank0, run_script, warn_rank0
+from run import (
+    RANK,
+    WORLD_SIZE,
+    barrier,
+    broadcast,
+    for_each_checkpoint,
+    positive_int,
+    print_rank0,
+    run_script,
+    warn_rank0,
+)
 from sets import FOLDERS, SETS, base_set, expand
 from store import Store
 

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from answers import add_engine_flags, answer_all, check_engine_flags, open_engine, positive_int
+from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
 from checkpoint import checkpoint_name, open_tokenizer
 from endpoint import Endpoint
 from facts import STYLES, Facts
 from haystack import Haystack, Prompts, build_haystack, read_texts
-from run import RANK, WORLD_SIZE, barrier, broadcast, for_each_checkpoint, print_rank0, run_script
+from run import RANK, WORLD_SIZE, barrier, broadcast, for_each_checkpoint, positive_int, print_rank0, run_script
 from scoring import contained, totals, word_share, write_cell
 from stats import wilson
 from store import Store
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     grid = parser.add_argument_group("grid")
     grid.add_argument("-s", "--s_len", type=int, default=0, help="shortest of the 40 lengths, tokens [0]")
     grid.add_argument("-e", "--e_len", type=int, default=128000, help="longest of the 40 lengths, tokens [128000]")
-    grid.add_argument("--lengths", type=int, nargs="+", help="other lengths, tokens")
+    grid.add_argument("--lengths", type=positive_int, nargs="+", help="other lengths, tokens")
     grid.add_argument("--depths", type=float, nargs="+", default=DEPTHS, help=f"percent {DEPTHS}")
     trials = "prompts per cell; all but the first draw their fact [1]"
     grid.add_argument("--trials", type=positive_int, default=1, help=trials)

@@ -287,8 +287,10 @@ def test_bad_checkpoints_are_refused_in_one_line(base, checkpoints, tmp_path):
 def test_bad_flags_are_refused(base):
     parser = argparse.ArgumentParser()
     add_engine_flags(parser)
-    for flag in ("--batch_size=0", "--tensor_parallel_size=0", "--prefill_chunk=1"):
-        assert "must be at least" in error_of(check_engine_flags, parser.parse_args([flag]), "transformers")
+    for flag in ("--batch_size=0", "--tensor_parallel_size=-1", "--prefill_chunk=x"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([flag])
+    assert "must be at least 2" in error_of(check_engine_flags, parser.parse_args(["--prefill_chunk=1"]), "vllm")
     assert open_engine("transformers", base, parser.parse_args(["--batch_size=3"]), C).batch_size == 3
 
 

@@ -35,7 +35,9 @@ def parse_args() -> argparse.Namespace:
     data = parser.add_argument_group("data; {model} and {length} in a folder stand for a model's name and the length")
     data.add_argument("--data_dir", required=True, help="folder with <task>/validation.jsonl")
     data.add_argument("--save_dir", required=True, help="folder of the predictions")
-    data.add_argument("--max_seq_length", type=int, nargs="+", help="tokens [the name of the folder above --data_dir]")
+    data.add_argument(
+        "--max_seq_length", type=run.positive_int, nargs="+", help="tokens [the name of the folder above --data_dir]"
+    )
     data.add_argument("--benchmark", default="synthetic", help="[synthetic]")
     data.add_argument("--task", nargs="+", help="one or several, separated by spaces or commas [all]")
     model = parser.add_argument_group("model")
@@ -46,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     model.add_argument("--server_type", choices=["hf", "vllm", "openai"], default="hf", help="openai: a server [hf]")
     model.add_argument("--server_host", default="127.0.0.1", help="openai: host, or its address with /v1 [127.0.0.1]")
     model.add_argument("--server_port", type=int, default=5000, help="openai [5000]; the API key: $OPENAI_API_KEY")
-    model.add_argument("--threads", type=int, default=4, help="openai: requests at a time [4]")
+    model.add_argument("--threads", type=run.positive_int, default=4, help="openai: requests at a time [4]")
     model.add_argument("--allow_beyond", action="store_true", help="go beyond the length that a checkpoint declares")
     model.add_argument("--stop_words", default="", help="an answer ends before these, separated by commas [none]")
     add_engine_flags(parser)
