@@ -103,7 +103,9 @@ def test_rows_depend_on_their_number_and_the_seed_only(folder, tmp_path, call):
     files = make_standin.read_source(None).files
     corpus = write_rows(tmp_path / "corpus.jsonl", [{"text": "\n".join(files[name])} for name in list(files)[::2]])
     rest = make_standin.read_source(corpus).files  # without the code that a model was trained on
-    assert list(rest) == list(files)[1::2]
+    excluded = {"\n".join(files[name])[:500] for name in list(files)[::2]}  # some files begin alike
+    assert list(rest) == [name for name in files if "\n".join(files[name])[:500] not in excluded]
+    assert len(files) / 3 < len(rest) <= len(files) / 2
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def test_every_prompt_keeps_its_budget_and_can_be_answered(maker, name):
             assert set(sample.answers) <= set(solve(sample.prompt))
             fills.append((counted + task.job.new_tokens) / length)
             start = length // 6 if name == "fwe" else 0
-            assert profile == "upstream" or (sample.size - start) % task.step == 0
+            is_smallest = name == "cwe" and sample.size == 11  # ten common words and another one
+            assert profile == "upstream" or is_smallest or (sample.size - start) % task.step == 0
         least = 0.93 if length < 4096 else 0.95 if name[:2] == "qa" else 0.97
         assert profile == "lceg" or sum(fills) / len(fills) >= least, (name, length)
 
