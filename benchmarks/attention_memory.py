@@ -17,6 +17,7 @@ from harness import describe_machine, print_head, print_row
 
 from attention import CACHED
 from checkpoint import load_model, open_config
+from run import run_script
 
 WAYS = {"whole": 1, "in two halves": 2}  # number of pieces
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
@@ -71,4 +72,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "needle"))
 from engine import shared_prefix  # noqa: E402
 from facts import STYLES  # noqa: E402
 from haystack import Prompts, build_haystack, read_texts  # noqa: E402
+from run import run_script  # noqa: E402
 from transformers_engine import Transformers  # noqa: E402
 
 LENGTHS = np.round(np.linspace(1000, 128000, 40)).astype(int)
@@ -68,4 +69,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -147,6 +147,7 @@ class Transformers(Engine):
             for _ in range(self.config.num_hidden_layers):
                 self.cache.layers.append(CacheLayer(self.cache_on_cpu))
             self.cached_ids = []
+            self.decoder = None  # it would keep the memory of the cache before
         start = shared_prefix(self.cached_ids, prompt[:-1]) if self.reuse_prefix else 0
         for layer in self.cache.layers:
             layer.crop(start, self.cache_length(length))

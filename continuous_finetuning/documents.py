@@ -5,6 +5,7 @@
 tokens. Fu et al. estimate the tokens of a document as characters / 3.68; here they are counted.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,10 +17,9 @@ import pyarrow as pa
 from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
-from run import run_key
-
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 READ_DOCUMENTS = 500  # at a time
+FIRST_DOCUMENTS = 20_000  # after these, a source of the mixture that did not occur is reported
 ALL = "all"  # the source of every document without a mixture
 ENCODED_DOCUMENTS = 64  # at a time: while a text is encoded, it takes many times the memory of its ids
 # SlimPajama's own shares of tokens by `meta.redpajama_set_name`, as in Fu et al.'s code.
@@ -40,6 +40,17 @@ def file_format(path: Path) -> str | None:
     return FORMATS.get(Path(name).suffix)
 
 
+def hash_files(files: list[Path]) -> str:
+    """SHA-256 over the names and the content of files."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
 def open_dataset(name: str, subset: str | None, split: str, revision: str | None):
     """Opens local files or a hub dataset; returns (datasets.IterableDataset, string that identifies the data).
 
@@ -53,8 +64,7 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
             raise ValueError(f"--dataset {path}: expected *.parquet or *.jsonl / *.json files (.gz, .zst), not both")
         paths = list(map(str, files))
         stream = datasets.load_dataset(formats.pop(), data_files=paths, split="train", streaming=True)
-        sizes = [(file.name, file.stat().st_size) for file in files]
-        return stream, f"files {run_key(sizes)}"
+        return stream, f"sha256:{hash_files(files)}"
     if name.startswith((".", "/", "~")) or file_format(path):
         raise ValueError(f"--dataset: no file or folder {name}")
     commit = HfApi().dataset_info(name, revision=revision).sha
@@ -134,11 +144,16 @@ class Mixture:
         """What the sources still lack of their budgets; empty if the mixture is complete."""
         return {source: self.budgets[source] - self.tokens[source] for source in self.budgets if self.wants(source)}
 
+    def unknown_sources(self) -> list[str]:
+        """The sources of the mixture without any document so far."""
+        return sorted(set(self.budgets) - set(self.documents_seen))
+
     def select(self, batches: Iterable[list], tokenizer: Tokenizer, rng: Random) -> Iterator[np.ndarray]:
         """Yields the token ids of the documents that are kept. batches: lists of documents, (text, source).
 
         Raises ValueError if a source of the mixture has no documents at all.
         """
+        warned = False
         for batch in batches:
             candidates = self.find_candidates(batch, tokenizer, rng)
             encoded = encode(tokenizer, [text for text, _, _ in candidates])
@@ -150,7 +165,11 @@ class Mixture:
                     yield ids_N
             if not self.missing_tokens():
                 return
-        unknown = sorted(set(self.budgets) - set(self.documents_seen))
+            if not warned and self.documents_seen.total() >= FIRST_DOCUMENTS:
+                warned = True
+                for source in self.unknown_sources():
+                    print(f"--mix: no document so far has the source {source}, only {sorted(self.documents_seen)}")
+        unknown = self.unknown_sources()
         if unknown:
             raise ValueError(f"--mix: no document has the source {unknown[0]}; there are {sorted(self.documents_seen)}")
 

@@ -83,8 +83,9 @@ def read_source(exclude: Path | None) -> Source:
     sentences = help_sentences()
     excluded = set()
     if exclude:
-        excluded = {row.get("text", "")[:500] for row in read_lines(exclude)[0]}
-        if not excluded:
+        rows, unreadable = read_lines(exclude)
+        excluded = {row.get("text", "")[:500] for row in rows}
+        if unreadable or not rows or "" in excluded:
             raise ValueError(f"--exclude {exclude} is not a file of JSON lines with `text`")
     sources = read_sources(LIBRARY).items()
     return Source(sentences, {name: text for name, text in sources if text[:500] not in excluded})

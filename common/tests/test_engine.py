@@ -1,10 +1,12 @@
 """The engines: caching, chunks, common beginnings, groups and fixed-size steps change no answer."""
 
 import argparse
+import gc
 import itertools
 import random
 import shutil
 import sys
+import weakref
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
@@ -183,6 +185,16 @@ def test_on_a_gpu_answers_are_those_of_the_cpu(checkpoints, method, kwargs):
         engine.eos_ids = set(range(2, 40))
         answers.append([engine.generate(prompts, NEW, stop_strings=["e"], min_new_tokens=2) for _ in range(2)])
     assert answers[0] == answers[1] and answers[0][0] == answers[0][1]
+
+
+def test_a_new_cache_frees_the_memory_of_the_old_one(checkpoints):
+    """Landmark's cache is new for each prompt; the decoder of the prompt before would keep the old one."""
+    engine = open_tiny(checkpoints["landmark"])
+    answer_ids(engine, random_prompt(1, 40))
+    old_keys = weakref.ref(engine.cache.layers[0].keys)
+    engine.prefill(random_prompt(2, 40), 60)
+    gc.collect()
+    assert old_keys() is None
 
 
 # --- groups, memory, plan
