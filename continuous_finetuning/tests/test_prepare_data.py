@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 from transformers import AutoTokenizer
 
+import documents
 import packing
 import prepare_data
 from documents import SLIMPAJAMA, parse_mix
@@ -124,6 +125,22 @@ def test_any_number_of_workers_gives_the_same_files(build, base, corpus, tmp_pat
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     assert read_manifest(tmp_path)["sources"] == read_manifest(build)["sources"]
     assert "is already finished" in run_here("prepare_data.py", *mix_flags(base, corpus, tmp_path))
+
+
+def test_data_are_identified_by_their_content(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "' + "a" * 3_000_000 + '"}\n')
+    before = documents.open_dataset(str(path), None, "train", None)[1]
+    assert documents.open_dataset(str(path), None, "train", None)[1] == before
+    content = path.read_text()
+    path.write_text(content[:1_500_000] + "b" + content[1_500_001:])  # same name, size, beginning and end
+    assert documents.open_dataset(str(path), None, "train", None)[1] != before
+
+
+def test_sources_that_do_not_occur_are_reported_early(base, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "FIRST_DOCUMENTS", 1)
+    printed = run_here("prepare_data.py", *mix_flags(base, corpus, tmp_path), "--mix", "typo=1", expect=1)
+    assert "so far has the source typo" in printed.split("error: ")[0]
 
 
 def test_a_killed_build_starts_again(build, base, corpus, tmp_path, monkeypatch):

@@ -117,3 +117,11 @@ def test_rows_depend_on_their_number_and_the_seed_only(folder, tmp_path, call):
 )
 def test_a_wrong_flag_is_an_error(flags, message, tmp_path, call):
     assert message in call(make_standin.main, "--output_dir", tmp_path, "--rows", 2, *flags)[1][-1]
+
+
+def test_a_corpus_with_an_unreadable_line_is_an_error(tmp_path, call):
+    """Files of that corpus would otherwise not be left out."""
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "a"}\n{"text": \n')
+    printed = call(make_standin.main, "--output_dir", tmp_path, "--rows", 2, "--exclude", corpus)[1][-1]
+    assert "is not a file of JSON lines with `text`" in printed
