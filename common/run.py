@@ -6,6 +6,7 @@ is used, because scripts without a model start ten times faster without it.
 
 import argparse
 import atexit
+import errno
 import gc
 import hashlib
 import importlib.metadata
@@ -15,15 +16,36 @@ import platform
 import resource
 import shlex
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 from tqdm import tqdm
 
-RANK = int(os.environ.get("RANK", 0))
-WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+
+def read_variable(name: str, default: int) -> int:
+    """The number in an environment variable that a launcher sets."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        sys.exit(f"error: the environment variable {name} is '{text}', not a number; unset it or use torchrun")
+    return int(text)
+
+
+RANK = read_variable("RANK", 0)
+WORLD_SIZE = read_variable("WORLD_SIZE", 1)
+LOCAL_RANK = read_variable("LOCAL_RANK", 0)
+
+# besides ValueError and OSError, the errors of these packages come from what the user has given
+INPUT_PACKAGES = ("datasets", "huggingface_hub", "jinja2", "pyarrow", "safetensors", "yaml", "zipfile")
+REMEDIES = {
+    errno.EACCES: "change its permissions, or give another path",
+    errno.EROFS: "give a path that can be written",
+    errno.ENOSPC: "free some space, then rerun the same command",
+    errno.EDQUOT: "free some space, then rerun the same command",
+}
 
 
 # --- ranks
@@ -61,38 +83,87 @@ def barrier() -> None:
 
 
 # --- errors
+class Parser(argparse.ArgumentParser):
+    """A parser whose --help begins with the script's docstring, and whose errors are one line."""
+
+    def __init__(self, description: str):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+
+    def error(self, message: str):
+        exit_with_error(f"{message} (--help lists the flags)")
+
+
 def exit_with_error(message: str) -> None:
-    """Exits with status 1 after printing `error: message`."""
+    """Exits with status 1 after printing `error: message`, below any progress bar."""
     if RANK > 0:
         time.sleep(10)  # torchrun stops all ranks as soon as rank 0 has printed
+    end_progress_bars()
     sys.exit(f"error: {message}")
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs an entry script. A ValueError or OSError ends it with one line and status 1."""
+    """Runs an entry script. Any error ends it with one line and status 1, Ctrl-C with one line and status 130.
+
+    The traceback of an error that is not about the input is written to a file, or printed if SHOW_TRACEBACK is set.
+    """
     try:
         main()
-    except (ValueError, OSError) as error:
-        exit_with_error(str(error))
     except KeyboardInterrupt:
+        end_progress_bars()
         print("stopped; rerun the same command to resume", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("SHOW_TRACEBACK"):
+            traceback.print_exc()
+        exit_with_error(explain(error))
+
+
+def is_input_error(error: BaseException) -> bool:
+    """Whether an error is about what the user has given (flags, files, packages, memory), not about this code."""
+    package = type(error).__module__.partition(".")[0]
+    about_input = (ValueError, OSError, ModuleNotFoundError, MemoryError)
+    return isinstance(error, about_input) or package in INPUT_PACKAGES or out_of_memory(error)
+
+
+def explain(error: BaseException) -> str:
+    """One line about an error: what is wrong and, where that is known, what to do."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name} is missing; install it with: pip install -r requirements.txt"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        remedy = REMEDIES.get(error.errno, "give another path")
+        return f"{error.filename}: {error.strerror.lower()}; {remedy}"
+    if out_of_memory(error):
+        return f"out of memory: {first_line(error)}"
+    message = " ".join(str(error).split()) or type(error).__name__
+    if is_input_error(error):
+        return message
+    path = Path(tempfile.gettempdir()) / f"traceback-{os.getpid()}.txt"
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return f"unexpected {type(error).__name__}: {message[:200]}; the traceback is in {path}"
+
+
+def end_progress_bars() -> None:
+    """Leaves the bars as they are and begins a new line below them."""
+    for bar in list(getattr(tqdm, "_instances", [])):
+        bar.close()
 
 
 def for_each_checkpoint(checkpoints: list, evaluate: Callable) -> None:
     """Calls `evaluate(checkpoint)` for each checkpoint in turn, and frees its memory before the next.
 
-    A ValueError or OSError is reported, and the process exits with status 1 after the last checkpoint. Under torchrun,
+    An error about the input is reported, and the process exits with status 1 after the last checkpoint. Under torchrun,
     where the other ranks would wait forever, the first error ends the run.
     """
     failed = []
     for checkpoint in checkpoints:
         try:
             evaluate(checkpoint)
-        except (ValueError, OSError) as error:
-            if len(checkpoints) == 1 or WORLD_SIZE > 1:
+        except Exception as error:
+            if len(checkpoints) == 1 or WORLD_SIZE > 1 or not is_input_error(error):
                 raise
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            end_progress_bars()
+            print(f"error: {explain(error)}", file=sys.stderr, flush=True)
             failed.append(str(checkpoint))
         if "torch" in sys.modules:
             release_memory()
@@ -132,11 +203,19 @@ def write_json(path: Path, value: dict) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark. Raises ValueError, which names the file, on other bytes."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
+
+
 def read_json(path: Path) -> dict | None:
     """The JSON object in a file; None if the file is missing, incomplete, or contains something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -174,7 +253,7 @@ def default_device():
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cuda", LOCAL_RANK)
 
 
 def reset_peak_memory(device) -> None:
@@ -208,8 +287,7 @@ def release_memory() -> None:
     torch.cuda.empty_cache()
 
 
-def out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of a GPU or CPU is full."""
-    import torch
-
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
+    return full or "allocate memory" in str(error)

@@ -1,12 +1,23 @@
 """run.py: checkpoints one after the other, exit codes, files, memory."""
 
+import errno
 import os
+import sys
+import tempfile
 import types
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import run
+
+
+def raises(error):
+    def raise_it():
+        raise error
+
+    return raise_it
 
 
 def test_a_bad_checkpoint_does_not_stop_the_others(capsys):
@@ -24,16 +35,73 @@ def test_a_bad_checkpoint_does_not_stop_the_others(capsys):
     assert done == ["a", "b", "c"] and capsys.readouterr().err == "error: no weights\n"
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(ValueError("x"), "error: x"), (OSError("y"), "error: y"), (KeyboardInterrupt(), 130)]
-)
-def test_run_script_ends_with_one_line(error, code):
-    def main():
-        raise error
+INPUT_ERRORS = {
+    "x": ValueError("x\n  y"),
+    "file.json: permission denied; ": PermissionError(errno.EACCES, "Permission denied", "file.json"),
+    "file.json: no space left": OSError(errno.ENOSPC, "No space left on device", "file.json"),
+    "pip install": ModuleNotFoundError("No module named 'peft'", name="peft"),
+    "header": SafetensorError("incomplete header"),
+    "out of memory": torch.OutOfMemoryError("CUDA out of memory"),
+}
 
+
+@pytest.mark.parametrize("part", INPUT_ERRORS)
+def test_an_error_about_the_input_is_one_line(part):
     with pytest.raises(SystemExit) as end:
+        run.run_script(raises(INPUT_ERRORS[part]))
+    assert end.value.code.startswith("error: ") and part in end.value.code and "\n" not in end.value.code
+
+
+def test_ctrl_c_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        run.run_script(raises(KeyboardInterrupt()))
+    assert end.value.code == 130 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_traceback_of_any_other_error_is_in_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SystemExit) as end:
+        run.run_script(raises(TypeError("a fault of the kit")))
+    (path,) = tmp_path.iterdir()
+    assert str(path) in end.value.code and "in raise_it" in path.read_text()
+    monkeypatch.setenv("SHOW_TRACEBACK", "1")
+    with pytest.raises(SystemExit):
+        run.run_script(raises(TypeError("a fault of the kit")))
+    assert "in raise_it" in capsys.readouterr().err
+
+
+def test_an_error_begins_a_line_of_its_own_below_the_bar(capsys):
+    def main():
+        run.progress_bar(3, "windows", "window").update()
+        raise ValueError("no weights")
+
+    with pytest.raises(SystemExit):
         run.run_script(main)
-    assert end.value.code == code  # sys.exit prints a text and exits with 1
+    assert capsys.readouterr().err.endswith("\n")
+
+
+def test_a_wrong_flag_is_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script.py", "--len", "3"])
+    parser = run.Parser("What the script does.")
+    parser.add_argument("--length", type=run.positive_int)
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args()  # not taken for --length
+    assert end.value.code.startswith("error: ") and "--len 3" in end.value.code
+
+
+def test_variables_of_a_launcher_are_numbers(monkeypatch):
+    monkeypatch.setenv("RANK", "one")
+    with pytest.raises(SystemExit, match="RANK"):
+        run.read_variable("RANK", 0)
+
+
+def test_text_is_read_without_a_byte_order_mark_and_other_bytes_are_refused(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes("\ufeffé".encode())
+    assert run.read_text(path) == "é"
+    path.write_bytes("é".encode("latin-1"))
+    with pytest.raises(ValueError, match="text.txt"):
+        run.read_text(path)
 
 
 def test_write_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
@@ -45,7 +113,7 @@ def test_write_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
     with pytest.raises(AttributeError):
         run.write_text(path, "cut off")
     assert run.read_json(path) == {"é": 1}
-    for text in ("[1]", "{"):
+    for text in ("[1]", "{", "[" * 100_000):
         path.write_text(text)
         assert run.read_json(path) is None
     assert run.read_json(tmp_path / "none.json") is None
