@@ -56,7 +56,7 @@ def main():
     for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):  # freed memory returns to the system at once
         ctypes.CDLL(None).mallopt(parameter, 65536)
     config = open_config(args.model_path, args.trust_remote_code)
-    model = load_model(args.model_path, config, "float32", "sdpa", torch.device("cpu"), args.trust_remote_code)
+    model = load_model(args.model_path, config, "float32", "sdpa", torch.device("cpu"))
     if not getattr(config, "auto_map", None):
         model.set_attn_implementation(CACHED)  # as in the engine
     print(f"{describe_machine()}\n")

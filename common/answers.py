@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attention import CHOICES
+from checkpoint import add_trust_flag
 from run import RANK, WORLD_SIZE, first_line, out_of_memory, peak_memory, positive_int, progress_bar, reset_peak_memory
 from transformers_engine import Transformers
 
@@ -18,7 +19,7 @@ def add_engine_flags(parser) -> None:
     """Adds the flags of every evaluation that generates answers."""
     dtypes = ("auto", "float32", "bfloat16", "float16")
     group = parser.add_argument_group("engine")
-    group.add_argument("--trust_remote_code", action="store_true", help="run modeling code inside the checkpoint")
+    add_trust_flag(group)
     group.add_argument("--dtype", choices=dtypes, default="auto", help="[auto: bfloat16 on a GPU, float32 on a CPU]")
     group.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
     group.add_argument(

@@ -1,16 +1,19 @@
 """Opens a checkpoint: its config, what it says about its method, its tokenizer, its weights."""
 
+import contextlib
+import filecmp
 import hashlib
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
-from run import first_line, out_of_memory
+from rope import rope_at
+from run import first_line, read_json
 
 logging.disable_progress_bar()
+logging.get_logger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report on missing weights
 
 # a checkpoint of other code has no record; the type of its rope tells the method
 METHOD_BY_ROPE = {"linear": "pi", "yarn": "yarn", "dynamic": "ntk"}
@@ -18,29 +21,101 @@ CODE_ADVICE = "read it, then add --trust_remote_code (vLLM cannot run it)"
 KEYS = (
     "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
 )  # fmt: skip
+RECORD_TYPES = {  # of `context_extension` in config.json
+    "method": str,
+    "exact_attention": bool,
+    "base_model": str,
+    "original_length": int,
+    "trained_length": int,
+    "trained_tokens": int,
+    "recipe": dict,
+    "rope_by_length": dict,
+}
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 
 
-def open_config(name_or_path: str, trust_remote_code: bool, advice: str = CODE_ADVICE, weights: bool = True):
+def add_trust_flag(parser) -> None:
+    """Adds --trust_remote_code: absent (False), alone (True), or with a folder, see `is_trusted`."""
+    help = "run modeling code inside the checkpoint; with FOLDER, only code that is the same there"
+    parser.add_argument("--trust_remote_code", nargs="?", const=True, default=False, metavar="FOLDER", help=help)
+
+
+def is_trusted(name_or_path: str, config: dict, trust: bool | str) -> bool:
+    """Whether the modeling code of a checkpoint may run. config: its config.json.
+
+    trust: for all code; or a folder: for code in files that are equal, byte for byte, to those of the same name there.
+    """
+    if isinstance(trust, bool):
+        return trust
+    files = list(Path(name_or_path).glob("*.py"))
+    in_other_repository = any("--" in str(name) for name in config["auto_map"].values())
+    same = [(Path(trust) / path.name).is_file() and filecmp.cmp(path, Path(trust) / path.name, False) for path in files]
+    return bool(files) and not in_other_repository and all(same)
+
+
+def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE, weights: bool = True):
     """The config of a checkpoint folder or hub id. weights: whether a folder must contain some.
 
-    Raises ValueError if the checkpoint cannot be opened, has no safetensors weights, or contains modeling code that is
-    not trusted; advice: what to do then.
+    trust: see `is_trusted`.  advice: what to do about code that is not trusted. Raises ValueError if there is such
+    code, if the checkpoint cannot be opened, has no safetensors weights, or has sizes or a record that cannot be right.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder} is not a checkpoint folder: no config.json (an unfinished run has none)")
-        if weights and not any(folder.glob("*.safetensors")):
-            raise ValueError(f"{folder} has no *.safetensors weights; save the model with save_pretrained first")
+        check_folder(folder, weights)
     elif str(name_or_path).startswith((".", "/", "~")) or str(name_or_path).count("/") > 1:
         raise ValueError(f"no folder {name_or_path}; give a checkpoint folder or a hub id")
+    with errors_of(f"cannot open {name_or_path}"):
+        fields = PreTrainedConfig.get_config_dict(name_or_path)[0]
+    has_code = "auto_map" in fields
+    if has_code and not is_trusted(name_or_path, fields, trust):
+        raise ValueError(f"{name_or_path} contains its own modeling code; {advice}")
+    with errors_of(f"cannot open {name_or_path}"):
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=has_code)
+        check_config(config)
+        rope_at(config, 2)  # raises ValueError on an unknown rule
+    return config
+
+
+@contextlib.contextmanager
+def errors_of(action: str):
+    """A context in which a library reads a user's file: whatever it raises becomes a ValueError of one line."""
     try:
-        has_code = "auto_map" in PreTrainedConfig.get_config_dict(name_or_path)[0]
-        if not has_code or trust_remote_code:
-            return AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"cannot open {name_or_path}: {first_line(error)}") from None
-    raise ValueError(f"{name_or_path} contains its own modeling code; {advice}")
+        yield
+    except Exception as error:
+        line = first_line(error)
+        if not isinstance(error, (OSError, ValueError)):  # the text alone says little, such as the name of a key
+            line = f"{type(error).__name__}: {line}"
+        raise ValueError(f"{action}: {line}") from error
+
+
+def check_folder(folder: Path, weights: bool) -> None:
+    """Raises ValueError if a folder is not a checkpoint, or has no weights in safetensors files of its own."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a checkpoint folder: no config.json (an unfinished run has none)")
+    if weights and not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} has no *.safetensors weights; save the model with save_pretrained first")
+    index = folder / "model.safetensors.index.json"
+    if weights and index.exists():
+        files = (read_json(index) or {}).get("weight_map")
+        inside = {path.name for path in folder.glob("*.safetensors")}
+        if not isinstance(files, dict) or not inside.issuperset(map(str, files.values())):
+            raise ValueError(f"{index} is broken, or names files that are not in its folder; copy the checkpoint again")
+
+
+def check_config(config) -> None:
+    """Raises ValueError on sizes that no model has, and on a `context_extension` of another form."""
+    for name in SIZES:
+        size = getattr(config.get_text_config(), name, None)
+        if size is not None and not (isinstance(size, int) and size > 0):
+            raise ValueError(f"config.json has {name} = {size}")
+    record = getattr(config, "context_extension", None)
+    if record is None:
+        return
+    if not isinstance(record, dict) or "method" not in record:
+        raise ValueError("context_extension in config.json is not what extend.py and fine-tune.py write")
+    for name, kind in RECORD_TYPES.items():
+        if record.get(name) is not None and not isinstance(record[name], kind):
+            raise ValueError(f"context_extension in config.json has {name} = {record[name]}")
 
 
 def open_tokenizer(name_or_path: str, trust_remote_code: bool = False):
@@ -111,14 +186,14 @@ def load_model(
     dtype: str,
     attention: str,
     device: torch.device,
-    trust_remote_code: bool,
     device_map: str | None = None,
 ):
     """The model in evaluation mode, its weights read straight to `device`, or with device_map "auto" to all GPUs.
 
-    Raises ValueError if any of its weights is missing or unreadable, or if they do not fit in memory.
+    config: from `open_config`, which has checked that its code is trusted. Raises ValueError if any of the weights is
+    missing, unreadable or of another shape, if there are layers that config leaves out, or if memory does not suffice.
     """
-    try:
+    with errors_of(f"cannot load {name_or_path}"):
         model, report = AutoModelForCausalLM.from_pretrained(
             name_or_path,
             config=config,
@@ -126,14 +201,21 @@ def load_model(
             attn_implementation=attention,
             device_map=device_map or {"": device},
             use_safetensors=True,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=bool(getattr(config, "auto_map", None)),
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
-        if out_of_memory(error):
-            raise ValueError(f"{name_or_path} does not fit in memory: {first_line(error)}") from None
-        raise ValueError(f"cannot load {name_or_path}: {first_line(error)}") from None
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ValueError(f"{name_or_path} lacks the weights {missing}, ...")
+    check_weights(name_or_path, report)
     return model.eval()
+
+
+def check_weights(name_or_path: str, report: dict) -> None:
+    """Raises ValueError if weights are missing, or if there are layers that the model does not have.
+
+    report: what from_pretrained returns with `output_loading_info`.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"{name_or_path} lacks the weights {', '.join(missing[:3])}, ...")
+    unused = sorted(key for key in report["unexpected_keys"] if ".layers." in key)
+    if unused:
+        raise ValueError(f"{name_or_path} has weights that its config.json leaves out: {', '.join(unused[:3])}, ...")

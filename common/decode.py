@@ -13,6 +13,14 @@ from transformers.cache_utils import DynamicLayer
 
 from attention import eager_kernels, graph_kernels
 
+NOT_FINITE = -1  # instead of a token, where the logits are NaN or infinite
+
+
+def most_probable(logits_BV: torch.Tensor) -> torch.Tensor:
+    """The most probable token of each row, int64 [B, 1], or NOT_FINITE, without waiting for the device."""
+    largest_B1, token_B1 = logits_BV.max(-1, keepdim=True)  # NaN if any is
+    return token_B1.where(largest_B1.isfinite(), NOT_FINITE)
+
 
 def round_length(length: int) -> int:
     """A length rounded up by at most an eighth, so that few graphs serve many lengths."""
@@ -153,8 +161,7 @@ class Decoder:
             use_cache=True,
             logits_to_keep=1,
         )
-        logits_BV = output.logits[:, -1] + self.bias_V
-        self.token_B1.copy_(logits_BV.argmax(-1, keepdim=True))
+        self.token_B1.copy_(most_probable(output.logits[:, -1] + self.bias_V))
         self.position_B1.add_(1)
 
     def capture(self, visible: int) -> torch.cuda.CUDAGraph:

@@ -41,13 +41,15 @@ class Engine:
     name = device = dtype = attention = config = window = api_key = None
     prefilled_tokens = generated_tokens = 0
 
-    def open_checkpoint(self, dtype: str, trust_remote_code: bool):
-        """Reads everything but the weights. Raises ValueError if the checkpoint cannot be opened."""
+    def open_checkpoint(self, dtype: str, trust: bool | str):
+        """Reads everything but the weights. trust: see checkpoint.is_trusted.
+
+        Raises ValueError if the checkpoint cannot be opened.
+        """
         self.name_or_path = str(self.name_or_path)
         self.oom_retries = []
-        self.config = open_config(self.name_or_path, trust_remote_code)
-        rope_at(self.config, 2)  # raises on an unknown rule
-        self.tokenizer = open_tokenizer(self.name_or_path, trust_remote_code)
+        self.config = open_config(self.name_or_path, trust)
+        self.tokenizer = open_tokenizer(self.name_or_path, trust is True)
         self.dtype = choose_dtype(self.device or default_device(), dtype)
         self.window = getattr(self.config, "max_position_embeddings", None)
         self.model_info = describe(self.name_or_path, self.config)

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from attention import CACHED, choose_attention, eager_kernels
 from checkpoint import load_model
-from decode import CacheLayer, Decoder, GroupStorage, round_length
+from decode import NOT_FINITE, CacheLayer, Decoder, GroupStorage, most_probable, round_length
 from engine import Engine, shared_prefix
 from rope import RopeSetter, rope_at
 from run import default_device
@@ -33,7 +33,7 @@ class Transformers(Engine):
     """
 
     name_or_path: str
-    trust_remote_code: bool = False
+    trust_remote_code: bool | str = False
     dtype: str = "auto"
     device: str | torch.device | None = None
     attention: str = "auto"
@@ -63,8 +63,8 @@ class Transformers(Engine):
         """Reads the weights, once. Raises ValueError if they are not complete or do not fit in memory."""
         if self.model is not None:
             return
-        options = (self.device, self.trust_remote_code, self.device_map)
-        self.model = load_model(self.name_or_path, self.config, self.dtype, self.attention, *options)
+        options = (self.dtype, self.attention, self.device, self.device_map)
+        self.model = load_model(self.name_or_path, self.config, *options)
         self.eos_ids = set()
         for eos in (self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id):
             self.eos_ids.update(eos if isinstance(eos, list) else [eos])
@@ -175,7 +175,7 @@ class Transformers(Engine):
         tokens = []
         for row, prompt in enumerate(prompts):
             logits_1V = self.prefill(prompt, len(prompt) + max_new_tokens)
-            tokens += most_probable(logits_1V, banned)
+            tokens += self.first_token(logits_1V, banned)
             if rows > 1:
                 self.copy_to_group(row, rows, capacity)
         step = self.eager_step
@@ -192,7 +192,12 @@ class Transformers(Engine):
         """Appends one token to the cached prompt; returns the most probable next token."""
         with eager_kernels():
             logits_1V = self.forward(tokens)
-        return most_probable(logits_1V, banned)
+        return self.first_token(logits_1V, banned)
+
+    def first_token(self, logits_1V: torch.Tensor, banned: set[int]) -> list[int]:
+        """The most probable token, none of `banned`, in a list."""
+        logits_1V[:, list(banned)] = -math.inf
+        return most_probable(logits_1V)[:, 0].tolist()
 
     def copy_to_group(self, row: int, rows: int, capacity: int):
         """Copies the cached prompt to one row of the group's memory."""
@@ -223,7 +228,7 @@ class Transformers(Engine):
 
         An answer ends before EOS or one of stop_ids (both masked until min_new_tokens ids are there), as soon as its
         text contains a stop string, or at max_new_tokens. Raises torch.OutOfMemoryError (on a CPU RuntimeError), after
-        which the next prompt can still be answered.
+        which the next prompt can still be answered, and ValueError on NaN or infinite logits.
         """
         if not all(prompts):
             raise ValueError("an empty prompt has no continuation")
@@ -234,6 +239,9 @@ class Transformers(Engine):
         try:
             self.set_rope(max(map(len, prompts)) + max_new_tokens)
             for tokens in self.next_tokens(prompts, max_new_tokens, end_ids, min_new_tokens):
+                if NOT_FINITE in tokens:
+                    remedy = "its weights are broken, or overflow: try --dtype bfloat16 or float32"
+                    raise ValueError(f"{self.name_or_path}: the logits are not finite; {remedy}")
                 for row in sorted(unfinished):
                     if tokens[row] in end_ids:
                         unfinished.remove(row)
@@ -249,9 +257,3 @@ class Transformers(Engine):
             raise
         self.generated_tokens += sum(map(len, answers))
         return answers
-
-
-def most_probable(logits_1V: torch.Tensor, banned: set[int]) -> list[int]:
-    """The most probable token, none of `banned`, in a list."""
-    logits_1V[:, list(banned)] = -math.inf
-    return logits_1V.argmax(-1).tolist()

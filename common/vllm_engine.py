@@ -24,7 +24,7 @@ class VLLM(Engine):
     batch_size = 64  # answers recorded together; vLLM itself decides how many fit
 
     def __post_init__(self):
-        self.open_checkpoint(self.dtype, trust_remote_code=False)
+        self.open_checkpoint(self.dtype, trust=False)
         if any(rope_at(self.config, n) != self.config.rope_parameters for n in (2, self.max_length)):
             raise ValueError(f"{self.name_or_path}: its rope depends on the length, vLLM's does not; use Transformers")
         if self.window and self.max_length > self.window:

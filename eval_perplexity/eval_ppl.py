@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from attention import CHOICES, choose_attention, sdpa_kernels
-from checkpoint import checkpoint_name, choose_dtype, describe, fingerprint, load_model, open_config
+from checkpoint import add_trust_flag, checkpoint_name, choose_dtype, describe, fingerprint, load_model, open_config
 from rope import RopeSetter, rope_at
 from run import (
     RANK,
@@ -61,7 +61,7 @@ SCRIPT_METHODS = {  # methods of the checkpoints that each link to this script t
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run modeling code inside the checkpoint")
+    add_trust_flag(parser)
     parser.add_argument("--data_path", required=True, type=Path, help="token file, see prepare_data.py")
     parser.add_argument("--documents", type=positive_int, default=10, help="use the first N documents [10]")
     parser.add_argument("--seq_len", required=True, type=int, nargs="+", help="window lengths, tokens")
@@ -196,7 +196,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
             continue
         if model is None:
             print_rank0(f"{name_or_path}: {facts['method']}, {dtype}, {attention}, {WORLD_SIZE} x {device.type}")
-            model = load_model(name_or_path, config, dtype, attention, device, args.trust_remote_code)
+            model = load_model(name_or_path, config, dtype, attention, device)
             rope = RopeSetter(model)
             check_head(model, torch.tensor([tokens_N[:16].tolist()], device=device))
         rope.set(ropes[job.length])

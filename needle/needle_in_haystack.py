@@ -108,7 +108,7 @@ def open_model(model: str, args: argparse.Namespace):
     Raises ValueError if it cannot run the model, or without --allow_beyond for lengths beyond the model's window.
     """
     if args.engine == "openai":
-        tokenizer = open_tokenizer(args.model_path[0], args.trust_remote_code)
+        tokenizer = open_tokenizer(args.model_path[0], args.trust_remote_code is True)
         return Endpoint(args.base_url, model, args.api_key, tokenizer)
     engine = open_engine(args.engine, model, args, max(args.lengths))
     beyond = [length for length in args.lengths if engine.window and length > engine.window]

@@ -1,0 +1,120 @@
+"""checkpoint.py: what is refused before a model runs, and whose code may run."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from checkpoint import load_model, open_config
+from tiny import edit_config
+from transformers_engine import Transformers
+
+
+@pytest.fixture
+def copy(base, tmp_path):
+    return shutil.copytree(base, tmp_path / "model")
+
+
+def refusal(folder, trust=False) -> str:
+    """The message about a checkpoint that cannot be evaluated."""
+    with pytest.raises(ValueError) as error:
+        Transformers(folder, trust_remote_code=trust, device="cpu").load()
+    message = str(error.value)
+    assert str(folder) in message and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 3},
+        {"num_hidden_layers": 1},
+        {"num_hidden_layers": -1},
+        {"num_attention_heads": 0},
+        {"num_key_value_heads": 0},
+        {"hidden_size": "64"},
+        {"vocab_size": 500},
+        {"hidden_act": "none"},
+        {"model_type": "nothing"},
+        {"max_position_embeddings": None},
+        {"rope_parameters": {"rope_type": "none", "rope_theta": 1e4}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": "high"}},
+        {"context_extension": "yarn"},
+        {"context_extension": {}},
+        {"context_extension": {"method": ["yarn"]}},
+        {"context_extension": {"method": "yarn", "trained_length": "long"}},
+        {"context_extension": {"method": "ntk", "rope_by_length": {"rule": "other"}}},
+        {"context_extension": {"method": "ntk", "rope_by_length": {"rule": "ntk"}}},
+    ],
+    ids=str,
+)
+def test_a_config_that_cannot_be_right_is_refused(copy, changes):
+    refusal(edit_config(copy, **changes))
+
+
+def test_folders_that_are_no_checkpoint_are_refused(base, tmp_path):
+    assert "no folder" in refusal(tmp_path / "nowhere")
+    assert "no config.json" in refusal(tmp_path)
+    for text in ("{", "[]", "[" * 100_000, "\xe9".encode("latin-1").decode("latin-1")):
+        (tmp_path / "config.json").write_text(text, encoding="latin-1")
+        refusal(tmp_path)
+    shutil.copyfile(base / "config.json", tmp_path / "config.json")
+    assert "no *.safetensors weights" in refusal(tmp_path)
+    shutil.copyfile(base / "model.safetensors", tmp_path / "model.safetensors")
+    assert "tokenizer" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["cut", "empty", "missing", "misshapen", "pickle"])
+def test_broken_weights_are_refused(copy, change):
+    path = copy / "model.safetensors"
+    content = path.read_bytes()
+    weights = load_file(path)
+    name = "model.layers.1.mlp.down_proj.weight"
+    if change == "pickle":  # beside safetensors that lack a weight
+        torch.save(weights, copy / "pytorch_model.bin")
+    if change in ("missing", "pickle"):
+        del weights[name]
+    if change == "misshapen":
+        weights[name] = weights[name][:, 1:].contiguous()
+    save_file(weights, path, metadata={"format": "pt"})
+    if change in ("cut", "empty"):
+        path.write_bytes(content[:-100] if change == "cut" else b"")
+    refusal(copy)
+
+
+def test_an_index_stays_inside_its_folder(copy, tmp_path):
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").rename(copy / "model-00001-of-00001.safetensors")
+    index = copy / "model.safetensors.index.json"
+    shard = "model-00001-of-00001.safetensors"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}))
+    Transformers(copy, device="cpu").load()
+    shutil.copyfile(copy / shard, tmp_path / shard)
+    for weight_map in (dict.fromkeys(weights, f"../{shard}"), {"x": [shard]}, "x", None):
+        index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+        assert "index.json" in refusal(copy)
+
+
+# --- whose code may run
+def test_code_runs_only_where_it_is_trusted(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["self_extend"], tmp_path / "model")
+    modeling = tmp_path / "modeling"
+    modeling.mkdir()
+    for path in folder.glob("*.py"):
+        shutil.copyfile(path, modeling / path.name)
+    config = open_config(folder, str(modeling))
+    load_model(folder, config, "float32", "sdpa", torch.device("cpu"))
+    assert "--trust_remote_code" in refusal(folder)
+    assert "--trust_remote_code" in refusal(folder, str(tmp_path))  # a folder without these files
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    edit_config(folder, auto_map={name: f"someone/else--{value}" for name, value in auto_map.items()})
+    assert "--trust_remote_code" in refusal(folder, str(modeling))
+    edit_config(folder, auto_map=auto_map)
+    marker = tmp_path / "ran"
+    path = next(folder.glob("modeling_self*.py"))
+    path.write_text(path.read_text() + f"\nopen({str(marker)!r}, 'w').close()\n")
+    assert "--trust_remote_code" in refusal(folder, str(modeling)) and not marker.exists()
+    open_config(folder, True)
+    assert marker.exists()
