@@ -25,7 +25,7 @@ def parse_line(line: str) -> dict | None:
     """The JSON object on a line, or None."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -124,7 +124,7 @@ class Store:
         if not files:
             return
         if self.record.exists():
-            files.append(self.record)  # last: answers without a record are never used
+            files.insert(0, self.record)  # first: answers without a record are never used, and moved after a kill
         number = 1
         folder = self.path.parent / "old"
         while any((folder / path.name).exists() for path in files):

@@ -1,10 +1,12 @@
 """store.py: answers survive kills, and answers of other settings are never mixed in."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +54,16 @@ def test_ranks_append_and_rank_0_gathers_one_sorted_file(open_store, monkeypatch
 def test_unreadable_lines_are_dropped(open_store):
     path = fill(open_store(), range(3)).path
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text(lines[0] + "\0\0\0\n" + "[1]\n" + '{"text": "no index"}\n' + lines[2] + '{"index": 3, "te')
+    path.write_text(
+        lines[0]
+        + "\0\0\0\n"
+        + "[1]\n"
+        + "[" * 100_000
+        + "\n"
+        + '{"text": "no index"}\n'
+        + lines[2]
+        + '{"index": 3, "te'
+    )
     assert list(open_store().open()) == [0, 2]
     assert path.read_text() == lines[0] + lines[2]
 
@@ -78,6 +89,53 @@ def test_errors_are_tried_again(open_store):
     assert list(answers.gather()) == [0, 1] and list(answers.errors) == [2]
     answers = fill(open_store(), [2])
     assert list(answers.gather()) == [0, 1, 2] and answers.errors == {}
+
+
+class Killed(BaseException):
+    """A kill, which no code catches."""
+
+
+def kill_at(patch, call: int) -> None:
+    """Makes the given rename or unlink from now on, and all after it, kill the process before it happens."""
+    calls = itertools.count(1)
+
+    def until_killed(function):
+        def wrapper(*args, **kwargs):
+            if next(calls) >= call:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    patch.setattr(os, "replace", until_killed(os.replace))
+    patch.setattr(Path, "unlink", until_killed(Path.unlink))
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_kill_at_any_rename_or_unlink_loses_nothing(open_store, tmp_path, monkeypatch, call):
+    """Answers of other settings are set aside, then those of two ranks are gathered."""
+    result = tmp_path / "result.json"
+
+    def run_all() -> dict:
+        answers = open_store({"seed": 2}, results=lambda: [result])
+        for index in sorted({0, 1, 2} - set(answers.open())):
+            monkeypatch.setattr(store, "RANK", index % 2)
+            share = open_store({"seed": 2})
+            share.append({"index": index, "text": f"é{index}"})
+            share.close()
+        monkeypatch.setattr(store, "RANK", 0)
+        return answers.gather()
+
+    fill(open_store({"seed": 1}), range(4))
+    before = (tmp_path / "answers.jsonl").read_bytes()
+    result.write_text("{}")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, call)
+        run_all()
+    assert list(run_all()) == [0, 1, 2]
+    assert (tmp_path / "old" / "answers.jsonl").read_bytes() == before
+    assert {path.name for path in (tmp_path / "old").iterdir()} == {"answers.jsonl", "answers.run.json", "result.json"}
+    assert {path.name for path in tmp_path.glob("a*")} == {"answers.jsonl", "answers.run.json"}
 
 
 APPEND = """
