@@ -98,13 +98,6 @@ class Results:
     runs: list[dict]
     warnings: list[str]
 
-    def warn(self, message: str) -> None:
-        """Prints a message, once; the report shows it too."""
-        message = printable(message)
-        if message not in self.warnings:
-            self.warnings.append(message)
-            print(message, flush=True)
-
 
 def printable(text: str) -> str:
     """The text on one line: a space for each line break, control character and lone surrogate."""
@@ -126,9 +119,8 @@ def check_fields(record: dict) -> dict:
 def check_score(score: Score) -> Score:
     """A copy of the score, its texts printable. Raises ValueError if a number is missing or out of range."""
     fields = check_fields(vars(score)) | {"settings": check_fields(score.settings)}
-    has_length = score.length or score.benchmark.startswith("longbench")
-    has_sample = score.n or score.value is None
-    if not (score.model and score.task is not None and score.source and has_length and has_sample):
+    length = score.length or score.benchmark.startswith("longbench")
+    if not (score.model and score.task is not None and score.source and length and (score.n or score.value is None)):
         raise ValueError("no model, task, source, length or sample")
     numbers = [value for value in (score.value, score.low, score.high) if value is not None]
     for sample in (score.samples or {}).values():
@@ -288,16 +280,15 @@ def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
 def add_model(results: Results, info: dict) -> str:
     """Adds a result's model. Returns its name: its folder's, after those above if another checkpoint has that name."""
     parts = Path(info.pop("path")).parts
-    if "@" in (info["checkpoint"] or ""):
-        info["checkpoint"] = None  # a server's or the hub's: no fingerprint of files
     for i in reversed(range(len(parts))):
         name = "/".join(parts[i:])  # its end is the same in every stage
         known = results.models.setdefault(name, dict(info))
-        differing = [key for key in info if None not in (known[key], info[key]) and known[key] != info[key]]
-        if differing in ([], ["base_model"]):  # the base is a path too
+        for key in info:
+            if key != "base_model" and None not in (known[key], info[key]) and known[key] != info[key]:
+                results.warnings.append(f"{name}: {key} is {known[key]} in one result and {info[key]} in another")
+                break
+        else:
             break
-        key = differing[-1]
-        results.warn(f"{name}: {key} is {known[key]} in one result and {info[key]} in another")
     known |= {key: value for key, value in info.items() if known[key] is None}
     return name
 
@@ -310,18 +301,19 @@ def collect(roots: list[Path]) -> Results:
         try:
             info, scores, runs = read_file(path, file)
         except ODD_FILE as error:
-            results.warn(f"left out: {path} is not a complete result ({type(error).__name__}: {error})")
+            message = f"left out: {path} is not a complete result ({type(error).__name__}: {error})"
+            results.warnings.append(printable(message))
             continue
         model = add_model(results, info) if scores else None
-        for entry in runs:
-            results.runs.append(entry | {"model": model})
+        results.runs += [entry | {"model": model} for entry in runs]
         for score in scores:
             score.model = model
             first = first_scores.setdefault((model, *score.key), score)
             if first is not score:
                 repeats[score.file] = first.file
     for file, first_file in repeats.items():
-        results.warn(f"{file} repeats {first_file}, which is the one used")
+        results.warnings.append(f"{file} repeats {first_file}, which is the one used")
+    results.warnings = list(dict.fromkeys(results.warnings))  # once each
     results.scores = [*first_scores.values(), *needle_means(first_scores.values())]
     results.scores.sort(key=sort_key)
     return results

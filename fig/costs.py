@@ -29,7 +29,7 @@ def read_training(root: Path | None, results: Results) -> tuple[list[dict], dict
             if metrics.exists():
                 costs.append({"model": model, "step": "training", **check_fields(sum_metrics(metrics))})
         except ODD_FILE as error:
-            results.warn(f"no costs from {metrics} ({type(error).__name__}: {error})")
+            results.warnings.append(f"no costs from {metrics} ({type(error).__name__}: {error})")
     return costs, recipes
 
 

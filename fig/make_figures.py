@@ -44,15 +44,17 @@ def main():
     results = collect([root.resolve() for root in roots if root.is_dir()])
     for root in roots:
         if args.results and not root.is_dir():
-            results.warn(f"no folder {root}")
+            results.warnings.append(f"no folder {root}")
+    rows = make_rows(results)
+    all_scores = make_frame(rows, results)
+    for warning in results.warnings:
+        print(warning)
     if not results.scores:
         raise ValueError(f"no results in {', '.join(map(str, roots))}; run eval_perplexity/eval.sh first")
     output = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
     locked = lock(output / ".lock")  # two runs in one folder: the second waits
 
-    rows = make_rows(results)
-    all_scores = make_frame(rows, results)
     scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
     target = args.length or target_length(rows)
     comparisons = paper.compare(rows, all_scores)

@@ -130,13 +130,12 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     frame = pd.DataFrame(lines, columns=columns)
     frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
-    source = frame.groupby(["benchmark", "task"]).source.transform("min")  # official, if there is such data
-    for line in frame[frame.source != source].itertuples():
-        results.warn(
-            f"{line.task}: its {line.source} data is left out of the table, which has {source[line.Index]} data"
+    is_first = frame.source == frame.groupby(["benchmark", "task"]).source.transform("min")
+    for task, source in frame.loc[~is_first, ["task", "source"]].drop_duplicates().to_numpy():
+        results.warnings.append(
+            f"{task}: results on {source} data are in results.csv only; the others are on other data"
         )
-    frame = frame[frame.source == source]
-    return frame
+    return frame[is_first]
 
 
 def merge_seeds(scores: list[Score]) -> Score:

@@ -28,7 +28,7 @@ CSV_COLUMNS = (
     "group", "method", "models", "benchmark", "what", "value", "low", "high", "n", "seeds", "seeds_sd", "mark",
     "comparison", "lacks", "paper_protocol_value", "paper", "difference",
 )  # fmt: skip
-LATEX = {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"}
+LATEX = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"})
 
 
 @dataclass
@@ -231,9 +231,7 @@ def latex(columns: list[Column], rows: list[Row]) -> str:
     table = pd.DataFrame(cells, index=pd.MultiIndex.from_tuples(heads)).T
     style = table.style.format_index(escape="latex").format_index(escape="latex", axis="columns")
     options = {"hrules": True, "multirow_align": "naive", "multicol_align": "r"}
-    text = style.to_latex(column_format="ll" + "c" * len(columns), **options)
-    for character, code in LATEX.items():
-        text = text.replace(character, code)
+    text = style.to_latex(column_format="ll" + "c" * len(columns), **options).translate(LATEX)
     return text + "".join(f"% {line}\n" for line in notes(columns))
 
 
