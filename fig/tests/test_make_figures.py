@@ -144,7 +144,7 @@ def test_surroundings_of_another_kind(tmp_path):
     other_run = lock(tmp_path / "out" / ".lock")
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen(command, cwd=tmp_path, env=names, text=True, **pipes)
-    assert "waiting" in process.stderr.readline() and not list(tmp_path.glob("out/*"))
+    assert "waiting" in process.stderr.readline() and not list(tmp_path.glob("out/*.csv"))
     other_run.close()
     printed, errors = process.communicate()
     assert process.returncode == 0 and not errors and "| pi |" in printed
