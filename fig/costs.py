@@ -19,9 +19,13 @@ def read_training(root: Path | None, results: Results) -> tuple[list[dict], dict
     """(costs of each training, settings by model) from the checkpoint folders below `root`."""
     costs, recipes = [], {}
     for path in sorted(root.rglob("config.json")) if root else ():
-        model = path.parent.name
+        parts = path.parent.parts
+        names = ["/".join(parts[i:]) for i in range(len(parts))]  # as collect.add_model names it
+        model = next((name for name in names if name in results.models), None)
         metrics = path.with_name("metrics.jsonl")
-        if model not in results.models:
+        if model in recipes:
+            results.warnings.append(f"{path.parent}: no costs and settings, since there is another {model} before it")
+        if model is None or model in recipes:
             continue
         try:
             record = json.loads(read_text(path)).get("context_extension") or {}

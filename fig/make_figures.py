@@ -42,9 +42,7 @@ def main():
     failures = read_text(args.failures).splitlines() if args.failures else []
     roots = args.results or [ROOT / name for name in STAGES]
     results = collect([root.resolve() for root in roots if root.is_dir()])
-    for root in roots:
-        if args.results and not root.is_dir():
-            results.warnings.append(f"no folder {root}")
+    results.warnings += [f"no folder {root}" for root in args.results or () if not root.is_dir()]
     rows = make_rows(results)
     all_scores = make_frame(rows, results)
     for warning in results.warnings:
