@@ -1,7 +1,7 @@
 """Reads the result files of every stage into one list of scores.
 
-Files are recognised by their content, wherever they are. Every field that is used is checked here: a file in which one
-is missing, of another type or out of range is reported and left out.
+Files are recognised by their content, wherever they are. One that is incomplete, or in which a field has another type
+or is out of range, is reported and left out.
 """
 
 import json
@@ -12,8 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import pandas as pd
 
 from run import read_text
 from stats import wilson
@@ -45,10 +43,6 @@ TYPES = {  # of fields; the others are text
 }
 RANGES = {"perplexity": (0.99, 1e300), "needle": (0, 1)}  # of values [0 to 100]; a perplexity is at least 1, rounded
 ODD_FILE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError)
-COLUMNS = (
-    "model", "training_seed", "method", "trained_length", "trained_tokens", "benchmark", "task", "length", "part",
-    "metric", "value", "low", "high", "n", "source", "protocol", "seed", "file",
-)  # fmt: skip
 
 
 @dataclass
@@ -301,8 +295,8 @@ def collect(roots: list[Path]) -> Results:
         try:
             info, scores, runs = read_file(path, file)
         except ODD_FILE as error:
-            message = f"left out: {path} is not a complete result ({type(error).__name__}: {error})"
-            results.warnings.append(printable(message))
+            reason = printable(f"{type(error).__name__}: {error}")
+            results.warnings.append(f"left out: {path} is not a complete result ({reason})")
             continue
         model = add_model(results, info) if scores else None
         results.runs += [entry | {"model": model} for entry in runs]
@@ -344,15 +338,3 @@ def needle_means(scores: Iterable[Score]) -> list[Score]:
         mean = replace(cells[0], part="", n=n, file=folder, samples=samples or None, settings={"depths": len(cells)})
         means.append(with_value(mean, total / n, wilson(total, n)))
     return means
-
-
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Writes the table. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    table = table.replace(r"^([=+\-@])", r"'\1", regex=True)
-    table.to_csv(path, index=False, lineterminator="\n")
-
-
-def write_results(results: Results, path: Path) -> None:
-    """results.csv: a line for each score; the same results give the same bytes (no times, no dates)."""
-    lines = [{**vars(score), **results.models[score.model]} for score in results.scores]
-    write_csv(pd.DataFrame(lines, columns=COLUMNS, dtype=object), path)

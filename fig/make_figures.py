@@ -36,7 +36,7 @@ def main():
     import plots
     import report
     import tables
-    from collect import collect, write_csv, write_results
+    from collect import collect
     from rows import make_frame, make_rows, target_length
 
     failures = read_text(args.failures).splitlines() if args.failures else []
@@ -63,9 +63,9 @@ def main():
     trainings, recipes = costs.read_training(args.checkpoints, results)
     cost_table = costs.make_table(results, trainings)
 
-    write_results(results, output / "results.csv")
-    write_csv(cost_table, output / "costs.csv")
-    write_csv(correlations, output / "correlation.csv")
+    tables.write_results(results, output / "results.csv")
+    tables.write_csv(cost_table, output / "costs.csv")
+    tables.write_csv(correlations, output / "correlation.csv")
     tables.write(columns, rows, output)
     figures = []
     for draw, benchmark in plots.FIGURES.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collect import BENCHMARKS, Score, write_csv
+from collect import BENCHMARKS, Results, Score
 from paper import find_comparison
 from rows import Row, mean_of, nearest, short, source_names, stratum
 from stats import percentile_interval, resampled_means
@@ -24,6 +24,10 @@ NOTE = (
 )
 SEEDS_NOTE = "Several training seeds: their mean, its interval over the samples, the standard deviation (sd) of seeds."
 MISSING_NOTE = "Cells that lack a part of what others have are not compared."
+RESULT_COLUMNS = (
+    "model", "training_seed", "method", "trained_length", "trained_tokens", "benchmark", "task", "length", "part",
+    "metric", "value", "low", "high", "n", "source", "protocol", "seed", "file",
+)  # fmt: skip
 CSV_COLUMNS = (
     "group", "method", "models", "benchmark", "what", "value", "low", "high", "n", "seeds", "seeds_sd", "mark",
     "comparison", "lacks", "paper_protocol_value", "paper", "difference",
@@ -201,6 +205,18 @@ def make_texts(columns: list[Column], row: Row, missing: str, best: str, tie: st
             text += details.format("; ".join(cell.details))
         texts.append(text)
     return texts
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Writes the table. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    table = table.replace(r"^([=+\-@])", r"'\1", regex=True)
+    table.to_csv(path, index=False, lineterminator="\n")
+
+
+def write_results(results: Results, path: Path) -> None:
+    """results.csv: a line for each score; the same results give the same bytes (no times, no dates)."""
+    lines = [{**vars(score), **results.models[score.model]} for score in results.scores]
+    write_csv(pd.DataFrame(lines, columns=RESULT_COLUMNS, dtype=object), path)
 
 
 def escape(name: str) -> str:

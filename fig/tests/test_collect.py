@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 
 import making
-from collect import collect, write_results
+import tables
+from collect import collect
 from rows import make_frame, make_rows, target_length
 
 
 def test_results_csv_has_every_number_of_every_stage(study, tmp_path):
     results = collect([study])
     assert results.warnings == [] and len(results.models) == len(making.MODELS)
-    write_results(results, tmp_path / "results.csv")
+    tables.write_results(results, tmp_path / "results.csv")
     table = pd.read_csv(tmp_path / "results.csv", keep_default_na=False, dtype=str).query("model == 'm_ntk_512'")
     assert set(table.training_seed) == {"42"} and set(table.source) == {"standin"}
 
@@ -36,8 +37,8 @@ def test_results_csv_has_every_number_of_every_stage(study, tmp_path):
 
 def test_same_results_in_another_place_and_order_give_the_same_bytes(study, tmp_path):
     copy = making.study(tmp_path / "copy", models=making.MODELS[::-1])
-    write_results(collect([study]), tmp_path / "a.csv")
-    write_results(collect([copy]), tmp_path / "b.csv")
+    tables.write_results(collect([study]), tmp_path / "a.csv")
+    tables.write_results(collect([copy]), tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     assert str(tmp_path).encode() not in (tmp_path / "a.csv").read_bytes()
 
