@@ -133,13 +133,7 @@ def test_surroundings_of_another_kind(tmp_path):
     making.perplexity(tmp_path / "r", making.info("m", "pi", 5), 128, 20.0)
     (tmp_path / "torch.py").write_text("raise ImportError")
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsvg.fonttype: none\n")
-    names = {
-        "PYTHONPATH": tmp_path,
-        "MPLBACKEND": "none",
-        "PYTHONIOENCODING": "ascii",
-        "PYTHONUTF8": "0",
-        "LC_ALL": "C",
-    }
+    names = {"PYTHONPATH": tmp_path, "MPLBACKEND": "none", "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, make_figures.__file__, "--results", "r", "--output_dir", "out"]
     other_run = lock(tmp_path / "out" / ".lock")
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
