@@ -1,17 +1,19 @@
 """Reads the result files of every stage into one list of scores.
 
-Files are recognised by their content, wherever they are. Those that are incomplete are reported and left out.
+Files are recognised by their content, wherever they are. One that is incomplete, or in which a field has another type
+or is out of range, is reported and left out.
 """
 
 import json
+import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pandas as pd
-
+from run import read_text
 from stats import wilson
 
 BENCHMARKS = {
@@ -27,10 +29,20 @@ MODEL_KEYS = (
 )  # fmt: skip
 RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "tokens_per_second", "peak_memory_bytes")
 OTHER_FILES = {"run.json", "result.json", "result_by_length.json", "result_by_details.json", "manifest.json"}
-COLUMNS = (
-    "model", "training_seed", "method", "trained_length", "trained_tokens", "benchmark", "task", "length", "part",
-    "metric", "value", "low", "high", "n", "source", "protocol", "seed", "file",
+COUNTS = (
+    "original_length", "trained_length", "trained_tokens", "training_seed", "seed", "length", "n", "from", "to",
+    "sliding_window", "documents", "max_length", "block", "peak_memory_bytes", "devices",
 )  # fmt: skip
+MEASURES = ("value", "low", "high", "depth", "seconds", "tokens_per_second")
+TYPES = {  # of fields; the others are text
+    **dict.fromkeys(COUNTS, int),
+    **dict.fromkeys(MEASURES, (int, float)),
+    **dict.fromkeys(("exact_attention", "all_windows", "complete"), bool),
+    **dict.fromkeys(("versions", "samples", "settings"), dict),
+    "seeds": list,
+}
+RANGES = {"perplexity": (0.99, 1e300), "needle": (0, 1)}  # of values [0 to 100]; a perplexity is at least 1, rounded
+ODD_FILE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError)
 
 
 @dataclass
@@ -68,7 +80,7 @@ class Score:
     @property
     def key(self) -> tuple:
         """What this is a score of."""
-        return self.benchmark, self.task, self.length, self.part, self.metric
+        return self.benchmark, self.task, self.length, self.part, self.metric, self.source
 
 
 @dataclass
@@ -79,6 +91,39 @@ class Results:
     scores: list[Score]
     runs: list[dict]
     warnings: list[str]
+
+
+def printable(text: str) -> str:
+    """The text on one line: a space for each line break, control character and lone surrogate."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def check_fields(record: dict) -> dict:
+    """A copy of the record, its texts printable. Raises ValueError if a field is not of its type, or out of range."""
+    checked = {}
+    for name, value in record.items():
+        limit = {int: 2**60, float: 1e300}.get(type(value))
+        is_in_range = limit is None or 0 <= value <= limit
+        if value is not None and not (is_in_range and isinstance(value, TYPES.get(name, str))):
+            raise ValueError(f"{name} is {value!r:.60}")
+        checked[name] = printable(value) if isinstance(value, str) else value
+    return checked
+
+
+def check_score(score: Score) -> Score:
+    """A copy of the score, its texts printable. Raises ValueError if a number is missing or out of range."""
+    fields = check_fields(vars(score)) | {"settings": check_fields(score.settings)}
+    length = score.length or score.benchmark.startswith("longbench")
+    if not (score.model and score.task is not None and score.source and length and (score.n or score.value is None)):
+        raise ValueError("no model, task, source, length or sample")
+    numbers = [value for value in (score.value, score.low, score.high) if value is not None]
+    for sample in (score.samples or {}).values():
+        numbers.append(math.exp(sample) if score.block else sample)  # losses of perplexity
+    least, most = RANGES.get(score.benchmark, (0, 100))
+    for number in numbers:
+        if not least <= number <= most:
+            raise ValueError(f"{number:g} is not a {score.metric} of {score.benchmark}")
+    return Score(**fields)
 
 
 def with_value(score: Score, value: float | None, interval: list | None = None, **changes) -> Score:
@@ -95,7 +140,7 @@ def run_entry(score: Score, data: dict, record: dict) -> dict:
     entry["sha256"] = data.get("sha256") or ""
     for key in RUN_KEYS:
         entry[key] = record.get(key)
-    return entry
+    return check_fields(entry)
 
 
 def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
@@ -112,7 +157,7 @@ def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dic
     samples = None
     windows = result.get("window_losses")
     if windows and None not in windows["loss"]:
-        samples = dict(zip(windows["start"], windows["loss"], strict=True))
+        samples = dict(zip(map(int, windows["start"]), windows["loss"], strict=True))
     interval = result["perplexity_interval_95"]
     whole = with_value(score, result["val_perplexity"], interval)
     scores = [replace(whole, samples=samples, settings=settings, block=2 * length)]
@@ -122,7 +167,8 @@ def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dic
             interval = entry["perplexity_interval_95"]
             scores.append(with_value(score, entry["perplexity"], interval, part=f"last {last}"))
     for bucket in result.get("loss_by_position", ()):
-        part = f"positions {bucket['from']}-{bucket['to']}"
+        ends = check_fields({"from": bucket["from"], "to": bucket["to"]})
+        part = "positions {from}-{to}".format(**ends)
         scores.append(with_value(score, bucket["perplexity"], part=part))
     return scores, [run_entry(score, data, result)]
 
@@ -130,6 +176,7 @@ def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dic
 def read_needle(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
     """A result of needle: one model, length and depth."""
     length, depth, data = result["context_length"], result["depth_percent"], result["data"]
+    check_fields({"depth": depth})
     samples, seconds, tokens = {}, 0, 0
     for trial in result["trials"]:
         seconds += trial.get("seconds") or 0
@@ -152,7 +199,7 @@ def read_scores(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
     """A scores.json of LongBench, LongBench-E, many-shot or RULER: one model, all sets or tasks."""
     scores, runs = [], []
     benchmark = result["benchmark"]
-    if benchmark not in BENCHMARKS:
+    if benchmark not in BENCHMARKS or benchmark in RANGES:  # those have files of their own
         raise ValueError(f"unknown benchmark '{benchmark}'")
     is_ruler = benchmark == "ruler"
     entries = result["tasks" if is_ruler else "sets"]
@@ -197,10 +244,47 @@ def find_files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
         for path in sorted(root.rglob("*.json")):
             name = path.relative_to(base).as_posix()
             set_aside = re.search(r"(^|/)old\d*/", name)
-            if path.name in OTHER_FILES or path.parent.name == "runs" or set_aside or path.resolve() in seen:
+            real_path = os.path.realpath(path)
+            if path.name in OTHER_FILES or path.parent.name == "runs" or set_aside or real_path in seen:
                 continue
-            seen.add(path.resolve())
+            seen.add(real_path)
             yield name, path
+
+
+def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
+    """(the model's MODEL_KEYS, path and fingerprint, scores, runs) of a JSON file; no scores if it is no result."""
+    result = json.loads(read_text(path))
+    if path.name == "scores.json":
+        read = read_scores
+    elif path.name.endswith("_results.json"):
+        read = read_needle
+    elif "val_perplexity" in result:
+        read = read_perplexity
+    else:
+        return {}, [], []
+    info = {key: result.get(key) for key in MODEL_KEYS}
+    info["method"] = result["method"] or "base"
+    info["path"] = result["model"] or result["name"]
+    info["checkpoint"] = result.get("checkpoint") or result.get("settings", {}).get("checkpoint")
+    identity = {"model": Path(info["path"]).name, "protocol": result["protocol"], "seed": result["seed"], "file": file}
+    scores, runs = read(result, identity)
+    return check_fields(info), [check_score(score) for score in scores], runs
+
+
+def add_model(results: Results, info: dict) -> str:
+    """Adds a result's model. Returns its name: its folder's, after those above if another checkpoint has that name."""
+    parts = Path(info.pop("path")).parts
+    for i in reversed(range(len(parts))):
+        name = "/".join(parts[i:])  # its end is the same in every stage
+        known = results.models.setdefault(name, dict(info))
+        for key in info:
+            if key != "base_model" and None not in (known[key], info[key]) and known[key] != info[key]:
+                results.warnings.append(f"{name}: {key} is {known[key]} in one result and {info[key]} in another")
+                break
+        else:
+            break
+    known |= {key: value for key, value in info.items() if known[key] is None}
+    return name
 
 
 def collect(roots: list[Path]) -> Results:
@@ -209,36 +293,21 @@ def collect(roots: list[Path]) -> Results:
     first_scores, repeats = {}, {}
     for file, path in find_files(roots):
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if path.name == "scores.json":
-                read = read_scores
-            elif path.name.endswith("_results.json"):
-                read = read_needle
-            elif "val_perplexity" in result:
-                read = read_perplexity
-            else:
-                continue
-            model = Path(result["model"] or "").name or result["name"]  # the same in every stage
-            identity = {"model": model, "protocol": result["protocol"], "seed": result["seed"], "file": file}
-            scores, runs = read(result, identity)
-            info = {key: result.get(key) for key in MODEL_KEYS}
-            info["method"] = result["method"] or "base"
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            results.warnings.append(f"left out: {path} is not a complete result ({type(error).__name__}: {error})")
+            info, scores, runs = read_file(path, file)
+        except ODD_FILE as error:
+            reason = printable(f"{type(error).__name__}: {error}")
+            results.warnings.append(f"left out: {path} is not a complete result ({reason})")
             continue
-        known = results.models.setdefault(model, info)
-        for key, value in info.items():
-            if known[key] is None:
-                known[key] = value
-            elif value is not None and value != known[key] and key != "base_model":
-                results.warnings.append(f"{model}: {key} is {known[key]} in one result and {value} in {path}")
-        results.runs += runs
+        model = add_model(results, info) if scores else None
+        results.runs += [entry | {"model": model} for entry in runs]
         for score in scores:
+            score.model = model
             first = first_scores.setdefault((model, *score.key), score)
             if first is not score:
-                repeats[file] = first.file
+                repeats[score.file] = first.file
     for file, first_file in repeats.items():
         results.warnings.append(f"{file} repeats {first_file}, which is the one used")
+    results.warnings = list(dict.fromkeys(results.warnings))  # once each
     results.scores = [*first_scores.values(), *needle_means(first_scores.values())]
     results.scores.sort(key=sort_key)
     return results
@@ -248,7 +317,7 @@ def sort_key(score: Score) -> tuple:
     """By model, benchmark, task, length and part, whose numbers are compared as numbers."""
     name = score.part.split(" ")[0]
     numbers = [int(digits) for digits in re.findall(r"\d+", score.part)]
-    return score.model, score.benchmark, score.task, score.length or 0, name, numbers, score.metric
+    return score.model, score.benchmark, score.task, score.length or 0, name, numbers, score.metric, score.source
 
 
 def needle_means(scores: Iterable[Score]) -> list[Score]:
@@ -256,7 +325,7 @@ def needle_means(scores: Iterable[Score]) -> list[Score]:
     groups = defaultdict(list)
     for score in scores:
         if score.benchmark == "needle" and score.value is not None:
-            groups[score.model, score.task, score.length, score.metric].append(score)
+            groups[score.model, score.task, score.length, score.metric, score.source].append(score)
     means = []
     for cells in groups.values():
         n = total = 0
@@ -269,10 +338,3 @@ def needle_means(scores: Iterable[Score]) -> list[Score]:
         mean = replace(cells[0], part="", n=n, file=folder, samples=samples or None, settings={"depths": len(cells)})
         means.append(with_value(mean, total / n, wilson(total, n)))
     return means
-
-
-def write_results(results: Results, path: Path) -> None:
-    """results.csv: a line for each score; the same results give the same bytes (no times, no dates)."""
-    lines = [{**vars(score), **results.models[score.model]} for score in results.scores]
-    table = pd.DataFrame(lines, columns=COLUMNS, dtype=object)
-    table.to_csv(path, index=False, lineterminator="\n")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from collect import Results
+from collect import ODD_FILE, Results, check_fields
 from rows import Row
+from run import read_text
 
 COLUMNS = {
     "model": "string", "step": "string", "task": "string", "length": "Int64", "seconds": float,
@@ -18,30 +19,35 @@ def read_training(root: Path | None, results: Results) -> tuple[list[dict], dict
     """(costs of each training, settings by model) from the checkpoint folders below `root`."""
     costs, recipes = [], {}
     for path in sorted(root.rglob("config.json")) if root else ():
-        model = path.parent.name
+        parts = path.parent.parts
+        names = ["/".join(parts[i:]) for i in range(len(parts))]  # as collect.add_model names it
+        model = next((name for name in names if name in results.models), None)
         metrics = path.with_name("metrics.jsonl")
-        if model not in results.models:
+        if model in recipes:
+            results.warnings.append(f"{path.parent}: no costs and settings, since there is another {model} before it")
+        if model is None or model in recipes:
             continue
         try:
-            record = json.loads(path.read_text(encoding="utf-8")).get("context_extension") or {}
+            record = json.loads(read_text(path)).get("context_extension") or {}
             recipes[model] = (record.get("recipe") or {}) | (record.get("options") or {})
             if metrics.exists():
-                costs.append({"model": model, "step": "training", **sum_metrics(metrics)})
-        except (ValueError, KeyError, AttributeError) as error:
+                costs.append({"model": model, "step": "training", **check_fields(sum_metrics(metrics))})
+        except ODD_FILE as error:
             results.warnings.append(f"no costs from {metrics} ({type(error).__name__}: {error})")
     return costs, recipes
 
 
 def sum_metrics(path: Path) -> dict:
     """The sum over the lines of metrics.jsonl, without one that a kill cut off and the time between two runs."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    metrics = pd.DataFrame([json.loads(line) for line in lines if line.endswith("}")])
+    entries = [json.loads(line) for line in read_text(path).splitlines() if line.endswith("}")]
+    metrics = pd.DataFrame(entries)
     tokens = metrics.tokens_seen.diff().fillna(metrics.tokens_seen)
     seconds = (tokens / metrics.tokens_per_second).sum()
     return {
-        **metrics.reindex(columns=["devices", "device"]).iloc[-1],
-        "seconds": seconds,
-        "tokens_per_second": tokens.sum() / seconds,
+        "devices": entries[-1].get("devices"),
+        "device": entries[-1].get("device"),
+        "seconds": float(seconds),
+        "tokens_per_second": float(tokens.sum() / seconds),
         "peak_memory_bytes": int(2**30 * metrics.peak_memory_gib.max()),
     }
 

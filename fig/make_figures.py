@@ -9,17 +9,11 @@ as .png and .svg, and report.html, which contains all of it in one file. An inco
 the exit status is 1 only if there is nothing to show.
 """
 
-import argparse
+import sys
 from pathlib import Path
 
-import correlation
-import costs
-import paper
-import plots
-import report
-import tables
-from collect import collect, write_results
-from rows import make_frame, make_rows, target_length
+from lock import lock
+from run import Parser, positive_int, read_text, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("eval_perplexity/results", "needle/results", "longbench/pred", "longbench/pred_e", "longbench/pred_trec",
@@ -27,26 +21,38 @@ STAGES = ("eval_perplexity/results", "needle/results", "longbench/pred", "longbe
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--results", type=Path, nargs="+", help="folders of result files [those of the stages]")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "fig", help="[this folder]")
     parser.add_argument("--checkpoints", type=Path, help="folder of the checkpoints: costs and settings of training")
     parser.add_argument("--failures", type=Path, help="a file with a line for each step that failed, for the report")
-    parser.add_argument("--length", type=int, help="Table 1's length, tokens [the commonest trained length]")
+    parser.add_argument("--length", type=positive_int, help="Table 1's length, tokens [the commonest trained length]")
     args = parser.parse_args()
+    sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 has no –
 
+    import correlation  # here, so that run_script reports a missing package
+    import costs
+    import paper
+    import plots
+    import report
+    import tables
+    from collect import collect
+    from rows import make_frame, make_rows, target_length
+
+    failures = read_text(args.failures).splitlines() if args.failures else []
     roots = args.results or [ROOT / name for name in STAGES]
     results = collect([root.resolve() for root in roots if root.is_dir()])
-    for root in roots:
-        if args.results and not root.is_dir():
-            results.warnings.append(f"no folder {root}")
+    results.warnings += [f"no folder {root}" for root in args.results or () if not root.is_dir()]
+    rows = make_rows(results)
+    all_scores = make_frame(rows, results)
     for warning in results.warnings:
         print(warning)
     if not results.scores:
-        raise SystemExit(f"error: no results in {', '.join(map(str, roots))}; run eval_perplexity/eval.sh first")
+        raise ValueError(f"no results in {', '.join(map(str, roots))}; run eval_perplexity/eval.sh first")
+    output = args.output_dir
+    output.mkdir(parents=True, exist_ok=True)
+    locked = lock(output / ".lock")  # two runs in one folder: the second waits
 
-    rows = make_rows(results)
-    all_scores = make_frame(rows, results)
     scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
     target = args.length or target_length(rows)
     comparisons = paper.compare(rows, all_scores)
@@ -57,11 +63,9 @@ def main():
     trainings, recipes = costs.read_training(args.checkpoints, results)
     cost_table = costs.make_table(results, trainings)
 
-    output = args.output_dir
-    output.mkdir(parents=True, exist_ok=True)
-    write_results(results, output / "results.csv")
-    cost_table.to_csv(output / "costs.csv", index=False)
-    correlations.to_csv(output / "correlation.csv", index=False)
+    tables.write_results(results, output / "results.csv")
+    tables.write_csv(cost_table, output / "costs.csv")
+    tables.write_csv(correlations, output / "correlation.csv")
     tables.write(columns, rows, output)
     figures = []
     for draw, benchmark in plots.FIGURES.items():
@@ -76,12 +80,12 @@ def main():
         drawn.figure.savefig(output / f"{drawn.name}.svg", metadata={"Date": None})
         plots.plt.close(drawn.figure)
         print(f"figure: {output / drawn.name}.png", flush=True)
-    failures = args.failures.read_text(encoding="utf-8").splitlines() if args.failures else []
     page = report.write(
         output, results, rows, target, columns, comparisons, correlations, cost_table, recipes, figures, failures
     )
     print(f"\n{tables.markdown(columns, rows)}\ntable: {output / 'table1.md'}\nreport: {page}")
+    locked.close()
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

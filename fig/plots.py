@@ -5,21 +5,23 @@ length that the study extends to, tokens.
 """
 
 import math
+import os
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
 from rows import Row, mean_of, nearest, short, source_names
 
-matplotlib.use("Agg")  # there may be no screen
+os.environ["MPLBACKEND"] = "Agg"  # there may be no screen
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import FixedLocator, MaxNLocator  # noqa: E402
 
 GREY = "#555555"
 HEAT_MAP = {"cmap": "cividis", "vmin": 0, "vmax": 100, "aspect": "auto"}
+plt.rcdefaults()  # not those of a matplotlibrc
 plt.rcParams |= {
+    "text.parse_math": False,  # a name may contain $
     "svg.hashsalt": "fig",  # the same results give the same SVG ids
     "figure.constrained_layout.use": True,
     "axes.spines.top": False,
@@ -100,7 +102,7 @@ def draw_line_figure(rows: list[Row], points: dict[str, pd.DataFrame], x_label: 
             plain_log_axis(line[0].yaxis)
     ticks = pd.concat(points).x.sort_values().unique()
     for panel in panels.flat:
-        for length in {rows[0].info["original_length"], target} if target else ():
+        for length in {rows[0].info["original_length"], target} - {None, 0} if target else ():
             panel.axvline(length, color="#999999", linewidth=1, linestyle=":")
         panel.set_xscale("log")
         plain_log_axis(panel.xaxis, ticks)
@@ -213,7 +215,8 @@ def ruler_tasks(rows, scores, target) -> Drawn:
 
 
 def longbench(rows, scores, target) -> Drawn:
-    scores = scores.assign(task=scores.task.str.removeprefix("standin_"))
+    if scores.source.nunique() == 1:
+        scores = scores.assign(task=scores.task.str.removeprefix("standin_"))
     figure = draw_matrix(rows, scores, f"LongBench, % ({source_names(scores.source)} data)")
     caption = "Score of each set; right, where it is recorded: means of the categories."
     return Drawn("longbench", "LongBench by task and category", caption, figure)

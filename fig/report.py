@@ -108,5 +108,5 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
         files=sorted(path.name for path in output.iterdir() if path.suffix in (".csv", ".md", ".tex")),
     )
     path = output / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="replace")
     return path

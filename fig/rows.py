@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -79,7 +80,8 @@ def make_rows(results: Results) -> list[Row]:
     for model, info in sorted(results.models.items()):
         frozen, seed = info["trained_tokens"] == 0, info["training_seed"]
         kind = "base" if info["method"] == "base" else "frozen" if frozen else "fine-tuned"
-        setup = (info["method"], info["original_length"], info["trained_length"], info["trained_tokens"])
+        base = Path(info["base_model"] or "").name
+        setup = (info["method"], base, info["original_length"], info["trained_length"], info["trained_tokens"])
         if kind != "fine-tuned" or seed is None or (setup, seed) in seen:
             setup = model  # a row of its own: not trained, or trained by another recipe, which results do not state
         seen.add((setup, seed))
@@ -111,7 +113,7 @@ def label_rows(rows: list[Row]) -> None:
 
 
 def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
-    """The scores of all rows that have a value, a line each.
+    """The scores of all rows that have a value, a line each. Of a task with several sources of data only the first.
 
     value, low, high: perplexity, else in %.  score: the Score, the mean over training seeds.
     """
@@ -128,7 +130,12 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     frame = pd.DataFrame(lines, columns=columns)
     frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
-    return frame
+    is_first = frame.source == frame.groupby(["benchmark", "task"]).source.transform("min")
+    for task, source in frame.loc[~is_first, ["task", "source"]].drop_duplicates().to_numpy():
+        results.warnings.append(
+            f"{task}: results on {source} data are in results.csv only; the others are on other data"
+        )
+    return frame[is_first]
 
 
 def merge_seeds(scores: list[Score]) -> Score:

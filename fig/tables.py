@@ -5,6 +5,7 @@ paired by id. Each method is compared with the best alone; nothing is corrected 
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collect import BENCHMARKS, Score
+from collect import BENCHMARKS, Results, Score
 from paper import find_comparison
 from rows import Row, mean_of, nearest, short, source_names, stratum
 from stats import percentile_interval, resampled_means
@@ -23,11 +24,15 @@ NOTE = (
 )
 SEEDS_NOTE = "Several training seeds: their mean, its interval over the samples, the standard deviation (sd) of seeds."
 MISSING_NOTE = "Cells that lack a part of what others have are not compared."
+RESULT_COLUMNS = (
+    "model", "training_seed", "method", "trained_length", "trained_tokens", "benchmark", "task", "length", "part",
+    "metric", "value", "low", "high", "n", "source", "protocol", "seed", "file",
+)  # fmt: skip
 CSV_COLUMNS = (
     "group", "method", "models", "benchmark", "what", "value", "low", "high", "n", "seeds", "seeds_sd", "mark",
     "comparison", "lacks", "paper_protocol_value", "paper", "difference",
 )  # fmt: skip
-LATEX = {"_": r"\_", "%": r"\%", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"}
+LATEX = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"})
 
 
 @dataclass
@@ -202,16 +207,33 @@ def make_texts(columns: list[Column], row: Row, missing: str, best: str, tie: st
     return texts
 
 
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Writes the table. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    table = table.replace(r"^([=+\-@])", r"'\1", regex=True)
+    table.to_csv(path, index=False, lineterminator="\n")
+
+
+def write_results(results: Results, path: Path) -> None:
+    """results.csv: a line for each score; the same results give the same bytes (no times, no dates)."""
+    lines = [{**vars(score), **results.models[score.model]} for score in results.scores]
+    write_csv(pd.DataFrame(lines, columns=RESULT_COLUMNS, dtype=object), path)
+
+
+def escape(name: str) -> str:
+    """A name from a result for Markdown: what would end a cell or begin code, HTML, a link or emphasis is escaped."""
+    return re.sub(r"([\\|`*<>&\[\]~$])", r"\\\1", name)
+
+
 def markdown(columns: list[Column], rows: list[Row]) -> str:
     """Table 1 in Markdown, with its notes."""
-    heads = [f"{column.head}<br>{column.what}<br>{column.n}" for column in columns]
+    heads = [f"{column.head}<br>{escape(column.what)}<br>{column.n}" for column in columns]
     lines = ["| method | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
     for group, members in groupby(rows, key=lambda row: row.group):
         if group != "base":
             lines.append(f"| *{group}* |" + " |" * len(columns))
         for row in members:
             texts = make_texts(columns, row, "–", "**{}**", "{} ≈", " {}")
-            lines.append(" | ".join([f"| {row.label}", *texts]) + " |")
+            lines.append(" | ".join([f"| {escape(row.label)}", *texts]) + " |")
     return "\n".join([*lines, "", *notes(columns), ""])
 
 
@@ -223,9 +245,9 @@ def latex(columns: list[Column], rows: list[Row]) -> str:
     cells = {(row.group, row.label): make_texts(columns, row, *patterns) for row in rows}
     heads = [(column.head, column.what, column.n) for column in columns]
     table = pd.DataFrame(cells, index=pd.MultiIndex.from_tuples(heads)).T
-    text = table.to_latex(multirow=False, column_format="ll" + "c" * len(columns))
-    for character, code in LATEX.items():
-        text = text.replace(character, code)
+    style = table.style.format_index(escape="latex").format_index(escape="latex", axis="columns")
+    options = {"hrules": True, "multirow_align": "naive", "multicol_align": "r"}
+    text = style.to_latex(column_format="ll" + "c" * len(columns), **options).translate(LATEX)
     return text + "".join(f"% {line}\n" for line in notes(columns))
 
 
@@ -241,4 +263,4 @@ def write(columns: list[Column], rows: list[Row], folder: Path) -> None:
             if cell:
                 lines.append({**names, **vars(column), **vars(cell), **cell.published})
     table = pd.DataFrame(lines, columns=CSV_COLUMNS, dtype=object)
-    table.to_csv(folder / "table1.csv", index=False, lineterminator="\n")
+    write_csv(table, folder / "table1.csv")

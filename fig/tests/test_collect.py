@@ -1,19 +1,22 @@
 """From result files to results.csv and to rows."""
 
+import json
+import math
 import shutil
 
 import pandas as pd
 import pytest
 
 import making
-from collect import collect, write_results
-from rows import make_rows, target_length
+import tables
+from collect import collect
+from rows import make_frame, make_rows, target_length
 
 
 def test_results_csv_has_every_number_of_every_stage(study, tmp_path):
     results = collect([study])
     assert results.warnings == [] and len(results.models) == len(making.MODELS)
-    write_results(results, tmp_path / "results.csv")
+    tables.write_results(results, tmp_path / "results.csv")
     table = pd.read_csv(tmp_path / "results.csv", keep_default_na=False, dtype=str).query("model == 'm_ntk_512'")
     assert set(table.training_seed) == {"42"} and set(table.source) == {"standin"}
 
@@ -34,8 +37,8 @@ def test_results_csv_has_every_number_of_every_stage(study, tmp_path):
 
 def test_same_results_in_another_place_and_order_give_the_same_bytes(study, tmp_path):
     copy = making.study(tmp_path / "copy", models=making.MODELS[::-1])
-    write_results(collect([study]), tmp_path / "a.csv")
-    write_results(collect([copy]), tmp_path / "b.csv")
+    tables.write_results(collect([study]), tmp_path / "a.csv")
+    tables.write_results(collect([copy]), tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     assert str(tmp_path).encode() not in (tmp_path / "a.csv").read_bytes()
 
@@ -61,13 +64,62 @@ def test_files_that_are_not_results_are_reported_and_left_out(study, tmp_path):
         assert line.startswith("left out: ") and "\n" not in line
 
 
+ODD = {  # fields of results of needle and perplexity, and values that they may not have
+    "model": (5, ["m"]), "method": (["pi"], 5), "exact_attention": ("yes", 2), "trained_length": ("512", -1, 10**30),
+    "trained_tokens": ("many", math.nan), "training_seed": ([42],), "base_model": ({},), "versions": ("3.11",),
+    "score": (math.nan, -0.5, 1.5, "1"), "depth_percent": (None, math.nan, -5, "50"), "template": (None, ["book"]),
+    "trials": ([{"trial": 0, "score": None}], [{"trial": [], "score": 1}], [{"trial": 0, "score": 9}], [5], "x"),
+    "val_perplexity": (math.nan, math.inf, -1.0, 0, "20"), "perplexity_interval_95": ([1.0], [math.nan, 2.0], 5),
+    "seq_len": (None, "512", -512, 0, 10**30), "n_windows": (None, 0, "40"), "documents": (math.inf,),
+    "loss_by_position": ([{"from": 1}], [{"from": 1, "to": "x", "perplexity": 2.0}], 5),
+    "data": ([], {"path": 5, "source": "user"}, {"path": "a/b", "source": None}), "peak_memory_bytes": (1.5, 10**30),
+    "window_losses": ({"start": ["a"], "loss": [1.0]}, {"start": [1], "loss": ["a"]}, {"start": [1], "loss": []}),
+}  # fmt: skip
+
+
+def test_a_file_with_a_field_of_another_type_or_range_is_named_and_left_out(tmp_path):
+    info, root = making.info("m", "pi", 5), tmp_path / "root"
+    making.perplexity(root, info, 512, 20.0)
+    needle = json.loads(making.needle(tmp_path, info, 512, 50, [1.0]).read_text())
+    perplexity = json.loads(making.perplexity(tmp_path, info, 512, 20.0).read_text())
+    odd = []
+    for field, values in ODD.items():
+        for i, value in enumerate(values):
+            name, result = (f"{field}{i}_results", needle) if field in needle else (f"{field}{i}", perplexity)
+            odd.append(making.write(root / f"{name}.json", result | {field: value, "name": name}))
+    odd += [root / f"{name}.json" for name in ("deep", "loop", "binary", "folder")]
+    odd[-4].write_text("[" * 100_000)
+    odd[-3].symlink_to(odd[-3])
+    odd[-2].write_bytes(b"\xe4\x00")
+    odd[-1].mkdir()
+    results = collect([root])
+    assert {score.file for score in results.scores} == {"results/heldout/m_512_heldout.json"}
+    assert sorted(line.split()[2] for line in results.warnings) == sorted(map(str, odd))
+
+
 def test_repeated_results_and_two_models_of_one_name_are_reported(tmp_path):
-    info = making.info("m", "pi", 5)
-    making.perplexity(tmp_path / "a", info, 512, 20.0)
-    making.perplexity(tmp_path / "b", info | {"trained_length": 256}, 512, 30.0)
-    results = collect([tmp_path / "a", tmp_path / "b"])
-    assert [score.value for score in results.scores if score.part == ""] == [20.0]
-    assert "m: trained_length is 512 in one result and 256" in results.warnings[0] and "repeats" in results.warnings[1]
+    info = making.info("m", "pi", 5, settings={"checkpoint": "first"})
+    for run, changes in (("a", {}), ("b", {"trained_length": 256}), ("c", {"settings": {"checkpoint": "other"}})):
+        making.perplexity(tmp_path / run, info | {"model": f"/{run}/m", **changes}, 512, 20.0)
+    making.perplexity(tmp_path / "d", info, 512, 40.0)
+    results = collect([tmp_path / run for run in "abcd"])
+    assert [row.models for row in make_rows(results)] == [["b/m"], ["c/m"], ["m"]]
+    assert results.warnings[0] == "m: trained_length is 512 in one result and 256 in another"
+    assert "m: checkpoint is first" in results.warnings[1] and "d/results" in results.warnings[2]
+
+
+def test_results_on_other_data_or_of_another_base_share_no_row(tmp_path):
+    for seed, source in ((1, "official"), (2, "standin"), (3, "official")):
+        base = {1: "a/llama", 2: "b/llama", 3: "a/mistral"}[seed]
+        info = making.info(f"m{seed}", "pi", 5, training_seed=seed, base_model=base)
+        making.ruler(tmp_path, info, 512, {"vt": making.entry([seed / 4], "indices", source)})
+        making.needle(tmp_path, info, 512, 50, [seed / 4], data={"source": source})
+    results = collect([tmp_path])
+    rows = make_rows(results)
+    assert [row.models for row in rows] == [["m1", "m2"], ["m3"]]
+    frame = make_frame(rows, results).query("metric == 'score'")
+    assert set(frame.source) == {"official"} and sorted(frame.query("benchmark == 'ruler'").value) == [25.0, 75.0]
+    assert any("vt: results on standin data" in line for line in results.warnings)
 
 
 def test_rows_have_groups_and_labels_that_tell_them_apart(tmp_path):
