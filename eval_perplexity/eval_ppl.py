@@ -66,12 +66,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data_path", required=True, type=Path, help="token file, see prepare_data.py")
     parser.add_argument("--documents", type=positive_int, default=10, help="use the first N documents [10]")
     parser.add_argument("--seq_len", required=True, type=int, nargs="+", help="window lengths, tokens")
-    parser.add_argument(
-        "--sliding_window", type=positive_int, default=256, help="distance between window starts, tokens [256]"
-    )
-    parser.add_argument(
-        "--max_windows", type=positive_int, nargs="+", help="size of a random sample; one, or one per length"
-    )
+    parser.add_argument("--sliding_window", type=positive_int, default=256, help="tokens between window starts [256]")
+    sample = "size of a random sample; one, or one per length"
+    parser.add_argument("--max_windows", type=positive_int, nargs="+", help=sample)
     parser.add_argument("--seed", type=int, default=2, help="seed for that sample and for the bootstrap [2]")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")
     parser.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
@@ -139,32 +136,25 @@ class Job:
         self.store = Store(progress, self.settings, recorded_start, results=lambda: [self.path])
 
     def result_settings(self) -> dict | None:
-        """The settings of the result that is there, without the batch size; None if there is none."""
+        """The settings of the result that is there, without the batch size."""
         settings = (read_json(self.path) or {}).get("settings")
         if isinstance(settings, dict):
             settings.pop("batch_size", None)
-            return settings
-        return None
-
-    def is_done(self) -> bool:
-        return self.result_settings() == self.store.settings
+        return settings
 
 
 def finished_windows(job: Job) -> set[int] | None:
     """The starts of the recorded windows, on every rank; None if the result of exactly these settings is there."""
     finished = None
     if RANK == 0:
-        done = job.is_done()
-        if not done:
-            job.store.lock()  # another run may have this length, and finish it
-            done = job.is_done()
-            if done:
-                job.store.remove()
-        if done:
+        job.store.lock()  # another run may have this length, and finish it
+        known = job.result_settings()
+        if known == job.store.settings:
+            job.store.remove()
             print_rank0(f"{job.path}: already done")
         else:
             if job.path.exists():
-                job.store.set_aside(job.result_settings())
+                job.store.set_aside(known)
             finished = set(job.store.open())
             if finished:
                 print_rank0(f"{job.path}: resuming, {len(finished)} of {len(job.starts)} windows are done")
@@ -182,19 +172,16 @@ def score_batches(model, tokens_N: np.ndarray, job: Job, finished: set[int]) -> 
         nll_BL, hit_BL = score(model, torch.from_numpy(ids_BL1).to(model.device))
         nll_BL = nll_BL.cpu().double().numpy()
         hit_BL = hit_BL.cpu().numpy()
-        records = []
-        for start, nll_L, hit_L in zip(starts, nll_BL, hit_BL, strict=True):
-            records.append(record(start, nll_L, hit_L))
         seconds = round((time.perf_counter() - start_time) / len(starts), 6)
-        for window in records:
-            job.store.append(window | {"seconds": seconds})
+        for start, nll_L, hit_L in zip(starts, nll_BL, hit_BL, strict=True):
+            job.store.append(record(start, nll_L, hit_L) | {"seconds": seconds})
         bar.update()
     bar.close()
     job.store.close()
 
 
-def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[Path]:
-    """Evaluates one checkpoint at every length; returns, on rank 0, the results that have no perplexity."""
+def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[str]:
+    """Evaluates one checkpoint at every length; returns the results without a perplexity (on rank 0)."""
     config = open_config(name_or_path, args.trust_remote_code)
     description = describe(name_or_path, config)
     check_script(name_or_path, description["method"])
@@ -234,7 +221,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[Pat
         barrier()
     if RANK > 0:
         return []
-    return [job.path for job in jobs if (read_json(job.path) or {}).get("val_perplexity") is None]
+    return [str(job.path) for job in jobs if (read_json(job.path) or {}).get("val_perplexity") is None]
 
 
 def write_result(job: Job, facts: dict) -> None:
@@ -284,8 +271,7 @@ def main():
     broken = []
     for_each_checkpoint(args.base_model, lambda name_or_path: broken.extend(evaluate_checkpoint(args, name_or_path)))
     if broken:
-        names = " ".join(map(str, broken))
-        raise ValueError(f"losses are not finite, so there is no perplexity in {names} (the records are kept)")
+        raise ValueError(f"losses are not finite, so there is no perplexity in {' '.join(broken)}")
 
 
 if __name__ == "__main__":

@@ -104,10 +104,8 @@ def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray) -> dict:
 
 def recorded_start(entry: dict) -> int:
     """The start of a recorded window. Raises KeyError or TypeError if the entry is not a record with `seconds`."""
-    numbers = [entry["start"], entry["correct"], entry["seconds"]]
-    if entry["loss"] is not None:
-        numbers += [entry["loss"], *entry["buckets"]]
-    sum(numbers)  # a TypeError, unless all are numbers
+    losses = [] if entry["loss"] is None else [entry["loss"], *entry["buckets"]]
+    sum([entry["start"], entry["correct"], entry["seconds"], *losses])  # a TypeError, unless all are numbers
     return entry["start"]
 
 
