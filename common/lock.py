@@ -29,6 +29,9 @@ def lock(path: Path):
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:
         print(f"the file system of {path} has no locks: start only one run in that folder at a time", file=sys.stderr)
+    with path.open("a") as current:
+        if not os.path.sameopenfile(file.fileno(), current.fileno()):  # the other run has deleted the file
+            return lock(path)
     HELD[path] = file
     return file
 

@@ -68,7 +68,7 @@ class Store:
         self.errors = {}
         self.file = None
         self.lock_path = self.record.with_name(f".{path.stem}.lock")
-        self.lock_file = None  # held from `open` on, as long as this object exists
+        self.lock_file = None  # held from `lock` or `open` on, until `remove` or as long as this object exists
 
     def files(self) -> list[Path]:
         """The existing files with answers, that of rank 0 first."""
@@ -76,12 +76,16 @@ class Store:
         return [path for path in paths if path.is_file()]
 
     # --- rank 0
+    def lock(self) -> None:
+        """Waits while another process has this unit of work."""
+        self.lock_file = lock(self.lock_path)
+
     def open(self, notes: dict | None = None) -> dict[Hashable, dict]:
         """Writes the record, `notes` and the settings; returns the answers that are there, by key.
 
-        Waits while another process has this unit of work. Answers made with other settings are moved to old/.
+        Calls `lock`. Answers made with other settings are moved to old/.
         """
-        self.lock_file = lock(self.lock_path)
+        self.lock()
         known = (read_json(self.record) or {}).get("settings")
         if known != self.settings:
             self.set_aside(known)
@@ -99,6 +103,7 @@ class Store:
             for entry in read_lines(path)[0]:
                 try:
                     key = self.key(entry)
+                    hash(key)
                 except (KeyError, TypeError):
                     continue  # a JSON object, but not an answer
                 if "error" in entry:
@@ -134,15 +139,16 @@ class Store:
         for path in files:
             os.replace(path, folder / path.name)
         reason = "no record of their settings"
-        if known is not None:
+        if isinstance(known, dict):
             names = sorted(known.keys() | self.settings.keys())
             reason = "other " + ", ".join(name for name in names if known.get(name) != self.settings.get(name))
         print(f"{self.path}: earlier answers moved to {folder.name}/ ({reason}); they are made again", flush=True)
 
     def remove(self) -> None:
-        """Deletes the answers and the record, once the result is written."""
+        """Deletes the answers and the record, once the result is written, and releases the lock."""
         for path in [*self.files(), self.record, self.lock_path]:
             path.unlink(missing_ok=True)
+        self.lock_file = None
 
     # --- any rank
     def append(self, entry: dict) -> None:

@@ -26,6 +26,7 @@ from rope import RopeSetter, rope_at
 from run import (
     RANK,
     WORLD_SIZE,
+    Parser,
     barrier,
     broadcast,
     command_line,
@@ -45,7 +46,7 @@ from run import (
 from scoring import check_head, score
 from store import Store
 from summary import summarise
-from windows import open_tokens, record, subsample, window_starts
+from windows import open_tokens, record, recorded_start, subsample, window_starts
 
 SCRIPT_METHODS = {  # methods of the checkpoints that each link to this script takes; "base": a plain model
     "eval_pi.py": ("base", "origin", "pi", "longlora"),
@@ -59,18 +60,15 @@ SCRIPT_METHODS = {  # methods of the checkpoints that each link to this script t
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids")
     add_trust_flag(parser)
     parser.add_argument("--data_path", required=True, type=Path, help="token file, see prepare_data.py")
     parser.add_argument("--documents", type=positive_int, default=10, help="use the first N documents [10]")
     parser.add_argument("--seq_len", required=True, type=int, nargs="+", help="window lengths, tokens")
-    parser.add_argument(
-        "--sliding_window", type=positive_int, default=256, help="distance between window starts, tokens [256]"
-    )
-    parser.add_argument(
-        "--max_windows", type=positive_int, nargs="+", help="size of a random sample; one, or one per length"
-    )
+    parser.add_argument("--sliding_window", type=positive_int, default=256, help="tokens between window starts [256]")
+    sample = "size of a random sample; one, or one per length"
+    parser.add_argument("--max_windows", type=positive_int, nargs="+", help=sample)
     parser.add_argument("--seed", type=int, default=2, help="seed for that sample and for the bootstrap [2]")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")
     parser.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
@@ -84,8 +82,13 @@ def parse_args() -> argparse.Namespace:
         raise ValueError(f"--max_windows takes one value or one for each of the {len(args.seq_len)} lengths")
     if min(args.seq_len) < 2:
         raise ValueError("--seq_len must be at least 2")
+    if args.seed < 0:
+        raise ValueError("--seed must be at least 0")
     if args.output_dir.suffix == ".json" and len(args.base_model) * len(args.seq_len) > 1:
         raise ValueError(f"--output_dir {args.output_dir} is one file, for one checkpoint and length; give a folder")
+    names = sorted(map(checkpoint_name, set(args.base_model)))
+    if len(set(names)) < len(names):
+        raise ValueError(f"checkpoints have the same name ({' '.join(names)}); give each its own --output_dir")
     return args
 
 
@@ -106,7 +109,7 @@ def result_path(args: argparse.Namespace, model: str, length: int) -> Path:
 
 
 class Job:
-    """The windows of one length: `batches` of window starts, of `n_total` before sampling.
+    """The windows of one length: `starts` of windows, of `n_total` before sampling, and `batches` of these.
 
     settings: what all lengths share. Raises ValueError if the data, `n_tokens` tokens, are too short.
     """
@@ -114,10 +117,11 @@ class Job:
     def __init__(self, args: argparse.Namespace, model: str, n_tokens: int, settings: dict, length: int):
         max_windows = args.max_windows[args.seq_len.index(length)]
         all_starts = window_starts(n_tokens, length, args.sliding_window)
-        starts = subsample(all_starts, max_windows, args.seed).tolist()
+        self.starts = subsample(all_starts, max_windows, args.seed).tolist()
         self.length = length
         self.n_total = len(all_starts)
-        self.batches = [starts[i : i + args.batch_size] for i in range(0, len(starts), args.batch_size)]
+        self.batch_size = args.batch_size  # not a setting: windows of any batch size make one result
+        self.batches = [self.starts[i : i + args.batch_size] for i in range(0, len(self.starts), args.batch_size)]
         self.settings = {
             "protocol": "lceg-windows",
             "seq_len": length,
@@ -125,54 +129,59 @@ class Job:
             "documents": args.documents,
             "max_windows": max_windows,
             "seed": args.seed,
-            "batch_size": args.batch_size,
             **settings,
         }
         self.path = result_path(args, model, length)
         progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
-        self.store = Store(progress, self.settings, lambda entry: entry["batch"], results=lambda: [self.path])
+        self.store = Store(progress, self.settings, recorded_start, results=lambda: [self.path])
+
+    def result_settings(self) -> dict | None:
+        """The settings of the result that is there, without the batch size."""
+        settings = (read_json(self.path) or {}).get("settings")
+        if isinstance(settings, dict):
+            settings.pop("batch_size", None)
+        return settings
 
 
-def finished_batches(job: Job) -> dict[int, dict] | None:
-    """The recorded batches by number, on every rank; None if the result of exactly these settings is there."""
+def finished_windows(job: Job) -> set[int] | None:
+    """The starts of the recorded windows, on every rank; None if the result of exactly these settings is there."""
     finished = None
     if RANK == 0:
-        result = read_json(job.path) or {}
-        if result.get("fingerprint") == run_key(job.settings):
+        job.store.lock()  # another run may have this length, and finish it
+        known = job.result_settings()
+        if known == job.store.settings:
+            job.store.remove()
             print_rank0(f"{job.path}: already done")
         else:
             if job.path.exists():
-                job.store.set_aside(result.get("settings"))
-            finished = job.store.open()
+                job.store.set_aside(known)
+            finished = set(job.store.open())
             if finished:
-                print_rank0(f"{job.path}: resuming, {len(finished)} of {len(job.batches)} batches are done")
+                print_rank0(f"{job.path}: resuming, {len(finished)} of {len(job.starts)} windows are done")
     return broadcast(finished)
 
 
-def score_batches(model, tokens_N: np.ndarray, job: Job, finished: dict[int, dict]) -> None:
-    """Scores this rank's share of the unfinished batches and records each as soon as it is done."""
-    unfinished = sorted(set(range(len(job.batches))) - set(finished))
-    numbers = unfinished[RANK::WORLD_SIZE]
-    bar = progress_bar(len(numbers), f"length {job.length}", "batch")
-    for number in numbers:
+def score_batches(model, tokens_N: np.ndarray, job: Job, finished: set[int]) -> None:
+    """Scores this rank's share of the unfinished batches and records their windows as soon as a batch is done."""
+    unfinished = [starts for starts in job.batches if not finished.issuperset(starts)]
+    batches = unfinished[RANK::WORLD_SIZE]
+    bar = progress_bar(len(batches), f"length {job.length}", "batch")
+    for starts in batches:
         start_time = time.perf_counter()
-        starts = job.batches[number]
         ids_BL1 = np.stack([tokens_N[start : start + job.length + 1] for start in starts]).astype(np.int64)
         nll_BL, hit_BL = score(model, torch.from_numpy(ids_BL1).to(model.device))
-        records = []
         nll_BL = nll_BL.cpu().double().numpy()
         hit_BL = hit_BL.cpu().numpy()
+        seconds = round((time.perf_counter() - start_time) / len(starts), 6)
         for start, nll_L, hit_L in zip(starts, nll_BL, hit_BL, strict=True):
-            records.append(record(start, nll_L, hit_L))
-        seconds = round(time.perf_counter() - start_time, 6)
-        job.store.append({"batch": number, "seconds": seconds, "windows": records})
+            job.store.append(record(start, nll_L, hit_L) | {"seconds": seconds})
         bar.update()
     bar.close()
     job.store.close()
 
 
-def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
-    """Evaluates one checkpoint at every length."""
+def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[str]:
+    """Evaluates one checkpoint at every length; returns the results without a perplexity (on rank 0)."""
     config = open_config(name_or_path, args.trust_remote_code)
     description = describe(name_or_path, config)
     check_script(name_or_path, description["method"])
@@ -191,7 +200,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     jobs = [Job(args, name_or_path, len(tokens_N), settings, length) for length in args.seq_len]
     model = None
     for job in jobs:
-        finished = finished_batches(job)
+        finished = finished_windows(job)
         if finished is None:
             continue
         if model is None:
@@ -210,24 +219,31 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
             costs = {"peak_memory_bytes": peak_memory(device), "sdpa_kernels": sdpa_kernels(device)}
             write_result(job, {**facts, "rope": rope.parameters, **costs})
         barrier()
+    if RANK > 0:
+        return []
+    return [str(job.path) for job in jobs if (read_json(job.path) or {}).get("val_perplexity") is None]
 
 
 def write_result(job: Job, facts: dict) -> None:
-    """Writes the result file from the recorded batches, removes the record and prints one line."""
-    entries = job.store.gather().values()
-    records, seconds = [], 0.0
-    for entry in entries:
-        records += entry["windows"]
-        seconds += entry["seconds"]
+    """Writes the result file from the recorded windows, removes the record and prints one line.
+
+    Raises ValueError if windows are missing: their records were deleted, or another run wrote to the same files.
+    """
+    entries = job.store.gather()
+    records = [entries[start] for start in job.starts if start in entries]
     n_windows = len(records)
-    assert n_windows == sum(map(len, job.batches))
+    if n_windows < len(job.starts):
+        recorded = f"{n_windows} of {len(job.starts)} windows are recorded"
+        raise ValueError(f"{job.store.path}: {recorded}; rerun the same command, one at a time")
+    seconds = sum(window["seconds"] for window in records)
+    settings = job.settings | {"batch_size": job.batch_size}
     result = {
-        **summarise(records, job.length, job.settings["seed"]),
+        **summarise(records, job.length, settings["seed"]),
         "n_windows": n_windows,
         "n_windows_total": job.n_total,
         **facts,
-        "fingerprint": run_key(job.settings),
-        "settings": job.settings,
+        "fingerprint": run_key(settings),
+        "settings": settings,
         "versions": versions("numpy"),
         "command": command_line(),
         "processes": WORLD_SIZE,
@@ -235,7 +251,7 @@ def write_result(job: Job, facts: dict) -> None:
         "tokens_per_second": round(n_windows * job.length / seconds, 1),
     }
     for key in ("protocol", "seq_len", "sliding_window", "documents", "seed", "batch_size", "dtype", "attention"):
-        result[key] = job.settings[key]
+        result[key] = settings[key]
     write_json(job.path, result)
     job.store.remove()
 
@@ -252,7 +268,10 @@ def write_result(job: Job, facts: dict) -> None:
 
 def main():
     args = parse_args()
-    for_each_checkpoint(args.base_model, lambda name_or_path: evaluate_checkpoint(args, name_or_path))
+    broken = []
+    for_each_checkpoint(args.base_model, lambda name_or_path: broken.extend(evaluate_checkpoint(args, name_or_path)))
+    if broken:
+        raise ValueError(f"losses are not finite, so there is no perplexity in {' '.join(broken)}")
 
 
 if __name__ == "__main__":

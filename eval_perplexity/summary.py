@@ -38,11 +38,9 @@ def summarise(records: list[dict], length: int, seed: int) -> dict:
     `*_without_nan` hold the mean over the other windows.
     """
     records = sorted(records, key=lambda record: record["start"])
-    starts, losses, n_correct = [], [], 0
-    for record in records:
-        starts.append(record["start"])
-        losses.append(record["loss"])
-        n_correct += record["correct"]
+    starts = [record["start"] for record in records]
+    losses = [record["loss"] for record in records]
+    n_correct = sum(record["correct"] for record in records)
     finite = [loss for loss in losses if loss is not None]
     n_bad = len(losses) - len(finite)
     complete = [] if n_bad else records

@@ -19,14 +19,23 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray
     """The first `documents` documents of a token file, uint16 or uint32 [N], and the result's `data`.
 
     The stream ends where the next document begins (the (documents + 1)-th occurrence of the file's first token), or
-    with the file. Raises ValueError if the file is missing, incomplete, too short or of another vocabulary.
+    with the file. Raises ValueError if the file is missing, incomplete, too short or of another vocabulary, or if its
+    sidecar is broken or of another file.
     """
     if not path.is_file():
         raise ValueError(f"no token file {path}; make one with prepare_data.py")
-    sidecar = read_json(path.with_name(path.name + ".json")) or {}
-    dtype = sidecar.get("dtype", "uint32" if vocab_size > 65536 else "uint16")
+    sidecar_path = path.with_name(path.name + ".json")
+    sidecar = read_json(sidecar_path) if sidecar_path.exists() else {}
+    dtype = (sidecar or {}).get("dtype", "uint32" if vocab_size > 65536 else "uint16")
+    if sidecar is None or dtype not in ("uint16", "uint32"):
+        raise ValueError(f"{sidecar_path} is broken; make both files again with prepare_data.py")
+    size, item_size = path.stat().st_size, np.dtype(dtype).itemsize
+    if size == 0 or size % item_size:
+        raise ValueError(f"{path} has {size} bytes, not tokens of {item_size}; make it again with prepare_data.py")
     tokens_N = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
     sha256 = hashlib.sha256(tokens_N).hexdigest()
+    if sidecar.get("sha256", sha256) != sha256:
+        raise ValueError(f"{path} is not the file that {sidecar_path.name} describes; make both again")
     document_starts = np.flatnonzero(tokens_N == tokens_N[0])
     n_documents = len(document_starts)
     if n_documents < documents:
@@ -49,7 +58,7 @@ def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
 
     Every window [s, s + length) is followed by one more token, its last target. Raises ValueError if there is none.
     """
-    starts = np.arange(0, n_tokens - length, stride)[:-1]
+    starts = np.arange(0, max(n_tokens - length, 0), stride)[:-1]
     if len(starts) == 0:
         need = f"windows of {length} tokens every {stride} need more than {length + stride} tokens"
         raise ValueError(f"{need}, the documents have {n_tokens}; give more --documents or a shorter --seq_len")
@@ -91,6 +100,13 @@ def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray) -> dict:
             if length > n:
                 kept[f"last_{n}"] = float(inside[-n:].mean())
     return kept
+
+
+def recorded_start(entry: dict) -> int:
+    """The start of a recorded window. Raises KeyError or TypeError if the entry is not a record with `seconds`."""
+    losses = [] if entry["loss"] is None else [entry["loss"], *entry["buckets"]]
+    sum([entry["start"], entry["correct"], entry["seconds"], *losses])  # a TypeError, unless all are numbers
+    return entry["start"]
 
 
 def mean(values: list[float]) -> float | None:

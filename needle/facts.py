@@ -1,7 +1,8 @@
 """What is hidden in the haystack, what is asked, and what the answer is.
 
-The first prompt of a cell has the paper's fact, or the user's. Further ones draw a name and a number. The draw depends
-only on seed, length, depth and trial, so neither the order of the work nor the number of processes changes it.
+The first prompt of a cell has the paper's fact, or the user's. Further ones draw a name and a number, and so do all
+prompts of a user's fact that contains {key} or {number}. The draw depends only on seed, length, depth and trial, so
+neither the order of the work nor the number of processes changes it.
 """
 
 import random
@@ -79,9 +80,10 @@ def list_names(style: str, tokenizer) -> list[str]:
 class Facts:
     """Gives each cell and trial its fact.
 
-    style: a key of STYLES.  needle, question, answer: for the first trial, None: the paper's.
+    style: a key of STYLES.  needle, question, answer: for the first trial, None: the paper's. Where the needle contains
+    {key} or {number}, these are drawn, and the fact is for all trials.
 
-    Raises ValueError if the needle does not contain the answer, or if `list_names` does.
+    Raises ValueError if needle, question and answer do not fit together, or if `list_names` does.
     """
 
     def __init__(self, style: str, needle: str | None, question: str | None, answer: str | None, seed: int, tokenizer):
@@ -94,6 +96,10 @@ class Facts:
             self.fixed = Fact(needle or PAPER.needle, question or PAPER.question, answer or PAPER.answer)
             if not contained(self.fixed.answer, self.fixed.needle):
                 raise ValueError(f"--needle {self.fixed.needle!r} does not contain --answer {self.fixed.answer!r}")
+            if needle and answer and not question:
+                raise ValueError("--needle and --answer replace the paper's fact; add the --question about them")
+            if re.search(r"\{(key|number)\}", self.fixed.needle):
+                self.drawn, self.fixed = self.fixed, None
 
     def settings(self) -> dict:
         return {"fixed": asdict(self.fixed) if self.fixed else None, "drawn": asdict(self.drawn)}
@@ -105,5 +111,8 @@ class Facts:
         rng = random.Random(f"needle {self.seed} {length} {depth:g} {trial}")
         [name] = rng.sample(self.names, 1)
         number = str(rng.randrange(10**self.digits)).zfill(self.digits)
-        needle = self.drawn.needle.format(name=name, number=number)
-        return Fact(needle, self.drawn.question.format(name=name), number)
+        texts = []
+        for text in vars(self.drawn).values():
+            text = text.replace("{name}", name).replace("{key}", name)
+            texts.append(text.replace("{number}", number))
+        return Fact(*texts)

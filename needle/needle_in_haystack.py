@@ -19,6 +19,7 @@ import argparse
 import os
 from datetime import datetime, timezone
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from checkpoint import checkpoint_name, open_tokenizer
 from endpoint import Endpoint
 from facts import STYLES, Facts
 from haystack import Haystack, Prompts, build_haystack, read_texts
-from run import RANK, WORLD_SIZE, barrier, broadcast, for_each_checkpoint, positive_int, print_rank0, run_script
+from run import RANK, WORLD_SIZE, Parser, barrier, broadcast, for_each_checkpoint, positive_int, print_rank0, run_script
 from scoring import contained, totals, word_share, write_cell
 from stats import wilson
 from store import Store
@@ -37,13 +38,14 @@ LENGTHS = np.round(np.linspace(1000, 128000, 40)).astype(int).tolist()
 DEPTHS = np.round(np.linspace(0, 100, 10)).astype(int).tolist()
 PROVIDERS = {"llama": "transformers", "transformers": "transformers", "vllm": "vllm", "openai": "openai"}
 Key = tuple[int, float, int]  # length (tokens), depth (percent), trial
+MOST_TOKENS, MOST_TRIALS = 2**24, 10_000  # prompts of one trial, and the keys of all, are held in memory
 
 
 def parse_args() -> argparse.Namespace:
     """The command line, with `engine` ("transformers", "vllm" or "openai"), `models` (folders, hub ids or a server's
     name) and `test_names` ({model: name of its results}). Raises ValueError if flags do not fit together.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     model = parser.add_argument_group("model")
     paths = "checkpoint folders or hub ids; openai: one with the tokenizer"
     model.add_argument("--model_path", nargs="+", required=True, help=paths)
@@ -51,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     model.add_argument("--model_provider", choices=PROVIDERS, default="LLaMA", type=str.lower, help=provider)
     model.add_argument("--model_name", help="openai: the server's name of the model")
     model.add_argument("--base_url", help="openai: address of the server, up to and including /v1")
-    model.add_argument("--api_key", default=os.environ.get("OPENAI_API_KEY"), help="openai [$OPENAI_API_KEY]")
+    model.add_argument("--api_key", default=os.environ.get("OPENAI_API_KEY"), help="openai; better set $OPENAI_API_KEY")
     grid = parser.add_argument_group("grid")
     grid.add_argument("-s", "--s_len", type=int, default=0, help="shortest of the 40 lengths, tokens [0]")
     grid.add_argument("-e", "--e_len", type=int, default=128000, help="longest of the 40 lengths, tokens [128000]")
@@ -63,7 +65,8 @@ def parse_args() -> argparse.Namespace:
     text = parser.add_argument_group("text")
     text.add_argument("--haystack_dir", type=Path, help="folder of .txt files [help pages of Python, a stand-in]")
     text.add_argument("--template", choices=STYLES, default="book", help="[book]; passkey: for the pocket base")
-    text.add_argument("--needle", help="text to hide in the first trial [the paper's]")
+    needle = "text to hide in the first trial, or with {key} and {number}, which are drawn, in all [the paper's]"
+    text.add_argument("--needle", help=needle)
     text.add_argument("--question", help="[the paper's]")
     text.add_argument("--answer", help="text to find, contained in the needle [the paper's]")
     text.add_argument("--max_new_tokens", type=positive_int, default=50, help="longest answer, tokens [50]")
@@ -83,9 +86,11 @@ def parse_args() -> argparse.Namespace:
     args.lengths = sorted(set(args.lengths or paper_lengths))
     if not args.lengths:
         raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
-    args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths))]
-    if args.depths[0] < 0 or args.depths[-1] > 100:
+    if args.lengths[-1] > MOST_TOKENS or args.trials > MOST_TRIALS:
+        raise ValueError(f"--lengths are at most {MOST_TOKENS} tokens and --trials at most {MOST_TRIALS}")
+    if not all(0 <= depth <= 100 for depth in args.depths):
         raise ValueError("--depths are percent, 0 to 100")
+    args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths))]
     return args
 
 
@@ -97,6 +102,9 @@ def choose_models(args: argparse.Namespace) -> None:
             raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
         args.models = [args.model_name]
     names = [args.test_name or checkpoint_name(model) for model in args.models]
+    for name in names:
+        if "/" in name or name in ("", ".", ".."):
+            raise ValueError(f"results cannot have the name '{name}'; give --test_name, the name of a folder")
     if len(set(names)) < len(names):
         raise ValueError(f"checkpoints have the same name ({' '.join(names)}); run them apart, with --test_name")
     args.test_names = dict(zip(args.models, names, strict=True))
@@ -111,6 +119,7 @@ def open_model(model: str, args: argparse.Namespace):
         tokenizer = open_tokenizer(args.model_path[0], args.trust_remote_code is True)
         return Endpoint(args.base_url, model, args.api_key, tokenizer)
     engine = open_engine(args.engine, model, args, max(args.lengths))
+    engine.api_key = args.api_key  # needs none, but hides it in the recorded command
     beyond = [length for length in args.lengths if engine.window and length > engine.window]
     if beyond:
         message = f"{len(beyond)} of {len(args.lengths)} lengths exceed the window of {model}, {engine.window} tokens"
@@ -169,6 +178,15 @@ def answer_cells(engine, facts: Facts, haystack: Haystack, todo: list[Key], args
             store.append(entry)
 
 
+def answer_key(entry: dict) -> Key:
+    """The cell and trial of a recorded answer. Raises KeyError or TypeError if the entry is not such a record."""
+    itemgetter("needle", "answer", "prompt_tokens", "seconds", "peak_memory_bytes", "utc")(entry)
+    key = (entry["length"], entry["depth"], entry["trial"])
+    scores = [] if "error" in entry else [entry["score"], entry["exact"]]
+    sum([*key, *scores])  # a TypeError, unless all are numbers
+    return key
+
+
 def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: dict) -> None:
     """Answers the grid for one checkpoint and writes its cell files."""
     engine = open_model(model, args)
@@ -178,7 +196,7 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
     store = Store(
         folder / "answers.jsonl",
         settings,
-        key=lambda entry: (entry["length"], entry["depth"], entry["trial"]),
+        answer_key,
         record=folder / "run.json",
         results=lambda: sorted(folder.glob("*_results.json")),
     )
@@ -198,6 +216,8 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
     barrier()
     if RANK == 0:
         entries = store.gather() | store.errors
+        if not entries.keys() >= set(requested):
+            raise ValueError(f"{store.path}: answers are missing; rerun the same command, one at a time")
         report(folder, [entries[key] for key in requested], run)
 
 

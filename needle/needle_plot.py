@@ -8,7 +8,6 @@ Writes needle.png, .svg, .pdf and needle.csv to --output_dir and prints the mean
 mark the original window (dotted) and the length that the model was trained or set for (dashed).
 """
 
-import argparse
 import math
 import re
 from pathlib import Path
@@ -22,7 +21,7 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patheffects import withStroke
 
-from run import read_json, run_script
+from run import Parser, read_json, run_script
 from stats import wilson
 
 SCORES = {"score": "share of the answer's words", "rate": "exact match", "lceg_overlap": "word overlap (LCEG)"}
@@ -31,36 +30,53 @@ COLOURS = {  # lceg: of the paper's picture, at 0, 1/2 and 1
     "cividis": plt.get_cmap("cividis"),
 }
 PANELS_ACROSS = 3
+LIMITS = {"original_length": 1e9, "trained_length": 1e9, "length": 1e9, "depth": 100, "value": 1, "n": 1e9}
+
+
+def read_cell(path: Path, score: str) -> dict:
+    """The row of `read_cells` for one file. Raises KeyError, TypeError or ValueError if it is not a needle result."""
+    result = read_json(path) or {}
+    row = {
+        "model": path.parent.name,
+        "original_length": result["original_length"],
+        "trained_length": result["trained_length"],
+        "length": result["context_length"],
+        "depth": result["depth_percent"],
+        "value": result[score],
+        "n": 1 if score == "lceg_overlap" else result["n"],
+        "source": str(result["data"]["source"]),
+    }
+    for key, most in LIMITS.items():
+        unknown = row[key] is None and key not in ("length", "depth", "n")
+        if not (unknown or 0 <= row[key] <= most):
+            raise ValueError
+    return row
 
 
 def read_cells(folder: Path, score: str) -> pd.DataFrame:
-    """All needle results below a folder, one row for each cell; reports unreadable files.
+    """All needle results below a folder, one row for each cell; reports files that are left out.
 
     Columns: model, original_length, trained_length, length (tokens), depth (percent), value (mean score of n answers,
     NaN without any), n, source. Raises ValueError if there are none.
     """
-    rows = []
+    rows, folders = {}, {}  # by cell, by model
     for path in sorted(folder.rglob("*_results.json")):
         if re.fullmatch(r"old\d*", path.parent.name):
             continue  # answers with other settings
-        result = read_json(path) or {}
-        if score not in result or "context_length" not in result:
+        try:
+            row = read_cell(path, score)
+        except (KeyError, TypeError, ValueError):
             print(f"left out: {path} is not a needle result with '{score}'")
             continue
-        row = {
-            "model": path.parent.name,
-            "original_length": result["original_length"],
-            "trained_length": result["trained_length"],
-            "length": result["context_length"],
-            "depth": result["depth_percent"],
-            "value": result[score],
-            "n": 1 if score == "lceg_overlap" else result["n"],
-            "source": result["data"]["source"],
-        }
-        rows.append(row)
+        cell = (row["model"], row["length"], row["depth"])
+        if cell in rows or folders.setdefault(path.parent.name, path.parent) != path.parent:
+            print(f"left out: {path} repeats a model or a cell; rename its folder")
+            continue
+        rows[cell] = row
     if not rows:
         raise ValueError(f"no needle results with '{score}' in {folder}; run eval.sh first")
-    return pd.DataFrame(rows).astype({"value": float, "original_length": float, "trained_length": float})
+    cells = pd.DataFrame(list(rows.values()))
+    return cells.astype({"value": float, "original_length": float, "trained_length": float})
 
 
 def mean(cells: pd.DataFrame) -> str:
@@ -95,7 +111,7 @@ def draw_panel(axes, model: str, cells: pd.DataFrame, colours):
     step = math.ceil(len(grid) / 5)
     axes.set_yticks(range(0, len(grid), step), map("{:g}".format, grid.index[::step]))
     axes.tick_params(length=2, labelsize=8)
-    axes.set_title(f"{model}  {mean(cells)}", fontsize=9)
+    axes.set_title(f"{model}  {mean(cells)}", fontsize=9, parse_math=False)
     return image
 
 
@@ -117,12 +133,13 @@ def draw(cells: pd.DataFrame, colours: str, score: str):
     figure.supylabel("depth of the needle, %", fontsize=9)
     sources = ", ".join(cells.source.unique())
     title = f"{sources} text, at most {cells.n.max()} prompts per cell; mean [95 % interval]\n"
-    figure.suptitle(title + "dotted: original window, dashed: extended to", fontsize=8, color="#555555")
+    title += "dotted: original window, dashed: extended to"
+    figure.suptitle(title, fontsize=8, color="#555555", parse_math=False)
     return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of result files [results]")
     parser.add_argument("--output_dir", type=Path, default=Path("img"), help="[img]")
     parser.add_argument("--score", choices=SCORES, default="score", help="[score]")
@@ -133,6 +150,7 @@ def main() -> None:
     figure = draw(cells, args.colours, args.score)
     for ending in ("png", "svg", "pdf"):
         figure.savefig(args.output_dir / f"needle.{ending}", dpi=200)
+    cells["model"] = cells.model.str.replace(r"^(?=[=+@-])", "'", regex=True)  # not a formula in a spreadsheet
     cells.to_csv(args.output_dir / "needle.csv", index=False)
     for model, group in cells.groupby("model"):
         print(f"{model}: {SCORES[args.score]} {mean(group)}")

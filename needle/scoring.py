@@ -11,22 +11,31 @@ from pathlib import Path
 from run import write_json
 from stats import wilson
 
+PUNCTUATION = r"(?:[^\w\s]|_)"
+# punctuation that separates a number from words ("4821.The", "is:4821"), unlike a mark inside it ("4,821")
+NUMBER_EDGE = re.compile(rf"(?<=\d)(?![.,']\d){PUNCTUATION}+|(?<!\d){PUNCTUATION}+(?=\d)")
+# Chinese and Japanese characters: kana and Han, also half-width and rare ones
+CJK = re.compile("([\u3005-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff])")
+
 
 def words(text: str) -> list[str]:
-    """Lower-case words without punctuation."""
-    return re.sub(r"[^\w\s]|_", "", text.lower()).split()
+    """Lower-case words without punctuation. Each Chinese or Japanese character is a word."""
+    plain = re.sub(PUNCTUATION, "", text.lower())
+    return CJK.sub(r" \1 ", plain).split()
 
 
 def word_share(answer: str, response: str) -> float:
     """Share of the answer's distinct words that the response has, 0 to 1."""
     expected = set(words(answer))
-    return len(expected & set(words(response))) / len(expected)
+    found = {*words(response), *words(NUMBER_EDGE.sub(" ", response))}
+    return len(expected & found) / len(expected)
 
 
 def contained(answer: str, text: str) -> bool:
     """Whether the text contains the answer's words, one after the other."""
     expected = " ".join(words(answer))
-    return expected != "" and f" {expected} " in f" {' '.join(words(text))} "
+    readings = (words(text), words(NUMBER_EDGE.sub(" ", text)))
+    return expected != "" and any(f" {expected} " in f" {' '.join(reading)} " for reading in readings)
 
 
 def lceg_overlap(answer: str, response: str) -> float:

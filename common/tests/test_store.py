@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import lock
 import store
 from store import Store
 from tiny import STAGE
@@ -176,3 +177,16 @@ def test_kill_9_while_appending_loses_and_repeats_nothing(open_store):
         assert first == before and list(answered) == list(range(len(answered)))
         assert printed[-1] + 1 <= len(answered) <= printed[-1] + 2  # what was reported is there
         before = len(answered)
+
+
+def test_a_lock_on_a_file_that_the_run_before_deleted_is_taken_again(tmp_path, monkeypatch):
+    path, flock = tmp_path / ".lock", lock.fcntl.flock
+
+    def flock_late(file, operation):
+        monkeypatch.setattr(lock.fcntl, "flock", flock)
+        path.unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock_late)
+    held = lock.lock(path)
+    assert os.path.samestat(os.fstat(held.fileno()), path.stat())

@@ -10,13 +10,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 import eval_ppl
 import prepare_data
 from conftest import content, documents, save_model, write_tokens
 from eval_ppl import SCRIPT_METHODS
-from tiny import STAGE, python, run, save_base
+from tiny import STAGE, python, run, run_at_once, save_base
 
 PYTHON = sys.executable
 
@@ -74,6 +75,47 @@ def test_results_of_other_settings_are_set_aside(evaluate, tmp_path):
     assert "moved to old/ (other max_windows)" in evaluate(*flags)
     assert content(out)["n_windows"] == few["n_windows_total"]
     assert content(tmp_path / "old" / "a.json") == few
+    evaluate(*flags, "--seed", 5)
+    results = [content(path) for path in sorted(tmp_path.rglob("a.json"))]  # a.json, old/a.json, old2/a.json
+    assert [(result["seed"], result["n_windows"] > 2) for result in results] == [(5, True), (2, False), (2, True)]
+
+
+def test_two_runs_at_once_make_one_whole_result(evaluate, tmp_path):
+    flags = ["--seq_len", 200, "--sliding_window", 50, "--output_dir"]
+    evaluate(*flags, tmp_path / "alone.json")
+    out = tmp_path / "both" / "one.json"
+    assert run_at_once(lambda: evaluate(*flags, out)) == [0, 0]
+    assert content(out) == content(tmp_path / "alone.json") and os.listdir(out.parent) == ["one.json"]
+
+
+def test_windows_are_kept_at_another_batch_size_and_a_missing_one_is_scored(evaluate, tmp_path, monkeypatch):
+    out = tmp_path / "one.json"
+    flags = ["--seq_len", 200, "--sliding_window", 50, "--output_dir", out]
+    append = eval_ppl.Store.append
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="error: .* windows are recorded; rerun"):
+        patch.setattr(eval_ppl.Store, "append", lambda store, entry: entry["start"] and append(store, entry))
+        evaluate(*flags)
+    assert not out.exists()
+    with (tmp_path / "one.progress.jsonl").open("a") as file:  # JSON, but no records
+        file.write('{"start": 0}\n{"start": [0], "correct": 1, "seconds": 1, "loss": null}\n')
+        file.write('{"start": 0, "correct": "1", "seconds": 1, "loss": null}\n')
+    printed = evaluate(*flags, "--batch_size", 3)
+    n_windows = content(out)["n_windows"]
+    assert f"resuming, {n_windows - 1} of {n_windows} windows" in printed and content(out)["val_loss"] > 0
+    assert "already done" in evaluate(*flags)
+
+
+def test_losses_that_are_not_finite_end_with_status_1_and_keep_the_record(evaluate, tmp_path, monkeypatch):
+    def broken_score(model, ids_BL1):
+        targets = ids_BL1[:, 1:]
+        return torch.full(targets.shape, float("nan")), torch.zeros_like(targets, dtype=torch.bool)
+
+    monkeypatch.setattr(eval_ppl, "score", broken_score)
+    out = tmp_path / "one.json"
+    for _ in range(2):  # the second run finds the result
+        with pytest.raises(SystemExit, match=f"^error: .*no perplexity in {out}"):
+            evaluate("--seq_len", 64, "--max_windows", 3, "--output_dir", out)
+        assert content(out)["val_perplexity"] is None and content(out)["n_windows_not_finite"] == 3
 
 
 def test_one_process_evaluates_several_checkpoints_past_a_bad_one(evaluate, checkpoint, tmp_path, capsys):
@@ -96,7 +138,20 @@ def test_bad_input_is_one_line_before_the_model(evaluate, checkpoint, tmp_path, 
     spline = save_model(tmp_path / "spline", "ntk", rope_by_length={"rule": "spline"})
     yarn = save_model(tmp_path / "yarn", "yarn")
     large = write_tokens(tmp_path / "large" / "test.bin", [*documents(9), 0, 65_000, *documents(4)])
+    (tmp_path / "bins").mkdir()
+    broken = [write_tokens(tmp_path / "bins" / f"{number}.bin", documents(13)) for number in range(5)]
+    sidecars = ["{", "[1]", '{"dtype": "float"}', '{"sha256": "0"}', "{}"]
+    for path, sidecar in zip(broken, sidecars, strict=True):
+        path.with_name(path.name + ".json").write_text(sidecar)
+    broken[4].write_bytes(b"odd")
+    empty = write_tokens(tmp_path / "bins" / "empty.bin", [])
     cases = [
+        *((["--data_path", path], f"{path}") for path in [*broken, empty]),
+        (["--base_model", checkpoint, shutil.copytree(checkpoint, tmp_path / "tiny")], "the same name"),
+        (["--seed", -1], "--seed must be at least 0"),
+        (["--seq_len", 10**30], "need more than"),
+        (["--sliding_window", 10**30], "need more than"),
+        (["--documents", 10**12], "holds 13 documents"),
         (["--data_path", tmp_path / "no.bin"], "no token file .*prepare_data.py"),
         (["--data_path", large], "token id 65000.*the model has 258 tokens"),
         (["--documents", 14], "holds 13 documents, not 14"),

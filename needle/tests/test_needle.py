@@ -95,7 +95,8 @@ def test_documented_command(run, base, tmp_path):
     assert LENGTHS[:4] == [1000, 4256, 7513, 10769] and LENGTHS[19] == 62872 and len(LENGTHS) == 40
     assert DEPTHS == [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
     flags = f"-s 0 --e_len 1500 --model_provider LLaMA --model_path {base} --test_name NTK-32k --allow_beyond"
-    out = run(f"{flags} --max_new_tokens 3 --output_dir {tmp_path}")
+    out = run(f"{flags} --max_new_tokens 3 --output_dir {tmp_path} --api_key sesame")
+    assert "sesame" not in "".join(path.read_text() for path in (tmp_path / "NTK-32k").iterdir())
     assert "WARNING: 1 of 1 lengths exceed the window" in out
     names = {f"NTK-32k_len_1000_depth_{100 * depth}_results.json" for depth in DEPTHS}
     assert {path.name for path in (tmp_path / "NTK-32k").glob("[!.]*")} == {*names, "answers.jsonl", "run.json"}
@@ -137,6 +138,7 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(run, base, tmp_pat
         patch.setattr(needle_in_haystack.Store, "append", stop_after_17)
         run(f"{flags} --output_dir {stopped}")
     with path.open("a") as file:
+        file.write('{"length": 400, "depth": 0, "trial": "a"}\n')  # no answer
         file.write('{"length": 400, "depth": 0, "tri')  # a line cut off by a kill
     shutil.copytree(stopped, sharded)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -146,6 +148,13 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(run, base, tmp_pat
     for folder in (stopped, sharded):
         assert without_costs(read_results(folder / "tiny")) == expected
     assert [path.name for path in (sharded / "tiny").glob("*.jsonl*")] == ["answers.jsonl"]
+
+
+def test_two_runs_at_once_answer_each_prompt_once(run, base, tmp_path):
+    flags = f"--model_path {base} --test_name oracle --lengths 1000 --trials 2 --output_dir {tmp_path}"
+    assert tiny.run_at_once(lambda: run(flags, FakeEngine(base, oracle))) == [0, 0]
+    answers = (tmp_path / "oracle" / "answers.jsonl").read_text().splitlines()
+    assert len(answers) == 20 and [result["n"] for result in read_results(tmp_path / "oracle").values()] == [2] * 10
 
 
 def test_larger_grids_reuse_answers_and_other_settings_start_again(run, base, tmp_path):
@@ -187,10 +196,18 @@ def test_prompts_that_run_out_of_memory_are_recorded_and_retried(run, base, tmp_
         ("--lengths 1000 64", "length 64 is too short"),
         ("--answer cake", "does not contain --answer 'cake'"),
         ("--template passkey", "0 words of one token"),
+        ("--haystack_dir empty", "no text in empty"),
         ("--depths 0 101", "percent, 0 to 100"),
+        ("--depths nan", "percent, 0 to 100"),
+        ("--lengths 4000000000 --allow_beyond", "at most 16777216 tokens"),
+        ("--trials 1000000000", "--trials at most"),
+        ("--needle cake --answer cake", "add the --question"),
+        ("--test_name .", "cannot have the name '.'"),
+        ("--test_name ..", "cannot have the name '..'"),
+        ("--test_name a/b", "cannot have the name 'a/b'"),
         ("--model_provider openai", "needs --base_url"),
-        ("--trials 0", "2"),  # argparse's exit status
-        ("--max_new_tokens -1", "2"),
+        ("--trials 0", "at least 1"),
+        ("--max_new_tokens -1", "at least 1"),
         ("--model_path own_code", "add --trust_remote_code"),
         ("--model_path wide own_code --test_name a", "checkpoints have the same name"),
     ],
@@ -199,6 +216,7 @@ def test_bad_input_ends_with_one_line_before_the_model_is_loaded(run, tmp_path, 
     tiny.save_base(tmp_path / "wide", max_position_embeddings=2000)
     tiny.edit_config(tiny.save_base(tmp_path / "own_code"), auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
     (tmp_path / "latin").mkdir()
+    (tmp_path / "empty").mkdir()
     (tmp_path / "latin" / "a.txt").write_text("Zoë", encoding="latin-1")
     monkeypatch.delattr(Transformers, "load")
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """The heat-maps, read back from the figure, and the table."""
 
 import json
+import math
 import sys
 
 import numpy as np
@@ -54,15 +55,28 @@ def test_command(tmp_path, monkeypatch, capsys):
     results, pictures = tmp_path / "results", tmp_path / "img"
     write(results / "llama")
     write(results / "yarn-32k")
-    (results / "llama" / "cut_results.json").write_text('{"context_length": 10')
-    (results / "llama" / "other_results.json").write_text('{"model_response": "a", "score": 3.2}')
+    write(results / "other" / "yarn-32k")
+    whole = json.loads(next((results / "llama").iterdir()).read_text())
+    odd = ['{"context_length": 10', '{"model_response": "a", "score": 3.2}', json.dumps(whole)]  # the last: a copy
+    for change in (
+        {"score": math.nan},
+        {"score": "1"},
+        {"n": [1]},
+        {"data": None},
+        {"depth_percent": None},
+        {"n": 1e99},
+    ):
+        odd.append(json.dumps(whole | {"context_length": 77} | change))
+    for number, text in enumerate(odd):
+        (results / "llama" / f"odd{number}_results.json").write_text(text)
+    write(results / "$x^{")
     flags = f"needle_plot.py --colours cividis --output_dir {pictures} --results {results}"
     monkeypatch.setattr(sys, "argv", flags.split())
     needle_plot.main()
     out = capsys.readouterr().out
-    assert out.count("left out: ") == 2 and "llama: share of the answer's words 0.58 [0.44, 0.71]" in out
+    assert out.count("left out: ") == 12 + len(odd) and "llama: share of the answer's words 0.58 [0.44, 0.71]" in out
     table = pd.read_csv(pictures / "needle.csv").set_index(["model", "length", "depth"])
-    assert len(table) == 2 * 12 and table.value["llama", 4256, 50] == 0.75 and table.n["llama", 4256, 50] == 4
+    assert len(table) == 3 * 12 and table.value["llama", 4256, 50] == 0.75 and table.n["llama", 4256, 50] == 4
     assert {path.name for path in pictures.iterdir()} == {f"needle.{ending}" for ending in ("png", "svg", "pdf", "csv")}
     with pytest.raises(ValueError, match="no needle results with 'score' in"):
         needle_plot.read_cells(pictures, "score")

@@ -133,6 +133,8 @@ def test_facts_depend_on_cell_trial_and_seed_only():
     assert own.draw(10, 0, 0) == Fact("\nThe cat is grey.\n", "What colour is the cat?", "grey")
     assert own.draw(1000, 50, 1) == drawn[1000, 50, 1]
     assert drawn[1000, 50, 1].answer == "7461461"  # must never change
+    own = Facts("book", "{key}: {number} {}", "{key}?", "{number}", 3, None).draw(1000, 50, 0)
+    assert own.needle == f"{own.question[:-1]}: {own.answer} {{}}" and re.fullmatch(r"\d{7}", own.answer)
 
 
 @each_tokenizer
@@ -165,6 +167,22 @@ def test_scores_of_the_papers_answer(response, share, exact, overlap):
 def test_other_scores():
     assert word_share("4821", " 4821\n# key") == word_share("4821", "4,821.") == 1  # a number is found whole
     assert word_share("4821", "48215") == 0 and not contained("4821", "14821 4 821")
+    for glued in (
+        "4821.The",
+        "4821</book>",
+        "is:4821",
+        "**4821**the",
+        "`4821`\u2014as",
+        "(4821)a",
+        "key_4821_",
+        "1=4821",
+    ):
+        assert word_share("4821", glued) == 1 and contained("4821", glued)
+    for other in ("48215.The", "14821:a", "4821.5", "4,821,000", "x4821y"):
+        assert word_share("4821", other) == 0 and not contained("4821", other)
+    assert word_share("吃三明治", "他在公园吃了三明治。") == 1 and contained("公园", "他在公园吃了三明治。")
+    assert contained("4821", "番号は4821です。") and not contained("4821", "番号は48215です。")
+    assert word_share("東京タワー", "東京駅") == pytest.approx(2 / 5)
     # recall 3/6, precision 3/4 (the second "the" counts, the third has no partner): F = 2 * 3 / (6 + 4)
     assert rouge1_f("the cat sat on the mat", "the the the cat") == pytest.approx(0.6)
     assert rouge1_f("a b", "C, d!") == rouge1_f("a", "") == 0 and rouge1_f("A-b.", "a B") == 1
