@@ -30,7 +30,9 @@ set -u
 cd "$(dirname "$0")" || exit 1
 . common/steps.sh
 load_settings "$@"
-run=$(absolute "$RUN") base=$(local_path "$BASE") dataset=$(local_path "$DATASET") ckpts=$run/ckpts window=${EXTENDED%% *}
+run=$(absolute "$RUN") base=$(local_path "$BASE") dataset=$(local_path "$DATASET") ckpts=$run/ckpts
+read -r window _ <<<"$EXTENDED"
+modeling=../continuous_finetuning/modeling # seen from every stage; the only modeling code that a study trusts
 start_study
 
 # --- the base model and the training rows
@@ -62,7 +64,7 @@ done
 if [ -n "$dry_run" ] && [ -n "$TRAINED" ]; then estimate "$base" "${training[@]}"; fi
 if [ -n "$FROZEN" ]; then
   step extend "without training: $FROZEN" continuous_finetuning \
-    env METHODS="$FROZEN" TARGET="$window" LONGEST_TEXT="${PERPLEXITY_LENGTHS##* }" BASE="$base" RECIPE="$RECIPE" \
+    env METHODS="$FROZEN" TARGET="$window" LONGEST_TEXT="$(longest $PERPLEXITY_LENGTHS)" BASE="$base" RECIPE="$RECIPE" \
     OUTPUT_ROOT="$ckpts" bash extend.sh
   for method in $FROZEN; do checkpoints+=("$ckpts/${RECIPE}_${method%_frozen}_frozen"); done
 fi
@@ -82,13 +84,13 @@ if selected perplexity; then
   done
   step perplexity "perplexity at $PERPLEXITY_LENGTHS tokens" eval_perplexity \
     env DATASETS="${TEXTS:-$base/data/heldout/test.bin}" LENGTHS="$PERPLEXITY_LENGTHS" OUTPUT_ROOT="$run/results" \
-    bash eval.sh --trust_remote_code $PERPLEXITY_FLAGS
+    bash eval.sh --trust_remote_code "$modeling" $PERPLEXITY_FLAGS
 fi
 
 if selected needle; then
   step needle "needle in a haystack" needle \
     env LENGTHS="$NEEDLE_LENGTHS" OUTPUT_ROOT="$run/needle" FIGURES="$run/needle/img" \
-    bash eval.sh --trust_remote_code $NEEDLE_FLAGS
+    bash eval.sh --trust_remote_code "$modeling" $NEEDLE_FLAGS
 fi
 
 sets=
@@ -102,13 +104,15 @@ if [ -n "$sets" ] && [ -n "$STANDIN_FLAGS" ]; then
 fi
 if [ -n "$sets" ]; then
   step longbench "LongBench and many-shot TREC" longbench \
-    env DATASETS="$sets" OUTPUT_ROOT="$run/longbench" bash eval.sh --trust_remote_code $LONGBENCH_FLAGS
+    env DATASETS="$sets" OUTPUT_ROOT="$run/longbench" \
+    bash eval.sh --trust_remote_code "$modeling" $LONGBENCH_FLAGS
 fi
 
 if selected ruler; then
   ruler=(SEQ_LENGTHS="$RULER_LENGTHS" NUM_SAMPLES="$RULER_SAMPLES" TASKS="$RULER_TASKS" ROOT_DIR="$run/ruler")
   step ruler "RULER at $RULER_LENGTHS tokens" ruler \
-    env "${ruler[@]}" PREPARE_FLAGS="$RULER_PREPARE_FLAGS" bash run.sh synthetic --trust_remote_code $RULER_FLAGS
+    env "${ruler[@]}" PREPARE_FLAGS="$RULER_PREPARE_FLAGS" \
+    bash run.sh synthetic --trust_remote_code "$modeling" $RULER_FLAGS
   step ruler_table "RULER: the table of all models" ruler env "${ruler[@]}" bash eval.sh
 fi
 

@@ -4,6 +4,7 @@ The server receives text and tokenises it with its own BOS.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import unquote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -24,6 +25,9 @@ class Endpoint(Engine):
 
     tokenizer: turns prompts of token ids into text; not needed for prompts that are text.
     prefilled_tokens, generated_tokens: as far as the server reports them.
+
+    The key, or a `user:password@` in base_url, is sent to this server only and left out of results and messages.
+    Raises ValueError if the address or the key is malformed.
     """
 
     name = "openai"
@@ -31,8 +35,12 @@ class Endpoint(Engine):
     def __init__(self, base_url: str, model: str, api_key: str | None, tokenizer=None, threads: int = 4):
         self.name_or_path = model
         self.oom_retries = []
-        self.base_url = base_url.rstrip("/")
-        self.api_key = api_key
+        self.base_url, login = split_login(base_url)
+        self.api_key = (api_key or "").strip()
+        if not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ValueError("the API key has characters that are not printable ASCII; copy it again")
+        user, _, password = login.partition(":")
+        self.secrets = [secret for secret in (login, password, self.api_key) if secret]
         self.tokenizer = tokenizer
         self.batch_size = threads
         self.chat = None  # whether the server only has chat completions; unknown before the first request
@@ -41,8 +49,11 @@ class Endpoint(Engine):
         self.session = requests.Session()
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=threads, max_retries=RETRIES))
-        if api_key:
-            self.session.headers["Authorization"] = f"Bearer {api_key}"
+        if self.api_key:
+            self.session.headers["Authorization"] = f"Bearer {self.api_key}"
+            self.session.auth = lambda request: request  # or an entry of ~/.netrc would replace the header
+        if login:
+            self.session.auth = (unquote(user), unquote(password))
 
     def generate(self, prompts: list, max_new_tokens: int, stop_strings=()) -> list[str]:
         """The text of each answer, at temperature 0. prompts: text or token ids.
@@ -60,12 +71,35 @@ class Endpoint(Engine):
             replies += pool.map(lambda text: self.ask(request, text), texts)
         answers = []
         for reply in replies:
-            usage = reply.get("usage") or {}
-            self.prefilled_tokens += usage.get("prompt_tokens") or 0
-            self.generated_tokens += usage.get("completion_tokens") or 0
-            choice = reply["choices"][0]
-            answers.append((choice["message"]["content"] if self.chat else choice["text"]) or "")
+            answers.append(self.read_answer(reply))
         return answers
+
+    def read_answer(self, reply) -> str:
+        """The text of a reply, whose tokens are counted. Raises ValueError if it is not the JSON of an answer."""
+        try:
+            choice = reply["choices"][0]
+            text = choice["message"]["content"] if self.chat else choice["text"]
+            text = "" if text is None else text
+            usage = reply.get("usage") or {}
+            self.prefilled_tokens += int(usage.get("prompt_tokens") or 0)
+            self.generated_tokens += int(usage.get("completion_tokens") or 0)
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
+            text = None
+        if not isinstance(text, str):
+            raise ValueError(f"{self.base_url}: the server sent no text of an answer: {self.one_line(reply)}")
+        return text
+
+    def describe(self, *packages: str) -> dict:
+        record = super().describe(*packages)
+        return record | {"command": self.mask(record["command"])}
+
+    def mask(self, text: str) -> str:
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def one_line(self, message) -> str:
+        return " ".join(self.mask(str(message)).split())[:300]
 
     def to_text(self, prompt) -> str:
         return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt, skip_special_tokens=True)
@@ -85,12 +119,29 @@ class Endpoint(Engine):
         self.chat = True
         return reply
 
-    def post(self, path: str, body: dict) -> tuple[int, dict | str]:
-        """(200, the reply) or (another status, the server's message in one line)."""
+    def post(self, path: str, body: dict) -> tuple:
+        """(200, the JSON reply) or (another status, the server's message in one line)."""
+        url = f"{self.base_url}/{path}"
         try:
-            response = self.session.post(f"{self.base_url}/{path}", json=body, timeout=TIMEOUT_SECONDS)
-            if response.ok:
+            response = self.session.post(url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+            if response.status_code == 200:
                 return 200, response.json()
-            return response.status_code, " ".join(response.text.split())[:300]
-        except requests.RequestException as error:
-            return 0, f"no answer ({error})"
+        except (requests.RequestException, RecursionError) as error:
+            return 0, self.one_line(f"no answer ({error})")
+        message = response.text
+        if response.is_redirect:  # another host must not get the key
+            message = f"redirects to {response.headers['Location']}; give that address if it is the server's"
+        return response.status_code, self.one_line(message)
+
+
+def split_login(base_url: str) -> tuple[str, str]:
+    """(the address without a user name and password, `user:password` or "").
+
+    Raises ValueError unless it is an http or https address without a query.
+    """
+    parts = urlsplit(base_url)
+    login, _, host = parts.netloc.rpartition("@")
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        address = f"{parts.scheme}://{host}{parts.path}"
+        raise ValueError(f"{address}: give an address such as http://localhost:8000/v1, without a query")
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}", login

@@ -3,15 +3,14 @@
 #   NPROC=8            one process at a time, of 8 ranks (torchrun): a GPU each
 #   GPUS="0 1 2 3"     four processes side by side, one on each of these GPUs ("0,1 2,3": two GPUs each)
 #   JOBS=2             two processes side by side (small models on a CPU)
-#
+. ./settings.sh
+check_settings
 
 python=${PYTHON:-python}
 nproc=${NPROC:-1}
 gpus=(${GPUS:-})
 jobs=${JOBS:-1}
 if [ ${#gpus[@]} -gt 0 ]; then jobs=${#gpus[@]}; fi
-[[ "$nproc $jobs" =~ ^[1-9][0-9]*\ [1-9][0-9]*$ ]] ||
-  { echo "error: NPROC and JOBS are numbers above 0, not '$nproc' and '$jobs'" >&2; exit 1; }
 
 launch=("$python") # the command of a process begins with this
 if [ "$nproc" -gt 1 ]; then launch+=(-m torch.distributed.run --standalone "--nproc_per_node=$nproc"); fi
@@ -40,7 +39,7 @@ worker() { # NUMBER ITEM...: evaluates items number, number + jobs, ...
 pool() { # ITEM...: evaluates all of them; `finish` lists those that failed
   local number
   trap stop INT TERM HUP
-  for ((number = 0; number < jobs; number++)); do
+  for ((number = 0; number < jobs && number < $#; number++)); do
     (trap '' INT && trap 'stopped=yes' TERM && worker "$number" "$@") & # only `stop` ends it, not Ctrl-C itself
   done
   wait

@@ -6,6 +6,7 @@ is used, because scripts without a model start ten times faster without it.
 
 import argparse
 import atexit
+import contextlib
 import errno
 import gc
 import hashlib
@@ -50,8 +51,10 @@ REMEDIES = {
 
 # --- ranks
 def print_rank0(message: str, file=None) -> None:
+    """Prints on rank 0. A closed terminal, as when ssh ends, or a full disk of a log does not end the run."""
     if RANK == 0:
-        print(message, file=file, flush=True)
+        with contextlib.suppress(OSError):
+            print(message, file=file, flush=True)
 
 
 def warn_rank0(message: str) -> None:

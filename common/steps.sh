@@ -1,9 +1,5 @@
 # How a study starts, runs its steps and ends. Sourced by study.sh, which sets run (its folder), base and dataset.
-
-refuse() { # MESSAGE: a setting is wrong
-  echo "error: $*" >&2
-  exit 1
-}
+. common/settings.sh
 
 absolute() { # PATH
   case $1 in /*) echo "$1" ;; *) echo "$PWD/${1#./}" ;; esac
@@ -17,17 +13,27 @@ load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the 
   dry_run=$*
   [ -z "$dry_run" ] || [ "$dry_run" = --dry_run ] || refuse "unknown option '$*'; the only one is --dry_run"
   preset=${PRESET:-pocket}
-  [ -f "presets/$preset.sh" ] || refuse "no preset '$preset'; presets/ has $(cd presets && echo *.sh)"
+  [[ $preset != */* && -f "presets/$preset.sh" ]] || refuse "no preset '$preset'; presets/ has $(cd presets && echo *.sh)"
   set -a
   . "presets/$preset.sh"
-  : "${SEEDS=42}" "${BENCHMARKS=perplexity needle longbench trec ruler}"
-  : "${TEXTS=}" "${NEEDLE_LENGTHS=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
+  : "${SEEDS=42}" "${BENCHMARKS=perplexity needle longbench trec ruler}" "${BASE=}" "${DATASET=}" "${TRAINED=}" "${FROZEN=}"
+  : "${TEXTS=}" "${PERPLEXITY_LENGTHS=}" "${NEEDLE_LENGTHS=}" "${LONGBENCH_SETS=}" "${TREC_SETS=}"
+  : "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
   : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
   set +a
-  local benchmark known="perplexity needle longbench trec ruler"
+  local name benchmark known="perplexity needle longbench trec ruler"
   for benchmark in $BENCHMARKS; do
     [[ " $known " == *" $benchmark "* ]] || refuse "BENCHMARKS: no '$benchmark'; there are: $known"
   done
+  for name in RUN RECIPE EXTENDED SEEDS ORIGINAL; do
+    if [ $name = ORIGINAL ] && [ -n "$BASE" ]; then continue; fi
+    [ -n "${!name:-}" ] || refuse "$name is empty; set it, here or in presets/$preset.sh"
+  done
+  check_settings
+}
+
+longest() { # LENGTH...: prints the largest
+  printf '%s\n' "$@" | sort -n | tail -n 1
 }
 
 selected() { # BENCHMARK: whether the study runs it
@@ -61,7 +67,11 @@ existing() { # BASE CHECKPOINT...: the base, and those of the others that could 
 }
 
 start_study() { # prepares the environment, the folder, the lock and the variables of the machine
-  [[ $run$base != *' '* ]] || refuse "the path '$run$base' has a space in it; set RUN and BASE to folders without"
+  [[ $run$base$RECIPE != *[[:space:]]* ]] ||
+    refuse "a space in RUN, BASE or RECIPE: '$run', '$base', '$RECIPE'; choose names without"
+  if grep -qs '"auto_map"' "$base/config.json"; then
+    refuse "BASE=$base contains its own modeling code, which a study does not run; use a plain Llama checkpoint"
+  fi
   if [ -n "$TRAINED" ] && [ -n "$base" ] && [ -z "$dataset" ]; then
     refuse "BASE needs DATASET, the rows to train on; continuous_finetuning/prepare_data.py makes them"
   fi
@@ -69,16 +79,20 @@ start_study() { # prepares the environment, the folder, the lock and the variabl
   if [ -n "$dry_run" ]; then
     export PYTHON=$PWD/.venv/bin/python
   else
+    { mkdir -p "$logs" && [ -w "$run" ] && [ -w "$logs" ]; } 2>/dev/null ||
+      refuse "cannot write to $run; set RUN to another folder"
     . ./env.sh
     prepare_environment || exit 1
-    mkdir -p "$logs" || refuse "cannot write to $run"
     # everything that the study starts holds the lock, too
     [ "${LOCKED:-}" = "$run" ] || LOCKED=$run exec "$PYTHON" common/lock.py "$run/lock" bash study.sh
     : >"$failures"
     trap 'echo "stopped; rerun the same command to resume" >&2; exit 130' INT TERM
   fi
   local gpus
-  gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)
+  if ! gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null); then
+    [ -z "$gpus" ] || echo "no GPU: $gpus" # what nvidia-smi says about a broken driver
+    gpus=
+  fi
   [ -z "$gpus" ] || gpus=${CUDA_VISIBLE_DEVICES-$gpus}
   gpus=${GPUS:-$gpus}
   gpus=(${gpus//,/ })

@@ -42,15 +42,19 @@ if [ -n "$estimate" ]; then ranks=${estimate%%x*}; fi
 rows=$((batch_size * ranks / sequence_parallel))
 accumulation=${GRADIENT_ACCUMULATION:-$((global_batch / (rows > 0 ? rows : 1)))}
 if [ -z "${GRADIENT_ACCUMULATION:-}" ] && [ $((accumulation * rows)) -ne "$global_batch" ]; then
-  echo "error: GLOBAL_BATCH=$global_batch is not a multiple of the $rows rows that $ranks GPUs have at a time" >&2
-  exit 1
+  refuse "GLOBAL_BATCH=$global_batch is not a multiple of the $rows rows that $ranks GPUs have at a time"
+fi
+if [ -z "$estimate" ] && grep -qs '"device": "cpu"' "$deepspeed"; then # DeepSpeed builds its CPU optimizer at the start
+  case $python in */*) export PATH=$PATH:${python%/*} ;; esac # pip puts ninja beside python
+  command -v "${CXX:-c++}" >/dev/null || refuse "DeepSpeed's offload needs a C++ compiler (Debian: apt install g++)"
+  command -v ninja >/dev/null || refuse "DeepSpeed's offload needs ninja: pip install ninja"
 fi
 
 if [ -n "$estimate" ]; then
   launch=("$python")
 elif [ "$nnodes" -gt 1 ]; then
   master_addr=${MASTER_ADDR:-$(scontrol show hostnames "${SLURM_JOB_NODELIST:-}" 2>/dev/null | head -n 1)}
-  : "${master_addr:?NNODES > 1 needs MASTER_ADDR, the name of the node with NODE_RANK=0}"
+  [ -n "$master_addr" ] || refuse "NNODES > 1 needs MASTER_ADDR, the name of the node with NODE_RANK=0"
   launch=("$python" -m torch.distributed.run "--nnodes=$nnodes" "--node_rank=$node_rank" "--nproc_per_node=$nproc"
     "--master_addr=$master_addr")
 fi

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, TrainerCallback
 
-from run import default_device, peak_memory, write_text
+from run import default_device, peak_memory, print_rank0, write_text
 
 
 def matmul_parameters(config: LlamaConfig) -> int:
@@ -78,9 +78,8 @@ class Metrics(TrainerCallback):
             self.last_print = time.time()
             step_seconds = (self.last_print - self.start_time) / max(1, state.global_step - self.first_step)
             minutes_left = step_seconds * (state.max_steps - state.global_step) / 60
-            print(
+            print_rank0(
                 f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
                 f"{step_seconds:.2f} s a step  {logs['tokens_per_second']:,.0f} tokens/s  "
-                f"{logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left",
-                flush=True,
+                f"{logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left"
             )

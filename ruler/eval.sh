@@ -8,6 +8,8 @@
 # scores.json. Ends with status 1 if something is missing.
 set -u
 cd "$(dirname "$0")" || exit 1
+. ./settings.sh
+check_settings
 
 models=(${MODELS:-})       # names in ROOT_DIR; empty: all
 lengths=(${SEQ_LENGTHS:-}) # tokens; empty: all
@@ -18,9 +20,9 @@ python=${PYTHON:-python}
 
 folders=("$ROOT_DIR"/*/"$benchmark"/*/pred)
 if [ ! -d "${folders[0]}" ]; then
-  echo "error: no predictions in $ROOT_DIR; run.sh makes them" >&2
-  exit 1
+  refuse "no predictions in $ROOT_DIR; run.sh makes them"
 fi
+check '[A-Za-z_]+' "the name of a benchmark of config_tasks.sh" benchmark
 array="$benchmark[*]"
 table=("$python" eval/table.py --root "$ROOT_DIR" --benchmark "$benchmark" --task ${!array-})
 if [ ${#models[@]} -gt 0 ]; then table+=(--models "${models[@]}"); fi

@@ -19,7 +19,6 @@ set -u
 cd "$(dirname "$0")" || exit 1
 . ./pool.sh
 . ./config_tasks.sh
-fail() { echo "error: $*" >&2 && exit 1; }
 
 ROOT_DIR=${ROOT_DIR:-results}
 MODEL_DIR=${MODEL_DIR:-../continuous_finetuning/ckpts/llama2-7b-hf-slimpajama}
@@ -36,11 +35,12 @@ while [ $# -gt 0 ] && [[ $1 != -* ]]; do
   shift
 done
 if [ ${#words[@]} -eq 1 ]; then words=(${CHECKPOINTS:-} "${words[@]}"); fi
-[ ${#words[@]} -ge 2 ] || fail "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"
+[ ${#words[@]} -ge 2 ] || refuse "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"
 models=("${words[@]:0:${#words[@]}-1}") benchmark=${words[${#words[@]}-1]} flags=("$@")
+check '[A-Za-z_]+' "the name of a benchmark of config_tasks.sh" benchmark
 array="$benchmark[*]"
 tasks=$(IFS=, && echo "${!array-}")
-[ -n "$tasks" ] || fail "no benchmark '$benchmark' in config_tasks.sh; the last word before the flags names it"
+[ -n "$tasks" ] || refuse "no benchmark '$benchmark' in config_tasks.sh; the last word before the flags names it"
 
 select_model() { # model: sets MODEL_PATH, TOKENIZER_PATH, MODEL_FRAMEWORK and the name of its results
   MODEL_PATH='' TOKENIZER_PATH='' MODEL_FRAMEWORK='' name=$1
@@ -59,7 +59,7 @@ names=() tokenizers=() frameworks=()
 for model in "${models[@]}"; do
   select_model "$model"
   names+=("$name") tokenizers+=("$TOKENIZER_PATH") frameworks+=("$MODEL_FRAMEWORK")
-  [ "$MODEL_FRAMEWORK" = "${frameworks[0]}" ] || fail "the models need one framework; set MODEL_FRAMEWORK"
+  [ "$MODEL_FRAMEWORK" = "${frameworks[0]}" ] || refuse "the models need one framework; set MODEL_FRAMEWORK"
 done
 
 # --- the data

@@ -19,16 +19,17 @@ def arguments(command: str, stage: str, tmp_path: Path) -> list[str]:
     """All words that a command, run in a stage's folder, passes to Python."""
     calls, python = tmp_path / "calls", tmp_path / "python"
     calls.write_text("")
-    python.write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" >>{calls}\n')
-    python.chmod(0o755)
-    env = {"PATH": os.environ["PATH"], "PYTHON": str(python)}
+    for program in (python, tmp_path / "ninja"):  # DeepSpeed's offload needs ninja and a compiler
+        program.write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" >>{calls}\n')
+        program.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(python), "CXX": str(python)}
     subprocess.run(["bash", "-c", command], cwd=ROOT / stage, env=env, check=True, capture_output=True)
     return calls.read_text().splitlines()
 
 
 def checkpoints(words) -> set[str]:
     """Those of the words that are paths below continuous_finetuning/, relative to it."""
-    return {word.split("continuous_finetuning/")[1] for word in words if "continuous_finetuning/" in word}
+    return {word.split("continuous_finetuning/")[1] for word in words if "continuous_finetuning/ckpts" in word}
 
 
 @pytest.fixture(scope="module")

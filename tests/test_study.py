@@ -3,12 +3,13 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
 
-from tiny import ROOT, C, L, run, save_base
+from tiny import ROOT, C, L, edit_config, run, save_base
 
 
 def study(*flags, **variables) -> str:
@@ -33,7 +34,7 @@ def variables(tmp_path_factory) -> dict:
         "EPOCHS": 1,
         "RECIPE": "tiny",
         "TRAINED": "pi nosuch",
-        "FROZEN": "",
+        "FROZEN": "lm_infinite",
         "JOBS": 1,
         "BENCHMARKS": "perplexity",
         "TEXTS": folder / "text" / "test.bin",
@@ -59,21 +60,33 @@ def test_a_killed_study_resumes_and_a_failing_method_does_not_stop_it(variables)
     table = (folder / "fig" / "table1.md").read_text()
     assert "| base | " in table
     assert "| pi | " in table
+    assert "| lm_infinite" in table  # the kit's own modeling code is trusted
     assert "eval_ppl.py" in (folder / "logs" / "perplexity.log").read_text()
 
 
+def test_a_killed_step_is_listed_and_the_study_goes_on(tmp_path):
+    script = (
+        '. common/steps.sh; dry_run= logs=$1 failures=$1/failures.txt; step name title . bash -c "$2"; list_failures'
+    )
+    log = run("bash", "-c", script, "bash", tmp_path, "kill -9 $$", cwd=ROOT, expect=1)
+    assert "failed: name: exit status 137, see logs/name.log" in log
+    (tmp_path / "failures.txt").unlink()
+    assert "failed" not in run("bash", "-c", script, "bash", tmp_path, "true", cwd=ROOT)
+
+
 def test_a_dry_run_prints_commands_and_the_estimate_and_writes_nothing(tmp_path):
-    log = study("--dry_run", PRESET="paper", TRAINED="pi", FROZEN="ntk_frozen", RUN=tmp_path / "run")
+    lengths = {"PERPLEXITY_LENGTHS": "65536 2048"}
+    log = study("--dry_run", PRESET="paper", TRAINED="pi", FROZEN="ntk_frozen", RUN=tmp_path / "run", **lengths)
     for text in (
         "bash finetune.sh --seed 42",
         "GPU memory    20.5 of 79 GiB",  # the estimate
         "METHODS=ntk_frozen TARGET=32768 LONGEST_TEXT=65536",
         "slimpajama_pi_32768",
         "slimpajama_ntk_frozen",
-        "'LENGTHS=2048 4096 8192 16384 32768 65536'",
-        "bash eval.sh --trust_remote_code --e_len 65536",
+        "'LENGTHS=65536 2048'",
+        "bash eval.sh --trust_remote_code ../continuous_finetuning/modeling --e_len 65536",
         "trec_1000shots",
-        "bash run.sh synthetic --trust_remote_code",
+        "bash run.sh synthetic --trust_remote_code ../continuous_finetuning/modeling",
     ):
         assert text in log
     assert not list(tmp_path.iterdir())
@@ -87,12 +100,56 @@ def test_evaluations_get_the_visible_gpus(tmp_path):
     assert "'GPUS=0 1 2' CUDA_VISIBLE_DEVICES=0,1,2 NPROC=3 JOBS=1" in study("--dry_run", **settings)
     log = study("--dry_run", CUDA_VISIBLE_DEVICES="4,2", NPROC=1, **settings)
     assert "'GPUS=4 2' CUDA_VISIBLE_DEVICES=4,2 NPROC=1 JOBS=1" in log
+    nvidia_smi.write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
+    assert "GPUs: none" in study("--dry_run", **settings)
 
 
-WRONG = ({"PRESET": "nosuch"}, {"BENCHMARKS": "needle nosuch"}, {"RUN": "a b"}, {"BASE": "meta-llama/Llama-2-7b-hf"})
+def assert_one_line(log: str) -> None:
+    assert log.startswith("error: ") and log.count("\n") == 1, log
+
+
+WRONG = (
+    {"PRESET": "nosuch"}, {"PRESET": "../presets/pocket"}, {"BENCHMARKS": "needle nosuch"}, {"RUN": "a b"},
+    {"RUN": "README.md"}, {"RUN": "/proc/run"}, {"EXTENDED": ""}, {"GPUS": "all"}, {"BASE": "meta-llama/Llama-2-7b-hf"},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("settings", WRONG)
 def test_a_wrong_setting_gets_one_line(settings):
-    log = study(**settings, expect=1)
-    assert log.startswith("error: ") and log.count("\n") == 1
+    assert_one_line(study(**settings, expect=1))
+
+
+def test_a_base_with_code_is_refused_and_its_code_does_not_run(variables, tmp_path):
+    marker = tmp_path / "marker"
+    base = shutil.copytree(variables["BASE"], tmp_path / "base")
+    edit_config(base, auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"})
+    (base / "evil.py").write_text(f"open({str(marker)!r}, 'w')")
+    settings = variables | {"BASE": base, "RUN": tmp_path / "run", "TRAINED": "", "FROZEN": ""}
+    assert_one_line(study(**settings, expect=1))
+    assert not marker.exists()
+
+
+LAUNCHERS = {
+    "study.sh --dry_run": "NPROC EXTENDED SEEDS TRAINED FROZEN ORIGINAL PERPLEXITY_LENGTHS RULER_SAMPLES BATCH_SIZE",
+    "continuous_finetuning/finetune.sh": "NPROC JOBS METHODS LENGTHS BATCH_SIZE GLOBAL_BATCH GRADIENT_ACCUMULATION "
+    "SEQUENCE_PARALLEL MASTER_PORT NNODES NODE_RANK ESTIMATE",
+    "continuous_finetuning/extend.sh": "METHODS",
+    "eval_perplexity/eval.sh": "NPROC JOBS GPUS LENGTHS EVAL_BATCH_SIZE",
+    "needle/eval.sh": "NPROC JOBS GPUS LENGTHS EVAL_BATCH_SIZE",
+    "longbench/eval.sh": "NPROC JOBS GPUS EVAL_BATCH_SIZE TENSOR_PARALLEL",
+    "longbench/scripts/score.sh": "JOBS",
+    "ruler/run.sh model synthetic": "NPROC JOBS GPUS SEQ_LENGTHS NUM_SAMPLES TENSOR_PARALLEL",
+    "ruler/eval.sh": "SEQ_LENGTHS",
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_variables_are_checked_before_bash_calculates_with_them(launcher, tmp_path):
+    marker = tmp_path / "marker"
+    for name in LAUNCHERS[launcher].split():
+        values = [f"a[$(touch {marker})]", "x-y"]
+        if name not in ("GPUS", "METHODS", "TRAINED", "FROZEN", "SEEDS", "NODE_RANK"):
+            values += ["0", "-1", "9" * 20]
+        for value in values:
+            assert_one_line(run("bash", *launcher.split(), cwd=ROOT, expect=1, **{"PYTHON": "true", name: value}))
+            assert not marker.exists(), name

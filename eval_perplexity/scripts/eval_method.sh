@@ -17,5 +17,5 @@ case $name in
   eval_landmark) checkpoints="${prefix}_landmark_512" ;;
   *) checkpoints="${prefix}_${name#eval_}_32768" ;;
 esac
-case $name in eval_landmark | eval_lm_infinite | eval_selfextend) set -- --trust_remote_code "$@" ;; esac
+case $name in eval_landmark | eval_lm_infinite | eval_selfextend) set -- --trust_remote_code ../continuous_finetuning/modeling "$@" ;; esac
 CHECKPOINTS=${CHECKPOINTS:-$checkpoints} SCRIPT=$name.py exec bash eval.sh "$@"

@@ -15,5 +15,5 @@ score() { # folder of predictions, script, flags
 score pred eval.py "$@"
 score pred_e eval.py --e "$@"
 score pred_trec eval_trec.py "$@"
-ls -d "$output_root"/pred* >/dev/null || echo "no predictions in $output_root" >>"$failures"
+ls -d "$output_root"/pred* >/dev/null 2>&1 || echo "no predictions in $output_root" >>"$failures"
 finish

@@ -54,7 +54,7 @@ def test_several_models_are_shared_among_gpus(launch, tmp_path):
     assert "--nproc_per_node=2" in printed and f"failed: {models[1]}" in printed
 
 
-@pytest.mark.parametrize("words", [[], ["synthetic", "--dtype"], ["a/b", "other"]])
+@pytest.mark.parametrize("words", [[], ["synthetic", "--dtype"], ["a/b", "other"], ["a", "x[1]"]])
 def test_bad_input_ends_with_one_line(launch, words):
     printed = launch(*words, expect=1)
     assert printed.startswith("error: ") and printed.count("\n") == 1
