@@ -6,6 +6,7 @@ is used, because scripts without a model start ten times faster without it.
 
 import argparse
 import atexit
+import contextlib
 import errno
 import gc
 import hashlib
@@ -175,6 +176,18 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
+
+
+@contextlib.contextmanager
+def errors_of(action: str):
+    """A context in which a library reads a user's file: whatever it raises becomes a ValueError of one line."""
+    try:
+        yield
+    except Exception as error:
+        line = first_line(error)
+        if not isinstance(error, (OSError, ValueError)):  # the text alone says little, such as the name of a key
+            line = f"{type(error).__name__}: {line}"
+        raise ValueError(f"{action}: {line}") from error
 
 
 def positive_int(text: str) -> int:

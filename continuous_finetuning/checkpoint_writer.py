@@ -13,11 +13,11 @@ from huggingface_hub import snapshot_download
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
+import tokenizer
 from checkpoint import fingerprint, open_config
 from lock import lock
 from run import RANK, read_json, write_json
 
-TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
 KIT_VERSION = "0.1.0"
 LOCKS = []  # on the folders that this process writes to
 
@@ -41,7 +41,7 @@ def base_folder(name_or_path: str) -> Path:
     """The folder of a base's weights and tokenizer, downloaded if it is a hub id."""
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    folder = Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
+    folder = Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *tokenizer.FILES]))
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{name_or_path} has no *.safetensors weights on the hub")
     return folder

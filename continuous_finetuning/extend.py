@@ -14,12 +14,12 @@ weights stay as they are; OUT's config.json describes the method in the form tha
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 import checkpoint_writer
 import methods
 from run import positive_int, run_script, write_text
+from tokenizer import copy_tokenizer
 
 
 def parse_flags() -> argparse.Namespace:
@@ -59,9 +59,7 @@ def main() -> None:
     trained_tokens = args.trained_tokens if args.adopt else 0
     extension = checkpoint_writer.context_extension(name, method, args.model_name_or_path, trained_tokens, recipe={})
     extended = checkpoint_writer.extended_config(config, method, extension)
-    for pattern in checkpoint_writer.TOKENIZER:
-        for path in base.glob(pattern):
-            shutil.copyfile(path, output / path.name)
+    copy_tokenizer(str(base), output)
     has_base_weights = type(method).load is methods.ContextExtension.load
     if args.adopt or has_base_weights:
         checkpoint_writer.link_weights(base, output)
