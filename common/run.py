@@ -183,6 +183,8 @@ def errors_of(action: str):
     """A context in which a library reads a user's file: whatever it raises becomes a ValueError of one line."""
     try:
         yield
+    except ModuleNotFoundError:
+        raise  # `explain` says how to install it
     except Exception as error:
         line = first_line(error)
         if not isinstance(error, (OSError, ValueError)):  # the text alone says little, such as the name of a key

@@ -7,7 +7,7 @@ truncation, padding, and special tokens after a text (EOS). A text that spells a
 import shutil
 from pathlib import Path
 
-from tokenizers import Tokenizer, normalizers, processors
+from tokenizers import Regex, Tokenizer, normalizers, processors
 
 from run import errors_of
 
@@ -35,6 +35,8 @@ def open_tokenizer(name_or_path: str, trust_remote_code: bool = False):
         else:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
         tokenizer.split_special_tokens = True
+        if "" in tokenizer.special_tokens_map.values():
+            raise ValueError("special tokens are empty; name them in tokenizer_config.json, as <s> and </s>")
         if tokenizer.is_fast:
             use_text_only(tokenizer.backend_tokenizer)
     return tokenizer
@@ -51,18 +53,24 @@ def find_file(name_or_path: str, name: str) -> str | None:
 def open_sentencepiece(name_or_path: str):
     """The tokenizer of a Llama that has a tokenizer.model only.
 
-    Transformers 5 takes its vocabulary, but neither the space in front of every text nor BOS, unless
-    tokenizer_config.json asks for them. Raises ValueError if its ids are not those of the sentencepiece package.
+    Transformers 5 takes the vocabulary from it, but not how spaces are treated, and adds BOS only if
+    tokenizer_config.json asks for it. Raises ValueError if the ids are not those of the sentencepiece package.
     """
-    from sentencepiece import SentencePieceProcessor
+    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
     from transformers import LlamaTokenizer
 
     tokenizer = LlamaTokenizer.from_pretrained(name_or_path)
-    space = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(space)
+    content = Path(find_file(name_or_path, "tokenizer.model")).read_bytes()
+    rules = sentencepiece_model_pb2.ModelProto.FromString(content).normalizer_spec
+    steps = [normalizers.Prepend(" "), normalizers.Replace(" ", "\u2581")]
+    if rules.remove_extra_whitespaces:
+        steps = [normalizers.Replace(Regex("^ +| +$| +(?= )"), ""), *steps]
+    if rules.precompiled_charsmap:
+        steps = [normalizers.Precompiled(rules.precompiled_charsmap), *steps]
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.backend_tokenizer.pre_tokenizer = None
     tokenizer.add_bos_token = tokenizer.init_kwargs.get("add_bos_token", True)
-    expected = SentencePieceProcessor(model_file=find_file(name_or_path, "tokenizer.model")).encode(PROBE)
+    expected = SentencePieceProcessor(model_proto=content).encode(PROBE)
     if tokenizer(PROBE, add_special_tokens=False)["input_ids"] != expected:
         raise ValueError("Transformers cannot read its tokenizer.model; convert it to a tokenizer.json")
     return tokenizer
@@ -91,7 +99,7 @@ def check_ids(prompts: list[list[int]], vocab_size: int, name_or_path: str) -> N
         raise ValueError(f"{name_or_path}: {mismatch}; give it the tokenizer that it was trained with")
 
 
-def copy_tokenizer(name_or_path: str, output: Path) -> None:
+def copy_tokenizer(name_or_path: str, output: str | Path) -> None:
     """Copies the tokenizer files of a checkpoint folder or hub id, byte by byte."""
     from huggingface_hub import snapshot_download
 
@@ -100,4 +108,4 @@ def copy_tokenizer(name_or_path: str, output: Path) -> None:
         folder = Path(snapshot_download(name_or_path, allow_patterns=list(FILES)))
     for pattern in FILES:
         for path in filter(Path.is_file, folder.glob(pattern)):
-            shutil.copyfile(path, output / path.name)
+            shutil.copyfile(path, Path(output) / path.name)
