@@ -4,36 +4,29 @@ BOS, or what else the tokenizer puts before a text, stays. What the file only ha
 truncation, padding, and special tokens after a text (EOS). A text that spells a special token is ordinary text.
 """
 
-import shutil
-from pathlib import Path
-
 from tokenizers import Regex, Tokenizer, normalizers, processors
 
 from run import errors_of
 
-FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model", "*.jinja")
 PROBE = "  Two spaces, 12 digits;\n\n\ta tab, then: é, 中, 🙂"
 
 
 def open_tokenizer(name_or_path: str, trust_remote_code: bool = False):
     """The tokenizer of a checkpoint folder or hub id.
 
-    Its tokenizer.json is used as it is: some classes that tokenizer_config.json may name would change it. Code in the
-    checkpoint is run only if trust_remote_code is True. Raises ValueError if there is no tokenizer or it is broken.
+    A tokenizer.json is used as it is: some classes that tokenizer_config.json may name would change it. Without it,
+    code in the checkpoint runs if trust_remote_code is True. Raises ValueError if there is no tokenizer that works.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     with errors_of(f"no tokenizer in {name_or_path}"):
-        has_code = "auto_map" in get_tokenizer_config(name_or_path)
-        if has_code and trust_remote_code is True:
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=True)
-        elif find_file(name_or_path, "tokenizer.json"):
+        if find_file(name_or_path, "tokenizer.json"):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(name_or_path)
-        elif find_file(name_or_path, "tokenizer.model") and not has_code:
+        elif find_file(name_or_path, "tokenizer.model") and "auto_map" not in get_tokenizer_config(name_or_path):
             tokenizer = open_sentencepiece(name_or_path)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code is True)
         tokenizer.split_special_tokens = True
         if "" in tokenizer.special_tokens_map.values():
             raise ValueError("special tokens are empty; name them in tokenizer_config.json, as <s> and </s>")
@@ -51,27 +44,25 @@ def find_file(name_or_path: str, name: str) -> str | None:
 
 
 def open_sentencepiece(name_or_path: str):
-    """The tokenizer of a Llama that has a tokenizer.model only.
+    """The tokenizer of a Llama that has a tokenizer.model only, with its rules for spaces, and BOS by default.
 
-    Transformers 5 takes the vocabulary from it, but not how spaces are treated, and adds BOS only if
-    tokenizer_config.json asks for it. Raises ValueError if the ids are not those of the sentencepiece package.
+    Transformers 5 takes only the vocabulary from that file. Raises ValueError if the ids are not sentencepiece's.
     """
     from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
     from transformers import LlamaTokenizer
 
-    tokenizer = LlamaTokenizer.from_pretrained(name_or_path)
-    content = Path(find_file(name_or_path, "tokenizer.model")).read_bytes()
-    rules = sentencepiece_model_pb2.ModelProto.FromString(content).normalizer_spec
+    processor = SentencePieceProcessor(model_file=find_file(name_or_path, "tokenizer.model"))
+    rules = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto()).normalizer_spec
     steps = [normalizers.Prepend(" "), normalizers.Replace(" ", "\u2581")]
     if rules.remove_extra_whitespaces:
-        steps = [normalizers.Replace(Regex("^ +| +$| +(?= )"), ""), *steps]
+        steps.insert(0, normalizers.Replace(Regex("^ +| +$| +(?= )"), ""))
     if rules.precompiled_charsmap:
-        steps = [normalizers.Precompiled(rules.precompiled_charsmap), *steps]
+        steps.insert(0, normalizers.Precompiled(rules.precompiled_charsmap))
+    tokenizer = LlamaTokenizer.from_pretrained(name_or_path)
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.backend_tokenizer.pre_tokenizer = None
     tokenizer.add_bos_token = tokenizer.init_kwargs.get("add_bos_token", True)
-    expected = SentencePieceProcessor(model_proto=content).encode(PROBE)
-    if tokenizer(PROBE, add_special_tokens=False)["input_ids"] != expected:
+    if tokenizer(PROBE, add_special_tokens=False)["input_ids"] != processor.encode(PROBE):
         raise ValueError("Transformers cannot read its tokenizer.model; convert it to a tokenizer.json")
     return tokenizer
 
@@ -84,28 +75,6 @@ def use_text_only(tokenizer: Tokenizer) -> None:
     encoding = tokenizer.encode("a")
     special = encoding.special_tokens_mask
     if 0 in special and special[-1]:
-        n = special.index(0)
-        prefix = list(zip(encoding.tokens[:n], encoding.ids[:n], strict=True))
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[*encoding.tokens[:n], "$A"], special_tokens=prefix
-        )
-
-
-def check_ids(prompts: list[list[int]], vocab_size: int, name_or_path: str) -> None:
-    """Raises ValueError if a prompt has an id that is not in the model's vocabulary."""
-    largest = max((max(ids, default=0) for ids in prompts), default=0)
-    if largest >= vocab_size:
-        mismatch = f"a prompt has the token id {largest}, but the model has ids up to {vocab_size - 1}"
-        raise ValueError(f"{name_or_path}: {mismatch}; give it the tokenizer that it was trained with")
-
-
-def copy_tokenizer(name_or_path: str, output: str | Path) -> None:
-    """Copies the tokenizer files of a checkpoint folder or hub id, byte by byte."""
-    from huggingface_hub import snapshot_download
-
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        folder = Path(snapshot_download(name_or_path, allow_patterns=list(FILES)))
-    for pattern in FILES:
-        for path in filter(Path.is_file, folder.glob(pattern)):
-            shutil.copyfile(path, Path(output) / path.name)
+        names = encoding.tokens[: special.index(0)]
+        ids = [(name, tokenizer.token_to_id(name)) for name in names]
+        tokenizer.post_processor = processors.TemplateProcessing(single=[*names, "$A"], special_tokens=ids)

@@ -13,11 +13,11 @@ from huggingface_hub import snapshot_download
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-import tokenizer
 from checkpoint import fingerprint, open_config
 from lock import lock
 from run import RANK, read_json, write_json
 
+TOKENIZER = ("tokenizer*", "*_tokens*.json", "vocab.json", "merges.txt", "*.model", "*.jinja")
 KIT_VERSION = "0.1.0"
 LOCKS = []  # on the folders that this process writes to
 
@@ -41,10 +41,17 @@ def base_folder(name_or_path: str) -> Path:
     """The folder of a base's weights and tokenizer, downloaded if it is a hub id."""
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    folder = Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *tokenizer.FILES]))
+    folder = Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{name_or_path} has no *.safetensors weights on the hub")
     return folder
+
+
+def copy_tokenizer(base: str, output: str | Path) -> None:
+    """Copies the base's tokenizer files, byte by byte."""
+    for pattern in TOKENIZER:
+        for path in base_folder(base).glob(pattern):
+            shutil.copyfile(path, Path(output) / path.name)
 
 
 def run_settings(method_name: str, method, base: str, config: PreTrainedConfig, trained: bool) -> dict:

@@ -19,7 +19,6 @@ from pathlib import Path
 import checkpoint_writer
 import methods
 from run import positive_int, run_script, write_text
-from tokenizer import copy_tokenizer
 
 
 def parse_flags() -> argparse.Namespace:
@@ -59,7 +58,7 @@ def main() -> None:
     trained_tokens = args.trained_tokens if args.adopt else 0
     extension = checkpoint_writer.context_extension(name, method, args.model_name_or_path, trained_tokens, recipe={})
     extended = checkpoint_writer.extended_config(config, method, extension)
-    copy_tokenizer(str(base), output)
+    checkpoint_writer.copy_tokenizer(base, output)
     has_base_weights = type(method).load is methods.ContextExtension.load
     if args.adopt or has_base_weights:
         checkpoint_writer.link_weights(base, output)

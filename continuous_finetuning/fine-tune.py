@@ -21,7 +21,6 @@ import atexit  # noqa: E402
 import warnings  # noqa: E402
 from argparse import SUPPRESS, Namespace  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
-from functools import partial  # noqa: E402
 from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -39,7 +38,7 @@ import packing  # noqa: E402
 import training  # noqa: E402
 from attention import CHOICES, choose_attention, sdpa_kernels  # noqa: E402
 from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
-from tokenizer import copy_tokenizer, open_tokenizer  # noqa: E402
+from tokenizer import open_tokenizer  # noqa: E402
 
 
 @dataclass
@@ -240,7 +239,7 @@ def main() -> None:
         f"{output.name}: {name} {method.options()}, {method.original_length} -> {length} tokens, {len(data)} rows, "
         f"{recipe['global_batch']} a step, {recipe['precision']}, attention {flags.attention}"
     )
-    tokenizer.save_pretrained = partial(copy_tokenizer, base)  # the base's files, byte by byte
+    tokenizer.save_pretrained = lambda folder: checkpoint_writer.copy_tokenizer(base, folder)
     training.train(model, tokenizer, data, args, flags, method)
     print_rank0(f"{output}: done")
     if args.deepspeed:  # at the interpreter's exit, threads of the libraries sometimes abort a finished run

@@ -75,7 +75,6 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
         encoded = tokenizer(
             anchor + text,
             add_special_tokens=False,
-            split_special_tokens=True,  # a literal "<s>" stays text
             return_offsets_mapping=True,
             verbose=False,  # no warning about a text longer than the model's window
         )
@@ -85,14 +84,6 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
         if not anchor or (seam and tokenizer.decode(ids[:seam]) == anchor):
             shifted = [(start - shift, end - shift) for start, end in offsets[seam:]]
             return ids[seam:], shifted
-
-
-def special_prefix(tokenizer) -> list[int]:
-    """The special tokens that the tokenizer puts before a text: [BOS] or []."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    ids = tokenizer("a")["input_ids"]
-    start = next(i for i in range(len(ids)) if ids[i : i + len(bare)] == bare)
-    return ids[:start]
 
 
 def build_haystack(tokenizer, texts: dict[str, str], length: int) -> Haystack:
@@ -143,7 +134,7 @@ class Prompts:
         self.haystack = haystack
         self.max_new_tokens = max_new_tokens
         head, self.tail = template.split("{context}")
-        self.head_ids = special_prefix(tokenizer)
+        self.head_ids = tokenizer("")["input_ids"]  # [BOS] or []
         if head:
             self.head_ids += tokenizer(head, add_special_tokens=False)["input_ids"]
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, processors
 from transformers import LlamaConfig
 
 import tiny
-from tokenizer import copy_tokenizer, open_tokenizer
+from tokenizer import open_tokenizer
 from transformers_engine import Transformers
 
 TEXT = "  Spelt out: </s> and <s>.\n\tNo 12, é;  two spaces" * 3
@@ -67,7 +67,7 @@ def test_a_text_has_the_same_ids_in_every_stage(folder, base, monkeypatch):
     tokenize = stage_module(monkeypatch, "eval_perplexity", "prepare_data").tokenize
     ids["perplexity"] = tokenize(iter([TEXT]), tokenizer, 0, None)[0]
     haystack = stage_module(monkeypatch, "needle", "haystack")
-    ids["needle"] = haystack.special_prefix(tokenizer) + haystack.encode_inside(tokenizer, TEXT)[0]
+    ids["needle"] = tokenizer("")["input_ids"] + haystack.encode_inside(tokenizer, TEXT)[0]
     prompts = stage_module(monkeypatch, "longbench", "prompts")
     ids["longbench"] = prompts.prompt_ids(tokenizer, TEXT, 1000, 1, "inside")[0]
     tokens = stage_module(monkeypatch, "ruler/data", "tokens")
@@ -122,7 +122,3 @@ def test_tokenizer_model_only(tmp_path, config, rules):
     tokenizer = open_tokenizer(str(tmp_path))
     expected = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model").encode(TEXT.replace("s>", "s"))
     assert tokenizer(TEXT.replace("s>", "s"))["input_ids"] == [1, *expected]
-    copies = tmp_path / "copies"
-    copies.mkdir()
-    copy_tokenizer(str(tmp_path), copies)
-    assert (copies / "tokenizer.model").read_bytes() == (tmp_path / "tokenizer.model").read_bytes()

@@ -61,30 +61,24 @@ def read_texts() -> dict:
     or its texts are not those of RULER.
     """
     with errors_of(f"lm-eval's templates cannot be read ({REMEDY})"):
-        texts = find_texts()
+        plural = constants("niah_utils")["TEMPLATE"]
+        singular = plural
+        for old, new in SINGULAR:
+            singular = singular.replace(old, new)
+        texts = {"niah_single": niah_template(singular, "is the", "is")}
+        texts["niah_multi"] = niah_template(plural, "are all the", "are")
+        configs = {name: constants(f"{name}_utils")["CONFIG"] for name in ("vt", "cwe", "fwe", "qa")}
+        configs["vt"] = configs["vt"]["variable_tracking"]
+        for name, config in configs.items():
+            prefix = config["answer_prefix"].removeprefix(" ")
+            texts[name] = (config["template"], f" {prefix}")
+        texts["vt_lceg"] = texts["vt"]
+        texts["vt"] = (texts["vt"][0], texts["vt"][1].replace("assgined", "assigned"))
+        haystack = constants("prepare_niah")
+        texts |= {"needle": haystack["NEEDLE"], "noise": haystack["haystack"]}
+        texts["document"] = constants("qa_utils")["DOCUMENT_PROMPT"]
     if hashlib.sha256(json.dumps(texts).encode()).hexdigest() != DIGEST:
         raise ValueError(f"lm-eval's templates are not those of RULER: {REMEDY}")
-    return texts
-
-
-def find_texts() -> dict:
-    """The texts in the installed lm-eval. Raises KeyError, OSError or others if they are not where they should be."""
-    plural = constants("niah_utils")["TEMPLATE"]
-    singular = plural
-    for old, new in SINGULAR:
-        singular = singular.replace(old, new)
-    texts = {"niah_single": niah_template(singular, "is the", "is")}
-    texts["niah_multi"] = niah_template(plural, "are all the", "are")
-    configs = {name: constants(f"{name}_utils")["CONFIG"] for name in ("vt", "cwe", "fwe", "qa")}
-    configs["vt"] = configs["vt"]["variable_tracking"]
-    for name, config in configs.items():
-        prefix = config["answer_prefix"].removeprefix(" ")
-        texts[name] = (config["template"], f" {prefix}")
-    texts["vt_lceg"] = texts["vt"]
-    texts["vt"] = (texts["vt"][0], texts["vt"][1].replace("assgined", "assigned"))
-    haystack = constants("prepare_niah")
-    texts |= {"needle": haystack["NEEDLE"], "noise": haystack["haystack"]}
-    texts["document"] = constants("qa_utils")["DOCUMENT_PROMPT"]
     return texts
 
 

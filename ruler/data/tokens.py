@@ -11,7 +11,7 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prepare.py runs one process per core
 from tokenizers import Tokenizer  # noqa: E402
 
-from run import errors_of, read_json, read_text  # noqa: E402
+from run import errors_of, read_text  # noqa: E402
 from tokenizer import open_tokenizer, use_text_only  # noqa: E402
 
 MAX_CACHED_WORDS = 2**16
@@ -70,13 +70,8 @@ def read_tokenizer(name_or_path: str, trust_remote_code: bool) -> str:
     The tokenizer.json of a folder is read directly, which saves the seconds that importing Transformers takes.
     """
     path = Path(name_or_path) / "tokenizer.json"
-    config = read_json(path.with_name("tokenizer_config.json"))
-    if path.is_file() and config is not None and "auto_map" not in config:
-        tokenizer_json = read_text(path)
-        with errors_of(f"no tokenizer in {name_or_path}"):
-            Tokenizer.from_str(tokenizer_json)
-        return tokenizer_json
-    tokenizer = open_tokenizer(name_or_path, trust_remote_code)
-    if not tokenizer.is_fast:
-        raise ValueError(f"{name_or_path} has a slow tokenizer; save it as a fast one (tokenizer.json)")
-    return tokenizer.backend_tokenizer.to_str()
+    with errors_of(f"no fast tokenizer in {name_or_path}"):
+        if not path.is_file():
+            return open_tokenizer(name_or_path, trust_remote_code).backend_tokenizer.to_str()
+        Tokenizer.from_str(read_text(path))
+    return read_text(path)
