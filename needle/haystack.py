@@ -75,6 +75,7 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
         encoded = tokenizer(
             anchor + text,
             add_special_tokens=False,
+            split_special_tokens=True,  # a literal "<s>" stays text
             return_offsets_mapping=True,
             verbose=False,  # no warning about a text longer than the model's window
         )
