@@ -1,16 +1,15 @@
-"""Opens a checkpoint: its config, what it says about its method, its tokenizer, its weights."""
+"""Opens a checkpoint: its config, what it says about its method, its weights."""
 
-import contextlib
 import filecmp
 import hashlib
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from rope import rope_at
-from run import first_line, read_json
+from run import errors_of, read_json
 
 logging.disable_progress_bar()
 logging.get_logger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report on missing weights
@@ -76,18 +75,6 @@ def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE,
     return config
 
 
-@contextlib.contextmanager
-def errors_of(action: str):
-    """A context in which a library reads a user's file: whatever it raises becomes a ValueError of one line."""
-    try:
-        yield
-    except Exception as error:
-        line = first_line(error)
-        if not isinstance(error, (OSError, ValueError)):  # the text alone says little, such as the name of a key
-            line = f"{type(error).__name__}: {line}"
-        raise ValueError(f"{action}: {line}") from error
-
-
 def check_folder(folder: Path, weights: bool) -> None:
     """Raises ValueError if a folder is not a checkpoint, or has no weights in safetensors files of its own."""
     if not (folder / "config.json").is_file():
@@ -116,14 +103,6 @@ def check_config(config) -> None:
     for name, kind in RECORD_TYPES.items():
         if record.get(name) is not None and not isinstance(record[name], kind):
             raise ValueError(f"context_extension in config.json has {name} = {record[name]}")
-
-
-def open_tokenizer(name_or_path: str, trust_remote_code: bool = False):
-    """The tokenizer of a checkpoint folder or hub id. Raises ValueError if there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"no tokenizer in {name_or_path}: {first_line(error)}") from None
 
 
 def checkpoint_name(name_or_path: str) -> str:

@@ -11,9 +11,10 @@ import os
 from collections.abc import Sequence
 
 from attention import sdpa_kernels
-from checkpoint import choose_dtype, describe, fingerprint, open_config, open_tokenizer
+from checkpoint import choose_dtype, describe, fingerprint, open_config
 from rope import rope_at
 from run import WORLD_SIZE, command_line, default_device, versions
+from tokenizer import open_tokenizer
 
 MOSTLY_NEW = 0.9  # above this share of tokens that no other prompt begins with, prompts are ordered by length
 
@@ -123,7 +124,13 @@ class Engine:
 
         Prompts of one rope are neighbours. Among them those with a common beginning are (a depth-first walk of the
         prefix tree computes each edge once), or, where little is common, those of similar length.
+        Raises ValueError if a prompt has an id that the model lacks.
         """
+        if self.config is not None:
+            vocab_size = self.config.get_text_config().vocab_size
+            largest = max((max(ids, default=0) for ids in prompts), default=0)
+            if largest >= vocab_size:
+                raise ValueError(f"{self.name_or_path}: token id {largest} in a prompt, the model has {vocab_size} ids")
         ropes = []
         for ids in prompts:
             rope = rope_at(self.config, len(ids) + max_new_tokens)

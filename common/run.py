@@ -180,6 +180,20 @@ def first_line(error: BaseException) -> str:
     return lines[0][:200]
 
 
+@contextlib.contextmanager
+def errors_of(action: str):
+    """A context in which a library reads a user's file: whatever it raises becomes a ValueError of one line."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise  # `explain` says how to install it
+    except Exception as error:
+        line = first_line(error)
+        if not isinstance(error, (OSError, ValueError)):  # the text alone says little, such as the name of a key
+            line = f"{type(error).__name__}: {line}"
+        raise ValueError(f"{action}: {line}") from error
+
+
 def positive_int(text: str) -> int:
     """The type of a flag that counts something: an integer of at least 1."""
     value = int(text)

@@ -17,7 +17,7 @@ from checkpoint import fingerprint, open_config
 from lock import lock
 from run import RANK, read_json, write_json
 
-TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.model")
+TOKENIZER = ("tokenizer*", "*_tokens*.json", "vocab.json", "merges.txt", "*.model", "*.jinja")
 KIT_VERSION = "0.1.0"
 LOCKS = []  # on the folders that this process writes to
 
@@ -45,6 +45,13 @@ def base_folder(name_or_path: str) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{name_or_path} has no *.safetensors weights on the hub")
     return folder
+
+
+def copy_tokenizer(base: str, output: str | Path) -> None:
+    """Copies the base's tokenizer files, byte by byte."""
+    for pattern in TOKENIZER:
+        for path in base_folder(base).glob(pattern):
+            shutil.copyfile(path, Path(output) / path.name)
 
 
 def run_settings(method_name: str, method, base: str, config: PreTrainedConfig, trained: bool) -> dict:

@@ -107,7 +107,6 @@ def encode(tokenizer, texts: list[str]) -> list[np.ndarray]:
     for i in range(0, len(texts), ENCODED_DOCUMENTS):
         for encoding in tokenizer.encode_batch_fast(texts[i : i + ENCODED_DOCUMENTS]):
             documents.append(np.array(encoding.ids, dtype=np.int32))
-    tokenizer.encode_special_tokens = False
     return documents
 
 

@@ -14,7 +14,6 @@ weights stay as they are; OUT's config.json describes the method in the form tha
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 import checkpoint_writer
@@ -59,9 +58,7 @@ def main() -> None:
     trained_tokens = args.trained_tokens if args.adopt else 0
     extension = checkpoint_writer.context_extension(name, method, args.model_name_or_path, trained_tokens, recipe={})
     extended = checkpoint_writer.extended_config(config, method, extension)
-    for pattern in checkpoint_writer.TOKENIZER:
-        for path in base.glob(pattern):
-            shutil.copyfile(path, output / path.name)
+    checkpoint_writer.copy_tokenizer(base, output)
     has_base_weights = type(method).load is methods.ContextExtension.load
     if args.adopt or has_base_weights:
         checkpoint_writer.link_weights(base, output)

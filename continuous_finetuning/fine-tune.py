@@ -37,8 +37,8 @@ import methods  # noqa: E402
 import packing  # noqa: E402
 import training  # noqa: E402
 from attention import CHOICES, choose_attention, sdpa_kernels  # noqa: E402
-from checkpoint import open_tokenizer  # noqa: E402
 from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
+from tokenizer import open_tokenizer  # noqa: E402
 
 
 @dataclass
@@ -239,6 +239,7 @@ def main() -> None:
         f"{output.name}: {name} {method.options()}, {method.original_length} -> {length} tokens, {len(data)} rows, "
         f"{recipe['global_batch']} a step, {recipe['precision']}, attention {flags.attention}"
     )
+    tokenizer.save_pretrained = lambda folder: checkpoint_writer.copy_tokenizer(base, folder)
     training.train(model, tokenizer, data, args, flags, method)
     print_rank0(f"{output}: done")
     if args.deepspeed:  # at the interpreter's exit, threads of the libraries sometimes abort a finished run

@@ -72,7 +72,9 @@ def rows(
         features=datasets.Features({"input_ids": INT_LISTS, "document_starts": INT_LISTS}),
         gen_kwargs={"data": data, "tokenizer": tokenizer, "length": length},
     )
-    return packed.select_columns(columns)
+    packed = packed.select_columns(columns)
+    check_rows(packed, length, vocab_size)
+    return packed
 
 
 def cut_rows(batch: dict, length: int) -> dict:
@@ -87,7 +89,7 @@ def pack(data: datasets.Dataset, tokenizer, length: int) -> Iterator[dict]:
     buffer: list[int] = []
     starts: list[int] = []
     for batch in data.iter(batch_size=1000):
-        for ids in tokenizer(batch["text"])["input_ids"]:
+        for ids in tokenizer(batch["text"], split_special_tokens=True)["input_ids"]:
             starts.append(len(buffer))
             buffer += ids
             while len(buffer) >= length:

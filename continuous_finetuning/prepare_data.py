@@ -32,9 +32,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 import documents
-from checkpoint import open_tokenizer
 from checkpoint_writer import claim, move_in
 from run import command_line, positive_int, progress_bar, run_script, versions, write_json
+from tokenizer import open_tokenizer
 
 FILE_TOKENS = 2**24  # tokens of an output file, 64 MiB of ids
 GROUP_TOKENS = 2**20  # tokens of a Parquet row group

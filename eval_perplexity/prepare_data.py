@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 from transformers.utils import logging
 
-from checkpoint import open_tokenizer
 from run import first_line, positive_int, run_script, write_bytes, write_json
+from tokenizer import open_tokenizer
 
 # short name: (hub id, its split with the benchmark's test texts); these load without running code from the hub
 BENCHMARKS = {

@@ -4,12 +4,18 @@ lm-eval 0.4.13 has LongBench's templates except for white space, which `template
 """
 
 import functools
+import hashlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 
 import yaml
 
+from run import errors_of
+
+DIGESTS = json.loads((Path(__file__).parent / "config" / "prompt_sha256.json").read_text())  # of LongBench's prompts
+REMEDY = "pip install lm-eval==0.4.13"
 # white space that lm-eval removed (its task versions 5 and 6)
 BLANK_LINE_BEFORE_INPUT = ("triviaqa", "samsum")
 END = {"passage_count": " ", "passage_retrieval_en": " ", "lcc": "\n", "repobench-p": "\n"}
@@ -17,17 +23,21 @@ END = {"passage_count": " ", "passage_retrieval_en": " ", "lcc": "\n", "repobenc
 
 @functools.cache
 def template(name: str) -> str:
-    """The prompt of a LongBench set, with {context} and {input}. Raises ValueError without lm-eval."""
+    """The prompt of a LongBench set, with {context} and {input}. Raises ValueError without lm-eval 0.4.13."""
     package = importlib.util.find_spec("lm_eval")  # importing it would take seconds
     if not package:
-        raise ValueError("LongBench's prompts come from the package lm-eval; pip install lm-eval==0.4.13")
+        raise ValueError(f"LongBench's prompts come from the package lm-eval; {REMEDY}")
     path = Path(package.submodule_search_locations[0], "tasks", "longbench", f"{name}.yaml")
-    task = re.sub(r".*!function.*\n", "", path.read_text(encoding="utf-8"))  # unknown to YAML
-    text = yaml.safe_load(task)["doc_to_text"]
+    with errors_of(f"LongBench's prompt cannot be read ({REMEDY})"):
+        task = re.sub(r".*!function.*\n", "", path.read_text(encoding="utf-8"))  # unknown to YAML
+        text = yaml.safe_load(task)["doc_to_text"]
     text = text.replace("{{context}}", "{context}").replace("{{question}}", "{input}")
     if name in BLANK_LINE_BEFORE_INPUT:
         text = text.replace("\n{input}", "\n\n{input}")
-    return text + END.get(name, "")
+    text += END.get(name, "")
+    if hashlib.sha256(text.encode()).hexdigest() != DIGESTS[name]:
+        raise ValueError(f"the installed lm-eval has another prompt than LongBench for {name}; {REMEDY}")
+    return text
 
 
 def cut_middle(tokenizer, ids: list[int], limit: int) -> list[int]:

@@ -87,14 +87,6 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
             return ids[seam:], shifted
 
 
-def special_prefix(tokenizer) -> list[int]:
-    """The special tokens that the tokenizer puts before a text: [BOS] or []."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    ids = tokenizer("a")["input_ids"]
-    start = next(i for i in range(len(ids)) if ids[i : i + len(bare)] == bare)
-    return ids[:start]
-
-
 def build_haystack(tokenizer, texts: dict[str, str], length: int) -> Haystack:
     """At least `length` tokens of the texts, with an empty line between two, repeated if they are short."""
     ids, cuts, mid_character = [], [], []
@@ -143,7 +135,7 @@ class Prompts:
         self.haystack = haystack
         self.max_new_tokens = max_new_tokens
         head, self.tail = template.split("{context}")
-        self.head_ids = special_prefix(tokenizer)
+        self.head_ids = tokenizer("")["input_ids"]  # [BOS] or []
         if head:
             self.head_ids += tokenizer(head, add_special_tokens=False)["input_ids"]
 

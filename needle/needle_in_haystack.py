@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
-from checkpoint import checkpoint_name, open_tokenizer
+from checkpoint import checkpoint_name
 from endpoint import Endpoint
 from facts import STYLES, Facts
 from haystack import Haystack, Prompts, build_haystack, read_texts
@@ -33,6 +33,7 @@ from run import RANK, WORLD_SIZE, Parser, barrier, broadcast, for_each_checkpoin
 from scoring import contained, totals, word_share, write_cell
 from stats import wilson
 from store import Store
+from tokenizer import open_tokenizer
 
 LENGTHS = np.round(np.linspace(1000, 128000, 40)).astype(int).tolist()
 DEPTHS = np.round(np.linspace(0, 100, 10)).astype(int).tolist()

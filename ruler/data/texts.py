@@ -14,9 +14,13 @@ from pathlib import Path
 from random import Random
 from uuid import UUID
 
+from run import errors_of
+
 DIGEST = "6e59e6758e8df539178ab10c70fed743931da48e916ceabd04d902ace1fd02fb"  # SHA-256 of all texts
 # with one answer the template is in the singular: replaced in this order; its field is {type_needle_v_singular}
 SINGULAR = (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer"), ("_needle_v", "_needle_v_singular"))
+WORDS_DIGEST = "d5d824355ae7b50ad780bdcfb1655caf378ef6bab70acf24b2c7d78e2e22e5d3"  # of wonderwords 3.0.1
+REMEDY = "pip install -r requirements.txt"
 MAX_DRAWS = 100  # to find something not drawn before
 
 
@@ -24,7 +28,7 @@ def package_folder(name: str) -> Path:
     """The folder of an installed package. Raises ValueError if it is not installed."""
     spec = importlib.util.find_spec(name)
     if spec is None:
-        raise ValueError(f"RULER's texts come from the package {name}: pip install -r requirements.txt")
+        raise ValueError(f"RULER's texts come from the package {name}: {REMEDY}")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -56,24 +60,25 @@ def read_texts() -> dict:
     The prefix is the beginning of the answer, with the space before it. Raises ValueError if lm-eval is not installed
     or its texts are not those of RULER.
     """
-    plural = constants("niah_utils")["TEMPLATE"]
-    singular = plural
-    for old, new in SINGULAR:
-        singular = singular.replace(old, new)
-    texts = {"niah_single": niah_template(singular, "is the", "is")}
-    texts["niah_multi"] = niah_template(plural, "are all the", "are")
-    configs = {name: constants(f"{name}_utils")["CONFIG"] for name in ("vt", "cwe", "fwe", "qa")}
-    configs["vt"] = configs["vt"]["variable_tracking"]
-    for name, config in configs.items():
-        prefix = config["answer_prefix"].removeprefix(" ")
-        texts[name] = (config["template"], f" {prefix}")
-    texts["vt_lceg"] = texts["vt"]
-    texts["vt"] = (texts["vt"][0], texts["vt"][1].replace("assgined", "assigned"))
-    haystack = constants("prepare_niah")
-    texts |= {"needle": haystack["NEEDLE"], "noise": haystack["haystack"]}
-    texts["document"] = constants("qa_utils")["DOCUMENT_PROMPT"]
+    with errors_of(f"lm-eval's templates cannot be read ({REMEDY})"):
+        plural = constants("niah_utils")["TEMPLATE"]
+        singular = plural
+        for old, new in SINGULAR:
+            singular = singular.replace(old, new)
+        texts = {"niah_single": niah_template(singular, "is the", "is")}
+        texts["niah_multi"] = niah_template(plural, "are all the", "are")
+        configs = {name: constants(f"{name}_utils")["CONFIG"] for name in ("vt", "cwe", "fwe", "qa")}
+        configs["vt"] = configs["vt"]["variable_tracking"]
+        for name, config in configs.items():
+            prefix = config["answer_prefix"].removeprefix(" ")
+            texts[name] = (config["template"], f" {prefix}")
+        texts["vt_lceg"] = texts["vt"]
+        texts["vt"] = (texts["vt"][0], texts["vt"][1].replace("assgined", "assigned"))
+        haystack = constants("prepare_niah")
+        texts |= {"needle": haystack["NEEDLE"], "noise": haystack["haystack"]}
+        texts["document"] = constants("qa_utils")["DOCUMENT_PROMPT"]
     if hashlib.sha256(json.dumps(texts).encode()).hexdigest() != DIGEST:
-        raise ValueError("lm-eval's templates are not those of RULER: pip install lm_eval==0.4.13")
+        raise ValueError(f"lm-eval's templates are not those of RULER: {REMEDY}")
     return texts
 
 
@@ -86,6 +91,8 @@ def read_words() -> tuple[list[str], list[str], list[str]]:
         path = package_folder("wonderwords") / "assets" / f"{kind}list.txt"
         words = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()}
         lists.append(sorted(words - {""}))
+    if hashlib.sha256(json.dumps(lists).encode()).hexdigest() != WORDS_DIGEST:
+        raise ValueError(f"the words of wonderwords are not those of version 3.0.1: {REMEDY}")
     return tuple(lists)
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prepare.py runs one process per core
 from tokenizers import Tokenizer  # noqa: E402
 
-from run import read_json  # noqa: E402
+from run import errors_of, read_text  # noqa: E402
+from tokenizer import open_tokenizer, use_text_only  # noqa: E402
 
-# these classes use tokenizer.json as it is; other classes of Transformers change parts of it
-PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 MAX_CACHED_WORDS = 2**16
 
 
@@ -42,8 +41,7 @@ class Tokens:
     def __init__(self, tokenizer_json: str):
         self.tokenizer_json = tokenizer_json
         self.tokenizer = Tokenizer.from_str(tokenizer_json)
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+        use_text_only(self.tokenizer)
         self.special_tokens = self.tokenizer.num_special_tokens_to_add(False)
         self.cost = WordCosts(self.count_plain).__getitem__
 
@@ -69,17 +67,11 @@ class Tokens:
 def read_tokenizer(name_or_path: str, trust_remote_code: bool) -> str:
     """The tokenizer of a checkpoint folder or hub id as JSON. Raises ValueError if there is none or it is a slow one.
 
-    A tokenizer.json of a plain class is read directly, which saves the seconds that importing Transformers takes.
+    The tokenizer.json of a folder is read directly, which saves the seconds that importing Transformers takes.
     """
     path = Path(name_or_path) / "tokenizer.json"
-    config = read_json(path.with_name("tokenizer_config.json"))
-    if config and path.is_file():
-        adds_tokens = "add_bos_token" in config or "add_eos_token" in config
-        if config.get("tokenizer_class") in PLAIN_CLASSES and not adds_tokens:
-            return path.read_text(encoding="utf-8")
-    from checkpoint import open_tokenizer
-
-    tokenizer = open_tokenizer(name_or_path, trust_remote_code)
-    if not tokenizer.is_fast:
-        raise ValueError(f"{name_or_path} has a slow tokenizer; save it as a fast one (tokenizer.json)")
-    return tokenizer.backend_tokenizer.to_str()
+    with errors_of(f"no fast tokenizer in {name_or_path}"):
+        if not path.is_file():
+            return open_tokenizer(name_or_path, trust_remote_code).backend_tokenizer.to_str()
+        Tokenizer.from_str(read_text(path))
+    return read_text(path)

@@ -1,0 +1,124 @@
+"""tokenizer.py: every stage turns a text into the ids that the tokenizer's file defines."""
+
+import importlib
+import json
+import shutil
+import sys
+
+import datasets
+import pytest
+import sentencepiece
+from tokenizers import Tokenizer, processors
+from transformers import LlamaConfig
+
+import tiny
+from tokenizer import open_tokenizer
+from transformers_engine import Transformers
+
+TEXT = "  Spelt out: </s> and <s>.\n\tNo 12, é;  two spaces" * 3
+BROKEN = {
+    "no files": {"tokenizer.json": None, "tokenizer_config.json": None},
+    "cut off": {"tokenizer.json": '{"version": "1.0", '},
+    "no model": {"tokenizer.json": "{}"},
+    "a list": {"tokenizer_config.json": "[]"},
+    "a template that is no text": {"tokenizer_config.json": '{"chat_template": [{"a": 1}]}'},
+    "empty special tokens": {"tokenizer_config.json": '{"bos_token": "", "eos_token": "", "unk_token": ""}'},
+    "its own code": {"tokenizer.json": None, "tokenizer_config.json": '{"auto_map": {"AutoTokenizer": ["a.A", null]}}'},
+}
+
+
+@pytest.fixture(params=["plain", "truncation", "eos", "labelled llama"])
+def folder(request, base, tmp_path):
+    """The base with a tokenizer that was saved in another way."""
+    folder = shutil.copytree(base, tmp_path / "base")
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    if request.param == "truncation":
+        tokenizer.enable_truncation(8)
+        tokenizer.enable_padding(length=400)
+    if request.param == "eos":
+        special_tokens = [("<s>", 0), ("</s>", 1)]
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special_tokens)
+    tokenizer.save(str(path))
+    if request.param == "labelled llama":
+        config = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def stage_module(monkeypatch, folder: str, name: str):
+    """A module of a stage; modules of two stages may have the same name."""
+    monkeypatch.syspath_prepend(str(tiny.ROOT / folder))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module(name)
+
+
+def test_a_text_has_the_same_ids_in_every_stage(folder, base, monkeypatch):
+    plain = Tokenizer.from_file(str(base / "tokenizer.json"))
+    plain.encode_special_tokens = True
+    expected = plain.encode(TEXT).ids
+    assert len(expected) == len(TEXT.encode()) + 1 and expected[0] == 0
+    tokenizer = open_tokenizer(str(folder))
+    packing = stage_module(monkeypatch, "continuous_finetuning", "packing")
+    data = datasets.Dataset.from_dict({"text": [TEXT]})
+    ids = {"fine-tune": packing.rows(data, tokenizer, len(expected), 258)[0]["input_ids"]}
+    encode = stage_module(monkeypatch, "continuous_finetuning", "documents").encode
+    ids["prepare_data"] = encode(open_tokenizer(str(folder)).backend_tokenizer, [TEXT])[0].tolist()
+    tokenize = stage_module(monkeypatch, "eval_perplexity", "prepare_data").tokenize
+    ids["perplexity"] = tokenize(iter([TEXT]), tokenizer, 0, None)[0]
+    haystack = stage_module(monkeypatch, "needle", "haystack")
+    ids["needle"] = tokenizer("")["input_ids"] + haystack.encode_inside(tokenizer, TEXT)[0]
+    prompts = stage_module(monkeypatch, "longbench", "prompts")
+    ids["longbench"] = prompts.prompt_ids(tokenizer, TEXT, 1000, 1, "inside")[0]
+    tokens = stage_module(monkeypatch, "ruler/data", "tokens")
+    counter = tokens.Tokens(tokens.read_tokenizer(str(folder), False))
+    ids["ruler"] = counter.tokenizer.encode(TEXT).ids
+    assert counter.count(TEXT) == counter.count_whole(TEXT) == len(expected)
+    engine = Transformers(str(folder), device="cpu")
+    ids["engine"] = engine.tokenizer([TEXT], verbose=False)["input_ids"][0]
+    assert {stage: wrong for stage, wrong in ids.items() if wrong != expected} == {}
+    assert engine.decode(expected) == TEXT
+
+
+@pytest.mark.parametrize("files", BROKEN.values(), ids=BROKEN)
+def test_broken_tokenizers_are_named(base, tmp_path, monkeypatch, files):
+    folder = shutil.copytree(base, tmp_path / "base")
+    for name, content in files.items():
+        (folder / name).unlink() if content is None else (folder / name).write_text(content)
+    read_tokenizer = stage_module(monkeypatch, "ruler/data", "tokens").read_tokenizer
+    openers = [open_tokenizer, lambda name: read_tokenizer(name, False)]
+    for opener in openers if "tokenizer.json" in files else openers[:1]:  # RULER reads tokenizer.json only
+        with pytest.raises(ValueError, match=str(folder)) as caught:
+            opener(str(folder))
+        assert "\n" not in str(caught.value)
+
+
+def test_ids_beyond_the_vocabulary_are_found_before_the_model_runs(base, tmp_path, monkeypatch):
+    folder = shutil.copytree(base, tmp_path / "base")
+    tokenizer = open_tokenizer(str(folder))
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    engine = Transformers(str(folder), device="cpu")
+    assert engine.plan(engine.tokenizer(["a horse"])["input_ids"], 1) == [[0]]
+    with pytest.raises(ValueError, match="258"):
+        engine.plan(engine.tokenizer(["a horse", "a zebra"])["input_ids"], 1)
+    packing = stage_module(monkeypatch, "continuous_finetuning", "packing")
+    data = datasets.Dataset.from_dict({"text": ["a zebra and a horse"]})
+    with pytest.raises(ValueError, match="258"):
+        packing.rows(data, engine.tokenizer, 8, 258)
+
+
+@pytest.mark.parametrize("config", [{}, {"tokenizer_class": "LLaMATokenizer"}, {"add_bos_token": True}])
+@pytest.mark.parametrize("rules", [("identity", False), ("nmt_nfkc", True)])
+def test_tokenizer_model_only(tmp_path, config, rules):
+    texts = tmp_path / "texts"
+    texts.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    flags = {"model_type": "bpe", "byte_fallback": True, "vocab_size": 300, "minloglevel": 2}
+    flags["normalization_rule_name"], flags["remove_extra_whitespaces"] = rules
+    prefix = str(tmp_path / "tokenizer")
+    sentencepiece.SentencePieceTrainer.train(input=str(texts), model_prefix=prefix, **flags)
+    LlamaConfig().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = open_tokenizer(str(tmp_path))
+    expected = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model").encode(TEXT.replace("s>", "s"))
+    assert tokenizer(TEXT.replace("s>", "s"))["input_ids"] == [1, *expected]
