@@ -21,10 +21,12 @@ from lock import lock
 from run import RANK, read_json, write_json, write_text
 
 
-def parse_line(line: str) -> dict | None:
-    """The JSON object on a line, or None."""
+def parse_line(line: bytes) -> dict | None:
+    """The JSON object on a line, or None; None also if it is not UTF-8 or has half of a surrogate pair."""
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode("utf-8-sig"))
+        if b"\\ud" in line.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # raises on half of a pair
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -34,13 +36,19 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
     """(the JSON objects of a file, one per line; the number of unreadable lines, without a last one cut off)."""
     if not path.is_file():
         return [], 0
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    *lines, last = path.read_bytes().split(b"\n")
     entries = []
+    unreadable = 0
     for line in lines:
         entry = parse_line(line)
         if entry is not None:
             entries.append(entry)
-    return entries, len(lines) - len(entries)
+        elif line.strip():
+            unreadable += 1
+    entry = parse_line(last)
+    if entry is not None:
+        entries.append(entry)  # only its line break is missing
+    return entries, unreadable
 
 
 class Store:
@@ -97,14 +105,11 @@ class Store:
         files = self.files()
         for path in files:
             for entry in read_lines(path)[0]:
+                entries = failed if "error" in entry else answered
                 try:
-                    key = self.key(entry)
+                    entries[self.key(entry)] = entry
                 except (KeyError, TypeError):
                     continue  # a JSON object, but not an answer
-                if "error" in entry:
-                    failed[key] = entry
-                else:
-                    answered[key] = entry
         answered = dict(sorted(answered.items()))
         self.errors = {key: entry for key, entry in failed.items() if key not in answered}
         if files:

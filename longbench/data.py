@@ -6,7 +6,9 @@ None), dataset, language, _id.
 
 import functools
 import hashlib
+import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from run import first_line, write_bytes
 from sets import SETS, STANDIN, base_set, official_rows, shots_of
 from store import parse_line
 
-FIELDS = ("input", "context", "answers", "length", "all_classes")
+FIELDS = "input, context, answers, length, all_classes"
 LONGBENCH_REPOS = ("Leooyii/longbench", "THUDM/LongBench")
 MANY_SHOT_REPOS = ("Leooyii/manyshots_trec",)
 
@@ -68,10 +70,26 @@ def parse(content: bytes, path: Path) -> list[dict]:
         if not line.strip():
             continue
         row = parse_line(line)
-        if row is None or any(field not in row for field in FIELDS) or not row["answers"]:
-            raise ValueError(f"{path}, line {number} is not a JSON object with the fields {', '.join(FIELDS)}")
+        try:
+            check_row(row)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"is not a JSON object with the fields {FIELDS} ({error!r})"
+            raise ValueError(f"{path}, line {number} {reason}; get the file again") from None
         rows.append(row)
     return rows
+
+
+def check_row(row: dict | None) -> None:
+    """Raises KeyError, TypeError or ValueError unless a row has LongBench's fields with their types."""
+    if row is None:
+        raise ValueError("no JSON object of UTF-8 text")
+    answers, classes = row["answers"], row["all_classes"]
+    if not isinstance(answers, list) or not answers or not isinstance(classes, list | None):
+        raise TypeError("answers and all_classes are lists")
+    "".join([row["input"], row["context"], *(classes or [])])  # raises if one is not text
+    if not 0 <= row["length"] < math.inf:
+        raise ValueError("length is a number of words")
+    hash(row.get("_id"))
 
 
 def add_ids(rows: list[dict], stem: str) -> None:
@@ -127,6 +145,6 @@ def find_set(folder: Path, stem: str) -> bytes | None:
             for name in files.namelist():
                 if Path(name).name == f"{stem}.jsonl":
                     return files.read(name)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive} is not a complete zip file ({error}); download it again") from None
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: it is encrypted
+        raise ValueError(f"{archive} cannot be unpacked ({error}); download it again") from None
     return None

@@ -21,8 +21,9 @@ from itertools import cycle
 from pathlib import Path
 from random import Random
 
+from lock import lock
 from python_text import read_help_pages, read_sources
-from run import command_line, positive_int, read_json, run_script, write_bytes, write_json
+from run import Parser, command_line, positive_int, read_json, run_script, write_bytes, write_json
 from sets import SETS, STANDIN, TREC_SHOTS, base_set, shots_of
 from store import read_lines
 
@@ -84,9 +85,10 @@ def read_source(exclude: Path | None) -> Source:
     excluded = set()
     if exclude:
         rows, unreadable = read_lines(exclude)
-        excluded = {row.get("text", "")[:500] for row in rows}
-        if unreadable or not rows or "" in excluded:
+        texts = [row.get("text") for row in rows]
+        if unreadable or not texts or not all(isinstance(text, str) and text for text in texts):
             raise ValueError(f"--exclude {exclude} is not a file of JSON lines with `text`")
+        excluded = {text[:500] for text in texts}
     sources = read_sources(LIBRARY).items()
     return Source(sentences, {name: text for name, text in sources if text[:500] not in excluded})
 
@@ -262,7 +264,7 @@ def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--output_dir", type=Path, default=STAGE / "data", help="[data]")
     parser.add_argument("--sets", nargs="*", choices=MAKERS, default=list(MAKERS), help="sets of LongBench [all 6]")
     parser.add_argument("--shots", nargs="*", type=int, default=list(TREC_SHOTS), help="of trec_<N>shots [the paper's]")
@@ -275,16 +277,19 @@ def parse_args() -> argparse.Namespace:
     exclude = "JSON lines with `text` that a model was trained on: no code from the files that they begin with"
     parser.add_argument("--exclude", type=Path, help=exclude)
     args = parser.parse_args()
-    for flag, low, high in (("rows", 1, 10**6), ("words", 40, 10**4), ("classes", 2, len(TYPES))):
-        value = getattr(args, flag)
-        if value is not None and not low <= value <= high:
-            raise ValueError(f"--{flag} {value} is not from {low} to {high}")
+    limits = (("rows", 1, 10**6), ("words", 40, 10**4), ("classes", 2, len(TYPES)), ("shots", 1, 10**4))
+    for flag, low, high in limits:
+        values = getattr(args, flag)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"--{flag} {value} is not from {low} to {high}")
     return args
 
 
 def main() -> None:
     args = parse_args()
     source = read_source(args.exclude)
+    lock_file = lock(args.output_dir / ".standin.lock")  # noqa: F841 (held until the end)
     manifest_path = args.output_dir / "standin.json"
     manifest = read_json(manifest_path) or {}
     origin = {"python": platform.python_version(), "command": command_line()}

@@ -18,7 +18,6 @@ Prompt and answer together fit in the window; --protocol lceg gives it to the pr
 
 import argparse
 import hashlib
-import json
 import random
 from pathlib import Path
 
@@ -31,11 +30,13 @@ from prompts import prompt_ids, template
 from run import (
     RANK,
     WORLD_SIZE,
+    Parser,
     barrier,
     broadcast,
     for_each_checkpoint,
     positive_int,
     print_rank0,
+    read_json,
     run_script,
     warn_rank0,
 )
@@ -48,7 +49,7 @@ RESUME_KEYS = ("checkpoint", "max_length", "max_new_tokens", "protocol", "engine
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--model", nargs="+", help="names in config/model2path.json; with --model_path: result names")
     parser.add_argument("--model_path", nargs="+", help="checkpoint folders or hub ids")
     parser.add_argument("--output_dir", type=Path, default=STAGE, help="folder of pred/, pred_e/, pred_trec/ [here]")
@@ -77,7 +78,10 @@ def parse_args() -> argparse.Namespace:
 
 def read_config(name: str) -> dict:
     """A file of config/."""
-    return json.loads((STAGE / "config" / name).read_text(encoding="utf-8"))
+    config = read_json(STAGE / "config" / name)
+    if config is None:
+        raise ValueError(f"{STAGE}/config/{name} is missing or not a JSON object")
+    return config
 
 
 def named_checkpoints(args: argparse.Namespace) -> dict[str, str]:
@@ -93,6 +97,8 @@ def named_checkpoints(args: argparse.Namespace) -> dict[str, str]:
         paths = [str((STAGE / path).resolve()) if path.startswith("..") else path for path in paths]
     if len(names) != len(paths) or len(set(names)) < len(names):
         raise ValueError(f"{len(paths)} checkpoints need as many different names, not {' '.join(names)}; give --model")
+    if any("/" in name or name in (".", "..") for name in names):
+        raise ValueError(f"--model: the name of a folder cannot contain / or be . or ..: {' '.join(names)}")
     return dict(zip(names, paths, strict=True))
 
 
