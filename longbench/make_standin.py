@@ -289,13 +289,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     source = read_source(args.exclude)
-    lock_file = lock(args.output_dir / ".standin.lock")  # noqa: F841 (held until the end)
     manifest_path = args.output_dir / "standin.json"
-    manifest = read_json(manifest_path) or {}
     origin = {"python": platform.python_version(), "command": command_line()}
-    for name in [*args.sets, *(f"trec_{shots}shots" for shots in args.shots)]:
-        manifest[STANDIN + name] = make_set(name, source, args) | origin
-        write_json(manifest_path, manifest)
+    with lock(args.output_dir / ".standin.lock"):
+        manifest = read_json(manifest_path) or {}
+        for name in [*args.sets, *(f"trec_{shots}shots" for shots in args.shots)]:
+            manifest[STANDIN + name] = make_set(name, source, args) | origin
+            write_json(manifest_path, manifest)
 
 
 if __name__ == "__main__":

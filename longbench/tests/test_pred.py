@@ -180,9 +180,10 @@ def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
         (["--max_length", 128, "--dataset_name", "standin_samsum"], "missing or incomplete: tiny/standin_samsum"),
         (["--engine", "vllm", "--dataset_name", "standin_samsum"], "vLLM is not installed"),
         (["--model", "a", "b"], "1 checkpoints need as many different names"),
-        (["--limit", 0], "2"),  # argparse's exit status
-        (["--max_length", -1], "2"),
-        (["--max_new_tokens", 0], "2"),
+        (["--model", "../m"], "cannot contain / or be . or .."),
+        (["--limit", 0], "--limit: 0: must be at least 1"),
+        (["--max_length", -1], "--max_length: -1: must be"),
+        (["--max_new_tokens", 0], "--max_new_tokens: 0: must be"),
     ],
 )
 def test_bad_input_gives_an_error(run, tmp_path, flags, message):

@@ -7,15 +7,15 @@ SQuAD 2.0 and HotpotQA (a pinned copy on the hub) are CC BY-SA 4.0. The essays a
 from a dataset on the hub. Files that exist are kept.
 """
 
-import argparse
 import json
 import sys
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from run import run_script, write_bytes
+from run import Parser, run_script, write_bytes
 from sources import FILE_NAMES, FOLDER, describe
 
 URLS = {
@@ -37,13 +37,17 @@ def download(kind: str) -> None:
         text = " ".join(load_dataset(ESSAYS, split="train")["text"])
         content = json.dumps({"text": text}).encode()
     else:
-        content = urllib.request.urlopen(URLS[kind], timeout=60).read()
+        try:
+            content = urllib.request.urlopen(URLS[kind], timeout=60).read()
+        except (OSError, HTTPException) as error:
+            advice = f"get it elsewhere and save it as {path}"
+            raise ValueError(f"cannot download {URLS[kind]} ({error}); {advice}") from None
     write_bytes(path, content)
     print(f"{path}: {len(content):,} bytes, {describe(path, content)['source']}")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("kinds", nargs="*", help=f"some of {', '.join(FILE_NAMES)} [all]")
     for kind in parser.parse_args().kinds or FILE_NAMES:
         if kind not in FILE_NAMES:

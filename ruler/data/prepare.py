@@ -25,8 +25,9 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from importlib.metadata import version
-from itertools import product
+from itertools import groupby, product
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -34,12 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common_words_extraction import CommonWords
 from freq_words_extraction import FrequentWords
+from lock import lock
 from niah import Niah
 from qa import QuestionAnswering
-from run import command_line, for_each_checkpoint, positive_int, read_json, run_script, write_json
+from run import Parser, command_line, first_line, for_each_checkpoint, positive_int, read_json, run_script, write_json
 from sources import read_source, source_kind
 from task import Job, Task
-from tasks import choose_tasks, fill_in, read_tasks
+from tasks import check_names, choose_tasks, fill_in, read_tasks
 from tokens import Tokens, read_tokenizer
 from variable_tracking import VariableTracking
 
@@ -52,10 +54,12 @@ FAMILIES = {
 }
 VERSION = 2  # of the generator; a new version makes other rows
 BLOCK_TOKENS = 2**18  # made by one process at a time
+# the keys of run.json that data must share to be used
+SETTINGS = {*Job._fields, "tokenizer_sha256", "version", "data_sha256"} - {"num_samples"}
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--save_dir", required=True, help="folder; {model} and {length} in it are replaced")
     parser.add_argument("--benchmark", default="synthetic", help="<benchmark>.yaml defines the tasks [synthetic]")
     parser.add_argument("--task", nargs="+", help="names, separated by spaces or commas, or all [all]")
@@ -74,10 +78,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--hotpotqa", type=Path, help="dev file [data/json/hotpotqa.json, else a stand-in]")
     parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes [one per core]")
     args = parser.parse_args()
+    longest = max(args.max_seq_length)
     if args.model_name is None:
         args.model_name = [Path(path).resolve().name for path in args.tokenizer_path]
-    if len(set(args.model_name)) != len(args.tokenizer_path):
-        raise ValueError("--model_name needs a different name for each --tokenizer_path")
+    check_names(args.model_name, args.tokenizer_path, "--tokenizer_path")
+    for flag, value, limit in (("num_samples", args.num_samples, 10**6), ("max_seq_length", longest, 10**8)):
+        if value > limit:
+            raise ValueError(f"--{flag} {value} is more than {limit}")
     for field, values in (("{length}", args.max_seq_length), ("{model}", args.model_name)):
         if len(values) > 1 and field not in args.save_dir:
             raise ValueError(f"several lengths or models need {field} in --save_dir")
@@ -99,8 +106,11 @@ def set_up(job: Job, tokens: Tokens, args: argparse.Namespace) -> Task:
     """The task of a job, ready to make rows."""
     kind = source_kind(job.family, job.args)
     text = read_source(kind, getattr(args, kind))[0] if kind else None
-    task = FAMILIES[job.family](tokens, job, text)
-    task.calibrate()
+    try:
+        task = FAMILIES[job.family](tokens, job, text)
+        task.calibrate()
+    except (KeyError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(f"{args.benchmark}.yaml: the args of {job.name} are wrong ({error!r})") from None
     return task
 
 
@@ -145,8 +155,8 @@ def map_blocks(tasks: list[Task], blocks: list[tuple], workers: int) -> Iterator
 
 
 # --- files
-def is_complete(folder: Path, settings: dict, num_samples: int) -> bool:
-    """Whether a folder has enough samples made with these settings.
+def is_complete(folder: Path, record: dict) -> bool:
+    """Whether a folder has as many samples as `record` says, or more, made with the same settings.
 
     Raises ValueError if it has data that this script did not make.
     """
@@ -155,21 +165,23 @@ def is_complete(folder: Path, settings: dict, num_samples: int) -> bool:
     if run is None and rows.exists():
         raise ValueError(f"{rows} was not made by this script (no run.json); give another --save_dir or move it")
     complete = run is not None and run.get("complete") and rows.exists()
-    return complete and settings.items() <= run.items() and run["num_samples"] >= num_samples
+    settings = {key: record[key] for key in SETTINGS}
+    return complete and settings.items() <= run.items() and run["num_samples"] >= record["num_samples"]
 
 
-def find_data(args: argparse.Namespace, model: str, job: Job, settings: dict) -> bool:
+def find_data(args: argparse.Namespace, model: str, job: Job, record: dict) -> bool:
     """Whether the data of a task exist, for this model or for one with the same tokenizer, whose data are linked."""
     folder = job_folder(args, model, job)
-    if is_complete(folder, settings, job.num_samples):
+    if is_complete(folder, record):
         return True
     for other in args.model_name:
         source = job_folder(args, other, job)
-        if is_complete(source, settings, job.num_samples):
-            write_json(folder / "run.json", {"complete": False})
-            (folder / "validation.jsonl").unlink(missing_ok=True)
-            os.link(source / "validation.jsonl", folder / "validation.jsonl")
-            write_json(folder / "run.json", read_json(source / "run.json"))
+        if is_complete(source, record):
+            with lock(folder.parent / ".lock"):
+                write_json(folder / "run.json", {"complete": False})
+                (folder / "validation.jsonl").unlink(missing_ok=True)
+                os.link(source / "validation.jsonl", folder / "validation.jsonl")
+                write_json(folder / "run.json", read_json(source / "run.json"))
             return True
     return False
 
@@ -197,7 +209,10 @@ def prepare(model: str, args: argparse.Namespace) -> None:
     """Makes the data of one model that are missing. Raises ValueError before anything is written if it cannot."""
     path = args.tokenizer_path[args.model_name.index(model)]
     tokenizer_json = read_tokenizer(path, args.trust_remote_code)
-    tokens = Tokens(tokenizer_json)
+    try:
+        tokens = Tokens(tokenizer_json)
+    except Exception as error:  # tokenizers has no class of errors
+        raise ValueError(f"{path}: tokenizer.json is not a tokenizer: {first_line(error)}") from None
     settings = {"tokenizer_sha256": hashlib.sha256(tokenizer_json.encode()).hexdigest(), "version": VERSION}
     packages = {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")}
     about = {"tokenizer": path, "command": command_line(), "versions": packages}
@@ -206,34 +221,37 @@ def prepare(model: str, args: argparse.Namespace) -> None:
     for job in list_jobs(args):
         kind = source_kind(job.family, job.args)
         data = read_source(kind, getattr(args, kind))[1] if kind else None
-        record = job._asdict() | settings | {"data_sha256": data and data["sha256"]}
-        del record["num_samples"]
+        source = data["source"] if data else "official"
+        record = job._asdict() | settings | {"data_sha256": data and data["sha256"], "source": source, "data": data}
+        record |= about
         if find_data(args, model, job, record):
             continue
-        source = data["source"] if data else "official"
         if source == "standin":
             print(f"ruler data: no --{kind}: {job.name} uses a stand-in for RULER's text (see data/download.py)")
         tasks.append(set_up(job, tokens, args))
         folders.append(job_folder(args, model, job))
-        records.append(record | {"source": source, "data": data, "num_samples": job.num_samples} | about)
-    if tasks:
+        records.append(record)
+    with ExitStack() as locks:
+        for folder in sorted({folder.parent for folder in folders}):
+            locks.enter_context(lock(folder / ".lock"))
         make(tasks, folders, records, args.workers)
-    else:
-        print(f"ruler data: {model}: all files are there", flush=True)
+    print(f"ruler data: {model}: all files are there", flush=True)
 
 
 def make(tasks: list[Task], folders: list[Path], records: list[dict], workers: int) -> None:
-    """Makes the data of all tasks. records: what run.json says."""
+    """Makes the data of the tasks, unless another run has made them meanwhile. records: what run.json says."""
     blocks = []
     for number, task in enumerate(tasks):
+        if is_complete(folders[number], records[number]):
+            continue
         size = max(1, BLOCK_TOKENS // task.job.length)
         for first in range(0, task.job.num_samples, size):
             blocks.append((number, first, min(first + size, task.job.num_samples)))
     results = map_blocks(tasks, blocks, min(workers, len(blocks)))
-    for number, (task, folder, record) in enumerate(zip(tasks, folders, records, strict=True)):
-        own_results = (next(results) for block in blocks if block[0] == number)
-        fill = write_data(folder, record, own_results)
-        job = task.job
+    for number, own_blocks in groupby(blocks, key=lambda block: block[0]):
+        own_results = (next(results) for _ in own_blocks)
+        fill = write_data(folders[number], records[number], own_results)
+        job = tasks[number].job
         print(f"ruler data: {job.name} at {job.length}: {job.num_samples} samples, mean fill {fill:.4f}", flush=True)
 
 

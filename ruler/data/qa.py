@@ -41,7 +41,10 @@ class QuestionAnswering(Task):
             if len(chosen) == self.job.num_samples:
                 return chosen
         found = f"{self.job.name} at {self.job.length} tokens: {len(chosen)} of {len(questions)} questions fit"
-        raise ValueError(f"{found}, {self.job.num_samples} are wanted; lower --num_samples or leave this task out")
+        advice = f"give --num_samples {len(chosen)} or leave this task out"
+        if not chosen:
+            advice = "too short for the documents with an answer; leave this task out"
+        raise ValueError(f"{found}, {self.job.num_samples} are wanted; {advice}")
 
     def ending(self, question: Question) -> str:
         """The text after the documents."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import standins
+from run import first_line, read_text
 
 FOLDER = Path(__file__).resolve().parent / "json"  # where download.py and upstream's scripts put the files
 FILE_NAMES = {"essays": "PaulGrahamEssays.json", "squad": "squad.json", "hotpotqa": "hotpotqa.json"}
@@ -65,9 +66,23 @@ def read_source(kind: str, path: Path | None) -> tuple:
             data = json.loads(content)
             description = describe(path, content)
         questions = read_squad(data) if kind == "squad" else read_hotpotqa(data)
+        check_questions(questions)
         return questions, description
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"--{kind}: {path} does not have the form of the official file: {error!r}") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"--{kind}: {path} does not have the form of the official file ({reason})") from None
+
+
+def check_questions(data: Questions) -> None:
+    """Raises TypeError or ValueError if something is not text, or if there is no question or answer."""
+    texts = [*data.documents]
+    for question in data.questions:
+        if not question.answers:
+            raise ValueError(f"no answer to {question.query!r}")
+        texts += [question.query, *question.answers]
+    if not data.questions:
+        raise ValueError("no questions")
+    " ".join(texts).encode()  # raises if one is not text, or not Unicode
 
 
 def describe(path: Path | str, content: bytes, source: str = "user") -> dict:
@@ -87,10 +102,15 @@ def read_essays(path: Path | None) -> tuple[list[str], dict]:
         text = " ".join(topics[name] for name in sorted(topics))
         return text.split(), describe("pydoc_data of this Python", text.encode(), "standin")
     if path.is_dir():
-        text = " ".join(file.read_text(encoding="utf-8") for file in sorted(path.glob("*.txt")))
-        return text.split(), describe(path, text.encode())
-    content = path.read_bytes()
-    return json.loads(content)["text"].split(), describe(path, content)
+        text = " ".join(read_text(file) for file in sorted(path.glob("*.txt")))
+        content = text.encode()
+    else:
+        content = path.read_bytes()
+        text = json.loads(content)["text"]
+    text.encode()  # raises if it is not Unicode
+    if not text.split():
+        raise ValueError("no words")
+    return text.split(), describe(path, content)
 
 
 def read_squad(data: dict) -> Questions:

@@ -11,7 +11,7 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prepare.py runs one process per core
 from tokenizers import Tokenizer  # noqa: E402
 
-from run import read_json  # noqa: E402
+from run import read_json, read_text  # noqa: E402
 
 # these classes use tokenizer.json as it is; other classes of Transformers change parts of it
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -76,7 +76,7 @@ def read_tokenizer(name_or_path: str, trust_remote_code: bool) -> str:
     if config and path.is_file():
         adds_tokens = "add_bos_token" in config or "add_eos_token" in config
         if config.get("tokenizer_class") in PLAIN_CLASSES and not adds_tokens:
-            return path.read_text(encoding="utf-8")
+            return read_text(path)
     from checkpoint import open_tokenizer
 
     tokenizer = open_tokenizer(name_or_path, trust_remote_code)

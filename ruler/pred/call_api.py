@@ -26,12 +26,12 @@ import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
 from checkpoint import checkpoint_name
 from endpoint import Endpoint
-from store import Store
-from tasks import choose_tasks, fill_in, read_tasks
+from store import Store, parse_line
+from tasks import check_names, choose_tasks, fill_in, read_tasks
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = run.Parser(__doc__)
     data = parser.add_argument_group("data; {model} and {length} in a folder stand for a model's name and the length")
     data.add_argument("--data_dir", required=True, help="folder with <task>/validation.jsonl")
     data.add_argument("--save_dir", required=True, help="folder of the predictions")
@@ -61,8 +61,7 @@ def parse_args() -> argparse.Namespace:
         args.max_seq_length = [int(name)]
     if args.model_name is None:
         args.model_name = [checkpoint_name(path) for path in args.model_name_or_path]
-    if len(set(args.model_name)) != len(args.model_name_or_path):
-        raise ValueError("--model_name needs a different name for each --model_name_or_path")
+    check_names(args.model_name, args.model_name_or_path, "--model_name_or_path")
     if len(args.max_seq_length) > 1 and not ("{length}" in args.data_dir and "{length}" in args.save_dir):
         raise ValueError("several lengths need {length} in --data_dir and --save_dir")
     if len(args.model_name) > 1 and "{model}" not in args.save_dir:
@@ -79,16 +78,32 @@ def read_data(path: Path) -> list[dict]:
     if not path.is_file():
         raise ValueError(f"no data {path}; make it with data/prepare.py")
     rows = []
-    try:
-        for line in path.open(encoding="utf-8"):
-            row = json.loads(line)
-            prefix = row.get("answer_prefix") or ""
-            if not row["input"].endswith(prefix):
-                row["input"] += prefix
-            rows.append(row | {"index": int(row["index"]), "outputs": row["outputs"]})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a complete data file ({error!r}); make it with data/prepare.py") from None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(parse_row(parse_line(line)))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                reason = f"is not a complete data file (line {number}: {error!r}); make it with data/prepare.py"
+                raise ValueError(f"{path} {reason}") from None
+    if not rows:
+        raise ValueError(f"{path} has no rows; make it with data/prepare.py")
     return rows
+
+
+def parse_row(row: dict | None) -> dict:
+    """A row of `read_data`. Raises one of several errors if it is not one."""
+    if row is None:
+        raise ValueError("no JSON object of UTF-8 text")
+    outputs = row["outputs"]
+    if not isinstance(outputs, list) or not outputs:
+        raise TypeError("outputs is a list of answers")
+    "".join(outputs)  # raises if one is not text
+    prefix = row.get("answer_prefix") or ""
+    if not row["input"].endswith(prefix):
+        row["input"] += prefix
+    return row | {"index": int(row["index"])}
 
 
 def data_identity(rows: list[dict], known: dict) -> dict:
@@ -132,6 +147,10 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
     errors = 0
     for length, task, data_folder, rows in units:
         data = run.read_json(data_folder / "run.json") or {}
+        with (data_folder / "validation.jsonl").open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if data.get("sha256", digest) != digest:
+            data["source"] = "user"  # changed since prepare.py made it
         about = {"benchmark": "ruler", "name": name, **description}
         about |= {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
         about["protocol"] = data.get("profile")
@@ -156,7 +175,8 @@ def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: d
     known_settings = known.get("settings") or {}
     settings = settings | data_identity(rows, known_settings)
     about["oom_retries"] = known.get("oom_retries", []) if known_settings == settings else []
-    store = Store(folder / f"{task}.jsonl", settings, key=lambda row: row["index"], record=record)
+    indices = {row["index"]: row["index"] for row in rows}  # raises KeyError on the index of an odd line
+    store = Store(folder / f"{task}.jsonl", settings, key=lambda row: indices[row["index"]], record=record)
     answered = run.broadcast(set(store.open(about)) if run.RANK == 0 else None)
     rows = [row for row in rows if row["index"] not in answered]
     if not rows:

@@ -73,8 +73,7 @@ def test_an_interrupted_run_resumes_with_the_same_bytes(run, tmp_path, monkeypat
     make_block = prepare.make_block
     with monkeypatch.context() as patch:  # between the first and the second block of vt
         patch.setattr(prepare, "make_block", lambda block: make_block(block) if block[:2] < (1, 1) else 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run(tmp_path / "killed", samples=132)
+        assert "ZeroDivisionError" in run(tmp_path / "killed", samples=132)[1]
     assert set(contents(tmp_path / "killed")) == {"niah_multikey_3"}
     first = (tmp_path / "killed" / "niah_multikey_3" / "validation.jsonl").stat().st_ino
     run(tmp_path / "killed", samples=132)
