@@ -185,6 +185,18 @@ def positive_int(text: str) -> int:
     return value
 
 
+def int_between(low: int, high: int) -> Callable[[str], int]:
+    """The type of a flag that is an integer from `low` to `high`."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value}: must be from {low} to {high}")
+        return value
+
+    return integer
+
+
 # --- files
 def write_bytes(path: Path, content: bytes) -> None:
     """Replaces a file atomically: a kill leaves the old content or the new. Creates the folder."""

@@ -39,16 +39,36 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
     *lines, last = path.read_bytes().split(b"\n")
     entries = []
     unreadable = 0
-    for line in lines:
+    for line in [*lines, last]:
         entry = parse_line(line)
         if entry is not None:
             entries.append(entry)
-        elif line.strip():
+        elif line.strip() and line is not last:
             unreadable += 1
-    entry = parse_line(last)
-    if entry is not None:
-        entries.append(entry)  # only its line break is missing
     return entries, unreadable
+
+
+def read_rows(path: Path, check: Callable[[dict], None]) -> list[dict]:
+    """The rows of a data file, one JSON object per line. check(row) raises an error if a row is not as it should be.
+
+    Raises ValueError, which names the line, for such a row and for what is not JSON, and if there are no rows.
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        row = parse_line(line)
+        if row is None:
+            raise ValueError(f"{path}, line {number} is not a JSON object of UTF-8 text; get the file again")
+        try:
+            check(row)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{path}, line {number} is not a row of this kind of data ({reason})") from None
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    return rows
 
 
 class Store:

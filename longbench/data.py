@@ -14,9 +14,8 @@ from pathlib import Path
 
 from run import first_line, write_bytes
 from sets import SETS, STANDIN, base_set, official_rows, shots_of
-from store import parse_line
+from store import read_rows
 
-FIELDS = "input, context, answers, length, all_classes"
 LONGBENCH_REPOS = ("Leooyii/longbench", "THUDM/LongBench")
 MANY_SHOT_REPOS = ("Leooyii/manyshots_trec",)
 
@@ -45,11 +44,10 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
         raise ValueError(f"no {path}; make it with python make_standin.py")
     if not path.is_file():
         fetch(stem, path, MANY_SHOT_REPOS if shots else LONGBENCH_REPOS)
-    content = path.read_bytes()
-    rows = parse(content, path)
+    rows = read_rows(path, check_row)
     expected = official_rows(name, e)
-    if not rows or (expected and len(rows) != expected):
-        raise ValueError(f"{path} has {len(rows)} rows, not {expected or 'at least one'}; get the file again")
+    if expected and len(rows) != expected:
+        raise ValueError(f"{path} has {len(rows)} rows, not {expected}; get the file again")
     add_ids(rows, stem)
     if expected is None:
         source = "standin"
@@ -57,32 +55,14 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
         source = "official"
     else:
         source = "user"  # data of the user's own under an official name
-    digest = hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     record = {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)}
     benchmark = "trec" if shots else "longbench_e" if e else "longbench"
     return Dataset(name, benchmark, rows, record)
 
 
-def parse(content: bytes, path: Path) -> list[dict]:
-    """The rows of a file. Raises ValueError on a line that is not a row."""
-    rows = []
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        row = parse_line(line)
-        try:
-            check_row(row)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"is not a JSON object with the fields {FIELDS} ({error!r})"
-            raise ValueError(f"{path}, line {number} {reason}; get the file again") from None
-        rows.append(row)
-    return rows
-
-
-def check_row(row: dict | None) -> None:
+def check_row(row: dict) -> None:
     """Raises KeyError, TypeError or ValueError unless a row has LongBench's fields with their types."""
-    if row is None:
-        raise ValueError("no JSON object of UTF-8 text")
     answers, classes = row["answers"], row["all_classes"]
     if not isinstance(answers, list) or not answers or not isinstance(classes, list | None):
         raise TypeError("answers and all_classes are lists")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from run import Parser, command_line, explain, run_script, versions, write_json
+from run import Parser, command_line, explain, int_between, run_script, versions, write_json
 from scoring import means, score_set
 from sets import CATEGORIES, FOLDERS, SETS, base_set, shots_of
 
@@ -47,10 +47,8 @@ def main() -> None:
     parser.add_argument("--model", "--models", nargs="+", dest="models", help="folders of predictions [all]")
     parser.add_argument("--e", action="store_true", help="LongBench-E")
     parser.add_argument("--output_dir", type=Path, default=Path(__file__).resolve().parent, help="[this folder]")
-    parser.add_argument("--seed", type=int, default=42, help="seed for the bootstrap [42]")
+    parser.add_argument("--seed", type=int_between(0, 2**63), default=42, help="seed for the bootstrap [42]")
     args = parser.parse_args()
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed} is negative")
     benchmark = "longbench_e" if args.e else "longbench"
     if Path(sys.argv[0]).stem == "eval_trec":
         benchmark = "trec"

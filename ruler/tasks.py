@@ -67,6 +67,14 @@ def check_names(names: list[str], paths: list[str], flag: str) -> None:
         raise ValueError(f"--model_name: the name of a folder cannot contain / or be . or ..: {' '.join(names)}")
 
 
+def check_row(row: dict, text: str = "input") -> None:
+    """Raises KeyError, TypeError or ValueError unless a row of data, or a prediction, can be used. text: its text."""
+    if not isinstance(row["outputs"], list) or not row["outputs"]:
+        raise TypeError("outputs is a list of answers")
+    "".join([row[text], *row["outputs"]])  # raises if one is not text
+    int(row["index"])
+
+
 def fill_in(pattern: str, model: str, length: int) -> Path:
     """A folder given with the placeholders {model} and {length}."""
     return Path(pattern.replace("{model}", model).replace("{length}", str(length)))

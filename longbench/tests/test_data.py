@@ -69,9 +69,16 @@ def test_rows_without_an_id_of_their_own_get_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [
-        ("standin_lcc", [make_row(0), '{"input": "a"'], "line 2 is not a JSON object with the fields input, context"),
-        ("standin_lcc", [make_row(0, answers=[])], "line 1 is not"),
-        ("standin_lcc", [], "has 0 rows"),
+        ("standin_lcc", [make_row(0), '{"input": "a"'], "standin_lcc.jsonl, line 2 is not a JSON object"),
+        ("standin_lcc", [make_row(0), "[" * 100_000], "line 2 is not a JSON object"),
+        ("standin_lcc", [make_row(0, context="\ud800")], "line 1 is not a JSON object of UTF-8 text"),
+        ("standin_lcc", ["", make_row(0, answers=[])], "line 2 is not a row .*TypeError"),
+        ("standin_lcc", [make_row(0, answers="one")], "line 1 is not a row"),  # each letter would be an answer
+        ("standin_lcc", [make_row(0, context=None)], "line 1 is not a row"),
+        ("standin_lcc", [make_row(0, length=float("nan"))], "line 1 is not a row"),
+        ("standin_lcc", [make_row(0, _id=["a"])], "line 1 is not a row"),
+        ("standin_lcc", ['{"input": "a"}'], "line 1 is not a row .*KeyError: 'answers'"),
+        ("standin_lcc", [], "has no rows"),
         ("hotpotqa", [make_row(0)], "has 1 rows, not 200"),
         ("standin_qasper", None, "make it with python make_standin.py"),
         ("lsht", None, "unknown set lsht"),

@@ -150,7 +150,7 @@ def test_invalid_predictions_are_reported_and_the_rest_is_scored(tmp_path, score
         "qasper.jsonl: 1 unreadable lines are left out",
         "qasper.jsonl: 199 rows, not 200",
         "trec.jsonl: row 1 is not a prediction (TypeError",
-        "passage_retrieval_en.jsonl: row 1 is not a prediction (ValueError: the answer '    return x'",
+        "passage_retrieval_en.jsonl: row 1 is not a prediction (ValueError: the answer ' return x'",
         "nonsense.jsonl: unknown set nonsense",
         "the sets have different values of checkpoint",
         f"no predictions {tmp_path / 'pred' / 'absent'}",

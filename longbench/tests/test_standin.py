@@ -111,8 +111,9 @@ def test_rows_depend_on_their_number_and_the_seed_only(folder, tmp_path, call):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--classes", "51"], "--classes 51 is not from 2 to 50"),
-        (["--exclude", __file__], "is not a file of JSON lines with `text`"),
+        (["--classes", 51], "--classes: 51: must be from 2 to 50"),
+        (["--shots", 1, 10**9], "--shots: 1000000000: must be from 1"),
+        (["--exclude", __file__], f"{__file__}, line 1 is not a JSON object"),
     ],
 )
 def test_a_wrong_flag_is_an_error(flags, message, tmp_path, call):
@@ -124,4 +125,4 @@ def test_a_corpus_with_an_unreadable_line_is_an_error(tmp_path, call):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"text": "a"}\n{"text": \n')
     printed = call(make_standin.main, "--output_dir", tmp_path, "--rows", 2, "--exclude", corpus)[1][-1]
-    assert "is not a file of JSON lines with `text`" in printed
+    assert f"{corpus}, line 2 is not a JSON object" in printed

@@ -38,7 +38,7 @@ from freq_words_extraction import FrequentWords
 from lock import lock
 from niah import Niah
 from qa import QuestionAnswering
-from run import Parser, command_line, first_line, for_each_checkpoint, positive_int, read_json, run_script, write_json
+from run import Parser, command_line, first_line, for_each_checkpoint, int_between, read_json, run_script, write_json
 from sources import read_source, source_kind
 from task import Job, Task
 from tasks import check_names, choose_tasks, fill_in, read_tasks
@@ -63,28 +63,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--save_dir", required=True, help="folder; {model} and {length} in it are replaced")
     parser.add_argument("--benchmark", default="synthetic", help="<benchmark>.yaml defines the tasks [synthetic]")
     parser.add_argument("--task", nargs="+", help="names, separated by spaces or commas, or all [all]")
-    parser.add_argument(
-        "--max_seq_length", type=positive_int, nargs="+", required=True, help="tokens of prompt and answer"
-    )
-    parser.add_argument("--num_samples", type=positive_int, default=500, help="per task [500]")
+    count = int_between(1, 10**8)
+    parser.add_argument("--max_seq_length", type=count, nargs="+", required=True, help="tokens of prompt and answer")
+    parser.add_argument("--num_samples", type=int_between(1, 10**6), default=500, help="per task [500]")
     parser.add_argument("--tokenizer_path", nargs="+", required=True, help="checkpoint folders or hub ids")
     parser.add_argument("--model_name", nargs="+", help="names for {model} [the last part of --tokenizer_path]")
     parser.add_argument("--trust_remote_code", action="store_true", help="run the tokenizer's own code")
-    parser.add_argument("--tokens_to_generate", type=positive_int, help="[128 for niah, 30 vt, 120 cwe, 50 fwe, 32 qa]")
+    parser.add_argument("--tokens_to_generate", type=count, help="[128 for niah, 30 vt, 120 cwe, 50 fwe, 32 qa]")
     parser.add_argument("--profile", default="upstream", choices=["upstream", "lceg"])
     parser.add_argument("--random_seed", type=int, default=42)
     parser.add_argument("--essays", type=Path, help="folder of .txt files, or .json [data/json/, else a stand-in]")
     parser.add_argument("--squad", type=Path, help="dev-v2.0.json [data/json/squad.json, else a stand-in]")
     parser.add_argument("--hotpotqa", type=Path, help="dev file [data/json/hotpotqa.json, else a stand-in]")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes [one per core]")
+    parser.add_argument("--workers", type=count, default=os.cpu_count(), help="processes [one per core]")
     args = parser.parse_args()
-    longest = max(args.max_seq_length)
     if args.model_name is None:
         args.model_name = [Path(path).resolve().name for path in args.tokenizer_path]
     check_names(args.model_name, args.tokenizer_path, "--tokenizer_path")
-    for flag, value, limit in (("num_samples", args.num_samples, 10**6), ("max_seq_length", longest, 10**8)):
-        if value > limit:
-            raise ValueError(f"--{flag} {value} is more than {limit}")
     for field, values in (("{length}", args.max_seq_length), ("{model}", args.model_name)):
         if len(values) > 1 and field not in args.save_dir:
             raise ValueError(f"several lengths or models need {field} in --save_dir")

@@ -74,15 +74,13 @@ def read_source(kind: str, path: Path | None) -> tuple:
 
 
 def check_questions(data: Questions) -> None:
-    """Raises TypeError or ValueError if something is not text, or if there is no question or answer."""
+    """Raises TypeError or ValueError if something is not text, or if there is no question or no answer to one."""
     texts = [*data.documents]
     for question in data.questions:
-        if not question.answers:
-            raise ValueError(f"no answer to {question.query!r}")
         texts += [question.query, *question.answers]
-    if not data.questions:
-        raise ValueError("no questions")
-    " ".join(texts).encode()  # raises if one is not text, or not Unicode
+    if not data.questions or not all(question.answers for question in data.questions):
+        raise ValueError("a question or an answer is missing")
+    " ".join(texts).encode()  # raises if one is not text, or has half of a surrogate pair
 
 
 def describe(path: Path | str, content: bytes, source: str = "user") -> dict:

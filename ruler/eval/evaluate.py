@@ -22,7 +22,7 @@ import pandas
 from run import Parser, for_each_checkpoint, read_json, run_script, write_json, write_text
 from stats import bootstrap, percentile_interval, resampled_means, standard_error
 from store import read_lines
-from tasks import read_tasks
+from tasks import check_row, read_tasks
 
 COMMON_KEYS = (
     "name", "model", "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens",
@@ -73,22 +73,17 @@ def costs(rows: list[dict]) -> dict:
     return {"seconds": round(seconds, 3), "tokens_per_second": rate, "peak_memory_bytes": peak or None}
 
 
-def read_rows(path: Path) -> tuple[list[dict], int]:
-    """(the predictions of a task, the last one of each index; the number of unreadable lines).
-
-    Raises KeyError, TypeError or ValueError if a line is something else.
-    """
+def read_rows(path: Path) -> list[dict]:
+    """The predictions of a task, the last one of each index. Raises KeyError, TypeError or ValueError on other lines."""
     entries, unreadable = read_lines(path)
+    if unreadable:
+        raise ValueError(f"{unreadable} unreadable lines")
     rows = {}
     for row in entries:
-        if "error" in row:
-            continue  # out of memory, and the run was killed
-        golds = row["outputs"]
-        if not isinstance(golds, list) or not golds:
-            raise TypeError("outputs is not a list of answers")
-        "".join([row["pred"], *golds])  # raises if one is not text
-        rows[int(row["index"])] = row
-    return [rows[index] for index in sorted(rows)], unreadable
+        if "error" not in row:  # the answer ran out of memory, and a kill left the line
+            check_row(row, "pred")
+            rows[int(row["index"])] = row
+    return [rows[index] for index in sorted(rows)]
 
 
 def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
@@ -157,9 +152,7 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
         path = folder / f"{name}.jsonl"
         record = read_json(folder / "runs" / f"{name}.json") or {}
         try:
-            rows, unreadable = read_rows(path)
-            if unreadable:
-                problems.append(f"{path}: {unreadable} unreadable lines")
+            rows = read_rows(path)
             if not rows:
                 continue
             record |= record.get("settings", {})

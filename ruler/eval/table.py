@@ -121,8 +121,8 @@ def main():
         if asked and (args.lengths is None or row["length"] in args.lengths):
             rows.append(row)
     if not rows:
-        found = "; ".join([f"no scores of {' '.join(args.models or ['any model'])} in {args.root}", *lines])
-        raise ValueError(f"{found}; run.sh makes them")
+        reason = f"no scores of {' '.join(args.models or ['any model'])} in {args.root}; run.sh makes them"
+        raise ValueError("; ".join([reason, *lines]))
     frame = pandas.DataFrame(rows).sort_values(["name", "length"])
     lengths = args.lengths or sorted(frame.length.unique().tolist())
     models = {name: summarize(rows, lengths) for name, rows in frame.groupby("name")}

@@ -26,8 +26,8 @@ import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
 from checkpoint import checkpoint_name
 from endpoint import Endpoint
-from store import Store, parse_line
-from tasks import check_names, choose_tasks, fill_in, read_tasks
+from store import Store, read_rows
+from tasks import check_names, check_row, choose_tasks, fill_in, read_tasks
 
 
 def parse_args() -> argparse.Namespace:
@@ -77,33 +77,13 @@ def read_data(path: Path) -> list[dict]:
     """
     if not path.is_file():
         raise ValueError(f"no data {path}; make it with data/prepare.py")
-    rows = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(parse_row(parse_line(line)))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                reason = f"is not a complete data file (line {number}: {error!r}); make it with data/prepare.py"
-                raise ValueError(f"{path} {reason}") from None
-    if not rows:
-        raise ValueError(f"{path} has no rows; make it with data/prepare.py")
+    rows = read_rows(path, check_row)
+    for row in rows:
+        row["index"] = int(row["index"])
+        prefix = row.get("answer_prefix") or ""
+        if not row["input"].endswith(prefix):
+            row["input"] += prefix
     return rows
-
-
-def parse_row(row: dict | None) -> dict:
-    """A row of `read_data`. Raises one of several errors if it is not one."""
-    if row is None:
-        raise ValueError("no JSON object of UTF-8 text")
-    outputs = row["outputs"]
-    if not isinstance(outputs, list) or not outputs:
-        raise TypeError("outputs is a list of answers")
-    "".join(outputs)  # raises if one is not text
-    prefix = row.get("answer_prefix") or ""
-    if not row["input"].endswith(prefix):
-        row["input"] += prefix
-    return row | {"index": int(row["index"])}
 
 
 def data_identity(rows: list[dict], known: dict) -> dict:
@@ -153,8 +133,7 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
             data["source"] = "user"  # changed since prepare.py made it
         about = {"benchmark": "ruler", "name": name, **description}
         about |= {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
-        about["protocol"] = data.get("profile")
-        about["seed"] = data.get("seed")
+        about |= {"protocol": data.get("profile"), "seed": data.get("seed")}
         new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
         settings = engine.settings() | {"stop_words": args.stop_words, "tokens_to_generate": new_tokens}
         errors += answer_task(engine, rows, fill_in(args.save_dir, name, length), about, settings)

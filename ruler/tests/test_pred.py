@@ -189,4 +189,4 @@ def test_bad_data_are_reported(ask, data, tmp_path):
     path = data / "qa_1" / "validation.jsonl"
     path.write_text(path.read_text()[:-30])
     error = ask(tmp_path / "pred", "--task", "qa_1")[1]
-    assert error.startswith(f"error: {path} is not a complete data file (line 12: ") and "\n" not in error
+    assert error.startswith(f"error: {path}, line 12 is not a JSON object") and "\n" not in error
