@@ -34,7 +34,7 @@ def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
     base = base_set(name)
     lines, unreadable = read_lines(path)
     rows_by_id = {repr(row.get("_id", index)): row for index, row in enumerate(lines)}
-    rows = list(rows_by_id.values())
+    rows = [row for row in rows_by_id.values() if "error" not in row]  # a kill leaves errors, which are tried again
     if not rows:
         raise ValueError("no rows")
     columns = score_rows(rows, base)
@@ -89,10 +89,10 @@ def score_rows(rows: list[dict], base: str) -> dict[str, list]:
                     best[text] = max(metric(text, answer, row.get("all_classes")) for answer in row["answers"])
                 scores[rule].append(best[text])
             ids.append(row.get("_id"))
-            hash(row.get("_id"))
-            lengths.append(row["length"] + 0)
+            lengths.append(row["length"])
+            hash(row.get("_id"))  # raises on a list
             if not abs(row["length"]) < math.inf or not isinstance(row["answers"], list):
-                raise ValueError("length is a number, answers a list")
+                raise ValueError("length is not a number, or answers not a list")
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"row {number} is not a prediction ({type(error).__name__}: {error})") from None
     columns = {"ids": ids, "lengths": lengths}

@@ -10,7 +10,6 @@ from a dataset on the hub. Files that exist are kept.
 import json
 import sys
 import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,11 +36,7 @@ def download(kind: str) -> None:
         text = " ".join(load_dataset(ESSAYS, split="train")["text"])
         content = json.dumps({"text": text}).encode()
     else:
-        try:
-            content = urllib.request.urlopen(URLS[kind], timeout=60).read()
-        except (OSError, HTTPException) as error:
-            advice = f"get it elsewhere and save it as {path}"
-            raise ValueError(f"cannot download {URLS[kind]} ({error}); {advice}") from None
+        content = urllib.request.urlopen(URLS[kind], timeout=60).read()
     write_bytes(path, content)
     print(f"{path}: {len(content):,} bytes, {describe(path, content)['source']}")
 

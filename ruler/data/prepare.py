@@ -33,15 +33,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import run
 from common_words_extraction import CommonWords
 from freq_words_extraction import FrequentWords
 from lock import lock
 from niah import Niah
 from qa import QuestionAnswering
-from run import Parser, command_line, first_line, for_each_checkpoint, int_between, read_json, run_script, write_json
 from sources import read_source, source_kind
 from task import Job, Task
-from tasks import check_names, choose_tasks, fill_in, read_tasks
+from tasks import choose_tasks, fill_in, read_tasks
 from tokens import Tokens, read_tokenizer
 from variable_tracking import VariableTracking
 
@@ -59,13 +59,13 @@ SETTINGS = {*Job._fields, "tokenizer_sha256", "version", "data_sha256"} - {"num_
 
 
 def parse_args() -> argparse.Namespace:
-    parser = Parser(__doc__)
+    parser = run.Parser(__doc__)
     parser.add_argument("--save_dir", required=True, help="folder; {model} and {length} in it are replaced")
     parser.add_argument("--benchmark", default="synthetic", help="<benchmark>.yaml defines the tasks [synthetic]")
     parser.add_argument("--task", nargs="+", help="names, separated by spaces or commas, or all [all]")
-    count = int_between(1, 10**8)
+    count = run.int_between(1, 10**8)
     parser.add_argument("--max_seq_length", type=count, nargs="+", required=True, help="tokens of prompt and answer")
-    parser.add_argument("--num_samples", type=int_between(1, 10**6), default=500, help="per task [500]")
+    parser.add_argument("--num_samples", type=run.int_between(1, 10**6), default=500, help="per task [500]")
     parser.add_argument("--tokenizer_path", nargs="+", required=True, help="checkpoint folders or hub ids")
     parser.add_argument("--model_name", nargs="+", help="names for {model} [the last part of --tokenizer_path]")
     parser.add_argument("--trust_remote_code", action="store_true", help="run the tokenizer's own code")
@@ -77,9 +77,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--hotpotqa", type=Path, help="dev file [data/json/hotpotqa.json, else a stand-in]")
     parser.add_argument("--workers", type=count, default=os.cpu_count(), help="processes [one per core]")
     args = parser.parse_args()
-    if args.model_name is None:
-        args.model_name = [Path(path).resolve().name for path in args.tokenizer_path]
-    check_names(args.model_name, args.tokenizer_path, "--tokenizer_path")
+    args.model_name = run.name_results(args.model_name, args.tokenizer_path, "--model_name")
     for field, values in (("{length}", args.max_seq_length), ("{model}", args.model_name)):
         if len(values) > 1 and field not in args.save_dir:
             raise ValueError(f"several lengths or models need {field} in --save_dir")
@@ -155,35 +153,35 @@ def is_complete(folder: Path, record: dict) -> bool:
 
     Raises ValueError if it has data that this script did not make.
     """
-    run = read_json(folder / "run.json")
+    known = run.read_json(folder / "run.json")
     rows = folder / "validation.jsonl"
-    if run is None and rows.exists():
+    if known is None and rows.exists():
         raise ValueError(f"{rows} was not made by this script (no run.json); give another --save_dir or move it")
-    complete = run is not None and run.get("complete") and rows.exists()
-    settings = {key: record[key] for key in SETTINGS}
-    return complete and settings.items() <= run.items() and run["num_samples"] >= record["num_samples"]
+    settings = {key: record[key] for key in SETTINGS} | {"complete": True}
+    complete = rows.exists() and settings.items() <= known.items()
+    return complete and known["num_samples"] >= record["num_samples"]
 
 
 def find_data(args: argparse.Namespace, model: str, job: Job, record: dict) -> bool:
     """Whether the data of a task exist, for this model or for one with the same tokenizer, whose data are linked."""
     folder = job_folder(args, model, job)
-    if is_complete(folder, record):
-        return True
-    for other in args.model_name:
+    for other in [model, *args.model_name]:
         source = job_folder(args, other, job)
-        if is_complete(source, record):
+        if not is_complete(source, record):
+            continue
+        if source != folder:
             with lock(folder.parent / ".lock"):
-                write_json(folder / "run.json", {"complete": False})
+                run.write_json(folder / "run.json", {"complete": False})
                 (folder / "validation.jsonl").unlink(missing_ok=True)
                 os.link(source / "validation.jsonl", folder / "validation.jsonl")
-                write_json(folder / "run.json", read_json(source / "run.json"))
-            return True
+                run.write_json(folder / "run.json", run.read_json(source / "run.json"))
+        return True
     return False
 
 
 def write_data(folder: Path, record: dict, blocks: Iterable[tuple[bytes, float]]) -> float:
     """Writes validation.jsonl and run.json; returns the mean fill. A killed run leaves "complete": false."""
-    write_json(folder / "run.json", {"complete": False})
+    run.write_json(folder / "run.json", {"complete": False})
     partial = folder / "validation.jsonl.partial"
     digest = hashlib.sha256()
     fill = 0
@@ -195,7 +193,7 @@ def write_data(folder: Path, record: dict, blocks: Iterable[tuple[bytes, float]]
     os.replace(partial, folder / "validation.jsonl")
     mean_fill = fill / record["num_samples"]
     record |= {"complete": True, "mean_fill": round(mean_fill, 5), "sha256": digest.hexdigest()}
-    write_json(folder / "run.json", record)
+    run.write_json(folder / "run.json", record)
     return mean_fill
 
 
@@ -207,10 +205,10 @@ def prepare(model: str, args: argparse.Namespace) -> None:
     try:
         tokens = Tokens(tokenizer_json)
     except Exception as error:  # tokenizers has no class of errors
-        raise ValueError(f"{path}: tokenizer.json is not a tokenizer: {first_line(error)}") from None
+        raise ValueError(f"{path}: tokenizer.json is not a tokenizer: {run.first_line(error)}") from None
     settings = {"tokenizer_sha256": hashlib.sha256(tokenizer_json.encode()).hexdigest(), "version": VERSION}
     packages = {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")}
-    about = {"tokenizer": path, "command": command_line(), "versions": packages}
+    about = {"tokenizer": path, "command": run.command_line(), "versions": packages}
     about["special_tokens"] = tokens.special_tokens
     tasks, folders, records = [], [], []
     for job in list_jobs(args):
@@ -252,8 +250,8 @@ def make(tasks: list[Task], folders: list[Path], records: list[dict], workers: i
 
 def main():
     args = parse_args()
-    for_each_checkpoint(args.model_name, lambda model: prepare(model, args))
+    run.for_each_checkpoint(args.model_name, lambda model: prepare(model, args))
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run.run_script(main)

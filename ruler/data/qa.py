@@ -41,10 +41,8 @@ class QuestionAnswering(Task):
             if len(chosen) == self.job.num_samples:
                 return chosen
         found = f"{self.job.name} at {self.job.length} tokens: {len(chosen)} of {len(questions)} questions fit"
-        advice = f"give --num_samples {len(chosen)} or leave this task out"
-        if not chosen:
-            advice = "too short for the documents with an answer; leave this task out"
-        raise ValueError(f"{found}, {self.job.num_samples} are wanted; {advice}")
+        advice = f"give --num_samples {len(chosen)} or leave" if chosen else "leave"
+        raise ValueError(f"{found}, {self.job.num_samples} are wanted; {advice} this task out")
 
     def ending(self, question: Question) -> str:
         """The text after the documents."""

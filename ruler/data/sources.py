@@ -66,21 +66,14 @@ def read_source(kind: str, path: Path | None) -> tuple:
             data = json.loads(content)
             description = describe(path, content)
         questions = read_squad(data) if kind == "squad" else read_hotpotqa(data)
-        check_questions(questions)
+        texts = [*questions.documents]
+        for question in questions.questions:
+            texts += [question.query, *question.answers]
+        " ".join(texts).encode()  # raises if one is not text, or has half of a surrogate pair
         return questions, description
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"--{kind}: {path} does not have the form of the official file ({reason})") from None
-
-
-def check_questions(data: Questions) -> None:
-    """Raises TypeError or ValueError if something is not text, or if there is no question or no answer to one."""
-    texts = [*data.documents]
-    for question in data.questions:
-        texts += [question.query, *question.answers]
-    if not data.questions or not all(question.answers for question in data.questions):
-        raise ValueError("a question or an answer is missing")
-    " ".join(texts).encode()  # raises if one is not text, or has half of a surrogate pair
 
 
 def describe(path: Path | str, content: bytes, source: str = "user") -> dict:
@@ -105,8 +98,7 @@ def read_essays(path: Path | None) -> tuple[list[str], dict]:
     else:
         content = path.read_bytes()
         text = json.loads(content)["text"]
-    text.encode()  # raises if it is not Unicode
-    if not text.split():
+    if not text.encode().split():  # raises on half of a surrogate pair
         raise ValueError("no words")
     return text.split(), describe(path, content)
 
@@ -121,7 +113,7 @@ def read_squad(data: dict) -> Questions:
             own = index[paragraph["context"]]
             given = [i for i in siblings if i != own]
             for question in paragraph["qas"]:
-                if question["is_impossible"]:
+                if question["is_impossible"] or not question["answers"]:
                     continue
                 answers = [answer["text"] for answer in question["answers"]]
                 questions.append(Question(question["question"], answers, [own], given, shuffle=True))

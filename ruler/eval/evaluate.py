@@ -74,7 +74,7 @@ def costs(rows: list[dict]) -> dict:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The predictions of a task, the last one of each index. Raises KeyError, TypeError or ValueError on other lines."""
+    """The predictions of a task, the last one of each index. Raises KeyError, TypeError or ValueError on odd lines."""
     entries, unreadable = read_lines(path)
     if unreadable:
         raise ValueError(f"{unreadable} unreadable lines")
@@ -121,23 +121,19 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
 
 def mean_over_tasks(entries: dict[str, dict], num_tasks: int) -> dict:
     """Each task counts the same; the interval resamples the samples within each task."""
-    means, strict_means, strata, standin = [], [], [], []
-    complete = len(entries) == num_tasks
-    for name, entry in entries.items():
+    means, strict_means, strata = [], [], []
+    for entry in entries.values():
         n = entry["n"]
         means.append(sum(entry["row_scores"]) / n)
         strict_means.append(sum(entry["strict_row_scores"]) / n)
         strata.append((np.array(entry["row_scores"]), np.ones(n)))
-        complete = complete and entry["complete"]
-        if entry["source"] == "standin":
-            standin.append(name)
     return {
         "score": percent(means),
         "interval_95": interval(resampled_means(strata)),
         "strict": percent(strict_means),
         "tasks": len(entries),
-        "complete": complete,
-        "standin": standin,
+        "complete": len(entries) == num_tasks and all(entry["complete"] for entry in entries.values()),
+        "standin": [name for name, entry in entries.items() if entry["source"] == "standin"],
     }
 
 

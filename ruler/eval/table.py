@@ -27,10 +27,7 @@ COMMON_KEYS = ("method", "model", "original_length", "trained_length", "trained_
 
 
 def read_row(path: Path, tasks: list[str]) -> dict:
-    """A row of ruler.csv, from <root>/<model>/<benchmark>/<length>/pred/scores.json.
-
-    Raises KeyError, TypeError, ValueError or AttributeError if the file is something else.
-    """
+    """A row of ruler.csv, from <root>/<model>/<benchmark>/<length>/pred/scores.json. Raises an error on odd files."""
     scores = read_json(path)
     mean = scores["mean"]
     entries = scores["tasks"]
@@ -38,9 +35,9 @@ def read_row(path: Path, tasks: list[str]) -> dict:
     for key in COMMON_KEYS:
         row[key] = scores.get(key)
     row["length"] = int(path.parts[-3])
-    row["score"] = mean["score"] + 0.0  # raises if it is not a number
-    low, high = mean["interval_95"]
-    row |= {"low": low + 0.0, "high": high + 0.0, "strict": mean["strict"] + 0.0}
+    row["score"] = float(mean["score"])
+    row["low"], row["high"] = map(float, mean["interval_95"])
+    row["strict"] = float(mean["strict"])
     row["tasks"] = mean["tasks"]
     row["nulls"] = sum(entry["nulls"] for entry in entries.values())
     row["standin"] = " ".join(mean["standin"])
@@ -50,7 +47,7 @@ def read_row(path: Path, tasks: list[str]) -> dict:
             missing.append(f"{task} ({entry['n']} of {entry['expected_n']} samples)")
     row["missing"] = ", ".join(missing)
     for task, entry in entries.items():
-        row[task] = entry["score"] + 0.0
+        row[task] = float(entry["score"])
     return row
 
 

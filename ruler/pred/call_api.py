@@ -24,10 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
-from checkpoint import checkpoint_name
 from endpoint import Endpoint
 from store import Store, read_rows
-from tasks import check_names, check_row, choose_tasks, fill_in, read_tasks
+from tasks import check_row, choose_tasks, fill_in, read_tasks
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,9 +58,7 @@ def parse_args() -> argparse.Namespace:
         if not name.isdecimal():
             raise ValueError("give --max_seq_length, as the folder above --data_dir is not named by it")
         args.max_seq_length = [int(name)]
-    if args.model_name is None:
-        args.model_name = [checkpoint_name(path) for path in args.model_name_or_path]
-    check_names(args.model_name, args.model_name_or_path, "--model_name_or_path")
+    args.model_name = run.name_results(args.model_name, args.model_name_or_path, "--model_name")
     if len(args.max_seq_length) > 1 and not ("{length}" in args.data_dir and "{length}" in args.save_dir):
         raise ValueError("several lengths need {length} in --data_dir and --save_dir")
     if len(args.model_name) > 1 and "{model}" not in args.save_dir:

@@ -173,7 +173,7 @@ def test_answers_without_memory_are_noted_and_tried_again(ask, whole, checkpoint
         (["--task", "qa_1,vt"], "no data {data}/vt/validation.jsonl; make it with "),
         (["--max_seq_length", 513], "513 tokens are beyond the 512 that {model} declares; add --allow_beyond"),
         (["--max_seq_length", 1, 2], "several lengths need {{length}} in --data_dir and --save_dir"),
-        (["--model_name", "a", "b"], "--model_name needs a different name for each --model_name_or_path"),
+        (["--model_name", "a", "b"], "1 checkpoints need as many different names, not a b; give --model_name"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_nothing(ask, data, checkpoint, tmp_path, flags, message):
