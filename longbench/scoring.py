@@ -33,8 +33,9 @@ def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
     name = path.stem
     base = base_set(name)
     lines, unreadable = read_lines(path)
-    rows_by_id = {repr(row.get("_id", index)): row for index, row in enumerate(lines)}
-    rows = [row for row in rows_by_id.values() if "error" not in row]  # a kill leaves errors, which are tried again
+    answered = [row for row in lines if "error" not in row]  # a kill leaves errors, which are tried again
+    rows_by_id = {repr(row.get("_id", index)): row for index, row in enumerate(answered)}
+    rows = list(rows_by_id.values())
     if not rows:
         raise ValueError("no rows")
     columns = score_rows(rows, base)

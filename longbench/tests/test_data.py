@@ -117,6 +117,13 @@ def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
     shutil.move(cache / "THUDM/LongBench/data.zip", tmp_path / "data.zip")  # the user's, beside the files
     shutil.rmtree(cache)
     assert load("2wikimqa", tmp_path, True).rows
+    archive = bytearray((tmp_path / "data.zip").read_bytes())
+    for header, flag in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        archive[archive.rindex(header) + flag] |= 1  # encrypted
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / "data.zip").write_bytes(archive)
+    with pytest.raises(ValueError, match=r"locked/data.zip cannot be unpacked"):
+        load("2wikimqa", tmp_path / "locked", True)
     with pytest.raises(ValueError, match=r"Leooyii/longbench: cannot be reached; THUDM/LongBench: cannot be reached\)"):
         load("gov_report", tmp_path)
 

@@ -191,6 +191,26 @@ def test_bad_input_gives_an_error(run, tmp_path, flags, message):
     assert not (tmp_path / "pred").exists()
 
 
+def test_changed_rows_are_answered_again_and_a_second_process_waits(base, call, data, tmp_path, monkeypatch):
+    flags = ["--model_path", base, "--data_dir", tmp_path, "--output_dir", tmp_path, "--max_new_tokens", 1]
+    flags += ["--dataset_name", "standin_trec_5shots"]
+    rows = read_rows(data / "standin_trec_5shots.jsonl")
+    write_rows(tmp_path / "standin_trec_5shots.jsonl", rows)
+    append, second = pred.Store.append, []
+
+    def start_another(store, entry):
+        append(store, entry)
+        if not second:
+            second.append(tiny.start_until("waiting until it ends", "pred.py", *flags))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pred.Store, "append", start_another)
+        assert not call(pred.main, *flags)[1]
+    assert "12 of 12 rows are already answered" in second[0].communicate()[0] and second[0].returncode == 0
+    write_rows(tmp_path / "standin_trec_5shots.jsonl", [rows[0] | {"context": "changed"}, *rows[1:]])
+    assert "moved to old/ (other data)" in call(pred.main, *flags)[0]
+
+
 # --- names and launchers
 def test_names_of_config(base, call, data, monkeypatch, tmp_path):
     assert list(pred.read_config("model2path.json")) == list(pred.read_config("model2maxlen.json"))

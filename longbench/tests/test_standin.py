@@ -6,6 +6,7 @@ import re
 import pytest
 
 import make_standin
+import tiny
 from conftest import read_rows, run_main, write_rows
 from data import load
 from metrics import METRICS
@@ -106,6 +107,21 @@ def test_rows_depend_on_their_number_and_the_seed_only(folder, tmp_path, call):
     excluded = {"\n".join(files[name])[:500] for name in list(files)[::2]}  # some files begin alike
     assert list(rest) == [name for name in files if "\n".join(files[name])[:500] not in excluded]
     assert len(files) / 3 < len(rest) <= len(files) / 2
+
+
+def test_a_second_process_waits_and_both_are_in_the_manifest(tmp_path, call, monkeypatch):
+    flags = ["--output_dir", tmp_path, "--rows", 2, "--words", 80, "--shots", "--sets"]
+    make_set = make_standin.make_set
+
+    def start_another(*args):
+        second.append(tiny.start_until("waiting until it ends", "make_standin.py", *flags, "lcc"))
+        return make_set(*args)
+
+    second = []
+    monkeypatch.setattr(make_standin, "make_set", start_another)
+    assert not call(make_standin.main, *flags, "trec")[1]
+    second[0].communicate()
+    assert set(json.loads((tmp_path / "standin.json").read_text())) == {"standin_trec", "standin_lcc"}
 
 
 @pytest.mark.parametrize(
