@@ -66,6 +66,8 @@ def read_source(kind: str, path: Path | None) -> tuple:
             data = json.loads(content)
             description = describe(path, content)
         questions = read_squad(data) if kind == "squad" else read_hotpotqa(data)
+        if not questions.questions:
+            raise ValueError("no questions")
         texts = [*questions.documents]
         for question in questions.questions:
             texts += [question.query, *question.answers]
