@@ -202,6 +202,31 @@ def positive_int(text: str) -> int:
     return value
 
 
+def name_results(names: list[str] | None, paths: list[str], flag: str) -> list[str]:
+    """The names of the results of checkpoints, given with `flag` [the last parts of `paths`].
+
+    Raises ValueError unless they are different and can name folders.
+    """
+    names = names or [Path(path).resolve().name for path in paths]
+    if len(names) != len(paths) or len(set(names)) < len(names):
+        raise ValueError(f"{len(paths)} checkpoints need as many different names, not {' '.join(names)}; give {flag}")
+    if any("/" in name or name in (".", "..") for name in names):
+        raise ValueError(f"{flag}: the name of a folder cannot contain / or be . or ..: {' '.join(names)}")
+    return names
+
+
+def int_between(low: int, high: int) -> Callable[[str], int]:
+    """The type of a flag that is an integer from `low` to `high`."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value}: must be from {low} to {high}")
+        return value
+
+    return integer
+
+
 # --- files
 def write_bytes(path: Path, content: bytes) -> None:
     """Replaces a file atomically: a kill leaves the old content or the new. Creates the folder."""

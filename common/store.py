@@ -21,10 +21,12 @@ from lock import lock
 from run import RANK, read_json, write_json, write_text
 
 
-def parse_line(line: str) -> dict | None:
-    """The JSON object on a line, or None."""
+def parse_line(line: bytes) -> dict | None:
+    """The JSON object on a line, or None; None also if it is not UTF-8 or has half of a surrogate pair."""
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode("utf-8-sig"))
+        if b"\\ud" in line.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # raises on half of a pair
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -34,13 +36,39 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
     """(the JSON objects of a file, one per line; the number of unreadable lines, without a last one cut off)."""
     if not path.is_file():
         return [], 0
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    *lines, last = path.read_bytes().split(b"\n")
     entries = []
-    for line in lines:
+    unreadable = 0
+    for line in [*lines, last]:
         entry = parse_line(line)
         if entry is not None:
             entries.append(entry)
-    return entries, len(lines) - len(entries)
+        elif line.strip() and line is not last:
+            unreadable += 1
+    return entries, unreadable
+
+
+def read_rows(path: Path, check: Callable[[dict], None]) -> list[dict]:
+    """The rows of a data file, one JSON object per line. check(row) raises an error if a row is not as it should be.
+
+    Raises ValueError, which names the line, for such a row and for what is not JSON, and if there are no rows.
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        row = parse_line(line)
+        if row is None:
+            raise ValueError(f"{path}, line {number} is not a JSON object of UTF-8 text; get the file again")
+        try:
+            check(row)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{path}, line {number} is not a row of this kind of data ({reason})") from None
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    return rows
 
 
 class Store:
@@ -101,15 +129,11 @@ class Store:
         files = self.files()
         for path in files:
             for entry in read_lines(path)[0]:
+                entries = failed if "error" in entry else answered
                 try:
-                    key = self.key(entry)
-                    hash(key)
+                    entries[self.key(entry)] = entry
                 except (KeyError, TypeError):
                     continue  # a JSON object, but not an answer
-                if "error" in entry:
-                    failed[key] = entry
-                else:
-                    answered[key] = entry
         answered = dict(sorted(answered.items()))
         self.errors = {key: entry for key, entry in failed.items() if key not in answered}
         if files:

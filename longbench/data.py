@@ -6,15 +6,16 @@ None), dataset, language, _id.
 
 import functools
 import hashlib
+import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from run import first_line, write_bytes
 from sets import SETS, STANDIN, base_set, official_rows, shots_of
-from store import parse_line
+from store import read_rows
 
-FIELDS = ("input", "context", "answers", "length", "all_classes")
 LONGBENCH_REPOS = ("Leooyii/longbench", "THUDM/LongBench")
 MANY_SHOT_REPOS = ("Leooyii/manyshots_trec",)
 
@@ -43,11 +44,10 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
         raise ValueError(f"no {path}; make it with python make_standin.py")
     if not path.is_file():
         fetch(stem, path, MANY_SHOT_REPOS if shots else LONGBENCH_REPOS)
-    content = path.read_bytes()
-    rows = parse(content, path)
+    rows = read_rows(path, check_row)
     expected = official_rows(name, e)
-    if not rows or (expected and len(rows) != expected):
-        raise ValueError(f"{path} has {len(rows)} rows, not {expected or 'at least one'}; get the file again")
+    if expected and len(rows) != expected:
+        raise ValueError(f"{path} has {len(rows)} rows, not {expected}; get the file again")
     add_ids(rows, stem)
     if expected is None:
         source = "standin"
@@ -55,23 +55,21 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
         source = "official"
     else:
         source = "user"  # data of the user's own under an official name
-    digest = hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     record = {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)}
     benchmark = "trec" if shots else "longbench_e" if e else "longbench"
     return Dataset(name, benchmark, rows, record)
 
 
-def parse(content: bytes, path: Path) -> list[dict]:
-    """The rows of a file. Raises ValueError on a line that is not a row."""
-    rows = []
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        row = parse_line(line)
-        if row is None or any(field not in row for field in FIELDS) or not row["answers"]:
-            raise ValueError(f"{path}, line {number} is not a JSON object with the fields {', '.join(FIELDS)}")
-        rows.append(row)
-    return rows
+def check_row(row: dict) -> None:
+    """Raises KeyError, TypeError or ValueError unless a row has LongBench's fields with their types."""
+    answers, classes = row["answers"], row["all_classes"]
+    if not isinstance(answers, list) or not answers or not isinstance(classes, list | None):
+        raise TypeError("answers and all_classes are lists")
+    "".join([row["input"], row["context"], *(classes or [])])  # raises if one is not text
+    if not 0 <= row["length"] < math.inf:
+        raise ValueError("length is a number of words")
+    hash(row.get("_id"))
 
 
 def add_ids(rows: list[dict], stem: str) -> None:
@@ -127,6 +125,6 @@ def find_set(folder: Path, stem: str) -> bytes | None:
             for name in files.namelist():
                 if Path(name).name == f"{stem}.jsonl":
                     return files.read(name)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive} is not a complete zip file ({error}); download it again") from None
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: it is encrypted
+        raise ValueError(f"{archive} cannot be unpacked ({error}); download it again") from None
     return None

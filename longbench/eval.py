@@ -17,13 +17,12 @@ By the paper's rule only the first line of an answer counts, except for summarie
 LongBench's rule, which cuts the few-shot sets only. If anything is missing or invalid, the exit status is 1.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-from run import command_line, run_script, versions, write_json
+from run import Parser, command_line, explain, int_between, run_script, versions, write_json
 from scoring import means, score_set
 from sets import CATEGORIES, FOLDERS, SETS, base_set, shots_of
 
@@ -44,11 +43,11 @@ COMMON_KEYS = ("checkpoint", "engine", "dtype", "attention", "protocol", "max_le
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--model", "--models", nargs="+", dest="models", help="folders of predictions [all]")
     parser.add_argument("--e", action="store_true", help="LongBench-E")
     parser.add_argument("--output_dir", type=Path, default=Path(__file__).resolve().parent, help="[this folder]")
-    parser.add_argument("--seed", type=int, default=42, help="seed for the bootstrap [42]")
+    parser.add_argument("--seed", type=int_between(0, 2**63), default=42, help="seed for the bootstrap [42]")
     args = parser.parse_args()
     benchmark = "longbench_e" if args.e else "longbench"
     if Path(sys.argv[0]).stem == "eval_trec":
@@ -61,9 +60,13 @@ def main() -> None:
     results, problems = [], []
     for model in models:
         result = evaluate(root / model, benchmark, args.seed, problems)
-        if result["sets"]:
+        if not result["sets"]:
+            continue
+        results.append(result)
+        try:
             write_files(root / model, benchmark, result)
-            results.append(result)
+        except (ValueError, OSError) as error:
+            problems.append(f"{root / model}: cannot write the scores: {explain(error)}")
     print_tables(results, benchmark)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -81,11 +84,11 @@ def evaluate(folder: Path, benchmark: str, seed: int, problems: list[str]) -> di
         try:
             scored[path.stem] = score_set(path, seed, benchmark == "longbench_e", problems)
         except (ValueError, OSError) as error:
-            problems.append(f"{path}: {error}")
+            problems.append(f"{path}: {explain(error)}")
     sets = {name: scored[name] for name in sorted(scored, key=set_order)}
     runs = [entry["run"] for entry in sets.values() if entry["run"]]
     for key in COMMON_KEYS:
-        values = {run.get(key) for run in runs}
+        values = {str(run.get(key)) for run in runs}
         if len(values) > 1:
             problems.append(f"{folder}: the sets have different values of {key} ({values}); rerun pred.py")
 

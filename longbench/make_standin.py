@@ -21,10 +21,11 @@ from itertools import cycle
 from pathlib import Path
 from random import Random
 
+from lock import lock
 from python_text import read_help_pages, read_sources
-from run import command_line, positive_int, read_json, run_script, write_bytes, write_json
+from run import Parser, command_line, int_between, read_json, run_script, write_bytes, write_json
 from sets import SETS, STANDIN, TREC_SHOTS, base_set, shots_of
-from store import read_lines
+from store import read_rows
 
 STAGE = Path(__file__).resolve().parent
 LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -83,10 +84,8 @@ def read_source(exclude: Path | None) -> Source:
     sentences = help_sentences()
     excluded = set()
     if exclude:
-        rows, unreadable = read_lines(exclude)
-        excluded = {row.get("text", "")[:500] for row in rows}
-        if unreadable or not rows or "" in excluded:
-            raise ValueError(f"--exclude {exclude} is not a file of JSON lines with `text`")
+        rows = read_rows(exclude, lambda row: row["text"].encode()[0])  # raises if it is not text, or empty
+        excluded = {row["text"][:500] for row in rows}
     sources = read_sources(LIBRARY).items()
     return Source(sentences, {name: text for name, text in sources if text[:500] not in excluded})
 
@@ -262,35 +261,33 @@ def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--output_dir", type=Path, default=STAGE / "data", help="[data]")
     parser.add_argument("--sets", nargs="*", choices=MAKERS, default=list(MAKERS), help="sets of LongBench [all 6]")
-    parser.add_argument("--shots", nargs="*", type=int, default=list(TREC_SHOTS), help="of trec_<N>shots [the paper's]")
-    parser.add_argument(
-        "--rows", type=positive_int, help="rows of each set [LongBench's: 150, 200, 500; many-shot 200]"
-    )
-    parser.add_argument("--words", type=int, help="approximate words of a context [LongBench's average for each set]")
-    parser.add_argument("--classes", type=int, default=50, help="types of questions in trec, 2 to 50 [50]")
+    shots = "of trec_<N>shots [the paper's]"
+    parser.add_argument("--shots", nargs="*", type=int_between(1, 10**4), default=list(TREC_SHOTS), help=shots)
+    rows = "rows of each set [LongBench's: 150, 200, 500; many-shot 200]"
+    parser.add_argument("--rows", type=int_between(1, 10**6), help=rows)
+    words = "approximate words of a context [LongBench's average for each set]"
+    parser.add_argument("--words", type=int_between(40, 10**4), help=words)
+    classes = int_between(2, len(TYPES))
+    parser.add_argument("--classes", type=classes, default=50, help="types of questions in trec, 2 to 50 [50]")
     parser.add_argument("--seed", type=int, default=42)
     exclude = "JSON lines with `text` that a model was trained on: no code from the files that they begin with"
     parser.add_argument("--exclude", type=Path, help=exclude)
-    args = parser.parse_args()
-    for flag, low, high in (("rows", 1, 10**6), ("words", 40, 10**4), ("classes", 2, len(TYPES))):
-        value = getattr(args, flag)
-        if value is not None and not low <= value <= high:
-            raise ValueError(f"--{flag} {value} is not from {low} to {high}")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     source = read_source(args.exclude)
     manifest_path = args.output_dir / "standin.json"
-    manifest = read_json(manifest_path) or {}
     origin = {"python": platform.python_version(), "command": command_line()}
-    for name in [*args.sets, *(f"trec_{shots}shots" for shots in args.shots)]:
-        manifest[STANDIN + name] = make_set(name, source, args) | origin
-        write_json(manifest_path, manifest)
+    with lock(args.output_dir / ".standin.lock"):
+        manifest = read_json(manifest_path) or {}
+        for name in [*args.sets, *(f"trec_{shots}shots" for shots in args.shots)]:
+            manifest[STANDIN + name] = make_set(name, source, args) | origin
+            write_json(manifest_path, manifest)
 
 
 if __name__ == "__main__":

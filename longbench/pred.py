@@ -18,27 +18,16 @@ Prompt and answer together fit in the window; --protocol lceg gives it to the pr
 
 import argparse
 import hashlib
-import json
 import random
 from pathlib import Path
 
 import pandas as pd
 
+import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
-from checkpoint import checkpoint_name, open_config
+from checkpoint import open_config
 from data import Dataset, load
 from prompts import prompt_ids, template
-from run import (
-    RANK,
-    WORLD_SIZE,
-    barrier,
-    broadcast,
-    for_each_checkpoint,
-    positive_int,
-    print_rank0,
-    run_script,
-    warn_rank0,
-)
 from sets import FOLDERS, SETS, base_set, expand
 from store import Store
 
@@ -48,7 +37,7 @@ RESUME_KEYS = ("checkpoint", "max_length", "max_new_tokens", "protocol", "engine
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = run.Parser(__doc__)
     parser.add_argument("--model", nargs="+", help="names in config/model2path.json; with --model_path: result names")
     parser.add_argument("--model_path", nargs="+", help="checkpoint folders or hub ids")
     parser.add_argument("--output_dir", type=Path, default=STAGE, help="folder of pred/, pred_e/, pred_trec/ [here]")
@@ -58,12 +47,12 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--e", action="store_true", help="LongBench-E")
     data.add_argument("--data_dir", type=Path, default=STAGE / "data", help="folder of <set>.jsonl [data]")
     rows = "random rows of each set; a larger limit contains a smaller one's [all]"
-    data.add_argument("--limit", type=positive_int, help=rows)
+    data.add_argument("--limit", type=run.positive_int, help=rows)
     data.add_argument("--seed", type=int, default=42, help="seed for these rows [42]")
     protocol = parser.add_argument_group("protocol")
     window = "window, tokens [config/model2maxlen.json, else the checkpoint's]"
-    protocol.add_argument("--max_length", type=positive_int, help=window)
-    protocol.add_argument("--max_new_tokens", type=positive_int, help="limit of all sets' longest answers")
+    protocol.add_argument("--max_length", type=run.positive_int, help=window)
+    protocol.add_argument("--max_new_tokens", type=run.positive_int, help="limit of all sets' longest answers")
     rules = "inside: prompt and answer fit in --max_length; lceg: the prompt alone, as in the paper's code [inside]"
     protocol.add_argument("--protocol", choices=["inside", "lceg"], default="inside", help=rules)
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers", help="[transformers]")
@@ -77,38 +66,38 @@ def parse_args() -> argparse.Namespace:
 
 def read_config(name: str) -> dict:
     """A file of config/."""
-    return json.loads((STAGE / "config" / name).read_text(encoding="utf-8"))
+    config = run.read_json(STAGE / "config" / name)
+    if config is None:
+        raise ValueError(f"{STAGE}/config/{name} is missing or not a JSON object")
+    return config
 
 
 def named_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     """{name of the results: checkpoint folder or hub id}. Raises ValueError if a name is unknown or used twice."""
     paths = args.model_path
-    names = args.model or [checkpoint_name(path) for path in paths]
     if not paths:
         known = read_config("model2path.json")
-        unknown = set(names) - set(known)
+        unknown = set(args.model) - set(known)
         if unknown:
             raise ValueError(f"--model {unknown} is not in config/model2path.json, which has {' '.join(known)}")
-        paths = [known[name] for name in names]
+        paths = [known[name] for name in args.model]
         paths = [str((STAGE / path).resolve()) if path.startswith("..") else path for path in paths]
-    if len(names) != len(paths) or len(set(names)) < len(names):
-        raise ValueError(f"{len(paths)} checkpoints need as many different names, not {' '.join(names)}; give --model")
-    return dict(zip(names, paths, strict=True))
+    return dict(zip(run.name_results(args.model, paths, "--model"), paths, strict=True))
 
 
 def open_sets(names: list[str], args: argparse.Namespace) -> list[Dataset]:
     """The sets, on every rank; rank 0 fetches those that are missing. A set that cannot be used is reported."""
     sets = []
-    for name in names if RANK == 0 else ():
+    for name in names if run.RANK == 0 else ():
         try:
             template(base_set(name))  # raises without lm-eval
             sets.append(load(name, args.data_dir, args.e))
         except (ValueError, OSError) as error:
-            warn_rank0(f"error: {name}: {error}")
-    usable = broadcast([dataset.name for dataset in sets])
+            run.warn_rank0(f"error: {name}: {error}")
+    usable = run.broadcast([dataset.name for dataset in sets])
     if not usable:
         raise ValueError("none of the sets can be used")
-    return sets if RANK == 0 else [load(name, args.data_dir, args.e) for name in usable]
+    return sets if run.RANK == 0 else [load(name, args.data_dir, args.e) for name in usable]
 
 
 def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace) -> list[str]:
@@ -122,7 +111,7 @@ def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace)
     if args.protocol == "lceg":
         longest += max(entry.new_tokens for entry in SETS.values())
     engine = open_engine(args.engine, path, args, longest)
-    run = {
+    record = {
         "name": name,
         **engine.describe("lm_eval"),
         "protocol": args.protocol,
@@ -131,21 +120,23 @@ def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace)
         "limit": args.limit,
     }
     if engine.window and max_length > engine.window:
-        print_rank0(f"WARNING: --max_length {max_length} exceeds the window of {engine.window} that {path} declares")
-    print_rank0(f"{path}: {run['method']}, {engine.name}, {engine.dtype}, window {max_length}, ranks: {WORLD_SIZE}")
+        declared = f"the window of {engine.window} that {path} declares"
+        run.print_rank0(f"WARNING: --max_length {max_length} exceeds {declared}")
+    facts = f"{record['method']}, {engine.name}, {engine.dtype}, window {max_length}"
+    run.print_rank0(f"{path}: {facts}, ranks: {run.WORLD_SIZE}")
     incomplete = []
     for number, dataset in enumerate(sets, 1):
         complete = False
         try:
-            complete = predict_set(dataset, engine, run, args, f"{dataset.name} [{number}/{len(sets)}]")
+            complete = predict_set(dataset, engine, record, args, f"{dataset.name} [{number}/{len(sets)}]")
         except ValueError as error:
-            warn_rank0(f"error: {dataset.name}: {error}")
+            run.warn_rank0(f"error: {dataset.name}: {error}")
         if not complete:
             incomplete.append(f"{name}/{dataset.name}")
     return incomplete
 
 
-def predict_set(dataset: Dataset, engine, run: dict, args: argparse.Namespace, label: str) -> bool:
+def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace, label: str) -> bool:
     """Answers the missing rows of a set; returns whether all rows have an answer.
 
     Raises ValueError if the window has no room for a prompt.
@@ -157,22 +148,22 @@ def predict_set(dataset: Dataset, engine, run: dict, args: argparse.Namespace, l
 
     def build_prompt(row: dict) -> tuple[list[int], bool]:
         text = template(base).format(context=row["context"], input=row["input"])
-        return prompt_ids(engine.tokenizer, text, run["max_length"], max_new_tokens, args.protocol)
+        return prompt_ids(engine.tokenizer, text, record["max_length"], max_new_tokens, args.protocol)
 
     build_prompt({"context": "", "input": ""})  # raises if there is no room
-    run = run | {
+    record = record | {
         "benchmark": dataset.benchmark,
         "dataset": dataset.name,
         "data": dataset.record,
         "of": len(dataset.rows),
         "max_new_tokens": max_new_tokens,
     }
-    store = open_store(dataset, run, args.output_dir / FOLDERS[dataset.benchmark] / run["name"])
-    answered = broadcast(set(store.open(run | {"n": None})) if RANK == 0 else None)
+    store = open_store(dataset, record, args.output_dir / FOLDERS[dataset.benchmark] / record["name"])
+    answered = run.broadcast(set(store.open(record | {"n": None})) if run.RANK == 0 else None)
     wanted = draw_rows(len(dataset.rows), args.limit, args.seed)
     missing = [dataset.rows[index] for index in wanted if index not in answered]
     if answered:
-        print_rank0(f"{dataset.name}: {len(wanted) - len(missing)} of {len(wanted)} rows are already answered")
+        run.print_rank0(f"{dataset.name}: {len(wanted) - len(missing)} of {len(wanted)} rows are already answered")
 
     stops = {}
     if base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
@@ -197,14 +188,14 @@ def predict_set(dataset: Dataset, engine, run: dict, args: argparse.Namespace, l
         entry["truncated"] = truncated[i]
         store.append(entry | answer.costs())
     store.close()
-    barrier()
-    run["oom_retries"] = engine.oom_retries[first_retry:]
-    return broadcast(finish(store, run) if RANK == 0 else None)
+    run.barrier()
+    record["oom_retries"] = engine.oom_retries[first_retry:]
+    return run.broadcast(finish(store, record) if run.RANK == 0 else None)
 
 
-def open_store(dataset: Dataset, run: dict, folder: Path) -> Store:
+def open_store(dataset: Dataset, record: dict, folder: Path) -> Store:
     """The answers to a set in a model's folder: <set>.jsonl, with the record runs/<set>.json."""
-    settings = {key: run[key] for key in RESUME_KEYS}
+    settings = {key: record[key] for key in RESUME_KEYS}
     settings["data"] = dataset.record["sha256"]
     settings["template"] = hashlib.sha256(template(base_set(dataset.name)).encode()).hexdigest()
     index = {row["_id"]: i for i, row in enumerate(dataset.rows)}
@@ -219,7 +210,7 @@ def draw_rows(n: int, limit: int | None, seed: int) -> list[int]:
     return sorted(order[:limit])
 
 
-def finish(store: Store, run: dict) -> bool:
+def finish(store: Store, record: dict) -> bool:
     """Merges the rows of all ranks and writes the record; returns whether every row was answered. For rank 0."""
     columns = ["prompt_tokens", "generated_tokens", "truncated", "seconds", "peak_memory_bytes"]
     rows = pd.DataFrame(store.gather().values(), columns=columns)
@@ -237,11 +228,11 @@ def finish(store: Store, run: dict) -> bool:
     if n:
         results["prompt_tokens"] = {"mean": totals.prompt_tokens / n, "max": int(rows.prompt_tokens.max())}
         results["tokens_per_second"] = (totals.prompt_tokens + totals.generated_tokens) / totals.seconds
-    store.write_record(run | results)
-    print(f"{store.path}: {n} of {run['of']} rows, {totals.truncated} truncated, {totals.seconds:.1f} s", flush=True)
+    store.write_record(record | results)
+    print(f"{store.path}: {n} of {record['of']} rows, {totals.truncated} truncated, {totals.seconds:.1f} s", flush=True)
     if store.errors:
         advice = "rerun the same command with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
-        warn_rank0(f"error: {run['dataset']}: {len(store.errors)} rows ran out of memory; {advice}")
+        run.warn_rank0(f"error: {record['dataset']}: {len(store.errors)} rows ran out of memory; {advice}")
     return not store.errors
 
 
@@ -255,10 +246,10 @@ def main() -> None:
     def evaluate(name: str) -> None:
         incomplete.extend(predict(name, checkpoints[name], sets, args))
 
-    for_each_checkpoint(list(checkpoints), evaluate)
+    run.for_each_checkpoint(list(checkpoints), evaluate)
     if incomplete:
         raise ValueError(f"missing or incomplete: {' '.join(incomplete)}")
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run.run_script(main)

@@ -33,22 +33,27 @@ def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
     name = path.stem
     base = base_set(name)
     lines, unreadable = read_lines(path)
-    rows_by_id = {row.get("_id", index): row for index, row in enumerate(lines)}
+    answered = [row for row in lines if "error" not in row]  # a kill leaves errors, which are tried again
+    rows_by_id = {repr(row.get("_id", index)): row for index, row in enumerate(answered)}
     rows = list(rows_by_id.values())
     if not rows:
         raise ValueError("no rows")
     columns = score_rows(rows, base)
     row_N = np.array(columns["row_scores"], dtype=np.float64)
     upstream = summary(np.array(columns["row_scores_upstream"], dtype=np.float64), name, seed)
-    run = read_json(path.parent / "runs" / f"{name}.json") or {}
-    data = run.get("data", {})
-    source = data.get("source", "user")  # "user": also predictions without a record
-    if name.startswith(STANDIN):
-        source = "standin"
+    record = path.parent / "runs" / f"{name}.json"
+    run = read_json(record) or {}
     expected = official_rows(name, e)
-    if source != "official":
-        expected = data.get("rows", expected)
-    wanted = min(run.get("limit") or math.inf, expected or len(rows))
+    try:
+        data = run.get("data", {})
+        source = data.get("source", "user")  # "user": also predictions without a record
+        if name.startswith(STANDIN):
+            source = "standin"
+        if source != "official":
+            expected = data.get("rows", expected)
+        wanted = min(run.get("limit") or math.inf, expected or len(rows))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{record} is not the record of a run ({error})") from None
     if unreadable:
         problems.append(f"{path}: {unreadable} unreadable lines are left out")
     if len(rows) != wanted:
@@ -85,7 +90,10 @@ def score_rows(rows: list[dict], base: str) -> dict[str, list]:
                     best[text] = max(metric(text, answer, row.get("all_classes")) for answer in row["answers"])
                 scores[rule].append(best[text])
             ids.append(row.get("_id"))
-            lengths.append(row["length"] + 0)  # raises if it is not a number
+            lengths.append(row["length"])
+            hash(row.get("_id"))  # raises on a list
+            if not abs(row["length"]) < math.inf or not isinstance(row["answers"], list):
+                raise ValueError("length is not a number, or answers not a list")
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"row {number} is not a prediction ({type(error).__name__}: {error})") from None
     columns = {"ids": ids, "lengths": lengths}

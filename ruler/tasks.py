@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from run import read_text
+
 STAGE = Path(__file__).resolve().parent
 # string_match_all: the share of the gold answers that are found; string_match_part: whether any of them is
 FAMILIES = {
@@ -29,10 +31,15 @@ def read_tasks(benchmark: str) -> dict[str, dict]:
     if not path.is_file():
         raise ValueError(f"no benchmark {benchmark}: {path} is missing")
     tasks = {}
-    for name, task in yaml.safe_load(path.read_text(encoding="utf-8")).items():
-        if task.get("task") not in FAMILIES:
-            raise ValueError(f"{path}: {name} names no family of tasks; known: {', '.join(FAMILIES)}")
-        tasks[name] = {"args": {}} | FAMILIES[task["task"]] | task
+    try:
+        for name, task in yaml.safe_load(read_text(path)).items():
+            if task.get("task") not in FAMILIES:
+                raise ValueError(f"{name} names no family of tasks; known: {', '.join(FAMILIES)}")
+            if "/" in name or name in (".", ".."):
+                raise ValueError(f"{name} cannot be the name of a folder")
+            tasks[name] = {"args": {}} | FAMILIES[task["task"]] | task
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from None
     return tasks
 
 
@@ -48,6 +55,14 @@ def choose_tasks(names: list[str] | None, tasks: dict[str, dict]) -> list[str]:
         if name not in tasks:
             raise ValueError(f"unknown task {name}; known: {', '.join(tasks)}")
     return list(dict.fromkeys(chosen))
+
+
+def check_row(row: dict, text: str = "input") -> None:
+    """Raises KeyError, TypeError or ValueError unless a row of data, or a prediction, can be used. text: its text."""
+    if not isinstance(row["outputs"], list) or not row["outputs"]:
+        raise TypeError("outputs is a list of answers")
+    "".join([row[text], *row["outputs"]])  # raises if one is not text
+    int(row["index"])
 
 
 def fill_in(pattern: str, model: str, length: int) -> Path:

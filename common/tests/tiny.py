@@ -142,3 +142,15 @@ def run_at_once(main) -> list[int]:
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
+
+
+def start_until(line: str, script, *flags) -> subprocess.Popen:
+    """Starts a Python script of the stage; returns the process as soon as it has printed a line with this text."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [sys.executable, script, *map(str, flags)]
+    process = subprocess.Popen(command, cwd=STAGE, stdin=subprocess.DEVNULL, **streams)
+    printed = []
+    while not printed or line not in printed[-1]:
+        printed.append(process.stdout.readline())
+        assert printed[-1], "".join(printed)
+    return process

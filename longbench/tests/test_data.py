@@ -67,9 +67,16 @@ def test_rows_without_an_id_of_their_own_get_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [
-        ("standin_lcc", [make_row(0), '{"input": "a"'], "line 2 is not a JSON object with the fields input, context"),
-        ("standin_lcc", [make_row(0, answers=[])], "line 1 is not"),
-        ("standin_lcc", [], "has 0 rows"),
+        ("standin_lcc", [make_row(0), '{"input": "a"'], "standin_lcc.jsonl, line 2 is not a JSON object"),
+        ("standin_lcc", [make_row(0), "[" * 100_000], "line 2 is not a JSON object"),
+        ("standin_lcc", [make_row(0, context="\ud800")], "line 1 is not a JSON object of UTF-8 text"),
+        ("standin_lcc", ["", make_row(0, answers=[])], "line 2 is not a row .*TypeError"),
+        ("standin_lcc", [make_row(0, answers="one")], "line 1 is not a row"),  # each letter would be an answer
+        ("standin_lcc", [make_row(0, context=None)], "line 1 is not a row"),
+        ("standin_lcc", [make_row(0, length=float("nan"))], "line 1 is not a row"),
+        ("standin_lcc", [make_row(0, _id=["a"])], "line 1 is not a row"),
+        ("standin_lcc", ['{"input": "a"}'], "line 1 is not a row .*KeyError: 'answers'"),
+        ("standin_lcc", [], "has no rows"),
         ("hotpotqa", [make_row(0)], "has 1 rows, not 200"),
         ("standin_qasper", None, "make it with python make_standin.py"),
         ("lsht", None, "unknown set lsht"),
@@ -108,6 +115,13 @@ def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
     shutil.move(cache / "THUDM/LongBench/data.zip", tmp_path / "data.zip")  # the user's, beside the files
     shutil.rmtree(cache)
     assert load("2wikimqa", tmp_path, True).rows
+    archive = bytearray((tmp_path / "data.zip").read_bytes())
+    for header, flag in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        archive[archive.rindex(header) + flag] |= 1  # encrypted
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / "data.zip").write_bytes(archive)
+    with pytest.raises(ValueError, match=r"locked/data.zip cannot be unpacked"):
+        load("2wikimqa", tmp_path / "locked", True)
     with pytest.raises(ValueError, match=r"Leooyii/longbench: cannot be reached; THUDM/LongBench: cannot be reached\)"):
         load("gov_report", tmp_path)
 

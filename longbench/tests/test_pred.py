@@ -180,14 +180,35 @@ def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
         (["--max_length", 128, "--dataset_name", "standin_samsum"], "missing or incomplete: tiny/standin_samsum"),
         (["--engine", "vllm", "--dataset_name", "standin_samsum"], "vLLM is not installed"),
         (["--model", "a", "b"], "1 checkpoints need as many different names"),
-        (["--limit", 0], "2"),  # argparse's exit status
-        (["--max_length", -1], "2"),
-        (["--max_new_tokens", 0], "2"),
+        (["--model", "../m"], "cannot contain / or be . or .."),
+        (["--limit", 0], "--limit: 0: must be at least 1"),
+        (["--max_length", -1], "--max_length: -1: must be"),
+        (["--max_new_tokens", 0], "--max_new_tokens: 0: must be"),
     ],
 )
 def test_bad_input_gives_an_error(run, tmp_path, flags, message):
     assert message in run("--output_dir", tmp_path, *flags)[1][-1]
     assert not (tmp_path / "pred").exists()
+
+
+def test_changed_rows_are_answered_again_and_a_second_process_waits(base, call, data, tmp_path, monkeypatch):
+    flags = ["--model_path", base, "--data_dir", tmp_path, "--output_dir", tmp_path, "--max_new_tokens", 1]
+    flags += ["--dataset_name", "standin_trec_5shots"]
+    rows = read_rows(data / "standin_trec_5shots.jsonl")
+    write_rows(tmp_path / "standin_trec_5shots.jsonl", rows)
+    append, second = pred.Store.append, []
+
+    def start_another(store, entry):
+        append(store, entry)
+        if not second:
+            second.append(tiny.start_until("waiting until it ends", "pred.py", *flags))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pred.Store, "append", start_another)
+        assert not call(pred.main, *flags)[1]
+    assert "12 of 12 rows are already answered" in second[0].communicate()[0] and second[0].returncode == 0
+    write_rows(tmp_path / "standin_trec_5shots.jsonl", [rows[0] | {"context": "changed"}, *rows[1:]])
+    assert "moved to old/ (other data)" in call(pred.main, *flags)[0]
 
 
 # --- names and launchers

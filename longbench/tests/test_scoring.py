@@ -150,7 +150,7 @@ def test_invalid_predictions_are_reported_and_the_rest_is_scored(tmp_path, score
         "qasper.jsonl: 1 unreadable lines are left out",
         "qasper.jsonl: 199 rows, not 200",
         "trec.jsonl: row 1 is not a prediction (TypeError",
-        "passage_retrieval_en.jsonl: row 1 is not a prediction (ValueError: the answer '    return x'",
+        "passage_retrieval_en.jsonl: row 1 is not a prediction (ValueError: the answer ' return x'",
         "nonsense.jsonl: unknown set nonsense",
         "the sets have different values of checkpoint",
         f"no predictions {tmp_path / 'pred' / 'absent'}",
@@ -162,3 +162,26 @@ def test_invalid_predictions_are_reported_and_the_rest_is_scored(tmp_path, score
     assert sets["musique"]["score"] == sets["narrativeqa"]["score"] == 100 and sets["narrativeqa"]["n"] == 200
     assert not sets["qasper"]["complete"] and not sets["2wikimqa"]["complete"] and sets["lcc"]["complete"]
     assert score("--output_dir", tmp_path / "empty")[1][-1].startswith("error: no predictions")
+
+
+@pytest.mark.parametrize(
+    ("line", "record"),
+    [
+        (row("lcc", 0, _id=["a"]), {}),
+        (row("lcc", 0, answers="return"), {}),  # each letter would be an answer
+        (row("lcc", 0, length=float("nan")), {}),
+        (row("lcc", 0) | {"pred": None}, {}),
+        ("[" * 100_000, {}),
+        (row("lcc", 0, pred="\ud800"), {}),
+        (row("lcc", 0), {"data": ["official"]}),
+        (row("lcc", 0), {"limit": "all"}),
+        (row("lcc", 0), {"checkpoint": ["c"]}),
+    ],
+)
+def test_one_odd_line_or_record_does_not_stop_the_scores_of_others(tmp_path, score, line, record):
+    write(tmp_path, "lcc", [line], **record)
+    write(tmp_path, "musique", [row("musique", i) for i in range(200)])
+    _, errors = score()
+    assert any(f"{tmp_path}/pred/m" in error for error in errors[:-1]) and "listed above" in errors[-1]
+    assert read(tmp_path / "pred" / "m" / "result.json")["musique"] == 100
+    assert "--seed: -1: must be" in score("--seed", -1)[1][-1]

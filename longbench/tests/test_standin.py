@@ -6,6 +6,7 @@ import re
 import pytest
 
 import make_standin
+import tiny
 from conftest import read_rows, run_main, write_rows
 from data import load
 from metrics import METRICS
@@ -108,11 +109,27 @@ def test_rows_depend_on_their_number_and_the_seed_only(folder, tmp_path, call):
     assert len(files) / 3 < len(rest) <= len(files) / 2
 
 
+def test_a_second_process_waits_and_both_are_in_the_manifest(tmp_path, call, monkeypatch):
+    flags = ["--output_dir", tmp_path, "--rows", 2, "--words", 80, "--shots", "--sets"]
+    make_set = make_standin.make_set
+
+    def start_another(*args):
+        second.append(tiny.start_until("waiting until it ends", "make_standin.py", *flags, "lcc"))
+        return make_set(*args)
+
+    second = []
+    monkeypatch.setattr(make_standin, "make_set", start_another)
+    assert not call(make_standin.main, *flags, "trec")[1]
+    second[0].communicate()
+    assert set(json.loads((tmp_path / "standin.json").read_text())) == {"standin_trec", "standin_lcc"}
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--classes", "51"], "--classes 51 is not from 2 to 50"),
-        (["--exclude", __file__], "is not a file of JSON lines with `text`"),
+        (["--classes", 51], "--classes: 51: must be from 2 to 50"),
+        (["--shots", 1, 10**9], "--shots: 1000000000: must be from 1"),
+        (["--exclude", __file__], f"{__file__}, line 1 is not a JSON object"),
     ],
 )
 def test_a_wrong_flag_is_an_error(flags, message, tmp_path, call):
@@ -124,4 +141,4 @@ def test_a_corpus_with_an_unreadable_line_is_an_error(tmp_path, call):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"text": "a"}\n{"text": \n')
     printed = call(make_standin.main, "--output_dir", tmp_path, "--rows", 2, "--exclude", corpus)[1][-1]
-    assert "is not a file of JSON lines with `text`" in printed
+    assert f"{corpus}, line 2 is not a JSON object" in printed

@@ -7,7 +7,6 @@ SQuAD 2.0 and HotpotQA (a pinned copy on the hub) are CC BY-SA 4.0. The essays a
 from a dataset on the hub. Files that exist are kept.
 """
 
-import argparse
 import json
 import sys
 import urllib.request
@@ -15,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from run import run_script, write_bytes
+from run import Parser, run_script, write_bytes
 from sources import FILE_NAMES, FOLDER, describe
 
 URLS = {
@@ -43,7 +42,7 @@ def download(kind: str) -> None:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("kinds", nargs="*", help=f"some of {', '.join(FILE_NAMES)} [all]")
     for kind in parser.parse_args().kinds or FILE_NAMES:
         if kind not in FILE_NAMES:

@@ -41,7 +41,8 @@ class QuestionAnswering(Task):
             if len(chosen) == self.job.num_samples:
                 return chosen
         found = f"{self.job.name} at {self.job.length} tokens: {len(chosen)} of {len(questions)} questions fit"
-        raise ValueError(f"{found}, {self.job.num_samples} are wanted; lower --num_samples or leave this task out")
+        advice = f"give --num_samples {len(chosen)} or leave" if chosen else "leave"
+        raise ValueError(f"{found}, {self.job.num_samples} are wanted; {advice} this task out")
 
     def ending(self, question: Question) -> str:
         """The text after the documents."""

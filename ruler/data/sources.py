@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import standins
+from run import first_line, read_text
 
 FOLDER = Path(__file__).resolve().parent / "json"  # where download.py and upstream's scripts put the files
 FILE_NAMES = {"essays": "PaulGrahamEssays.json", "squad": "squad.json", "hotpotqa": "hotpotqa.json"}
@@ -65,9 +66,16 @@ def read_source(kind: str, path: Path | None) -> tuple:
             data = json.loads(content)
             description = describe(path, content)
         questions = read_squad(data) if kind == "squad" else read_hotpotqa(data)
+        if not questions.questions:
+            raise ValueError("no questions")
+        texts = [*questions.documents]
+        for question in questions.questions:
+            texts += [question.query, *question.answers]
+        " ".join(texts).encode()  # raises if one is not text, or has half of a surrogate pair
         return questions, description
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"--{kind}: {path} does not have the form of the official file: {error!r}") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"--{kind}: {path} does not have the form of the official file ({reason})") from None
 
 
 def describe(path: Path | str, content: bytes, source: str = "user") -> dict:
@@ -87,10 +95,14 @@ def read_essays(path: Path | None) -> tuple[list[str], dict]:
         text = " ".join(topics[name] for name in sorted(topics))
         return text.split(), describe("pydoc_data of this Python", text.encode(), "standin")
     if path.is_dir():
-        text = " ".join(file.read_text(encoding="utf-8") for file in sorted(path.glob("*.txt")))
-        return text.split(), describe(path, text.encode())
-    content = path.read_bytes()
-    return json.loads(content)["text"].split(), describe(path, content)
+        text = " ".join(read_text(file) for file in sorted(path.glob("*.txt")))
+        content = text.encode()
+    else:
+        content = path.read_bytes()
+        text = json.loads(content)["text"]
+    if not text.encode().split():  # raises on half of a surrogate pair
+        raise ValueError("no words")
+    return text.split(), describe(path, content)
 
 
 def read_squad(data: dict) -> Questions:
@@ -103,7 +115,7 @@ def read_squad(data: dict) -> Questions:
             own = index[paragraph["context"]]
             given = [i for i in siblings if i != own]
             for question in paragraph["qas"]:
-                if question["is_impossible"]:
+                if question["is_impossible"] or not question["answers"]:
                     continue
                 answers = [answer["text"] for answer in question["answers"]]
                 questions.append(Question(question["question"], answers, [own], given, shuffle=True))

@@ -132,6 +132,8 @@ class Task:
 
     def fit(self, draft: Draft) -> Sample | None:
         """The draft at the largest size that fits; None if there is none."""
+        if draft.largest < draft.smallest:
+            return None
 
         @lru_cache(maxsize=2)
         def render_and_count(size):

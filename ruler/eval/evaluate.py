@@ -10,7 +10,6 @@ strict score (whole words only), the number of empty answers, the score of every
 As in NVIDIA/RULER (arXiv 2404.06654), a gold answer counts where it occurs in the prediction, in upper or lower case.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -20,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas
 
-from run import for_each_checkpoint, read_json, run_script, write_json, write_text
+from run import Parser, for_each_checkpoint, read_json, run_script, write_json, write_text
 from stats import bootstrap, percentile_interval, resampled_means, standard_error
 from store import read_lines
-from tasks import read_tasks
+from tasks import check_row, read_tasks
 
 COMMON_KEYS = (
     "name", "model", "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens",
@@ -41,8 +40,8 @@ def contains(pred: str, gold: str) -> bool:
 
 
 def contains_word(pred: str, gold: str) -> bool:
-    """As `contains`, but not inside a longer word ("no" in "know")."""
-    return re.search(rf"(?<!\w){re.escape(gold.lower())}(?!\w)", pred.lower()) is not None
+    """As `contains`, but not inside a longer word ("no" in "know"). An underscore is markdown, not part of a word."""
+    return re.search(rf"(?<![^\W_]){re.escape(gold.lower())}(?![^\W_])", pred.lower()) is not None
 
 
 def score(pred: str, golds: list[str], metric: str, match=contains) -> float:
@@ -72,6 +71,19 @@ def costs(rows: list[dict]) -> dict:
         peak = max(peak, row["peak_memory_bytes"] or 0)
     rate = round(tokens / seconds, 1) if seconds else None
     return {"seconds": round(seconds, 3), "tokens_per_second": rate, "peak_memory_bytes": peak or None}
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The predictions of a task, the last one of each index. Raises KeyError, TypeError or ValueError on odd lines."""
+    entries, unreadable = read_lines(path)
+    if unreadable:
+        raise ValueError(f"{unreadable} unreadable lines")
+    rows = {}
+    for row in entries:
+        if "error" not in row:  # the answer ran out of memory, and a kill left the line
+            check_row(row, "pred")
+            rows[int(row["index"])] = row
+    return [rows[index] for index in sorted(rows)]
 
 
 def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
@@ -109,53 +121,57 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
 
 def mean_over_tasks(entries: dict[str, dict], num_tasks: int) -> dict:
     """Each task counts the same; the interval resamples the samples within each task."""
-    means, strict_means, strata, standin = [], [], [], []
-    complete = len(entries) == num_tasks
-    for name, entry in entries.items():
+    means, strict_means, strata = [], [], []
+    for entry in entries.values():
         n = entry["n"]
         means.append(sum(entry["row_scores"]) / n)
         strict_means.append(sum(entry["strict_row_scores"]) / n)
         strata.append((np.array(entry["row_scores"]), np.ones(n)))
-        complete = complete and entry["complete"]
-        if entry["source"] == "standin":
-            standin.append(name)
     return {
         "score": percent(means),
         "interval_95": interval(resampled_means(strata)),
         "strict": percent(strict_means),
         "tasks": len(entries),
-        "complete": complete,
-        "standin": standin,
+        "complete": len(entries) == num_tasks and all(entry["complete"] for entry in entries.values()),
+        "standin": [name for name, entry in entries.items() if entry["source"] == "standin"],
     }
 
 
 def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
-    """Scores a folder of predictions, writes its files and prints the scores. Raises ValueError if it cannot."""
-    entries, records = {}, []
+    """Scores a folder of predictions, writes its files and prints the scores.
+
+    Raises ValueError if it cannot, and at the end if a file or lines of it had to be left out.
+    """
+    entries, records, problems = {}, [], []
     tasks_of = {}  # by checkpoint and profile of the data
     for name, task in tasks.items():
-        last_rows = {row["index"]: row for row in read_lines(folder / f"{name}.jsonl")[0] if "index" in row}
-        if not last_rows:
-            continue
-        rows = [last_rows[index] for index in sorted(last_rows)]
+        path = folder / f"{name}.jsonl"
         record = read_json(folder / "runs" / f"{name}.json") or {}
-        record |= record.get("settings", {})
+        try:
+            rows = read_rows(path)
+            if not rows:
+                continue
+            record |= record.get("settings", {})
+            entries[name] = evaluate_task(rows, task["metric"], record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problems.append(f"{path} or its record in runs/ ({error!r})")
+            continue
         records.append(record)
-        tasks_of[record.get("checkpoint"), record.get("protocol")] = name
-        entries[name] = evaluate_task(rows, task["metric"], record)
+        tasks_of[str([record.get("checkpoint"), record.get("protocol")])] = name
         for row in rows[:verbose]:
             print(f"{name} {row['index']}: ...{row.get('input', '')[-300:]!r}")
             print(f"  gold: {row['outputs']}\n  prediction: {row['pred']!r}")
+    left_out = f"{folder}: left out: {', '.join(problems)}; everything else is scored"
     if not entries:
-        raise ValueError(f"{folder} has no predictions of any task; pred/call_api.py makes them")
+        raise ValueError(left_out if problems else f"{folder} has no predictions of any task")
     if len(tasks_of) > 1:
         names = " and ".join(tasks_of.values())
         raise ValueError(f"{folder}: {names} are of different checkpoints or profiles; answer one set again")
     write_tables(folder, entries)
     record = records[0]
     scores = {"benchmark": "ruler"} | {key: record.get(key) for key in COMMON_KEYS}
-    *_, name, _, length, _ = folder.resolve().parts
-    scores["name"] = scores["name"] or name
+    length = folder.resolve().parent.name
+    scores["name"] = scores["name"] or folder.resolve().parent.parent.parent.name
     scores["length"] = record.get("max_seq_length") or (int(length) if length.isdecimal() else None)
     scores["profile"] = record.get("protocol")
     scores["tasks"] = entries
@@ -166,6 +182,8 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
     print(f"{folder}: mean of {len(entries)} tasks {scores['mean']['score']:.2f} [{low:.2f}, {high:.2f}]")
     table = pandas.DataFrame(entries).T[["score", "interval_95", "strict", "nulls", "n", "source"]]
     print(table.to_string(na_rep="-"))
+    if problems:
+        raise ValueError(left_out)
 
 
 def write_tables(folder: Path, entries: dict[str, dict]) -> None:
@@ -183,7 +201,7 @@ def write_tables(folder: Path, entries: dict[str, dict]) -> None:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data_dir", type=Path, nargs="+", required=True, help="folders of predictions")
     parser.add_argument("--benchmark", default="synthetic", help="[synthetic]")
     parser.add_argument("--verbose", type=int, default=0, help="answers of each task to print [0]")

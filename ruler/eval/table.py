@@ -10,7 +10,6 @@ RULER's effective length (arXiv 2404.06654) is the longest whose mean reaches 85
 4,096 tokens. The weights of its weighted averages increase or decrease with the length.
 """
 
-import argparse
 import sys
 from itertools import product
 from pathlib import Path
@@ -20,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas
 
-from run import read_json, run_script, write_json, write_text
+from run import Parser, read_json, run_script, write_json, write_text
 from tasks import choose_tasks, read_tasks
 
 THRESHOLD = 85.6
@@ -28,7 +27,7 @@ COMMON_KEYS = ("method", "model", "original_length", "trained_length", "trained_
 
 
 def read_row(path: Path, tasks: list[str]) -> dict:
-    """A row of ruler.csv, from <root>/<model>/<benchmark>/<length>/pred/scores.json."""
+    """A row of ruler.csv, from <root>/<model>/<benchmark>/<length>/pred/scores.json. Raises an error on odd files."""
     scores = read_json(path)
     mean = scores["mean"]
     entries = scores["tasks"]
@@ -36,9 +35,9 @@ def read_row(path: Path, tasks: list[str]) -> dict:
     for key in COMMON_KEYS:
         row[key] = scores.get(key)
     row["length"] = int(path.parts[-3])
-    row["score"] = mean["score"]
-    row["low"], row["high"] = mean["interval_95"]
-    row["strict"] = mean["strict"]
+    row["score"] = float(mean["score"])
+    row["low"], row["high"] = map(float, mean["interval_95"])
+    row["strict"] = float(mean["strict"])
     row["tasks"] = mean["tasks"]
     row["nulls"] = sum(entry["nulls"] for entry in entries.values())
     row["standin"] = " ".join(mean["standin"])
@@ -48,7 +47,7 @@ def read_row(path: Path, tasks: list[str]) -> dict:
             missing.append(f"{task} ({entry['n']} of {entry['expected_n']} samples)")
     row["missing"] = ", ".join(missing)
     for task, entry in entries.items():
-        row[task] = entry["score"]
+        row[task] = float(entry["score"])
     return row
 
 
@@ -99,7 +98,7 @@ def print_tasks(frame: pandas.DataFrame, tasks: list[str]) -> None:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder of <model>/<benchmark>/<length>/pred")
     parser.add_argument("--benchmark", default="synthetic", help="[synthetic]")
     parser.add_argument("--models", nargs="+", help="names of models there [all]")
@@ -108,14 +107,19 @@ def main():
     args = parser.parse_args()
     known = read_tasks(args.benchmark)
     wanted = choose_tasks(args.task, known)
-    rows = []
+    rows, lines = [], []
     for path in args.root.glob(f"*/{args.benchmark}/*/pred/scores.json"):
-        row = read_row(path, wanted)
+        try:
+            row = read_row(path, wanted)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            lines.append(f"left out: {path} is not a file of evaluate.py ({error!r})")
+            continue
         asked = args.models is None or row["name"] in args.models
         if asked and (args.lengths is None or row["length"] in args.lengths):
             rows.append(row)
     if not rows:
-        raise ValueError(f"no scores of {' '.join(args.models or ['any model'])} in {args.root}; run.sh makes them")
+        reason = f"no scores of {' '.join(args.models or ['any model'])} in {args.root}; run.sh makes them"
+        raise ValueError("; ".join([reason, *lines]))
     frame = pandas.DataFrame(rows).sort_values(["name", "length"])
     lengths = args.lengths or sorted(frame.length.unique().tolist())
     models = {name: summarize(rows, lengths) for name, rows in frame.groupby("name")}
@@ -129,7 +133,6 @@ def main():
     print(f"\n{args.root}/ruler.csv, {args.root}/ruler.json")
 
     missing = frame.set_index(["name", "length"]).missing
-    lines = []
     for place in product(args.models or models, lengths):
         reason = missing.get(place, "everything")
         if reason:

@@ -24,14 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
-from checkpoint import checkpoint_name
 from endpoint import Endpoint
-from store import Store
-from tasks import choose_tasks, fill_in, read_tasks
+from store import Store, read_rows
+from tasks import check_row, choose_tasks, fill_in, read_tasks
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = run.Parser(__doc__)
     data = parser.add_argument_group("data; {model} and {length} in a folder stand for a model's name and the length")
     data.add_argument("--data_dir", required=True, help="folder with <task>/validation.jsonl")
     data.add_argument("--save_dir", required=True, help="folder of the predictions")
@@ -59,10 +58,7 @@ def parse_args() -> argparse.Namespace:
         if not name.isdecimal():
             raise ValueError("give --max_seq_length, as the folder above --data_dir is not named by it")
         args.max_seq_length = [int(name)]
-    if args.model_name is None:
-        args.model_name = [checkpoint_name(path) for path in args.model_name_or_path]
-    if len(set(args.model_name)) != len(args.model_name_or_path):
-        raise ValueError("--model_name needs a different name for each --model_name_or_path")
+    args.model_name = run.name_results(args.model_name, args.model_name_or_path, "--model_name")
     if len(args.max_seq_length) > 1 and not ("{length}" in args.data_dir and "{length}" in args.save_dir):
         raise ValueError("several lengths need {length} in --data_dir and --save_dir")
     if len(args.model_name) > 1 and "{model}" not in args.save_dir:
@@ -78,16 +74,12 @@ def read_data(path: Path) -> list[dict]:
     """
     if not path.is_file():
         raise ValueError(f"no data {path}; make it with data/prepare.py")
-    rows = []
-    try:
-        for line in path.open(encoding="utf-8"):
-            row = json.loads(line)
-            prefix = row.get("answer_prefix") or ""
-            if not row["input"].endswith(prefix):
-                row["input"] += prefix
-            rows.append(row | {"index": int(row["index"]), "outputs": row["outputs"]})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a complete data file ({error!r}); make it with data/prepare.py") from None
+    rows = read_rows(path, check_row)
+    for row in rows:
+        row["index"] = int(row["index"])
+        prefix = row.get("answer_prefix") or ""
+        if not row["input"].endswith(prefix):
+            row["input"] += prefix
     return rows
 
 
@@ -132,10 +124,13 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]):
     errors = 0
     for length, task, data_folder, rows in units:
         data = run.read_json(data_folder / "run.json") or {}
+        with (data_folder / "validation.jsonl").open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if data.get("sha256", digest) != digest:
+            data["source"] = "user"  # changed since prepare.py made it
         about = {"benchmark": "ruler", "name": name, **description}
         about |= {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
-        about["protocol"] = data.get("profile")
-        about["seed"] = data.get("seed")
+        about |= {"protocol": data.get("profile"), "seed": data.get("seed")}
         new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
         settings = engine.settings() | {"stop_words": args.stop_words, "tokens_to_generate": new_tokens}
         errors += answer_task(engine, rows, fill_in(args.save_dir, name, length), about, settings)
@@ -156,7 +151,8 @@ def answer_task(engine, rows: list[dict], folder: Path, about: dict, settings: d
     known_settings = known.get("settings") or {}
     settings = settings | data_identity(rows, known_settings)
     about["oom_retries"] = known.get("oom_retries", []) if known_settings == settings else []
-    store = Store(folder / f"{task}.jsonl", settings, key=lambda row: row["index"], record=record)
+    indices = {row["index"]: row["index"] for row in rows}  # raises KeyError on the index of an odd line
+    store = Store(folder / f"{task}.jsonl", settings, key=lambda row: indices[row["index"]], record=record)
     answered = run.broadcast(set(store.open(about)) if run.RANK == 0 else None)
     rows = [row for row in rows if row["index"] not in answered]
     if not rows:

@@ -9,6 +9,8 @@ import download
 import prepare
 import sources
 import standins
+import tasks
+import tiny
 from tiny import STAGE
 from tokens import Tokens
 
@@ -73,8 +75,7 @@ def test_an_interrupted_run_resumes_with_the_same_bytes(run, tmp_path, monkeypat
     make_block = prepare.make_block
     with monkeypatch.context() as patch:  # between the first and the second block of vt
         patch.setattr(prepare, "make_block", lambda block: make_block(block) if block[:2] < (1, 1) else 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run(tmp_path / "killed", samples=132)
+        assert "ZeroDivisionError" in run(tmp_path / "killed", samples=132)[1]
     assert set(contents(tmp_path / "killed")) == {"niah_multikey_3"}
     first = (tmp_path / "killed" / "niah_multikey_3" / "validation.jsonl").stat().st_ino
     run(tmp_path / "killed", samples=132)
@@ -127,8 +128,15 @@ BAD_INPUT = {
     "no tokenizer in": ["--tokenizer_path", str(STAGE / "data")],
     "vt at 256 tokens: too short for its example": ["--max_seq_length", "256", "--task", "vt", "fwe"],
     "several lengths or models need {length}": ["--max_seq_length", "1024", "2048"],
-    "1920 of 1920 questions fit, 1921 are wanted": ["--task", "qa_1", "--num_samples", "1921"],
+    "1920 of 1920 questions fit, 1921 are wanted; give --num_samples 1920": ["--task", "qa_1", "--num_samples", "1921"],
+    "0 of 1920 questions fit, 8 are wanted; leave this task out": ["--task", "qa_1", "--max_seq_length", "64"],
+    "--num_samples: 1000000000000: must be": ["--num_samples", "1000000000000"],
+    "--max_seq_length: -1: must be": ["--max_seq_length", "-1"],
+    "--tokens_to_generate: 0: must be": ["--tokens_to_generate", "0"],
+    "--model_name: the name of a folder": ["--model_name", ".."],
 }
+SOURCES = [b"", b"{}", b"[1]", b'{"data": 1}', b"[" * 100_000, b"\xff{}", b'{"text": 5}', b'{"text": " "}']
+BENCHMARKS = ["[", "vt", "vt: 1", "../vt: {task: qa}", "vt: {task: []}", "vt: {task: variable_tracking}"]
 
 
 @pytest.mark.parametrize("message", BAD_INPUT)
@@ -136,6 +144,49 @@ def test_bad_input_ends_with_one_line(run, tmp_path, message):
     error = run(tmp_path / "out", *BAD_INPUT[message])[1]
     assert error.startswith("error: ") and "\n" not in error and message in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", SOURCES)
+def test_a_file_of_another_form_is_named(run, tmp_path, content):
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    for kind, task in (("squad", "qa_1"), ("hotpotqa", "qa_2"), ("essays", "niah_single_2")):
+        error = run(tmp_path / "out", f"--{kind}", path, "--task", task)[1]
+        assert f"--{kind}: {path} does not have the form" in error and len(error) < 400
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_that_are_not_text_or_not_unicode(run, tmp_path):
+    for name, text in (("null", None), ("surrogate", "\ud800")):
+        data = standins.squad(articles=2)
+        data["data"][0]["paragraphs"][0]["context"] = text
+        (tmp_path / name).write_text(json.dumps(data))
+        assert f"--squad: {tmp_path}/{name} does not" in run(tmp_path, "--squad", tmp_path / name)[1]
+    (tmp_path / "essay.txt").write_bytes("Das hei\xdft".encode("latin-1"))
+    assert "essay.txt is not UTF-8" in run(tmp_path, "--essays", tmp_path, "--task", "niah_single_2")[1]
+
+
+@pytest.mark.parametrize("content", BENCHMARKS)
+def test_an_odd_benchmark_is_named(run, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(tasks, "STAGE", tmp_path)
+    (tmp_path / "own.yaml").write_text(content)
+    error = run(tmp_path / "out", "--benchmark", "own", "--task", "all")[1]
+    assert "own.yaml" in error and "unexpected" not in error and "\n" not in error
+
+
+def test_a_second_process_waits_and_makes_nothing(run, tmp_path, tokenizer_folder, monkeypatch):
+    flags = ["--save_dir", tmp_path, "--tokenizer_path", tokenizer_folder, "--max_seq_length", 1024, "--task", "vt"]
+    flags += ["--num_samples", 3, "--workers", 1]
+    make_block, second = prepare.make_block, []
+
+    def start_another(block):
+        second.append(tiny.start_until("waiting until it ends", "data/prepare.py", *flags))
+        return make_block(block)
+
+    monkeypatch.setattr(prepare, "make_block", start_another)
+    assert run(tmp_path, *flags)[1] is None
+    printed = second[0].communicate()[0]
+    assert "all files are there" in printed and "mean fill" not in printed and len(second) == 1
 
 
 def test_data_of_others_and_a_tokenizer_that_cannot_be_counted(run, tmp_path, tokenizer_of):

@@ -74,6 +74,13 @@ def test_words_have_as_many_tokens_as_whole_prompts(tokenizer_of, kind, maker):
             assert answers == [samples[0].answers] * 3, name
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_a_length_without_room_is_refused(maker, name):
+    for length, profile in ((1, "upstream"), (100, "upstream"), (129, "lceg")):
+        with pytest.raises(ValueError, match=f"{name} at {length} tokens: (too short for|0 of )"):
+            maker.task(name, length, profile)
+
+
 def test_lceg_layout(maker):
     one, two = (sample.prompt for sample in maker.samples("vt", 2, 1664, "lceg"))
     example, _, rest = one.partition("\n\n\n\n")

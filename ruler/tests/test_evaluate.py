@@ -30,6 +30,8 @@ def test_the_strict_score_counts_whole_words(pred, gold):
     inside = f"x{pred}x".replace(" ", "x")
     assert contains(inside, gold) and not contains_word(inside, gold)
     assert not contains("", gold) and not contains_word("", gold)
+    for glued in (f"**{gold}**", f"_{gold}_", f"<b>{gold}</b>", f"is:{gold}.The", f"{gold}\u2014as"):
+        assert contains(glued, gold) and contains_word(glued, gold)
 
 
 def test_effective_length_and_weighted_means():
@@ -124,6 +126,34 @@ def test_a_folder_that_cannot_be_scored_is_reported_and_the_others_are_scored(pr
     assert f"error: {mixed}: vt and cwe are of different checkpoints" in out
     assert error.startswith("error: 2 of 3 checkpoints failed")
     assert "mean of 13 tasks 100.00" in out and not (mixed / "scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    "line, record",
+    [
+        ("[" * 100_000, {}),
+        ('{"index": 0, "pred": 5, "outputs": ["a"]}', {}),
+        ('{"index": 0, "pred": "a", "outputs": "a"}', {}),  # each letter would be an answer
+        ('{"index": [0], "pred": "a", "outputs": ["a"]}', {}),
+        ('{"index": 0, "pred": "a", "outputs": []}', {}),
+        ('{"index": 0, "pred": "\\ud800", "outputs": ["a"]}', {}),
+        ('{"index": 7, "pred": "a", "outputs": ["a"]}', {"samples": "six"}),
+        ('{"index": 7, "pred": "a", "outputs": ["a"]}', {"settings": [1]}),
+    ],
+)
+def test_one_odd_file_is_named_and_the_rest_is_scored(predictions, call, tmp_path, line, record):
+    folder = predictions["oracle"]
+    with (folder / "vt.jsonl").open("a") as file:
+        file.write(line + "\n")
+    write_json(folder / "runs" / "vt.json", record)
+    out, error = call(evaluate, "--data_dir", folder)
+    assert error.startswith(f"error: {folder}: left out: {folder}/vt.jsonl") and "\n" not in error
+    assert "mean of 12 tasks 100.00" in out and read_json(folder / "scores.json")["missing"] == ["vt"]
+    call(evaluate, "--data_dir", predictions["silent"])
+    for content in ("[1]", '{"mean": 5, "tasks": {}}', "{"):
+        (folder / "scores.json").write_text(content)
+        out, error = call(table, "--root", tmp_path / "results")
+        assert f"left out: {folder}/scores.json" in error and "silent" in out
 
 
 def test_the_table_has_every_model_and_length_and_reports_missing_scores(call, tmp_path):

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import call_api
+import tiny
 from endpoint import Endpoint
 from run import read_json
 from samples import rows, save_data
@@ -172,8 +173,10 @@ def test_answers_without_memory_are_noted_and_tried_again(ask, whole, checkpoint
         (["--benchmark", "other"], "no benchmark other: "),
         (["--task", "qa_1,vt"], "no data {data}/vt/validation.jsonl; make it with "),
         (["--max_seq_length", 513], "513 tokens are beyond the 512 that {model} declares; add --allow_beyond"),
+        (["--model_name", "a/b"], "--model_name: the name of a folder cannot contain /"),
+        (["--max_seq_length", 0], "argument --max_seq_length: 0: must be at least 1"),
         (["--max_seq_length", 1, 2], "several lengths need {{length}} in --data_dir and --save_dir"),
-        (["--model_name", "a", "b"], "--model_name needs a different name for each --model_name_or_path"),
+        (["--model_name", "a", "b"], "1 checkpoints need as many different names, not a b; give --model_name"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_nothing(ask, data, checkpoint, tmp_path, flags, message):
@@ -189,4 +192,35 @@ def test_bad_data_are_reported(ask, data, tmp_path):
     path = data / "qa_1" / "validation.jsonl"
     path.write_text(path.read_text()[:-30])
     error = ask(tmp_path / "pred", "--task", "qa_1")[1]
-    assert error.startswith(f"error: {path} is not a complete data file (JSONDecodeError") and "\n" not in error
+    assert error.startswith(f"error: {path}, line 12 is not a JSON object") and "\n" not in error
+    for line in ("", '{"index": 0}', "[]", '{"index": 0, "input": "a", "outputs": "b"}', '{"index": "\\ud800"}'):
+        path.write_text(line + "\n")
+        error = ask(tmp_path / "pred", "--task", "qa_1")[1]
+        assert error.startswith(f"error: {path}") and "\n" not in error and "unexpected" not in error
+
+
+def test_data_changed_by_hand_are_not_official_and_odd_lines_of_answers_are_dropped(ask, data, tmp_path):
+    save_dir, flags = tmp_path / "pred", ["--task", "qa_1"]
+    save_data(data, "qa_1", rows("qa_1", 2), sha256="0" * 64)
+    assert ask(save_dir, *flags)[1] is None
+    assert read_json(save_dir / "runs" / "qa_1.json")["data"]["source"] == "user"
+    path = save_dir / "qa_1.jsonl"
+    whole = path.read_text()
+    path.write_text('{"index": [1]}\n{"index": "a", "pred": ""}\n\n' + whole)
+    assert "all 2 answers are there" in ask(save_dir, *flags)[0] and path.read_text() == whole
+
+
+def test_a_second_process_waits_and_costs_are_counted_once(ask, data, tmp_path, checkpoint, monkeypatch):
+    flags = ["--task", "qa_1", "--data_dir", data, "--save_dir", tmp_path / "pred"]
+    append, second = call_api.Store.append, []
+
+    def start_another(store, entry):
+        append(store, entry)
+        if not second:
+            command = ["pred/call_api.py", *flags, "--model_name_or_path", checkpoint]
+            second.append(tiny.start_until("waiting until it ends", *command))
+
+    monkeypatch.setattr(call_api.Store, "append", start_another)
+    assert ask(tmp_path / "pred", *flags)[1] is None
+    assert "all 12 answers are there" in second[0].communicate()[0] and second[0].returncode == 0
+    assert len(read_lines(tmp_path / "pred" / "qa_1.jsonl")[0]) == 12
