@@ -13,6 +13,7 @@ from datasets.fingerprint import Hasher
 
 from documents import hash_files
 from records import check_text, column_names, file_format, read_records
+from run import print_rank0
 
 INT_LISTS = datasets.List(datasets.Value("int32"))
 COLUMNS = ("input_ids", "labels", "document_starts", "text")  # that are read from files
@@ -97,6 +98,8 @@ def rows(
         if documents and "document_starts" not in data.column_names:
             raise ValueError("--document_mask needs rows made with prepare_data.py --document_boundaries, or `text`")
         labels = ["labels"] if "labels" in data.column_names else []
+        if labels:
+            print_rank0("--dataset_dir: the rows have labels of their own, which are learned, except -100")
         data = data.select_columns(["input_ids", *labels, *starts])
         check_rows(data, length, vocab_size, cut)
         return data.map(cut_rows, batched=True, fn_kwargs={"length": length}) if cut else data
@@ -172,7 +175,7 @@ def check_lists(name: str, lists: pa.Array, limit: int) -> np.ndarray:
     extremes = pc.min_max(values).as_py()
     if len(values) and (extremes["min"] < 0 or extremes["max"] >= limit):
         found = f"{name} from {extremes['min']} to {extremes['max']}"
-        raise ValueError(f"--dataset_dir has {found}; they must be 0 to {limit - 1} here")
+        raise ValueError(f"--dataset_dir has {found}, not 0 to {limit - 1} (rows of another tokenizer or length?)")
     return pc.list_value_length(lists).to_numpy(zero_copy_only=False)
 
 
