@@ -82,7 +82,7 @@ def plain_recipe(corpus, tokenizer, seed) -> tuple[list[list[int]], dict[str, li
     kept, counts = [], {name: [0, 0] for name in MIX}
     for file in files:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        for document in map(json.loads, content.decode("utf-8-sig").split()):
+        for document in map(json.loads, content.decode("utf-8-sig").split("\r\n\r\n")):
             drawn, source, text = rng.random() < 0.1, document["meta"]["set"], document["text"]
             if source not in MIX or text is None or counts[source][1] >= MIX[source] * TOTAL:
                 continue
