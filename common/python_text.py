@@ -17,7 +17,7 @@ MIN_FILE_BYTES = 2000  # shorter files are mostly re-exports
 def read_sources(folder: Path) -> dict[str, str]:
     """The .py files under `folder` by relative path, sorted, without tests, encodings and installed packages."""
     sources = {}
-    for path in folder.rglob("*.py"):
+    for path in filter(Path.is_file, folder.rglob("*.py")):
         name = path.relative_to(folder)
         if name.parts[0].startswith("config-") or name.name.startswith(BUILD_RECORDS):
             continue
@@ -32,8 +32,11 @@ def read_help_pages(folder: Path) -> dict[str, str]:
     path = folder / "pydoc_data" / "topics.py"
     if not path.exists():
         return {}
-    text = read_text(path)
-    pages = ast.literal_eval(text[text.index("{") :])  # the file assigns one dict
+    _, brace, rest = read_text(path).partition("{")
+    try:
+        pages = ast.literal_eval(brace + rest)  # the file assigns one dict
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{path} does not assign a dict of help pages: {error}") from None
     return dict(sorted(pages.items()))
 
 

@@ -154,6 +154,7 @@ def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
             raise ValueError(f"{output} contains a {result} of other code; give another --output_dir")
         write_json(output / "run.json", settings)
         return False
+    recorded.setdefault("rows_sha256", settings.get("rows_sha256"))  # a run from before it was recorded
     for key in [*settings, *recorded]:
         if recorded.get(key) != settings.get(key):
             raise ValueError(

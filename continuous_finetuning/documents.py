@@ -6,18 +6,20 @@ tokens. Fu et al. estimate the tokens of a document as characters / 3.68; here t
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 
 import datasets
 import numpy as np
-import pyarrow as pa
 from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
-FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+from records import check_columns, check_text, file_format, read_records
+
 READ_DOCUMENTS = 500  # at a time
 FIRST_DOCUMENTS = 20_000  # after these, a source of the mixture that did not occur is reported
 ALL = "all"  # the source of every document without a mixture
@@ -34,12 +36,6 @@ SLIMPAJAMA = {
 }
 
 
-def file_format(path: Path) -> str | None:
-    """ "json" or "parquet" by a file's name, with or without .gz or .zst; None for other files."""
-    name = path.name.removesuffix(".gz").removesuffix(".zst")
-    return FORMATS.get(Path(name).suffix)
-
-
 def hash_files(files: list[Path]) -> str:
     """SHA-256 over the names and the content of files."""
     digest = hashlib.sha256()
@@ -52,19 +48,18 @@ def hash_files(files: list[Path]) -> str:
 
 
 def open_dataset(name: str, subset: str | None, split: str, revision: str | None):
-    """Opens local files or a hub dataset; returns (datasets.IterableDataset, string that identifies the data).
+    """Finds local files or a hub dataset; returns (list of files or IterableDataset, string that identifies the data).
 
     Runs no code of the hub. Raises OSError or ValueError if the data cannot be opened.
     """
     path = Path(name).expanduser()
     if path.exists():
-        files = sorted(filter(file_format, path.rglob("*"))) if path.is_dir() else [path]
+        found = filter(Path.is_file, path.rglob("*"))
+        files = sorted(filter(file_format, found)) if path.is_dir() else [path]
         formats = set(map(file_format, files))
         if len(formats) != 1 or None in formats:
             raise ValueError(f"--dataset {path}: expected *.parquet or *.jsonl / *.json files (.gz, .zst), not both")
-        paths = list(map(str, files))
-        stream = datasets.load_dataset(formats.pop(), data_files=paths, split="train", streaming=True)
-        return stream, f"sha256:{hash_files(files)}"
+        return files, f"sha256:{hash_files(files)}"
     if name.startswith((".", "/", "~")) or file_format(path):
         raise ValueError(f"--dataset: no file or folder {name}")
     commit = HfApi().dataset_info(name, revision=revision).sha
@@ -73,31 +68,34 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
 
 
 def read_batches(dataset, text_column: str, source_column: str | None, seed: int | None) -> Iterator[list]:
-    """Yields lists of documents, (text or None, source). With a seed, the dataset's files are shuffled.
+    """Yields lists of documents, (text or None, source). With a seed, the files of the dataset are shuffled.
 
-    dataset: an IterableDataset. Without `source_column`, the source is ALL. Raises ValueError on a missing column.
+    dataset: a list of files or an IterableDataset. Without `source_column`, the source is ALL. Raises ValueError if a
+    column is missing or has no text.
     """
-    shards = list(range(dataset.num_shards))
+    columns = [text_column] if source_column is None else [text_column, source_column]
+    local = isinstance(dataset, list)
+    shards = list(range(len(dataset) if local else dataset.num_shards))
     if seed is not None:
         Random(seed).shuffle(shards)
     for shard in shards:
-        tables = dataset.shard(num_shards=len(shards), index=shard).with_format("arrow")
-        for table in tables.iter(batch_size=READ_DOCUMENTS):
-            texts = read_column(table, text_column, "--text_column")
-            if str(texts.type) not in ("string", "large_string"):
-                raise ValueError(f"the column {text_column} has {texts.type}, not text; set --text_column")
-            sources = [ALL] * len(table)
-            if source_column is not None:
-                sources = map(str, read_column(table, source_column, "--source_column").to_pylist())
-            yield list(zip(texts.to_pylist(), sources, strict=True))
+        name = dataset[shard] if local else "the dataset"
+        records = read_records(name, columns) if local else read_shard(dataset, shard, columns)
+        while batch := list(islice(records, READ_DOCUMENTS)):
+            documents = []
+            for text, *source in batch:
+                check_text(text, text_column, name)
+                documents.append((text, str(source[0]) if source else ALL))
+            yield documents
 
 
-def read_column(table: pa.Table, name: str, flag: str) -> pa.ChunkedArray:
-    """A column of a table; `a.b` is column b of the objects in column a."""
-    columns = table.flatten()
-    if name not in columns.column_names:
-        raise ValueError(f"the dataset has no column {name}, only {', '.join(columns.column_names)}; set {flag}")
-    return columns[name]
+def read_shard(dataset, shard: int, columns: list[str]) -> Iterator[tuple]:
+    """As `read_records`, for a shard of an IterableDataset."""
+    tables = dataset.shard(num_shards=dataset.num_shards, index=shard).with_format("arrow")
+    for table in tables.iter(batch_size=READ_DOCUMENTS):
+        table = table.flatten()
+        check_columns(table.column_names, columns, "the dataset")
+        yield from zip(*(table[column].to_pylist() for column in columns), strict=True)
 
 
 def encode(tokenizer, texts: list[str]) -> list[np.ndarray]:
@@ -122,6 +120,8 @@ def parse_mix(text: str) -> dict[str, float] | None:
         except ValueError:
             raise ValueError(f"--mix: '{item}' is not name=share; set slimpajama, none or name=share,...") from None
     total = sum(shares.values())
+    if not 0 < total < math.inf or min(shares.values()) < 0:
+        raise ValueError(f"--mix {text}: the shares must be positive numbers")
     return {name: share / total for name, share in shares.items()}
 
 

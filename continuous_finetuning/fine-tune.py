@@ -224,7 +224,7 @@ def main() -> None:
         data = packing.read(flags.dataset_dir)
         cut = not method.extends_rows
         data = packing.rows(data, tokenizer, length, config.vocab_size, cut=cut, documents=flags.document_mask)
-    recipe = training.recipe(args, flags, len(data))
+    recipe = training.recipe(args, flags, data)
     settings = checkpoint_writer.run_settings(name, method, base, config, trained=True)
     settings |= {"low_rank_training": flags.low_rank_training, **recipe}
     with args.main_process_first():

@@ -13,6 +13,7 @@ Rerunning the same command does nothing once the base is finished; the weights d
 
 import argparse
 import random
+import shutil
 import sysconfig
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 import pocket_corpus as pocket
 from checkpoint_writer import claim, move_in
-from run import run_key, run_script
+from run import Parser, positive_int, run_key, run_script
 
 THREADS = 2  # the weights depend on it
 VOCAB_SIZE = 1024
@@ -43,16 +44,20 @@ STAGES = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--corpus_dir", type=Path, default=sysconfig.get_path("stdlib"), help="folder of .py files")
     parser.add_argument("--context_length", type=int, default=128, help="the base's window, tokens")
     parser.add_argument("--extension_length", type=int, default=512, help="row length that corpus.jsonl is for, tokens")
-    parser.add_argument("--steps", type=int, default=1150, help=f"steps of {TOKENS_PER_STEP} tokens")
+    parser.add_argument("--steps", type=positive_int, default=1150, help=f"steps of {TOKENS_PER_STEP} tokens")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.context_length < 128 or TOKENS_PER_STEP % args.context_length:
         raise ValueError(f"--context_length must be at least 128 and divide the {TOKENS_PER_STEP} tokens of a step")
+    if args.extension_length < 64:
+        raise ValueError("--extension_length must be at least 64")
+    if not 0 <= args.seed < 2**63:
+        raise ValueError("--seed must be from 0 to 2**63 - 1")
     return args
 
 
@@ -145,6 +150,7 @@ def main() -> None:
     train(model, args, lookups)
     model.generation_config = GenerationConfig(do_sample=False, bos_token_id=0, eos_token_id=1)
     partial = args.output_dir / "partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed run
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=pocket.BOS, eos_token=pocket.EOS, clean_up_tokenization_spaces=False
     ).save_pretrained(partial)

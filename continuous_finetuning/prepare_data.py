@@ -33,7 +33,7 @@ import pyarrow.parquet
 
 import documents
 from checkpoint_writer import claim, move_in
-from run import command_line, positive_int, progress_bar, run_script, versions, write_json
+from run import Parser, command_line, positive_int, progress_bar, run_script, versions, write_json
 from tokenizer import open_tokenizer
 
 FILE_TOKENS = 2**24  # tokens of an output file, 64 MiB of ids
@@ -43,11 +43,14 @@ GROUP_TOKENS = 2**20  # tokens of a Parquet row group
 def token_count(text: str) -> int:
     """1000000, 500k, 20M, 1.5B: a number of tokens."""
     factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower())
-    return round(float(text[:-1]) * factor) if factor else int(text)
+    tokens = float(text[:-1]) * factor if factor else int(text)
+    if not 1 <= tokens < math.inf:
+        raise ValueError
+    return round(tokens)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument(
         "--workers", type=positive_int, default=os.cpu_count(), help="threads that tokenise [one per core]"
@@ -78,6 +81,8 @@ def parse_args() -> argparse.Namespace:
     args.mix = documents.parse_mix(args.mix)
     if args.keep_short is None:
         args.keep_short = 0.1 if args.mix else 1.0
+    if not 0 <= args.keep_short <= 1:
+        raise ValueError(f"--keep_short {args.keep_short}: must be from 0 to 1")
     if args.mix and (args.source_column is None or args.total_tokens is None):
         raise ValueError("--mix needs --source_column, the name of each document's source, and --total_tokens")
     return args
@@ -151,7 +156,7 @@ def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tu
 def main() -> None:
     args = parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if args.workers > 1 else "false"
-    os.environ["RAYON_NUM_THREADS"] = str(args.workers)  # the threads of `tokenizers`
+    os.environ["RAYON_NUM_THREADS"] = str(min(args.workers, os.cpu_count()))  # the threads of `tokenizers`
     tokenizer = open_tokenizer(args.tokenizer).backend_tokenizer
     dataset, data = documents.open_dataset(args.dataset, args.subset, args.split, args.revision)
     settings = vars(args) | {"data": data}  # what determines the rows

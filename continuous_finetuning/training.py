@@ -15,6 +15,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import rotate_checkpoints
 
 import checkpoint_writer
+import packing
 import tracking
 from run import print_rank0, write_json
 
@@ -26,12 +27,13 @@ RECORDED = (
 )  # fmt: skip
 
 
-def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
+def recipe(args: TrainingArguments, flags, data) -> dict:
     """The settings that determine the weights, recorded in the checkpoint and compared on a rerun."""
     data_ranks = args.world_size // flags.sequence_parallel_size
     settings = {
         "dataset": flags.dataset_dir,
-        "rows": n_rows,
+        "rows": len(data),
+        "rows_sha256": packing.rows_sha256(data),
         "global_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * data_ranks,
         "precision": "bfloat16" if args.bf16 else "float32",
         "attention": flags.attention,
@@ -48,21 +50,22 @@ def recipe(args: TrainingArguments, flags, n_rows: int) -> dict:
 
 
 def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
-    """A batch of int64 tensors [B, L]: ids and labels, which the model shifts.
+    """A batch of int64 tensors [B, L]: ids and labels, which the model shifts. Rows without `labels` learn all ids.
 
     With `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside it. Ranks
     that share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
     """
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
+    labels_BL = torch.tensor([example["labels"] for example in examples]) if "labels" in examples[0] else ids_BL
     position_BL = torch.arange(ids_BL.shape[1]).repeat(len(examples), 1)
     if parts > 1:
-        shifted_BL = torch.nn.functional.pad(ids_BL[:, 1:], (0, 1), value=-100)
+        shifted_BL = torch.nn.functional.pad(labels_BL[:, 1:], (0, 1), value=-100)
         batch = {"input_ids": ids_BL, "shift_labels": shifted_BL, "position_ids": position_BL}
         return {name: x_BL.chunk(parts, dim=1)[part].contiguous() for name, x_BL in batch.items()}
-    batch = {"input_ids": ids_BL, "labels": ids_BL}
+    batch = {"input_ids": ids_BL, "labels": labels_BL}
     if "document_starts" in examples[0]:
         for position_L, example in zip(position_BL, examples, strict=True):
-            for start in example["document_starts"]:
+            for start in sorted(example["document_starts"]):
                 position_L[start:] = torch.arange(len(position_L) - start)
         batch["position_ids"] = position_BL
     return batch

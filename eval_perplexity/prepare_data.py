@@ -5,14 +5,14 @@
         --output data/proof_file/test_sampled_data.bin
     python prepare_data.py --dataset my_texts/ --tokenizer CKPT --output data/mine/test.bin
 
---dataset: `pg19`, `proof-pile`, any hub id, or local .txt (a document each), .jsonl / .json lines with a text field, or
-folders of these. Runs on the CPU of any machine. Writes uint16, or uint32 if the vocabulary has more than 65,536
-tokens, and OUTPUT.json, which says what the file is: `source` is "official" for the benchmark texts, "user" for others.
+--dataset: `pg19`, `proof-pile`, any hub id, or local .txt (a document each), .jsonl, .json or .parquet with a text
+column, or folders of these. Runs on the CPU of any machine. Writes uint16, or uint32 if the vocabulary has more than
+65,536 tokens, and OUTPUT.json, which says what the file is: `source` is "official" for the benchmark texts, "user" for
+others.
 """
 
 import argparse
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +20,9 @@ import numpy as np
 from tqdm import tqdm
 from transformers.utils import logging
 
-from run import first_line, positive_int, run_script, write_bytes, write_json
+from lock import lock
+from records import check_columns, check_text, file_format, read_records
+from run import Parser, first_line, positive_int, read_text, run_script, write_bytes, write_json
 from tokenizer import open_tokenizer
 
 # short name: (hub id, its split with the benchmark's test texts); these load without running code from the hub
@@ -32,15 +34,15 @@ OFFICIAL = {*BENCHMARKS.values(), ("emozilla/pg19", "test")}
 
 
 def local_documents(paths: list[Path], text_column: str) -> Iterator[str | None]:
-    """The texts of .txt files and of .jsonl lines, folders searched in sorted order; None where a line has no text."""
+    """The texts of .txt files and of the records of .jsonl, .json and .parquet files; folders in sorted order."""
     for path in paths:
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
         for file in files:
-            if file.suffix in (".jsonl", ".json"):
-                for line in file.read_text(encoding="utf-8").splitlines():
-                    yield json.loads(line).get(text_column)
+            if file_format(file):
+                for record in read_records(file, [text_column]):
+                    yield check_text(record[0], text_column, file)
             elif file.suffix == ".txt" or file == path:
-                yield file.read_text(encoding="utf-8")
+                yield read_text(file)
 
 
 def hub_documents(name: str, split: str, text_column: str) -> Iterator[str | None]:
@@ -49,7 +51,8 @@ def hub_documents(name: str, split: str, text_column: str) -> Iterator[str | Non
 
     try:
         for sample in load_dataset(name, split=split, streaming=True):
-            yield sample.get(text_column)
+            check_columns(sample, [text_column], name)
+            yield check_text(sample[text_column], text_column, name)
     except (OSError, RuntimeError) as error:  # offline, unknown id, needs code
         raise ValueError(f"cannot read {name} from the hub: {first_line(error)}") from None
 
@@ -58,13 +61,13 @@ def tokenize(texts: Iterator[str | None], tokenizer, min_tokens: int, limit: int
     """[BOS, *tokens] of each text (EOS where the tokenizer has no BOS), until there are `limit` documents.
 
     Documents of fewer than `min_tokens` tokens are left out. Text that spells BOS is tokenised as ordinary text, so
-    that it begins no document. Raises ValueError if a text or every document is missing.
+    that it begins no document. Raises ValueError if no document is left.
     """
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     documents = []
     for text in tqdm(texts, unit="document", desc="tokenising"):
         if text is None:
-            raise ValueError("a document has no such text field; give --text_column")
+            continue
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         ids = [first, *(token for token in ids if token != first)]
         if len(ids) >= max(2, min_tokens):
@@ -77,7 +80,7 @@ def tokenize(texts: Iterator[str | None], tokenizer, min_tokens: int, limit: int
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--dataset", required=True, nargs="+", help="pg19, proof-pile, a hub id, or local files")
     parser.add_argument("--split", help="of a hub dataset [test]")
     parser.add_argument("--text_column", default="text", help="column or JSON field of the text [text]")
@@ -86,6 +89,12 @@ def main():
     parser.add_argument("--max_documents", type=positive_int, help="stop after so many documents [all]")
     parser.add_argument("--output", required=True, type=Path, help="the token file, .bin")
     args = parser.parse_args()
+    with lock(args.output.with_name(f".{args.output.name}.lock")):  # OUTPUT and OUTPUT.json belong together
+        prepare(args)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Writes the token file and its description."""
     logging.set_verbosity_error()  # no warning that a document is longer than the model's window
 
     name = args.dataset[0]
@@ -102,7 +111,6 @@ def main():
     documents = tokenize(texts, tokenizer, args.min_tokens, args.max_documents)
     dtype = "uint32" if len(tokenizer) > 65536 else "uint16"
     content = np.concatenate(documents).astype(dtype).tobytes()
-    write_bytes(args.output, content)
     description = {
         "source": source,
         "dataset": dataset,
@@ -115,6 +123,7 @@ def main():
         "min_tokens": args.min_tokens,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
+    write_bytes(args.output, content)
     write_json(args.output.with_name(args.output.name + ".json"), description)
     print(f"{args.output}: {len(documents)} documents, {description['tokens']:,} tokens, {dtype}, source {source}")
 

@@ -74,6 +74,8 @@ def lookups(base, texts):
 
 
 def test_equal_bits_in_every_run(base, corpus, tmp_path, capsys):
+    (tmp_path / "base" / "partial").mkdir(parents=True)
+    (tmp_path / "base" / "partial" / "tmp").write_text("of a killed run")
     files = make_base(tmp_path / "base", corpus)
     assert len(files) == 9 and "is already finished" not in capsys.readouterr().out
     assert files == make_base(base, corpus) and "is already finished" in capsys.readouterr().out
@@ -93,10 +95,17 @@ def test_plain_transformers_opens_the_folder(base, texts):
 
 
 def test_bad_input_exits_1_without_a_traceback(base, corpus, tmp_path):
+    (tmp_path / "damaged" / "pydoc_data").mkdir(parents=True)
+    (tmp_path / "damaged" / "pydoc_data" / "topics.py").write_text("topics = {'a': ")
+    (tmp_path / "damaged" / "link.py").symlink_to("nothing")
     for flags, message in [
         (["--output_dir", base, "--corpus_dir", corpus, "--extension_length", ROW_LENGTH], "steps was 40"),
         (["--output_dir", tmp_path / "new", "--corpus_dir", tmp_path], "0 usable Python files"),
         (["--output_dir", tmp_path / "new", "--context_length", 64], "--context_length"),
+        (["--output_dir", tmp_path / "new", "--corpus_dir", tmp_path / "damaged"], "topics.py"),
+        (["--output_dir", tmp_path / "new", "--seed", 2**70], "--seed"),
+        (["--output_dir", tmp_path / "new", "--steps", 0], "--steps"),
+        (["--output_dir", tmp_path / "new", "--extension_length", 0], "--extension_length"),
     ]:
         assert message in fails("make_base_model.py", *flags)
     assert not (tmp_path / "new" / "config.json").exists()

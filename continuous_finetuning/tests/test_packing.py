@@ -1,12 +1,14 @@
 """Training rows, ready-made or packed from text; document masks; the parts of a row that ranks share."""
 
 import json
+import time
 
 import datasets
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import checkpoint_writer
 import memory
 import methods
 import packing
@@ -16,8 +18,8 @@ from tiny import L
 
 VOCABULARY = 258
 STARTS = [0, 3, 40, 41, 130]
-ROWS = [{"input_ids": list(range(i, i + 8)), "labels": [0]} for i in range(5)]
-TEXTS = ["one document", "two", "", "a third one that is longer than a row, and not a multiple of it"] * 400
+ROWS = [{"input_ids": list(range(i, i + 8)), "source": i} for i in range(5)]
+TEXTS = ["one document", "two", "", None, "a third one that is longer than a row, and not a multiple of it"] * 400
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,23 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize("kind", ["a.jsonl", "folder of parquet", "save_to_disk", "dataset dict"])
+FILES = ["a.jsonl", "[1]*.jsonl", "a.json", "windows.jsonl"]
+FOLDERS = ["[x] of parquet", "[hub]", "save_to_disk", "dataset dict"]
+
+
+@pytest.mark.parametrize("kind", FILES + FOLDERS)
 def test_every_source_gives_the_same_rows(tmp_path, tokenizer, kind):
     path = tmp_path / kind
     data = datasets.Dataset.from_list(ROWS)
-    if kind == "folder of parquet":
+    if kind == "windows.jsonl":  # with a byte order mark, and a field whose type changes
+        lines = [json.dumps(row | {"source": None if row["source"] < 3 else "late"}) for row in ROWS]
+        path.write_text("\ufeff" + "\n\n".join(lines), newline="\r\n")
+    elif kind == "a.json":
+        path.write_text(json.dumps(ROWS, indent=1))
+    elif kind == "[hub]":  # as a snapshot of a dataset on the hub
+        (path / "data").mkdir(parents=True)
+        write(path / "data" / "train-00000-of-00001.parquet", ROWS)
+    elif kind == "[x] of parquet":
         path.mkdir()
         write(path / "0.parquet", ROWS[:2])
         write(path / "1.parquet", ROWS[2:])
@@ -52,13 +66,36 @@ def test_every_source_gives_the_same_rows(tmp_path, tokenizer, kind):
 def test_text_is_packed_in_order(tmp_path, tokenizer):
     path = write(tmp_path / "t.jsonl", [{"text": text} for text in TEXTS])
     rows = packing.rows(packing.read(str(path)), tokenizer, 16, VOCABULARY, documents=True)[:]
-    stream = [token for text in TEXTS for token in tokenizer(text)["input_ids"]]
-    assert stream.count(0) == len(TEXTS)  # one BOS each
+    texts = [text for text in TEXTS if text is not None]
+    stream = [token for text in texts for token in tokenizer(text)["input_ids"]]
+    assert stream.count(0) == len(texts)  # one BOS each
     ids = rows["input_ids"]
     assert all(len(row) == 16 for row in ids) and len(ids) == len(stream) // 16
     assert [token for row in ids for token in row] == stream[: len(ids) * 16]
     for row, starts in zip(ids, rows["document_starts"], strict=True):
         assert starts == [i for i, token in enumerate(row) if token == 0 or i == 0]
+
+
+def test_a_long_document_takes_linear_time():
+    data = datasets.Dataset.from_dict({"text": ["long"]})
+    started = time.process_time()
+    packed = list(packing.pack(data, lambda texts: {"input_ids": [list(range(1_000_000))]}, 32))
+    assert time.process_time() - started < 6  # a copy of the rest for each row would be 125 GB
+    assert packed[-1] == {"input_ids": list(range(999_968, 1_000_000)), "document_starts": [0]}
+    assert len(packed) == 31_250
+
+
+def test_rows_are_identified_by_their_content(tmp_path, tokenizer):
+    digests = []
+    for name, rows in {"a.jsonl": ROWS, "b.parquet": ROWS, "c.jsonl": [*ROWS[:4], ROWS[0]]}.items():
+        data = packing.read(str(write(tmp_path / name, rows)))
+        digests.append(packing.rows_sha256(packing.rows(data, tokenizer, 8, VOCABULARY)))
+    assert digests[0] == digests[1] != digests[2]
+    assert not checkpoint_writer.claim(tmp_path, {"seed": 0})  # begun before the rows were recorded
+    assert not checkpoint_writer.claim(tmp_path, {"seed": 0, "rows_sha256": digests[0]})
+    checkpoint_writer.claim(tmp_path / "new", {"rows_sha256": digests[0]})
+    with pytest.raises(ValueError, match="rows_sha256 was"):
+        checkpoint_writer.claim(tmp_path / "new", {"rows_sha256": digests[2]})
 
 
 def test_bad_data(tmp_path, tokenizer):
@@ -72,8 +109,22 @@ def test_bad_data(tmp_path, tokenizer):
     (tmp_path / "x.txt").write_text("text")
     refused(tmp_path / "x.txt", r"expected \*.parquet")
     refused(write(tmp_path / "c.jsonl", [{"content": "a"}]), "needs rows with `input_ids`")
-    refused(write(tmp_path / "l.jsonl", [*ROWS, {"input_ids": [1] * 7, "labels": [0]}]), "rows of 7 to 8 tokens")
-    refused(write(tmp_path / "v.jsonl", [{"input_ids": [300] * 8}]), "ids from 300 to 300, the model's are 0 to 257")
+    refused(write(tmp_path / "l.jsonl", [*ROWS, {"input_ids": [1] * 7, "source": 0}]), "rows of 7 to 8 tokens")
+    for name, values in {
+        "input_ids": [[1, None] * 4, None, [1.5] * 8, 7, ["1"] * 8],
+        "labels": [[0] * 7, [-1] * 8, [None] * 8, 3],
+        "document_starts": [[0, 8], [-1], [0.5], None],
+    }.items():
+        for i, value in enumerate(values):
+            row = {"input_ids": [1] * 8, name: value}
+            path = write(tmp_path / f"{name}{i}.parquet", [row])
+            refused(path, f"{name}|text", documents=name == "document_starts")
+    datasets.DatasetDict(test=datasets.Dataset.from_list(ROWS)).save_to_disk(tmp_path / "dict")
+    refused(tmp_path / "dict", "splits test")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe4"}')
+    refused(tmp_path / "latin.jsonl", "latin.jsonl.*line 1")
+    refused(write(tmp_path / "n.jsonl", [{"text": 5}]), "n.jsonl.*int, not text")
+    refused(write(tmp_path / "v.jsonl", [{"input_ids": [300] * 8}]), "input_ids from 300 to 300.* 0 to 257")
     refused(write(tmp_path / "s.jsonl", [{"text": "short"}]), "fewer than 4000 tokens", length=4000)
     refused(write(tmp_path / "d.jsonl", ROWS), "--document_mask needs rows", documents=True)
 
@@ -88,8 +139,20 @@ def test_ranks_that_share_a_row_have_all_of_it():
     assert whole["position_ids"].tolist() == [list(range(8))] * 2
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_labels_of_the_rows_are_learned(tmp_path, tokenizer, cut):
+    ids, labels = list(range(16)), [-100] * 6 + list(range(100, 110))
+    path = write(tmp_path / "rows.jsonl", [{"input_ids": ids, "labels": labels, "attention_mask": [1] * 16}])
+    rows = packing.rows(packing.read(str(path)), tokenizer, 8 if cut else 16, VOCABULARY, cut=cut)
+    batch = training.collate(list(rows))
+    assert batch["input_ids"].flatten().tolist() == ids and batch["labels"].flatten().tolist() == labels
+    if not cut:
+        parts = [training.collate(list(rows), part, 2)["shift_labels"] for part in (0, 1)]
+        assert torch.cat(parts, dim=1)[0].tolist() == [*labels[1:], -100]
+
+
 def test_positions_start_anew_with_each_document():
-    rows = [{"input_ids": [5] * 6, "document_starts": starts} for starts in ([0], [0, 2, 5])]
+    rows = [{"input_ids": [5] * 6, "document_starts": starts} for starts in ([0], [5, 0, 2])]
     assert training.collate(rows)["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 2, 0]]
 
 

@@ -29,7 +29,8 @@ WORDS = ["alpha", "beta ", "gamma\n", "naïve", "δέλτα", "<s>", "</s>", " 1
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """900 documents of the sources of MIX and "spam", in three files; a third of the documents are long."""
-    folder, rng = tmp_path_factory.mktemp("corpus"), random.Random(0)
+    folder, rng = tmp_path_factory.mktemp("corpus") / "[a-z]*", random.Random(0)
+    folder.mkdir()
     for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl"):
         lines = []
         for i in range(300):
@@ -37,7 +38,8 @@ def corpus(tmp_path_factory):
             words = rng.randrange(5, 60) if rng.random() < 0.67 else rng.randrange(100, 300)
             text = None if i == 7 else "".join(rng.choices(WORDS, k=words))
             lines.append(json.dumps({"text": text, "meta": {"set": source, "n": i}, "count": i}))
-        content = "\n".join(lines).encode()
+            lines[-1] = lines[-1] if i < 250 else lines[-1].replace('"n": ', '"n": "late", "m": ')  # of another type
+        content = ("\ufeff" + "\r\n\r\n".join(lines)).encode()  # as Windows tools write it
         (folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     return folder
 
@@ -79,8 +81,8 @@ def plain_recipe(corpus, tokenizer, seed) -> tuple[list[list[int]], dict[str, li
     random.Random(seed).shuffle(files)
     kept, counts = [], {name: [0, 0] for name in MIX}
     for file in files:
-        opened = gzip.open(file, "rt") if file.suffix == ".gz" else file.open()
-        for document in map(json.loads, opened):
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        for document in map(json.loads, content.decode("utf-8-sig").split("\r\n\r\n")):
             drawn, source, text = rng.random() < 0.1, document["meta"]["set"], document["text"]
             if source not in MIX or text is None or counts[source][1] >= MIX[source] * TOTAL:
                 continue
@@ -177,7 +179,9 @@ def test_without_a_mix_documents_are_packed_in_order(base, tokenizer, tmp_path):
     packed = packing.pack(datasets.Dataset.from_dict({"text": texts}), tokenizer, LENGTH)
     expected = [row["input_ids"] for row in packed]
     data = packing.read(str(tmp_path / "out"))  # as fine-tune.py reads it
-    assert packing.rows(data, tokenizer, LENGTH, len(tokenizer))[:]["input_ids"] == expected
+    rows = packing.rows(data, tokenizer, LENGTH, len(tokenizer))
+    assert rows[:]["input_ids"] == expected
+    assert packing.rows_sha256(rows) == read_manifest(tmp_path / "out")["input_ids_sha256"]
     assert read_manifest(tmp_path / "out")["sources"]["all"]["documents_kept"] == 700
 
     run_here("prepare_data.py", *command, "--total_tokens", "10k", "--output_dir", tmp_path / "first")
@@ -227,14 +231,26 @@ def test_bad_input_exits_1_without_a_traceback(build, base, corpus, tmp_path):
     new = tmp_path / "new"
     (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
     (tmp_path / "short.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "a"}\n\n{"text": "\xe4"}\n')
+    (tmp_path / "surrogate.jsonl").write_text('{"text": "\\ud800"}\n')
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-9])
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     for command, message in [
         (flags(base, "./nothing.jsonl", new), "nothing.jsonl"),
         (flags(base, "no/such-dataset", new), ""),
-        (flags(base, tmp_path / "broken.jsonl", new), "JSON"),
+        (flags(base, tmp_path / "broken.jsonl", new), "broken.jsonl cannot be read: line 2"),
+        (flags(base, tmp_path / "latin.jsonl", new), "latin.jsonl cannot be read: line 3"),
+        (flags(base, tmp_path / "surrogate.jsonl", new), "surrogate.jsonl"),
+        (flags(base, tmp_path / "cut.jsonl.gz", new), "cut.jsonl.gz"),
+        (flags(base, tmp_path / "broken.parquet", new), "broken.parquet"),
+        (flags(base, corpus, new, "--total_tokens", "infB"), "--total_tokens"),
+        (flags(base, corpus, new, "--total_tokens", "0"), "--total_tokens"),
+        (flags(base, corpus, new, "--keep_short", "nan"), "--keep_short"),
+        (mix_flags(base, corpus, new, "--mix", "web=0"), "--mix"),
         (flags(base, tmp_path / "short.jsonl", new), "2 tokens"),
         (flags(tmp_path, corpus, new), "tokenizer"),
         (flags(base, corpus, new, "--text_column", "meta.body"), "meta.body"),
-        (flags(base, corpus, new, "--text_column", "count"), "int64"),
+        (flags(base, corpus, new, "--text_column", "count"), "int, not text"),
         (mix_flags(base, corpus, new, "--mix", "web=1,cod=1"), "cod"),
         (mix_flags(base, corpus, new, "--mix", "web=1,code"), "'code'"),
         (flags(base, corpus, new, "--mix", "web=1", "--total_tokens", "1M"), "--source_column"),

@@ -1,11 +1,13 @@
 """Whole runs: documented commands, kills, several processes, bad input, data preparation, launchers."""
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -177,11 +179,14 @@ def test_bad_input_is_one_line_before_the_model(evaluate, checkpoint, tmp_path, 
 def test_prepare_data_round_trip(checkpoint, tmp_path, prepare, evaluate):
     texts = [f"book {i}: " + "the text of a book, " * (5 + i) for i in range(12)]
     texts[3] += "<s> is how a document begins"  # but not here
-    folder = tmp_path / "texts"
+    folder = tmp_path / "texts[1]"
     folder.mkdir()
     for i, text in enumerate(texts[:6]):
         (folder / f"{i}.txt").write_text(text)
-    (folder / "more.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts[6:]))
+    records = [{"body": text, "date": i if i % 2 else "unknown"} for i, text in enumerate([*texts[6:], None])]
+    lines = [json.dumps(record) + "\r\n\r\n" for record in records]
+    (folder / "more.jsonl").write_bytes(("\ufeff" + "".join(lines)).encode())  # as Windows tools write it
+    (folder / "latin.md").write_bytes(b"\xe4")
     out = tmp_path / "books" / "test.bin"
     flags = ("--dataset", folder, "--text_column", "body")
     sidecar = prepare(out, *flags)
@@ -200,14 +205,29 @@ def test_prepare_data_round_trip(checkpoint, tmp_path, prepare, evaluate):
     assert prepare(out, *flags, "--min_tokens", longest)["tokens"] == longest  # only that document
     assert prepare(out, *flags, "--max_documents", 2)["tokens"] == len(parts[0]) + len(parts[1])
     for bad, message in [
-        (("--text_column", "text"), "give --text_column"),
+        (("--text_column", "text"), "more.jsonl has no column text, only body, date"),
+        (("--text_column", "date"), "more.jsonl.*int, not text"),
+        (("--dataset", folder / "latin.md"), "latin.md"),
         (("--dataset", tmp_path / "no.txt"), "no.txt"),
         (("--tokenizer", tmp_path), "no tokenizer in"),
         (("--min_tokens", 10**6), "no document has 1000000 tokens"),
     ]:
         with pytest.raises(SystemExit, match=f"^error: .*{message}"):
             prepare(out, *flags, *bad)
-    assert sorted(os.listdir(out.parent)) == ["test.bin", "test.bin.json"]
+    assert sorted(path.name for path in out.parent.glob("[!.]*")) == ["test.bin", "test.bin.json"]
+
+
+def test_a_second_preparation_of_a_file_waits_for_the_first(tmp_path, prepare):
+    (tmp_path / "a.txt").write_text("some text")
+    flags = (tmp_path / "test.bin", "--dataset", tmp_path / "a.txt")
+    with (tmp_path / ".test.bin.lock").open("a") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second = threading.Thread(target=prepare, args=flags)
+        second.start()
+        second.join(0.5)
+        assert second.is_alive() and not (tmp_path / "test.bin").exists()
+    second.join()
+    assert (tmp_path / "test.bin").exists()
 
 
 def test_only_the_benchmark_texts_are_official(tmp_path, monkeypatch, prepare):
