@@ -18,6 +18,9 @@ if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # long rows fragment a GPU's memory
 
 import atexit  # noqa: E402
+import math  # noqa: E402
+import shutil  # noqa: E402
+import socket  # noqa: E402
 import warnings  # noqa: E402
 from argparse import SUPPRESS, Namespace  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
@@ -26,6 +29,7 @@ from pathlib import Path  # noqa: E402
 
 import accelerate.utils.other  # noqa: E402
 import torch  # noqa: E402
+from requests.utils import get_netrc_auth  # noqa: E402
 from transformers import HfArgumentParser, TrainingArguments, set_seed  # noqa: E402
 from transformers.hf_argparser import HfArg  # noqa: E402
 
@@ -39,6 +43,11 @@ import training  # noqa: E402
 from attention import CHOICES, choose_attention, sdpa_kernels  # noqa: E402
 from checkpoint import open_tokenizer  # noqa: E402
 from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
+
+POSITIVE = (
+    "model_max_length", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "sequence_parallel_size", "logging_steps", "save_steps",
+)  # fmt: skip
 
 
 @dataclass
@@ -74,16 +83,30 @@ def parse_flags(argv: list[str]) -> Namespace:
     parser.add_argument("--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, ... and stop")
     methods.add_flags(parser)
     flags = parser.parse_args(argv)
+    check_numbers(flags, parser)
     if not flags.output_dir:
         raise ValueError("give --output_dir")
-    if flags.eval_strategy not in ("no", None):
-        raise ValueError("--evaluation_strategy: there is no evaluation set here; set it to no")
+    if flags.eval_strategy not in ("no", None) or flags.save_strategy == "best":
+        raise ValueError("there is no evaluation set here: set --evaluation_strategy to no, --save_strategy to steps")
+    if flags.resume_from_checkpoint:
+        raise ValueError("--resume_from_checkpoint: leave it out; the same command resumes from --output_dir")
+    if flags.fsdp:
+        raise ValueError("--fsdp is not supported; use --deepspeed ds_configs/stage3.json")
     if (flags.offload_activations or flags.keep_attention) and not flags.gradient_checkpointing:
         raise ValueError("--offload_activations and --keep_attention need --gradient_checkpointing True")
     if flags.offload_activations and flags.keep_attention:
         raise ValueError("give --offload_activations or --keep_attention, not both")
     flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings(0, False, False)
     return flags
+
+
+def check_numbers(flags: Namespace, parser: HfArgumentParser) -> None:
+    """Raises ValueError on numbers that are negative, NaN or infinite, and on 0 where it would train nothing."""
+    for name, value in vars(flags).items():
+        if type(value) not in (int, float) or value == parser.get_default(name):
+            continue
+        if not 0 <= value < math.inf or (value == 0 and name in POSITIVE):
+            raise ValueError(f"--{name} {value}: give a number {'above' if name in POSITIVE else 'of at least'} 0")
 
 
 def check_method(config, method, flags: Namespace) -> None:
@@ -153,22 +176,29 @@ def choose_trackers(flags: Namespace) -> None:
         if tracker != "none" and find_spec(tracker) is None:
             raise ValueError(f"--report_to {tracker} needs the package: pip install {tracker}")
     if "wandb" in flags.report_to:
-        import wandb
-
         os.environ.setdefault("WANDB_PROJECT", "long_extension")
-        if "WANDB_MODE" not in os.environ and not wandb.api.api_key:  # or it would stop at a prompt
+        server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+        logged_in = os.environ.get("WANDB_API_KEY") or get_netrc_auth(server)
+        if "WANDB_MODE" not in os.environ and not logged_in:  # or it would stop at a prompt
             os.environ["WANDB_MODE"] = "offline"
             print_rank0("wandb: not logged in to Weights & Biases, recording offline (log in with: wandb login)")
     flags.project = "long_extension" if flags.project == "huggingface" else flags.project  # trackio's
     flags.run_name = flags.wandb_name or flags.run_name or Path(flags.output_dir).name
 
 
-def start_deepspeed() -> None:
+def start_deepspeed(zero: ds_config.Settings) -> None:
     import deepspeed
 
+    compiles = zero.offload_optimizer or not torch.cuda.is_available()  # Adam for the CPU, or collectives
+    if compiles and not any(deepspeed.git_version_info.installed_ops.values()):
+        for program, remedy in {"ninja": "pip install ninja", "c++": "apt-get install g++"}.items():
+            if shutil.which(program) is None:
+                raise ValueError(f"--deepspeed compiles a part of itself and needs {program} in the PATH: {remedy}")
     # torch warns at every step of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
-    one_rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # a free one
+    one_rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     for name, value in one_rank.items():  # for a plain `python fine-tune.py`, what torchrun sets
         os.environ.setdefault(name, str(value))
     if not torch.cuda.is_available():
@@ -179,7 +209,7 @@ def training_arguments(flags: Namespace) -> RecipeArguments:
     fit_to_machine(flags)
     choose_trackers(flags)
     if flags.deepspeed:
-        start_deepspeed()
+        start_deepspeed(flags.zero)
     else:  # accelerate would import DeepSpeed only to see that it is not used: two seconds
         accelerate.utils.other.is_deepspeed_available = lambda: False
     if flags.sequence_parallel_size > 1:

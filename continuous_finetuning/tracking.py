@@ -1,5 +1,6 @@
 """The progress of a run: metrics.jsonl, the same numbers for every tracker, and a line printed every few seconds."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -61,10 +62,11 @@ class Metrics(TrainerCallback):
         if not (state.is_world_process_zero and self.path.exists()):
             return
         kept = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_bytes().splitlines():
             # steps after the checkpoint are repeated; a kill may have cut off a line
-            if line.endswith("}") and json.loads(line)["step"] <= state.global_step:
-                kept.append(line + "\n")
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["step"] <= state.global_step:
+                    kept.append(line.decode() + "\n")
         write_text(self.path, "".join(kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -1,21 +1,25 @@
 """The training loop: Transformers' Trainer, with a checkpoint on SIGTERM and a resume that gives the same weights."""
 
 import contextlib
+import json
 import logging
 import shutil
 import signal
 import sys
+import zipfile
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from safetensors import safe_open
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import rotate_checkpoints
 
 import checkpoint_writer
 import tracking
+from checkpoint import errors_of
 from run import print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
@@ -72,6 +76,18 @@ def last_checkpoint(output: Path) -> Path | None:
     """The newest checkpoint-N in `output` that every rank wrote completely, or None."""
     complete = [marker.parent for marker in output.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
     return max(complete, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+
+
+def check_files(folder: Path) -> None:
+    """Raises ValueError if a file of a checkpoint is cut off or empty, as after a power cut."""
+    for path in folder.rglob("*"):
+        with errors_of(f"{path} is damaged; delete {folder} to resume from the checkpoint before it"):
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix in (".pt", ".pth"):
+                zipfile.ZipFile(path).close()
+            elif path.suffix == ".safetensors":
+                safe_open(path, "pt")
 
 
 class StopOnSignal(TrainerCallback):
@@ -135,6 +151,10 @@ class ExtensionTrainer(Trainer):
             raise ValueError(f"the loss is {loss.item()} in step {self.state.global_step + 1}; {ADVICE}")
         return loss
 
+    def _run_epoch(self, **kwargs):
+        if self.state.global_step < self.state.max_steps:  # else the run was killed after its last step
+            super()._run_epoch(**kwargs)
+
     def check_weights(self) -> None:
         for p in self.model.parameters():
             weight = getattr(p, "ds_tensor", p)  # under ZeRO-3: this rank's part
@@ -148,6 +168,7 @@ class ExtensionTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            checkpoint_writer.apply_umask(folder)
             write_json(folder / COMPLETE_MARKER, {"world_size": self.args.world_size})
             rotate_checkpoints(self.args.output_dir, self.save_total_limit)
 
@@ -175,6 +196,7 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
     last = last_checkpoint(output)
     if last:
         print_rank0(f"resuming from {last}")
+        check_files(last)
     with args.main_process_first():
         for folder in output.glob("checkpoint-*") if args.should_save else []:
             if not (folder / COMPLETE_MARKER).exists():  # the run was killed while writing it
@@ -230,6 +252,7 @@ def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
             tokenizer.save_pretrained(partial)
     if final is model:
         trainer.save_model(str(partial))
+    trainer.accelerator.wait_for_everyone()
     if args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json has the settings
         checkpoint_writer.move_in(partial, output)

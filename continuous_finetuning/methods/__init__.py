@@ -12,8 +12,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.hf_argparser import string_to_bool
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+import checkpoint_writer
+
+MAX_LENGTH = 10**9  # tokens
 
 
 def option(default, help: str, type: Callable = float):
@@ -99,7 +105,7 @@ class ContextExtension:
     # --- training
     def load(self, name_or_path: str, config, **kwargs):
         """The extended model with the base's weights. config: the extended one."""
-        return AutoModelForCausalLM.from_pretrained(name_or_path, config=config, **kwargs)
+        return checkpoint_writer.load_weights(AutoModelForCausalLM, name_or_path, config, **kwargs)
 
     def prepare(self, model, low_rank: bool):
         """The model to train, made from the loaded one. low_rank: by LoRA."""
@@ -175,6 +181,8 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
             raise ValueError(f"--{key} is an option of {', '.join(owners)}, not of {name}; leave it out")
         options[key] = flags[key]
     original_length, rope = config.max_position_embeddings, config.rope_parameters
+    if model_max_length > MAX_LENGTH:
+        raise ValueError(f"--model_max_length {model_max_length} is above {MAX_LENGTH:,} tokens")
     if cls.extends_rows and model_max_length <= original_length:
         raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
     if cls.scales_rope() and rope["rope_type"] != "default":
@@ -205,7 +213,24 @@ def import_checkpoint(name: str, config, original_length: int | None, model_max_
         base.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
     recorded = rope.get("original_max_position_embeddings") or config.max_position_embeddings
     base.max_position_embeddings = original_length or recorded
-    return base, build(name, base, model_max_length, flags, recorded_options)
+    method = build(name, base, model_max_length, flags, recorded_options)
+    if not same_rope(config, base.max_position_embeddings, method):
+        raise ValueError(f"{name} cannot give the rope of the checkpoint's config with all its fields: {rope}")
+    return base, method
+
+
+def same_rope(config, original_length: int, method: ContextExtension) -> bool:
+    """Whether the rope of an imported checkpoint's config is the method's, for texts of the trained length."""
+    positions = torch.tensor([[method.model_max_length - 1]])
+    ropes = []
+    for parameters in (config.rope_parameters, method.rope_parameters()):
+        rope_config = copy.deepcopy(config)
+        rope_config.rope_parameters = parameters
+        rope_config.max_position_embeddings = original_length  # where Transformers' dynamic rope begins to change
+        rotary = LlamaRotaryEmbedding(rope_config)
+        rotary(positions, positions)
+        ropes.append(rotary.inv_freq * rotary.attention_scaling)
+    return ropes[0].shape == ropes[1].shape and torch.allclose(*ropes, rtol=1e-5, atol=0)
 
 
 def positive(name: str, value: float | None, default: float | None = None) -> float:
