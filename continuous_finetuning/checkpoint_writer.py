@@ -152,7 +152,7 @@ def add_older_rope(config_file: Path) -> None:
 
 
 def apply_umask(folder: Path) -> None:
-    """Gives weights the mode of other files: safetensors writes with 0600. Links to a base's weights stay as they are."""
+    """Gives weights the mode of other files: safetensors writes with 0600. Links to a base's weights stay."""
     umask = os.umask(0o077)
     os.umask(umask)
     for path in folder.rglob("*.safetensors"):

@@ -87,7 +87,7 @@ def parse_flags(argv: list[str]) -> Namespace:
     if not flags.output_dir:
         raise ValueError("give --output_dir")
     if flags.eval_strategy not in ("no", None) or flags.save_strategy == "best":
-        raise ValueError("there is no evaluation set here: set --evaluation_strategy to no, --save_strategy to steps")
+        raise ValueError("--evaluation_strategy: there is no evaluation set; give no, and --save_strategy steps")
     if flags.resume_from_checkpoint:
         raise ValueError("--resume_from_checkpoint: leave it out; the same command resumes from --output_dir")
     if flags.fsdp:

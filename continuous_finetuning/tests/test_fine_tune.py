@@ -61,6 +61,10 @@ def test_finished_checkpoint(ten_steps, base):
     assert not GenerationConfig.from_pretrained(output).do_sample
     assert AutoTokenizer.from_pretrained(output).get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
     assert not list(output.glob("*.bin")) and not list(output.glob("*.partial"))
+    if methods.get(method).modeling is None:  # Transformers 4 reads these
+        written = json.loads((output / "config.json").read_text())
+        rope = {"rope_theta": written["rope_theta"], "rope_type": "default", **(written["rope_scaling"] or {})}
+        assert rope == written["rope_parameters"]
     before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
     assert before.keys() == after.keys() and all(not torch.equal(before[name], after[name]) for name in before)
     model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True).eval()
@@ -86,7 +90,10 @@ def test_command_of_paper_runs(base, rows, tmp_path, monkeypatch):
     assert (STAGE / command[at + 1]).exists()
     del command[at : at + 2]
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):  # nobody is logged in: wandb records offline
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     log = run_here(*command)
     if not torch.cuda.is_available():
         assert "--bf16: no GPU" in log and "--tf32: no GPU" in log
@@ -130,6 +137,46 @@ def test_methods_with_a_state_resume(base, rows, tmp_path, method, more):
     (tmp_path / "model.safetensors").unlink()
     assert "resuming from" in run_here("fine-tune.py", *training_flags(base, rows, method, tmp_path), *options)
     assert (tmp_path / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("end", ["--max_steps 4", "--num_train_epochs 0.2"])
+def test_a_kill_after_the_last_checkpoint(base, rows, tmp_path, end):
+    """The rerun trains no further step, and what the killed one was writing does not reach the checkpoint."""
+    command = ["fine-tune.py", *training_flags(base, rows, "pi", tmp_path), *end.split(), "--save_steps", 2]
+    run_here(*command)
+    files = {name: (tmp_path / name).read_bytes() for name in ("model.safetensors", "config.json", "metrics.jsonl")}
+    partial = tmp_path / "final.partial"
+    partial.mkdir()
+    (partial / ".tmp123456").write_bytes(b"half")
+    (tmp_path / "config.json").unlink()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('[1]\n{"loss": 1}\n{"step": ')
+    assert "resuming from" in run_here(*command)
+    assert {name: (tmp_path / name).read_bytes() for name in files} == files
+    assert not partial.exists() and not list(tmp_path.glob(".tmp*"))
+    mode = (tmp_path / "run.json").stat().st_mode  # that the umask gives
+    assert [path.stat().st_mode for path in tmp_path.rglob("model.safetensors")] == [mode] * 3
+
+
+@pytest.fixture(scope="module")
+def unfinished(base, rows, tmp_path_factory):
+    """(command, folder) of a run that was killed after its second step."""
+    output = tmp_path_factory.mktemp("unfinished") / "out"
+    command = ["fine-tune.py", *training_flags(base, rows, "pi", output), "--max_steps", 2, "--save_steps", 2]
+    run_here(*command)
+    (output / "config.json").unlink()
+    return command, output
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_damaged_file_is_named(unfinished, name):
+    """As after a power cut."""
+    command, output = unfinished
+    path = output / "checkpoint-2" / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert f"{path} is damaged; delete {path.parent}" in fails(*command)
+    path.write_bytes(content)
 
 
 def test_a_signal_leaves_a_checkpoint(base, rows, tmp_path):
@@ -185,6 +232,17 @@ def test_nan_ends_the_run_and_keeps_the_last_good_checkpoint(base, rows, tmp_pat
         ),
         ("--use_liger_kernel True", "--use_liger_kernel needs a GPU"),
         ("--keep_attention True --gradient_checkpointing False", "need --gradient_checkpointing True"),
+        ("--num_train_epochs 0", "--num_train_epochs 0.0: "),
+        ("--num_train_epochs nan", "--num_train_epochs nan: "),
+        ("--gradient_accumulation_steps -1", "--gradient_accumulation_steps -1: "),
+        ("--per_device_train_batch_size 0", "--per_device_train_batch_size 0: "),
+        ("--learning_rate nan", "--learning_rate nan: "),
+        ("--warmup_steps -1", "--warmup_steps -1"),
+        ("--max_steps 0", "--max_steps 0: "),
+        ("--seed -1", "--seed -1: "),
+        ("--save_strategy best", "--save_strategy"),
+        ("--resume_from_checkpoint x", "--resume_from_checkpoint"),
+        ("--fsdp full_shard", "--fsdp is not supported"),
         ("--estimate 8xH1000", "--estimate 8xH1000: give a number and a GPU"),
     ],
 )
