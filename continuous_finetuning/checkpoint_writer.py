@@ -24,7 +24,7 @@ LOCKS = []  # on the folders that this process writes to
 
 
 def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
-    """The config of a base model. weights: whether a folder must contain the weights that its config describes.
+    """The config of a base model. weights: whether to check that its weights are those that the config describes.
 
     Raises ValueError if the base cannot be opened, is not a plain Llama, is quantised, or is already extended.
     """
@@ -37,8 +37,8 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
         raise ValueError(f"{name_or_path} is already extended ({method}); start from its base {base}")
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{name_or_path} is quantised; start from the model with weights in bfloat16 or float32")
-    if weights and Path(name_or_path).is_dir():  # reads only the names and shapes of its weights
-        load_weights(LlamaForCausalLM, name_or_path, copy.deepcopy(config), device_map="meta")
+    if weights:  # reads only their names and shapes
+        load_weights(LlamaForCausalLM, str(base_folder(name_or_path)), copy.deepcopy(config), device_map="meta")
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
         config.pad_token_id = None  # -1 in early conversions; PyTorch would take it for the last token
     return config
@@ -48,10 +48,7 @@ def base_folder(name_or_path: str) -> Path:
     """The folder of a base's weights and tokenizer, downloaded if it is a hub id."""
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    folder = Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{name_or_path} has no *.safetensors weights on the hub")
-    return folder
+    return Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
 
 
 def load_weights(model_class, name_or_path: str, config: PreTrainedConfig, **kwargs):

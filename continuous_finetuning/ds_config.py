@@ -38,9 +38,6 @@ def read(path: str) -> Settings:
         raise ValueError(f"{path}: `zero_optimization` needs a `stage` from 0 to 3")
     if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(f"{path}: stage 3 needs `stage3_gather_16bit_weights_on_model_save`: true, to save the model")
-    for key in OFFLOADS:
-        if not isinstance(zero.get(key, {}), dict):
-            raise ValueError(f"{path}: `{key}` must be an object with a `device`")
     offload_optimizer, offload_param = (zero.get(key, {}).get("device", "none") != "none" for key in OFFLOADS)
     if offload_param and stage != 3:
         raise ValueError(f"{path}: `offload_param` needs `stage` 3")

@@ -18,9 +18,7 @@ if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # long rows fragment a GPU's memory
 
 import atexit  # noqa: E402
-import math  # noqa: E402
 import shutil  # noqa: E402
-import socket  # noqa: E402
 import warnings  # noqa: E402
 from argparse import SUPPRESS, Namespace  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
@@ -44,10 +42,7 @@ from attention import CHOICES, choose_attention, sdpa_kernels  # noqa: E402
 from checkpoint import open_tokenizer  # noqa: E402
 from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
 
-POSITIVE = (
-    "model_max_length", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "sequence_parallel_size", "logging_steps", "save_steps",
-)  # fmt: skip
+COUNTS = ("_steps", "_epochs", "_size", "_length")  # endings of the flags that must not be 0
 
 
 @dataclass
@@ -90,8 +85,6 @@ def parse_flags(argv: list[str]) -> Namespace:
         raise ValueError("--evaluation_strategy: there is no evaluation set; give no, and --save_strategy steps")
     if flags.resume_from_checkpoint:
         raise ValueError("--resume_from_checkpoint: leave it out; the same command resumes from --output_dir")
-    if flags.fsdp:
-        raise ValueError("--fsdp is not supported; use --deepspeed ds_configs/stage3.json")
     if (flags.offload_activations or flags.keep_attention) and not flags.gradient_checkpointing:
         raise ValueError("--offload_activations and --keep_attention need --gradient_checkpointing True")
     if flags.offload_activations and flags.keep_attention:
@@ -105,8 +98,8 @@ def check_numbers(flags: Namespace, parser: HfArgumentParser) -> None:
     for name, value in vars(flags).items():
         if type(value) not in (int, float) or value == parser.get_default(name):
             continue
-        if not 0 <= value < math.inf or (value == 0 and name in POSITIVE):
-            raise ValueError(f"--{name} {value}: give a number {'above' if name in POSITIVE else 'of at least'} 0")
+        if not 0 <= value < float("inf") or (value == 0 and name.endswith(COUNTS)):
+            raise ValueError(f"--{name} {value}: give a {'positive ' if name.endswith(COUNTS) else ''}number")
 
 
 def check_method(config, method, flags: Namespace) -> None:
@@ -196,9 +189,8 @@ def start_deepspeed(zero: ds_config.Settings) -> None:
                 raise ValueError(f"--deepspeed compiles a part of itself and needs {program} in the PATH: {remedy}")
     # torch warns at every step of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]  # a free one
-    one_rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    # port 0: any that is free
+    one_rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
     for name, value in one_rank.items():  # for a plain `python fine-tune.py`, what torchrun sets
         os.environ.setdefault(name, str(value))
     if not torch.cuda.is_available():

@@ -1,6 +1,5 @@
 """The progress of a run: metrics.jsonl, the same numbers for every tracker, and a line printed every few seconds."""
 
-import contextlib
 import json
 import time
 from pathlib import Path
@@ -62,11 +61,10 @@ class Metrics(TrainerCallback):
         if not (state.is_world_process_zero and self.path.exists()):
             return
         kept = []
-        for line in self.path.read_bytes().splitlines():
+        for line in self.path.read_text().splitlines():
             # steps after the checkpoint are repeated; a kill may have cut off a line
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                if json.loads(line)["step"] <= state.global_step:
-                    kept.append(line.decode() + "\n")
+            if line.endswith("}") and json.loads(line)["step"] <= state.global_step:
+                kept.append(line + "\n")
         write_text(self.path, "".join(kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):

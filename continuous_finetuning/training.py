@@ -6,9 +6,9 @@ import logging
 import shutil
 import signal
 import sys
-import zipfile
 from functools import partial
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -80,14 +80,11 @@ def last_checkpoint(output: Path) -> Path | None:
 
 def check_files(folder: Path) -> None:
     """Raises ValueError if a file of a checkpoint is cut off or empty, as after a power cut."""
+    readers = {".json": lambda path: json.loads(path.read_bytes()), ".pt": ZipFile, ".pth": ZipFile}
+    readers[".safetensors"] = partial(safe_open, framework="pt")
     for path in folder.rglob("*"):
         with errors_of(f"{path} is damaged; delete {folder} to resume from the checkpoint before it"):
-            if path.suffix == ".json":
-                json.loads(path.read_bytes())
-            elif path.suffix in (".pt", ".pth"):
-                zipfile.ZipFile(path).close()
-            elif path.suffix == ".safetensors":
-                safe_open(path, "pt")
+            readers.get(path.suffix, Path)(path)
 
 
 class StopOnSignal(TrainerCallback):

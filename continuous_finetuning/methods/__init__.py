@@ -19,8 +19,6 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import checkpoint_writer
 
-MAX_LENGTH = 10**9  # tokens
-
 
 def option(default, help: str, type: Callable = float):
     """A dataclass field that is also a flag `--<field name>`; `None` means that the method computes the value."""
@@ -181,8 +179,8 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
             raise ValueError(f"--{key} is an option of {', '.join(owners)}, not of {name}; leave it out")
         options[key] = flags[key]
     original_length, rope = config.max_position_embeddings, config.rope_parameters
-    if model_max_length > MAX_LENGTH:
-        raise ValueError(f"--model_max_length {model_max_length} is above {MAX_LENGTH:,} tokens")
+    if model_max_length > 10**9:
+        raise ValueError(f"--model_max_length {model_max_length} is above a billion tokens")
     if cls.extends_rows and model_max_length <= original_length:
         raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
     if cls.scales_rope() and rope["rope_type"] != "default":
@@ -214,23 +212,20 @@ def import_checkpoint(name: str, config, original_length: int | None, model_max_
     recorded = rope.get("original_max_position_embeddings") or config.max_position_embeddings
     base.max_position_embeddings = original_length or recorded
     method = build(name, base, model_max_length, flags, recorded_options)
-    if not same_rope(config, base.max_position_embeddings, method):
+    ropes = [frequencies(base, parameters, model_max_length) for parameters in (rope, method.rope_parameters())]
+    if ropes[0].shape != ropes[1].shape or not torch.allclose(*ropes, rtol=1e-5, atol=0):
         raise ValueError(f"{name} cannot give the rope of the checkpoint's config with all its fields: {rope}")
     return base, method
 
 
-def same_rope(config, original_length: int, method: ContextExtension) -> bool:
-    """Whether the rope of an imported checkpoint's config is the method's, for texts of the trained length."""
-    positions = torch.tensor([[method.model_max_length - 1]])
-    ropes = []
-    for parameters in (config.rope_parameters, method.rope_parameters()):
-        rope_config = copy.deepcopy(config)
-        rope_config.rope_parameters = parameters
-        rope_config.max_position_embeddings = original_length  # where Transformers' dynamic rope begins to change
-        rotary = LlamaRotaryEmbedding(rope_config)
-        rotary(positions, positions)
-        ropes.append(rotary.inv_freq * rotary.attention_scaling)
-    return ropes[0].shape == ropes[1].shape and torch.allclose(*ropes, rtol=1e-5, atol=0)
+def frequencies(config, rope_parameters: dict, length: int) -> torch.Tensor:
+    """The frequencies of a text of `length` tokens in Transformers, times the attention factor, float32 [d/2]."""
+    config = copy.deepcopy(config)
+    config.rope_parameters = rope_parameters
+    rotary = LlamaRotaryEmbedding(config)
+    last_position = torch.tensor([[length - 1]])
+    rotary(last_position, last_position)  # sets a dynamic rope
+    return rotary.inv_freq * rotary.attention_scaling
 
 
 def positive(name: str, value: float | None, default: float | None = None) -> float:

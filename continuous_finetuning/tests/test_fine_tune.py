@@ -150,7 +150,7 @@ def test_a_kill_after_the_last_checkpoint(base, rows, tmp_path, end):
     (partial / ".tmp123456").write_bytes(b"half")
     (tmp_path / "config.json").unlink()
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('[1]\n{"loss": 1}\n{"step": ')
+        file.write('{"step": ')
     assert "resuming from" in run_here(*command)
     assert {name: (tmp_path / name).read_bytes() for name in files} == files
     assert not partial.exists() and not list(tmp_path.glob(".tmp*"))
@@ -242,7 +242,6 @@ def test_nan_ends_the_run_and_keeps_the_last_good_checkpoint(base, rows, tmp_pat
         ("--seed -1", "--seed -1: "),
         ("--save_strategy best", "--save_strategy"),
         ("--resume_from_checkpoint x", "--resume_from_checkpoint"),
-        ("--fsdp full_shard", "--fsdp is not supported"),
         ("--estimate 8xH1000", "--estimate 8xH1000: give a number and a GPU"),
     ],
 )
