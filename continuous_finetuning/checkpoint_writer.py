@@ -180,11 +180,11 @@ def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
             shutil.rmtree(partial, ignore_errors=True)
     finished, record = (output / result).exists(), output / "run.json"
     recorded = read_json(record)
-    if recorded is None and record.exists():
-        raise ValueError(f"{record} is damaged; delete {output} to start again, or give another --output_dir")
     if recorded is None:
-        if finished:
-            raise ValueError(f"{output} contains a {result} of other code; give another --output_dir")
+        if finished or record.exists():
+            raise ValueError(
+                f"{output} contains a {result} of other code, or a damaged run.json; give another --output_dir"
+            )
         write_json(record, settings)
         return False
     for key in [*settings, *recorded]:

@@ -96,10 +96,9 @@ def parse_flags(argv: list[str]) -> Namespace:
 def check_numbers(flags: Namespace, parser: HfArgumentParser) -> None:
     """Raises ValueError on numbers that are negative, NaN or infinite, and on 0 where it would train nothing."""
     for name, value in vars(flags).items():
-        if type(value) not in (int, float) or value == parser.get_default(name):
-            continue
-        if not 0 <= value < float("inf") or (value == 0 and name.endswith(COUNTS)):
-            raise ValueError(f"--{name} {value}: give a {'positive ' if name.endswith(COUNTS) else ''}number")
+        given = type(value) in (int, float) and value != parser.get_default(name)
+        if given and (not 0 <= value < float("inf") or (value == 0 and name.endswith(COUNTS))):
+            raise ValueError(f"--{name} {value}: give a positive number")
 
 
 def check_method(config, method, flags: Namespace) -> None:
@@ -116,11 +115,9 @@ def check_method(config, method, flags: Namespace) -> None:
         raise ValueError("--sequence_parallel_size needs --deepspeed ds_configs/stage3.json and no --document_mask")
     if flags.model_max_length % ranks or (not flags.estimate and WORLD_SIZE % ranks):
         raise ValueError(f"--sequence_parallel_size {ranks} must divide --model_max_length and the {WORLD_SIZE} ranks")
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    if heads % ranks or (kv_heads % ranks and ranks % kv_heads):
-        raise ValueError(
-            f"--sequence_parallel_size {ranks} does not fit the {heads} query and {kv_heads} key-value heads"
-        )
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    if heads % ranks or (shared % ranks and ranks % shared):
+        raise ValueError(f"--sequence_parallel_size {ranks} does not fit {heads} query and {shared} key-value heads")
 
 
 def fit_to_machine(flags: Namespace) -> None:
@@ -183,10 +180,9 @@ def start_deepspeed(zero: ds_config.Settings) -> None:
     import deepspeed
 
     compiles = zero.offload_optimizer or not torch.cuda.is_available()  # Adam for the CPU, or collectives
-    if compiles and not any(deepspeed.git_version_info.installed_ops.values()):
-        for program, remedy in {"ninja": "pip install ninja", "c++": "apt-get install g++"}.items():
-            if shutil.which(program) is None:
-                raise ValueError(f"--deepspeed compiles a part of itself and needs {program} in the PATH: {remedy}")
+    missing = [program for program in ("ninja", "c++") if shutil.which(program) is None]
+    if compiles and missing and not any(deepspeed.git_version_info.installed_ops.values()):
+        raise ValueError(f"DeepSpeed compiles with {missing[0]}: pip install ninja, and with apt-get: g++")
     # torch warns at every step of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
     # port 0: any that is free
