@@ -12,7 +12,8 @@ from rope import rope_at
 from run import errors_of, read_json
 
 logging.disable_progress_bar()
-logging.get_logger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report on missing weights
+for name in ("modeling_utils", "distributed.tensor_parallel"):  # a report on missing weights, a false warning with it
+    logging.get_logger(f"transformers.{name}").setLevel(logging.ERROR)
 
 # a checkpoint of other code has no record; the type of its rope tells the method
 METHOD_BY_ROPE = {"linear": "pi", "yarn": "yarn", "dynamic": "ntk"}

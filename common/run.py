@@ -125,7 +125,7 @@ def run_script(main: Callable[[], None]) -> None:
 def is_input_error(error: BaseException) -> bool:
     """Whether an error is about what the user has given (flags, files, packages, memory), not about this code."""
     package = type(error).__module__.partition(".")[0]
-    about_input = (ValueError, OSError, ModuleNotFoundError, MemoryError)
+    about_input = (ValueError, OSError, ImportError, MemoryError)
     return isinstance(error, about_input) or package in INPUT_PACKAGES or out_of_memory(error)
 
 

@@ -5,17 +5,18 @@ tokenizer) whose config.json has one extra object, `context_extension`. It is wr
 unfinished.
 """
 
+import copy
 import os
 import shutil
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from checkpoint import fingerprint, open_config
+from checkpoint import check_weights, fingerprint, open_config
 from lock import lock
-from run import RANK, read_json, write_json
+from run import RANK, errors_of, read_json, write_json
 
 TOKENIZER = ("tokenizer*", "*_tokens*.json", "vocab.json", "merges.txt", "*.model", "*.jinja")
 KIT_VERSION = "0.1.0"
@@ -23,17 +24,23 @@ LOCKS = []  # on the folders that this process writes to
 
 
 def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
-    """The config of a base model. Raises ValueError if it cannot be opened, is not a Llama, or is already extended.
+    """The config of a base model. weights: whether to check that its weights are those that the config describes.
 
-    weights: whether a folder must contain weights. They are not read.
+    Raises ValueError if the base cannot be opened, is not a plain Llama, is quantised, or is already extended.
     """
     config = open_config(name_or_path, False, "the methods extend plain Llama models", weights)
     if config.model_type != "llama":
         raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend Llama models")
     extension = getattr(config, "context_extension", None)
     if extension:
-        method, base = extension["method"], extension["base_model"]
+        method, base = extension["method"], extension.get("base_model")
         raise ValueError(f"{name_or_path} is already extended ({method}); start from its base {base}")
+    if getattr(config, "quantization_config", None):
+        raise ValueError(f"{name_or_path} is quantised; start from the model with weights in bfloat16 or float32")
+    if weights:  # reads only their names and shapes
+        load_weights(LlamaForCausalLM, str(base_folder(name_or_path)), copy.deepcopy(config), device_map="meta")
+    if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
+        config.pad_token_id = None  # -1 in early conversions; PyTorch would take it for the last token
     return config
 
 
@@ -41,10 +48,20 @@ def base_folder(name_or_path: str) -> Path:
     """The folder of a base's weights and tokenizer, downloaded if it is a hub id."""
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    folder = Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{name_or_path} has no *.safetensors weights on the hub")
-    return folder
+    return Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
+
+
+def load_weights(model_class, name_or_path: str, config: PreTrainedConfig, **kwargs):
+    """from_pretrained of safetensors only, or of `state_dict` in kwargs.
+
+    Raises ValueError if weights are missing, superfluous, of another shape or unreadable.
+    """
+    source = None if "state_dict" in kwargs else name_or_path
+    kwargs |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    with errors_of(f"cannot load {name_or_path}"):
+        model, report = model_class.from_pretrained(source, config=config, **kwargs)
+    check_weights(name_or_path, report)
+    return model
 
 
 def copy_tokenizer(base: str, output: str | Path) -> None:
@@ -122,21 +139,40 @@ def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:
 def link_weights(base: Path, output: Path) -> None:
     """Links the base's weights into `output`: hard links, or symbolic ones across file systems."""
     for path in base.glob("*.safetensors*"):  # and their index
-        target = output / path.name
-        target.unlink(missing_ok=True)
         try:
-            os.link(path.resolve(), target)
+            os.link(path.resolve(), output / path.name)
         except OSError:
-            target.symlink_to(path.resolve())
+            (output / path.name).symlink_to(path.resolve())
+
+
+def add_older_rope(config_file: Path) -> None:
+    """Adds the rope in the form that Transformers 4 and other readers know: `rope_theta` and `rope_scaling`."""
+    config = read_json(config_file) or {}
+    rope = dict(config.get("rope_parameters") or {})
+    if rope:
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+        write_json(config_file, dict(sorted(config.items())))
+
+
+def apply_umask(folder: Path) -> None:
+    """Gives weights the mode of other files: safetensors writes with 0600. Links to a base's weights stay."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for path in folder.rglob("*.safetensors"):
+        if not path.is_symlink() and path.stat().st_nlink == 1:
+            path.chmod(0o666 & ~umask)
 
 
 def move_in(partial: Path, output: Path) -> None:
-    """Moves the files and folders of `partial` into `output`, config.json last, and removes `partial`."""
+    """Completes the files of `partial`, moves them into `output`, config.json last, and removes `partial`."""
+    add_older_rope(partial / "config.json")
+    apply_umask(partial)
     for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
         if path.is_dir():
             shutil.rmtree(output / path.name, ignore_errors=True)
         os.replace(path, output / path.name)
-    partial.rmdir()
+    shutil.rmtree(partial)  # a hard link stays where it is if its target is in place already
 
 
 def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
@@ -147,12 +183,16 @@ def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
     """
     if RANK == 0:
         LOCKS.append(lock(output / ".lock"))
-    finished = (output / result).exists()
-    recorded = read_json(output / "run.json")
+        for partial in output.glob("*.partial"):  # what a killed run was writing
+            shutil.rmtree(partial, ignore_errors=True)
+    finished, record = (output / result).exists(), output / "run.json"
+    recorded = read_json(record)
     if recorded is None:
-        if finished:
-            raise ValueError(f"{output} contains a {result} of other code; give another --output_dir")
-        write_json(output / "run.json", settings)
+        if finished or record.exists():
+            raise ValueError(
+                f"{output} contains a {result} of other code, or a damaged run.json; give another --output_dir"
+            )
+        write_json(record, settings)
         return False
     recorded.setdefault("rows_sha256", settings.get("rows_sha256"))  # a run from before it was recorded
     for key in [*settings, *recorded]:

@@ -32,8 +32,8 @@ def read(path: str) -> Settings:
     for key in ("stage", *OFFLOADS):
         if key in config:
             raise ValueError(f"{path}: `{key}` has no effect at the top level; move it into `zero_optimization`")
-    zero = config.get("zero_optimization", {})
-    stage = zero.get("stage")
+    zero = config.get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, dict) else None
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"{path}: `zero_optimization` needs a `stage` from 0 to 3")
     if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import checkpoint_writer
 import methods
-from run import positive_int, run_script, write_text
+from run import Parser, positive_int, run_script, write_text
 
 
 def parse_flags() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--model_name_or_path", required=True, help="base model: a folder or a hub id")
     parser.add_argument("--method_name", required=True, help=", ".join(methods.available()))
     parser.add_argument("--model_max_length", type=positive_int, required=True, help="context window to reach, tokens")
@@ -33,7 +33,7 @@ def parse_flags() -> argparse.Namespace:
     imports = parser.add_argument_group("importing a trained checkpoint")
     imports.add_argument("--adopt", action="store_true", help="the weights were trained by other code")
     imports.add_argument("--original_length", type=positive_int, help="window of its base, tokens [as its config says]")
-    imports.add_argument("--trained_tokens", type=int, help="number of tokens that it was trained on [unknown]")
+    imports.add_argument("--trained_tokens", type=positive_int, help="tokens that it was trained on [unknown]")
     methods.add_flags(parser)
     return parser.parse_args()
 
@@ -46,7 +46,7 @@ def main() -> None:
     config = checkpoint_writer.open_base(args.model_name_or_path)
     if args.adopt:
         config, method = methods.import_checkpoint(name, config, args.original_length, length, vars(args))
-    elif args.original_length or args.trained_tokens:
+    elif args.original_length is not None or args.trained_tokens is not None:
         raise ValueError("--original_length and --trained_tokens describe a trained checkpoint; they need --adopt")
     else:
         method = methods.build(name, config, length, vars(args))
@@ -58,17 +58,18 @@ def main() -> None:
     trained_tokens = args.trained_tokens if args.adopt else 0
     extension = checkpoint_writer.context_extension(name, method, args.model_name_or_path, trained_tokens, recipe={})
     extended = checkpoint_writer.extended_config(config, method, extension)
-    checkpoint_writer.copy_tokenizer(base, output)
+    partial = output / "extended.partial"
+    partial.mkdir()
+    checkpoint_writer.copy_tokenizer(base, partial)
     has_base_weights = type(method).load is methods.ContextExtension.load
     if args.adopt or has_base_weights:
-        checkpoint_writer.link_weights(base, output)
+        checkpoint_writer.link_weights(base, partial)
     else:
-        partial = output / "weights.partial"
         method.load(str(base), extended, dtype="auto").save_pretrained(partial)
-        checkpoint_writer.move_in(partial, output)
-    checkpoint_writer.greedy_generation_config(config).save_pretrained(output)
-    checkpoint_writer.copy_modeling(method, output)
-    write_text(output / "config.json", extended.to_json_string(use_diff=False))  # last
+    checkpoint_writer.greedy_generation_config(config).save_pretrained(partial)
+    checkpoint_writer.copy_modeling(method, partial)
+    write_text(partial / "config.json", extended.to_json_string(use_diff=False))
+    checkpoint_writer.move_in(partial, output)
     state = "imported" if args.adopt else "not trained"
     print(f"{output}: {name}, {method.original_length} -> {length} tokens, {state}")
 

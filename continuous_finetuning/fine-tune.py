@@ -18,6 +18,7 @@ if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # long rows fragment a GPU's memory
 
 import atexit  # noqa: E402
+import shutil  # noqa: E402
 import warnings  # noqa: E402
 from argparse import SUPPRESS, Namespace  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
@@ -26,6 +27,7 @@ from pathlib import Path  # noqa: E402
 
 import accelerate.utils.other  # noqa: E402
 import torch  # noqa: E402
+from requests.utils import get_netrc_auth  # noqa: E402
 from transformers import HfArgumentParser, TrainingArguments, set_seed  # noqa: E402
 from transformers.hf_argparser import HfArg  # noqa: E402
 
@@ -39,6 +41,8 @@ import training  # noqa: E402
 from attention import CHOICES, choose_attention, sdpa_kernels  # noqa: E402
 from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
 from tokenizer import open_tokenizer  # noqa: E402
+
+COUNTS = ("_steps", "_epochs", "_size", "_length")  # endings of the flags that must not be 0
 
 
 @dataclass
@@ -74,16 +78,27 @@ def parse_flags(argv: list[str]) -> Namespace:
     parser.add_argument("--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, ... and stop")
     methods.add_flags(parser)
     flags = parser.parse_args(argv)
+    check_numbers(flags, parser)
     if not flags.output_dir:
         raise ValueError("give --output_dir")
-    if flags.eval_strategy not in ("no", None):
-        raise ValueError("--evaluation_strategy: there is no evaluation set here; set it to no")
+    if flags.eval_strategy not in ("no", None) or flags.save_strategy == "best":
+        raise ValueError("--evaluation_strategy: there is no evaluation set; give no, and --save_strategy steps")
+    if flags.resume_from_checkpoint:
+        raise ValueError("--resume_from_checkpoint: leave it out; the same command resumes from --output_dir")
     if (flags.offload_activations or flags.keep_attention) and not flags.gradient_checkpointing:
         raise ValueError("--offload_activations and --keep_attention need --gradient_checkpointing True")
     if flags.offload_activations and flags.keep_attention:
         raise ValueError("give --offload_activations or --keep_attention, not both")
     flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings(0, False, False)
     return flags
+
+
+def check_numbers(flags: Namespace, parser: HfArgumentParser) -> None:
+    """Raises ValueError on numbers that are negative, NaN or infinite, and on 0 where it would train nothing."""
+    for name, value in vars(flags).items():
+        given = type(value) in (int, float) and value != parser.get_default(name)
+        if given and (not 0 <= value < float("inf") or (value == 0 and name.endswith(COUNTS))):
+            raise ValueError(f"--{name} {value}: give a positive number")
 
 
 def check_method(config, method, flags: Namespace) -> None:
@@ -100,11 +115,9 @@ def check_method(config, method, flags: Namespace) -> None:
         raise ValueError("--sequence_parallel_size needs --deepspeed ds_configs/stage3.json and no --document_mask")
     if flags.model_max_length % ranks or (not flags.estimate and WORLD_SIZE % ranks):
         raise ValueError(f"--sequence_parallel_size {ranks} must divide --model_max_length and the {WORLD_SIZE} ranks")
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    if heads % ranks or (kv_heads % ranks and ranks % kv_heads):
-        raise ValueError(
-            f"--sequence_parallel_size {ranks} does not fit the {heads} query and {kv_heads} key-value heads"
-        )
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    if heads % ranks or (shared % ranks and ranks % shared):
+        raise ValueError(f"--sequence_parallel_size {ranks} does not fit {heads} query and {shared} key-value heads")
 
 
 def fit_to_machine(flags: Namespace) -> None:
@@ -153,22 +166,27 @@ def choose_trackers(flags: Namespace) -> None:
         if tracker != "none" and find_spec(tracker) is None:
             raise ValueError(f"--report_to {tracker} needs the package: pip install {tracker}")
     if "wandb" in flags.report_to:
-        import wandb
-
         os.environ.setdefault("WANDB_PROJECT", "long_extension")
-        if "WANDB_MODE" not in os.environ and not wandb.api.api_key:  # or it would stop at a prompt
+        server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+        logged_in = os.environ.get("WANDB_API_KEY") or get_netrc_auth(server)
+        if "WANDB_MODE" not in os.environ and not logged_in:  # or it would stop at a prompt
             os.environ["WANDB_MODE"] = "offline"
             print_rank0("wandb: not logged in to Weights & Biases, recording offline (log in with: wandb login)")
     flags.project = "long_extension" if flags.project == "huggingface" else flags.project  # trackio's
     flags.run_name = flags.wandb_name or flags.run_name or Path(flags.output_dir).name
 
 
-def start_deepspeed() -> None:
+def start_deepspeed(zero: ds_config.Settings) -> None:
     import deepspeed
 
+    compiles = zero.offload_optimizer or not torch.cuda.is_available()  # Adam for the CPU, or collectives
+    missing = [program for program in ("ninja", "c++") if shutil.which(program) is None]
+    if compiles and missing and not any(deepspeed.git_version_info.installed_ops.values()):
+        raise ValueError(f"DeepSpeed compiles with {missing[0]}: pip install ninja, and with apt-get: g++")
     # torch warns at every step of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
-    one_rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
+    # port 0: any that is free
+    one_rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
     for name, value in one_rank.items():  # for a plain `python fine-tune.py`, what torchrun sets
         os.environ.setdefault(name, str(value))
     if not torch.cuda.is_available():
@@ -179,7 +197,7 @@ def training_arguments(flags: Namespace) -> RecipeArguments:
     fit_to_machine(flags)
     choose_trackers(flags)
     if flags.deepspeed:
-        start_deepspeed()
+        start_deepspeed(flags.zero)
     else:  # accelerate would import DeepSpeed only to see that it is not used: two seconds
         accelerate.utils.other.is_deepspeed_available = lambda: False
     if flags.sequence_parallel_size > 1:

@@ -12,8 +12,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.hf_argparser import string_to_bool
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+import checkpoint_writer
 
 
 def option(default, help: str, type: Callable = float):
@@ -99,7 +103,7 @@ class ContextExtension:
     # --- training
     def load(self, name_or_path: str, config, **kwargs):
         """The extended model with the base's weights. config: the extended one."""
-        return AutoModelForCausalLM.from_pretrained(name_or_path, config=config, **kwargs)
+        return checkpoint_writer.load_weights(AutoModelForCausalLM, name_or_path, config, **kwargs)
 
     def prepare(self, model, low_rank: bool):
         """The model to train, made from the loaded one. low_rank: by LoRA."""
@@ -175,6 +179,8 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
             raise ValueError(f"--{key} is an option of {', '.join(owners)}, not of {name}; leave it out")
         options[key] = flags[key]
     original_length, rope = config.max_position_embeddings, config.rope_parameters
+    if model_max_length > 10**9:
+        raise ValueError(f"--model_max_length {model_max_length} is above a billion tokens")
     if cls.extends_rows and model_max_length <= original_length:
         raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
     if cls.scales_rope() and rope["rope_type"] != "default":
@@ -205,7 +211,21 @@ def import_checkpoint(name: str, config, original_length: int | None, model_max_
         base.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
     recorded = rope.get("original_max_position_embeddings") or config.max_position_embeddings
     base.max_position_embeddings = original_length or recorded
-    return base, build(name, base, model_max_length, flags, recorded_options)
+    method = build(name, base, model_max_length, flags, recorded_options)
+    ropes = [frequencies(base, parameters, model_max_length) for parameters in (rope, method.rope_parameters())]
+    if ropes[0].shape != ropes[1].shape or not torch.allclose(*ropes, rtol=1e-5, atol=0):
+        raise ValueError(f"{name} cannot give the rope of the checkpoint's config with all its fields: {rope}")
+    return base, method
+
+
+def frequencies(config, rope_parameters: dict, length: int) -> torch.Tensor:
+    """The frequencies of a text of `length` tokens in Transformers, times the attention factor, float32 [d/2]."""
+    config = copy.deepcopy(config)
+    config.rope_parameters = rope_parameters
+    rotary = LlamaRotaryEmbedding(config)
+    last_position = torch.tensor([[length - 1]])
+    rotary(last_position, last_position)  # sets a dynamic rope
+    return rotary.inv_freq * rotary.attention_scaling
 
 
 def positive(name: str, value: float | None, default: float | None = None) -> float:

@@ -105,6 +105,8 @@ class Method(ContextExtension):
     def __post_init__(self):
         for name in ("max_factor", "param_factor", "time_dt"):
             positive(name, getattr(self, name))
+        if self.max_factor / self.time_dt > 10**6 or self.param_factor > 10**3:
+            raise ValueError("clex: give a larger --time_dt, or a smaller --max_factor or --param_factor")
         if self.max_factor < self.ratio:
             raise ValueError(f"--max_factor {self.max_factor} is below trained / original length, {self.ratio}")
         self._network = LogFrequencies(self.rope_theta, self.head_dim, self.param_factor, self.time_dt)

@@ -76,4 +76,4 @@ class Method(ContextExtension):
                 landmark = tokens.float().mean(dim=0, keepdim=True).to(tokens.dtype)
                 weights[name] = torch.cat([tokens, landmark])
         kwargs["attn_implementation"] = "sdpa"  # the modeling file has its own attention
-        return LandmarkForCausalLM.from_pretrained(None, config=config, state_dict=weights, **kwargs)
+        return checkpoint_writer.load_weights(LandmarkForCausalLM, name_or_path, config, state_dict=weights, **kwargs)

@@ -112,7 +112,9 @@ class Method(pi.Method):
             modules_to_save=sorted(modules),
             ensure_weight_tying=model.config.tie_word_embeddings,
         )
-        return get_peft_model(model, lora)
+        model = get_peft_model(model, lora)
+        lora.target_modules = sorted(lora.target_modules)  # peft's set has another order in every process
+        return model
 
     def finish_reads(self, model):
         return list(model.parameters()) if hasattr(model, "merge_and_unload") else []

@@ -28,6 +28,7 @@ def test_shipped_files():
         (lambda c: c.update(gradient_accumulation_steps=8), "`gradient_accumulation_steps` overrides"),
         (lambda c: c["zero_optimization"].update(stage=2), "`offload_param` needs `stage` 3"),
         (lambda c: c["zero_optimization"].pop("stage3_gather_16bit_weights_on_model_save"), "stage 3 needs"),
+        (lambda c: c.update(zero_optimization=[3]), "`zero_optimization` needs a `stage`"),
         (lambda c: c.pop("zero_optimization"), "`zero_optimization` needs a `stage`"),
     ],
 )

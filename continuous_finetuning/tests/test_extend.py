@@ -1,16 +1,20 @@
 """extend.py: checkpoints that plain Transformers opens, linked weights, imported checkpoints, bad input."""
 
+import itertools
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import checkpoint_writer
 import methods
-from scripts import fails, run_here
+from scripts import fails, run_here, training_flags
 from tiny import C, L, edit_config, save_base
 
 IDS = torch.arange(2, 202)[None]
@@ -40,7 +44,11 @@ def test_plain_transformers_opens_it(base, tmp_path, name):
     config.rope_parameters, config.max_position_embeddings = method.rope_parameters(), L
     expected = LlamaForCausalLM.from_pretrained(base, config=config)
     plain = AutoModelForCausalLM.from_pretrained(output)
+    fields = json.loads((output / "config.json").read_text())
+    del fields["rope_parameters"]  # Transformers 4 reads rope_theta and rope_scaling
+    older = LlamaForCausalLM.from_pretrained(output, config=type(config)(**fields))
     with torch.no_grad():
+        assert torch.equal(older(IDS).logits, plain(IDS).logits)
         assert torch.equal(plain(IDS).logits, expected(IDS).logits)
         origin = LlamaForCausalLM.from_pretrained(base)(IDS).logits
     if name not in ("origin", "ntk_frozen"):  # those two start from the base's own rope
@@ -75,6 +83,34 @@ def test_again_does_nothing_and_an_unfinished_folder_is_finished(base, tmp_path)
     assert json.loads((output / "config.json").read_text())["context_extension"]["method"] == "pi"
 
 
+LANDMARK = ["--model_max_length", 64, "--mem_freq", 7, "--top_k", 2]
+
+
+@pytest.mark.parametrize("name, more", [("yarn", []), ("landmark", LANDMARK)])
+def test_a_kill_at_any_rename(base, tmp_path, monkeypatch, name, more):
+    """The same command then gives the checkpoint of an uninterrupted run."""
+
+    def run(output, kill_at, expect):
+        calls = itertools.count()
+        with monkeypatch.context() as patch:
+            for module, call in ((os, os.replace), (os, os.link), (shutil, shutil.rmtree)):
+
+                def interrupted(*args, call=call, **kwargs):
+                    if next(calls) == kill_at:
+                        raise KeyboardInterrupt
+                    return call(*args, **kwargs)
+
+                patch.setattr(module, call.__name__, interrupted)
+            run_here(*flags(base, name, output, *more), expect=expect)
+        return next(calls), {path.name: path.read_bytes() for path in output.iterdir() if path.suffix != ".partial"}
+
+    n_calls, files = run(tmp_path / "out", None, 0)
+    assert n_calls > 7
+    for n in range(n_calls):
+        run(tmp_path / f"out{n}", n, 130)
+        assert run(tmp_path / f"out{n}", None, 0)[1] == files, n
+
+
 @pytest.mark.parametrize("name, length", [("self_extend", 1024), ("yarn", L)])
 def test_longest_text(base, tmp_path, name, length):
     """It replaces --model_max_length for a method that is set for it."""
@@ -92,6 +128,7 @@ def test_longest_text(base, tmp_path, name, length):
         ("self_extend", "pi", [], "contains its own modeling code; the methods extend plain Llama models"),
         ("scaled", "pi", [], "is already scaled (linear)"),
         ("base", "pi", ["--trained_tokens", 5], "they need --adopt"),
+        ("base", "pi", ["--trained_tokens", 0], "must be at least 1"),
         ("base", "ntk_frozen", ["--adopt"], "ntk_frozen is not trained"),
         ("scaled", "ntk", ["--adopt"], "rope is 'linear', that of ntk is 'dynamic'"),
     ],
@@ -99,6 +136,35 @@ def test_longest_text(base, tmp_path, name, length):
 def test_bad_input(folders, tmp_path, folder, name, more, message):
     assert message in fails(*flags(folders / folder, name, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
+
+
+BROKEN = {  # bases whose config.json has these fields
+    "code": {"auto_map": {"AutoConfig": "evil.Config"}},
+    "quantised": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+    "deeper": {"num_hidden_layers": 3},
+    "shallower": {"num_hidden_layers": 1},
+    "no layers": {"num_hidden_layers": -1},
+    "wider": {"intermediate_size": 128},
+    "text": {"rms_norm_eps": "small"},
+    "a weight less": {},
+}
+
+
+@pytest.mark.parametrize("change", BROKEN)
+def test_both_scripts_refuse_a_base(rows, tmp_path, change):
+    folder, output = edit_config(save_base(tmp_path / "base"), **BROKEN[change]), tmp_path / "out"
+    if change == "a weight less":
+        weights = load_file(folder / "model.safetensors")
+        del weights["model.norm.weight"]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for command in (flags(folder, "pi", output), ["fine-tune.py", *training_flags(folder, rows, "pi", output)]):
+        assert str(folder) in fails(*command)
+        assert not output.exists()
+
+
+def test_a_pad_token_of_minus_one_is_none(tmp_path):
+    output = extended(edit_config(save_base(tmp_path / "base"), pad_token_id=-1), "pi", tmp_path / "out")
+    assert AutoConfig.from_pretrained(output).pad_token_id is None
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +236,20 @@ def test_every_released_form(released, tmp_path):
         np.testing.assert_allclose(
             LlamaRotaryEmbedding(model.config).inv_freq, theta ** (-np.arange(0, 32, 2) / 32), 1e-5
         )
+
+
+@pytest.mark.parametrize("field, value", [("attention_factor", 1.0), ("mscale", 0.7), ("truncate", False)])
+def test_no_field_of_an_imported_rope_is_lost(tmp_path, field, value):
+    """beta_fast is an option of the method; the others are refused."""
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": C}
+    rope |= {"beta_fast": 8.0, "mscale_all_dim": 0.3}  # which has no effect without mscale
+    folder = save_base(tmp_path / "released", rope_parameters=rope, max_position_embeddings=L)
+    output = extended(folder, "yarn", tmp_path / "out", "--adopt")
+    with torch.no_grad():
+        imported, released = (LlamaForCausalLM.from_pretrained(path)(IDS).logits for path in (output, folder))
+    torch.testing.assert_close(imported, released)
+    edit_config(folder, rope_parameters=rope | {field: value})
+    assert field in fails(*flags(folder, "yarn", tmp_path / "refused", "--adopt"))
 
 
 def test_landmark_with_its_row_in_the_vocabulary(tmp_path):

@@ -61,6 +61,9 @@ def test_finished_checkpoint(ten_steps, base):
     assert not GenerationConfig.from_pretrained(output).do_sample
     assert AutoTokenizer.from_pretrained(output).get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
     assert not list(output.glob("*.bin")) and not list(output.glob("*.partial"))
+    fields = json.loads((output / "config.json").read_text())  # Transformers 4 reads rope_theta and rope_scaling
+    rope = {"rope_theta": fields["rope_theta"], "rope_type": "default", **(fields["rope_scaling"] or {})}
+    assert rope == fields["rope_parameters"]
     before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
     assert before.keys() == after.keys() and all(not torch.equal(before[name], after[name]) for name in before)
     model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True).eval()
@@ -86,7 +89,10 @@ def test_command_of_paper_runs(base, rows, tmp_path, monkeypatch):
     assert (STAGE / command[at + 1]).exists()
     del command[at : at + 2]
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):  # nobody is logged in: wandb records offline
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     log = run_here(*command)
     if not torch.cuda.is_available():
         assert "--bf16: no GPU" in log and "--tf32: no GPU" in log
@@ -130,6 +136,39 @@ def test_methods_with_a_state_resume(base, rows, tmp_path, method, more):
     (tmp_path / "model.safetensors").unlink()
     assert "resuming from" in run_here("fine-tune.py", *training_flags(base, rows, method, tmp_path), *options)
     assert (tmp_path / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("end", ["--max_steps 4", "--num_train_epochs 0.2"])
+def test_a_kill_after_the_last_checkpoint(base, rows, tmp_path, end):
+    """The rerun trains no further step, and what the killed one was writing does not reach the checkpoint."""
+    command = ["fine-tune.py", *training_flags(base, rows, "pi", tmp_path), *end.split(), "--save_steps", 2]
+    run_here(*command)
+    files = {name: (tmp_path / name).read_bytes() for name in ("model.safetensors", "config.json", "metrics.jsonl")}
+    partial = tmp_path / "final.partial"
+    partial.mkdir()
+    (partial / ".tmp123456").write_bytes(b"half")
+    (tmp_path / "config.json").unlink()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": ')
+    assert "resuming from" in run_here(*command)
+    assert {name: (tmp_path / name).read_bytes() for name in files} == files
+    assert not partial.exists() and not list(tmp_path.glob(".tmp*"))
+    mode = (tmp_path / "run.json").stat().st_mode  # that the umask gives
+    assert [path.stat().st_mode for path in tmp_path.rglob("model.safetensors")] == [mode] * 3
+
+
+def test_a_damaged_file_is_named(base, rows, tmp_path):
+    """As after a power cut."""
+    command = ["fine-tune.py", *training_flags(base, rows, "pi", tmp_path), "--max_steps", 2, "--save_steps", 2]
+    run_here(*command)
+    (tmp_path / "config.json").unlink()
+    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", "../run.json"):
+        path = tmp_path / "checkpoint-2" / name
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        line = fails(*command)
+        assert path.name in line and "damaged" in line and str(tmp_path) in line
+        path.write_bytes(content)
 
 
 def test_a_signal_leaves_a_checkpoint(base, rows, tmp_path):
@@ -181,10 +220,18 @@ def test_nan_ends_the_run_and_keeps_the_last_good_checkpoint(base, rows, tmp_pat
         ("--sequence_parallel_size 2", "--sequence_parallel_size needs --deepspeed"),
         (
             "--sequence_parallel_size 4 --estimate --deepspeed ds_configs/stage3.json",
-            "does not fit the 2 query and 1 key-value heads",
+            "does not fit 2 query and 1 key-value heads",
         ),
         ("--use_liger_kernel True", "--use_liger_kernel needs a GPU"),
         ("--keep_attention True --gradient_checkpointing False", "need --gradient_checkpointing True"),
+        ("--num_train_epochs 0", "--num_train_epochs 0.0: "),
+        ("--num_train_epochs nan", "--num_train_epochs nan: "),
+        ("--per_device_train_batch_size 0", "--per_device_train_batch_size 0: "),
+        ("--learning_rate nan", "--learning_rate nan: "),
+        ("--max_steps 0", "--max_steps 0: "),
+        ("--seed -1", "--seed -1: "),
+        ("--save_strategy best", "--save_strategy"),
+        ("--resume_from_checkpoint x", "--resume_from_checkpoint"),
         ("--estimate 8xH1000", "--estimate 8xH1000: give a number and a GPU"),
     ],
 )

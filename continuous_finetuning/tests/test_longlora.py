@@ -94,6 +94,8 @@ def trained(base, rows, tmp_path_factory):
 def test_merged_checkpoint_is_adapter_plus_base(trained, base):
     from peft import PeftModel
 
+    adapter = json.loads((trained / "adapter" / "adapter_config.json").read_text())
+    assert adapter["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"]  # not in the order of a set
     merged = AutoModelForCausalLM.from_pretrained(trained)
     config = json.loads((trained / "config.json").read_text())
     assert config["rope_parameters"]["rope_type"] == "linear" and config["rope_parameters"]["factor"] == 4
