@@ -93,20 +93,6 @@ def save_checkpoints(base: Path, root: Path, methods=tuple(EXTEND)) -> dict[str,
     return {method: root / method for method in methods}
 
 
-def run(*command, expect: int = 0, cwd: Path = STAGE, timeout: int = 300, **environment) -> str:
-    """Runs a command as a user would, in the stage's folder; returns stdout and stderr together."""
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    variables = os.environ | {name: str(value) for name, value in environment.items()}
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=variables, timeout=timeout, **streams)
-    assert done.returncode == expect, f"exit status {done.returncode}:\n{done.stdout}"
-    return done.stdout
-
-
-def python(script, *flags, **kwargs) -> str:
-    """Runs a Python script as a user would; see `run`."""
-    return run(sys.executable, script, *flags, **kwargs)
-
-
 def run_at_once(main) -> list[int]:
     """Exit statuses of two processes that call main() with a Store.
 
@@ -154,3 +140,17 @@ def start_until(line: str, script, *flags) -> subprocess.Popen:
         printed.append(process.stdout.readline())
         assert printed[-1], "".join(printed)
     return process
+
+
+def run(*command, expect: int = 0, cwd: Path = STAGE, timeout: int = 300, **environment) -> str:
+    """Runs a command as a user would, in the stage's folder; returns stdout and stderr together."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    variables = os.environ | {name: str(value) for name, value in environment.items()}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=variables, timeout=timeout, **streams)
+    assert done.returncode == expect, f"exit status {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def python(script, *flags, **kwargs) -> str:
+    """Runs a Python script as a user would; see `run`."""
+    return run(sys.executable, script, *flags, **kwargs)

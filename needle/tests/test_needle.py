@@ -151,10 +151,15 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(run, base, tmp_pat
 
 
 def test_two_runs_at_once_answer_each_prompt_once(run, base, tmp_path):
+    def reply(text):
+        with (tmp_path / "asked").open("a") as file:
+            file.write(".")
+        return oracle(text)
+
     flags = f"--model_path {base} --test_name oracle --lengths 1000 --trials 2 --output_dir {tmp_path}"
-    assert tiny.run_at_once(lambda: run(flags, FakeEngine(base, oracle))) == [0, 0]
-    answers = (tmp_path / "oracle" / "answers.jsonl").read_text().splitlines()
-    assert len(answers) == 20 and [result["n"] for result in read_results(tmp_path / "oracle").values()] == [2] * 10
+    assert tiny.run_at_once(lambda: run(flags, FakeEngine(base, reply))) == [0, 0]
+    assert (tmp_path / "asked").read_text() == 20 * "."
+    assert [result["n"] for result in read_results(tmp_path / "oracle").values()] == [2] * 10
 
 
 def test_larger_grids_reuse_answers_and_other_settings_start_again(run, base, tmp_path):
