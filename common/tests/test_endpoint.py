@@ -12,11 +12,16 @@ from endpoint import Endpoint
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers with the request's last word, `busy` times with 503 first, and asks for the key "secret"."""
+    """Answers with the request's last word, or with the server's `reply` (status, body, headers), if it has one.
+
+    `busy` times it answers 503 first. It asks for the key "secret".
+    """
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append((self.path, body))
+        if self.server.reply:
+            return self.send(*self.server.reply)
         chat = self.path == "/v1/chat/completions"
         status, content = 200, {"usage": {"prompt_tokens": 7, "completion_tokens": 1}}
         if self.headers["Authorization"] != "Bearer secret":
@@ -29,9 +34,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             word = (body["messages"][0]["content"] if chat else body["prompt"]).split()[-1]
             content["choices"] = [{"message": {"content": word}} if chat else {"text": word}]
+        self.send(status, json.dumps(content, indent=1))
+
+    def send(self, status, content, headers=()):
         self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(json.dumps(content, indent=1).encode())
+        self.wfile.write(content.encode())
 
     def log_message(self, *args):
         pass
@@ -41,7 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setattr(endpoint, "RETRIES", endpoint.RETRIES.new(total=2, backoff_factor=0))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.requests, server.busy, server.chats_only = [], 0, False
+    server.requests, server.busy, server.chats_only, server.reply = [], 0, False, None
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     yield server
@@ -71,6 +81,50 @@ def test_errors_are_one_line_and_a_refusal_is_not_retried(server):
             Endpoint(url, "big", key).generate(["a"], 1)
         assert "\n" not in str(error.value)
     assert len(server.requests) == 1 + 3
+
+
+@pytest.mark.parametrize(
+    "content", ["null", "[]", "<html>", "[" * 100_000, '"a"', "{}"]
+    + [f'{{"choices": {choices}}}' for choices in ("null", "[]", "{}", '"ab"', "[1]", '[{"text": 1}]', "[{}]")]
+    + ['{"choices": [{"text": "a"}], "usage": [1]}', '{"choices": [{"text": "a"}], "usage": {"prompt_tokens": "x"}}'],
+)  # fmt: skip
+def test_an_odd_reply_is_one_line_that_names_the_server(server, content):
+    server.reply = (200, content)
+    with pytest.raises(ValueError, match=server.url) as error:
+        Endpoint(server.url, "big", "secret").generate(["a"], 1)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused(server, status):
+    server.reply = (status, "", [("Location", server.url + "/elsewhere")])
+    with pytest.raises(ValueError, match="elsewhere"):
+        Endpoint(server.url, "big", "secret").generate(["a"], 1)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://host/v1", "localhost:8000/v1", "http:///v1", "http://a/?key=b"]
+)
+def test_an_address_that_is_no_server_is_refused(url):
+    with pytest.raises(ValueError, match="http://localhost:8000/v1"):
+        Endpoint(url, "big", None)
+
+
+def test_key_and_password_are_in_no_result_or_message(server, monkeypatch, tmp_path):
+    url = server.url.replace("http://", "http://user:pass%2Fword@")
+    (tmp_path / "netrc").write_text("default login other password another\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))  # requests would send it in place of the key
+    assert Endpoint(server.url, "big", "secret\n").generate(["say a"], 1) == ["a"]
+    monkeypatch.setattr("sys.argv", ["call_api.py", "--base_url", url, "--api_key", "secret"])
+    server.reply = (401, "no user:pass%2Fword, no secret" + " and no secret" * 100)
+    client = Endpoint(url, "big", "secret")
+    with pytest.raises(ValueError, match="401") as error:
+        client.generate(["a"], 1)
+    for text in (str(error.value), json.dumps(client.describe()), json.dumps(client.settings()), client.name_or_path):
+        assert "secret" not in text and "pass%2Fword" not in text
+    with pytest.raises(ValueError, match="ASCII"):
+        Endpoint(server.url, "big", "\u201csecret\u201d")
 
 
 def test_plan_and_description():

@@ -125,3 +125,10 @@ def test_nothing_is_asked_of_cuda_before_it_is_initialised(monkeypatch):
     run.reset_peak_memory(gpu)
     assert run.peak_memory(gpu) == 0
     assert run.peak_memory(None) is None and run.peak_memory(torch.device("cpu")) > 1 << 20
+
+
+def test_a_terminal_that_is_closed_does_not_end_a_run(tmp_path):
+    closed = os.open(tmp_path / "log", os.O_CREAT | os.O_RDONLY)  # writing to it is an OSError
+    with open(closed, "w", closefd=False) as stream:
+        run.print_rank0("step 1", stream)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), closed)
