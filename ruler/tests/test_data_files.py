@@ -177,16 +177,10 @@ def test_an_odd_benchmark_is_named(run, tmp_path, monkeypatch, content):
 def test_a_second_process_waits_and_makes_nothing(run, tmp_path, tokenizer_folder, monkeypatch):
     flags = ["--save_dir", tmp_path, "--tokenizer_path", tokenizer_folder, "--max_seq_length", 1024, "--task", "vt"]
     flags += ["--num_samples", 3, "--workers", 1]
-    make_block, second = prepare.make_block, []
-
-    def start_another(block):
-        second.append(tiny.start_until("waiting until it ends", "data/prepare.py", *flags))
-        return make_block(block)
-
-    monkeypatch.setattr(prepare, "make_block", start_another)
+    second = tiny.start_second(monkeypatch, prepare, "make_block", "data/prepare.py", *flags)
     assert run(tmp_path, *flags)[1] is None
     printed = second[0].communicate()[0]
-    assert "all files are there" in printed and "mean fill" not in printed and len(second) == 1
+    assert "all files are there" in printed and "mean fill" not in printed
 
 
 def test_data_of_others_and_a_tokenizer_that_cannot_be_counted(run, tmp_path, tokenizer_of):
