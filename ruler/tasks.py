@@ -33,10 +33,8 @@ def read_tasks(benchmark: str) -> dict[str, dict]:
     tasks = {}
     try:
         for name, task in yaml.safe_load(read_text(path)).items():
-            if task.get("task") not in FAMILIES:
-                raise ValueError(f"{name} names no family of tasks; known: {', '.join(FAMILIES)}")
-            if "/" in name or name in (".", ".."):
-                raise ValueError(f"{name} cannot be the name of a folder")
+            if "/" in name or ".." in name or task.get("task") not in FAMILIES:
+                raise ValueError(f"{name} names no folder or no family of tasks; known: {', '.join(FAMILIES)}")
             tasks[name] = {"args": {}} | FAMILIES[task["task"]] | task
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from None

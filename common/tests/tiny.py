@@ -130,18 +130,6 @@ def run_at_once(main) -> list[int]:
     return [process.exitcode for process in processes]
 
 
-def start_until(line: str, script, *flags) -> subprocess.Popen:
-    """Starts a Python script of the stage; returns the process as soon as it has printed a line with this text."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    command = [sys.executable, script, *map(str, flags)]
-    process = subprocess.Popen(command, cwd=STAGE, stdin=subprocess.DEVNULL, **streams)
-    printed = []
-    while not printed or line not in printed[-1]:
-        printed.append(process.stdout.readline())
-        assert printed[-1], "".join(printed)
-    return process
-
-
 def run(*command, expect: int = 0, cwd: Path = STAGE, timeout: int = 300, **environment) -> str:
     """Runs a command as a user would, in the stage's folder; returns stdout and stderr together."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -154,3 +142,22 @@ def run(*command, expect: int = 0, cwd: Path = STAGE, timeout: int = 300, **envi
 def python(script, *flags, **kwargs) -> str:
     """Runs a Python script as a user would; see `run`."""
     return run(sys.executable, script, *flags, **kwargs)
+
+
+def start_second(patch, owner, name: str, script, *flags) -> list[subprocess.Popen]:
+    """Makes the first call of owner.name start a Python script of the stage, and wait until that says that it waits."""
+    call, started = getattr(owner, name), []
+
+    def start_and_call(*args):
+        if not started:
+            command = [sys.executable, script, *map(str, flags)]
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            started.append(subprocess.Popen(command, cwd=STAGE, stdin=subprocess.DEVNULL, **streams))
+            line = started[0].stdout.readline()
+            while "waiting until it ends" not in line:
+                assert line, "it ended without waiting"
+                line = started[0].stdout.readline()
+        return call(*args)
+
+    patch.setattr(owner, name, start_and_call)
+    return started

@@ -68,14 +68,7 @@ def test_rows_without_an_id_of_their_own_get_one(tmp_path):
     ("name", "rows", "message"),
     [
         ("standin_lcc", [make_row(0), '{"input": "a"'], "standin_lcc.jsonl, line 2 is not a JSON object"),
-        ("standin_lcc", [make_row(0), "[" * 100_000], "line 2 is not a JSON object"),
-        ("standin_lcc", [make_row(0, context="\ud800")], "line 1 is not a JSON object of UTF-8 text"),
         ("standin_lcc", ["", make_row(0, answers=[])], "line 2 is not a row .*TypeError"),
-        ("standin_lcc", [make_row(0, answers="one")], "line 1 is not a row"),  # each letter would be an answer
-        ("standin_lcc", [make_row(0, context=None)], "line 1 is not a row"),
-        ("standin_lcc", [make_row(0, length=float("nan"))], "line 1 is not a row"),
-        ("standin_lcc", [make_row(0, _id=["a"])], "line 1 is not a row"),
-        ("standin_lcc", ['{"input": "a"}'], "line 1 is not a row .*KeyError: 'answers'"),
         ("standin_lcc", [], "has no rows"),
         ("hotpotqa", [make_row(0)], "has 1 rows, not 200"),
         ("standin_qasper", None, "make it with python make_standin.py"),
@@ -87,6 +80,14 @@ def test_an_invalid_file_is_refused(tmp_path, name, rows, message):
         write_rows(tmp_path / f"{name}.jsonl", rows)
     with pytest.raises(ValueError, match=message):
         load(name, tmp_path)
+
+
+@pytest.mark.parametrize("field", ["answers", "context", "length", "_id", "all_classes"])
+def test_each_field_is_checked(tmp_path, field):
+    odd_values = {"answers": "one", "context": "\ud800", "length": float("nan"), "_id": ["a"], "all_classes": "ab"}
+    write_rows(tmp_path / "standin_lcc.jsonl", [make_row(0), make_row(1, **{field: odd_values[field]})])
+    with pytest.raises(ValueError, match="line 2 is not a"):
+        load("standin_lcc", tmp_path)
 
 
 def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):

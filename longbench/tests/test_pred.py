@@ -195,19 +195,11 @@ def test_changed_rows_are_answered_again_and_a_second_process_waits(base, call, 
     flags = ["--model_path", base, "--data_dir", tmp_path, "--output_dir", tmp_path, "--max_new_tokens", 1]
     flags += ["--dataset_name", "standin_trec_5shots"]
     rows = read_rows(data / "standin_trec_5shots.jsonl")
-    write_rows(tmp_path / "standin_trec_5shots.jsonl", rows)
-    append, second = pred.Store.append, []
-
-    def start_another(store, entry):
-        append(store, entry)
-        if not second:
-            second.append(tiny.start_until("waiting until it ends", "pred.py", *flags))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pred.Store, "append", start_another)
-        assert not call(pred.main, *flags)[1]
+    path = write_rows(tmp_path / "standin_trec_5shots.jsonl", rows)
+    second = tiny.start_second(monkeypatch, pred.Store, "append", "pred.py", *flags)
+    assert not call(pred.main, *flags)[1]
     assert "12 of 12 rows are already answered" in second[0].communicate()[0] and second[0].returncode == 0
-    write_rows(tmp_path / "standin_trec_5shots.jsonl", [rows[0] | {"context": "changed"}, *rows[1:]])
+    write_rows(path, [rows[0] | {"context": "changed"}, *rows[1:]])
     assert "moved to old/ (other data)" in call(pred.main, *flags)[0]
 
 

@@ -164,22 +164,13 @@ def test_invalid_predictions_are_reported_and_the_rest_is_scored(tmp_path, score
     assert score("--output_dir", tmp_path / "empty")[1][-1].startswith("error: no predictions")
 
 
-@pytest.mark.parametrize(
-    ("line", "record"),
-    [
-        (row("lcc", 0, _id=["a"]), {}),
-        (row("lcc", 0, answers="return"), {}),  # each letter would be an answer
-        (row("lcc", 0, length=float("nan")), {}),
-        (row("lcc", 0) | {"pred": None}, {}),
-        ("[" * 100_000, {}),
-        (row("lcc", 0, pred="\ud800"), {}),
-        (row("lcc", 0), {"data": ["official"]}),
-        (row("lcc", 0), {"limit": "all"}),
-        (row("lcc", 0), {"checkpoint": ["c"]}),
-    ],
-)
-def test_one_odd_line_or_record_does_not_stop_the_scores_of_others(tmp_path, score, line, record):
-    write(tmp_path, "lcc", [line], **record)
+FIELDS = [{"_id": ["a"]}, {"answers": "return"}, {"length": float("nan")}, {"pred": None}, {"pred": "\ud800"}]
+RECORDS = [{"data": ["official"]}, {"limit": "all"}, {"checkpoint": ["c"]}]
+
+
+@pytest.mark.parametrize(("fields", "record"), [({}, record) for record in RECORDS] + [(odd, {}) for odd in FIELDS])
+def test_one_odd_line_or_record_does_not_stop_the_scores_of_others(tmp_path, score, fields, record):
+    write(tmp_path, "lcc", ["[" * 100_000, row("lcc", 0, **fields)], **record)
     write(tmp_path, "musique", [row("musique", i) for i in range(200)])
     _, errors = score()
     assert any(f"{tmp_path}/pred/m" in error for error in errors[:-1]) and "listed above" in errors[-1]

@@ -111,14 +111,7 @@ def test_rows_depend_on_their_number_and_the_seed_only(folder, tmp_path, call):
 
 def test_a_second_process_waits_and_both_are_in_the_manifest(tmp_path, call, monkeypatch):
     flags = ["--output_dir", tmp_path, "--rows", 2, "--words", 80, "--shots", "--sets"]
-    make_set = make_standin.make_set
-
-    def start_another(*args):
-        second.append(tiny.start_until("waiting until it ends", "make_standin.py", *flags, "lcc"))
-        return make_set(*args)
-
-    second = []
-    monkeypatch.setattr(make_standin, "make_set", start_another)
+    second = tiny.start_second(monkeypatch, make_standin, "make_set", "make_standin.py", *flags, "lcc")
     assert not call(make_standin.main, *flags, "trec")[1]
     second[0].communicate()
     assert set(json.loads((tmp_path / "standin.json").read_text())) == {"standin_trec", "standin_lcc"}

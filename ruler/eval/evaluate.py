@@ -138,10 +138,7 @@ def mean_over_tasks(entries: dict[str, dict], num_tasks: int) -> dict:
 
 
 def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
-    """Scores a folder of predictions, writes its files and prints the scores.
-
-    Raises ValueError if it cannot, and at the end if a file or lines of it had to be left out.
-    """
+    """Scores a folder of predictions, writes its files, prints the scores. Raises ValueError if it left a file out."""
     entries, records, problems = {}, [], []
     tasks_of = {}  # by checkpoint and profile of the data
     for name, task in tasks.items():

@@ -120,6 +120,8 @@ def test_texts_of_the_user(run, tmp_path):
     for title, sentences in pairs[1]["context"]:  # all ten of them
         assert pairs[1]["question"] in first and f"{title}\n{''.join(sentences)}" in first
     assert "Alpha comes first. Alpha" in rows(tmp_path / "out" / "niah_single_2")[7]["input"]
+    (essays / "c.txt").write_bytes(b"\xdf")
+    assert "c.txt is not UTF-8" in run(tmp_path / "out", *flags, samples=9)[1]
 
 
 BAD_INPUT = {
@@ -135,7 +137,10 @@ BAD_INPUT = {
     "--tokens_to_generate: 0: must be": ["--tokens_to_generate", "0"],
     "--model_name: the name of a folder": ["--model_name", ".."],
 }
-SOURCES = [b"", b"{}", b"[1]", b'{"data": 1}', b"[" * 100_000, b"\xff{}", b'{"text": 5}', b'{"text": " "}']
+QUESTION = '[{"question": "a", "is_impossible": false, "answers": [{"text": "b"}]}]'
+SQUAD = '{"data": [{"paragraphs": [{"context": "c", "qas": ' + QUESTION + "}]}]}"
+SOURCES = ["", "{}", '{"data": 1}', "[" * 100_000, '{"text": 5}', '{"text": " "}', "\udcff"]  # the last is not UTF-8
+SOURCES += [SQUAD.replace('"c"', text) for text in ("null", '"\\ud800"')]
 BENCHMARKS = ["[", "vt", "vt: 1", "../vt: {task: qa}", "vt: {task: []}", "vt: {task: variable_tracking}"]
 
 
@@ -149,21 +154,11 @@ def test_bad_input_ends_with_one_line(run, tmp_path, message):
 @pytest.mark.parametrize("content", SOURCES)
 def test_a_file_of_another_form_is_named(run, tmp_path, content):
     path = tmp_path / "file.json"
-    path.write_bytes(content)
+    path.write_text(content, errors="surrogateescape")
     for kind, task in (("squad", "qa_1"), ("hotpotqa", "qa_2"), ("essays", "niah_single_2")):
         error = run(tmp_path / "out", f"--{kind}", path, "--task", task)[1]
         assert f"--{kind}: {path} does not have the form" in error and len(error) < 400
     assert not (tmp_path / "out").exists()
-
-
-def test_texts_that_are_not_text_or_not_unicode(run, tmp_path):
-    for name, text in (("null", None), ("surrogate", "\ud800")):
-        data = standins.squad(articles=2)
-        data["data"][0]["paragraphs"][0]["context"] = text
-        (tmp_path / name).write_text(json.dumps(data))
-        assert f"--squad: {tmp_path}/{name} does not" in run(tmp_path, "--squad", tmp_path / name)[1]
-    (tmp_path / "essay.txt").write_bytes("Das hei\xdft".encode("latin-1"))
-    assert "essay.txt is not UTF-8" in run(tmp_path, "--essays", tmp_path, "--task", "niah_single_2")[1]
 
 
 @pytest.mark.parametrize("content", BENCHMARKS)
@@ -177,16 +172,10 @@ def test_an_odd_benchmark_is_named(run, tmp_path, monkeypatch, content):
 def test_a_second_process_waits_and_makes_nothing(run, tmp_path, tokenizer_folder, monkeypatch):
     flags = ["--save_dir", tmp_path, "--tokenizer_path", tokenizer_folder, "--max_seq_length", 1024, "--task", "vt"]
     flags += ["--num_samples", 3, "--workers", 1]
-    make_block, second = prepare.make_block, []
-
-    def start_another(block):
-        second.append(tiny.start_until("waiting until it ends", "data/prepare.py", *flags))
-        return make_block(block)
-
-    monkeypatch.setattr(prepare, "make_block", start_another)
+    second = tiny.start_second(monkeypatch, prepare, "make_block", "data/prepare.py", *flags)
     assert run(tmp_path, *flags)[1] is None
     printed = second[0].communicate()[0]
-    assert "all files are there" in printed and "mean fill" not in printed and len(second) == 1
+    assert "all files are there" in printed and "mean fill" not in printed
 
 
 def test_data_of_others_and_a_tokenizer_that_cannot_be_counted(run, tmp_path, tokenizer_of):

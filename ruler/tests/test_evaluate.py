@@ -1,5 +1,7 @@
 """Scores: worked cases, known models through files, RULER's file formats, intervals, the table."""
 
+import json
+
 import numpy as np
 import pandas
 import pytest
@@ -128,32 +130,20 @@ def test_a_folder_that_cannot_be_scored_is_reported_and_the_others_are_scored(pr
     assert "mean of 13 tasks 100.00" in out and not (mixed / "scores.json").exists()
 
 
-@pytest.mark.parametrize(
-    "line, record",
-    [
-        ("[" * 100_000, {}),
-        ('{"index": 0, "pred": 5, "outputs": ["a"]}', {}),
-        ('{"index": 0, "pred": "a", "outputs": "a"}', {}),  # each letter would be an answer
-        ('{"index": [0], "pred": "a", "outputs": ["a"]}', {}),
-        ('{"index": 0, "pred": "a", "outputs": []}', {}),
-        ('{"index": 0, "pred": "\\ud800", "outputs": ["a"]}', {}),
-        ('{"index": 7, "pred": "a", "outputs": ["a"]}', {"samples": "six"}),
-        ('{"index": 7, "pred": "a", "outputs": ["a"]}', {"settings": [1]}),
-    ],
-)
-def test_one_odd_file_is_named_and_the_rest_is_scored(predictions, call, tmp_path, line, record):
+FIELDS = [{"pred": 5}, {"pred": "\ud800"}, {"outputs": "a"}, {"outputs": []}, {"index": [0]}]
+RECORDS = [{"samples": "six"}, {"settings": [1]}, {"data": "official"}]
+
+
+@pytest.mark.parametrize("fields, record", [({}, record) for record in RECORDS] + [(odd, {}) for odd in FIELDS])
+def test_one_odd_file_is_named_and_the_rest_is_scored(predictions, call, tmp_path, fields, record):
     folder = predictions["oracle"]
-    with (folder / "vt.jsonl").open("a") as file:
-        file.write(line + "\n")
+    (folder / "vt.jsonl").write_text(json.dumps({"index": 0, "pred": "a", "outputs": ["a"]} | fields) + "\n")
     write_json(folder / "runs" / "vt.json", record)
     out, error = call(evaluate, "--data_dir", folder)
     assert error.startswith(f"error: {folder}: left out: {folder}/vt.jsonl") and "\n" not in error
     assert "mean of 12 tasks 100.00" in out and read_json(folder / "scores.json")["missing"] == ["vt"]
-    call(evaluate, "--data_dir", predictions["silent"])
-    for content in ("[1]", '{"mean": 5, "tasks": {}}', "{"):
-        (folder / "scores.json").write_text(content)
-        out, error = call(table, "--root", tmp_path / "results")
-        assert f"left out: {folder}/scores.json" in error and "silent" in out
+    (folder / "scores.json").write_text('{"mean": 5, "tasks": {}}')
+    assert f"left out: {folder}/scores.json" in call(table, "--root", tmp_path / "results")[1]
 
 
 def test_the_table_has_every_model_and_length_and_reports_missing_scores(call, tmp_path):

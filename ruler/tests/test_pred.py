@@ -212,15 +212,8 @@ def test_data_changed_by_hand_are_not_official_and_odd_lines_of_answers_are_drop
 
 def test_a_second_process_waits_and_costs_are_counted_once(ask, data, tmp_path, checkpoint, monkeypatch):
     flags = ["--task", "qa_1", "--data_dir", data, "--save_dir", tmp_path / "pred"]
-    append, second = call_api.Store.append, []
-
-    def start_another(store, entry):
-        append(store, entry)
-        if not second:
-            command = ["pred/call_api.py", *flags, "--model_name_or_path", checkpoint]
-            second.append(tiny.start_until("waiting until it ends", *command))
-
-    monkeypatch.setattr(call_api.Store, "append", start_another)
+    command = ["pred/call_api.py", *flags, "--model_name_or_path", checkpoint]
+    second = tiny.start_second(monkeypatch, call_api.Store, "append", *command)
     assert ask(tmp_path / "pred", *flags)[1] is None
     assert "all 12 answers are there" in second[0].communicate()[0] and second[0].returncode == 0
     assert len(read_lines(tmp_path / "pred" / "qa_1.jsonl")[0]) == 12
