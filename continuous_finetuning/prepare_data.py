@@ -81,6 +81,8 @@ def parse_args() -> argparse.Namespace:
     args.mix = documents.parse_mix(args.mix)
     if args.keep_short is None:
         args.keep_short = 0.1 if args.mix else 1.0
+    if not 0 <= args.keep_short <= 1:
+        raise ValueError(f"--keep_short {args.keep_short}: must be from 0 to 1")
     if args.mix and (args.source_column is None or args.total_tokens is None):
         raise ValueError("--mix needs --source_column, the name of each document's source, and --total_tokens")
     return args
