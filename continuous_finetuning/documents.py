@@ -6,20 +6,23 @@ tokens. Fu et al. estimate the tokens of a document as characters / 3.68; here t
 """
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from random import Random
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
-from records import check_columns, check_text, file_format, read_records
+from checkpoint import errors_of
+from records import read_fields
 
+FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 READ_DOCUMENTS = 500  # at a time
 FIRST_DOCUMENTS = 20_000  # after these, a source of the mixture that did not occur is reported
 ALL = "all"  # the source of every document without a mixture
@@ -36,6 +39,12 @@ SLIMPAJAMA = {
 }
 
 
+def file_format(path: Path) -> str | None:
+    """ "json" or "parquet" by a file's name, with or without .gz or .zst; None for other files."""
+    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    return FORMATS.get(Path(name).suffix)
+
+
 def hash_files(files: list[Path]) -> str:
     """SHA-256 over the names and the content of files."""
     digest = hashlib.sha256()
@@ -48,7 +57,7 @@ def hash_files(files: list[Path]) -> str:
 
 
 def open_dataset(name: str, subset: str | None, split: str, revision: str | None):
-    """Finds local files or a hub dataset; returns (list of files or IterableDataset, string that identifies the data).
+    """Opens local files or a hub dataset; returns (dataset for `read_batches`, string that identifies the data).
 
     Runs no code of the hub. Raises OSError or ValueError if the data cannot be opened.
     """
@@ -59,7 +68,12 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
         formats = set(map(file_format, files))
         if len(formats) != 1 or None in formats:
             raise ValueError(f"--dataset {path}: expected *.parquet or *.jsonl / *.json files (.gz, .zst), not both")
-        return files, f"sha256:{hash_files(files)}"
+        stream = files
+        if formats == {"parquet"}:
+            paths = [escape(str(file)) for file in files]
+            with errors_of(f"--dataset {path} cannot be read"):
+                stream = datasets.load_dataset("parquet", data_files=paths, split="train", streaming=True)
+        return stream, f"sha256:{hash_files(files)}"
     if name.startswith((".", "/", "~")) or file_format(path):
         raise ValueError(f"--dataset: no file or folder {name}")
     commit = HfApi().dataset_info(name, revision=revision).sha
@@ -68,34 +82,42 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
 
 
 def read_batches(dataset, text_column: str, source_column: str | None, seed: int | None) -> Iterator[list]:
-    """Yields lists of documents, (text or None, source). With a seed, the files of the dataset are shuffled.
+    """Yields lists of documents, (text or None, source). With a seed, the dataset's files are shuffled.
 
-    dataset: a list of files or an IterableDataset. Without `source_column`, the source is ALL. Raises ValueError if a
-    column is missing or has no text.
+    dataset: a list of JSON files, or an IterableDataset. Without `source_column`, the source is ALL. Raises ValueError
+    on a missing column.
     """
-    columns = [text_column] if source_column is None else [text_column, source_column]
-    local = isinstance(dataset, list)
-    shards = list(range(len(dataset) if local else dataset.num_shards))
+    columns = [text_column, source_column] if source_column else [text_column]
+    if isinstance(dataset, list):
+        shards = [read_tables(path, columns) for path in dataset]
+    else:
+        shards = [dataset.shard(dataset.num_shards, index) for index in range(dataset.num_shards)]
+        shards = [shard.with_format("arrow").iter(batch_size=READ_DOCUMENTS) for shard in shards]
     if seed is not None:
         Random(seed).shuffle(shards)
     for shard in shards:
-        name = dataset[shard] if local else "the dataset"
-        records = read_records(name, columns) if local else read_shard(dataset, shard, columns)
-        while batch := list(islice(records, READ_DOCUMENTS)):
-            documents = []
-            for text, *source in batch:
-                check_text(text, text_column, name)
-                documents.append((text, str(source[0]) if source else ALL))
-            yield documents
+        for table in shard:
+            texts = read_column(table, text_column, "--text_column")
+            if str(texts.type) not in ("string", "large_string", "null"):
+                raise ValueError(f"the column {text_column} has {texts.type}, not text; set --text_column")
+            sources = [ALL] * len(table)
+            if source_column is not None:
+                sources = map(str, read_column(table, source_column, "--source_column").to_pylist())
+            yield list(zip(texts.to_pylist(), sources, strict=True))
 
 
-def read_shard(dataset, shard: int, columns: list[str]) -> Iterator[tuple]:
-    """As `read_records`, for a shard of an IterableDataset."""
-    tables = dataset.shard(num_shards=dataset.num_shards, index=shard).with_format("arrow")
-    for table in tables.iter(batch_size=READ_DOCUMENTS):
-        table = table.flatten()
-        check_columns(table.column_names, columns, "the dataset")
-        yield from zip(*(table[column].to_pylist() for column in columns), strict=True)
+def read_tables(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    records = read_fields([path], columns)
+    while batch := list(islice(records, READ_DOCUMENTS)):
+        yield pa.Table.from_pylist(batch)
+
+
+def read_column(table: pa.Table, name: str, flag: str) -> pa.ChunkedArray:
+    """A column of a table; `a.b` is column b of the objects in column a."""
+    columns = table.flatten()
+    if name not in columns.column_names:
+        raise ValueError(f"the dataset has no column {name}, only {', '.join(columns.column_names)}; set {flag}")
+    return columns[name]
 
 
 def encode(tokenizer, texts: list[str]) -> list[np.ndarray]:
@@ -117,11 +139,11 @@ def parse_mix(text: str) -> dict[str, float] | None:
         name, _, share = item.rpartition("=")
         try:
             shares[name] = float(share)
+            if not shares[name] > 0:
+                raise ValueError
         except ValueError:
             raise ValueError(f"--mix: '{item}' is not name=share; set slimpajama, none or name=share,...") from None
     total = sum(shares.values())
-    if not 0 < total < math.inf or min(shares.values()) < 0:
-        raise ValueError(f"--mix {text}: the shares must be positive numbers")
     return {name: share / total for name, share in shares.items()}
 
 

@@ -54,8 +54,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.context_length < 128 or TOKENS_PER_STEP % args.context_length:
         raise ValueError(f"--context_length must be at least 128 and divide the {TOKENS_PER_STEP} tokens of a step")
-    if args.extension_length < 64:
-        raise ValueError("--extension_length must be at least 64")
     if not 0 <= args.seed < 2**63:
         raise ValueError("--seed must be from 0 to 2**63 - 1")
     return args

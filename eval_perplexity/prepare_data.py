@@ -5,13 +5,11 @@
         --output data/proof_file/test_sampled_data.bin
     python prepare_data.py --dataset my_texts/ --tokenizer CKPT --output data/mine/test.bin
 
---dataset: `pg19`, `proof-pile`, any hub id, or local .txt (a document each), .jsonl, .json or .parquet with a text
-column, or folders of these. Runs on the CPU of any machine. Writes uint16, or uint32 if the vocabulary has more than
-65,536 tokens, and OUTPUT.json, which says what the file is: `source` is "official" for the benchmark texts, "user" for
-others.
+--dataset: `pg19`, `proof-pile`, any hub id, or local .txt (a document each), .jsonl / .json lines with a text field, or
+folders of these. Runs on the CPU of any machine. Writes uint16, or uint32 if the vocabulary has more than 65,536
+tokens, and OUTPUT.json, which says what the file is: `source` is "official" for the benchmark texts, "user" for others.
 """
 
-import argparse
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from lock import lock
-from records import check_columns, check_text, file_format, read_records
+from records import read_fields
 from run import Parser, first_line, positive_int, read_text, run_script, write_bytes, write_json
 from tokenizer import open_tokenizer
 
@@ -34,13 +32,13 @@ OFFICIAL = {*BENCHMARKS.values(), ("emozilla/pg19", "test")}
 
 
 def local_documents(paths: list[Path], text_column: str) -> Iterator[str | None]:
-    """The texts of .txt files and of the records of .jsonl, .json and .parquet files; folders in sorted order."""
+    """The texts of .txt files and of .jsonl records, folders searched in sorted order; None where a text is null."""
     for path in paths:
         files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
         for file in files:
-            if file_format(file):
-                for record in read_records(file, [text_column]):
-                    yield check_text(record[0], text_column, file)
+            if file.suffix in (".jsonl", ".json"):
+                for record in read_fields([file], [text_column]):
+                    yield record[text_column]
             elif file.suffix == ".txt" or file == path:
                 yield read_text(file)
 
@@ -51,8 +49,7 @@ def hub_documents(name: str, split: str, text_column: str) -> Iterator[str | Non
 
     try:
         for sample in load_dataset(name, split=split, streaming=True):
-            check_columns(sample, [text_column], name)
-            yield check_text(sample[text_column], text_column, name)
+            yield sample.get(text_column, sample)  # refused below
     except (OSError, RuntimeError) as error:  # offline, unknown id, needs code
         raise ValueError(f"cannot read {name} from the hub: {first_line(error)}") from None
 
@@ -61,13 +58,15 @@ def tokenize(texts: Iterator[str | None], tokenizer, min_tokens: int, limit: int
     """[BOS, *tokens] of each text (EOS where the tokenizer has no BOS), until there are `limit` documents.
 
     Documents of fewer than `min_tokens` tokens are left out. Text that spells BOS is tokenised as ordinary text, so
-    that it begins no document. Raises ValueError if no document is left.
+    that it begins no document. Raises ValueError if a document is not text, or none is left.
     """
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     documents = []
     for text in tqdm(texts, unit="document", desc="tokenising"):
         if text is None:
             continue
+        if not isinstance(text, str):
+            raise ValueError(f"a document is {type(text).__name__}, not text; give --text_column")
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         ids = [first, *(token for token in ids if token != first)]
         if len(ids) >= max(2, min_tokens):
@@ -89,12 +88,7 @@ def main():
     parser.add_argument("--max_documents", type=positive_int, help="stop after so many documents [all]")
     parser.add_argument("--output", required=True, type=Path, help="the token file, .bin")
     args = parser.parse_args()
-    with lock(args.output.with_name(f".{args.output.name}.lock")):  # OUTPUT and OUTPUT.json belong together
-        prepare(args)
-
-
-def prepare(args: argparse.Namespace) -> None:
-    """Writes the token file and its description."""
+    args.lock = lock(args.output.with_name(f".{args.output.name}.lock"))  # until the end
     logging.set_verbosity_error()  # no warning that a document is longer than the model's window
 
     name = args.dataset[0]

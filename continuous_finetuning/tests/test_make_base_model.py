@@ -105,7 +105,6 @@ def test_bad_input_exits_1_without_a_traceback(base, corpus, tmp_path):
         (["--output_dir", tmp_path / "new", "--corpus_dir", tmp_path / "damaged"], "topics.py"),
         (["--output_dir", tmp_path / "new", "--seed", 2**70], "--seed"),
         (["--output_dir", tmp_path / "new", "--steps", 0], "--steps"),
-        (["--output_dir", tmp_path / "new", "--extension_length", 0], "--extension_length"),
     ]:
         assert message in fails("make_base_model.py", *flags)
     assert not (tmp_path / "new" / "config.json").exists()

@@ -108,7 +108,7 @@ def test_bad_data(tmp_path, tokenizer):
     refused(tmp_path / "x.jsonl", "cannot be read")
     (tmp_path / "x.txt").write_text("text")
     refused(tmp_path / "x.txt", r"expected \*.parquet")
-    refused(write(tmp_path / "c.jsonl", [{"content": "a"}]), "needs rows with `input_ids`")
+    refused(write(tmp_path / "c.jsonl", [{"content": "a"}]), "has no text, only content")
     refused(write(tmp_path / "l.jsonl", [*ROWS, {"input_ids": [1] * 7, "source": 0}]), "rows of 7 to 8 tokens")
     for name, values in {
         "input_ids": [[1, None] * 4, None, [1.5] * 8, 7, ["1"] * 8],
@@ -120,10 +120,10 @@ def test_bad_data(tmp_path, tokenizer):
             path = write(tmp_path / f"{name}{i}.parquet", [row])
             refused(path, f"{name}|text", documents=name == "document_starts")
     datasets.DatasetDict(test=datasets.Dataset.from_list(ROWS)).save_to_disk(tmp_path / "dict")
-    refused(tmp_path / "dict", "splits test")
+    refused(tmp_path / "dict", "one of test")
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe4"}')
     refused(tmp_path / "latin.jsonl", "latin.jsonl.*line 1")
-    refused(write(tmp_path / "n.jsonl", [{"text": 5}]), "n.jsonl.*int, not text")
+    refused(write(tmp_path / "n.jsonl", [{"text": 5}]), "int64, not text")
     refused(write(tmp_path / "v.jsonl", [{"input_ids": [300] * 8}]), "input_ids from 300 to 300.* 0 to 257")
     refused(write(tmp_path / "s.jsonl", [{"text": "short"}]), "fewer than 4000 tokens", length=4000)
     refused(write(tmp_path / "d.jsonl", ROWS), "--document_mask needs rows", documents=True)

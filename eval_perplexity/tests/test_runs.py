@@ -205,8 +205,8 @@ def test_prepare_data_round_trip(checkpoint, tmp_path, prepare, evaluate):
     assert prepare(out, *flags, "--min_tokens", longest)["tokens"] == longest  # only that document
     assert prepare(out, *flags, "--max_documents", 2)["tokens"] == len(parts[0]) + len(parts[1])
     for bad, message in [
-        (("--text_column", "text"), "more.jsonl has no column text, only body, date"),
-        (("--text_column", "date"), "more.jsonl.*int, not text"),
+        (("--text_column", "text"), "more.jsonl has no text, only body, date"),
+        (("--text_column", "date"), "is int, not text; give --text_column"),
         (("--dataset", folder / "latin.md"), "latin.md"),
         (("--dataset", tmp_path / "no.txt"), "no.txt"),
         (("--tokenizer", tmp_path), "no tokenizer in"),
