@@ -58,6 +58,8 @@ def test_finished_checkpoint(ten_steps, base):
     assert record["recipe"]["learning_rate"] == (1e-5 if method == "clex" else 3e-3)
     assert record["recipe"]["global_batch"] == 4
     assert config.use_cache and config.max_position_embeddings == length
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (output / name).read_bytes() == (base / name).read_bytes()
     assert not GenerationConfig.from_pretrained(output).do_sample
     assert AutoTokenizer.from_pretrained(output).get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
     assert not list(output.glob("*.bin")) and not list(output.glob("*.partial"))

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import zipfile
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -132,6 +133,17 @@ def test_all_templates_are_byte_equal_to_longbenchs():
     assert list(prompts.DIGESTS) == list(SETS)  # of its dataset2prompt.json
     for name in SETS:
         assert "{context}" in prompts.template(name)  # raises if it is another one
+
+
+def test_prompts_of_another_lm_eval_are_refused(tmp_path, monkeypatch):
+    spec = SimpleNamespace(submodule_search_locations=[tmp_path])
+    monkeypatch.setattr(prompts.importlib.util, "find_spec", lambda name: spec)
+    tasks = tmp_path / "tasks" / "longbench"
+    tasks.mkdir(parents=True)
+    for content in ("doc_to_text: '{{context}} {{question}}'\n", "task: lcc\n", "a: [\n", None):
+        (tasks / "lcc.yaml").write_text(content) if content else (tasks / "lcc.yaml").unlink()
+        with pytest.raises(ValueError, match=r"pip install lm-eval==0\.4\.13"):
+            prompts.template.__wrapped__("lcc")
 
 
 @pytest.fixture(scope="module")

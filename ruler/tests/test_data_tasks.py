@@ -93,9 +93,15 @@ def test_lceg_layout(maker):
     assert "list are: 1. " in maker.samples("cwe", 1)[0].prompt
 
 
-def test_other_templates_than_rulers_are_refused(monkeypatch):
+def test_other_texts_than_rulers_are_refused(monkeypatch):
     monkeypatch.setattr(texts, "DIGEST", "another")
+    monkeypatch.setattr(texts, "WORDS_DIGEST", "another")
     with pytest.raises(ValueError, match="lm-eval's templates are not those of RULER"):
+        texts.read_texts.__wrapped__()
+    with pytest.raises(ValueError, match=r"not those of version 3\.0\.1"):
+        texts.read_words.__wrapped__()
+    monkeypatch.setattr(texts, "constants", lambda name: {})
+    with pytest.raises(ValueError, match="lm-eval's templates cannot be read"):
         texts.read_texts.__wrapped__()
 
 
