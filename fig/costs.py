@@ -48,7 +48,7 @@ def sum_metrics(path: Path) -> dict:
         "device": entries[-1].get("device"),
         "seconds": float(seconds),
         "tokens_per_second": float(tokens.sum() / seconds),
-        "peak_memory_bytes": int(2**30 * metrics.peak_memory_gib.max()),
+        "peak_memory_bytes": int(2**30 * float(metrics.peak_memory_gib.max())),
     }
 
 

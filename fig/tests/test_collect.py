@@ -7,6 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 
+import costs
 import making
 import tables
 from collect import collect
@@ -106,6 +107,18 @@ def test_repeated_results_and_two_models_of_one_name_are_reported(tmp_path):
     assert [row.models for row in make_rows(results)] == [["b/m"], ["c/m"], ["m"]]
     assert results.warnings[0] == "m: trained_length is 512 in one result and 256 in another"
     assert "m: checkpoint is first" in results.warnings[1] and "d/results" in results.warnings[2]
+
+
+@pytest.mark.parametrize("odd", ({"peak_memory_gib": "x"}, {"devices": "2"}, {"tokens_per_second": 0}, [], "[" * 9999))
+def test_odd_metrics_of_a_training_are_named(study, tmp_path, odd):
+    results = collect([study / "needle"])
+    line = {"tokens_seen": 400, "tokens_per_second": 250.0, "peak_memory_gib": 0.5}
+    text = odd + "}" if isinstance(odd, str) else json.dumps(line | odd if odd else {"list": [odd]})
+    for folder in ("m_pi_512", "copy/m_pi_512"):  # the second is not added to the costs of the first
+        making.write(tmp_path / folder / "config.json", {"context_extension": {}})
+        (tmp_path / folder / "metrics.jsonl").write_text(text)
+    assert costs.read_training(tmp_path, results) == ([], {"m_pi_512": {}})
+    assert len(results.warnings) == 2 and all("no costs" in line for line in results.warnings)
 
 
 def test_results_on_other_data_or_of_another_base_share_no_row(tmp_path):
