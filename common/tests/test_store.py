@@ -67,6 +67,11 @@ def test_unreadable_lines_are_dropped(open_store):
     )
     assert list(open_store().open()) == [0, 2]
     assert path.read_text() == lines[0] + lines[2]
+    path.write_bytes(
+        b'\xef\xbb\xbf{"index": 1}\n\n{"index": [2]}\n{"index": "\\ud800"}\n{"index": "\xff"}\n{"index": 4}'
+    )
+    assert store.read_lines(path) == ([{"index": 1}, {"index": [2]}, {"index": 4}], 2)  # the last line has no break
+    assert list(open_store().open()) == [1, 4]
 
 
 def test_other_settings_are_set_aside_with_their_results(open_store, tmp_path, capsys):
