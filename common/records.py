@@ -11,6 +11,7 @@ import pyarrow as pa
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 FIRST_RECORDS = 1000  # one of them must have the field that is asked for
+MISSING = object()
 
 
 def read_fields(files: list[Path], fields: list[str]) -> Iterator[dict]:
@@ -22,17 +23,16 @@ def read_fields(files: list[Path], fields: list[str]) -> Iterator[dict]:
         records = read_records(path)
         first = list(islice(records, FIRST_RECORDS))
         for field in fields:
-            outer = field.partition(".")[0]
-            if first and not any(field in record or outer in record for record in first):
+            if first and all(find_value(record, field, MISSING) is MISSING for record in first):
                 raise ValueError(f"{path} has no {field}, only {', '.join(first[0])}; give the name of one of these")
         for record in chain(first, records):
             yield {field: find_value(record, field) for field in fields}
 
 
-def find_value(record: dict, field: str):
+def find_value(record: dict, field: str, default=None):
     outer, _, inner = field.partition(".")
     nested = record.get(outer)
-    found = nested.get(inner) if isinstance(nested, dict) else None
+    found = nested.get(inner, default) if isinstance(nested, dict) else default
     return record.get(field, found)
 
 

@@ -23,7 +23,7 @@ def read(dataset_dir: str) -> datasets.Dataset:
     """Opens training data without looking at its rows.
 
     dataset_dir: a hub dataset id; a folder written by `datasets` (save_to_disk); a JSON-lines or Parquet file; or a
-    folder of such files. Raises OSError or ValueError if it cannot be read or has no rows.
+    folder of such files, or with them in data/. Raises OSError or ValueError if it cannot be read or has no rows.
     """
     path = Path(dataset_dir)
     try:
@@ -81,8 +81,9 @@ def rows(
         check_rows(data, length, vocab_size, cut)
         return data.map(cut_rows, batched=True, fn_kwargs={"length": length}) if cut else data
     data = data.select_columns(["text"])
-    if data.features["text"].dtype not in ("string", "large_string"):
-        raise ValueError(f"--dataset_dir: the column `text` has {data.features['text'].dtype}, not text")
+    kind = getattr(data.features["text"], "dtype", "objects")
+    if kind not in ("string", "large_string"):
+        raise ValueError(f"--dataset_dir: the column `text` has {kind}, not text")
     if next(pack(data, tokenizer, length), None) is None:
         raise ValueError(f"the text of --dataset_dir has fewer than {length} tokens, not one row; give more")
     packed = datasets.Dataset.from_generator(
@@ -141,7 +142,7 @@ def check_rows(data: datasets.Dataset, length: int, vocab_size: int, cut: bool =
             lengths = pc.list_value_length(lists).to_numpy()
             misfits = lengths % length if cut else lengths - length
             if name != "document_starts" and misfits.any():
-                found = f"rows of {lengths.min()} to {lengths.max()} tokens in `{name}`"
+                found = f"rows of {lengths.min()} to {lengths.max()} tokens"
                 raise ValueError(f"--dataset_dir has {found}, --model_max_length is {length}; give rows of that length")
 
 
