@@ -98,26 +98,25 @@ def test_ids_beyond_the_vocabulary_are_found_before_the_model_runs(base, tmp_pat
     tokenizer.add_tokens(["zebra"])
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     engine = Transformers(str(folder), device="cpu")
-    assert engine.plan(engine.tokenizer(["a horse"])["input_ids"], 1) == [[0]]
+    assert engine.plan(engine.tokenizer(["horse"])["input_ids"], 1) == [[0]]
     with pytest.raises(ValueError, match="258"):
-        engine.plan(engine.tokenizer(["a horse", "a zebra"])["input_ids"], 1)
+        engine.plan(engine.tokenizer(["horse", "zebra"])["input_ids"], 1)
     packing = stage_module(monkeypatch, "continuous_finetuning", "packing")
     data = datasets.Dataset.from_dict({"text": ["a zebra and a horse"]})
     with pytest.raises(ValueError, match="258"):
         packing.rows(data, engine.tokenizer, 8, 258)
 
 
-@pytest.mark.parametrize("config", [{}, {"tokenizer_class": "LLaMATokenizer"}, {"add_bos_token": True}])
 @pytest.mark.parametrize("rules", [("identity", False), ("nmt_nfkc", True)])
-def test_tokenizer_model_only(tmp_path, config, rules):
-    texts = tmp_path / "texts"
-    texts.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+def test_tokenizer_model_only(tmp_path, rules):
+    (tmp_path / "texts").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
     flags = {"model_type": "bpe", "byte_fallback": True, "vocab_size": 300, "minloglevel": 2}
     flags["normalization_rule_name"], flags["remove_extra_whitespaces"] = rules
     prefix = str(tmp_path / "tokenizer")
-    sentencepiece.SentencePieceTrainer.train(input=str(texts), model_prefix=prefix, **flags)
+    sentencepiece.SentencePieceTrainer.train(input=str(tmp_path / "texts"), model_prefix=prefix, **flags)
     LlamaConfig().save_pretrained(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    tokenizer = open_tokenizer(str(tmp_path))
-    expected = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model").encode(TEXT.replace("s>", "s"))
-    assert tokenizer(TEXT.replace("s>", "s"))["input_ids"] == [1, *expected]
+    text = TEXT.replace("s>", "s")
+    expected = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model").encode(text)
+    for config in ({}, {"tokenizer_class": "LLaMATokenizer"}, {"add_bos_token": True}):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        assert open_tokenizer(str(tmp_path))(text)["input_ids"] == [1, *expected]
