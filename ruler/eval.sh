@@ -8,14 +8,12 @@
 # scores.json. Ends with status 1 if something is missing.
 set -u
 cd "$(dirname "$0")" || exit 1
-. ./settings.sh
-check_settings
+. ./pool.sh
 
 models=(${MODELS:-})       # names in ROOT_DIR; empty: all
 lengths=(${SEQ_LENGTHS:-}) # tokens; empty: all
 benchmark=${BENCHMARK:-synthetic}
 ROOT_DIR=${ROOT_DIR:-results}
-python=${PYTHON:-python}
 . ./config_tasks.sh
 
 folders=("$ROOT_DIR"/*/"$benchmark"/*/pred)
