@@ -20,7 +20,7 @@ folders=("$ROOT_DIR"/*/"$benchmark"/*/pred)
 if [ ! -d "${folders[0]}" ]; then
   refuse "no predictions in $ROOT_DIR; run.sh makes them"
 fi
-check '[A-Za-z_]+' "the name of a benchmark of config_tasks.sh" benchmark
+check '[A-Za-z_][A-Za-z0-9_]*' "the name of a benchmark of config_tasks.sh" benchmark
 array="$benchmark[*]"
 table=("$python" eval/table.py --root "$ROOT_DIR" --benchmark "$benchmark" --task ${!array-})
 if [ ${#models[@]} -gt 0 ]; then table+=(--models "${models[@]}"); fi
