@@ -32,6 +32,7 @@ cd "$(dirname "$0")" || exit 1
 load_settings "$@"
 run=$(absolute "$RUN") base=$(local_path "$BASE") dataset=$(local_path "$DATASET") ckpts=$run/ckpts
 read -r window _ <<<"$EXTENDED"
+longest=$(printf '%s\n' $PERPLEXITY_LENGTHS | sort -n | tail -n 1)
 modeling=../continuous_finetuning/modeling # seen from every stage; the only modeling code that a study trusts
 start_study
 
@@ -64,7 +65,7 @@ done
 if [ -n "$dry_run" ] && [ -n "$TRAINED" ]; then estimate "$base" "${training[@]}"; fi
 if [ -n "$FROZEN" ]; then
   step extend "without training: $FROZEN" continuous_finetuning \
-    env METHODS="$FROZEN" TARGET="$window" LONGEST_TEXT="$(longest $PERPLEXITY_LENGTHS)" BASE="$base" RECIPE="$RECIPE" \
+    env METHODS="$FROZEN" TARGET="$window" LONGEST_TEXT="$longest" BASE="$base" RECIPE="$RECIPE" \
     OUTPUT_ROOT="$ckpts" bash extend.sh
   for method in $FROZEN; do checkpoints+=("$ckpts/${RECIPE}_${method%_frozen}_frozen"); done
 fi

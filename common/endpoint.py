@@ -26,8 +26,7 @@ class Endpoint(Engine):
     tokenizer: turns prompts of token ids into text; not needed for prompts that are text.
     prefilled_tokens, generated_tokens: as far as the server reports them.
 
-    The key, or a `user:password@` in base_url, is sent to this server only and left out of results and messages.
-    Raises ValueError if the address or the key is malformed.
+    The key and a `user:password@` in base_url are sent only to this server, and are in no result or message.
     """
 
     name = "openai"
@@ -35,10 +34,12 @@ class Endpoint(Engine):
     def __init__(self, base_url: str, model: str, api_key: str | None, tokenizer=None, threads: int = 4):
         self.name_or_path = model
         self.oom_retries = []
-        self.base_url, login = split_login(base_url)
+        address = urlsplit(base_url)
+        login, _, host = address.netloc.rpartition("@")
+        self.base_url = f"{address.scheme}://{host}{address.path.rstrip('/')}"
+        if address.scheme not in ("http", "https") or not host or address.query:
+            raise ValueError(f"{self.base_url}: give an address such as http://localhost:8000/v1")
         self.api_key = (api_key or "").strip()
-        if not (self.api_key.isascii() and self.api_key.isprintable()):
-            raise ValueError("the API key has characters that are not printable ASCII; copy it again")
         user, _, password = login.partition(":")
         self.secrets = [secret for secret in (login, password, self.api_key) if secret]
         self.tokenizer = tokenizer
@@ -94,6 +95,7 @@ class Endpoint(Engine):
         return record | {"command": self.mask(record["command"])}
 
     def mask(self, text: str) -> str:
+        """A text with *** in place of the key and the password."""
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return text
@@ -132,16 +134,3 @@ class Endpoint(Engine):
         if response.is_redirect:  # another host must not get the key
             message = f"redirects to {response.headers['Location']}; give that address if it is the server's"
         return response.status_code, self.one_line(message)
-
-
-def split_login(base_url: str) -> tuple[str, str]:
-    """(the address without a user name and password, `user:password` or "").
-
-    Raises ValueError unless it is an http or https address without a query.
-    """
-    parts = urlsplit(base_url)
-    login, _, host = parts.netloc.rpartition("@")
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        address = f"{parts.scheme}://{host}{parts.path}"
-        raise ValueError(f"{address}: give an address such as http://localhost:8000/v1, without a query")
-    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}", login

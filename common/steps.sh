@@ -18,22 +18,17 @@ load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the 
   . "presets/$preset.sh"
   : "${SEEDS=42}" "${BENCHMARKS=perplexity needle longbench trec ruler}" "${BASE=}" "${DATASET=}" "${TRAINED=}" "${FROZEN=}"
   : "${TEXTS=}" "${PERPLEXITY_LENGTHS=}" "${NEEDLE_LENGTHS=}" "${LONGBENCH_SETS=}" "${TREC_SETS=}"
-  : "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
+  : "${ORIGINAL:=128}" "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
   : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
   set +a
   local name benchmark known="perplexity needle longbench trec ruler"
   for benchmark in $BENCHMARKS; do
     [[ " $known " == *" $benchmark "* ]] || refuse "BENCHMARKS: no '$benchmark'; there are: $known"
   done
-  for name in RUN RECIPE EXTENDED SEEDS ORIGINAL; do
-    if [ $name = ORIGINAL ] && [ -n "$BASE" ]; then continue; fi
+  for name in RUN RECIPE EXTENDED SEEDS; do
     [ -n "${!name:-}" ] || refuse "$name is empty; set it, here or in presets/$preset.sh"
   done
   check_settings
-}
-
-longest() { # LENGTH...: prints the largest
-  printf '%s\n' "$@" | sort -n | tail -n 1
 }
 
 selected() { # BENCHMARK: whether the study runs it
@@ -89,10 +84,7 @@ start_study() { # prepares the environment, the folder, the lock and the variabl
     trap 'echo "stopped; rerun the same command to resume" >&2; exit 130' INT TERM
   fi
   local gpus
-  if ! gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null); then
-    [ -z "$gpus" ] || echo "no GPU: $gpus" # what nvidia-smi says about a broken driver
-    gpus=
-  fi
+  gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null) || gpus= # if it fails, it prints a message
   [ -z "$gpus" ] || gpus=${CUDA_VISIBLE_DEVICES-$gpus}
   gpus=${GPUS:-$gpus}
   gpus=(${gpus//,/ })

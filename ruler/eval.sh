@@ -8,21 +8,19 @@
 # scores.json. Ends with status 1 if something is missing.
 set -u
 cd "$(dirname "$0")" || exit 1
-. ./settings.sh
-check_settings
+. ./pool.sh
 
 models=(${MODELS:-})       # names in ROOT_DIR; empty: all
 lengths=(${SEQ_LENGTHS:-}) # tokens; empty: all
 benchmark=${BENCHMARK:-synthetic}
 ROOT_DIR=${ROOT_DIR:-results}
-python=${PYTHON:-python}
 . ./config_tasks.sh
 
 folders=("$ROOT_DIR"/*/"$benchmark"/*/pred)
 if [ ! -d "${folders[0]}" ]; then
   refuse "no predictions in $ROOT_DIR; run.sh makes them"
 fi
-check '[A-Za-z_]+' "the name of a benchmark of config_tasks.sh" benchmark
+check '[A-Za-z_][A-Za-z0-9_]*' "the name of a benchmark of config_tasks.sh" benchmark
 array="$benchmark[*]"
 table=("$python" eval/table.py --root "$ROOT_DIR" --benchmark "$benchmark" --task ${!array-})
 if [ ${#models[@]} -gt 0 ]; then table+=(--models "${models[@]}"); fi

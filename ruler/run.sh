@@ -37,7 +37,7 @@ done
 if [ ${#words[@]} -eq 1 ]; then words=(${CHECKPOINTS:-} "${words[@]}"); fi
 [ ${#words[@]} -ge 2 ] || refuse "usage: bash run.sh MODEL [MODEL ...] synthetic [flags of pred/call_api.py]"
 models=("${words[@]:0:${#words[@]}-1}") benchmark=${words[${#words[@]}-1]} flags=("$@")
-check '[A-Za-z_]+' "the name of a benchmark of config_tasks.sh" benchmark
+check '[A-Za-z_][A-Za-z0-9_]*' "the name of a benchmark of config_tasks.sh" benchmark
 array="$benchmark[*]"
 tasks=$(IFS=, && echo "${!array-}")
 [ -n "$tasks" ] || refuse "no benchmark '$benchmark' in config_tasks.sh; the last word before the flags names it"

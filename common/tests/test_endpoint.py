@@ -95,9 +95,8 @@ def test_an_odd_reply_is_one_line_that_names_the_server(server, content):
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_refused(server, status):
-    server.reply = (status, "", [("Location", server.url + "/elsewhere")])
+def test_a_redirect_is_refused(server):
+    server.reply = (307, "", [("Location", server.url + "/elsewhere")])
     with pytest.raises(ValueError, match="elsewhere"):
         Endpoint(server.url, "big", "secret").generate(["a"], 1)
     assert len(server.requests) == 1
@@ -123,8 +122,6 @@ def test_key_and_password_are_in_no_result_or_message(server, monkeypatch, tmp_p
         client.generate(["a"], 1)
     for text in (str(error.value), json.dumps(client.describe()), json.dumps(client.settings()), client.name_or_path):
         assert "secret" not in text and "pass%2Fword" not in text
-    with pytest.raises(ValueError, match="ASCII"):
-        Endpoint(server.url, "big", "\u201csecret\u201d")
 
 
 def test_plan_and_description():

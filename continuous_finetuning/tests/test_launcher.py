@@ -18,16 +18,16 @@ from scripts import GOLDEN, losses
 from tiny import STAGE, L
 
 FAKE_PYTHON = """#!/usr/bin/env bash
+if [ -n "${WAITS:-}" ]; then
+  trap 'echo checkpoint >"$CALLS/../checkpoint"; kill $!; exit 1' TERM
+  sleep 60 &
+fi
 number=0
 while ! mkdir "$CALLS/$number.taken" 2>/dev/null; do number=$((number + 1)); done
 printf '%s\\n' "$@" "GPUS=${CUDA_VISIBLE_DEVICES:-}" >"$CALLS/$number.partial"
 mv "$CALLS/$number.partial" "$CALLS/$number"
 case " $* " in *" --method_name $FAILS "*) echo "Traceback of $FAILS"; exit 3 ;; esac
-if [ -n "${WAITS:-}" ]; then
-  trap 'echo checkpoint >"$CALLS/../checkpoint"; kill $!; exit 1' TERM
-  sleep 60 &
-  wait
-fi
+[ -z "${WAITS:-}" ] || wait
 exit 0
 """
 
