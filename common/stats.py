@@ -4,7 +4,7 @@ Three functions make an Estimate: the means of one or more methods over the same
 adds to their errors. `estimate.interval()` is the interval of one mean, `tied_with_best(estimate)` compares several.
 The same values always give the same result. benchmarks/coverage.py measures how often the intervals cover.
 
-Axes: M methods, D documents, U sampled units, K strata (tasks), C cells, T trials, L lengths, R resamples.
+Axes: M methods, D documents, U sampled units, K strata (tasks), C cells, T trials, L lengths, R repetitions.
 """
 
 import math
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-RESAMPLES = 2000  # of the bootstrap
+RESAMPLES = 2000  # of the older functions below
 DRAWS = 5_000  # of correlated normal values
 MIN_METHODS = 7  # for the interval of a rank correlation; with 5 methods none that was tried covers enough
 Z = 1.959963984540054  # of a two-sided 95 % interval
@@ -217,23 +217,31 @@ def rank_correlation(x_ML: np.ndarray, y_ML: np.ndarray) -> tuple[float, float, 
 
     x_ML, y_ML: values of each method at each length (or other setting), NaN where there is none. A correlation pooled
     over lengths would mix in the effect of the length, which moves both sides. Lengths with fewer than 4 methods or a
-    constant side are left out; NaN if that leaves none, and no interval (NaN) with fewer than MIN_METHODS methods.
+    constant side are left out; NaN if that leaves none. No interval (NaN) with fewer than MIN_METHODS methods at a
+    length, and where rho is 1 or -1 whichever method is left out.
 
-    Percentile bootstrap over methods, each with all its lengths (Efron and Tibshirani 1993, chapter 13).
+    Jackknife of Fisher's z, leaving out one method with all its lengths at a time, with Student's t (Efron and
+    Tibshirani 1993, chapter 11); a percentile bootstrap covers .92 to .95 with 11 methods and 5 lengths.
     """
     n_methods_L = np.isfinite(x_ML + y_ML).sum(axis=0)
-    n_methods = len(x_ML)
-    [rho_L] = spearman(x_ML, y_ML, np.ones((1, n_methods)))
+    [rho_L] = spearman(x_ML, y_ML, np.ones((1, len(x_ML))))
     used_L = (n_methods_L >= 4) & np.isfinite(rho_L)
     if not used_L.any():
         return math.nan, math.nan, math.nan
     rho = float(rho_L[used_L].mean())
-    if n_methods_L[used_L].min() < MIN_METHODS:
+    rho_ML = spearman(x_ML[:, used_L], y_ML[:, used_L], 1 - np.eye(len(x_ML)))  # without each method
+    z_M = fisher_z(np.nan_to_num(rho_ML).mean(axis=1))
+    n_methods = n_methods_L[used_L].min()
+    if n_methods < MIN_METHODS or np.ptp(z_M) == 0:
         return rho, math.nan, math.nan
-    count_RM = np.random.default_rng(0).multinomial(n_methods, [1 / n_methods] * n_methods, RESAMPLES)
-    rho_RL = spearman(x_ML[:, used_L], y_ML[:, used_L], count_RM)
-    rho_R = rho_RL[np.isfinite(rho_RL).all(axis=1)].mean(axis=1)
-    return rho, *np.percentile(rho_R, [2.5, 97.5]).tolist()
+    variance = (n_methods - 1) / n_methods * ((z_M - z_M.mean()) ** 2).sum()
+    half = scipy.stats.t.ppf(0.975, n_methods - 1) * math.sqrt(variance)
+    z = fisher_z(rho)
+    return rho, math.tanh(z - half), math.tanh(z + half)
+
+
+def fisher_z(rho):
+    return np.arctanh(np.clip(rho, -0.999, 0.999))
 
 
 # The functions below are the older ones, which the stages use until they call those above.
