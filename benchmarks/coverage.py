@@ -1,16 +1,17 @@
 """How often the intervals of common/stats.py hold the true value: simulated studies, in one table.
 
-    python benchmarks/coverage.py --quick        400 studies a case (ties: 80)
+    python benchmarks/coverage.py --quick        1,000 studies a case (ties: 200)
     python benchmarks/coverage.py                2,000 (ties: 400), as in README.md
 
 Nominal is 0.95. Actual must be 0.93 to 0.98 at the sizes of the paper's study (presets/paper.sh), at least 0.90 at
 those of the pocket study (presets/pocket.sh); --quick allows two standard errors of the simulation more. The exit
 status is 1 if a case is outside. Each study draws new data; what is true of all data is known:
 
-documents     Losses of tokens, nats: noise of a token (sd 2.5), local correlation (sd .4, over about 500 tokens), and an
-              effect of the document (sd .15, as measured on held-out text). Ten documents; windows every 256 tokens, each
-              split between its documents. The lengths of documents are the pocket study's, log-normal around 80,000
-              ("books") or 32,768 and more ("papers"). "difference": of two methods, which share most of all three.
+documents     Losses of tokens, nats: noise of a token (sd 2.5), local correlation (sd .4, over about 500 tokens), an
+              effect of the document (sd .15, as measured on held-out text). Ten documents; windows every 256 tokens,
+              each split between its documents. The documents have the lengths of the pocket study's, log-normal ones
+              around 80,000 tokens ("books") or 32,768 and more ("papers"). "difference": of two methods, which share
+              most of all three.
 tasks         Each task has a true score; its samples are right or wrong, or the mean of four such ("shares").
 grid          Needle. "fixed text": every cell has a true rate of its own for its text, Beta(.5, .5), and its trials
               share the text. "drawn text": an easy or hard text for each trial (logit, sd 1), cells unlike (sd 2).
@@ -29,7 +30,7 @@ import scipy.signal
 from harness import ROOT, print_head, print_row
 from scipy.special import expit
 
-from run import run_script
+from run import Parser, run_script
 from stats import mean_over_documents, mean_over_grid, mean_over_tasks, rank_correlation, tied_with_best
 
 sys.path.insert(0, str(ROOT / "eval_perplexity"))
@@ -212,7 +213,7 @@ CASES = [  # whose sizes, what is simulated, function of a random generator and 
 
 
 def simulate(number: int, studies: int) -> tuple[int, float, float]:
-    """(studies, share of the intervals or marks that held, its standard error) of a case; fewer of ties, with 11 marks each."""
+    """(studies, share of the intervals or marks that held, its standard error) of a case. Ties: fewer, with 11 marks each."""
     _, what, function, args, kwargs = CASES[number]
     if what.startswith("ties"):
         studies //= 5
@@ -223,19 +224,19 @@ def simulate(number: int, studies: int) -> tuple[int, float, float]:
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="400 studies a case instead of 2,000")
+    parser.add_argument("--quick", action="store_true", help="1,000 studies a case instead of 2,000")
     args = parser.parse_args()
     numbers = range(len(CASES))
     print_head("sizes", "simulated", "studies", "nominal", "actual", "standard error", "")
     lowest, failed = 1.0, 0
     with Pool() as pool:
-        results = pool.imap(partial(simulate, studies=400 if args.quick else 2000), numbers)
+        results = pool.imap(partial(simulate, studies=1000 if args.quick else 2000), numbers)
         for (sizes, what, *_), (studies, actual, error) in zip(CASES, results, strict=True):
             low, high = LIMITS[sizes]
             allowance = 2 * error if args.quick else 0
             outside = not low - allowance <= actual <= high + allowance
             note = f"outside {low} to {high}" if outside else ""
-            print_row(sizes, what, studies, 0.95, f"{actual:.3f}", f"{error:.3f}", note)
+            print_row(sizes, what, studies, "0.95", f"{actual:.3f}", f"{error:.3f}", note)
             lowest = min(lowest, actual)
             failed += outside
     print(f"lowest {lowest:.3f}")
