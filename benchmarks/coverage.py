@@ -213,7 +213,7 @@ CASES = [  # whose sizes, what is simulated, function of a random generator and 
 
 
 def simulate(number: int, studies: int) -> tuple[int, float, float]:
-    """(studies, share of the intervals or marks that held, its standard error) of a case. Ties: fewer, with 11 marks each."""
+    """(studies, share of the intervals or marks that held, its standard error) of a case; fewer studies of ties."""
     _, what, function, args, kwargs = CASES[number]
     if what.startswith("ties"):
         studies //= 5
