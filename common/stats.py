@@ -95,8 +95,7 @@ def mean_over_documents(loss_MD, target_D) -> Estimate:
     target_D = np.asarray(target_D, dtype=np.float64)
     known_D = target_D > 0
     target_D, loss_MD = target_D[known_D], np.atleast_2d(loss_MD)[:, known_D]
-    n_documents = len(target_D)
-    n_targets = target_D.sum()
+    n_documents, n_targets = len(target_D), target_D.sum()
     loss_M1 = loss_MD.sum(axis=1, keepdims=True)
     error_MD = np.zeros(loss_MD.shape)
     if n_documents > 1:
@@ -203,7 +202,7 @@ def spearman(x_ML: np.ndarray, y_ML: np.ndarray, count_RM: np.ndarray) -> np.nda
 def rank_correlation(x_ML: np.ndarray, y_ML: np.ndarray) -> tuple[float, float, float]:
     """(rho, low, high): mean over lengths of Spearman's correlation within a length, with its 95 % interval.
 
-    x_ML, y_ML: values of each method at each length (or other setting), NaN where there is none. Lengths with fewer than
+    x_ML, y_ML: values of each method at each length (or other setting), NaN where there is none. Lengths with less than
     4 methods or a constant side are left out; NaN if that leaves none. No interval (NaN) with fewer than MIN_METHODS
     methods at a length, or if rho is 1 or -1 whichever method is left out. Pooling lengths would mix in their effect.
 
