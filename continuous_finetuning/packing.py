@@ -142,7 +142,8 @@ def check_rows(data: datasets.Dataset, length: int, vocab_size: int, cut: bool =
             lengths = pc.list_value_length(lists).to_numpy()
             misfits = lengths % length if cut else lengths - length
             if name != "document_starts" and misfits.any():
-                found = f"rows of {lengths.min()} to {lengths.max()} tokens"
+                unit = "labels" if name == "labels" else "tokens"
+                found = f"rows of {lengths.min()} to {lengths.max()} {unit}"
                 raise ValueError(f"--dataset_dir has {found}, --model_max_length is {length}; give rows of that length")
 
 
