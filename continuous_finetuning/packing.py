@@ -16,7 +16,7 @@ from run import print_rank0
 
 INT_LISTS = datasets.List(datasets.Value("int32"))
 COLUMNS = ("input_ids", "labels", "document_starts", "text")
-CODE = 2  # increase it with every change of what is read or packed: `datasets` keeps the result and uses it again
+CODE = 3  # increase it with every change of what is read or packed: `datasets` keeps the result and uses it again
 
 
 def read(dataset_dir: str) -> datasets.Dataset:
