@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch.distributed as dist
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 STAGE = Path(__file__).parent.parent
 sys.path.insert(0, str(STAGE))
@@ -37,4 +38,5 @@ for argv, step, number in json.loads(Path(sys.argv[1]).read_text()):
         runpy.run_path("fine-tune.py", run_name="__main__")
     except SystemExit as stop:
         assert stop.code == 143 and step, stop.code
+    unset_hf_deepspeed_config()  # a process of its own would not have it at its start
 leave_group()
