@@ -28,7 +28,7 @@ class FakeEngine(Endpoint):
     """An engine that answers by a function of the prompt's text."""
 
     def __init__(self, folder, reply):
-        super().__init__("", "fake", None, AutoTokenizer.from_pretrained(folder), threads=3)
+        super().__init__("http://fake/v1", "fake", None, AutoTokenizer.from_pretrained(folder), threads=3)
         self.reply = reply
         self.asked = []
 
