@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shlex
 import sys
@@ -94,6 +95,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
 
     def error(self, message: str):
+        message = re.sub(r"(--\w+)=\S+", r"\1=...", message)  # the value may be a key
         exit_with_error(f"{message} (--help lists the flags)")
 
 
@@ -290,11 +292,13 @@ def progress_bar(total: int, description: str, unit: str) -> tqdm:
 
 # --- devices
 def default_device():
-    """The torch.device of this rank's GPU, or of the CPU if there is none."""
+    """The torch.device of this rank's GPU, or of the CPU without any. Raises ValueError if there are too few GPUs."""
     import torch
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    if LOCAL_RANK >= torch.cuda.device_count():
+        raise ValueError(f"more processes than the {torch.cuda.device_count()} GPUs of this machine; set NPROC")
     return torch.device("cuda", LOCAL_RANK)
 
 

@@ -13,7 +13,6 @@ Rerunning the same command does nothing once the base is finished; the weights d
 
 import argparse
 import random
-import shutil
 import sysconfig
 from pathlib import Path
 
@@ -147,8 +146,7 @@ def main() -> None:
     model = LlamaForCausalLM(config)
     train(model, args, lookups)
     model.generation_config = GenerationConfig(do_sample=False, bos_token_id=0, eos_token_id=1)
-    partial = args.output_dir / "partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed run
+    partial = args.output_dir / "base.partial"
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=pocket.BOS, eos_token=pocket.EOS, clean_up_tokenization_spaces=False
     ).save_pretrained(partial)

@@ -22,7 +22,6 @@ import argparse
 import hashlib
 import math
 import os
-import shutil
 import time
 from pathlib import Path
 from random import Random
@@ -168,8 +167,7 @@ def main() -> None:
         return
 
     started = time.monotonic()
-    partial = args.output_dir / "partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = args.output_dir / "rows.partial"
     partial.mkdir()
     mixture, writer = build_rows(args, dataset, tokenizer, partial)
     move_in(partial, args.output_dir)

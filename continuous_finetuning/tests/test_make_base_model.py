@@ -74,8 +74,8 @@ def lookups(base, texts):
 
 
 def test_equal_bits_in_every_run(base, corpus, tmp_path, capsys):
-    (tmp_path / "base" / "partial").mkdir(parents=True)
-    (tmp_path / "base" / "partial" / "tmp").write_text("of a killed run")
+    (tmp_path / "base" / "base.partial").mkdir(parents=True)
+    (tmp_path / "base" / "base.partial" / "tmp").write_text("of a killed run")
     files = make_base(tmp_path / "base", corpus)
     assert len(files) == 9 and "is already finished" not in capsys.readouterr().out
     assert files == make_base(base, corpus) and "is already finished" in capsys.readouterr().out
