@@ -98,9 +98,7 @@ def run_at_once(main) -> list[int]:
 
     The second starts when the first has appended an entry; the first goes on when the second waits for its lock.
     """
-    import lock
-    from store import Store
-
+    lock, Store = sys.modules["lock"], sys.modules["store"].Store  # the stage has imported them
     context = multiprocessing.get_context("fork")
     appended, waiting = context.Event(), context.Event()
     append = Store.append
