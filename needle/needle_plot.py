@@ -22,7 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patheffects import withStroke
 
 from run import Parser, read_json, run_script
-from stats import wilson
+from stats import mean_over_grid
 
 SCORES = {"score": "share of the answer's words", "rate": "exact match", "lceg_overlap": "word overlap (LCEG)"}
 COLOURS = {  # lceg: of the paper's picture, at 0, 1/2 and 1
@@ -33,8 +33,16 @@ PANELS_ACROSS = 3
 LIMITS = {"original_length": 1e9, "trained_length": 1e9, "length": 1e9, "depth": 100, "value": 1, "n": 1e9}
 
 
+def trial_scores(result: dict, score: str) -> list[float]:
+    """The score of each trial, NaN without an answer; LCEG's is of the first trial only."""
+    if score == "lceg_overlap":
+        return [result[score]]
+    key = "exact" if score == "rate" else score
+    return [float(trial.get(key, math.nan)) for trial in result["trials"]]
+
+
 def read_cell(path: Path, score: str) -> dict:
-    """The row of `read_cells` for one file. Raises KeyError, TypeError or ValueError if it is not a needle result."""
+    """The row of `read_cells` for one file. Raises what `read_cells` catches if it is not a needle result."""
     result = read_json(path) or {}
     row = {
         "model": path.parent.name,
@@ -45,6 +53,8 @@ def read_cell(path: Path, score: str) -> dict:
         "value": result[score],
         "n": 1 if score == "lceg_overlap" else result["n"],
         "source": str(result["data"]["source"]),
+        "scores": trial_scores(result, score),
+        "drawn_text": result.get("drawn_text", False),
     }
     for key, most in LIMITS.items():
         unknown = row[key] is None and key not in ("length", "depth", "n")
@@ -57,7 +67,8 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
     """All needle results below a folder, one row for each cell; reports files that are left out.
 
     Columns: model, original_length, trained_length, length (tokens), depth (percent), value (mean score of n answers,
-    NaN without any), n, source. Raises ValueError if there are none.
+    NaN without any), n, source, scores (a list, of each trial), drawn_text (see scoring.write_cell). Raises ValueError
+    if there are none.
     """
     rows, folders = {}, {}  # by cell, by model
     for path in sorted(folder.rglob("*_results.json")):
@@ -65,7 +76,7 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
             continue  # answers with other settings
         try:
             row = read_cell(path, score)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             print(f"left out: {path} is not a needle result with '{score}'")
             continue
         cell = (row["model"], row["length"], row["depth"])
@@ -80,13 +91,13 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
 
 
 def mean(cells: pd.DataFrame) -> str:
-    """The mean over all answers with its 95 % Wilson interval."""
-    n = int(cells.n[cells.value.notna()].sum())
-    if n == 0:
+    """The mean over the grid with its 95 % interval."""
+    if cells.value.isna().all():
         return "no answers"
-    total = float((cells.value * cells.n).sum())
-    low, high = wilson(total, n)
-    return f"{total / n:.2f} [{low:.2f}, {high:.2f}]"
+    score_CT = pd.DataFrame(cells.scores.tolist(), dtype=float)  # fills shorter lists with NaN
+    mean = mean_over_grid(score_CT.to_numpy(), cells.drawn_text.all())
+    low, high = mean.interval()
+    return f"{mean.mean_M[0]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def format_length(length: int) -> str:
@@ -151,7 +162,7 @@ def main() -> None:
     for ending in ("png", "svg", "pdf"):
         figure.savefig(args.output_dir / f"needle.{ending}", dpi=200)
     cells["model"] = cells.model.str.replace(r"^(?=[=+@-])", "'", regex=True)  # not a formula in a spreadsheet
-    cells.to_csv(args.output_dir / "needle.csv", index=False)
+    cells.drop(columns=["scores", "drawn_text"]).to_csv(args.output_dir / "needle.csv", index=False)
     for model, group in cells.groupby("model"):
         print(f"{model}: {SCORES[args.score]} {mean(group)}")
     print(f"picture: {args.output_dir / 'needle.png'}")
