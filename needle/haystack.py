@@ -97,13 +97,10 @@ def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
     contents = list(texts.values())
     if trial == 0:
         return contents
-    place = random.Random(f"haystack {seed} {trial}").randrange(sum(map(len, contents)))
-    number = 0
-    while place >= len(contents[number]):
-        place -= len(contents[number])
-        number += 1
+    rng = random.Random(f"haystack {seed} {trial}")
+    [number] = rng.choices(range(len(contents)), weights=list(map(len, contents)))
     text = contents[number]
-    sentence_end = SENTENCE_END.search(text, place)
+    sentence_end = SENTENCE_END.search(text, rng.randrange(len(text)))
     start = sentence_end.end() if sentence_end else len(text)
     return [text[start:], *contents[number + 1 :], *contents[:number], text[:start]]
 

@@ -33,17 +33,11 @@ PANELS_ACROSS = 3
 LIMITS = {"original_length": 1e9, "trained_length": 1e9, "length": 1e9, "depth": 100, "value": 1, "n": 1e9}
 
 
-def trial_scores(result: dict, score: str) -> list[float]:
-    """The score of each trial, NaN without an answer; LCEG's is of the first trial only."""
-    if score == "lceg_overlap":
-        return [result[score]]
-    key = "exact" if score == "rate" else score
-    return [float(trial.get(key, math.nan)) for trial in result["trials"]]
-
-
 def read_cell(path: Path, score: str) -> dict:
     """The row of `read_cells` for one file. Raises what `read_cells` catches if it is not a needle result."""
     result = read_json(path) or {}
+    trials = [result] if score == "lceg_overlap" else result["trials"]  # LCEG's is of the first trial
+    key = "exact" if score == "rate" else score
     row = {
         "model": path.parent.name,
         "original_length": result["original_length"],
@@ -53,7 +47,7 @@ def read_cell(path: Path, score: str) -> dict:
         "value": result[score],
         "n": 1 if score == "lceg_overlap" else result["n"],
         "source": str(result["data"]["source"]),
-        "scores": trial_scores(result, score),
+        "scores": [trial.get(key) for trial in trials],
         "drawn_text": result.get("drawn_text", False),
     }
     for key, most in LIMITS.items():
@@ -94,7 +88,7 @@ def mean(cells: pd.DataFrame) -> str:
     """The mean over the grid with its 95 % interval."""
     if cells.value.isna().all():
         return "no answers"
-    score_CT = pd.DataFrame(cells.scores.tolist(), dtype=float)  # fills shorter lists with NaN
+    score_CT = pd.DataFrame(cells.scores.tolist(), dtype=float)  # NaN without an answer
     mean = mean_over_grid(score_CT.to_numpy(), cells.drawn_text.all())
     low, high = mean.interval()
     return f"{mean.mean_M[0]:.2f} [{low:.2f}, {high:.2f}]"
