@@ -34,7 +34,7 @@ def summarise(records: list[dict], length: int, n_documents: int) -> dict:
     if n_bad:
         method = f"no interval: {n_bad} windows have no finite loss"
     elif total["perplexity_interval_95"] is None:
-        method = f"no interval: the sampled units are documents, and {n_sampled} are too few"
+        method = f"no interval: the sampled units are documents, too few of them ({n_sampled})"
     result = {
         "val_acc": n_correct / (len(records) * length),
         "val_loss": total["loss"],
