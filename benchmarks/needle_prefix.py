@@ -29,7 +29,7 @@ DEPTHS = np.round(np.linspace(0, 100, 10)).astype(int)
 def build_prompts(engine, lengths, max_new_tokens: int) -> list[list[int]]:
     """Token ids of the prompts of a grid, in the engine's order."""
     style = STYLES["book"]
-    haystack = build_haystack(engine.tokenizer, read_texts(None)[0], max(lengths))
+    haystack = build_haystack(engine.tokenizer, read_texts(None)[0].values(), max(lengths))
     builder = Prompts(engine.tokenizer, haystack, style.template, max_new_tokens)
     prompts = []
     for length, depth in itertools.product(lengths, DEPTHS):

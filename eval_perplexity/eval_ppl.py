@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sliding_window", type=positive_int, default=256, help="tokens between window starts [256]")
     sample = "size of a random sample; one, or one per length"
     parser.add_argument("--max_windows", type=positive_int, nargs="+", help=sample)
-    parser.add_argument("--seed", type=int, default=2, help="seed for that sample and for the bootstrap [2]")
+    parser.add_argument("--seed", type=int, default=2, help="seed for that sample [2]")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")
     parser.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
     parser.add_argument("--batch_size", type=positive_int, default=1, help="windows per forward pass [1]")
@@ -124,6 +124,7 @@ class Job:
         self.batches = [self.starts[i : i + args.batch_size] for i in range(0, len(self.starts), args.batch_size)]
         self.settings = {
             "protocol": "lceg-windows",
+            "record_version": 2,  # windows recorded otherwise are evaluated again
             "seq_len": length,
             "sliding_window": args.sliding_window,
             "documents": args.documents,
@@ -161,7 +162,7 @@ def finished_windows(job: Job) -> set[int] | None:
     return broadcast(finished)
 
 
-def score_batches(model, tokens_N: np.ndarray, job: Job, finished: set[int]) -> None:
+def score_batches(model, tokens_N: np.ndarray, document_starts: np.ndarray, job: Job, finished: set[int]) -> None:
     """Scores this rank's share of the unfinished batches and records their windows as soon as a batch is done."""
     unfinished = [starts for starts in job.batches if not finished.issuperset(starts)]
     batches = unfinished[RANK::WORLD_SIZE]
@@ -174,7 +175,7 @@ def score_batches(model, tokens_N: np.ndarray, job: Job, finished: set[int]) -> 
         hit_BL = hit_BL.cpu().numpy()
         seconds = round((time.perf_counter() - start_time) / len(starts), 6)
         for start, nll_L, hit_L in zip(starts, nll_BL, hit_BL, strict=True):
-            job.store.append(record(start, nll_L, hit_L) | {"seconds": seconds})
+            job.store.append(record(start, nll_L, hit_L, document_starts) | {"seconds": seconds})
         bar.update()
     bar.close()
     job.store.close()
@@ -188,7 +189,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[str
     device = default_device()
     dtype = choose_dtype(device, args.dtype)
     attention = choose_attention(args.attention, device, dtype, config)
-    tokens_N, data = open_tokens(args.data_path, args.documents, config.vocab_size)
+    tokens_N, document_starts, data = open_tokens(args.data_path, args.documents, config.vocab_size)
     facts = {"model": name_or_path, **description, "data": data, "tokens": len(tokens_N)}
     settings = {
         "checkpoint": fingerprint(name_or_path, config),
@@ -211,7 +212,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[str
         rope.set(ropes[job.length])
         reset_peak_memory(device)
         try:
-            score_batches(model, tokens_N, job, finished)
+            score_batches(model, tokens_N, document_starts, job, finished)
         except torch.OutOfMemoryError:
             raise ValueError(f"out of GPU memory at {job.length} tokens; give a smaller --batch_size") from None
         barrier()
@@ -238,7 +239,7 @@ def write_result(job: Job, facts: dict) -> None:
     seconds = sum(window["seconds"] for window in records)
     settings = job.settings | {"batch_size": job.batch_size}
     result = {
-        **summarise(records, job.length, settings["seed"]),
+        **summarise(records, job.length, settings["documents"]),
         "n_windows": n_windows,
         "n_windows_total": job.n_total,
         **facts,

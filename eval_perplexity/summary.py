@@ -4,26 +4,8 @@ import math
 
 import numpy as np
 
-from stats import percentile_interval, resampled_means
+from stats import mean_over_documents
 from windows import LAST, mean, position_buckets
-
-METHOD = (
-    "percentile bootstrap of the mean loss over blocks of windows, 1000 resamples; a block is the windows that start "
-    "within the same 2 seq_len tokens. It is narrow: 90 to 91 % coverage for independent tokens in a simulation"
-)
-
-
-def block_bootstrap(losses: list[float], blocks: list[int], seed: int) -> list[float] | None:
-    """95 % interval [low, high] of mean(losses), or None with fewer than two blocks.
-
-    losses: one mean loss per window, nats.  blocks: the block that each window belongs to.
-    """
-    _, block = np.unique(blocks, return_inverse=True)
-    sums = np.bincount(block, weights=losses)
-    counts = np.bincount(block)
-    if len(sums) < 2:
-        return None
-    return list(percentile_interval(resampled_means([(sums, counts)], seed, resamples=1000)))
 
 
 def perplexity(loss: float | None) -> float | None:
@@ -31,11 +13,11 @@ def perplexity(loss: float | None) -> float | None:
     return math.exp(loss) if loss is not None and loss < 709 else None
 
 
-def summarise(records: list[dict], length: int, seed: int) -> dict:
+def summarise(records: list[dict], length: int, n_documents: int) -> dict:
     """The result's values from the records of all windows (windows.record), in any order.
 
     Losses are plain means over windows, in nats. They are null if any window's loss is not finite; then the keys
-    `*_without_nan` hold the mean over the other windows.
+    `*_without_nan` hold the mean over the other windows. n_documents: of the token stream.
     """
     records = sorted(records, key=lambda record: record["start"])
     starts = [record["start"] for record in records]
@@ -45,12 +27,14 @@ def summarise(records: list[dict], length: int, seed: int) -> dict:
     n_bad = len(losses) - len(finite)
     complete = [] if n_bad else records
 
-    total = mean_loss(complete, "loss", length, seed)
-    method = METHOD
+    total = mean_loss(complete, "loss", n_documents)
+    sum_D, target_D = sum_by_document(complete, "loss", n_documents)
+    n_sampled = int((target_D > 0).sum())
+    method = f"leave-one-document-out jackknife, Student's t; the sampled units are documents, {n_sampled} of them"
     if n_bad:
         method = f"no interval: {n_bad} windows have no finite loss"
     elif total["perplexity_interval_95"] is None:
-        method = "no interval: all windows start within the same 2 seq_len tokens"
+        method = f"no interval: the sampled units are documents, too few of them ({n_sampled})"
     result = {
         "val_acc": n_correct / (len(records) * length),
         "val_loss": total["loss"],
@@ -58,6 +42,8 @@ def summarise(records: list[dict], length: int, seed: int) -> dict:
         "val_perplexity_per_chunk": [total["perplexity"]],
         "perplexity_interval_95": total["perplexity_interval_95"],
         "interval_method": method,
+        "sampled_unit": "document",
+        "n_sampled_documents": n_sampled,
     }
     if n_bad:
         result["val_loss_without_nan"] = mean(finite)
@@ -66,19 +52,34 @@ def summarise(records: list[dict], length: int, seed: int) -> dict:
     result["loss_by_position"] = loss_by_position(complete, length)
     for n in LAST:
         if length > n:
-            result[f"last_{n}"] = mean_loss(complete, f"last_{n}", length, seed)
-    result["window_losses"] = {"start": starts, "loss": losses}  # to compare two models window by window
+            result[f"last_{n}"] = mean_loss(complete, f"last_{n}", n_documents)
+    # to compare two models window by window and document by document
+    result["window_losses"] = {"start": starts, "loss": losses}
+    result["document_losses"] = {"sum": sum_D.tolist(), "targets": target_D.tolist()}
     return result
 
 
-def mean_loss(records: list[dict], key: str, length: int, seed: int) -> dict:
-    """Mean of one of the records' losses with its perplexity and interval; null without records."""
-    losses, blocks = [], []
+def sum_by_document(records: list[dict], key: str, n_documents: int) -> tuple[np.ndarray, np.ndarray]:
+    """(summed losses, numbers of targets) over all windows, float64 and int64 [D]. key: "loss" or "last_<n>"."""
+    sum_D = np.zeros(n_documents)
+    target_D = np.zeros(n_documents, dtype=int)
     for record in records:
-        losses.append(record[key])
-        blocks.append(record["start"] // (2 * length))
-    interval = block_bootstrap(losses, blocks, seed)
-    loss = mean(losses)
+        part = record[f"{key}_documents"]  # windows.split_by_document
+        documents = slice(part["first"], part["first"] + len(part["sum"]))
+        sum_D[documents] += part["sum"]
+        target_D[documents] += part["targets"]
+    return sum_D, target_D
+
+
+def mean_loss(records: list[dict], key: str, n_documents: int) -> dict:
+    """Mean of one of the records' losses with its perplexity and interval; null without records.
+
+    All windows have the same number of targets, so the mean over windows is that over targets, the interval's centre.
+    """
+    loss = mean([record[key] for record in records])
+    interval = None
+    if records:
+        interval = mean_over_documents(*sum_by_document(records, key, n_documents)).interval()
     if interval:
         interval = [perplexity(bound) for bound in interval]
     return {"loss": loss, "perplexity": perplexity(loss), "perplexity_interval_95": interval}

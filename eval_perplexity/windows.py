@@ -15,8 +15,8 @@ from run import read_json
 LAST = (64, 256)  # the mean loss over the last targets of a window is recorded for these numbers of targets
 
 
-def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray, dict]:
-    """The first `documents` documents of a token file, uint16 or uint32 [N], and the result's `data`.
+def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray, dict]:
+    """The first `documents` documents of a token file, uint16 or uint32 [N], their starts, and the result's `data`.
 
     The stream ends where the next document begins (the (documents + 1)-th occurrence of the file's first token), or
     with the file. Raises ValueError if the file is missing, incomplete, too short or of another vocabulary, or if its
@@ -50,7 +50,7 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray
     for key in ("dataset", "tokenizer", "min_tokens", "split"):
         if key in sidecar:
             data[key] = sidecar[key]
-    return tokens_N, data
+    return tokens_N, document_starts[:documents], data
 
 
 def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
@@ -82,9 +82,23 @@ def position_buckets(length: int) -> list[tuple[int, int]]:
     return buckets
 
 
-def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray) -> dict:
+def split_by_document(losses: np.ndarray, first_position: int, document_starts: np.ndarray) -> dict:
+    """Sums of the losses and numbers of the targets in document `first` and those after it.
+
+    losses: float64, of the targets at `first_position` and the positions after it in the token stream.
+    """
+    positions = first_position + np.arange(len(losses))
+    documents = np.searchsorted(document_starts, positions, side="right") - 1
+    first = documents[0]
+    sums = np.bincount(documents - first, weights=losses)
+    counts = np.bincount(documents - first)
+    return {"first": int(first), "sum": sums.tolist(), "targets": counts.tolist()}
+
+
+def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray, document_starts: np.ndarray) -> dict:
     """What is kept of a window: its mean loss over the L - 1 targets inside it, hits over all L positions, the sums
-    of the losses in each position bucket, the mean over the last targets. Without losses if one is not finite.
+    of the losses in each position bucket, the mean over the last targets; both means also split by document. Without
+    losses if one is not finite.
 
     nll_L: float64 [L].  hit_L: bool [L].  The last target is the token after the window and counts as a hit only.
     """
@@ -93,18 +107,20 @@ def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray) -> dict:
     kept = {"start": int(start), "correct": int(hit_L.sum()), "loss": None}
     if np.isfinite(inside).all():
         kept["loss"] = float(inside.mean())
+        kept["loss_documents"] = split_by_document(inside, start + 1, document_starts)
         kept["buckets"] = []
         for first, last in position_buckets(length):
             kept["buckets"].append(float(inside[first - 1 : last].sum()))
         for n in LAST:
             if length > n:
                 kept[f"last_{n}"] = float(inside[-n:].mean())
+                kept[f"last_{n}_documents"] = split_by_document(inside[-n:], start + length - n, document_starts)
     return kept
 
 
 def recorded_start(entry: dict) -> int:
     """The start of a recorded window. Raises KeyError or TypeError if the entry is not a record with `seconds`."""
-    losses = [] if entry["loss"] is None else [entry["loss"], *entry["buckets"]]
+    losses = [] if entry["loss"] is None else [entry["loss"], *entry["buckets"], *entry["loss_documents"]["sum"]]
     sum([entry["start"], entry["correct"], entry["seconds"], *losses])  # a TypeError, unless all are numbers
     return entry["start"]
 

@@ -1,6 +1,6 @@
 """From a folder of texts to prompts of an exact number of tokens.
 
-The texts are tokenised once for the whole grid. A prompt is a concatenation of lists of token ids:
+The texts are tokenised once for each trial. A prompt is a concatenation of lists of token ids:
 
     BOS, if the tokenizer has one | template up to the context | context with the needle inside | rest of the template
 
@@ -9,8 +9,10 @@ so prompts share their beginnings token by token. Ends of sentences are found in
 
 import hashlib
 import math
+import random
 import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,10 +89,26 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
             return ids[seam:], shifted
 
 
-def build_haystack(tokenizer, texts: dict[str, str], length: int) -> Haystack:
+def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
+    """The texts in order; after the first trial from a sentence on that is drawn, and what precedes it comes last.
+
+    The draw depends only on seed and trial, so all cells and all checkpoints have the same texts in a trial.
+    """
+    contents = list(texts.values())
+    if trial == 0:
+        return contents
+    rng = random.Random(f"haystack {seed} {trial}")
+    [number] = rng.choices(range(len(contents)), weights=list(map(len, contents)))
+    text = contents[number]
+    sentence_end = SENTENCE_END.search(text, rng.randrange(len(text)))
+    start = sentence_end.end() if sentence_end else len(text)
+    return [text[start:], *contents[number + 1 :], *contents[:number], text[:start]]
+
+
+def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:
     """At least `length` tokens of the texts, with an empty line between two, repeated if they are short."""
     ids, cuts, mid_character = [], [], []
-    for text in texts.values():
+    for text in texts:
         if len(ids) >= length or not text.strip():
             continue
         text = text.strip()[: 16 * length] + "\n\n"  # no tokenizer packs 16 characters of prose into a token

@@ -12,10 +12,12 @@ trials continue from the answers that are there.
 Protocol (arXiv 2409.12181, after G. Kamradt and Fu et al.): 40 lengths evenly spaced from 1,000 to 128,000 tokens,
 cut to [s_len, e_len], times 10 depths; one fixed needle; greedy answers of 50 tokens. Prompt and answer together take
 exactly the cell's length. `score` is the share of the answer's distinct words that the response has; `rate` counts
-exact matches. --protocol lceg adds the two scores of the paper's code.
+exact matches. --protocol lceg adds the two scores of the paper's code. Trials after the first draw another fact and
+where in the haystack their text begins.
 """
 
 import argparse
+import math
 import os
 from datetime import datetime, timezone
 from itertools import product
@@ -28,10 +30,10 @@ from answers import add_engine_flags, answer_all, check_engine_flags, open_engin
 from checkpoint import checkpoint_name
 from endpoint import Endpoint
 from facts import STYLES, Facts
-from haystack import Haystack, Prompts, build_haystack, read_texts
+from haystack import Prompts, build_haystack, read_texts, rotate
 from run import RANK, WORLD_SIZE, Parser, barrier, broadcast, for_each_checkpoint, positive_int, print_rank0, run_script
 from scoring import contained, totals, word_share, write_cell
-from stats import wilson
+from stats import mean_over_grid
 from store import Store
 from tokenizer import open_tokenizer
 
@@ -60,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     grid.add_argument("-e", "--e_len", type=int, default=128000, help="longest of the 40 lengths, tokens [128000]")
     grid.add_argument("--lengths", type=positive_int, nargs="+", help="other lengths, tokens")
     grid.add_argument("--depths", type=float, nargs="+", default=DEPTHS, help=f"percent {DEPTHS}")
-    trials = "prompts per cell; all but the first draw their fact [1]"
+    trials = "prompts per cell; all but the first draw fact and text [1]"
     grid.add_argument("--trials", type=positive_int, default=1, help=trials)
     grid.add_argument("--allow_beyond", action="store_true", help="measure lengths that a checkpoint does not declare")
     text = parser.add_argument_group("text")
@@ -71,7 +73,7 @@ def parse_args() -> argparse.Namespace:
     text.add_argument("--question", help="[the paper's]")
     text.add_argument("--answer", help="text to find, contained in the needle [the paper's]")
     text.add_argument("--max_new_tokens", type=positive_int, default=50, help="longest answer, tokens [50]")
-    text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts [0]")
+    text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts and texts [0]")
     result = parser.add_argument_group("result")
     result.add_argument("--test_name", help="name of the results [the checkpoint's name]")
     result.add_argument("--output_dir", type=Path, default=Path("results"), help="[results]")
@@ -136,6 +138,7 @@ def describe_run(engine, facts: Facts, data: dict, args: argparse.Namespace) -> 
         **engine.settings(),
         "max_new_tokens": args.max_new_tokens,
         "haystack_sha256": data["sha256"],
+        "haystack_start": "drawn after the first trial",
         "template": STYLES[args.template].template,
         "facts": facts.settings(),
         "seed": args.seed,
@@ -151,13 +154,17 @@ def describe_run(engine, facts: Facts, data: dict, args: argparse.Namespace) -> 
     return settings, run
 
 
-def answer_cells(engine, facts: Facts, haystack: Haystack, todo: list[Key], args: argparse.Namespace, store: Store):
+def answer_cells(engine, facts: Facts, texts: dict, todo: list[Key], args: argparse.Namespace, store: Store):
     """Answers this rank's share of the prompts, one trial of all cells after the other.
 
-    The prompts of one trial fit in memory, and they share nearly all that prompts have in common.
+    The prompts of one trial fit in memory, and they share all that prompts have in common: the trial's text.
     """
-    builder = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
-    for trial in range(args.trials):
+    longest = max(args.lengths)
+    for trial in sorted({trial for _, _, trial in todo}):
+        haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), longest)
+        if trial == 0 and longest > haystack.unit:
+            print_rank0(f"the haystack has {haystack.unit} tokens; it is repeated for longer prompts")
+        builder = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
         entries, prompts = [], []
         for length, depth, number in todo:
             if number == trial:
@@ -208,11 +215,7 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
         print_rank0(f"{folder}: {len(requested) - len(todo)} of {len(requested)} answers are there")
     if todo:
         print_rank0(f"{model}: {run['method']}, {engine.name}, {engine.dtype}, {WORLD_SIZE} process(es)")
-        longest = max(args.lengths)
-        haystack = build_haystack(engine.tokenizer, texts, longest)
-        if longest > haystack.unit:
-            print_rank0(f"the haystack has {haystack.unit} tokens; it is repeated for longer prompts")
-        answer_cells(engine, facts, haystack, todo, args, store)
+        answer_cells(engine, facts, texts, todo, args, store)
     store.close()
     barrier()
     if RANK == 0:
@@ -227,12 +230,15 @@ def report(folder: Path, entries: list[dict], run: dict) -> None:
     cells = {}
     for entry in entries:
         cells.setdefault((entry["length"], entry["depth"]), []).append(entry)
+    score_CT = []
     for trials in cells.values():
         write_cell(folder, trials, run)
-    n, score, exact = totals(entries)
+        score_CT.append([trial.get("score", math.nan) for trial in trials])
+    n, _, exact = totals(entries)
     if n:
-        low, high = wilson(score, n)
-        print(f"{folder}: score {score / n:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}", flush=True)
+        mean = mean_over_grid(score_CT, drawn_text=True)
+        low, high = mean.interval()
+        print(f"{folder}: score {mean.mean_M[0]:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}", flush=True)
     if n < len(entries):
         failed = f"{len(entries) - n} of {len(entries)} prompts ran out of memory; the others are recorded"
         raise ValueError(f"{failed}. Rerun with a smaller --prefill_chunk or with --cache_on_cpu to retry them")

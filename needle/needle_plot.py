@@ -22,7 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patheffects import withStroke
 
 from run import Parser, read_json, run_script
-from stats import wilson
+from stats import mean_over_grid
 
 SCORES = {"score": "share of the answer's words", "rate": "exact match", "lceg_overlap": "word overlap (LCEG)"}
 COLOURS = {  # lceg: of the paper's picture, at 0, 1/2 and 1
@@ -34,8 +34,10 @@ LIMITS = {"original_length": 1e9, "trained_length": 1e9, "length": 1e9, "depth":
 
 
 def read_cell(path: Path, score: str) -> dict:
-    """The row of `read_cells` for one file. Raises KeyError, TypeError or ValueError if it is not a needle result."""
+    """The row of `read_cells` for one file. Raises what `read_cells` catches if it is not a needle result."""
     result = read_json(path) or {}
+    trials = [result] if score == "lceg_overlap" else result["trials"]  # LCEG's is of the first trial
+    key = "exact" if score == "rate" else score
     row = {
         "model": path.parent.name,
         "original_length": result["original_length"],
@@ -45,6 +47,8 @@ def read_cell(path: Path, score: str) -> dict:
         "value": result[score],
         "n": 1 if score == "lceg_overlap" else result["n"],
         "source": str(result["data"]["source"]),
+        "scores": [trial.get(key) for trial in trials],
+        "drawn_text": result.get("drawn_text", False),
     }
     for key, most in LIMITS.items():
         unknown = row[key] is None and key not in ("length", "depth", "n")
@@ -57,7 +61,8 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
     """All needle results below a folder, one row for each cell; reports files that are left out.
 
     Columns: model, original_length, trained_length, length (tokens), depth (percent), value (mean score of n answers,
-    NaN without any), n, source. Raises ValueError if there are none.
+    NaN without any), n, source, scores (a list, of each trial), drawn_text (see scoring.write_cell). Raises ValueError
+    if there are none.
     """
     rows, folders = {}, {}  # by cell, by model
     for path in sorted(folder.rglob("*_results.json")):
@@ -65,7 +70,7 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
             continue  # answers with other settings
         try:
             row = read_cell(path, score)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             print(f"left out: {path} is not a needle result with '{score}'")
             continue
         cell = (row["model"], row["length"], row["depth"])
@@ -80,13 +85,13 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
 
 
 def mean(cells: pd.DataFrame) -> str:
-    """The mean over all answers with its 95 % Wilson interval."""
-    n = int(cells.n[cells.value.notna()].sum())
-    if n == 0:
+    """The mean over the grid with its 95 % interval."""
+    if cells.value.isna().all():
         return "no answers"
-    total = float((cells.value * cells.n).sum())
-    low, high = wilson(total, n)
-    return f"{total / n:.2f} [{low:.2f}, {high:.2f}]"
+    score_CT = pd.DataFrame(cells.scores.tolist(), dtype=float)  # NaN without an answer
+    mean = mean_over_grid(score_CT.to_numpy(), cells.drawn_text.all())
+    low, high = mean.interval()
+    return f"{mean.mean_M[0]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def format_length(length: int) -> str:
@@ -151,7 +156,7 @@ def main() -> None:
     for ending in ("png", "svg", "pdf"):
         figure.savefig(args.output_dir / f"needle.{ending}", dpi=200)
     cells["model"] = cells.model.str.replace(r"^(?=[=+@-])", "'", regex=True)  # not a formula in a spreadsheet
-    cells.to_csv(args.output_dir / "needle.csv", index=False)
+    cells.drop(columns=["scores", "drawn_text"]).to_csv(args.output_dir / "needle.csv", index=False)
     for model, group in cells.groupby("model"):
         print(f"{model}: {SCORES[args.score]} {mean(group)}")
     print(f"picture: {args.output_dir / 'needle.png'}")

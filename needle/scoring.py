@@ -68,7 +68,8 @@ def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
     """Writes the result file of one cell.
 
     entries: its trials, answered or failed, in order.  run: what all cells share. The protocol "lceg" adds the paper's
-    scores of the first trial.
+    scores of the first trial. Several trials have texts of their own, the same in all cells (haystack.rotate); then
+    they are what the interval of a mean over cells resamples.
     """
     n, score, exact = totals(entries)
     first = entries[0]
@@ -88,6 +89,8 @@ def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
         "exact": exact,
         "rate": exact / n if n else None,
         "rate_interval_95": wilson(exact, n) if n else None,
+        "drawn_text": len(entries) > 1,
+        "sampled_unit": "trial" if len(entries) > 1 else "cell",
     }
     if run["protocol"] == "lceg":
         result |= {"lceg_overlap": None, "lceg_rouge1_f_x10": None}

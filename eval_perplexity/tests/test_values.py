@@ -2,7 +2,6 @@
 
 import json
 import math
-from itertools import product
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import scoring
 import summary
 import windows
 from conftest import RULE, content, documents, save_model, write_tokens
+from stats import mean_over_documents
 
 
 def reference(model, tokens, starts, length):
@@ -86,6 +86,11 @@ def test_result_equals_the_protocol_in_float64(evaluate, model, tmp_path, batch_
         assert bucket["loss"] == pytest.approx(nll[:, bucket["from"] - 1 : bucket["to"]].mean(), rel=1e-5)
     for n in (64, 256):
         assert result[f"last_{n}"]["loss"] == pytest.approx(nll[:, -n:].mean(), rel=1e-5)
+    document_N = np.cumsum(np.array(stream) == 0) - 1
+    sum_D = np.zeros(10)
+    for start, nll_L in zip(starts, nll, strict=True):
+        np.add.at(sum_D, document_N[start + 1 : start + length], nll_L)
+    assert result["document_losses"]["sum"] == pytest.approx(sum_D, rel=1e-5)
     low, high = result["perplexity_interval_95"]
     assert low < result["val_perplexity"] < high
     assert result["method"] == "base" and result["original_length"] == result["trained_length"] == 64
@@ -121,40 +126,68 @@ def test_result_states_the_rope_and_the_record(evaluate, tmp_path):
 
 
 # --- interval
-def test_interval_covers_the_mean_of_overlapping_windows():
-    """Windows of 8 numbers every 2, from streams of independent numbers with mean 1. Blocks of one window's length see
-    2/3 of the variance, so 89 % of the intervals should hold 1; taking the windows for independent, 67 % would."""
-    starts = range(0, 792, 2)
-    covered = {8: 0, 1: 0}  # by the length of a block
-    for seed, block in product(range(150), covered):
-        stream = np.random.default_rng(seed).normal(1.0, 1.0, 800)
-        losses = [float(stream[s : s + 8].mean()) for s in starts]
-        low, high = summary.block_bootstrap(losses, [s // block for s in starts], seed)
-        covered[block] += low < 1.0 < high
-    assert 0.82 <= covered[8] / 150 <= 0.96 and covered[1] < covered[8] - 15
-    assert summary.block_bootstrap([1.0, 2.0], [0, 0], 0) is None  # one block
+STARTS = np.array([0, 5, 150, 151, 380, 700])  # of documents; no target is in the last one
+
+
+def summarise_stream(nll_N, window_starts, length):
+    """The result of windows on a stream of tokens whose losses are known."""
+    records = []
+    for start in window_starts:
+        nll_L = nll_N[start + 1 : start + 1 + length]
+        records.append(windows.record(start, nll_L, nll_L < 0, STARTS))
+    return summary.summarise(records[::-1], length, len(STARTS))
+
+
+def test_windows_are_split_between_their_documents_which_are_left_out_one_by_one():
+    rng = np.random.default_rng(1)
+    document_N = np.repeat(range(6), np.diff([*STARTS, 800]))
+    nll_N = 3 + rng.normal(size=800) + rng.normal(size=6)[document_N]
+    window_starts, length = range(0, 520, 40), 100
+    result = summarise_stream(nll_N, window_starts, length)
+
+    for n, entry in ((99, {**result, "loss": result["val_loss"]}), (64, result["last_64"])):
+        sum_D, target_D = np.zeros(6), np.zeros(6)
+        for start in window_starts:
+            for position in range(start + length - n, start + length):
+                sum_D[document_N[position]] += nll_N[position]
+                target_D[document_N[position]] += 1
+        if n == 99:
+            assert result["document_losses"]["sum"] == pytest.approx(sum_D)
+            assert result["document_losses"]["targets"] == target_D.tolist() and target_D.astype(bool).sum() == 5
+        low, high = np.log(entry["perplexity_interval_95"])
+        assert (low + high) / 2 == pytest.approx(entry["loss"]) == pytest.approx(sum_D.sum() / target_D.sum())
+        assert (low, high) == pytest.approx(mean_over_documents(sum_D, target_D).interval())
+    assert result["sampled_unit"] == "document" and result["n_sampled_documents"] == 5
+    assert "documents, 5 of them" in result["interval_method"]
+
+
+def test_a_sample_inside_one_document_has_no_interval():
+    result = summarise_stream(np.ones(800), [160, 200], 100)
+    assert result["perplexity_interval_95"] is None and result["val_perplexity"] == pytest.approx(math.e)
+    assert result["interval_method"].startswith("no interval: ") and result["n_sampled_documents"] == 1
 
 
 def test_losses_that_are_not_finite_are_reported_not_hidden():
     rng = np.random.default_rng(0)
-    good = [windows.record(s, rng.random(100) + 1, rng.random(100) < 0.1) for s in (0, 200, 400)]
+    good = [windows.record(s, rng.random(100) + 1, rng.random(100) < 0.1, STARTS) for s in (0, 200, 400)]
     broken = rng.random(100)
     broken[50] = np.nan
-    bad = windows.record(600, broken, np.zeros(100, bool))
-    result = summary.summarise([*good, bad], 100, seed=2)
+    bad = windows.record(600, broken, np.zeros(100, bool), STARTS)
+    result = summary.summarise([*good, bad], 100, 6)
     json.dumps(result, allow_nan=False)
     assert result["val_loss"] is result["val_perplexity"] is result["perplexity_interval_95"] is None
     assert result["n_windows_not_finite"] == 1 and "no finite loss" in result["interval_method"]
     assert result["val_loss_without_nan"] == pytest.approx(np.mean([record["loss"] for record in good]))
     assert result["last_64"]["loss"] is None and result["loss_by_position"][0]["loss"] is None
-    assert "val_loss_without_nan" not in summary.summarise(good, 100, seed=2)
-    assert summary.summarise([bad], 100, 2)["val_loss_without_nan"] is None
+    assert "val_loss_without_nan" not in summary.summarise(good, 100, 6)
+    assert summary.summarise([bad], 100, 6)["val_loss_without_nan"] is None
 
 
 def test_uint32_for_large_vocabularies(tmp_path):
     stream = [1, 70_000, 3, 1, 5, 99_999, 1, 4]
     path = write_tokens(tmp_path / "test.bin", stream, "uint32")
-    assert windows.open_tokens(path, 2, 100_000)[0].tolist() == stream[:6]
+    tokens, document_starts, _ = windows.open_tokens(path, 2, 100_000)
+    assert tokens.tolist() == stream[:6] and document_starts.tolist() == [0, 3]
     assert windows.open_tokens(path, 3, 100_000)[0].tolist() == stream  # no document follows: the file's end
     small = write_tokens(tmp_path / "small.bin", [1, 2, 3, 1, 2], "uint32", dtype="uint32")
     assert windows.open_tokens(small, 1, 300)[0].tolist() == [1, 2, 3]

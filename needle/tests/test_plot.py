@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import needle_plot
-from stats import wilson
+from stats import mean_over_grid
 
 LENGTHS, DEPTHS = (1000, 4256, 7513, 10769), (0, 50, 100)
 VALUE_DL = np.array([[1.0, 0.5, 0.0, 0.25], [1.0, 0.75, 0.0, 0.0], [1.0, 1.0, 0.5, 1.0]])
@@ -19,7 +19,8 @@ LCEG_COLOURS = [(0xF0, 0x49, 0x6E), (0xEB, 0xB8, 0x39), (0x0C, 0xD7, 0x9F)]  # a
 def write(folder):
     folder.mkdir(parents=True)
     for (i, j), value in np.ndenumerate(VALUE_DL):
-        result = {"context_length": LENGTHS[j], "depth_percent": DEPTHS[i], "score": value, "n": 4}
+        result = {"context_length": LENGTHS[j], "depth_percent": DEPTHS[i], "score": value, "n": 4, "drawn_text": True}
+        result["trials"] = [{"score": int(number < 4 * value)} for number in range(4)]
         result |= {"data": {"source": "standin"}, "original_length": 4256, "trained_length": 8000}
         path = folder / f"{folder.name}_len_{LENGTHS[j]}_depth_{DEPTHS[i] * 100}_results.json"
         path.write_text(json.dumps(result))
@@ -30,12 +31,13 @@ def test_the_figure_shows_the_results(tmp_path):
         write(tmp_path / name)
     (tmp_path / "a" / "a_len_1000_depth_0_results.json").unlink()
     failed = tmp_path / "a" / "a_len_4256_depth_0_results.json"
-    failed.write_text(json.dumps(json.loads(failed.read_text()) | {"score": None, "n": 0}))
+    failed.write_text(json.dumps(json.loads(failed.read_text()) | {"score": None, "n": 0, "trials": 4 * [{}]}))
     figure = needle_plot.draw(needle_plot.read_cells(tmp_path, "score"), "lceg", "score")
     panels = [axes for axes in figure.axes if axes.images]
     titles = [axes.get_title() for axes in panels]
     assert [title.split("  ")[0] for title in titles] == ["a", "b", "d"]
-    low, high = wilson(VALUE_DL.sum() * 4, 48)
+    score_CT = 4 * VALUE_DL.reshape(-1, 1) > np.arange(4)
+    low, high = mean_over_grid(score_CT.astype(float), drawn_text=True).interval()
     assert titles[1] == f"b  {VALUE_DL.mean():.2f} [{low:.2f}, {high:.2f}]"
     assert titles[0].startswith(f"a  {(VALUE_DL.sum() - 1.5) / 10:.2f} [")
     for axes in panels:
@@ -74,7 +76,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", flags.split())
     needle_plot.main()
     out = capsys.readouterr().out
-    assert out.count("left out: ") == 12 + len(odd) and "llama: share of the answer's words 0.58 [0.44, 0.71]" in out
+    assert out.count("left out: ") == 12 + len(odd) and "llama: share of the answer's words 0.58 [0.35, 0.79]" in out
     table = pd.read_csv(pictures / "needle.csv").set_index(["model", "length", "depth"])
     assert len(table) == 3 * 12 and table.value["llama", 4256, 50] == 0.75 and table.n["llama", 4256, 50] == 4
     assert {path.name for path in pictures.iterdir()} == {f"needle.{ending}" for ending in ("png", "svg", "pdf", "csv")}

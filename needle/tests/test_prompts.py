@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from facts import CITIES, PAPER, STYLES, Fact, Facts
-from haystack import Prompts, build_haystack, encode_inside, read_texts
+from haystack import Prompts, build_haystack, encode_inside, read_texts, rotate
 from scoring import contained, lceg_overlap, rouge1_f, word_share
 
 PAGES = [page for _, page in sorted(topics.items())][:30]
@@ -59,9 +59,8 @@ each_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=T
 @pytest.mark.parametrize("style", STYLES)
 @each_tokenizer
 def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer, style):
-    texts = dict(enumerate(PAGES[:3]))
-    whole = "".join(text.strip() + "\n\n" for text in texts.values())
-    haystack = build_haystack(tokenizer, texts, 30_000)
+    whole = "".join(text.strip() + "\n\n" for text in PAGES[:3])
+    haystack = build_haystack(tokenizer, PAGES[:3], 30_000)
     assert haystack.unit < 30_000 <= len(haystack.ids_N)  # repeated
     template, fact = STYLES[style].template, STYLES[style].fixed or STYLES[style].drawn
     head, tail = template.replace("{question}", fact.question).split("{context}")
@@ -77,7 +76,7 @@ def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer
 
 @each_tokenizer
 def test_the_needle_is_at_the_asked_depth_within_one_sentence(tokenizer):
-    haystack = build_haystack(tokenizer, dict(enumerate(PAGES)), 9000)
+    haystack = build_haystack(tokenizer, PAGES, 9000)
     prompts = Prompts(tokenizer, haystack, "{context}{question}", NEW)
     needle_ids, _ = encode_inside(tokenizer, PAPER.needle)
     tail_ids, _ = encode_inside(tokenizer, PAPER.question)
@@ -95,7 +94,7 @@ def test_the_needle_is_at_the_asked_depth_within_one_sentence(tokenizer):
 
 @each_tokenizer
 def test_no_character_is_cut_in_two_and_no_token_is_special(tokenizer):
-    haystack = build_haystack(tokenizer, {"a": "本を読む。楽しい日だ。😀 Zoë est là. " * 40}, 3000)
+    haystack = build_haystack(tokenizer, ["本を読む。楽しい日だ。😀 Zoë est là. " * 40], 3000)
     prompts = Prompts(tokenizer, haystack, "{context}{question}", NEW)
     for length, depth in product(range(400, 440), (30, 60, 100)):
         ids = prompts.build(length, depth, "\n本。\n", "?")
@@ -116,6 +115,23 @@ def test_texts_are_sorted_and_their_source_is_known(tmp_path):
     for i in range(49):
         (tmp_path / "essays" / f"{i}.txt").write_text("x" * (645_142 - 48 if i == 48 else 1))
     assert read_texts(tmp_path / "essays")[1]["source"] == "official"
+
+
+def test_each_trial_has_a_text_of_its_own_that_begins_with_a_sentence():
+    texts = dict(enumerate(PAGES))
+    assert rotate(texts, 3, 0) == PAGES
+    for trial in range(1, 20):
+        first, *others, last = rotate(texts, 3, trial)
+        number = next(i for i, page in enumerate(PAGES) if page == last + first)
+        assert others == PAGES[number + 1 :] + PAGES[:number]
+        assert re.search(r"""[.!?]["')\]]*$|\n\s*$""", last)
+    assert rotate({"a": "One. Two. Three.", "b": "Four."}, 3, 1) == [
+        " Two. Three.",
+        "Four.",
+        "One.",
+    ]  # must never change
+    assert rotate(texts, 3, 1) != rotate(texts, 3, 2) and rotate(texts, 3, 1) != rotate(texts, 4, 1)
+    assert rotate({"a": "No sentence"}, 3, 1) == ["", "No sentence"]
 
 
 # --- facts
