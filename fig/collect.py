@@ -153,6 +153,7 @@ def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dic
         "sliding_window": result.get("sliding_window"),
         "documents": result.get("documents"),
         "all_windows": n == result.get("n_windows_total"),
+        "sha256": data.get("sha256"),
     }
     samples = None
     windows = result.get("window_losses")

@@ -27,6 +27,8 @@ def main():
     parser.add_argument("--checkpoints", type=Path, help="folder of the checkpoints: costs and settings of training")
     parser.add_argument("--failures", type=Path, help="a file with a line for each step that failed, for the report")
     parser.add_argument("--length", type=positive_int, help="Table 1's length, tokens [the commonest trained length]")
+    paper_data = "token files in pg19/ or proof_file/ that are the paper's own: results on them are compared with it"
+    parser.add_argument("--paper_data", nargs="+", default=[], metavar="SHA256", help=paper_data)
     args = parser.parse_args()
     sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 has no –
 
@@ -55,7 +57,7 @@ def main():
 
     scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
     target = args.length or target_length(rows)
-    comparisons = paper.compare(rows, all_scores)
+    comparisons = paper.compare(rows, all_scores, args.paper_data)
     columns = tables.make_columns(scores, target)
     tables.fill(columns, rows, comparisons)
     pairs = correlation.pair_scores(scores, columns)

@@ -1,7 +1,8 @@
 """The paper's published numbers (paper.tsv) beside ours, where a run is one of theirs.
 
-That is: the same base, method, trained tokens and lengths, official data and the settings of the paper's protocol
-(paper.json). In every other case nothing is compared.
+That is: the same base, method, trained tokens and lengths, the paper's data and the settings of its protocol
+(paper.json). In every other case nothing is compared: no needle, whose prompt has other words, and perplexity on the
+paper's token files only. Their SHA-256 is in paper.json or given by the user; their folders are pg19 and proof_file.
 """
 
 import json
@@ -33,7 +34,7 @@ def name_in_paper(row: Row) -> str | None:
     return None
 
 
-def comparable_scores(rows: list[Row], scores: pd.DataFrame) -> pd.DataFrame:
+def comparable_scores(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
     """Label, the paper's name, benchmark, task, length and value (`ours`) of all scores by the paper's protocol."""
     names = {row.label: name_in_paper(row) for row in rows}
     lines = []
@@ -44,22 +45,25 @@ def comparable_scores(rows: list[Row], scores: pd.DataFrame) -> pd.DataFrame:
         if name is None or not expected.items() <= facts.items():
             continue
         task, length = score.task, score.length
-        if score.benchmark == "perplexity":
-            task = facts["dataset"]
-        elif score.benchmark == "longbench":
+        if score.benchmark == "longbench":
             length = facts["max_length"]
-        elif score.benchmark == "needle":  # one number for the whole grid
-            if length not in PAPER["needle_lengths"]:
-                continue
-            length = PAPER["needle_lengths"][-1]
+        elif score.benchmark == "perplexity" and facts["sha256"] not in token_files:
+            continue
         lines.append((line.label, name, score.benchmark, task, length, line.value))
     frame = pd.DataFrame(lines, columns=["label", "name", "benchmark", "task", "length", OURS])
     return frame.astype({"length": float, OURS: float})
 
 
-def compare(rows: list[Row], scores: pd.DataFrame) -> pd.DataFrame:
-    """All comparisons that are allowed: a line each, with the paper's number and the difference from it."""
-    ours = comparable_scores(rows, scores)
+def compare(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
+    """All comparisons that are allowed: a line each, with the paper's number and the difference from it.
+
+    token_files: SHA-256 of token files that are the paper's, beside those in paper.json. Raises ValueError if one of
+    them has no result.
+    """
+    unknown = set(token_files) - {score.settings.get("sha256") for score in scores.score}
+    if unknown:
+        raise ValueError(f"--paper_data: no perplexity was measured on a token file with SHA-256 {unknown.pop()}")
+    ours = comparable_scores(rows, scores, [*PAPER["token_files"], *token_files])
     means = ours.groupby(PART, as_index=False, sort=False).agg(value=(OURS, "mean"), n=(OURS, "size"))
     means = means[means.n == means.benchmark.map(PAPER["parts"])].rename(columns={"value": OURS})
     published = pd.read_table(FOLDER / "paper.tsv")
@@ -70,10 +74,7 @@ def compare(rows: list[Row], scores: pd.DataFrame) -> pd.DataFrame:
 def find_comparison(comparisons: pd.DataFrame, row: Row, score: Score) -> dict:
     """OURS, paper and difference for the cell of Table 1 in which this score is shown; {} if it is not compared."""
     own = comparisons.query("label == @row.label and benchmark == @score.benchmark")
-    if score.benchmark == "perplexity":
-        own = own.query("task == @score.settings['dataset'] and length == @score.length")
-    elif score.benchmark == "ruler":
-        own = own.query("task == 'mean' and length == @score.length")
-    else:
-        own = own.query("task == 'mean'")
+    own = own[own.task == (score.task if score.benchmark == "perplexity" else "mean")]
+    if score.length:
+        own = own.query("length == @score.length")
     return {} if own.empty else own[[OURS, "paper", "difference"]].iloc[0].to_dict()

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from run import Parser, command_line, explain, int_between, run_script, versions, write_json
+from run import Parser, command_line, explain, run_script, versions, write_json
 from scoring import means, score_set
 from sets import CATEGORIES, FOLDERS, SETS, base_set, shots_of
 
@@ -47,7 +47,6 @@ def main() -> None:
     parser.add_argument("--model", "--models", nargs="+", dest="models", help="folders of predictions [all]")
     parser.add_argument("--e", action="store_true", help="LongBench-E")
     parser.add_argument("--output_dir", type=Path, default=Path(__file__).resolve().parent, help="[this folder]")
-    parser.add_argument("--seed", type=int_between(0, 2**63), default=42, help="seed for the bootstrap [42]")
     args = parser.parse_args()
     benchmark = "longbench_e" if args.e else "longbench"
     if Path(sys.argv[0]).stem == "eval_trec":
@@ -59,7 +58,7 @@ def main() -> None:
 
     results, problems = [], []
     for model in models:
-        result = evaluate(root / model, benchmark, args.seed, problems)
+        result = evaluate(root / model, benchmark, problems)
         if not result["sets"]:
             continue
         results.append(result)
@@ -74,7 +73,7 @@ def main() -> None:
         raise ValueError(f"{len(problems)} problems, listed above; everything else is scored")
 
 
-def evaluate(folder: Path, benchmark: str, seed: int, problems: list[str]) -> dict:
+def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
     """Scores the predictions of one model; returns the content of scores.json. Adds what is wrong to `problems`."""
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
@@ -82,7 +81,7 @@ def evaluate(folder: Path, benchmark: str, seed: int, problems: list[str]) -> di
     scored = {}
     for path in paths:
         try:
-            scored[path.stem] = score_set(path, seed, benchmark == "longbench_e", problems)
+            scored[path.stem] = score_set(path, benchmark == "longbench_e", problems)
         except (ValueError, OSError) as error:
             problems.append(f"{path}: {explain(error)}")
     sets = {name: scored[name] for name in sorted(scored, key=set_order)}
@@ -95,12 +94,12 @@ def evaluate(folder: Path, benchmark: str, seed: int, problems: list[str]) -> di
     run = runs[0] if runs else {}
     result = {"benchmark": benchmark, "name": folder.name}
     result |= select(run, MODEL_KEYS)
-    result["scorer"] = {"command": command_line(), "seed": seed, "versions": versions("numpy", "rapidfuzz", "rouge")}
+    result["scorer"] = {"command": command_line(), "versions": versions("numpy", "rapidfuzz", "rouge")}
     result["sets"] = sets
     if benchmark != "trec":
         result |= {"categories": {}, "overall": {}}
         for source in SOURCES:
-            categories, overall = means(sets, source, benchmark == "longbench_e", seed)
+            categories, overall = means(sets, source, benchmark == "longbench_e")
             result["categories"][source] = categories
             result["overall"][source] = overall
     return result

@@ -1,10 +1,9 @@
-"""The scores of predictions with 95 % bootstrap intervals: of each set, by length, and means over sets.
+"""The scores of predictions with 95 % intervals: of each set, by length, and means over sets.
 
-Rows score 0 to 1, sets and means 0 to 100. Each set is resampled on its own; a mean averages the resampled means.
+Rows score 0 to 1, sets and means 0 to 100. The intervals are over the rows, see stats.mean_over_tasks.
 """
 
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from metrics import METRICS
 from run import read_json
 from sets import CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, base_set, official_rows
-from stats import bootstrap, percentile_interval, standard_error
+from stats import Estimate, mean_over_tasks
 from store import read_lines
 
 BUCKETS = {  # length of a row in words: at least, less than
@@ -25,7 +24,7 @@ BUCKETS = {  # length of a row in words: at least, less than
 }
 
 
-def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
+def score_set(path: Path, e: bool, problems: list[str]) -> dict:
     """Scores the predictions of one set, <model's folder>/<set>.jsonl; returns the set's entry in scores.json.
 
     e: of LongBench-E.  problems: gets a message if rows are missing. Raises ValueError if a row is not a prediction.
@@ -40,7 +39,7 @@ def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
         raise ValueError("no rows")
     columns = score_rows(rows, base)
     row_N = np.array(columns["row_scores"], dtype=np.float64)
-    upstream = summary(np.array(columns["row_scores_upstream"], dtype=np.float64), name, seed)
+    upstream = summary(np.array(columns["row_scores_upstream"], dtype=np.float64))
     record = path.parent / "runs" / f"{name}.json"
     run = read_json(record) or {}
     expected = official_rows(name, e)
@@ -63,10 +62,10 @@ def score_set(path: Path, seed: int, e: bool, problems: list[str]) -> dict:
         "expected_n": expected,
         "complete": len(rows) == expected and not run.get("errors"),
         "metric": SETS[base].metric,
-        **summary(row_N, name, seed),
+        **summary(row_N),
         "score_upstream": upstream["score"],
         "interval_95_upstream": upstream["interval_95"],
-        "by_length": by_length(row_N, np.array(columns["lengths"]), name, seed),
+        "by_length": by_length(row_N, np.array(columns["lengths"])),
         "empty": sum(not row["pred"].strip() for row in rows),
         **columns,
         "seconds": run.get("seconds"),
@@ -100,41 +99,31 @@ def score_rows(rows: list[dict], base: str) -> dict[str, list]:
     return columns | {"row_scores": scores["lceg"], "row_scores_upstream": scores["upstream"]}
 
 
-def resample(row_scores, name: str, seed: int) -> np.ndarray:
-    """Bootstrap means of rows, 0 to 1, float64 [B]; they depend on the rows, the name and the seed only."""
-    return bootstrap(row_scores, [seed, zlib.crc32(name.encode())])
+def errors(estimate: Estimate) -> dict:
+    """stderr (None for a single row) and interval_95 of a mean, 0 to 100."""
+    error = estimate.standard_error
+    low, high = estimate.interval()
+    return {"stderr": None if error is None else 100 * error, "interval_95": [100 * low, 100 * high]}
 
 
-def interval(mean_B: np.ndarray) -> list[float]:
-    """95 % interval of resampled means, 0 to 100."""
-    low, high = percentile_interval(mean_B)
-    return [100 * low, 100 * high]
-
-
-def summary(row_N: np.ndarray, name: str, seed: int) -> dict:
+def summary(row_N: np.ndarray) -> dict:
     """n, score, stderr and interval_95 of some rows."""
     total = sum(row_N.tolist())  # in the order of the rows, as LongBench does, so that it rounds alike
-    error = standard_error(row_N)
-    return {
-        "n": len(row_N),
-        "score": 100 * total / len(row_N),
-        "stderr": None if error is None else 100 * error,
-        "interval_95": interval(resample(row_N, name, seed)),
-    }
+    return {"n": len(row_N), "score": 100 * total / len(row_N), **errors(mean_over_tasks([row_N]))}
 
 
-def by_length(row_N: np.ndarray, length_N: np.ndarray, name: str, seed: int) -> dict[str, dict]:
+def by_length(row_N: np.ndarray, length_N: np.ndarray) -> dict[str, dict]:
     """{bucket: summary of its rows}; without rows {"n": 0, "score": None}."""
     buckets = {}
     for bucket, (low, high) in BUCKETS.items():
         inside_N = row_N[(low <= length_N) & (length_N < high)]
         buckets[bucket] = {"n": 0, "score": None}
         if len(inside_N):
-            buckets[bucket] = summary(inside_N, f"{name} {bucket}", seed)
+            buckets[bucket] = summary(inside_N)
     return buckets
 
 
-def means(sets: dict[str, dict], source: str, e: bool, seed: int) -> tuple[dict, dict | None]:
+def means(sets: dict[str, dict], source: str, e: bool) -> tuple[dict, dict | None]:
     """({category: mean of its sets}, mean of the categories or None without any) for the sets of one source.
 
     A mean is complete if every set that it should have is there and complete; stand-ins: every set that can be made.
@@ -149,29 +138,28 @@ def means(sets: dict[str, dict], source: str, e: bool, seed: int) -> tuple[dict,
                 missing.discard(base)
     incomplete = {SETS[base].category for base in missing}
 
-    categories, category_means, all_names = {}, [], []
+    categories, all_names, weights = {}, [], []
     for category, names in members.items():
         if not names:
             continue
-        set_means = [resample(sets[name]["row_scores"], name, seed) for name in names]
-        mean_B = np.mean(set_means, axis=0)
-        entry = mean([sets[name] for name in names], mean_B)
-        categories[category] = entry | {"sets": names, "complete": category not in incomplete}
-        category_means.append(mean_B)
+        entries = [sets[name] for name in names]
+        estimate = mean_over_tasks([entry["row_scores"] for entry in entries])
+        categories[category] = mean(entries, estimate) | {"sets": names, "complete": category not in incomplete}
         all_names += names
+        weights += [1 / len(names)] * len(names)
     if not categories:
         return {}, None
-    overall = mean(categories.values(), np.mean(category_means, axis=0))
+    estimate = mean_over_tasks([sets[name]["row_scores"] for name in all_names], weights)
+    overall = mean(categories.values(), estimate)
     return categories, overall | {"sets": all_names, "complete": not missing}
 
 
-def mean(entries, mean_B: np.ndarray) -> dict:
-    """The mean of sets or categories, each with the same weight. mean_B: its resampled means, 0 to 1."""
+def mean(entries, estimate: Estimate) -> dict:
+    """The mean of sets or categories, each with the same weight. estimate: of this mean, from the rows of the sets."""
     scores = [entry["score"] for entry in entries]
     upstream = [entry["score_upstream"] for entry in entries]
     return {
         "score": float(np.mean(scores)),
-        "stderr": 100 * float(mean_B.std(ddof=1)),
-        "interval_95": interval(mean_B),
+        **errors(estimate),
         "score_upstream": float(np.mean(upstream)),
     }

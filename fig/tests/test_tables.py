@@ -13,11 +13,11 @@ from collect import collect
 from rows import make_frame, make_rows, target_length
 
 
-def build(root, length=None):
+def build(root, length=None, token_files=()):
     results = collect([root])
     rows = make_rows(results)
     scores = make_frame(rows, results)
-    comparisons = paper.compare(rows, scores)
+    comparisons = paper.compare(rows, scores, token_files)
     columns = tables.make_columns(scores.query("metric in ('perplexity', 'score')"), length or target_length(rows))
     tables.fill(columns, rows, comparisons)
     return rows, columns, comparisons
@@ -118,13 +118,13 @@ def test_training_seeds_show_their_mean_and_spread(tmp_path):
 
 # --- the paper
 NTK = {"base_model": "meta-llama/Llama-2-7b-hf", "original_length": 4096, "trained_length": 32768}
-OFFICIAL = {"path": "data/pg19/test.bin", "sha256": "1", "source": "official", "dataset": "emozilla/pg19-test"}
+PG19 = {"path": "data/pg19/test.bin", "sha256": "1" * 64, "source": "unverified"}  # a file without a description
 
 
 def paper_run(root, protocol="lceg"):
     """NTK-32K as the paper ran it, with every benchmark."""
     info = making.info("ntk32", "ntk", 1_008_000_000, **NTK)
-    making.perplexity(root, info, 32768, 5.80, data=OFFICIAL)
+    making.perplexity(root, info, 32768, 5.80, data=PG19)
     info["protocol"] = protocol
     published = pd.read_table(paper.FOLDER / "paper.tsv").query("name == 'NTK-32K' and task != 'mean'")
     for benchmark, own in published.groupby("benchmark"):
@@ -134,31 +134,41 @@ def paper_run(root, protocol="lceg"):
         elif benchmark == "ruler":
             entry = making.entry([1.0] * 500, "indices", "official")
             making.ruler(root, info, 32768, dict.fromkeys(own.task, entry))
-    for length in paper.PAPER["needle_lengths"]:
-        for depth in range(0, 100, 10):
-            extra = {"lceg_overlap": 0.75, "protocol": protocol, "template": "book", "data": {"source": "official"}}
-            making.needle(root, info, length, depth, [1.0], **extra)
+    for length in (1000, 62872):
+        extra = {"lceg_overlap": 0.75, "protocol": protocol, "template": "book", "data": {"source": "official"}}
+        making.needle(root, info, length, 50, [1.0], **extra)
     return root
 
 
 def test_a_run_of_the_paper_is_compared_with_it(tmp_path):
-    rows, columns, comparisons = build(paper_run(tmp_path))
+    rows, columns, comparisons = build(paper_run(tmp_path), token_files=[PG19["sha256"]])
     text = tables.markdown(columns, rows)
     assert "**5.80** [5.51, 6.09]; paper 5.79, difference +0.01" in text
-    assert "**100.0** [98.1, 100.0]; by its protocol 75.00, paper 83.7, difference -8.70" in text
     assert "paper 35.32, difference +2.18" in text and "paper 59.42, difference +40.58" in text
     lines = comparisons.set_index(["table", "task"])
+    assert set(lines.benchmark) == {"perplexity", "longbench", "ruler"}  # the needle's prompt is not the paper's
     assert lines.paper["Table 11", "qasper"] == 27.5 and lines.difference["Table 15", "cwe"] == pytest.approx(88.22)
 
 
 def test_another_model_protocol_or_data_is_not_compared(tmp_path):
     models = [{"base_model": "some/other-7b"}, {"original_length": 8192}, {"trained_tokens": 500_000_000}]
-    models += [{"trained_length": 16384}, {"method": "origin"}, {"protocol": "ours", "data": OFFICIAL}]
-    runs = [{"data": OFFICIAL | {"source": "user"}}, {"n_windows_total": 3000}, {"sliding_window": 512}]
-    for i, changes in enumerate(models + runs + [{"data": OFFICIAL}]):
+    models += [{"trained_length": 16384}, {"method": "origin"}, {"protocol": "ours", "data": PG19}]
+    runs = [{"data": PG19 | {"path": "data/mine/test.bin"}}, {"n_windows_total": 3000}, {"sliding_window": 512}]
+    for i, changes in enumerate(models + runs + [{"data": PG19}]):
         info = making.info("ntk32", "ntk", 1_008_000_000, **NTK)
-        making.perplexity(tmp_path / str(i), info, 32768, 5.80, **{"data": OFFICIAL} | changes)
-        *_, comparisons = build(tmp_path / str(i))
-        assert len(comparisons) == (changes == {"data": OFFICIAL})
-    *_, comparisons = build(paper_run(tmp_path / "ours", protocol="ours"))
+        making.perplexity(tmp_path / str(i), info, 32768, 5.80, **{"data": PG19} | changes)
+        *_, comparisons = build(tmp_path / str(i), token_files=[PG19["sha256"]])
+        assert len(comparisons) == (changes == {"data": PG19})
+    *_, comparisons = build(paper_run(tmp_path / "ours", protocol="ours"), token_files=[PG19["sha256"]])
     assert set(comparisons.benchmark) == {"perplexity"}
+
+
+def test_perplexity_is_compared_on_the_papers_token_files_only(tmp_path, monkeypatch):
+    official = {"source": "official", "dataset": "emozilla/pg19-test"}  # the same books, perhaps in another order
+    info = making.info("ntk32", "ntk", 1_008_000_000, **NTK)
+    making.perplexity(tmp_path, info, 32768, 5.80, data=PG19 | official)
+    assert build(tmp_path)[2].empty
+    with pytest.raises(ValueError, match="--paper_data"):
+        build(tmp_path, token_files=["2" * 64])
+    monkeypatch.setitem(paper.PAPER, "token_files", [PG19["sha256"]])
+    assert len(build(tmp_path)[2]) == 1

@@ -44,6 +44,15 @@ def read(path) -> dict:
     return json.loads(path.read_text(), parse_constant=lambda value: pytest.fail(f"{path} has {value}"))
 
 
+def find_intervals(entry: dict) -> list[list[float]]:
+    """All intervals in a scores.json."""
+    found = [value for key, value in entry.items() if key.startswith("interval_95")]
+    for value in entry.values():
+        if isinstance(value, dict):
+            found += find_intervals(value)
+    return found
+
+
 @pytest.mark.parametrize(("pred", "expected"), [(None, 100.0), ("", 0.0)])
 def test_an_oracle_scores_100_and_a_mute_0_in_every_set(pred, expected, tmp_path, score):
     names = {"longbench": SETS, "longbench_e": LONGBENCH_E, "trec": ("trec_1000shots", "trec_1shots", "trec_25shots")}
@@ -62,13 +71,16 @@ def test_an_oracle_scores_100_and_a_mute_0_in_every_set(pred, expected, tmp_path
     assert scores["overall"]["standin"] is None and list(scores["categories"]["official"]) == list(CATEGORIES)
     for name, entry in scores["sets"].items():
         assert entry["score"] == entry["score_upstream"] == pytest.approx(expected, abs=1e-5)  # ROUGE's epsilon is 1e-8
-        assert entry["interval_95"] == pytest.approx([expected, expected], abs=1e-5)
+        low, high = entry["interval_95"]
+        assert (low, high)[expected > 0] == pytest.approx(expected, abs=1e-5) and 0.5 < high - low < 4
         assert entry["n"] == entry["expected_n"] == official_rows(name) and entry["complete"]
         assert entry["empty"] == (0 if expected else entry["n"])
     e = read(tmp_path / "pred_e" / "m" / "result.json")
     assert e == {name: {"0-4k": expected, "4-8k": expected, "8k+": expected} for name in LONGBENCH_E}
     trec = read(tmp_path / "pred_trec" / "m" / "result.json")
     assert list(trec.items()) == [(f"trec_{shots}shots", expected) for shots in (1, 25, 1000)]
+    intervals = [bounds for path in tmp_path.glob("*/m/scores.json") for bounds in find_intervals(read(path))]
+    assert len(intervals) > 200 and all(low < high for low, high in intervals)
 
 
 def test_the_first_line_counts_by_the_papers_rule_and_by_longbenchs():
@@ -128,10 +140,13 @@ def test_means_are_of_sets_then_of_categories_with_a_narrower_interval(tmp_path,
     mean, overall = scores["categories"]["official"]["multi-doc"], scores["overall"]["official"]
     assert mean["score"] == pytest.approx(np.mean(sets[:3])) and mean["complete"]
     assert overall["score"] == pytest.approx((np.mean(sets[:3]) + sets[3]) / 2) and not overall["complete"]
-    low, high = mean["interval_95"]
     errors = [entry["stderr"] for entry in scores["sets"].values()]
     assert errors[0] == pytest.approx(100 * np.sqrt(sets[0] / 100 * (1 - sets[0] / 100) / 199))
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(sum(error**2 for error in errors[:3])) / 3, rel=0.1)
+    assert mean["stderr"] == pytest.approx(np.linalg.norm(errors[:3]) / 3)
+    assert overall["stderr"] == pytest.approx(np.hypot(mean["stderr"], errors[3]) / 2)
+    for entry in (mean, overall):
+        low, high = entry["interval_95"]
+        assert low < entry["score"] < high and high - low == pytest.approx(2 * 1.96 * entry["stderr"], rel=0.05)
 
 
 def test_invalid_predictions_are_reported_and_the_rest_is_scored(tmp_path, score):
@@ -175,4 +190,3 @@ def test_one_odd_line_or_record_does_not_stop_the_scores_of_others(tmp_path, sco
     _, errors = score()
     assert any(f"{tmp_path}/pred/m" in error for error in errors[:-1]) and "listed above" in errors[-1]
     assert read(tmp_path / "pred" / "m" / "result.json")["musique"] == 100
-    assert "--seed: -1: must be" in score("--seed", -1)[1][-1]

@@ -4,8 +4,8 @@ r"""Scores RULER's predictions; needs no GPU and no model.
     python eval/evaluate.py --data_dir results/*/synthetic/*/pred --verbose 3           (prints three of each task)
 
 Writes into each folder RULER's summary.csv (summary-<task>.csv if there is one task) and submission.csv, and
-scores.json: the mean over the tasks, and for each task the score with its 95 % interval (bootstrap over samples), the
-strict score (whole words only), the number of empty answers, the score of every sample, and the cost of the answers.
+scores.json: the mean over the tasks, and for each task the score with its 95 % interval (over the samples), the strict
+score (whole words only), the number of empty answers, the score of every sample, and the cost of the answers.
 
 As in NVIDIA/RULER (arXiv 2404.06654), a gold answer counts where it occurs in the prediction, in upper or lower case.
 """
@@ -20,7 +20,7 @@ import numpy as np
 import pandas
 
 from run import Parser, for_each_checkpoint, read_json, run_script, write_json, write_text
-from stats import bootstrap, percentile_interval, resampled_means, standard_error
+from stats import Estimate, mean_over_tasks
 from store import read_lines
 from tasks import check_row, read_tasks
 
@@ -50,9 +50,9 @@ def score(pred: str, golds: list[str], metric: str, match=contains) -> float:
     return sum(hits) / len(hits) if metric == "string_match_all" else max(hits)
 
 
-def interval(means: np.ndarray) -> list[float]:
-    """The 95 % interval of resampled means, in percent."""
-    return np.round(100 * np.array(percentile_interval(means)), 2).tolist()
+def interval(estimate: Estimate) -> list[float]:
+    """The 95 % interval of a mean, in percent."""
+    return np.round(100 * np.array(estimate.interval()), 2).tolist()
 
 
 def percent(scores: list[float]) -> float:
@@ -96,7 +96,8 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
         strict.append(score(pred, row["outputs"], metric, contains_word))
     data = record.get("data") or {}
     expected = record.get("samples") or len(rows)
-    error = standard_error(scores)
+    estimate = mean_over_tasks([scores])
+    error = estimate.standard_error
     return {
         "source": data.get("source"),
         "metric": metric,
@@ -106,7 +107,7 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
         "score": percent(scores),
         "strict": percent(strict),
         "stderr": None if error is None else round(100 * error, 3),
-        "interval_95": interval(bootstrap(scores)),
+        "interval_95": interval(estimate),
         "nulls": preds.count(""),
         "fill": data.get("mean_fill"),
         "tokens_to_generate": record.get("tokens_to_generate"),
@@ -119,17 +120,16 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
     } | costs(rows)
 
 
-def mean_over_tasks(entries: dict[str, dict], num_tasks: int) -> dict:
-    """Each task counts the same; the interval resamples the samples within each task."""
-    means, strict_means, strata = [], [], []
+def summarize(entries: dict[str, dict], num_tasks: int) -> dict:
+    """The mean over the tasks, each of which counts the same; `mean` in scores.json."""
+    means, strict_means = [], []
     for entry in entries.values():
-        n = entry["n"]
-        means.append(sum(entry["row_scores"]) / n)
-        strict_means.append(sum(entry["strict_row_scores"]) / n)
-        strata.append((np.array(entry["row_scores"]), np.ones(n)))
+        means.append(sum(entry["row_scores"]) / entry["n"])
+        strict_means.append(sum(entry["strict_row_scores"]) / entry["n"])
+    estimate = mean_over_tasks([entry["row_scores"] for entry in entries.values()])
     return {
         "score": percent(means),
-        "interval_95": interval(resampled_means(strata)),
+        "interval_95": interval(estimate),
         "strict": percent(strict_means),
         "tasks": len(entries),
         "complete": len(entries) == num_tasks and all(entry["complete"] for entry in entries.values()),
@@ -172,7 +172,7 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int) -> None:
     scores["length"] = record.get("max_seq_length") or (int(length) if length.isdecimal() else None)
     scores["profile"] = record.get("protocol")
     scores["tasks"] = entries
-    scores["mean"] = mean_over_tasks(entries, len(tasks))
+    scores["mean"] = summarize(entries, len(tasks))
     scores["missing"] = [name for name in tasks if name not in entries]
     write_json(folder / "scores.json", scores)
     low, high = scores["mean"]["interval_95"]

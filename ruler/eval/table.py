@@ -77,7 +77,7 @@ def print_means(frame: pandas.DataFrame, models: dict[str, dict], num_tasks: int
     frame = frame.assign(cell=cells).fillna({"method": "-"})
     table = frame.pivot(index=["name", "method"], columns="length", values="cell").reset_index()
     summaries = pandas.DataFrame(map(models.get, table.name), dtype=object).fillna("-")
-    print(f"RULER: mean of {num_tasks} tasks in % [95 % interval: bootstrap over samples]; of fewer tasks: (number)\n")
+    print(f"RULER: mean of {num_tasks} tasks in % [95 % interval over the samples]; of fewer tasks: (number)\n")
     print(pandas.concat([table, summaries], axis=1).to_string(index=False, na_rep="-"))
     print(f"\neffective_length: the longest whose mean reaches {THRESHOLD}; weighted: means over the lengths with")
     print("weights 1, 2, ... that increase or decrease with the length, as RULER's 1/21..6/21 over its six lengths")

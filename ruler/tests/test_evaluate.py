@@ -73,8 +73,10 @@ def test_an_oracle_scores_100_and_a_silent_model_0_in_all_tasks(predictions, cal
         assert list(scores["tasks"]) == list(TASKS) and scores["missing"] == []
         for entry in scores["tasks"].values():
             assert (entry["score"], entry["strict"], entry["nulls"], entry["n"]) == (mean, mean, nulls, 6)
+            assert entry["interval_95"] == ([60.97, 100.0] if mean else [0.0, 39.03])  # Wilson's of 6 samples
         whole = scores["mean"]
-        assert (whole["score"], whole["interval_95"], whole["tasks"], whole["complete"]) == (mean, [mean] * 2, 13, True)
+        assert (whole["score"], whole["tasks"], whole["complete"]) == (mean, 13, True)
+        assert whole["interval_95"] == ([95.31, 100.0] if mean else [0.0, 4.69])  # of 78
         assert (scores["benchmark"], scores["name"], scores["length"]) == ("ruler", name, 256)
 
 
@@ -88,7 +90,9 @@ def test_scores_between(predictions, call):
     assert scores["tasks"]["qa_1"]["score"] == 100 and scores["tasks"]["qa_1"]["metric"] == "string_match_part"
     assert scores["mean"]["score"] == round((11 * 1100 / 18 + 2 * 100) / 13, 2)
     error = 100 * np.std([1, 1 / 2, 1 / 3] * 2) / np.sqrt(6) * np.sqrt(11) / 13  # of the mean of 11 such tasks
-    bounds = [scores["mean"]["score"] + sign * 1.96 * error for sign in (-1, 1)]
+    error *= np.sqrt(6 / 5)
+    assert entry["stderr"] == pytest.approx(error * 13 / np.sqrt(11), abs=1e-3)
+    bounds = [scores["mean"]["score"] + sign * 2 * error for sign in (-1, 1)]  # 2: of Student's t, df 55
     assert scores["mean"]["interval_95"] == pytest.approx(bounds, abs=0.5)
 
 
@@ -156,7 +160,7 @@ def test_the_table_has_every_model_and_length_and_reports_missing_scores(call, t
         call(evaluate, "--data_dir", folder)
     out, error = call(table, "--root", tmp_path, "--models", "good", "half", "gone")
     lines = [line.split() for line in out.splitlines()]
-    assert ["good", "pi", *["100.0", "[100.0,", "100.0]"] * 2, "512", "100.0", "100.0"] in lines
+    assert ["good", "pi", *["100.0", "[93.1,", "100.0]"] * 2, "512", "100.0", "100.0"] in lines
     [half] = [line for line in lines if line[:2] == ["half", "pi"]]
     assert half[2] == "70.8" and half[5:] == ["(2)", "-", "-", "-", "-"]
     assert "stand-in data, not RULER's: qa_1;" in out
