@@ -74,7 +74,10 @@ ODD = {  # fields of results of needle and perplexity, and values that they may 
     "seq_len": (None, "512", -512, 0, 10**30), "n_windows": (None, 0, "40"), "documents": (math.inf,),
     "loss_by_position": ([{"from": 1}], [{"from": 1, "to": "x", "perplexity": 2.0}], 5),
     "data": ([], {"path": 5, "source": "user"}, {"path": "a/b", "source": None}), "peak_memory_bytes": (1.5, 10**30),
-    "window_losses": ({"start": ["a"], "loss": [1.0]}, {"start": [1], "loss": ["a"]}, {"start": [1], "loss": []}),
+    "document_losses": (
+        {"sum": ["a"], "targets": [9]}, {"sum": [9], "targets": ["a"]}, {"sum": [9]}, {"sum": [9.0], "targets": []},
+        {"sum": [-9.0], "targets": [9]},
+    ),
 }  # fmt: skip
 
 
