@@ -115,8 +115,9 @@ def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dic
     whole = with_value(score, result["val_perplexity"], interval, settings=settings)
     losses = result.get("document_losses")
     if losses and None not in losses["sum"]:
-        whole.samples = dict(enumerate(losses["sum"]))
-        whole.targets = dict(enumerate(map(int, losses["targets"])))
+        documents = range(len(losses["sum"]))
+        whole.samples = dict(zip(documents, losses["sum"], strict=True))
+        whole.targets = dict(zip(documents, map(int, losses["targets"]), strict=True))
     scores = [whole]
     for last in (64, 256):
         entry = result.get(f"last_{last}")

@@ -20,9 +20,10 @@ from scores import make_estimate
 from stats import tied_with_best
 
 NOTE = (
-    "Brackets: 95 % intervals; the sampled units are documents (perplexity), trials or, if the trials share their text, "
-    "cells (needle), and single samples (the others). Bold: the best; ≈: not told apart from it by multiple comparisons "
-    "with the best: of several equally good methods, each keeps its mark in 95 % of studies. All but perplexity in %."
+    "Brackets: 95 % intervals; the sampled units are documents (perplexity), trials or, where these share their text, "
+    "cells (needle), and single samples (the others). Bold: the best; ≈: not told apart from it by multiple "
+    "comparisons with the best: of several equally good methods, each keeps its mark in 95 % of studies. "
+    "All but perplexity in %."
 )
 SEEDS_NOTE = "Several training seeds: their mean, its interval over the samples, the standard deviation (sd) of seeds."
 MISSING_NOTE = "Cells that lack a part of what others have are not compared."
