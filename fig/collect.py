@@ -299,6 +299,6 @@ def needle_means(scores: Iterable[Score]) -> list[Score]:
         mean.samples = {}
         for cell in cells:
             mean.samples |= cell.samples
-        set_interval(mean, cells)
+        set_interval(mean, [mean])
         means.append(mean)
     return means

@@ -3,8 +3,6 @@
 Lengths are never pooled: length changes perplexity and scores far more than a method does.
 """
 
-import math
-
 import pandas as pd
 
 from collect import BENCHMARKS
@@ -80,9 +78,7 @@ def draw(rows, pairs, table) -> Drawn:
         plain_log_axis(panel.xaxis)
         panel.grid()
         total = table.query("benchmark == @benchmark and methods == 'all methods'").iloc[-1]
-        rho = f"{total.rho:.2f}".replace("nan", "–")
-        if not math.isnan(total.low):
-            rho += f" [{total.low:.2f}, {total.high:.2f}]"
+        rho = f"{total.rho:.2f} [{total.low:.2f}, {total.high:.2f}]".replace(" [nan, nan]", "").replace("nan", "–")
         panel.set_title(f"{BENCHMARKS[benchmark]}\nρ = {rho}")
     panels[0].set_ylabel("score, %")
     panels[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1))

@@ -13,7 +13,6 @@ from collect import BENCHMARKS, Results
 from costs import sum_costs
 from paper import PAPER
 from rows import Row, short
-from stats import MIN_METHODS
 from tables import Column
 
 FEW = 100  # samples; with fewer an interval is wider than most differences between methods
@@ -98,7 +97,6 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
         notes=tables.notes(columns),
         figures=figures,
         images=images,
-        min_methods=MIN_METHODS,
         correlations=html_table(correlations.replace({"benchmark": BENCHMARKS})),
         comparisons=html_table(comparisons.replace({"benchmark": BENCHMARKS})),
         paper=PAPER,

@@ -77,7 +77,7 @@ def make_estimate(methods: list[list[Score]]) -> Estimate:
         grid = pd.concat(tasks, axis=1)
         grid.columns = pd.MultiIndex.from_tuples(grid.columns)
         score_MCT = [trials.unstack().to_numpy() for _, trials in grid.iterrows()]
-        return mean_over_grid(score_MCT, drawn_text=first.unit == "trial")
+        return mean_over_grid(score_MCT, drawn_text=all(score.unit == "trial" for score in methods[0]))
     return mean_over_tasks(tasks, highest=100)
 
 
