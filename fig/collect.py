@@ -37,7 +37,7 @@ MEASURES = ("value", "low", "high", "depth", "seconds", "tokens_per_second")
 TYPES = {  # of fields; the others are text
     **dict.fromkeys(COUNTS, int),
     **dict.fromkeys(MEASURES, (int, float)),
-    **dict.fromkeys(("exact_attention", "all_windows", "complete"), bool),
+    **dict.fromkeys(("exact_attention", "all_windows", "complete", "drawn_text"), bool),
     **dict.fromkeys(("versions", "samples", "targets", "settings"), dict),
     "seeds": list,
 }
@@ -78,7 +78,7 @@ def check_score(score: Score) -> Score:
     length = score.length or score.benchmark.startswith("longbench")
     if not (score.model and score.task is not None and score.source and length and (score.n or score.value is None)):
         raise ValueError("no model, task, source, length or sample")
-    numbers = [value for value in (score.value, score.low, score.high) if value is not None]
+    numbers = [value for value in (score.value, score.high) if value is not None]  # low may be any: few documents
     for id_, sample in (score.samples or {}).items():
         numbers.append(math.exp(sample / max(1, score.targets[id_])) if score.targets else sample)
     least, most = RANGES.get(score.benchmark, (0, 100))
@@ -143,9 +143,8 @@ def read_needle(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
             id_ = length, depth, int(trial["trial"])
             samples[id_], found[id_] = trial["score"], float(trial["exact"])
     n = len(samples)
-    unit = "trial" if result.get("drawn_text") and len(result["trials"]) > 1 else "cell"
-    part = f"depth {depth:g}"
-    score = Score("needle", result["template"], length, n, data["source"], part=part, unit=unit, **identity)
+    score = Score("needle", result["template"], length, n, data["source"], part=f"depth {depth:g}", **identity)
+    score.drawn_text = result.get("drawn_text", False)
     scores = [with_value(score, result["score"], result.get("score_interval_95"), samples=samples)]
     if "rate" in result:
         scores.append(with_value(score, result["rate"], result.get("rate_interval_95"), metric="rate", samples=found))
@@ -295,7 +294,7 @@ def needle_means(scores: Iterable[Score]) -> list[Score]:
         total = sum(cell.value * cell.n for cell in cells)
         folder = cells[0].file.rpartition("/")[0]
         mean = replace(cells[0], part="", n=n, value=total / n, file=folder, settings={"depths": len(cells)})
-        mean.unit = min(cell.unit for cell in cells)  # "cell" if any is
+        mean.drawn_text = all(cell.drawn_text for cell in cells)
         mean.samples = {}
         for cell in cells:
             mean.samples |= cell.samples

@@ -17,7 +17,7 @@ class Score:
     value: perplexity, 0 to 1 (needle) or 0 to 100, with its 95 % interval from `low` to `high`.
     samples: {id: value} of the samples whose mean the value is; the ids of needle are (length, depth, trial).
     targets: of perplexity, whose samples are documents with their summed losses, nats: {document: number of targets}.
-    unit: what was sampled: "document", "trial" (of needle, with a text of its own), "cell" (of needle) or "sample".
+    drawn_text: of needle: whether each trial has its own text, the same in all cells.
     seeds: the values of the training seeds that were averaged.
     settings: settings that must agree with the paper's before the two are compared.
     """
@@ -38,7 +38,7 @@ class Score:
     metric: str = "score"
     samples: dict | None = None
     targets: dict | None = None
-    unit: str = "sample"
+    drawn_text: bool = False
     seeds: list[float] = field(default_factory=list)
     settings: dict = field(default_factory=dict)
 
@@ -49,8 +49,8 @@ class Score:
 
     @property
     def design(self) -> tuple:
-        """What agrees in scores whose samples of one id are pairs: the unit, of perplexity also data and windows."""
-        return self.unit, self.targets, self.settings if self.targets else None
+        """What agrees in scores whose samples of one id are pairs: texts of needle, data and windows of perplexity."""
+        return self.drawn_text, self.targets, self.settings if self.targets else None
 
 
 def with_value(score: Score, value: float | None, interval: list | None = None, **changes) -> Score:
@@ -77,7 +77,7 @@ def make_estimate(methods: list[list[Score]]) -> Estimate:
         grid = pd.concat(tasks, axis=1)
         grid.columns = pd.MultiIndex.from_tuples(grid.columns)
         score_MCT = [trials.unstack().to_numpy() for _, trials in grid.iterrows()]
-        return mean_over_grid(score_MCT, drawn_text=all(score.unit == "trial" for score in methods[0]))
+        return mean_over_grid(score_MCT, all(score.drawn_text for score in methods[0]))
     return mean_over_tasks(tasks, highest=100)
 
 

@@ -108,8 +108,8 @@ def test_needle_samples_trials_if_their_texts_are_drawn_and_cells_otherwise(tmp_
     for drawn in (True, False):
         for name, method, scores in (("a", "pi", [1.0, 1.0, 0.0, 1.0]), ("b", "yarn", [1.0, 0.0, 0.0, 1.0])):
             for depth in (0, 50, 100):
-                changes = {"drawn_text": drawn} if drawn else {}
-                making.needle(tmp_path / str(drawn), making.info(name, method, 5), 512, depth, scores, **changes)
+                who = making.info(name, method, 5)
+                making.needle(tmp_path / str(drawn), who, 512, depth, scores, drawn_text=drawn)
         _, [column], _ = build(tmp_path / str(drawn))
         cell = column.cells["pi"]
         [mean] = cell.scores
