@@ -10,11 +10,11 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from run import read_text
-from stats import wilson
+from scores import Score, set_interval, with_value
 
 BENCHMARKS = {
     "perplexity": "Perplexity",
@@ -31,56 +31,18 @@ RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "t
 OTHER_FILES = {"run.json", "result.json", "result_by_length.json", "result_by_details.json", "manifest.json"}
 COUNTS = (
     "original_length", "trained_length", "trained_tokens", "training_seed", "seed", "length", "n", "from", "to",
-    "sliding_window", "documents", "max_length", "block", "peak_memory_bytes", "devices",
+    "sliding_window", "documents", "max_length", "peak_memory_bytes", "devices",
 )  # fmt: skip
 MEASURES = ("value", "low", "high", "depth", "seconds", "tokens_per_second")
 TYPES = {  # of fields; the others are text
     **dict.fromkeys(COUNTS, int),
     **dict.fromkeys(MEASURES, (int, float)),
-    **dict.fromkeys(("exact_attention", "all_windows", "complete"), bool),
-    **dict.fromkeys(("versions", "samples", "settings"), dict),
+    **dict.fromkeys(("exact_attention", "all_windows", "complete", "drawn_text"), bool),
+    **dict.fromkeys(("versions", "samples", "targets", "settings"), dict),
     "seeds": list,
 }
 RANGES = {"perplexity": (0.99, 1e300), "needle": (0, 1)}  # of values [0 to 100]; a perplexity is at least 1, rounded
 ODD_FILE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError)
-
-
-@dataclass
-class Score:
-    """One number of one model.
-
-    length: tokens (many-shot: examples; LongBench: None).
-    part: "" for the whole, else "last 64", "positions 64-127", "depth 25" or "category".
-    value: perplexity, 0 to 1 (needle) or 0 to 100, with its 95 % interval from `low` to `high`.
-    samples: {id: value} of the samples whose mean the value is (perplexity: losses in nats, value = exp of their mean).
-    block: samples whose ids (positions) lie in the same stretch of this many tokens are resampled together.
-    seeds: the values of the training seeds that were averaged.
-    settings: settings that must agree with the paper's before the two are compared.
-    """
-
-    benchmark: str
-    task: str
-    length: int | None
-    n: int
-    source: str
-    model: str
-    protocol: str | None
-    seed: int | None
-    file: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    part: str = ""
-    metric: str = "score"
-    samples: dict | None = None
-    block: int | None = None
-    seeds: list[float] = field(default_factory=list)
-    settings: dict = field(default_factory=dict)
-
-    @property
-    def key(self) -> tuple:
-        """What this is a score of."""
-        return self.benchmark, self.task, self.length, self.part, self.metric, self.source
 
 
 @dataclass
@@ -116,20 +78,14 @@ def check_score(score: Score) -> Score:
     length = score.length or score.benchmark.startswith("longbench")
     if not (score.model and score.task is not None and score.source and length and (score.n or score.value is None)):
         raise ValueError("no model, task, source, length or sample")
-    numbers = [value for value in (score.value, score.low, score.high) if value is not None]
-    for sample in (score.samples or {}).values():
-        numbers.append(math.exp(sample) if score.block else sample)  # losses of perplexity
+    numbers = [value for value in (score.value, score.high) if value is not None]  # low may be any: few documents
+    for id_, sample in (score.samples or {}).items():
+        numbers.append(math.exp(sample / max(1, score.targets[id_])) if score.targets else sample)
     least, most = RANGES.get(score.benchmark, (0, 100))
     for number in numbers:
         if not least <= number <= most:
             raise ValueError(f"{number:g} is not a {score.metric} of {score.benchmark}")
     return Score(**fields)
-
-
-def with_value(score: Score, value: float | None, interval: list | None = None, **changes) -> Score:
-    """A copy of the score with another value, its interval (low, high), and other fields."""
-    low, high = interval or (None, None)
-    return replace(score, value=value, low=low, high=high, **changes)
 
 
 def run_entry(score: Score, data: dict, record: dict) -> dict:
@@ -155,13 +111,14 @@ def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dic
         "all_windows": n == result.get("n_windows_total"),
         "sha256": data.get("sha256"),
     }
-    samples = None
-    windows = result.get("window_losses")
-    if windows and None not in windows["loss"]:
-        samples = dict(zip(map(int, windows["start"]), windows["loss"], strict=True))
     interval = result["perplexity_interval_95"]
-    whole = with_value(score, result["val_perplexity"], interval)
-    scores = [replace(whole, samples=samples, settings=settings, block=2 * length)]
+    whole = with_value(score, result["val_perplexity"], interval, settings=settings)
+    losses = result.get("document_losses")
+    if losses and None not in losses["sum"]:
+        documents = range(len(losses["sum"]))
+        whole.samples = dict(zip(documents, losses["sum"], strict=True))
+        whole.targets = dict(zip(documents, map(int, losses["targets"]), strict=True))
+    scores = [whole]
     for last in (64, 256):
         entry = result.get(f"last_{last}")
         if entry:
@@ -178,19 +135,23 @@ def read_needle(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
     """A result of needle: one model, length and depth."""
     length, depth, data = result["context_length"], result["depth_percent"], result["data"]
     check_fields({"depth": depth})
-    samples, seconds, tokens = {}, 0, 0
+    samples, found, seconds, tokens = {}, {}, 0, 0
     for trial in result["trials"]:
         seconds += trial.get("seconds") or 0
         tokens += trial.get("prompt_tokens") or 0
         if "error" not in trial:
-            samples[depth, trial["trial"]] = trial["score"]
+            id_ = length, depth, int(trial["trial"])
+            samples[id_], found[id_] = trial["score"], float(trial["exact"])
     n = len(samples)
     score = Score("needle", result["template"], length, n, data["source"], part=f"depth {depth:g}", **identity)
+    score.drawn_text = result.get("drawn_text", False)
     scores = [with_value(score, result["score"], result.get("score_interval_95"), samples=samples)]
     if "rate" in result:
-        scores.append(with_value(score, result["rate"], result.get("rate_interval_95"), metric="rate"))
-    if "lceg_overlap" in result:  # of the first trial
-        scores.append(with_value(score, result["lceg_overlap"], metric="lceg_overlap", n=min(1, n)))
+        scores.append(with_value(score, result["rate"], result.get("rate_interval_95"), metric="rate", samples=found))
+    overlap = result.get("lceg_overlap")
+    if overlap is not None:  # of the first trial
+        first = {(length, depth, 0): overlap}
+        scores.append(with_value(score, overlap, metric="lceg_overlap", n=1, samples=first))
     speed = tokens / seconds if seconds else None
     record = result | {"seconds": seconds, "tokens_per_second": speed}
     return scores, [run_entry(score, data, record)]
@@ -329,13 +290,14 @@ def needle_means(scores: Iterable[Score]) -> list[Score]:
             groups[score.model, score.task, score.length, score.metric, score.source].append(score)
     means = []
     for cells in groups.values():
-        n = total = 0
-        samples = {}
-        for cell in cells:
-            n += cell.n
-            total += cell.value * cell.n
-            samples |= cell.samples or {}
+        n = sum(cell.n for cell in cells)
+        total = sum(cell.value * cell.n for cell in cells)
         folder = cells[0].file.rpartition("/")[0]
-        mean = replace(cells[0], part="", n=n, file=folder, samples=samples or None, settings={"depths": len(cells)})
-        means.append(with_value(mean, total / n, wilson(total, n)))
+        mean = replace(cells[0], part="", n=n, value=total / n, file=folder, settings={"depths": len(cells)})
+        mean.drawn_text = all(cell.drawn_text for cell in cells)
+        mean.samples = {}
+        for cell in cells:
+            mean.samples |= cell.samples
+        set_interval(mean, [mean])
+        means.append(mean)
     return means

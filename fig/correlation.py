@@ -1,12 +1,14 @@
-"""Does perplexity rank the methods as the benchmarks do? Spearman's rank correlation over methods."""
+"""Does perplexity rank the methods as the benchmarks do? Spearman's rank correlation over methods, within a length.
 
-import numpy as np
+Lengths are never pooled: length changes perplexity and scores far more than a method does.
+"""
+
 import pandas as pd
 
 from collect import BENCHMARKS
 from plots import Drawn, draw_grid, plain_log_axis
 from rows import Row
-from stats import RESAMPLES, percentile_interval
+from stats import MIN_METHODS, rank_correlation
 from tables import Column
 
 EXACT = "exact attention, fine-tuned"  # the methods of which the paper claims a correlation
@@ -41,28 +43,8 @@ def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
     return pairs
 
 
-def rank_correlation(x_RN: np.ndarray, y_RN: np.ndarray) -> pd.Series:
-    """Spearman's rho of each line. NaN values are left out; NaN if one side is constant."""
-    return pd.DataFrame(x_RN).rank(axis=1).corrwith(pd.DataFrame(y_RN).rank(axis=1), axis=1)
-
-
-def spearman(x_ML: np.ndarray, y_ML: np.ndarray) -> tuple[float, float, float]:
-    """Spearman's rank correlation with a 95 % bootstrap interval over methods: (rho, low, high).
-
-    x_ML, y_ML: values of each method at each length, NaN where there is none. A method's lengths are resampled
-    together. NaN with fewer than 4 methods, or if one side is constant.
-    """
-    n_methods = len(x_ML)
-    rho = rank_correlation(x_ML.reshape(1, -1), y_ML.reshape(1, -1))[0]
-    if n_methods < 4 or np.isnan(rho):
-        return np.nan, np.nan, np.nan
-    drawn_RM = np.random.default_rng(0).integers(n_methods, size=(RESAMPLES, n_methods))
-    rho_R = rank_correlation(x_ML[drawn_RM].reshape(RESAMPLES, -1), y_ML[drawn_RM].reshape(RESAMPLES, -1))
-    return rho, *percentile_interval(rho_R.dropna())
-
-
 def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
-    """rho, low, high for each benchmark, of all methods and of EXACT, at each length and over all lengths."""
+    """rho, low, high for each benchmark, of all methods and of EXACT, at each length, and the mean of the lengths."""
     exact = [row.label for row in rows if row.group == EXACT]
     lines = []
     for benchmark, points in pairs.groupby("benchmark", sort=False):
@@ -70,10 +52,10 @@ def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
         for methods, own in groups.items():
             parts = {f"{length:g}": part for length, part in own.groupby("length")}
             if len(parts) > 1:
-                parts["all lengths"] = own
+                parts["mean of lengths"] = own
             for length, part in parts.items():
                 wide = part.pivot(index="label", columns="length", values=["perplexity", "score"])
-                rho = spearman(wide.perplexity.to_numpy(), wide.score.to_numpy())
+                rho = rank_correlation(wide.perplexity.to_numpy(float), wide.score.to_numpy(float))
                 lines.append((benchmark, methods, length, len(wide), len(part), *rho))
     names = ["benchmark", "methods", "length", "n_methods", "n_points", "rho", "low", "high"]
     return pd.DataFrame(lines, columns=names)
@@ -96,9 +78,12 @@ def draw(rows, pairs, table) -> Drawn:
         plain_log_axis(panel.xaxis)
         panel.grid()
         total = table.query("benchmark == @benchmark and methods == 'all methods'").iloc[-1]
-        rho = f"{total.rho:.2f} [{total.low:.2f}, {total.high:.2f}]".replace("nan", "–")
+        rho = f"{total.rho:.2f} [{total.low:.2f}, {total.high:.2f}]".replace(" [nan, nan]", "").replace("nan", "–")
         panel.set_title(f"{BENCHMARKS[benchmark]}\nρ = {rho}")
     panels[0].set_ylabel("score, %")
     panels[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1))
-    caption = "Spearman's ρ over methods and lengths; below 0, lower perplexity goes with higher scores."
+    caption = (
+        "ρ: the mean over lengths of Spearman's correlation over methods within a length; below 0, lower perplexity "
+        f"goes with higher scores. Brackets: 95 % intervals, none with fewer than {MIN_METHODS} methods."
+    )
     return Drawn("correlation", "Perplexity and downstream scores", caption, drawing)

@@ -116,7 +116,7 @@ def perplexity(rows, scores, target) -> Drawn:
         points[f"perplexity, {dataset} ({source_names(own.source)} data)"] = own.query("part == ''")
         points[f"perplexity of the last 64 positions, {dataset}"] = own.query("part == 'last 64'")
     figure = draw_line_figure(rows, points, "window, tokens", target)
-    caption = "Lower is better; above: mean over the window, below: over its last 64 positions."
+    caption = "Lower is better; above: mean over the window, below: over its last 64 positions. Sampled are documents."
     return Drawn("perplexity", "Perplexity by length", caption, figure)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collect import Results, Score, with_value
-from stats import percentile_interval, resampled_means, wilson
+from collect import Results
+from scores import Score, set_interval, with_value
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
 STYLE = {
@@ -141,7 +141,8 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
 def merge_seeds(scores: list[Score]) -> Score:
     """The mean over training seeds (perplexity: of the losses).
 
-    Samples that all seeds have are averaged before they are resampled for the interval; without any, there is none.
+    For the interval, samples that all seeds have are averaged; without any there is none, and of perplexity none if
+    the seeds' windows are not the same.
     """
     if len(scores) == 1:
         return scores[0]
@@ -149,65 +150,38 @@ def merge_seeds(scores: list[Score]) -> Score:
     is_perplexity = scores[0].benchmark == "perplexity"
     value = np.exp(np.log(frame.value).mean()) if is_perplexity else frame.value.mean()
     mean = with_value(scores[0], float(value), seeds=frame.value.tolist(), n=int(frame.n.min()), samples=None)
-    if frame.samples.all():
-        samples = pd.DataFrame(frame.samples.tolist()).dropna(axis=1).mean()
-        mean.samples = samples.to_dict()
-        if mean.samples:
-            low, high = percentile_interval(resampled_means([stratum(mean, list(mean.samples))]))
-            mean.low, mean.high = np.exp([low, high]).tolist() if is_perplexity else (low, high)
+    if frame.samples.all() and all(score.targets == mean.targets for score in scores):
+        mean.samples = pd.DataFrame(frame.samples.tolist()).dropna(axis=1).mean().to_dict()
+    set_interval(mean, [mean])
     return mean
-
-
-def stratum(score: Score, ids: list, minus: Score | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(sums, counts) of the units to resample, see stats.resampled_means.
-
-    ids: of the samples that count.  minus: another score, to resample the differences from it.
-    """
-    values = np.array([score.samples[id_] for id_ in ids])
-    if minus:
-        values = values - [minus.samples[id_] for id_ in ids]
-    if score.block is None:
-        return values, np.ones(len(values))
-    _, block = np.unique(np.array(ids) // score.block, return_inverse=True)
-    return np.bincount(block, weights=values), np.bincount(block)
 
 
 def mean_of(scores: list[Score]) -> Score:
     """The mean over sets, tasks or lengths as one score, its interval from their samples.
 
-    Where all samples are 0 or all are 1, a bootstrap interval has zero width: there, and for needles, the interval is
-    Wilson's. The mean has training seeds only if every score has the same number of them.
+    A perplexity is of one set and length, and keeps its interval. The mean has training seeds only if every score has
+    the same number of them.
     """
     mean = replace(scores[0])
-    is_needle = mean.benchmark == "needle"
     if len(scores) > 1:
         frame = pd.DataFrame(scores)
         mean.value, mean.n = float(frame.value.mean()), int(frame.n.sum())
-        mean.samples, mean.low, mean.high, mean.seeds = None, None, None, []
+        mean.samples, mean.seeds = None, []
         if frame.seeds.map(len).nunique() == 1:
             mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
-        if frame.samples.all() and not is_needle:
-            strata = [stratum(score, list(score.samples)) for score in scores]
-            mean.low, mean.high = percentile_interval(resampled_means(strata))
-    scale = 1 if is_needle else 100
-    if is_needle or (mean.benchmark != "perplexity" and mean.value in (0, scale)):
-        low, high = wilson(mean.value / scale * mean.n, mean.n)
-        mean.low, mean.high = scale * low, scale * high
+    if mean.benchmark != "perplexity":
+        set_interval(mean, scores)
     return mean
 
 
 def target_length(rows: list[Row]) -> int:
     """The length that the study extends to: the commonest trained length of the fine-tuned rows (else of the frozen,
     else the original one), the longest of them in a tie; 0 if unknown."""
-    trained, extended, original = [], [], []
-    for row in rows:
-        window = row.info["original_length"] or 0
-        original.append(window)
-        if row.kind != "base" and row.length > window:
-            extended.append(row.length)
-            if row.kind == "fine-tuned":
-                trained.append(row.length)
-    return int(pd.Series(trained or extended or original).mode().max())
+    windows = [row.info["original_length"] or 0 for row in rows]
+    extended = [row for row, window in zip(rows, windows, strict=True) if row.kind != "base" and row.length > window]
+    fine_tuned = [row for row in extended if row.kind == "fine-tuned"]
+    lengths = [row.length for row in fine_tuned or extended]
+    return int(pd.Series(lengths or windows).mode().max())
 
 
 def nearest(lengths: pd.Series, target: int) -> int:

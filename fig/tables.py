@@ -1,7 +1,7 @@
 """Table 1: methods by benchmarks, each value with its 95 % interval, the best in bold, ties with it marked.
 
-A tie: the 95 % interval of the difference from the best contains 0, by a bootstrap over the samples that both have,
-paired by id. Each method is compared with the best alone; nothing is corrected for the number of methods.
+Ties are those of stats.tied_with_best, from the samples that all methods of a column share (perplexity: documents;
+needle: trials or cells): the truly best method has a mark in 95 % of studies, and so has each of several equally good.
 """
 
 import math
@@ -15,12 +15,15 @@ import pandas as pd
 
 from collect import BENCHMARKS, Results, Score
 from paper import find_comparison
-from rows import Row, mean_of, nearest, short, source_names, stratum
-from stats import percentile_interval, resampled_means
+from rows import Row, mean_of, nearest, short, source_names
+from scores import make_estimate
+from stats import tied_with_best
 
 NOTE = (
-    "Brackets: 95 % intervals over the samples. Bold: the best; ≈: not told apart from it by a paired bootstrap over "
-    "the samples that both share (95 %, each method against the best alone). All but perplexity in %."
+    "Brackets: 95 % intervals; the sampled units are documents (perplexity), trials or, where these share their text, "
+    "cells (needle), and single samples (the others). Bold: the best; ≈: not told apart from it by multiple "
+    "comparisons with the best: of several equally good methods, each keeps its mark in 95 % of studies. "
+    "All but perplexity in %."
 )
 SEEDS_NOTE = "Several training seeds: their mean, its interval over the samples, the standard deviation (sd) of seeds."
 MISSING_NOTE = "Cells that lack a part of what others have are not compared."
@@ -122,7 +125,9 @@ def choose_scores(scores: pd.DataFrame, target: int) -> tuple[pd.DataFrame, str]
         length = nearest(scores.length, target)
         scores = scores.query("length == @length")
         name = scores.task.iloc[0] if benchmark == "perplexity" else counted(scores.task, "task")
-        return scores, f"{name}, {short(length)} tokens"
+        targets = scores.score.iloc[0].targets or {}
+        documents = f", {sum(map(bool, targets.values()))} documents" if targets else ""
+        return scores, f"{name}, {short(length)} tokens{documents}"
     if benchmark == "needle":  # as in the paper: lengths up to twice the target
         lengths = scores.length
         lengths = lengths[lengths <= max(lengths.min(), 2 * (target or math.inf))]
@@ -153,25 +158,39 @@ def fill(columns: list[Column], rows: list[Row], comparisons: pd.DataFrame) -> N
         complete = [cell for cell in column.cells.values() if not cell.lacks]
         complete.sort(key=lambda cell: cell.value, reverse=column.benchmark != "perplexity")
         if complete and complete[0].value > 0:  # where all scores are 0, none is best
-            mark_cells(complete[0], complete)
+            mark_cells(complete)
 
 
-def mark_cells(best: Cell, cells: list[Cell]) -> None:
-    """Marks the cells that equal the best, and those that are not told apart from it."""
+def comparable_cells(cells: list[Cell]) -> list[Cell]:
+    """The cells that can be compared with the first: of each of its scores, all share at least half of the samples."""
+    best = cells[0].scores
+    shared = [set(score.samples or ()) for score in best]
+    comparable = []
     for cell in cells:
-        if cell.value == best.value:
-            cell.mark, cell.comparison = "best", ""
-            continue
-        differences = []
-        for ours, theirs in zip(best.scores, cell.scores, strict=True):
-            shared = [id_ for id_ in ours.samples or () if id_ in (theirs.samples or ())]
-            if shared:
-                differences.append(stratum(ours, shared, minus=theirs))
-        if len(differences) == len(best.scores) and max(len(sums) for sums, _ in differences) > 1:
-            low, high = percentile_interval(resampled_means(differences))
-            cell.mark = "tie" if low <= 0 <= high else ""
-        else:
-            cell.comparison = "impossible"
+        still_shared = []
+        for first, score, ids in zip(best, cell.scores, shared, strict=True):
+            ids = ids & set(score.samples or ())
+            if score.design == first.design and ids and len(ids) >= len(first.samples) / 2:
+                still_shared.append(ids)
+        if len(still_shared) == len(best):
+            comparable.append(cell)
+            shared = still_shared
+    return comparable
+
+
+def mark_cells(cells: list[Cell]) -> None:
+    """Marks the best of the cells, which come first, and those that are not told apart from them."""
+    for cell in cells:
+        cell.comparison = "impossible"
+    compared = comparable_cells(cells)
+    estimate = make_estimate([cell.scores for cell in compared]) if len(compared) > 1 else None
+    if estimate and estimate.n_units > 1:
+        tied = tied_with_best(estimate, lower_is_better=cells[0].scores[0].benchmark == "perplexity")
+        for cell, is_tied in zip(compared, tied, strict=True):
+            cell.comparison, cell.mark = "paired", "tie" if is_tied else ""
+    for cell in cells:
+        if cell.value == cells[0].value:
+            cell.comparison, cell.mark = "", "best"
 
 
 def notes(columns: list[Column]) -> list[str]:

@@ -53,13 +53,18 @@ def write(path: Path, result: dict) -> Path:
 
 
 def perplexity(root: Path, who: dict, length: int, value: float, n=40, losses=None, **changes) -> Path:
+    """losses: mean losses of the documents."""
     interval = [value * 0.95, value * 1.05]
     buckets = [(2**k, 2 ** (k + 1) - 1) for k in range(length.bit_length() - 1)]
+    losses = losses or [math.log(value)] * 10
+    targets = [n * length // 10] * len(losses) + [0]  # the last document has none
+    sums = [loss * n_targets for loss, n_targets in zip([*losses, 0.0], targets, strict=True)]
     result = {
         "val_perplexity": value,
         "perplexity_interval_95": interval,
         "loss_by_position": [{"from": a, "to": b, "perplexity": value * (2 - b / length)} for a, b in buckets],
         "last_64": {"perplexity": 1.1 * value, "perplexity_interval_95": [1.1 * bound for bound in interval]},
+        "document_losses": {"sum": sums, "targets": targets},
         "n_windows": n,
         "n_windows_total": n,
         "seq_len": length,
@@ -70,13 +75,12 @@ def perplexity(root: Path, who: dict, length: int, value: float, n=40, losses=No
         **who,
         **changes,
     }
-    losses = losses or [math.log(value)] * n
-    result["window_losses"] = {"start": [256 * i for i in range(len(losses))], "loss": losses}
     return write(root / "results" / "heldout" / f"{who['name']}_{length}_heldout.json", result)
 
 
 def needle(root: Path, who: dict, length: int, depth: int, scores: list[float], **changes) -> Path:
-    trials = [{"trial": i, "score": x, "seconds": 0.1, "prompt_tokens": length} for i, x in enumerate(scores)]
+    shared = {"seconds": 0.1, "prompt_tokens": length}
+    trials = [{"trial": i, "score": x, "exact": x == 1, **shared} for i, x in enumerate(scores)]
     mean, name = sum(scores) / len(scores), who["name"]
     interval = [max(0, mean - 0.1), min(1, mean + 0.1)]
     result = {
@@ -87,6 +91,7 @@ def needle(root: Path, who: dict, length: int, depth: int, scores: list[float], 
         "rate": mean,
         "rate_interval_95": interval,
         "trials": trials,
+        "drawn_text": False,
         "template": "passkey",
         "protocol": "share",
         "data": {"source": "standin", "path": "pydoc_data", "sha256": "cd" * 32},

@@ -74,7 +74,11 @@ ODD = {  # fields of results of needle and perplexity, and values that they may 
     "seq_len": (None, "512", -512, 0, 10**30), "n_windows": (None, 0, "40"), "documents": (math.inf,),
     "loss_by_position": ([{"from": 1}], [{"from": 1, "to": "x", "perplexity": 2.0}], 5),
     "data": ([], {"path": 5, "source": "user"}, {"path": "a/b", "source": None}), "peak_memory_bytes": (1.5, 10**30),
-    "window_losses": ({"start": ["a"], "loss": [1.0]}, {"start": [1], "loss": ["a"]}, {"start": [1], "loss": []}),
+    "drawn_text": (1, "no"),
+    "document_losses": (
+        {"sum": ["a"], "targets": [9]}, {"sum": [9], "targets": ["a"]}, {"sum": [9]}, {"sum": [9.0], "targets": []},
+        {"sum": [-9.0], "targets": [9]},
+    ),
 }  # fmt: skip
 
 
@@ -96,6 +100,12 @@ def test_a_file_with_a_field_of_another_type_or_range_is_named_and_left_out(tmp_
     results = collect([root])
     assert {score.file for score in results.scores} == {"results/heldout/m_512_heldout.json"}
     assert sorted(line.split()[2] for line in results.warnings) == sorted(map(str, odd))
+
+
+def test_an_interval_of_few_documents_may_reach_below_a_perplexity_of_1(tmp_path):
+    making.perplexity(tmp_path, making.info("m", "pi", 5), 512, 20.0, perplexity_interval_95=[0.4, 1000.0])
+    results = collect([tmp_path])
+    assert not results.warnings and 0.4 in [score.low for score in results.scores]
 
 
 def test_repeated_results_and_two_models_of_one_name_are_reported(tmp_path):

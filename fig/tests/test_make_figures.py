@@ -188,27 +188,43 @@ def test_lines_and_heat_maps_show_the_results(data):
     plots.plt.close("all")
 
 
-def test_correlations_are_over_methods_and_lengths(data):
+def test_correlations_are_over_methods_within_a_length(data):
     rows, scores = data
     columns = tables.make_columns(scores, 512)
-    table = correlation.correlations(correlation.pair_scores(scores, columns), rows)
-    table = table.set_index(["benchmark", "methods", "length"])
-    assert table.n_points["needle", "all methods", "all lengths"] == 21
+    pairs = correlation.pair_scores(scores, columns)
+    table = correlation.correlations(pairs, rows).set_index(["benchmark", "methods", "length"])
+    assert table.n_points["needle", "all methods", "mean of lengths"] == 21
     assert table.n_methods["needle", "all methods", "512"] == 7
     assert table.rho["trec", "all methods", "512"] < -0.8 and ("trec", "all methods", "128") not in table.index
     assert np.isnan(table.rho["ruler", correlation.EXACT, "512"])  # three methods
     assert np.isnan(table.rho["ruler", "all methods", "128"])  # all have one perplexity at the original length
 
+    lengths = [own for length, own in pairs.query("benchmark == 'ruler'").groupby("length") if length > 128]
+    expected = np.mean([scipy.stats.spearmanr(own.perplexity, own.score).statistic for own in lengths])
+    mean = table.loc["ruler", "all methods", "mean of lengths"]
+    assert mean.rho == pytest.approx(expected) and mean.low < mean.rho < mean.high
+    titles = [axes.get_title() for axes in correlation.draw(rows, pairs, table.reset_index()).figure.axes]
+    assert f"RULER\nρ = {mean.rho:.2f} [{mean.low:.2f}, {mean.high:.2f}]" in titles
 
-def test_spearman_equals_scipy_and_resamples_methods():
-    rng = np.random.default_rng(5)
-    x = rng.integers(0, 12, (8, 4)).astype(float)  # with ties
-    y = -x + rng.normal(0, 4, (8, 4))
-    x[1, 2:] = y[1, 2:] = np.nan
-    values, again = [], np.random.default_rng(0)
-    for drawn in again.integers(8, size=(2000, 8)):
-        values.append(scipy.stats.spearmanr(x[drawn].ravel(), y[drawn].ravel(), nan_policy="omit").statistic)
-    rho = scipy.stats.spearmanr(x.ravel(), y.ravel(), nan_policy="omit").statistic
-    assert correlation.spearman(x, y) == pytest.approx((rho, *np.percentile(values, [2.5, 97.5])), abs=1e-9)
-    assert np.isnan(correlation.spearman(x[:3], y[:3])).all()
-    assert np.isnan(correlation.spearman(x, np.ones((8, 4)))).all()
+
+def test_six_methods_have_a_correlation_without_an_interval(data):
+    rows, scores = data
+    some = scores[scores.label != "pi"]
+    pairs = correlation.pair_scores(some, tables.make_columns(some, 512))
+    table = correlation.correlations(pairs, rows)
+    assert table.rho.notna().any() and table.low.isna().all() and table.high.isna().all()
+    drawn = correlation.draw(rows, pairs, table)
+    assert not any("[" in axes.get_title() for axes in drawn.figure.axes) and "fewer than 7 methods" in drawn.caption
+
+
+def test_results_without_an_interval_are_drawn(tmp_path, monkeypatch):
+    """Of a single document or sample there is none."""
+    last = {"perplexity": 20.0, "perplexity_interval_95": None}
+    for info in (making.info("base", "base", None), making.info("m", "pi", 5)):
+        for length in (128, 512):
+            one = {"perplexity_interval_95": None, "losses": [3.0], "last_64": last}
+            making.perplexity(tmp_path, info, length, 20.0, **one)
+            making.needle(tmp_path, info, length, 50, [0.5])
+            making.ruler(tmp_path, info, length, {"vt": making.entry([0.5], "indices", interval_95=None)})
+    run(monkeypatch, "--results", tmp_path, "--output_dir", tmp_path / "out")
+    assert "| pi | **20.00** |" in (tmp_path / "out" / "table1.md").read_text()

@@ -11,6 +11,7 @@ import paper
 import tables
 from collect import collect
 from rows import make_frame, make_rows, target_length
+from stats import mean_over_documents, mean_over_grid
 
 
 def build(root, length=None, token_files=()):
@@ -26,7 +27,7 @@ def build(root, length=None, token_files=()):
 def test_columns_are_of_the_trained_length(study):
     _, columns, _ = build(study)
     assert [(column.head, column.what) for column in columns] == [
-        ("Perplexity ↓", "heldout, 512 tokens, stand-in data"),
+        ("Perplexity ↓", "heldout, 512 tokens, 10 documents, stand-in data"),
         ("Needle ↑", "3 lengths, 128–1k tokens, stand-in data"),
         ("Many-shot ↑", "TREC, 10 examples, stand-in data"),
         ("LongBench ↑", "3 sets, stand-in data"),
@@ -34,7 +35,7 @@ def test_columns_are_of_the_trained_length(study):
     ]
     assert columns[1].n == "n = 180"
     _, columns, _ = build(study, 200)
-    assert columns[0].what == "heldout, 128 tokens, stand-in data"
+    assert columns[0].what == "heldout, 128 tokens, 10 documents, stand-in data"
 
 
 def test_values_intervals_best_and_ties(study, tmp_path):
@@ -50,30 +51,74 @@ def test_values_intervals_best_and_ties(study, tmp_path):
     tables.write(columns, rows, tmp_path)
     text = (tmp_path / "table1.md").read_text()
     assert "| *exact attention, fine-tuned* | | | | | |" in text
-    assert "| self_extend (frozen) | **26.50** [25.17, 27.83] | **9" in text and "| 80.0 ≈ [72.0, 88.0]" in text
+    assert "| self_extend (frozen) | **26.50** [25.17, 27.83] | **9" in text and "| 80.0 ≈ [56.2, 92.6]" in text
     latex = (tmp_path / "table1.tex").read_text()
     assert r"self\_extend (frozen) & \textbf{26.50} {\scriptsize [25.17, 27.83]} & " in latex
-    assert r" & 80.0$^\approx$ {\scriptsize [72.0, 88.0]} & " in latex
+    assert r" & 80.0$^\approx$ {\scriptsize [56.2, 92.6]} & " in latex
     table = pd.read_csv(tmp_path / "table1.csv").set_index(["method", "benchmark"])
     assert len(table) == 5 * len(rows)
     line = table.loc["yarn", "ruler"]
     assert (line["mark"], line["comparison"], line["n"]) == ("tie", "paired", 60) and np.isnan(line["paper"])
 
 
-def test_perplexity_is_compared_in_pairs(tmp_path):
-    """One model is a little worse on every window: different in pairs, though the intervals overlap."""
-    losses = [3 + math.sin(i) for i in range(40)]
-    for name, method, change in (("a", "pi", 0.0), ("b", "yarn", 0.02)):
-        value = math.exp(sum(losses) / 40 + change)
-        info = making.info(name, method, 5)
-        making.perplexity(tmp_path, info, 512, value, losses=[loss + change for loss in losses])
+def test_perplexity_is_compared_document_by_document(tmp_path):
+    """One model is a little worse in every document: different in pairs, though the intervals overlap."""
+    losses = [3 + math.sin(i) for i in range(10)]
+    for name, method, change in (("a", "pi", 0.0), ("b", "yarn", 0.05), ("c", "ntk", 0.001)):
+        changed = [loss + change + 0.01 * math.cos(5 * i) for i, loss in enumerate(losses)]
+        making.perplexity(tmp_path, making.info(name, method, 5), 512, math.exp(3 + change), losses=changed)
+    changed = [loss + 0.05 * math.cos(i) for i, loss in enumerate(losses)]
+    making.perplexity(tmp_path, making.info("d", "origin", 5), 512, 20.2, losses=changed)
     _, [column], _ = build(tmp_path)
-    assert [(cell.mark, cell.comparison) for cell in column.cells.values()] == [("best", ""), ("", "paired")]
-    for path in tmp_path.rglob("b_*.json"):
-        path.write_text(path.read_text().replace("window_losses", "other"))
+    marks = {label: cell.mark for label, cell in column.cells.items()}
+    assert marks == {"pi": "best", "ntk": "", "yarn": "", "origin": "tie"}
+    assert {cell.comparison for cell in column.cells.values()} == {"", "paired"}
+
+
+OTHER_DATA = {"path": "../data/heldout/test.bin", "sha256": "other", "source": "standin"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    ({"document_losses": None}, {"data": OTHER_DATA}, {"sliding_window": 64}, {"losses": [3.0] * 9}, {"n": 30}),
+)
+def test_a_method_that_cannot_be_paired_leaves_the_others_compared(tmp_path, changes):
+    for name, method, value in (("a", "pi", 20.0), ("b", "yarn", 21.0), ("c", "ntk", 22.0)):
+        own = changes if name == "b" else {}
+        making.perplexity(tmp_path, making.info(name, method, 5), 512, value, **own)
     _, [column], _ = build(tmp_path)
-    assert column.cells["yarn"].comparison == "impossible"
+    comparisons = {label: cell.comparison for label, cell in column.cells.items()}
+    assert comparisons == {"pi": "", "yarn": "impossible", "ntk": "paired"}
     assert "Not compared with the best, for want of shared samples: Perplexity." in tables.notes([column])
+
+
+def test_a_method_with_few_of_the_samples_is_not_compared(tmp_path):
+    answers = {"pi": [1.0] * 20, "yarn": [1.0] * 18 + [0.0] * 2, "ntk": [1.0, 0.0, 0.0], "origin": [0.0] * 20}
+    for method, scores in answers.items():
+        making.ruler(tmp_path, making.info(method, method, 5), 512, {"vt": making.entry(scores, "indices")})
+    _, [column], _ = build(tmp_path)
+    marks = {label: (cell.mark, cell.comparison) for label, cell in column.cells.items()}
+    assert marks["ntk"] == ("", "impossible") and marks["origin"] == ("", "paired")
+    assert marks["pi"] == ("best", "") and marks["yarn"] == ("tie", "paired")
+
+
+def test_needle_samples_trials_if_their_texts_are_drawn_and_cells_otherwise(tmp_path):
+    """All cells are alike and the trials unlike."""
+    width = {}
+    for drawn in (True, False):
+        for name, method, scores in (("a", "pi", [1.0, 1.0, 0.0, 1.0]), ("b", "yarn", [1.0, 0.0, 0.0, 1.0])):
+            for depth in (0, 50, 100):
+                who = making.info(name, method, 5)
+                making.needle(tmp_path / str(drawn), who, 512, depth, scores, drawn_text=drawn)
+        _, [column], _ = build(tmp_path / str(drawn))
+        cell = column.cells["pi"]
+        [mean] = cell.scores
+        score_CT = [[1.0, 1.0, 0.0, 1.0]] * 3
+        expected = mean_over_grid(score_CT, drawn_text=drawn).interval()
+        assert (mean.low, mean.high) == pytest.approx(expected) and cell.value == 75
+        width[drawn] = cell.high - cell.low
+        assert column.cells["yarn"].mark == ("tie" if drawn else "")
+    assert width[True] > width[False]
 
 
 def test_missing_tasks_zeros_and_standin_data(tmp_path):
@@ -86,7 +131,7 @@ def test_missing_tasks_zeros_and_standin_data(tmp_path):
 
     zeros = {task: making.entry([0.0] * 10, "indices") for task in "ab"}
     making.ruler(tmp_path / "b", making.info("m", "pi", 5), 512, zeros)
-    _, [column], _ = build(tmp_path / "b")  # Wilson's interval: a bootstrap of zeros has no width
+    _, [column], _ = build(tmp_path / "b")  # though no sample differs from another
     assert (column.cells["pi"].details, column.cells["pi"].mark) == (["[0.0, 16.1]"], "")
 
     sets = {"standin_qasper": making.entry([1.0], "ids"), "lcc": making.entry([0.0], "ids", "official")}
@@ -101,7 +146,8 @@ def test_training_seeds_show_their_mean_and_spread(tmp_path):
     for seed, values in scores.items():
         info = making.info(f"pi_seed{seed}", "pi", 5, training_seed=seed)
         making.sets(tmp_path, info, "trec", {"standin_trec_5shots": making.entry(values, "ids")})
-        making.perplexity(tmp_path, info, 512, 20.0 * seed)
+        losses = [math.log(20 * seed) + 0.1 * seed * math.sin(i) for i in range(10)]
+        making.perplexity(tmp_path, info, 512, 20.0 * seed, losses=losses)
         tasks = making.TASKS[: 1 + seed % 2]  # the second seed lacks a task
         making.ruler(tmp_path, info, 512, {task: making.entry([0.5, seed / 4], "indices") for task in tasks})
     rows, [perplexity, trec, ruler], _ = build(tmp_path)
@@ -111,7 +157,11 @@ def test_training_seeds_show_their_mean_and_spread(tmp_path):
     assert cell.value == pytest.approx(100 * (0.5 + 0.75 + 0.75) / 3)
     assert cell.seeds_sd == pytest.approx(25 / math.sqrt(3))
     assert list(cell.scores[0].samples.values()) == pytest.approx([100, 0, 100, 200 / 3])
-    assert perplexity.cells["pi"].value == pytest.approx(20 * 6 ** (1 / 3))  # exp of the mean loss
+    cell = perplexity.cells["pi"]
+    assert cell.value == pytest.approx(20 * 6 ** (1 / 3))  # exp of the mean loss
+    mean_losses = [math.log(cell.value) + 0.2 * math.sin(i) for i in range(10)]
+    expected = np.exp(mean_over_documents(mean_losses, np.ones(10)).interval())
+    assert (cell.low, cell.high) == pytest.approx(tuple(expected))
     text = tables.markdown([trec], rows)
     assert "| pi | **66.7** [" in text and "3 seeds, sd 14.4" in text
 

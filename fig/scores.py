@@ -1,0 +1,91 @@
+"""Score: a number of a model, its samples, and what stats.py makes of the samples of several."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from stats import Estimate, mean_over_documents, mean_over_grid, mean_over_tasks
+
+
+@dataclass
+class Score:
+    """One number of one model.
+
+    length: tokens (many-shot: examples; LongBench: None).
+    part: "" for the whole, else "last 64", "positions 64-127", "depth 25" or "category".
+    value: perplexity, 0 to 1 (needle) or 0 to 100, with its 95 % interval from `low` to `high`.
+    samples: {id: value} of the samples whose mean the value is; the ids of needle are (length, depth, trial).
+    targets: of perplexity, whose samples are documents with their summed losses, nats: {document: number of targets}.
+    drawn_text: of needle: whether each trial has its own text, the same in all cells.
+    seeds: the values of the training seeds that were averaged.
+    settings: settings that must agree with the paper's before the two are compared.
+    """
+
+    benchmark: str
+    task: str
+    length: int | None
+    n: int
+    source: str
+    model: str
+    protocol: str | None
+    seed: int | None
+    file: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    part: str = ""
+    metric: str = "score"
+    samples: dict | None = None
+    targets: dict | None = None
+    drawn_text: bool = False
+    seeds: list[float] = field(default_factory=list)
+    settings: dict = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple:
+        """What this is a score of."""
+        return self.benchmark, self.task, self.length, self.part, self.metric, self.source
+
+    @property
+    def design(self) -> tuple:
+        """What agrees in scores whose samples of one id are pairs: texts of needle, data and windows of perplexity."""
+        return self.drawn_text, self.targets, self.settings if self.targets else None
+
+
+def with_value(score: Score, value: float | None, interval: list | None = None, **changes) -> Score:
+    """A copy of the score with another value, its interval (low, high), and other fields."""
+    low, high = interval or (None, None)
+    return replace(score, value=value, low=low, high=high, **changes)
+
+
+def make_estimate(methods: list[list[Score]]) -> Estimate:
+    """Means of M methods over the samples that all of them have.
+
+    methods: the scores of each, all with samples, of the same tasks, sets or lengths in the same order.
+    """
+    first = methods[0][0]
+    tasks = []
+    for scores in zip(*methods, strict=True):  # of one task
+        samples = pd.DataFrame([score.samples for score in scores])
+        tasks.append(samples.dropna(axis=1))
+    if first.targets:
+        [losses] = tasks
+        targets = [first.targets[document] for document in losses]
+        return mean_over_documents(losses.to_numpy(), targets)
+    if first.benchmark == "needle":
+        grid = pd.concat(tasks, axis=1)
+        grid.columns = pd.MultiIndex.from_tuples(grid.columns)
+        score_MCT = [trials.unstack().to_numpy() for _, trials in grid.iterrows()]
+        return mean_over_grid(score_MCT, all(score.drawn_text for score in methods[0]))
+    return mean_over_tasks(tasks, highest=100)
+
+
+def set_interval(mean: Score, scores: list[Score]) -> None:
+    """Sets the 95 % interval of the mean of these scores: none if one lacks samples, or if they are too few."""
+    interval = None
+    if all(score.samples for score in scores):
+        interval = make_estimate([scores]).interval()
+    if interval and mean.targets:
+        interval = np.exp(interval)
+    mean.low, mean.high = map(float, interval) if interval is not None else (None, None)
