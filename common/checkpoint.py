@@ -106,12 +106,6 @@ def check_config(config) -> None:
             raise ValueError(f"context_extension in config.json has {name} = {record[name]}")
 
 
-def checkpoint_name(name_or_path: str) -> str:
-    """The name of a checkpoint in results: the last part of its folder or hub id."""
-    path = Path(name_or_path)
-    return path.resolve().name if path.is_dir() else path.name
-
-
 def describe(name_or_path: str, config) -> dict:
     """The method and the lengths (tokens) of a checkpoint, under KEYS.
 

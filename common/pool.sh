@@ -36,8 +36,17 @@ worker() { # NUMBER ITEM...: evaluates items number, number + jobs, ...
   done
 }
 
+result_name() { # CHECKPOINT: what its results are called (run.checkpoint_name in Python)
+  local path=${1%/}
+  local name=${path##*/} folder=${path%/*}
+  if [[ $name =~ ^checkpoint-[0-9]+$ ]]; then name=${folder##*/}_$name; fi
+  echo "$name"
+}
+
 pool() { # ITEM...: evaluates all of them; `finish` lists those that failed
-  local number
+  local number item twice
+  twice=$(for item in "$@"; do result_name "$item"; done | sort | uniq -d | xargs)
+  if [ -n "$twice" ]; then refuse "several checkpoints are called $twice; their results would replace each other"; fi
   trap stop INT TERM HUP
   for ((number = 0; number < jobs && number < $#; number++)); do
     (trap '' INT && trap 'stopped=yes' TERM && worker "$number" "$@") & # only `stop` ends it, not Ctrl-C itself

@@ -204,15 +204,24 @@ def positive_int(text: str) -> int:
     return value
 
 
+def checkpoint_name(name_or_path: str) -> str:
+    """The name of a checkpoint in results: the last part of its folder or hub id.
+
+    Before a training's `checkpoint-<step>` comes the name of its folder, so that two trainings do not share a name.
+    """
+    path = Path(name_or_path).resolve()
+    return f"{path.parent.name}_{path.name}" if re.fullmatch(r"checkpoint-\d+", path.name) else path.name
+
+
 def name_results(names: list[str] | None, paths: list[str], flag: str) -> list[str]:
-    """The names of the results of checkpoints, given with `flag` [the last parts of `paths`].
+    """The names of the results of checkpoints, given with `flag` [checkpoint_name of each].
 
     Raises ValueError unless they are different and can name folders.
     """
-    names = names or [Path(path).resolve().name for path in paths]
+    names = names or list(map(checkpoint_name, paths))
     if len(names) != len(paths) or len(set(names)) < len(names):
         raise ValueError(f"{len(paths)} checkpoints need as many different names, not {' '.join(names)}; give {flag}")
-    if any("/" in name or name in (".", "..") for name in names):
+    if any("/" in name or name in ("", ".", "..") for name in names):
         raise ValueError(f"{flag}: the name of a folder cannot contain / or be . or ..: {' '.join(names)}")
     return names
 

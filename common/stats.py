@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-RESAMPLES = 2000  # of the older functions below
 DRAWS = 5_000  # of correlated normal values
 MIN_METHODS = 7  # for the interval of a rank correlation; with 5 methods none that was tried covers enough
 Z = 1.959963984540054  # of a two-sided 95 % interval
@@ -79,7 +78,7 @@ def wilson(total: float, n: float, z: float = Z) -> tuple[float, float]:
     middle = (p + z * z / (2 * n)) / shrink
     variance = p * (1 - p) / n + z * z / (4 * n * n)
     half = z / shrink * math.sqrt(variance)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # rounding moves neither past p
 
 
 def mean_over_documents(loss_MD, target_D) -> Estimate:
@@ -119,18 +118,18 @@ def mean_over_tasks(tasks: list, weights=None, highest: float = 1.0) -> Estimate
     weight_K = np.ones(len(tasks)) if weights is None else np.asarray(weights)
     stratum_U = np.repeat(np.arange(len(tasks)), count_K)
     share_U = (weight_K / weight_K.sum() / count_K)[stratum_U]  # of each sample in the mean
-    part_MU = np.concatenate(tasks, axis=1) * share_U
-    mean_M = part_MU.sum(axis=1)
+    score_MU = np.concatenate(tasks, axis=1)
+    mean_M = (score_MU * share_U).sum(axis=1)
     if count_K.min() == 1:
         stratum_U = np.zeros_like(stratum_U)
 
-    error_MU = np.zeros_like(part_MU)
+    error_MU = np.zeros(score_MU.shape)
     df_K = np.maximum(np.bincount(stratum_U) - 1, 1)
     for stratum, df in enumerate(df_K):
         inside_U = stratum_U == stratum
-        own_MU = part_MU[:, inside_U]
-        deviation_MU = own_MU - own_MU.mean(axis=1, keepdims=True)
-        error_MU[:, inside_U] = math.sqrt((df + 1) / df) * deviation_MU
+        own_MU, own_share_U = score_MU[:, inside_U], share_U[inside_U]
+        deviation_MU = own_MU - np.average(own_MU, axis=1, weights=own_share_U, keepdims=True)
+        error_MU[:, inside_U] = math.sqrt((df + 1) / df) * own_share_U * deviation_MU
     return Estimate(mean_M, error_MU, stratum_U, df_K, 1 / (share_U**2).sum(), highest)
 
 
@@ -224,42 +223,3 @@ def rank_correlation(x_ML: np.ndarray, y_ML: np.ndarray) -> tuple[float, float, 
     error = np.std(z_M) * math.sqrt((n_methods - 1) * len(z_M) / n_methods)
     half = scipy.stats.t.ppf(0.975, n_methods - 1) * error
     return rho, math.tanh(z - half), math.tanh(z + half)
-
-
-# The functions below are the older ones, which the stages use until they call those above.
-
-
-def resampled_means(strata: list[tuple[np.ndarray, np.ndarray]], seed=0, resamples: int = RESAMPLES) -> np.ndarray:
-    """Means over strata of bootstrap samples, float64 [resamples] (Efron and Tibshirani 1993, chapter 13).
-
-    strata: (sums, counts) of the units drawn with replacement, both [units]: single samples (counts of 1), or blocks of
-    samples that overlap. Each stratum (a task, a set, a length) counts the same.  seed: what numpy's default_rng takes.
-    """
-    rng = np.random.default_rng(seed)
-    total = np.zeros(resamples)
-    for sums, counts in strata:
-        units = len(sums)
-        drawn = rng.integers(units, size=(resamples, units))
-        sums_drawn = sums[drawn].sum(1)
-        counts_drawn = counts[drawn].sum(1)
-        total += sums_drawn / counts_drawn
-    return total / len(strata)
-
-
-def bootstrap(values, seed=0) -> np.ndarray:
-    """Bootstrap means of single samples, float64 [RESAMPLES]."""
-    values = np.asarray(values, dtype=np.float64)
-    return resampled_means([(values, np.ones(len(values)))], seed)
-
-
-def percentile_interval(means: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval (low, high) of resampled means."""
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def standard_error(values) -> float | None:
-    """Standard error of the mean; None for a single value."""
-    if len(values) < 2:
-        return None
-    return float(np.std(values, ddof=1)) / math.sqrt(len(values))

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from attention import CHOICES, choose_attention, sdpa_kernels
-from checkpoint import add_trust_flag, checkpoint_name, choose_dtype, describe, fingerprint, load_model, open_config
+from checkpoint import add_trust_flag, choose_dtype, describe, fingerprint, load_model, open_config
 from rope import RopeSetter, rope_at
 from run import (
     RANK,
@@ -29,9 +29,11 @@ from run import (
     Parser,
     barrier,
     broadcast,
+    checkpoint_name,
     command_line,
     default_device,
     for_each_checkpoint,
+    name_results,
     peak_memory,
     positive_int,
     print_rank0,
@@ -86,9 +88,7 @@ def parse_args() -> argparse.Namespace:
         raise ValueError("--seed must be at least 0")
     if args.output_dir.suffix == ".json" and len(args.base_model) * len(args.seq_len) > 1:
         raise ValueError(f"--output_dir {args.output_dir} is one file, for one checkpoint and length; give a folder")
-    names = sorted(map(checkpoint_name, set(args.base_model)))
-    if len(set(names)) < len(names):
-        raise ValueError(f"checkpoints have the same name ({' '.join(names)}); give each its own --output_dir")
+    name_results(None, sorted(set(args.base_model)), "each its own --output_dir")
     return args
 
 

@@ -27,11 +27,21 @@ from pathlib import Path
 import numpy as np
 
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
-from checkpoint import checkpoint_name
 from endpoint import Endpoint
 from facts import STYLES, Facts
 from haystack import Prompts, build_haystack, read_texts, rotate
-from run import RANK, WORLD_SIZE, Parser, barrier, broadcast, for_each_checkpoint, positive_int, print_rank0, run_script
+from run import (
+    RANK,
+    WORLD_SIZE,
+    Parser,
+    barrier,
+    broadcast,
+    for_each_checkpoint,
+    name_results,
+    positive_int,
+    print_rank0,
+    run_script,
+)
 from scoring import contained, totals, word_share, write_cell
 from stats import mean_over_grid
 from store import Store
@@ -104,12 +114,7 @@ def choose_models(args: argparse.Namespace) -> None:
         if not args.base_url or not args.model_name or len(args.model_path) > 1:
             raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
         args.models = [args.model_name]
-    names = [args.test_name or checkpoint_name(model) for model in args.models]
-    for name in names:
-        if "/" in name or name in ("", ".", ".."):
-            raise ValueError(f"results cannot have the name '{name}'; give --test_name, the name of a folder")
-    if len(set(names)) < len(names):
-        raise ValueError(f"checkpoints have the same name ({' '.join(names)}); run them apart, with --test_name")
+    names = name_results([args.test_name] if args.test_name else None, args.models, "--test_name")
     args.test_names = dict(zip(args.models, names, strict=True))
 
 

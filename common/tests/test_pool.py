@@ -79,3 +79,9 @@ def test_ctrl_c_stops_everything(variables, tmp_path, items, last):
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=30)[1].endswith("rerun the same command to resume\n")
     assert process.returncode == 143 and variables["CALLS"].read_text() == before
+
+
+def test_checkpoints_whose_results_have_one_name_are_refused(launch):
+    calls, output = launch("a/model b c/model/", expect=1)
+    assert calls == [] and "called model;" in output
+    assert len(launch("a/checkpoint-20 b/checkpoint-20")[0]) == 1  # a_checkpoint-20 and b_checkpoint-20

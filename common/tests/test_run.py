@@ -133,3 +133,15 @@ def test_a_terminal_that_is_closed_does_not_end_a_run(tmp_path):
     with open(closed, "w", closefd=False) as stream:
         run.print_rank0("step 1", stream)
         os.dup2(os.open(os.devnull, os.O_WRONLY), closed)
+
+
+def test_results_are_named_after_their_checkpoints():
+    assert run.name_results(None, ["a/b", "org/model", "x/checkpoint-20", "y/checkpoint-20"], "--name") == [
+        "b",
+        "model",
+        "x_checkpoint-20",
+        "y_checkpoint-20",
+    ]
+    for names, paths in ((None, ["a/b", "c/b"]), (["x"], ["a", "b"]), ([".."], ["a"]), (["a/b"], ["a"])):
+        with pytest.raises(ValueError, match="--name"):
+            run.name_results(names, paths, "--name")
