@@ -149,7 +149,7 @@ def test_bad_input_is_one_line_before_the_model(evaluate, checkpoint, tmp_path, 
     empty = write_tokens(tmp_path / "bins" / "empty.bin", [])
     cases = [
         *((["--data_path", path], f"{path}") for path in [*broken, empty]),
-        (["--base_model", checkpoint, shutil.copytree(checkpoint, tmp_path / "tiny")], "the same name"),
+        (["--base_model", checkpoint, shutil.copytree(checkpoint, tmp_path / "tiny")], "--output_dir"),
         (["--seed", -1], "--seed must be at least 0"),
         (["--seq_len", 10**30], "need more than"),
         (["--sliding_window", 10**30], "need more than"),
