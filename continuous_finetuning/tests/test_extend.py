@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 import checkpoint_writer
 import methods
 from scripts import fails, run_here, training_flags
-from tiny import C, L, edit_config, save_base
+from tiny import C, L, edit_config, save_base, start_second
 
 IDS = torch.arange(2, 202)[None]
 
@@ -53,6 +53,15 @@ def test_plain_transformers_opens_it(base, tmp_path, name):
         origin = LlamaForCausalLM.from_pretrained(base)(IDS).logits
     if name not in ("origin", "ntk_frozen"):  # those two start from the base's own rope
         assert not torch.allclose(plain(IDS).logits, origin, atol=1e-3)
+
+
+def test_a_second_process_waits_and_finds_it_done(base, tmp_path, monkeypatch):
+    """`claim` holds the lock in every script that writes a checkpoint or rows."""
+    second = start_second(monkeypatch, checkpoint_writer, "link_weights", *flags(base, "yarn", tmp_path / "out"))
+    extended(base, "yarn", tmp_path / "out")
+    checkpoint_writer.LOCKS.clear()  # as at the end of the process
+    said = second[0].communicate()[0]
+    assert second[0].returncode == 0 and "exists already" in said
 
 
 def test_weights_are_linked_and_the_rest_is_small(base, tmp_path, monkeypatch):
