@@ -3,7 +3,17 @@ import json
 import pytest
 import torch
 
-import tiny
+import tiny  # first: it makes the stage's modules importable
+
+import checkpoint_writer  # isort: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def close_locks():
+    """Closes the locks of the scripts that ran in this process."""
+    yield
+    for file in checkpoint_writer.LOCKS:
+        file.close()
 
 
 @pytest.fixture(scope="session")
