@@ -19,8 +19,8 @@ import pyarrow as pa
 from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
-from checkpoint import errors_of
 from records import read_fields
+from run import errors_of
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 READ_DOCUMENTS = 500  # at a time

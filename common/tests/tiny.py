@@ -1,7 +1,6 @@
 """What the tests of every stage share: a tiny Llama base, checkpoints of every method, and ways to run a script."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -91,41 +90,6 @@ def save_checkpoints(base: Path, root: Path, methods=tuple(EXTEND)) -> dict[str,
     )
     assert done.returncode == 0, done.stderr
     return {method: root / method for method in methods}
-
-
-def run_at_once(main) -> list[int]:
-    """Exit statuses of two processes that call main() with a Store.
-
-    The second starts when the first has appended an entry; the first goes on when the second waits for its lock.
-    """
-    lock, Store = sys.modules["lock"], sys.modules["store"].Store  # the stage has imported them
-    context = multiprocessing.get_context("fork")
-    appended, waiting = context.Event(), context.Event()
-    append = Store.append
-
-    def append_and_wait(store, entry):
-        append(store, entry)
-        appended.set()
-        waiting.wait(60)
-
-    def first():
-        Store.append = append_and_wait
-        main()
-
-    def second():
-        appended.wait(60)
-        lock.print = lambda *words, **options: waiting.set()
-        try:
-            main()
-        finally:
-            waiting.set()
-
-    processes = [context.Process(target=target) for target in (first, second)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
 
 
 def run(*command, expect: int = 0, cwd: Path = STAGE, timeout: int = 300, **environment) -> str:

@@ -19,7 +19,7 @@ import eval_ppl
 import prepare_data
 from conftest import content, documents, save_model, write_tokens
 from eval_ppl import SCRIPT_METHODS
-from tiny import STAGE, python, run, run_at_once, save_base
+from tiny import STAGE, python, run, save_base, start_second
 
 PYTHON = sys.executable
 
@@ -82,11 +82,14 @@ def test_results_of_other_settings_are_set_aside(evaluate, tmp_path):
     assert [(result["seed"], result["n_windows"] > 2) for result in results] == [(5, True), (2, False), (2, True)]
 
 
-def test_two_runs_at_once_make_one_whole_result(evaluate, tmp_path):
+def test_a_second_run_waits_and_finds_the_whole_result(evaluate, checkpoint, tokens, tmp_path, monkeypatch):
     flags = ["--seq_len", 200, "--sliding_window", 50, "--output_dir"]
     evaluate(*flags, tmp_path / "alone.json")
     out = tmp_path / "both" / "one.json"
-    assert run_at_once(lambda: evaluate(*flags, out)) == [0, 0]
+    command = ["eval_ppl.py", "--base_model", checkpoint, "--data_path", tokens, *flags, out]
+    second = start_second(monkeypatch, eval_ppl.Store, "append", *command)
+    evaluate(*flags, out)
+    assert "already done" in second[0].communicate()[0] and second[0].returncode == 0
     assert content(out) == content(tmp_path / "alone.json") and os.listdir(out.parent) == ["one.json"]
 
 

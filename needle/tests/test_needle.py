@@ -171,16 +171,14 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(run, base, tmp_pat
     assert [path.name for path in (sharded / "tiny").glob("*.jsonl*")] == ["answers.jsonl"]
 
 
-def test_two_runs_at_once_answer_each_prompt_once(run, base, tmp_path):
-    def reply(text):
-        with (tmp_path / "asked").open("a") as file:
-            file.write(".")
-        return oracle(text)
-
-    flags = f"--model_path {base} --test_name oracle --lengths 1000 --trials 2 --output_dir {tmp_path}"
-    assert tiny.run_at_once(lambda: run(flags, FakeEngine(base, reply))) == [0, 0]
-    assert (tmp_path / "asked").read_text() == 20 * "."
-    assert [result["n"] for result in read_results(tmp_path / "oracle").values()] == [2] * 10
+def test_a_second_run_waits_and_answers_nothing_again(run, base, tmp_path, monkeypatch):
+    flags = f"--model_path {base} --test_name tiny --lengths 1000 --depths 0 100 --trials 2 --allow_beyond"
+    flags += f" --max_new_tokens 3 --output_dir {tmp_path}"
+    script = "needle_in_haystack.py"
+    second = tiny.start_second(monkeypatch, needle_in_haystack.Store, "append", script, *flags.split())
+    run(flags)
+    assert "4 of 4 answers are there" in second[0].communicate()[0] and second[0].returncode == 0
+    assert [result["n"] for result in read_results(tmp_path / "tiny").values()] == [2, 2]
 
 
 def test_larger_grids_reuse_answers_and_other_settings_start_again(run, base, tmp_path):
