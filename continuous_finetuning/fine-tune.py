@@ -177,12 +177,16 @@ def choose_trackers(flags: Namespace) -> None:
 
 
 def start_deepspeed(zero: ds_config.Settings) -> None:
+    """Initialises DeepSpeed's process group. Raises ValueError without the programs that it compiles with."""
     import deepspeed
 
+    pip_programs = str(Path(sys.executable).parent)  # ninja is there
+    os.environ["PATH"] = os.environ.get("PATH", "") + os.pathsep + pip_programs
     compiles = zero.offload_optimizer or not torch.cuda.is_available()  # Adam for the CPU, or collectives
-    missing = [program for program in ("ninja", "c++") if shutil.which(program) is None]
-    if compiles and missing and not any(deepspeed.git_version_info.installed_ops.values()):
-        raise ValueError(f"DeepSpeed compiles with {missing[0]}: pip install ninja, and with apt-get: g++")
+    if compiles and not any(deepspeed.git_version_info.installed_ops.values()):
+        for program, remedy in {"ninja": "pip install ninja", "c++": "apt install g++ (Debian)"}.items():
+            if shutil.which(program) is None:
+                raise ValueError(f"--deepspeed compiles a part of itself and needs {program}: {remedy}")
     # torch warns at every step of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
     # port 0: any that is free

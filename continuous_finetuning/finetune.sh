@@ -44,11 +44,6 @@ accumulation=${GRADIENT_ACCUMULATION:-$((global_batch / (rows > 0 ? rows : 1)))}
 if [ -z "${GRADIENT_ACCUMULATION:-}" ] && [ $((accumulation * rows)) -ne "$global_batch" ]; then
   refuse "GLOBAL_BATCH=$global_batch is not a multiple of the $rows rows that $ranks GPUs have at a time"
 fi
-if [ -z "$estimate" ] && grep -qs '"device": "cpu"' "$deepspeed"; then # DeepSpeed builds its CPU optimizer at the start
-  case $python in */*) export PATH=$PATH:${python%/*} ;; esac # pip puts ninja beside python
-  command -v "${CXX:-c++}" >/dev/null || refuse "DeepSpeed's offload needs a C++ compiler (Debian: apt install g++)"
-  command -v ninja >/dev/null || refuse "DeepSpeed's offload needs ninja: pip install ninja"
-fi
 
 if [ -n "$estimate" ]; then
   launch=("$python")

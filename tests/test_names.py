@@ -19,10 +19,9 @@ def arguments(command: str, stage: str, tmp_path: Path) -> list[str]:
     """All words that a command, run in a stage's folder, passes to Python."""
     calls, python = tmp_path / "calls", tmp_path / "python"
     calls.write_text("")
-    for program in (python, tmp_path / "ninja"):  # DeepSpeed's offload needs ninja and a compiler
-        program.write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" >>{calls}\n')
-        program.chmod(0o755)
-    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(python), "CXX": str(python)}
+    python.write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" >>{calls}\n')
+    python.chmod(0o755)
+    env = {"PATH": os.environ["PATH"], "PYTHON": str(python)}
     subprocess.run(["bash", "-c", command], cwd=ROOT / stage, env=env, check=True, capture_output=True)
     return calls.read_text().splitlines()
 

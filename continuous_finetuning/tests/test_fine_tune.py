@@ -245,6 +245,12 @@ def test_bad_input(base, rows, tmp_path, monkeypatch, flags, message):
     assert not output.exists()
 
 
+def test_a_missing_compiler_is_named(base, rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    flags = [*training_flags(base, rows, "pi", tmp_path / "out"), "--deepspeed", "ds_configs/stage3_offload.json"]
+    assert "g++" in fails("fine-tune.py", *flags) and not (tmp_path / "out").exists()
+
+
 # --- a method is one file
 def test_readme_example_of_a_method(base, rows, tmp_path):
     """The text in the README, in a copy of this stage lifted out of the repository."""
