@@ -45,18 +45,16 @@ class ContextExtension:
     set_for_longest_text = False  # extend.py sets it for the longest text that is evaluated
     supports = ("sequence_parallel_size", "document_mask")  # flags of fine-tune.py
     modeling = None  # "x": the checkpoint contains modeling/modeling_x.py
-    # checkpoints of other code: the type of their rope, and {entry of it: option}
-    foreign_rope_type = "default"
-    foreign_options = {}
+    foreign_options = {}  # {entry of `rope_parameters` in a checkpoint of other code: option}
 
     @property
     def rope_theta(self) -> float:
         return self.rope["rope_theta"]
 
     @property
-    def ratio(self) -> int:
+    def ratio(self) -> float:
         """s = ceil(L_train / C), the scaling factor of the PI and YaRN papers."""
-        return math.ceil(self.model_max_length / self.original_length)
+        return float(math.ceil(self.model_max_length / self.original_length))
 
     @property
     def trained_length(self) -> int:
@@ -84,7 +82,7 @@ class ContextExtension:
 
     def config_fields(self) -> dict:
         """What the config class of the `modeling` file needs beyond a LlamaConfig's fields."""
-        return {}
+        return self.options()
 
     def auto_classes(self) -> dict[str, type]:
         if self.modeling is not None:
@@ -167,8 +165,8 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
     """The method `name` for one base and one target length.
 
     config: the base's `LlamaConfig`, unchanged here.  model_max_length: tokens.  flags: all parsed command-line values.
-    config_options: defaults, from an imported checkpoint's config. Raises ValueError on an option of another method, a
-    length that is not above the original one, or a base whose rope the method cannot extend.
+    config_options: defaults, from an imported checkpoint's config. Raises ValueError on an option of another method or
+    that is not positive, a length that is not above the original one, or a base whose rope the method cannot extend.
     """
     cls = get(name)
     options = dict(config_options or {})
@@ -177,44 +175,44 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
             continue
         if name not in owners:
             raise ValueError(f"--{key} is an option of {', '.join(owners)}, not of {name}; leave it out")
-        options[key] = flags[key]
+        is_number = owners[name]["type"] in (int, float)
+        options[key] = positive(key, flags[key]) if is_number else flags[key]
     original_length, rope = config.max_position_embeddings, config.rope_parameters
-    if model_max_length > 10**9:
-        raise ValueError(f"--model_max_length {model_max_length} is above a billion tokens")
     if cls.extends_rows and model_max_length <= original_length:
         raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
-    if cls.scales_rope() and rope["rope_type"] != "default":
+    depends_on_length = rope["rope_type"] in ("dynamic", "longrope")
+    if (cls.scales_rope() and rope["rope_type"] != "default") or (cls.modeling and depends_on_length):
         raise ValueError(f"the base's rope is already scaled ({rope['rope_type']}); {name} needs one with plain rope")
-    if cls.modeling and rope["rope_type"] in ("dynamic", "longrope"):
-        raise ValueError(f"the base's rope ({rope['rope_type']}) depends on the length; {name} needs a fixed one")
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return cls(original_length, model_max_length, rope, head_dim, **options)
+
+
+def positive(name: str, value: float) -> float:
+    """`value`. Raises ValueError if it is not a positive number."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"--{name} must be a positive number, not {value}")
+    return value
 
 
 def import_checkpoint(name: str, config, original_length: int | None, model_max_length: int, flags: dict):
     """(the base's config, the method) of a trained checkpoint of another code base, whose config is `config`.
 
-    original_length: the base's window, tokens; None: as the config says. Raises ValueError if the checkpoint's rope is
-    not the method's, or if a flag contradicts its config.
+    original_length: the base's window, tokens; None: as the config says. Raises ValueError if the method cannot give
+    the checkpoint's rope.
     """
     cls, rope = get(name), config.rope_parameters
     if not cls.trained:
         raise ValueError(f"{name} is not trained; leave --adopt out")
-    if cls.scales_rope() and rope["rope_type"] != cls.foreign_rope_type:
-        raise ValueError(f"the checkpoint's rope is '{rope['rope_type']}', that of {name} is '{cls.foreign_rope_type}'")
-    recorded_options = cls.options_in_config(config)
-    for option, value in recorded_options.items():
-        if flags.get(option, value) != value:
-            raise ValueError(f"--{option} {flags[option]}: the checkpoint's config says {value}; leave the flag out")
     base = copy.deepcopy(config)
     if cls.scales_rope():
         base.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
     recorded = rope.get("original_max_position_embeddings") or config.max_position_embeddings
     base.max_position_embeddings = original_length or recorded
-    method = build(name, base, model_max_length, flags, recorded_options)
-    ropes = [frequencies(base, parameters, model_max_length) for parameters in (rope, method.rope_parameters())]
-    if ropes[0].shape != ropes[1].shape or not torch.allclose(*ropes, rtol=1e-5, atol=0):
-        raise ValueError(f"{name} cannot give the rope of the checkpoint's config with all its fields: {rope}")
+    method = build(name, base, model_max_length, flags, cls.options_in_config(config))
+    theirs = frequencies(base, rope, model_max_length)
+    ours = frequencies(base, method.rope_parameters(), model_max_length)
+    if not torch.allclose(theirs, ours, rtol=1e-5, atol=0):
+        raise ValueError(f"{name} with {method.options()} does not have the rope of the checkpoint's config, {rope}")
     return base, method
 
 
@@ -226,18 +224,3 @@ def frequencies(config, rope_parameters: dict, length: int) -> torch.Tensor:
     last_position = torch.tensor([[length - 1]])
     rotary(last_position, last_position)  # sets a dynamic rope
     return rotary.inv_freq * rotary.attention_scaling
-
-
-def positive(name: str, value: float | None, default: float | None = None) -> float:
-    """`value`, or `default` if it is None, as a float. Raises ValueError if it is not a positive number."""
-    value = default if value is None else value
-    if not 0 < value < math.inf:
-        raise ValueError(f"--{name} must be a positive number, not {value}")
-    return float(value)
-
-
-def check_at_least_one(method: ContextExtension, *names: str) -> None:
-    """Raises ValueError if one of these options is below 1."""
-    for name in names:
-        if getattr(method, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, not {getattr(method, name)}")

@@ -20,7 +20,7 @@ from torch import nn
 from torchdiffeq import odeint
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from methods import ContextExtension, option, positive
+from methods import ContextExtension, option
 from rope import frequencies
 
 
@@ -100,15 +100,9 @@ class Method(ContextExtension):
     time_dt: float = option(0.01, "step of the ODE solver, in t")
     log_scale: bool = option(True, "multiply the scores by ln L / ln C", bool)
 
-    foreign_rope_type = "clex"  # other code keeps the network in the model: it cannot be imported
-
     def __post_init__(self):
-        for name in ("max_factor", "param_factor", "time_dt"):
-            positive(name, getattr(self, name))
-        if self.max_factor / self.time_dt > 10**6 or self.param_factor > 10**3:
-            raise ValueError("clex: give a larger --time_dt, or a smaller --max_factor or --param_factor")
         if self.max_factor < self.ratio:
-            raise ValueError(f"--max_factor {self.max_factor} is below trained / original length, {self.ratio}")
+            raise ValueError(f"--max_factor {self.max_factor} is below trained / original length, {self.ratio:g}")
         self._network = LogFrequencies(self.rope_theta, self.head_dim, self.param_factor, self.time_dt)
 
     @torch.no_grad()

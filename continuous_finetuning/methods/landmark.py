@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import checkpoint_writer
-from methods import ContextExtension, check_at_least_one, option
+from methods import ContextExtension, option
 from modeling.modeling_landmark import LandmarkForCausalLM
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # tied embeddings have no lm_head.weight
@@ -24,7 +24,6 @@ VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # tied embeddings 
 class Method(ContextExtension):
     mem_freq: int = option(63, "text tokens between two landmarks", int)
     top_k: int = option(5, "blocks that each head retrieves for each token", int)
-    cache_on_cpu: bool = option(False, "keep the cache of keys and values in CPU memory", bool)
     landmark_id: int | None = None  # its row in an imported checkpoint; otherwise one is added
 
     exact_attention = False
@@ -33,7 +32,6 @@ class Method(ContextExtension):
     modeling = "landmark"
 
     def __post_init__(self):
-        check_at_least_one(self, "mem_freq", "top_k")
         if self.model_max_length > self.original_length:
             raise ValueError(f"landmark needs a --model_max_length up to the base's window, {self.original_length}")
         block = self.mem_freq + 1
@@ -62,7 +60,6 @@ class Method(ContextExtension):
             "mem_freq": self.mem_freq,
             "cache_top_k": self.top_k,
             "train_context_length": self.model_max_length,
-            "cache_on_cpu": self.cache_on_cpu,
             "landmark_id": self.landmark_id,
         }
 

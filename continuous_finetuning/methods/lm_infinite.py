@@ -3,13 +3,11 @@
 Query i sees the keys of the last `local_window` positions as ever, and the first `global_tokens` keys, once they have
 left that window, all at the distance `local_window`. Not trained: the weights are the base's, the attention is in
 modeling/modeling_lm_infinite.py. The whole cache of keys is kept, so memory still grows with the length, linearly.
-
-By default local_window is the base's original length.
 """
 
 from dataclasses import dataclass
 
-from methods import ContextExtension, check_at_least_one, option
+from methods import ContextExtension, option
 
 
 @dataclass
@@ -22,11 +20,6 @@ class Method(ContextExtension):
     modeling = "lm_infinite"
 
     def __post_init__(self):
-        if self.local_window is None:
-            self.local_window = self.original_length
-        check_at_least_one(self, "local_window", "global_tokens")
+        self.local_window = self.local_window or self.original_length
         if self.local_window > self.original_length:
             raise ValueError(f"--local_window {self.local_window} is above the base's window, {self.original_length}")
-
-    def config_fields(self):
-        return self.options()

@@ -12,7 +12,7 @@ for 64k instead: `--ntk_alpha 57`.
 import math
 from dataclasses import dataclass
 
-from methods import ContextExtension, option, positive
+from methods import ContextExtension, option
 
 
 @dataclass
@@ -20,14 +20,11 @@ class Method(ContextExtension):
     ntk_factor: float | None = option(None, "f of alpha(L) = f L/C - (f - 1) [ceil(trained / original length / 2)]")
     ntk_alpha: float | None = option(None, "one alpha for every length, instead of alpha(L)")
 
-    foreign_rope_type = "dynamic"
     foreign_options = {"factor": "ntk_factor"}
 
     def __post_init__(self):
         half = math.ceil(self.model_max_length / self.original_length / 2)
-        self.ntk_factor = positive("ntk_factor", self.ntk_factor, half)
-        if self.ntk_alpha is not None:
-            self.ntk_alpha = positive("ntk_alpha", self.ntk_alpha)
+        self.ntk_factor = self.ntk_factor or float(half)
 
     def alpha(self, length: int) -> float:
         """alpha for a prompt of `length` tokens, answer included."""

@@ -5,18 +5,17 @@ angle(m, j) = (m / s) * theta^(-2j/d), s = ceil(L_train / C), the same at every 
 
 from dataclasses import dataclass
 
-from methods import ContextExtension, option, positive
+from methods import ContextExtension, option
 
 
 @dataclass
 class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, positions are divided by it [ceil(trained / original length)]")
 
-    foreign_rope_type = "linear"
     foreign_options = {"factor": "scaling_factor"}
 
     def __post_init__(self):
-        self.scaling_factor = positive("scaling_factor", self.scaling_factor, self.ratio)
+        self.scaling_factor = self.scaling_factor or self.ratio
 
     def rope_parameters(self):
         return {"rope_type": "linear", "rope_theta": self.rope_theta, "factor": self.scaling_factor}

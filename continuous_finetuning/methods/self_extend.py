@@ -13,7 +13,7 @@ largest position within 2/3 C, the upper end of the authors' rule (1/2 ... 2/3) 
 import math
 from dataclasses import dataclass
 
-from methods import ContextExtension, check_at_least_one, option
+from methods import ContextExtension, option
 
 
 @dataclass
@@ -30,26 +30,12 @@ class Method(ContextExtension):
 
     def __post_init__(self):
         C, L = self.original_length, self.model_max_length
-        if self.neighbor_window is None:
-            self.neighbor_window = max(1, C // 4)
-        W = self.neighbor_window
+        W = self.neighbor_window = self.neighbor_window or max(1, C // 4)
         if self.group_size is None:
-            self.group_size = 64 if C == 4096 else self.smallest_group()
-        check_at_least_one(self, "neighbor_window", "group_size")
-        if W >= C:
-            raise ValueError(f"--neighbor_window {W} leaves no position for groups; give less than the base's {C}")
+            room = max(1, 2 * C - 3 * W)  # 3 (2/3 C - W), a whole number
+            self.group_size = 64 if C == 4096 else math.ceil(3 * (L - W) / room)
         if L - W > (C - W) * self.group_size:
-            needed = math.ceil((L - W) / (C - W))
             raise ValueError(
-                f"at {L} tokens, positions are beyond the base's {C}; give a --group_size of at least {needed}"
+                f"at {L} tokens, positions are beyond the base's {C} with --group_size {self.group_size} and "
+                f"--neighbor_window {W}; give a larger group or a smaller window"
             )
-
-    def smallest_group(self) -> int:
-        """The smallest G with (L - W) / G + W <= 2/3 C."""
-        positions = 2 * self.original_length - 3 * self.neighbor_window  # 3 (2/3 C - W), a whole number
-        if positions <= 0:
-            raise ValueError(f"--neighbor_window {self.neighbor_window} is above 2/3 of the base's window; give less")
-        return math.ceil(3 * (self.model_max_length - self.neighbor_window) / positions)
-
-    def config_fields(self):
-        return self.options()

@@ -10,7 +10,7 @@ wavelength ratio. s = ceil(L_train / C). Llama-2 at 32k: ramp 20 ... 46, attenti
 
 from dataclasses import dataclass
 
-from methods import ContextExtension, option, positive
+from methods import ContextExtension, option
 
 
 @dataclass
@@ -19,16 +19,11 @@ class Method(ContextExtension):
     beta_fast: float = option(32.0, "angles with more rotations than this inside the original window are kept")
     beta_slow: float = option(1.0, "angles with fewer rotations than this are interpolated in full")
 
-    foreign_rope_type = "yarn"
-    foreign_options = {
-        "factor": "scaling_factor",
-        "beta_fast": "beta_fast",
-        "beta_slow": "beta_slow",
-    }
+    foreign_options = {"factor": "scaling_factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow"}
 
     def __post_init__(self):
-        self.scaling_factor = positive("scaling_factor", self.scaling_factor, self.ratio)
-        if positive("beta_slow", self.beta_slow) >= positive("beta_fast", self.beta_fast):
+        self.scaling_factor = self.scaling_factor or self.ratio
+        if self.beta_slow >= self.beta_fast:
             raise ValueError(f"--beta_slow {self.beta_slow} must be below --beta_fast {self.beta_fast}")
 
     def rope_parameters(self):

@@ -5,87 +5,65 @@ This file travels inside the checkpoint. Suffixes: as in modeling_landmark.py.
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import DynamicLayer
 
 
-class LandmarkLayer(CacheLayerMixin):
-    """The cache of one layer: keys and values [B, H, capacity, d], capacity in whole blocks, 0 where it is not filled.
+class LandmarkLayer(DynamicLayer):
+    """Keys and values of one layer, [B, H, capacity, d]: text and landmarks, in whole blocks, 0 where not filled.
 
     A key is rotated by its place inside its block only; queries are rotated by the distance to the block, so a block
-    can take any slot. `landmarks` [B, H, blocks, d] repeats the landmarks' keys on the model's device.
+    can take any slot.  on_cpu: keep them in CPU memory.  capacity_hint: places to make room for.
     """
 
-    def __init__(self, block: int, on_cpu: bool):
+    is_croppable = False
+
+    def __init__(self, block: int, on_cpu: bool = False, capacity_hint: int = 0):
         super().__init__()
         self.block = block
         self.on_cpu = on_cpu
-        self.length = 0  # tokens of the row
-        self.expected = 0  # tokens to make room for
-
-    def append(self, k_BHnd, v_BHnd):
-        """Adds n tokens of the row (text and landmarks). The memory grows by an eighth, or to `expected` tokens."""
-        start = self.length
-        end = start + k_BHnd.shape[2]
-        first, last = start // self.block, -(-end // self.block)
-        blocks = self.landmarks.shape[2] if self.is_initialized else 0
-        if last > blocks:
-            self._grow(max(last + blocks // 8, -(-self.expected // self.block)), k_BHnd)
-        self.keys[:, :, start:end] = k_BHnd.to(self.keys.device)
-        self.values[:, :, start:end] = v_BHnd.to(self.keys.device)
-        landmarks = self.keys[:, :, self.block - 1 :: self.block][:, :, first:last]
-        self.landmarks[:, :, first : first + landmarks.shape[2]] = landmarks.to(k_BHnd.device)
-        self.length = end
-
-    def _grow(self, blocks: int, like):
-        B, H, _, d = like.shape
-        for name in ("keys", "values", "landmarks"):
-            length = blocks if name == "landmarks" else blocks * self.block
-            device = "cpu" if self.on_cpu and name != "landmarks" else like.device
-            with torch.inference_mode(False):  # a cache begun in inference mode may be continued outside it
-                grown = torch.zeros(B, H, length, d, dtype=like.dtype, device=device)
-            if self.is_initialized:
-                old = getattr(self, name)
-                grown[:, :, : old.shape[2]] = old
-            setattr(self, name, grown)
-        self.is_initialized = True
-
-    def get_seq_length(self) -> int:
-        """Tokens of text, which is what the caller counts."""
-        return self.length - self.length // self.block
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def reorder_cache(self, beam_idx):
-        if self.is_initialized:
-            for name in ("keys", "values", "landmarks"):
-                tensor = getattr(self, name)
-                setattr(self, name, tensor.index_select(0, beam_idx.to(tensor.device)))
-
-    def reset(self):
-        self.__init__(self.block, self.on_cpu)
-
-    def lazy_initialization(self, key_states, value_states):
-        """Nothing to do before the first `append`."""
+        self.capacity_hint = capacity_hint
+        self.length = 0  # filled places
 
     def update(self, key_states, value_states, *args, **kwargs):
-        raise NotImplementedError("a landmark cache is filled by LandmarkAttention")
+        """Appends keys and values, [B, H, n, d] each; returns the whole memory."""
+        start = self.length
+        self.length += key_states.shape[2]
+        self.keys = self.with_room(self.keys, key_states)
+        self.values = self.with_room(self.values, value_states)
+        self.is_initialized = True
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys, self.values
+
+    def with_room(self, memory, states):
+        """The memory, None at first, extended by blocks of zeros if it does not have `length` places."""
+        capacity = 0 if memory is None else memory.shape[2]
+        if self.length <= capacity:
+            return memory
+        blocks = -(-max(self.length, self.capacity_hint) // self.block)
+        B, H, _, d = states.shape
+        device = "cpu" if self.on_cpu else states.device
+        room = states.new_zeros(B, H, blocks * self.block - capacity, d, device=device)
+        return room if memory is None else torch.cat([memory, room], 2)
+
+    def get_seq_length(self) -> int:
+        """Tokens of text, which is what callers count."""
+        return self.length - self.length // self.block
+
+    def reset(self):
+        super().reset()
+        self.length = 0
 
 
-def landmark_cache(cache, config):
-    """A cache of landmark layers: `cache` with its empty layers replaced, or a new one for None."""
+def with_landmark_layers(cache, config):
+    """`cache`, a new one for None, with its empty layers replaced by landmark layers."""
     cache = DynamicCache() if cache is None else cache
-    if not (cache.layers and isinstance(cache.layers[0], LandmarkLayer)):
-        if cache.get_seq_length():
-            raise ValueError("this cache was filled by another model; start landmark attention with an empty one")
-        on_cpu = config.cache_on_cpu or getattr(cache, "offloading", False)
-        expected = max((getattr(layer, "capacity_hint", 0) for layer in cache.layers), default=0)
-        cache.layers = [LandmarkLayer(config.block, on_cpu) for _ in range(config.num_hidden_layers)]
-        for layer in cache.layers:
-            layer.expected = expected
+    first = cache.layers[0] if cache.layers else None
+    if not isinstance(first, LandmarkLayer):
+        # an evaluation sets these two
+        on_cpu = getattr(first, "on_cpu", False)
+        capacity_hint = getattr(first, "capacity_hint", 0)
+        cache.layers = [LandmarkLayer(config.block, on_cpu, capacity_hint) for _ in range(config.num_hidden_layers)]
     return cache
 
 
@@ -99,28 +77,28 @@ def take_blocks(x_BHSd, index_BHq, block: int):
 
 
 class Piece:
-    """The tokens `start` ... `start + n - 1` of the row, whose local section begins at `local`, a multiple of b."""
+    """The places `start` ... `start + n - 1` of the row, whose local section begins at `local`, a multiple of b."""
 
     def __init__(self, b, start, n, local, device):
         self.b = b
-        self.first_block = local // b
+        self.local = local
         place_n = torch.arange(start, start + n, device=device)
         self.place_in_block = place_n % b
         self.query_B11n = (place_n - local).view(1, 1, 1, n)
-        self.earlier_B1 = torch.full((1, 1), self.first_block, device=device)
+        self.earlier_B1 = torch.full((1, 1), local // b, device=device)
 
     def update(self, layer: LandmarkLayer, k_BHnd, v_BHnd):
         """Adds keys and values to the cache; returns those of the local section, [B, H, G, b, d] each."""
-        layer.append(k_BHnd, v_BHnd)
+        keys, values = layer.update(k_BHnd, v_BHnd)
         last_block = -(-layer.length // self.b)
-        blocks = slice(self.first_block * self.b, last_block * self.b)
-        keys_Gb = layer.keys[:, :, blocks].unflatten(2, (-1, self.b))
-        values_Gb = layer.values[:, :, blocks].unflatten(2, (-1, self.b))
+        section = slice(self.local, last_block * self.b)
+        keys_Gb = keys[:, :, section].unflatten(2, (-1, self.b))
+        values_Gb = values[:, :, section].unflatten(2, (-1, self.b))
         return keys_Gb.to(k_BHnd.device), values_Gb.to(k_BHnd.device)
 
     def landmarks(self, layer: LandmarkLayer):
         """Keys of the landmarks of the blocks before the local section, [B, H, G, d]."""
-        return layer.landmarks[:, :, : self.first_block]
+        return layer.keys[:, :, self.b - 1 : self.local : self.b].to(self.query_B11n.device)
 
 
 class Step:

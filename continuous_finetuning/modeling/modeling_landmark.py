@@ -31,15 +31,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaAttention, rotate_half
 
-from .landmark_cache import Piece, Step, landmark_cache, take_blocks
+from .landmark_cache import Piece, Step, take_blocks, with_landmark_layers
 
 PIECE = 256  # tokens computed together; limits the memory of the retrieved keys and changes no result
 
 
 class LandmarkConfig(LlamaConfig):
     """landmark_id: the landmark's token id; None appends one to the vocabulary.  mem_freq: text tokens per block.
-    cache_top_k: blocks retrieved.  train_context_length: text tokens of a training row.
-    cache_on_cpu: keep the cache in CPU memory (same values, slower on a GPU)."""
+    cache_top_k: blocks retrieved.  train_context_length: text tokens of a training row."""
 
     model_type = "llama_landmark"
     decodes_in_graphs = True  # a step over a cache of fixed size has fixed shapes (see `Step`)
@@ -48,7 +47,6 @@ class LandmarkConfig(LlamaConfig):
     mem_freq: int = 63
     cache_top_k: int = 5
     train_context_length: int = 512
-    cache_on_cpu: bool = False
 
     def __post_init__(self, **kwargs):
         if self.landmark_id is None:
@@ -130,7 +128,7 @@ class LandmarkAttention(LlamaAttention):
         scores_BHRnm = rotate(q_BHRnd, query_B11n, rope) @ keys_BHmd[:, :, None].mT
         scores_Gb = scores_BHRnm.unflatten(-1, (G, b))
         key_Gb = torch.arange(G * b, device=device).view(G, b)
-        visible_Gb = key_Gb <= query_B11n[..., None, None]
+        visible_Gb = (key_Gb <= query_B11n[..., None, None]).expand_as(scores_Gb)
         own_G = key_Gb[:, 0] == (query_B11n - query_B11n % b)[..., None]
         k = 0
         if retrieved is not None:
@@ -139,7 +137,7 @@ class LandmarkAttention(LlamaAttention):
             scores_kb = (keys_BHRnkbd @ q_BHRnkd[..., None]).squeeze(-1)
             visible_kb = exists_BHRnk[..., None].expand_as(scores_kb)
             scores_Gb = torch.cat([scores_kb, scores_Gb], dim=-2)
-            visible_Gb = torch.cat([visible_kb, visible_Gb.expand(*scores_BHRnm.shape[:4], -1, -1)], dim=-2)
+            visible_Gb = torch.cat([visible_kb, visible_Gb], dim=-2)
             own_G = F.pad(own_G, (k, 0))
 
         weights_Gb = grouped_softmax(scores_Gb, visible_Gb, own_G).to(values_Gb.dtype)
@@ -189,47 +187,31 @@ class LandmarkModel(LlamaModel):
 
     def __init__(self, config):
         super().__init__(config)
-        if config.chunk_length < config.block:
-            raise ValueError(
-                f"cache_top_k {config.cache_top_k} and mem_freq {config.mem_freq} leave no room for a local section in "
-                f"the training length of {config.train_context_length} tokens; lower one of them"
-            )
         for i, layer in enumerate(self.layers):
             layer.self_attn = LandmarkAttention(config, i)
             layer.self_attn.scaling *= self.rotary_emb.attention_scaling**2  # some ropes scale cos and sin
         self.post_init()
 
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, **kwargs):
-        """input_ids: [B, n], text, all rows of one length.
+    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, **kwargs):
+        """input_ids: [B, n], text, all rows of one length without padding; positions follow from the row.
 
         In eval mode, last_hidden_state [B, n, D] is that of the text tokens and past_key_values continues from call to
         call. In training mode it is that of the row, [B, n + (n - 1) // mem_freq, D]: text and landmarks. A 4-D
         attention_mask comes with a cache of a fixed size, to which each row adds one token, the text's token number
-        `position_ids`, [B, 1]; otherwise positions follow from the row and position_ids are ignored. Raises ValueError
-        for padding, for inputs_embeds, and for a training row longer than the training length.
+        `position_ids`, [B, 1]. Raises ValueError for padding.
         """
-        if input_ids is None or kwargs.get("inputs_embeds") is not None:
-            raise ValueError("landmark attention needs input_ids: it inserts its landmarks among them")
         if attention_mask is not None and attention_mask.ndim == 4 and input_ids.shape[1] == 1:
             hidden = self.step(input_ids, position_ids, past_key_values)
             return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
         if attention_mask is not None and not (attention_mask.ndim == 2 and bool(attention_mask.all())):
-            raise ValueError("landmark attention takes rows of equal length without padding; give them one by one")
+            raise ValueError("this attention takes rows of equal length without padding; give them one by one")
         if self.training:
-            length = self.config.train_context_length
-            if input_ids.shape[1] > length:
-                raise ValueError(
-                    f"a training row has {input_ids.shape[1]} tokens, but landmark attention trains on rows of {length}"
-                )
             row_Bn, _ = insert(input_ids, self.config.landmark_id, self.config.mem_freq)
             piece = Piece(self.config.block, 0, row_Bn.shape[1], 0, row_Bn.device)
             hidden = self.run(row_Bn, self.rope(row_Bn.shape[1]), piece)
             return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
-        cache = landmark_cache(past_key_values, self.config)
-        hidden = self.read(input_ids, cache)
-        use_cache = kwargs.get("use_cache")
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache if use_cache else None)
+        cache = with_landmark_layers(past_key_values, self.config)
+        return BaseModelOutputWithPast(last_hidden_state=self.read(input_ids, cache), past_key_values=cache)
 
     def read(self, input_ids, cache):
         """Hidden states [B, n, D] of the text tokens that continue the cached text."""
@@ -241,7 +223,7 @@ class LandmarkModel(LlamaModel):
         section = b if n == 1 and seen else self.config.chunk_length
         rope = self.rope(self.longest_distance)
         for layer in cache.layers:
-            layer.expected = max(layer.expected, end)
+            layer.capacity_hint = max(layer.capacity_hint, end)
         hidden = []
         place = start
         while place < end:
@@ -310,33 +292,20 @@ class LandmarkHead(nn.Linear):
 
 
 class LandmarkForCausalLM(LlamaForCausalLM):
+    """In training mode, logits are those of the row with its landmarks: compare them with `row_labels`."""
+
     config_class = LandmarkConfig
     accepts_loss_kwargs = False  # Trainer counts the text's tokens; the loss is a mean over the row's
 
     def __init__(self, config):
-        super(LlamaForCausalLM, self).__init__(config)
+        super().__init__(config)
         self.model = LandmarkModel(config)
-        self.vocab_size = config.vocab_size
         self.lm_head = LandmarkHead(config)
         self.post_init()
 
     def row_labels(self, labels):
         """labels of the text, [B, n], to those of the training row with its landmarks."""
         return insert(labels, self.config.landmark_id, self.config.mem_freq)[0]
-
-    def forward(self, input_ids=None, attention_mask=None, past_key_values=None, labels=None, **kwargs):
-        """As of any causal LM. In training mode, labels are needed and logits are the row's, landmarks included."""
-        if self.training:
-            if labels is None:
-                raise ValueError("landmark attention needs labels in training mode; call eval() to use the model")
-            labels = self.row_labels(labels)
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            labels=labels,
-            **kwargs,
-        )
 
 
 AUTO_MAP = {"AutoConfig": LandmarkConfig, "AutoModel": LandmarkModel, "AutoModelForCausalLM": LandmarkForCausalLM}

@@ -5,16 +5,12 @@ Query i sees, in one softmax,
     keys k < global_tokens with i - k >= local_window          all at the distance local_window;
 and no other key (the paper's Lambda-shaped mask and its distance ceiling). No training, no new weights. All keys stay
 in the cache.
-
-This file and modeling_near_far.py travel inside the checkpoint.
 """
 
 from .modeling_near_far import NearFarConfig, NearFarForCausalLM, NearFarModel
 
 
 class LMInfiniteConfig(NearFarConfig):
-    """local_window: keys seen at their own distance, tokens.  global_tokens: first tokens, which every query sees."""
-
     model_type = "lm_infinite"
     local_window: int = 4096
     global_tokens: int = 10

@@ -4,16 +4,12 @@ With W = neighbor_window and G = group_size, query i sees every key k <= i, in o
     i - k                                        if i - k < W;
     floor(i / G) - floor(k / G) + W - W / G      otherwise (W / G may be a fraction).
 No training, no new weights. A text of L tokens needs positions up to (L - W) / G + W.
-
-This file and modeling_near_far.py travel inside the checkpoint.
 """
 
 from .modeling_near_far import NearFarConfig, NearFarForCausalLM, NearFarModel
 
 
 class SelfExtendConfig(NearFarConfig):
-    """group_size, neighbor_window: G and W of the definition above, the latter in tokens."""
-
     model_type = "self_extend"
     group_size: int = 64
     neighbor_window: int = 1024

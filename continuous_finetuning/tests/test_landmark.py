@@ -1,12 +1,14 @@
 """Landmark attention against its definition: one query at a time in float64, absolute positions, explicit groups."""
 
+import copy
 import json
 
 import pytest
 import torch
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 import checkpoint_writer
+import memory
 import methods
 from modeling.landmark_cache import LandmarkLayer, Piece
 from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM, insert
@@ -96,12 +98,11 @@ def attend(q_d, keys_nd, values_nd, p, local, model):
 
 
 def reference(model, ids, prompt=None, train=False):
-    """Logits, float64, of one text, ids [n]: of each text token, or with `train` of each token of the row.
+    """Logits of one text, ids [n], by a model in float64: of each text token, or with `train` of each token of the row.
 
     The first `prompt` tokens (all of them by default) come in calls of several, the others one by one.
     """
-    config, state = model.config, {name: p.double() for name, p in model.named_parameters()}
-    state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+    config = model.config
     f, b, d, H = config.mem_freq, config.mem_freq + 1, config.head_dim, config.num_attention_heads
     chunk = config.train_context_length // b * b - (config.cache_top_k + 1) * b
     row, where, local = [], [], []
@@ -113,34 +114,43 @@ def reference(model, ids, prompt=None, train=False):
             row.append(extra)
         where.append(len(row) - 1)
 
-    def norm(x, name):
-        return x / (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).sqrt() * state[name + ".weight"]
+    def norm(module, x):  # the module's own computes in float32
+        return x / (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).sqrt() * module.weight
 
-    def linear(x, name):
-        y = x @ state[name + ".weight"].T
-        return y + state[name + ".bias"] if name + ".bias" in state else y
-
-    x = state["model.embed_tokens.weight"][row]
-    for i in range(config.num_hidden_layers):
-        layer = f"model.layers.{i}."
-        y = norm(x, layer + "input_layernorm")
-        q, k, v = (linear(y, f"{layer}self_attn.{name}_proj").view(len(row), -1, d) for name in "qkv")
+    x = model.model.embed_tokens.weight[row]
+    for layer in model.model.layers:
+        attention, y = layer.self_attn, norm(layer.input_layernorm, x)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q, k, v = (projection(y).view(len(row), -1, d) for projection in projections)
         share = H // k.shape[1]
         heads = [
             torch.cat([attend(q[p, h], k[:, h // share], v[:, h // share], p, local[p], model) for h in range(H)])
             for p in range(len(row))
         ]
-        x = x + linear(torch.stack(heads), layer + "self_attn.o_proj")
-        y = norm(x, layer + "post_attention_layernorm")
-        gate = torch.nn.functional.silu(linear(y, layer + "mlp.gate_proj"))
-        x = x + linear(gate * linear(y, layer + "mlp.up_proj"), layer + "mlp.down_proj")
-    return linear(norm(x if train else x[where], "model.norm"), "lm_head"), row
+        x = x + attention.o_proj(torch.stack(heads))
+        x = x + layer.mlp(norm(layer.post_attention_layernorm, x))
+    return model.lm_head(norm(model.model.norm, x if train else x[where])), row
 
 
-def close(logits, expected, **kwargs):
+def exact(model):
+    return copy.deepcopy(model).double()
+
+
+def close(logits, expected):
     """Without the landmark's column, which must be -inf."""
     assert torch.isneginf(logits[..., -1]).all()
-    torch.testing.assert_close(logits[..., :-1].double(), expected[..., :-1], rtol=0, atol=1e-4, **kwargs)
+    torch.testing.assert_close(logits[..., :-1].double(), expected[..., :-1].double(), rtol=0, atol=1e-4)
+
+
+def in_pieces(model, ids, sizes, cache=None):
+    """The logits of calls with so many tokens each, and the cache."""
+    logits = []
+    for piece in ids.split(sizes, dim=1):
+        output = model(piece, past_key_values=cache)
+        cache = output.past_key_values
+        logits.append(output.logits)
+    assert cache.get_seq_length() == sum(sizes)
+    return torch.cat(logits, dim=1), cache
 
 
 # ---- training ----
@@ -159,25 +169,24 @@ def test_insert():
 
 @pytest.mark.parametrize("base", BASES)
 def test_training_loss_and_gradients(base):
-    """With gradient checkpointing, which changes nothing, for one of the bases."""
+    """By the loss of fine-tune.py; for one of the bases with gradient checkpointing, which changes nothing."""
     model = landmark_model(**BASES[base]).train()
     if base == "grouped-query":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     ids = text(27, batch=2)  # nine blocks, the last one exact
-    parameters = dict(model.named_parameters())
-    losses = []
-    for one in ids:
-        logits, row = reference(model, one, train=True)
+    double, losses = exact(model), []
+    for row_ids in ids:
+        logits, row = reference(double, row_ids, train=True)
         assert len(row) == 35 and row.count(50) == 8
         losses.append(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(row[1:])))
     expected = torch.stack(losses).mean()
-    gradients = torch.autograd.grad(expected, list(parameters.values()))
+    gradients = torch.autograd.grad(expected, list(double.parameters()))
 
-    output = model(input_ids=ids, labels=ids)
-    assert output.logits.shape == (2, 35, 51) and torch.isfinite(output.logits).all()
-    torch.testing.assert_close(output.loss.double(), expected, rtol=1e-5, atol=0)
-    output.loss.backward()
-    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+    memory.use_tiled_loss(model)
+    loss = model(input_ids=ids, labels=ids).loss
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    loss.backward()
+    for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
         difference = (parameter.grad - gradient).norm() / gradient.norm()
         assert difference < 1e-4 or gradient.norm() < 1e-6, name  # a key's bias has no gradient before the first rope
 
@@ -192,24 +201,19 @@ def test_prompt_in_one_go(base, n):
     model = landmark_model(seed=n, **BASES[base])
     ids = text(n, batch=2, seed=n)
     logits = model(ids).logits
-    close(logits[1], reference(model, ids[1])[0])
-    torch.testing.assert_close(model(ids[:1]).logits, logits[:1])
+    close(logits[1], reference(exact(model), ids[1])[0])
+    close(model(ids[:1]).logits, logits[:1])
 
 
 @torch.no_grad()
-def test_prompt_in_pieces():
-    """Pieces of two tokens and more, cut anywhere: the values of one go."""
+@pytest.mark.parametrize("sizes", [[2] * 60, [47, 2, 71], [3, 7, 11, 13, 86]])
+def test_prompt_in_pieces(sizes):
+    """Pieces of two tokens and more, cut anywhere: the values of one go, also with a cache in use before."""
     model = landmark_model(num_key_value_heads=2)
     ids = text(120, batch=2)
-    whole = model(ids).logits
-    for sizes in ([2] * 60, [47, 2, 71], [3, 7, 11, 13, 86]):
-        cache, pieces = None, []
-        for piece in ids.split(sizes, dim=1):
-            output = model(piece, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            pieces.append(output.logits)
-            assert cache.get_seq_length() == sum(x.shape[1] for x in pieces)
-        torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=0, atol=1e-4)
+    expected, cache = in_pieces(model, ids, [120])
+    cache.reset()
+    close(in_pieces(model, ids, sizes, cache)[0], expected)
 
 
 @torch.no_grad()
@@ -218,12 +222,8 @@ def test_token_by_token(prompt):
     """Single tokens: the local section is the own block, every full block can be retrieved."""
     model = landmark_model(num_key_value_heads=2, seed=1)
     ids = text(90, seed=1)
-    output = model(ids[:, :prompt], use_cache=True)
-    logits = [output.logits]
-    for token in ids[:, prompt:].split(1, dim=1):
-        output = model(token, past_key_values=output.past_key_values, use_cache=True)
-        logits.append(output.logits)
-    close(torch.cat(logits, dim=1)[0], reference(model, ids[0], prompt=prompt)[0])
+    logits, _ = in_pieces(model, ids, [prompt] + [1] * (90 - prompt))
+    close(logits[0], reference(exact(model), ids[0], prompt=prompt)[0])
 
 
 @torch.no_grad()
@@ -233,45 +233,24 @@ def test_generate():
     model.generation_config.eos_token_id = None
     model.lm_head.weight[50] *= 100
     ids = text(50, batch=2, seed=3)
-    mask = torch.ones_like(ids)
-    out = model.generate(ids, attention_mask=mask, max_new_tokens=40, do_sample=False, pad_token_id=0)
+    options = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 50}
+    out = model.generate(ids, **options)
     assert out.shape == (2, 90) and out.max() < 50
-    for one in out:
-        logits, _ = reference(model, one, prompt=50)
-        assert torch.equal(logits[49:-1, :-1].argmax(-1), one[50:])
-    one = {"inputs": ids[:1], "attention_mask": mask[:1], "do_sample": False, "pad_token_id": 0}
-    assert torch.equal(model.generate(**one, max_new_tokens=40, prefill_chunk_size=16), out[:1])
-
-
-@torch.no_grad()
-def test_cache():
-    """In CPU memory, begun in inference mode, grown in steps, re-used after reset: the same values."""
-    ids = text(100)
-    expected = landmark_model()(ids).logits
-    model = landmark_model(cache_on_cpu=True)
-    output = model(ids, use_cache=True)
-    assert torch.equal(output.logits, expected)
-    layer = output.past_key_values.layers[0]
-    assert layer.keys.shape == (1, 4, 136, 8) and layer.keys.device.type == "cpu"  # 133 tokens, no more
-    cache = output.past_key_values
-    cache.reset()
-    assert cache.get_seq_length() == 0
-    with torch.inference_mode():
-        pieces = [model(ids[:, :49], past_key_values=cache, use_cache=True).logits]
-    for piece in ids[:, 49:].split([2, 10, 39], dim=1):  # the first fits into the blocks there are
-        pieces.append(model(piece, past_key_values=cache, use_cache=True).logits)
-    torch.testing.assert_close(torch.cat(pieces, dim=1), expected, rtol=0, atol=1e-4)
+    for text_ids in out:
+        logits, _ = reference(exact(model), text_ids, prompt=50)
+        assert torch.equal(logits[49:-1, :-1].argmax(-1), text_ids[50:])
+    assert torch.equal(model.generate(ids[:1], **options, prefill_chunk_size=16), out[:1])
 
 
 def test_older_landmarks_of_the_first_layer_tie():
     """There all landmarks are one vector; whatever the rounding says, the latest blocks are taken."""
     model = landmark_model()
-    attention, past = model.model.layers[0].self_attn, LandmarkLayer(F + 1, False)
+    attention, layer = model.model.layers[0].self_attn, LandmarkLayer(F + 1)
     key = torch.randn(1, 4, 1, 8)
-    past.append(key.expand(1, 4, 48, 8) + torch.arange(48)[:, None] * 1e-6, torch.arange(48.0).expand(1, 4, 8, 48).mT)
-    q = torch.randn(1, 4, 1, 5, 8)
+    layer.update(key.expand(1, 4, 48, 8) + torch.arange(48)[:, None] * 1e-6, torch.arange(48.0).expand(1, 4, 8, 48).mT)
     piece = Piece(F + 1, 48, 5, 48, "cpu")
-    _, _, values, _ = attention.retrieve(q, piece, past, piece.landmarks(past), model.model.rope(64))
+    q = torch.randn(1, 4, 1, 5, 8)
+    _, _, values, _ = attention.retrieve(q, piece, layer, piece.landmarks(layer), model.model.rope(64))
     blocks = values[..., 0, 0] // (F + 1)
     assert (blocks[..., 1] > blocks[..., 0]).all() and (blocks >= 12 - 2 * K).all()
 
@@ -282,44 +261,19 @@ def test_bfloat16():
     model = landmark_model(cache_top_k=8, train_context_length=56, initializer_range=0.1)
     ids = text(36)
     expected = model(ids).logits[..., :-1]
-    output = model(ids, labels=ids)
-    assert output.loss.item() == pytest.approx(torch.nn.functional.cross_entropy(expected[0, :-1], ids[0, 1:]).item())
-    model.bfloat16()
-    ours = model(ids).logits[..., :-1].float()
-    assert (ours - expected).norm() / expected.norm() < 0.03
+    logits = model.bfloat16()(ids).logits[..., :-1].float()
+    assert (logits - expected).norm() / expected.norm() < 0.03
     assert torch.isfinite(model(text(700), labels=text(700)).loss)
-
-
-def test_refusals():
-    model, ids = landmark_model(), text(20)
-    mask = torch.ones_like(ids)
-    mask[0, 0] = 0
-    with pytest.raises(ValueError, match="without padding"):
-        model(ids, attention_mask=mask)
-    foreign = DynamicCache()
-    foreign.update(torch.zeros(1, 4, 3, 8), torch.zeros(1, 4, 3, 8), 0)
-    with pytest.raises(ValueError, match="filled by another model"):
-        model(ids, past_key_values=foreign)
-    model.train()
-    with pytest.raises(ValueError, match="needs labels"):
-        model(ids)
-    with pytest.raises(ValueError, match="a training row has 40 tokens, .* rows of 32"):
-        model(text(40), labels=text(40))
-    with pytest.raises(ValueError, match="no room for a local section"):
-        landmark_model(cache_top_k=7)
 
 
 # ---- the method ----
 
 
-def test_config_adds_one_row_or_takes_one():
-    config = LandmarkConfig(vocab_size=100)
-    assert (config.vocab_size, config.landmark_id) == (101, 100)
-    again = LandmarkConfig.from_dict(json.loads(config.to_json_string()))
-    assert (again.vocab_size, again.landmark_id) == (101, 100)
-    adopted = LandmarkConfig(vocab_size=32002, landmark_id=32001)
-    again = LandmarkConfig.from_dict(json.loads(adopted.to_json_string()))
-    assert (again.vocab_size, again.landmark_id, again.chunk_length) == (32002, 32001, 128)  # as LCEG's released one
+@pytest.mark.parametrize("given, ids", [({"vocab_size": 100}, (101, 100)), ({"landmark_id": 31999}, (32000, 31999))])
+def test_config_adds_one_row_or_takes_one(given, ids):
+    new = LandmarkConfig(**given)
+    for config in (new, LandmarkConfig.from_dict(json.loads(new.to_json_string()))):
+        assert (config.vocab_size, config.landmark_id, config.chunk_length) == (*ids, 128)
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}])

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, StaticCache
 from transformers.models.llama.modeling_llama import ROPE_INIT_FUNCTIONS
 
 import methods
@@ -83,11 +83,9 @@ def dense_logits(base, ids_L, distance_LL, seen_LL):
     return model.lm_head(model.model.norm(x_LD))
 
 
-def extend(base, name, output, length=L, **options):
+def extend(base, name, output, length=L, *more):
     command = ["extend.py", "--model_name_or_path", base, "--method_name", name, "--model_max_length", length]
-    for option, value in options.items():
-        command += [f"--{option}", value]
-    run_here(*command, "--output_dir", output)
+    run_here(*command, "--output_dir", output, *more)
     return output
 
 
@@ -95,42 +93,38 @@ def load(folder, dtype=torch.float32):
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=dtype).eval()
 
 
-def near_far(model):
-    """The module modeling_near_far of a loaded checkpoint."""
-    return sys.modules[type(model).__base__.__module__]
+def tokens(length, batch=1):
+    return torch.randint(2, 250, (batch, length), generator=torch.Generator().manual_seed(0))
 
 
-def tokens(length, batch=1, seed=0):
-    return torch.randint(2, 250, (batch, length), generator=torch.Generator().manual_seed(seed))
-
-
-def close(ours, expected, atol=2e-3):
+def close(ours, expected, atol=1e-3):
     """Logits agree; atol is far below any error of a position or a mask, which moves them by more than 0.1."""
     difference = (ours.double() - expected.double()).abs().max()
     assert difference < atol, difference
 
 
 # no group size divides its window here, except where that is 1: a whole-number shift would differ
-CASES = [
-    ("lm_infinite", "grouped", 203, {"local_window": 64, "global_tokens": 10}),
-    ("lm_infinite", "tied", 131, {"local_window": 17, "global_tokens": 5}),
-    ("lm_infinite", "llama3", 37, {"local_window": 1, "global_tokens": 1}),
-    ("lm_infinite", "yarn", 159, {"local_window": 40, "global_tokens": 50}),
-    ("self_extend", "grouped", 203, {"group_size": 10, "neighbor_window": 16}),
-    ("self_extend", "tied", 231, {"group_size": 7, "neighbor_window": 30}),
-    ("self_extend", "llama3", 131, {"group_size": 5, "neighbor_window": 1}),
-    ("self_extend", "yarn", 209, {"group_size": 64, "neighbor_window": 13}),
-]
-
-
-@pytest.mark.parametrize("name, kind, length, options", CASES)
+@pytest.mark.parametrize(
+    "name, kind, length, options",
+    [
+        ("lm_infinite", "grouped", 203, {"local_window": 64, "global_tokens": 10}),
+        ("lm_infinite", "tied", 131, {"local_window": 17, "global_tokens": 5}),
+        ("lm_infinite", "llama3", 37, {"local_window": 1, "global_tokens": 1}),
+        ("lm_infinite", "yarn", 159, {"local_window": 40, "global_tokens": 50}),
+        ("self_extend", "grouped", 203, {"group_size": 10, "neighbor_window": 16}),
+        ("self_extend", "tied", 231, {"group_size": 7, "neighbor_window": 30}),
+        ("self_extend", "llama3", 131, {"group_size": 5, "neighbor_window": 1}),
+        ("self_extend", "yarn", 209, {"group_size": 64, "neighbor_window": 13}),
+    ],
+)
 def test_definition(tmp_path, name, kind, length, options):
     base = save_base(tmp_path / "base", **BASES[kind])
-    model = load(extend(base, name, tmp_path / "out", **options), torch.float64)
+    flags = [word for option, value in options.items() for word in (f"--{option}", value)]
+    model = load(extend(base, name, tmp_path / "out", L, *flags), torch.float64)
     ids, define = tokens(length), DEFINITIONS[name]
     expected = dense_logits(base, ids[0], *define(length, **options))
     with torch.no_grad():
-        close(model(ids).logits[0], expected)
+        close(model(ids).logits[0], expected, 2e-3)
     for option, change in zip(options, (1, -1), strict=True):  # the check can fail
         other = dense_logits(base, ids[0], *define(length, **options | {option: options[option] + change}))
         assert options[option] + change == 0 or (other - expected).abs().max() > 0.1
@@ -155,90 +149,50 @@ def test_blocks_of_any_size_agree(model, monkeypatch):
     ids = tokens(200)
     expected = model(ids).logits
     for size in (1, 7, 63):
-        monkeypatch.setattr(near_far(model), "BLOCK", size)
-        close(model(ids).logits, expected, 1e-3)
+        monkeypatch.setattr(sys.modules[type(model).__base__.__module__], "BLOCK", size)
+        close(model(ids).logits, expected)
 
 
 @torch.no_grad()
-def test_within_the_window_it_is_the_base(folder, base):
+@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-3), (torch.bfloat16, 0.5)])
+def test_within_the_window_it_is_the_base(folder, base, dtype, atol):
     ids = tokens(C // 4, batch=2)
-    for dtype in (torch.float32, torch.bfloat16):
-        plain = LlamaForCausalLM.from_pretrained(base, dtype=dtype)
-        close(load(folder, dtype)(ids).logits, plain(ids).logits, 1e-3 if dtype == torch.float32 else 0.5)
+    close(load(folder, dtype)(ids).logits, LlamaForCausalLM.from_pretrained(base, dtype=dtype)(ids).logits, atol)
     assert (folder / "model.safetensors").samefile(base / "model.safetensors")
 
 
 @torch.no_grad()
-def test_pieces_and_decoding_equal_one_forward(model):
+@pytest.mark.parametrize("sizes", [[2 * C], [1, 2, 70, 40], [C] * 2, []])
+def test_pieces_and_decoding_equal_one_forward(model, sizes):
     ids = tokens(2 * C + 5, batch=2)
     expected = model(ids, use_cache=False).logits
-    for sizes in ([2 * C], [1, 2, 70, 40], [C] * 2, []):
-        logits, cache, at = [], None, 0
-        for size in [*sizes, *[1] * (ids.shape[1] - sum(sizes))]:
-            output = model(ids[:, at : at + size], past_key_values=cache, use_cache=True)
-            cache, at = output.past_key_values, at + size
-            logits.append(output.logits)
-        close(torch.cat(logits, 1), expected, 1e-3)
+    logits, cache = [], None
+    for piece in ids.split([*sizes, *[1] * (ids.shape[1] - sum(sizes))], dim=1):
+        output = model(piece, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        logits.append(output.logits)
+    close(torch.cat(logits, 1), expected)
 
 
 @torch.no_grad()
-def test_generation_and_padding(monkeypatch, model):
-    """generate() past the window equals the argmax of a forward without cache; padded rows give what each gives alone.
-
-    No query, padding included, is left without a key: some kernels answer that with NaN, which would spread.
-    """
+def test_generation(model):
+    """generate() past the window equals the argmax of a forward without cache."""
     prompt = ids = tokens(C - 6, batch=2)
     for _ in range(20):
         ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
     options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    assert torch.equal(model.generate(prompt, **options), ids)
-
-    module = near_far(model)
-    kernel = module.scaled_dot_product_attention
-
-    def guarded(q, k, v, visible, **kwargs):
-        assert visible.any(-1).all()
-        return kernel(q, k, v, visible, **kwargs)
-
-    monkeypatch.setattr(module, "scaled_dot_product_attention", guarded)
-    lengths, longest = (61, 150, 97), 150
-    rows = [tokens(length, seed=length) for length in lengths]
-    left, right, mask = torch.zeros(3, 3, longest).long()
-    for row, ids, n in zip(range(3), rows, lengths, strict=True):
-        left[row, longest - n :], right[row, :n], mask[row, longest - n :] = ids[0], ids[0], 1
-    to_left, to_right = model(left, attention_mask=mask).logits, model(right, attention_mask=mask.flip(1)).logits
-    assert to_left.isfinite().all() and to_right.isfinite().all()
-    made = model.generate(left, attention_mask=mask, **options)
-    for row, ids, n in zip(range(3), rows, lengths, strict=True):
-        alone = model(ids).logits[0]
-        close(to_left[row, longest - n :], alone, 1e-3)
-        close(to_right[row, :n], alone, 1e-3)
-        assert torch.equal(made[row, longest:], model.generate(ids, **options)[0, n:])
+    assert torch.equal(model.generate(prompt, attention_mask=torch.ones_like(prompt), **options), ids)
 
 
 @torch.no_grad()
 def test_sixteen_times_the_original_length(folder, model):
     """Hidden states as eval_perplexity asks for them; the loss is finite, and bfloat16 chooses the same tokens."""
     ids, logits = tokens(16 * C + 1), []
-    for one in (model, load(folder, torch.bfloat16)):
-        hidden = one.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-        logits.append(one.get_output_embeddings()(hidden)[0].float())
+    for model_of_dtype in (model, load(folder, torch.bfloat16)):
+        hidden = model_of_dtype.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+        logits.append(model_of_dtype.get_output_embeddings()(hidden)[0].float())
         assert torch.nn.functional.cross_entropy(logits[-1], ids[0, 1:]).isfinite()
     assert (logits[0].argmax(-1) == logits[1].argmax(-1)).float().mean() > 0.8
-
-
-def test_what_it_cannot_do(model):
-    ids, mask = tokens(20), torch.ones(1, 20).long()
-    mask[0, 5] = 0
-    for message, inputs in {
-        "gap": {"attention_mask": mask},
-        "attention_mask must be": {"attention_mask": torch.ones(1, 1, 20, 20)},
-        "position_ids must": {"position_ids": torch.arange(20)[None] % 10},
-        "not a StaticCache": {"past_key_values": StaticCache(config=model.config, max_cache_len=64)},
-    }.items():
-        with pytest.raises(ValueError, match=message):
-            model(ids, **inputs)
-    model(ids, position_ids=torch.arange(20)[None], past_key_values=DynamicCache(config=model.config))
 
 
 FRESH = """
@@ -261,16 +215,21 @@ for folder, (logits, text) in checkpoints.items():
 
 
 @torch.no_grad()
-def test_fresh_process(base, tmp_path):
+def test_fresh_process_and_padding(base, tmp_path):
     """A new process in an empty folder, with the repository out of its path, opens each checkpoint and agrees."""
     ids, checkpoints = tokens(200), {}
+    mask = torch.ones_like(ids)
+    mask[0, 5] = 0
     for name in tiny.OWN_CODE:
-        flags = dict(zip(*[iter(tiny.EXTEND[name])] * 2, strict=True))
-        options = {flag.removeprefix("--"): value for flag, value in flags.items()}
-        folder = extend(base, name, tmp_path / name, C if name == "landmark" else L, **options)
+        folder = extend(base, name, tmp_path / name, C if name == "landmark" else L, *tiny.EXTEND[name])
         model = load(folder)
         text = model.generate(ids, max_new_tokens=20, pad_token_id=1, eos_token_id=None)
         checkpoints[str(folder)] = (model(ids).logits, text)
+        with pytest.raises(ValueError, match="without padding"):
+            model(ids, attention_mask=mask)
+        if name != "landmark":
+            with pytest.raises(ValueError, match="not a StaticCache"):
+                model(ids, past_key_values=StaticCache(config=model.config, max_cache_len=64))
     (tmp_path / "empty").mkdir()
     torch.save([ids, checkpoints], tmp_path / "expected.pt")
     tiny.run(sys.executable, "-I", "-c", FRESH, tmp_path / "expected.pt", cwd=tmp_path / "empty")
@@ -294,8 +253,7 @@ def test_defaults(window, length, G, W):
     assert (length - W) / G + W <= 2 / 3 * window + 1e-9
     if window != 4096:
         assert (length - W) / (G - 1) + W > 2 / 3 * window  # no smaller group would do
-    method = build("lm_infinite", window, length)
-    assert method.options() == method.config_fields() == {"local_window": window, "global_tokens": 10}
+    assert build("lm_infinite", window, length).options() == {"local_window": window, "global_tokens": 10}
 
 
 @pytest.mark.parametrize("window, G, W", [(128, 9, 32), (128, 3, 50), (4096, 64, 1024)])
@@ -305,7 +263,7 @@ def test_capacity(window, G, W):
     build("self_extend", window, longest, group_size=G, neighbor_window=W)
     if longest < 2000:
         assert self_extend(longest, G, W)[0].max() <= window
-    with pytest.raises(ValueError, match=f"beyond the base's {window}; give a --group_size of at least {G + 1}"):
+    with pytest.raises(ValueError, match=f"beyond the base's {window}"):
         build("self_extend", window, longest + 1, group_size=G, neighbor_window=W)
 
 
@@ -314,16 +272,11 @@ def test_capacity(window, G, W):
     [
         ("lm_infinite", {"local_window": 129}),
         ("lm_infinite", {"global_tokens": -1}),
-        ("lm_infinite", {"group_size": 4}),
         ("lm_infinite", {"rope": {"rope_type": "dynamic", "factor": 2.0}}),
-        ("self_extend", {"group_size": 0}),
         ("self_extend", {"neighbor_window": 128, "group_size": 4}),
-        ("self_extend", {"neighbor_window": 100}),
         ("self_extend", {"group_size": 2}),
         ("landmark", {"top_k": 7}),  # of a row of 512 tokens, 8 blocks of 64
-        ("landmark", {"top_k": 0}),
         ("landmark", {"mem_freq": 0}),
-        ("landmark", {"beta_fast": 1.0}),
     ],
 )
 def test_bad_options(name, options):
