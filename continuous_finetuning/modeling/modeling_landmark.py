@@ -25,7 +25,6 @@ Suffixes: B batch, H key-value heads, R query heads of one of them, n queries, G
 """
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -277,20 +276,6 @@ def insert(text_Bn, value: int, mem_freq: int, seen: int = 0, after_last: bool =
     return row, place + ((t + 1) % mem_freq == 0)
 
 
-class LandmarkHead(nn.Linear):
-    """The LM head. Except in training, the landmark cannot be predicted."""
-
-    def __init__(self, config):
-        super().__init__(config.hidden_size, config.vocab_size, bias=False)
-        self.landmark_id = config.landmark_id
-
-    def forward(self, hidden):
-        logits = super().forward(hidden)
-        if not self.training:
-            logits[..., self.landmark_id] = float("-inf")
-        return logits
-
-
 class LandmarkForCausalLM(LlamaForCausalLM):
     """In training mode, logits are those of the row with its landmarks: compare them with `row_labels`."""
 
@@ -300,8 +285,13 @@ class LandmarkForCausalLM(LlamaForCausalLM):
     def __init__(self, config):
         super().__init__(config)
         self.model = LandmarkModel(config)
-        self.lm_head = LandmarkHead(config)
+        self.lm_head.register_forward_hook(self.hide_landmark)
         self.post_init()
+
+    def hide_landmark(self, head, inputs, logits):
+        """Except in training, the landmark cannot be predicted."""
+        if not self.training:
+            logits[..., self.config.landmark_id] = float("-inf")
 
     def row_labels(self, labels):
         """labels of the text, [B, n], to those of the training row with its landmarks."""

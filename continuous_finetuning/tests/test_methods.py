@@ -36,24 +36,18 @@ def close(inv_freq, expected):
 def test_pi(length, s):
     inv_freq, factor, method = rope("pi", length)
     close(inv_freq, PLAIN / s)
-    assert factor == 1 and method.options() == {"scaling_factor": s}
-    assert method.rope_by_length() is None
+    assert factor == 1 and method.options() == {"scaling_factor": s} and method.rope_by_length() is None
 
 
 def base_of(alpha):
     return THETA * alpha ** (D / (D - 2))
 
 
-@pytest.mark.parametrize(
-    "length, f, alpha, base", [(32768, 4, 29, 305_922), (65536, 8, 121, 1_305_706)], ids=["NTK-32K", "NTK-64K"]
-)
-def test_ntk(length, f, alpha, base):
+@pytest.mark.parametrize("length, f, alpha", [(32768, 4, 29), (65536, 8, 121)], ids=["NTK-32K", "NTK-64K"])
+def test_ntk(length, f, alpha):
     inv_freq, factor, method = rope("ntk", length)
-    assert method.ntk_factor == f and method.alpha(length) == alpha
-    assert round(method.rope_parameters()["rope_theta"]) == base
-    assert math.isclose(method.rope_parameters()["rope_theta"], base_of(alpha), rel_tol=1e-12)
+    assert method.ntk_factor == f and method.alpha(length) == alpha and factor == 1
     close(inv_freq, base_of(alpha) ** (-2 * J / D))
-    assert factor == 1
 
 
 @pytest.mark.parametrize(
@@ -61,14 +55,12 @@ def test_ntk(length, f, alpha, base):
     [
         ("ntk", 32768, 1000, 29, 305_922),
         ("ntk", 32768, 32768, 29, 305_922),
-        ("ntk", 32768, 65536, 61, 651_131),
         ("ntk", 32768, 131072, 125, 1_349_567),
+        ("ntk", 65536, 65536, 121, 1_305_706),
         ("ntk", 65536, 131072, 249, 2_717_905),
         ("ntk_frozen", 32768, 2048, 1, 10_000),
         ("ntk_frozen", 32768, 4096, 1, 10_000),
         ("ntk_frozen", 32768, 8192, 3, 30_528),
-        ("ntk_frozen", 32768, 16384, 7, 72_196),
-        ("ntk_frozen", 32768, 32768, 15, 156_588),
         ("ntk_frozen", 32768, 65536, 31, 327_366),
     ],
 )
@@ -104,8 +96,8 @@ def test_yarn(length, s, factor):
 def test_options_reach_the_rope():
     close(rope("pi", 32768, scaling_factor=10.0)[0], PLAIN / 10)
     assert rope("ntk", 32768, ntk_factor=2.0)[2].alpha(32768) == 15
-    assert not np.allclose(rope("yarn", 32768, beta_fast=16.0)[0], rope("yarn", 32768)[0], rtol=1e-6)
-    assert not np.allclose(rope("yarn", 32768, beta_slow=2.0)[0], rope("yarn", 32768)[0], rtol=1e-6)
+    for option, value in {"beta_fast": 16.0, "beta_slow": 2.0}.items():
+        assert not np.allclose(rope("yarn", 32768, **{option: value})[0], rope("yarn", 32768)[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +107,7 @@ def test_options_reach_the_rope():
         ("pi", 4096, {}, "not above the base's own window, 4096"),
         ("pi", 32768, {"beta_fast": 3.0}, "--beta_fast is an option of yarn, not of pi"),
         ("pi", 32768, {"scaling_factor": 0.0}, "--scaling_factor must be a positive number"),
-        ("yarn", 10**30, {}, "--model_max_length 10+ is above"),
-        ("clex", 32768, {"time_dt": 1e-9}, "give a larger --time_dt"),
-        ("clex", 32768, {"param_factor": 1e30}, "smaller --max_factor or --param_factor"),
         ("clex", 32768, {"max_factor": 2}, "--max_factor 2 is below trained / original length, 8"),
-        ("longlora", 32766, {}, "needs a --model_max_length divisible by 4, not 32766"),
         ("yarn", 32768, {"beta_slow": 40.0}, "--beta_slow 40.0 must be below --beta_fast 32.0"),
     ],
 )
