@@ -35,9 +35,8 @@ class LogFrequencies(nn.Module):
         self.start_J = (-2 * j_J / head_dim * math.log(theta)).float()
         width = max(1, round(param_factor * head_dim))
         # not Linears: ZeRO-3 gathers a module's own parameters for its forward
-        self.up = nn.Parameter(torch.empty(width, head_dim // 2))
+        self.up = nn.Parameter(torch.zeros(width, head_dim // 2))
         self.down = nn.Parameter(torch.zeros(head_dim // 2, width))
-        nn.init.kaiming_uniform_(self.up, a=math.sqrt(5))  # as a Linear starts
 
     def derivative(self, t: torch.Tensor, z_J: torch.Tensor) -> torch.Tensor:
         """dz/dt, eq. 10, in float32 also if the weights are bfloat16."""
@@ -64,21 +63,20 @@ class ClexRotaryEmbedding(nn.Module):
     def __init__(self, log_frequencies: LogFrequencies, method: "Method"):
         super().__init__()
         self.log_frequencies = log_frequencies
-        self.original_length, self.row_length = method.original_length, method.model_max_length
-        self.max_factor, self.log_scale = method.max_factor, method.log_scale
+        self.method = method
 
     def positions(self, n: int, t: int) -> torch.Tensor:
         """n positions spread over t windows, float64: 0, a sorted sample of 1 ... nt - 2 by c = n // C, nt/c - 1."""
-        c = max(1, n // self.original_length)
+        c = max(1, n // self.method.original_length)
         sample = torch.randperm(n * t - 2)[: n - 2].sort().values + 1
         last = n * t // c - 1.0
         return torch.cat([torch.zeros(1), sample.double() / c, torch.tensor([last])])
 
     def forward(self, x_BnD, position_ids):
         """(cos, sin), [1, n, d] each. Ranks that share a row draw the same positions, and each takes its part."""
-        shares_row = x_BnD.shape[1] < self.row_length
-        n = self.row_length if shares_row else x_BnD.shape[1]
-        t = int(torch.randint(1, self.max_factor + 1, ()))
+        shares_row = x_BnD.shape[1] < self.method.model_max_length
+        n = self.method.model_max_length if shares_row else x_BnD.shape[1]
+        t = int(torch.randint(1, self.method.max_factor + 1, ()))
         with torch.autocast(x_BnD.device.type, enabled=False):
             inv_freq_J = self.log_frequencies([float(t)])[0].float().exp()
             positions_n = self.positions(n, t).float().to(x_BnD.device)
@@ -87,8 +85,8 @@ class ClexRotaryEmbedding(nn.Module):
             angles_nJ = positions_n[:, None] * inv_freq_J
             angles_1nd = angles_nJ.repeat(1, 2)[None]
             scale = 1.0
-            if self.log_scale:  # of cos and sin of both q and k, so that the scores are multiplied by its square
-                scale = math.sqrt(math.log(max(n, 2)) / math.log(self.original_length))
+            if self.method.log_scale:  # of cos and sin of both q and k: the scores are multiplied by its square
+                scale = math.sqrt(math.log(n) / math.log(self.method.original_length))
             cos_1nd, sin_1nd = angles_1nd.cos() * scale, angles_1nd.sin() * scale
         return cos_1nd.to(x_BnD.dtype), sin_1nd.to(x_BnD.dtype)
 
@@ -120,7 +118,7 @@ class Method(ContextExtension):
         return frequencies(self.rope_by_length(), self.model_max_length, self.head_dim)
 
     def prepare(self, model, low_rank):
-        nn.init.kaiming_uniform_(self._network.up, a=math.sqrt(5))  # now that the run's seed is set
+        nn.init.kaiming_uniform_(self._network.up, a=math.sqrt(5))  # as a Linear starts
         model.model.rotary_emb = ClexRotaryEmbedding(self._network.to(model.device), self)
         return model
 

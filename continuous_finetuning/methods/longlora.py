@@ -38,12 +38,12 @@ def shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scale: float, plain_heads: 
     plain_heads: how many heads, the first ones, have groups that are not shifted.
     """
     n = q_BHnd.shape[2]
-    group, shift = n // 4, n // 8
+    group, half = n // 4, n // 8
+    last = n - group + half  # where the last half group begins
     plain = [x[:, :plain_heads] for x in (q_BHnd, k_BHnd, v_BHnd)]
     shifted = [x[:, plain_heads:] for x in (q_BHnd, k_BHnd, v_BHnd)]
-    last = n - group + shift  # where the last half group begins
     pieces = []
-    for start, end, size in ((0, shift, shift), (shift, last, group), (last, n, n - last)):
+    for start, end, size in ((0, half, half), (half, last, group), (last, n, n - last)):
         q, k, v = (x[:, :, start:end] for x in shifted)
         pieces.append(block_attention(q, k, v, size, scale))
     return torch.cat([block_attention(*plain, group, scale), torch.cat(pieces, dim=2)], dim=1)
@@ -75,11 +75,7 @@ class Method(pi.Method):
     trainable_params: str = option("embed,norm", "with LoRA, also train parameters whose names contain these", str)
 
     exact_attention = False
-
-    @property
-    def supports(self):
-        full_attention_only = ("document_mask",) if self.use_full_attn else ()
-        return ("low_rank_training", "sequence_parallel_size", *full_attention_only)
+    supports = ("low_rank_training", "sequence_parallel_size")
 
     def attended_keys(self):
         if self.use_full_attn:
@@ -94,9 +90,11 @@ class Method(pi.Method):
     def add_lora(self, model):
         from peft import LoraConfig, get_peft_model
 
-        trainable = [part for part in self.trainable_params.split(",") if part]
-        names = [name for name, _ in model.named_parameters() if any(part in name for part in trainable)]
-        modules = {name.split(".")[-2] for name in names}
+        parts = [part for part in self.trainable_params.split(",") if part]
+        modules = set()
+        for name, _ in model.named_parameters():
+            if any(part in name for part in parts):
+                modules.add(name.split(".")[-2])
         lora = LoraConfig(
             r=8,
             lora_alpha=16,

@@ -207,8 +207,7 @@ class LandmarkModel(LlamaModel):
         if self.training:
             row_Bn, _ = insert(input_ids, self.config.landmark_id, self.config.mem_freq)
             piece = Piece(self.config.block, 0, row_Bn.shape[1], 0, row_Bn.device)
-            hidden = self.run(row_Bn, self.rope(row_Bn.shape[1]), piece)
-            return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
+            return BaseModelOutputWithPast(last_hidden_state=self.run(row_Bn, piece))
         cache = with_landmark_layers(past_key_values, self.config)
         return BaseModelOutputWithPast(last_hidden_state=self.read(input_ids, cache), past_key_values=cache)
 
@@ -220,7 +219,6 @@ class LandmarkModel(LlamaModel):
         start = seen + seen // f
         end = start + row_Bn.shape[1]
         section = b if n == 1 and seen else self.config.chunk_length
-        rope = self.rope(self.longest_distance)
         for layer in cache.layers:
             layer.capacity_hint = max(layer.capacity_hint, end)
         hidden = []
@@ -229,34 +227,33 @@ class LandmarkModel(LlamaModel):
             local = place // section * section
             stop = min(end, local + section, place + PIECE)
             piece = Piece(b, place, stop - place, local, row_Bn.device)
-            hidden.append(self.run(row_Bn[:, place - start : stop - start], rope, piece, cache))
+            hidden.append(self.run(row_Bn[:, place - start : stop - start], piece, cache))
             place = stop
-        return self.norm(torch.cat(hidden, dim=1)[:, last_n])
+        return torch.cat(hidden, dim=1)[:, last_n]
 
     def step(self, token_B1, index_B1, cache):
         """Hidden states [B, 1, D] of one more text token per row, number `index_B1` of its text; see `Step`."""
         f = self.config.mem_freq
         row_B2 = torch.cat([token_B1, torch.full_like(token_B1, self.config.landmark_id)], 1)
         plan = Step(self.config.block, index_B1 + index_B1 // f)
-        hidden_B2D = self.norm(self.run(row_B2, self.rope(self.longest_distance), plan, cache))
+        hidden_B2D = self.run(row_B2, plan, cache)
         fills_block_B1 = ((index_B1 + 1) % f == 0)[..., None]
         return torch.where(fills_block_B1, hidden_B2D[:, 1:], hidden_B2D[:, :1])
 
-    def run(self, row_Bn, rope, plan, cache=None):
-        """Hidden states [B, n, D], before the last norm, of tokens of the row, int64 [B, n]."""
+    def run(self, row_Bn, plan, cache=None):
+        """Hidden states [B, n, D] of tokens of the row, int64 [B, n]."""
         hidden = self.embed_tokens(row_Bn)
+        rope = self.rope()
         for layer in self.layers:
             hidden = layer(hidden, position_embeddings=rope, plan=plan, past_key_values=cache)
-        return hidden
+        return self.norm(hidden)
 
-    @property
-    def longest_distance(self) -> int:
-        return (self.config.cache_top_k + 1) * self.config.block + self.config.chunk_length
-
-    def rope(self, length: int):
-        """(cos, sin), float32 [length, d] each, of the base model's RoPE."""
+    def rope(self):
+        """(cos, sin), float32 [P, d] each, of the base model's RoPE at all P positions of a training row."""
+        length = self.config.train_context_length
+        n_positions = length + length // self.config.mem_freq
         inv_freq = self.rotary_emb.inv_freq.float()
-        angles = torch.arange(length, device=inv_freq.device)[:, None] * inv_freq
+        angles = torch.arange(n_positions, device=inv_freq.device)[:, None] * inv_freq
         angles = torch.cat([angles, angles], dim=-1)
         return angles.cos(), angles.sin()
 

@@ -12,16 +12,9 @@ from .modeling_near_far import NearFarConfig, NearFarForCausalLM, NearFarModel
 
 class LMInfiniteConfig(NearFarConfig):
     model_type = "lm_infinite"
+    attribute_map = {"window": "local_window", "far_keys": "global_tokens"}
     local_window: int = 4096
     global_tokens: int = 10
-
-    @property
-    def window(self) -> int:
-        return self.local_window
-
-    @property
-    def far_keys(self) -> int:
-        return self.global_tokens
 
     def far_query_position(self, index):
         return index.new_full(index.shape, self.local_window)

@@ -11,12 +11,9 @@ from .modeling_near_far import NearFarConfig, NearFarForCausalLM, NearFarModel
 
 class SelfExtendConfig(NearFarConfig):
     model_type = "self_extend"
+    attribute_map = {"window": "neighbor_window"}
     group_size: int = 64
     neighbor_window: int = 1024
-
-    @property
-    def window(self) -> int:
-        return self.neighbor_window
 
     def far_query_position(self, index):
         return index // self.group_size + self.neighbor_window - self.neighbor_window / self.group_size

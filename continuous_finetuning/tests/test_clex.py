@@ -33,6 +33,7 @@ def test_trained_network_against_a_fine_reference():
     """dz/dt restated in float64 and integrated by small Euler-midpoint steps."""
     torch.manual_seed(0)
     network = clex.LogFrequencies(THETA, D, 1.0, 0.05)
+    torch.nn.init.uniform_(network.up, -0.25, 0.25)
     torch.nn.init.normal_(network.down, std=0.05)
     up, down = network.up.detach().double().numpy(), network.down.detach().double().numpy()
 

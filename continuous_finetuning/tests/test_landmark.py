@@ -250,7 +250,7 @@ def test_older_landmarks_of_the_first_layer_tie():
     layer.update(key.expand(1, 4, 48, 8) + torch.arange(48)[:, None] * 1e-6, torch.arange(48.0).expand(1, 4, 8, 48).mT)
     piece = Piece(F + 1, 48, 5, 48, "cpu")
     q = torch.randn(1, 4, 1, 5, 8)
-    _, _, values, _ = attention.retrieve(q, piece, layer, piece.landmarks(layer), model.model.rope(64))
+    _, _, values, _ = attention.retrieve(q, piece, layer, piece.landmarks(layer), model.model.rope())
     blocks = values[..., 0, 0] // (F + 1)
     assert (blocks[..., 1] > blocks[..., 0]).all() and (blocks >= 12 - 2 * K).all()
 
