@@ -28,7 +28,7 @@ from scoring import means, score_set
 from sets import FOLDERS, SETS, base_set, shots_of
 
 SOURCES = ("official", "user", "standin")  # user: own data under an official name, or predictions without a record
-BUCKETS_LCEG = ("0-4k", "4-8k", "8-16k", "16-32k", "4k+", "#0-4k", "#4-8k", "#8-16k", "#16-32k", "#4k+")
+BUCKETS_LCEG = ("0-4k", "4-8k", "8-16k", "16-32k", "4k+")
 BUCKETS_E = ("0-4k", "4-8k", "8k+")
 # keys of a set's run that describe the model, and those that must be equal for all sets of a model
 MODEL_KEYS = (
@@ -89,7 +89,8 @@ def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
             problems.append(f"{folder}: the sets have different values of {key} ({values}); rerun pred.py")
 
     result = {"benchmark": benchmark, "name": folder.name}
-    result |= select(runs[0] if runs else {}, MODEL_KEYS)
+    for key in MODEL_KEYS:
+        result[key] = runs[0].get(key) if runs else None
     result["scorer"] = {"command": command_line(), "versions": versions("numpy", "rapidfuzz", "rouge")}
     result["sets"] = sets
     if benchmark != "trec":
@@ -106,11 +107,6 @@ def set_order(name: str) -> tuple:
     return list(SETS).index(base_set(name)), shots_of(name) or 0, name
 
 
-def select(values: dict, keys: tuple) -> dict:
-    """The values of some keys, in their order; None for a key without one."""
-    return {key: values.get(key) for key in keys}
-
-
 def rounded(entry: dict) -> float | None:
     return None if entry["score"] is None else round(entry["score"], 2)
 
@@ -120,12 +116,12 @@ def write_files(folder: Path, result: dict) -> None:
     benchmark = result["benchmark"]
     totals, by_length, details = {}, {}, {}
     for name, entry in result["sets"].items():
-        scores, counts = {}, {}
-        for bucket, part in entry["by_length"].items():
-            scores[bucket] = rounded(part)
-            counts[f"#{bucket}"] = part["n"]
-        totals[name] = select(scores, BUCKETS_E) if benchmark == "longbench_e" else rounded(entry)
-        by_length[name] = select(scores | counts, BUCKETS_LCEG)
+        buckets = entry["by_length"]
+        totals[name] = rounded(entry)
+        if benchmark == "longbench_e":
+            totals[name] = {bucket: rounded(buckets[bucket]) for bucket in BUCKETS_E}
+        by_length[name] = {bucket: rounded(buckets[bucket]) for bucket in BUCKETS_LCEG}
+        by_length[name] |= {f"#{bucket}": buckets[bucket]["n"] for bucket in BUCKETS_LCEG}
         by_length[name]["total_score"] = rounded(entry)
         details[name] = {"length": entry["lengths"], "score": entry["row_scores"], "_id": entry["ids"]}
     write_json(folder / "result.json", totals)
