@@ -83,19 +83,17 @@ def choose_checkpoints(args: argparse.Namespace) -> dict[str, str]:
             if name not in known:
                 raise ValueError(f"--model {name} is not in config/model2path.json, which has {' '.join(known)}")
             path = known[name]
-            paths.append(str((STAGE / path).resolve()) if path.startswith("..") else path)
+            if path.startswith(".."):  # relative to this folder
+                path = str((STAGE / path).resolve())
+            paths.append(path)
     names = run.name_results(args.model, paths, "--model")
     return dict(zip(names, paths, strict=True))
 
 
 def choose_window(name: str, path: str, args: argparse.Namespace) -> int:
-    """The window of a checkpoint, tokens: --max_length, that of its name in config/, or that of its config.json."""
+    """The window, tokens: --max_length, that of the name in config/model2maxlen.json, or that of the checkpoint."""
     max_length = args.max_length or read_config("model2maxlen.json").get(name)
-    if max_length is None:
-        max_length = getattr(open_config(path, args.trust_remote_code), "max_position_embeddings", None)
-    if max_length is None:
-        raise ValueError(f"{path} does not declare a window; give --max_length")
-    return max_length
+    return max_length or open_config(path, args.trust_remote_code).max_position_embeddings
 
 
 def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace) -> None:

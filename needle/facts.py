@@ -63,7 +63,7 @@ STYLES = {
 
 
 class Facts:
-    """Gives each cell and trial its fact. It depends on nothing else but the seed.
+    """Gives each cell and trial its fact, which depends on nothing else but the seed.
 
     style: a key of STYLES.  needle, question, answer: the user's fact, or None three times.
 

@@ -112,6 +112,7 @@ def open_model(model: str, args: argparse.Namespace):
         return Endpoint(args.base_url, model, args.api_key, tokenizer)
     longest = args.lengths[-1]
     engine = open_engine(args.engine, model, args, longest)
+    engine.api_key = args.api_key  # not needed, but to be masked in the recorded command
     if engine.window and longest > engine.window:
         message = f"length {longest} exceeds the window of {model}, {engine.window} tokens"
         if not args.allow_beyond:

@@ -44,15 +44,6 @@ def read(path) -> dict:
     return json.loads(path.read_text(), parse_constant=lambda value: pytest.fail(f"{path} has {value}"))
 
 
-def find_intervals(entry: dict) -> list[list[float]]:
-    """All intervals in a scores.json."""
-    found = [value for key, value in entry.items() if key.startswith("interval_95")]
-    for value in entry.values():
-        if isinstance(value, dict):
-            found += find_intervals(value)
-    return found
-
-
 @pytest.mark.parametrize(("pred", "expected"), [(None, 100.0), ("", 0.0)])
 def test_an_oracle_scores_100_and_a_mute_0_in_every_set(pred, expected, tmp_path, score):
     names = {"longbench": SETS, "longbench_e": LONGBENCH_E, "trec": ("trec_1000shots", "trec_1shots", "trec_25shots")}
@@ -79,8 +70,8 @@ def test_an_oracle_scores_100_and_a_mute_0_in_every_set(pred, expected, tmp_path
     assert e == {name: {"0-4k": expected, "4-8k": expected, "8k+": expected} for name in LONGBENCH_E}
     trec = read(tmp_path / "pred_trec" / "m" / "result.json")
     assert list(trec.items()) == [(f"trec_{shots}shots", expected) for shots in (1, 25, 1000)]
-    intervals = [bounds for path in tmp_path.glob("*/m/scores.json") for bounds in find_intervals(read(path))]
-    assert len(intervals) > 200 and all(low < high for low, high in intervals)
+    low, high = overall["interval_95"]
+    assert low < high and all(part["interval_95"][0] < part["interval_95"][1] for part in entry["by_length"].values())
 
 
 def test_the_first_line_counts_by_the_papers_rule_and_by_longbenchs():
