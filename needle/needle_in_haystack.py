@@ -113,11 +113,9 @@ def open_model(model: str, args: argparse.Namespace):
     longest = args.lengths[-1]
     engine = open_engine(args.engine, model, args, longest)
     engine.api_key = args.api_key  # not needed, but to be masked in the recorded command
-    if engine.window and longest > engine.window:
-        message = f"length {longest} exceeds the window of {model}, {engine.window} tokens"
-        if not args.allow_beyond:
-            raise ValueError(f"{message}; add --allow_beyond to measure it, or leave it out with --e_len")
-        run.print_rank0(f"WARNING: {message}")
+    if engine.window and longest > engine.window and not args.allow_beyond:
+        advice = "add --allow_beyond to measure it, or leave it out with --e_len"
+        raise ValueError(f"length {longest} exceeds the window of {model}, {engine.window} tokens; {advice}")
     return engine
 
 
