@@ -8,11 +8,10 @@ import functools
 import hashlib
 import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from run import first_line, write_bytes
+from run import errors_of, first_line, write_bytes
 from sets import SETS, STANDIN, base_set, official_rows, shots_of
 from store import read_rows
 
@@ -38,38 +37,40 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
     base, shots = base_set(name), shots_of(name)
     if e and (shots or SETS[base].rows_e is None):
         raise ValueError(f"{name} is not in LongBench-E; leave out --e")
+    benchmark = "trec" if shots else "longbench_e" if e else "longbench"
     stem = f"{name}_e" if e else name
     path = folder / f"{stem}.jsonl"
-    if not path.is_file() and name.startswith(STANDIN):
-        raise ValueError(f"no {path}; make it with python make_standin.py")
     if not path.is_file():
+        if name.startswith(STANDIN):
+            raise ValueError(f"no {path}; make it with python make_standin.py")
         fetch(stem, path, MANY_SHOT_REPOS if shots else LONGBENCH_REPOS)
     rows = read_rows(path, check_row)
     expected = official_rows(name, e)
     if expected and len(rows) != expected:
         raise ValueError(f"{path} has {len(rows)} rows, not {expected}; get the file again")
     add_ids(rows, stem)
-    if expected is None:
-        source = "standin"
-    elif all(row.get("dataset") in (name, stem, base) for row in rows):
-        source = "official"
-    else:
-        source = "user"  # data of the user's own under an official name
+    source = "standin"
+    if expected:
+        datasets = {row.get("dataset") for row in rows}
+        source = "official" if datasets <= {name, stem, base} else "user"  # the user's own data under an official name
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    record = {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)}
-    benchmark = "trec" if shots else "longbench_e" if e else "longbench"
-    return Dataset(name, benchmark, rows, record)
+    return Dataset(name, benchmark, rows, {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)})
+
+
+def check_answers(row: dict) -> None:
+    """Raises KeyError, TypeError or ValueError unless a row has answers, all_classes and length of the right types."""
+    answers, classes = row["answers"], row["all_classes"]
+    if not isinstance(answers, list) or not answers or not isinstance(classes, list | None):
+        raise TypeError("answers and all_classes are lists")
+    if not 0 <= row["length"] < math.inf:
+        raise ValueError("length is a number of words")
 
 
 def check_row(row: dict) -> None:
     """Raises KeyError, TypeError or ValueError unless a row has LongBench's fields with their types."""
-    answers, classes = row["answers"], row["all_classes"]
-    if not isinstance(answers, list) or not answers or not isinstance(classes, list | None):
-        raise TypeError("answers and all_classes are lists")
-    "".join([row["input"], row["context"], *(classes or [])])  # raises if one is not text
-    if not 0 <= row["length"] < math.inf:
-        raise ValueError("length is a number of words")
-    hash(row.get("_id"))
+    check_answers(row)
+    if not isinstance(row["input"], str) or not isinstance(row["context"], str):
+        raise TypeError("input and context are text")
 
 
 def add_ids(rows: list[dict], stem: str) -> None:
@@ -88,29 +89,26 @@ def fetch(stem: str, path: Path, repos: tuple[str, ...]) -> None:
     Raises ValueError if none has it.
     """
     content = find_set(path.parent, stem)
-    reasons = []
     for repo in repos:
-        if content is None:
-            print(f"no {path}: asking the hub for {repo}", flush=True)
-            folder, reason = download(repo)
-            reasons.append(f"{repo}: {reason}")
-            content = find_set(folder, stem) if folder else None
+        folder = None if content else download(repo)
+        if folder:
+            content = find_set(folder, stem)
     if content is None:
         advice = "put the file there, or LongBench's data.zip; or use stand-ins (python make_standin.py)"
-        raise ValueError(f"no {path}, and not on the hub ({'; '.join(reasons)}); {advice}")
+        raise ValueError(f"no {path}, and not found on the hub in {' or '.join(repos)}; {advice}")
     write_bytes(path, content)
 
 
 @functools.cache
-def download(repo: str) -> tuple[Path | None, str]:
-    """(folder with the sets of a dataset on the hub or None, why the set that was asked for is not there)."""
+def download(repo: str) -> Path | None:
+    """The folder of a dataset from the hub; None, with a message, if it cannot be downloaded."""
     from huggingface_hub import snapshot_download  # here: local data need no hub
 
+    print(f"downloading {repo} from the hub", flush=True)
     try:
-        patterns = ["*.jsonl", "data.zip"]
-        return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=patterns)), "the set is not in it"
+        return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=["*.jsonl", "data.zip"]))
     except (OSError, ValueError) as error:
-        return None, first_line(error)
+        print(f"{repo}: {first_line(error)}", flush=True)
 
 
 def find_set(folder: Path, stem: str) -> bytes | None:
@@ -118,13 +116,9 @@ def find_set(folder: Path, stem: str) -> bytes | None:
     for path in folder.rglob(f"{stem}.jsonl"):
         return path.read_bytes()
     archive = folder / "data.zip"
-    if not archive.is_file():
-        return None
-    try:
-        with zipfile.ZipFile(archive) as files:
+    if archive.is_file():
+        with errors_of(f"{archive} cannot be unpacked; download it again"), zipfile.ZipFile(archive) as files:
             for name in files.namelist():
                 if Path(name).name == f"{stem}.jsonl":
                     return files.read(name)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: it is encrypted
-        raise ValueError(f"{archive} cannot be unpacked ({error}); download it again") from None
     return None

@@ -1,4 +1,4 @@
-"""Scores LongBench's predictions of every model and set, writes result files and prints tables.
+"""Scores LongBench's predictions of every model and set, writes result files and prints a table.
 
     python eval.py                       all models under pred/
     python eval.py --models A B          these models
@@ -17,6 +17,7 @@ By the paper's rule only the first line of an answer counts, except for summarie
 LongBench's rule, which cuts the few-shot sets only. If anything is missing or invalid, the exit status is 1.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -24,15 +25,10 @@ import pandas as pd
 
 from run import Parser, command_line, explain, run_script, versions, write_json
 from scoring import means, score_set
-from sets import CATEGORIES, FOLDERS, SETS, base_set, shots_of
+from sets import FOLDERS, SETS, base_set, shots_of
 
-TITLES = {"longbench": "LongBench", "longbench_e": "LongBench-E", "trec": "many-shot TREC"}
-SOURCES = {
-    "official": "LongBench's data",
-    "user": "the user's own data, or predictions without a record",
-    "standin": "stand-in data, not LongBench's",
-}
-BUCKETS_LCEG = ("0-4k", "4-8k", "8-16k", "16-32k", "4k+", "#0-4k", "#4-8k", "#8-16k", "#16-32k", "#4k+")
+SOURCES = ("official", "user", "standin")  # user: own data under an official name, or predictions without a record
+BUCKETS_LCEG = ("0-4k", "4-8k", "8-16k", "16-32k", "4k+")
 BUCKETS_E = ("0-4k", "4-8k", "8k+")
 # keys of a set's run that describe the model, and those that must be equal for all sets of a model
 MODEL_KEYS = (
@@ -59,14 +55,10 @@ def main() -> None:
     results, problems = [], []
     for model in models:
         result = evaluate(root / model, benchmark, problems)
-        if not result["sets"]:
-            continue
-        results.append(result)
-        try:
-            write_files(root / model, benchmark, result)
-        except (ValueError, OSError) as error:
-            problems.append(f"{root / model}: cannot write the scores: {explain(error)}")
-    print_tables(results, benchmark)
+        if result["sets"]:
+            results.append(result)
+            write_files(root / model, result)
+    print_table(results)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
@@ -75,15 +67,20 @@ def main() -> None:
 
 def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
     """Scores the predictions of one model; returns the content of scores.json. Adds what is wrong to `problems`."""
+    scored = {}
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
         problems.append(f"no predictions {folder}/*.jsonl; run pred.py")
-    scored = {}
     for path in paths:
         try:
-            scored[path.stem] = score_set(path, benchmark == "longbench_e", problems)
+            entry = score_set(path, benchmark == "longbench_e")
         except (ValueError, OSError) as error:
             problems.append(f"{path}: {explain(error)}")
+            continue
+        wanted = min(entry["run"].get("limit") or math.inf, entry["expected_n"] or entry["n"])
+        if entry["n"] != wanted:
+            problems.append(f"{path}: {entry['n']} rows, not {wanted}; rerun pred.py")
+        scored[path.stem] = entry
     sets = {name: scored[name] for name in sorted(scored, key=set_order)}
     runs = [entry["run"] for entry in sets.values() if entry["run"]]
     for key in COMMON_KEYS:
@@ -91,9 +88,9 @@ def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
         if len(values) > 1:
             problems.append(f"{folder}: the sets have different values of {key} ({values}); rerun pred.py")
 
-    run = runs[0] if runs else {}
     result = {"benchmark": benchmark, "name": folder.name}
-    result |= select(run, MODEL_KEYS)
+    for key in MODEL_KEYS:
+        result[key] = runs[0].get(key) if runs else None
     result["scorer"] = {"command": command_line(), "versions": versions("numpy", "rapidfuzz", "rouge")}
     result["sets"] = sets
     if benchmark != "trec":
@@ -110,25 +107,21 @@ def set_order(name: str) -> tuple:
     return list(SETS).index(base_set(name)), shots_of(name) or 0, name
 
 
-def select(values: dict, keys: tuple) -> dict:
-    """The values of some keys, in their order; None for a key without one."""
-    return {key: values.get(key) for key in keys}
-
-
 def rounded(entry: dict) -> float | None:
     return None if entry["score"] is None else round(entry["score"], 2)
 
 
-def write_files(folder: Path, benchmark: str, result: dict) -> None:
+def write_files(folder: Path, result: dict) -> None:
     """Writes the files that the module's description lists."""
+    benchmark = result["benchmark"]
     totals, by_length, details = {}, {}, {}
     for name, entry in result["sets"].items():
-        scores = {bucket: rounded(part) for bucket, part in entry["by_length"].items()}
-        counts = {f"#{bucket}": part["n"] for bucket, part in entry["by_length"].items()}
+        buckets = entry["by_length"]
         totals[name] = rounded(entry)
         if benchmark == "longbench_e":
-            totals[name] = select(scores, BUCKETS_E)
-        by_length[name] = select(scores | counts, BUCKETS_LCEG)
+            totals[name] = {bucket: rounded(buckets[bucket]) for bucket in BUCKETS_E}
+        by_length[name] = {bucket: rounded(buckets[bucket]) for bucket in BUCKETS_LCEG}
+        by_length[name] |= {f"#{bucket}": buckets[bucket]["n"] for bucket in BUCKETS_LCEG}
         by_length[name]["total_score"] = rounded(entry)
         details[name] = {"length": entry["lengths"], "score": entry["row_scores"], "_id": entry["ids"]}
     write_json(folder / "result.json", totals)
@@ -138,23 +131,20 @@ def write_files(folder: Path, benchmark: str, result: dict) -> None:
     write_json(folder / "scores.json", result)
 
 
-def print_tables(results: list[dict], benchmark: str) -> None:
-    """For each source of data a table of scores: sets, categories and the overall mean x models."""
-    sets = {name for result in results for name in result["sets"]}
-    order = [*sorted(sets, key=set_order), *CATEGORIES, "overall"]
-    for source, description in SOURCES.items():
-        columns = {}
-        for result in results:
-            entries = {name: entry for name, entry in result["sets"].items() if entry["source"] == source}
-            if entries and benchmark != "trec":
-                entries |= result["categories"][source]
-                entries["overall"] = result["overall"][source]
-            if entries:
-                columns[result["name"]] = pd.Series(entries).map(cell)
-        if columns:
-            table = pd.DataFrame(columns).reindex(order).dropna(how="all").fillna("-")
-            print(f"\n{TITLES[benchmark]}, {description}: score (standard error), * incomplete")
-            print(table.to_string())
+def print_table(results: list[dict]) -> None:
+    """Prints the scores: sets, and for each source of data the categories and their mean, x models."""
+    columns = {}
+    for result in results:
+        cells = {name: cell(entry) for name, entry in result["sets"].items()}
+        for source, categories in result.get("categories", {}).items():
+            for category, entry in categories.items():
+                cells[f"{category} ({source})"] = cell(entry)
+            if categories:
+                cells[f"overall ({source})"] = cell(result["overall"][source])
+        columns[result["name"]] = cells
+    if columns:
+        print("score (standard error), * incomplete; standin: stand-in data, not LongBench's")
+        print(pd.DataFrame(columns).fillna("-").to_string())
 
 
 def cell(entry: dict) -> str:

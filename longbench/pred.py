@@ -1,12 +1,11 @@
 r"""LongBench and many-shot TREC: greedy answers to the prompts of each set, one row per prediction.
 
-    python pred.py --model_path CKPT --dataset_name hotpotqa trec trec_25shots       --trust_remote_code if it has code
+    python pred.py --model_path CKPT --dataset_name hotpotqa trec_25shots --limit 50     --trust_remote_code for code
     python pred.py --model_path CKPT_A CKPT_B --dataset_name longbench manyshots_trec    several checkpoints, all sets
-    python pred.py --model llama2-7b-hf-slimpajama-pi-32k                            a name in config/, all 16 sets
-    python pred.py --model_path CKPT --e                                             LongBench-E
-    python pred.py --model_path CKPT --dataset_name lcc --limit 50 --max_length 8192
-    torchrun --nproc_per_node=8 pred.py ...                                          the ranks share the rows
-    python eval.py; python eval_trec.py                                              scores the predictions
+    python pred.py --model llama2-7b-hf-slimpajama-pi-32k                                a name in config/, all 16 sets
+    python pred.py --model_path CKPT --e                                                 LongBench-E
+    torchrun --nproc_per_node=8 pred.py ...                                              the ranks share the rows
+    python eval.py; python eval_trec.py                                                  scores the predictions
 
 Rows are recorded as they are answered: rerun the same command to resume, also with more sets or a larger --limit. Sets
 are read from data/<set>.jsonl, else from the hub.
@@ -18,6 +17,7 @@ Prompt and answer together fit in the window; --protocol lceg gives it to the pr
 
 import argparse
 import hashlib
+import json
 import random
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from sets import FOLDERS, SETS, base_set, expand
 from store import Store
 
 STAGE = Path(__file__).resolve().parent
+COST_COLUMNS = ("prompt_tokens", "generated_tokens", "truncated", "seconds", "peak_memory_bytes")
 ROW_FIELDS = ("answers", "all_classes", "length", "_id")  # copied from a row to its prediction
 RESUME_KEYS = ("checkpoint", "max_length", "max_new_tokens", "protocol", "engine", "dtype", "attention", "seed")
 
@@ -52,7 +53,8 @@ def parse_args() -> argparse.Namespace:
     protocol = parser.add_argument_group("protocol")
     window = "window, tokens [config/model2maxlen.json, else the checkpoint's]"
     protocol.add_argument("--max_length", type=run.positive_int, help=window)
-    protocol.add_argument("--max_new_tokens", type=run.positive_int, help="limit of all sets' longest answers")
+    longest = "limit of all sets' longest answers, tokens [512]"
+    protocol.add_argument("--max_new_tokens", type=run.positive_int, default=512, help=longest)
     rules = "inside: prompt and answer fit in --max_length; lceg: the prompt alone, as in the paper's code [inside]"
     protocol.add_argument("--protocol", choices=["inside", "lceg"], default="inside", help=rules)
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers", help="[transformers]")
@@ -66,47 +68,37 @@ def parse_args() -> argparse.Namespace:
 
 def read_config(name: str) -> dict:
     """A file of config/."""
-    config = run.read_json(STAGE / "config" / name)
-    if config is None:
-        raise ValueError(f"{STAGE}/config/{name} is missing or not a JSON object")
-    return config
+    path = STAGE / "config" / name
+    with run.errors_of(f"{path} cannot be read"):
+        return json.loads(path.read_text())
 
 
-def named_checkpoints(args: argparse.Namespace) -> dict[str, str]:
+def choose_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     """{name of the results: checkpoint folder or hub id}. Raises ValueError if a name is unknown or used twice."""
     paths = args.model_path
     if not paths:
+        paths = []
         known = read_config("model2path.json")
-        unknown = set(args.model) - set(known)
-        if unknown:
-            raise ValueError(f"--model {unknown} is not in config/model2path.json, which has {' '.join(known)}")
-        paths = [known[name] for name in args.model]
-        paths = [str((STAGE / path).resolve()) if path.startswith("..") else path for path in paths]
-    return dict(zip(run.name_results(args.model, paths, "--model"), paths, strict=True))
+        for name in args.model:
+            if name not in known:
+                raise ValueError(f"--model {name} is not in config/model2path.json, which has {' '.join(known)}")
+            path = known[name]
+            if path.startswith(".."):  # relative to this folder
+                path = str((STAGE / path).resolve())
+            paths.append(path)
+    names = run.name_results(args.model, paths, "--model")
+    return dict(zip(names, paths, strict=True))
 
 
-def open_sets(names: list[str], args: argparse.Namespace) -> list[Dataset]:
-    """The sets, on every rank; rank 0 fetches those that are missing. A set that cannot be used is reported."""
-    sets = []
-    for name in names if run.RANK == 0 else ():
-        try:
-            template(base_set(name))  # raises without lm-eval
-            sets.append(load(name, args.data_dir, args.e))
-        except (ValueError, OSError) as error:
-            run.warn_rank0(f"error: {name}: {error}")
-    usable = run.broadcast([dataset.name for dataset in sets])
-    if not usable:
-        raise ValueError("none of the sets can be used")
-    return sets if run.RANK == 0 else [load(name, args.data_dir, args.e) for name in usable]
-
-
-def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace) -> list[str]:
-    """Answers the sets with one checkpoint; returns the names of the sets that are incomplete."""
+def choose_window(name: str, path: str, args: argparse.Namespace) -> int:
+    """The window, tokens: --max_length, that of the name in config/model2maxlen.json, or that of the checkpoint."""
     max_length = args.max_length or read_config("model2maxlen.json").get(name)
-    if max_length is None:
-        max_length = getattr(open_config(path, args.trust_remote_code), "max_position_embeddings", None)
-    if max_length is None:
-        raise ValueError(f"{path} does not declare a window; give --max_length")
+    return max_length or open_config(path, args.trust_remote_code).max_position_embeddings
+
+
+def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace) -> None:
+    """Answers the sets with one checkpoint. Raises ValueError if rows ran out of memory."""
+    max_length = choose_window(name, path, args)
     longest = max_length
     if args.protocol == "lceg":
         longest += max(entry.new_tokens for entry in SETS.values())
@@ -119,38 +111,25 @@ def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace)
         "max_length": max_length,
         "limit": args.limit,
     }
+    run.print_rank0(f"{path}: {record['method']}, {engine.name}, {engine.dtype}, window {max_length}")
     if engine.window and max_length > engine.window:
-        declared = f"the window of {engine.window} that {path} declares"
-        run.print_rank0(f"WARNING: --max_length {max_length} exceeds {declared}")
-    facts = f"{record['method']}, {engine.name}, {engine.dtype}, window {max_length}"
-    run.print_rank0(f"{path}: {facts}, ranks: {run.WORLD_SIZE}")
+        run.print_rank0(f"WARNING: --max_length {max_length} exceeds the window of {path}, {engine.window} tokens")
     incomplete = []
-    for number, dataset in enumerate(sets, 1):
-        complete = False
-        try:
-            complete = predict_set(dataset, engine, record, args, f"{dataset.name} [{number}/{len(sets)}]")
-        except ValueError as error:
-            run.warn_rank0(f"error: {dataset.name}: {error}")
-        if not complete:
-            incomplete.append(f"{name}/{dataset.name}")
-    return incomplete
+    for dataset in sets:
+        if not predict_set(dataset, engine, record, args):
+            incomplete.append(dataset.name)
+    if incomplete:
+        advice = "rerun with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
+        raise ValueError(f"{name}: rows of {' '.join(incomplete)} ran out of memory; {advice}")
 
 
-def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace, label: str) -> bool:
+def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace) -> bool:
     """Answers the missing rows of a set; returns whether all rows have an answer.
 
     Raises ValueError if the window has no room for a prompt.
     """
     base = base_set(dataset.name)
-    max_new_tokens = SETS[base].new_tokens
-    if args.max_new_tokens:
-        max_new_tokens = min(max_new_tokens, args.max_new_tokens)
-
-    def build_prompt(row: dict) -> tuple[list[int], bool]:
-        text = template(base).format(context=row["context"], input=row["input"])
-        return prompt_ids(engine.tokenizer, text, record["max_length"], max_new_tokens, args.protocol)
-
-    build_prompt({"context": "", "input": ""})  # raises if there is no room
+    max_new_tokens = min(SETS[base].new_tokens, args.max_new_tokens)
     record = record | {
         "benchmark": dataset.benchmark,
         "dataset": dataset.name,
@@ -165,17 +144,13 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
     if answered:
         run.print_rank0(f"{dataset.name}: {len(wanted) - len(missing)} of {len(wanted)} rows are already answered")
 
+    prompts, truncated = build_prompts(missing, engine.tokenizer, record)
     stops = {}
     if base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
         newline = engine.tokenizer("\n", add_special_tokens=False).input_ids[-1]
         stops = {"stop_ids": [newline], "min_new_tokens": 1}
-    prompts, truncated = [], []
-    for row in missing:
-        ids, is_cut = build_prompt(row)
-        prompts.append(ids)
-        truncated.append(is_cut)
     first_retry = len(engine.oom_retries)
-    for i, answer in answer_all(engine, prompts, max_new_tokens, label, **stops):
+    for i, answer in answer_all(engine, prompts, max_new_tokens, dataset.name, **stops):
         row = missing[i]
         if answer.error:
             store.append({"_id": row["_id"], "error": answer.error})
@@ -191,6 +166,18 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
     run.barrier()
     record["oom_retries"] = engine.oom_retries[first_retry:]
     return run.broadcast(finish(store, record) if run.RANK == 0 else None)
+
+
+def build_prompts(rows: list[dict], tokenizer, record: dict) -> tuple[list[list[int]], list[bool]]:
+    """(token ids of each row's prompt, whether its middle was cut)."""
+    text = template(base_set(record["dataset"]))
+    prompts, truncated = [], []
+    for row in rows:
+        prompt = text.format(context=row["context"], input=row["input"])
+        ids, is_cut = prompt_ids(tokenizer, prompt, record["max_length"], record["max_new_tokens"], record["protocol"])
+        prompts.append(ids)
+        truncated.append(is_cut)
+    return prompts, truncated
 
 
 def open_store(dataset: Dataset, record: dict, folder: Path) -> Store:
@@ -212,43 +199,33 @@ def draw_rows(n: int, limit: int | None, seed: int) -> list[int]:
 
 def finish(store: Store, record: dict) -> bool:
     """Merges the rows of all ranks and writes the record; returns whether every row was answered. For rank 0."""
-    columns = ["prompt_tokens", "generated_tokens", "truncated", "seconds", "peak_memory_bytes"]
-    rows = pd.DataFrame(store.gather().values(), columns=columns)
-    n, totals = len(rows), rows.sum()
+    rows = pd.DataFrame(store.gather().values(), columns=COST_COLUMNS)
+    n = len(rows)
+    seconds = float(rows.seconds.sum())
     peak = rows.peak_memory_bytes.max()
     results = {
         "n": n,
         "errors": list(store.errors.values()),
-        "truncated": int(totals.truncated),
+        "truncated": int(rows.truncated.sum()),
         "prompt_tokens": None,
-        "seconds": float(totals.seconds),
+        "seconds": seconds,
         "tokens_per_second": None,
         "peak_memory_bytes": None if pd.isna(peak) else int(peak),
     }
     if n:
-        results["prompt_tokens"] = {"mean": totals.prompt_tokens / n, "max": int(rows.prompt_tokens.max())}
-        results["tokens_per_second"] = (totals.prompt_tokens + totals.generated_tokens) / totals.seconds
+        lengths = rows.prompt_tokens
+        results["prompt_tokens"] = {"mean": float(lengths.mean()), "max": int(lengths.max())}
+        results["tokens_per_second"] = float(lengths.sum() + rows.generated_tokens.sum()) / seconds
     store.write_record(record | results)
-    print(f"{store.path}: {n} of {record['of']} rows, {totals.truncated} truncated, {totals.seconds:.1f} s", flush=True)
-    if store.errors:
-        advice = "rerun the same command with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
-        run.warn_rank0(f"error: {record['dataset']}: {len(store.errors)} rows ran out of memory; {advice}")
+    print(f"{store.path}: {n} of {record['of']} rows, {seconds:.1f} s", flush=True)
     return not store.errors
 
 
 def main() -> None:
     args = parse_args()
-    checkpoints = named_checkpoints(args)
-    names = expand(args.dataset_name, args.e)
-    sets = open_sets(names, args)
-    incomplete = sorted(set(names) - {dataset.name for dataset in sets})
-
-    def evaluate(name: str) -> None:
-        incomplete.extend(predict(name, checkpoints[name], sets, args))
-
-    run.for_each_checkpoint(list(checkpoints), evaluate)
-    if incomplete:
-        raise ValueError(f"missing or incomplete: {' '.join(incomplete)}")
+    checkpoints = choose_checkpoints(args)
+    sets = [load(name, args.data_dir, args.e) for name in expand(args.dataset_name, args.e)]
+    run.for_each_checkpoint(list(checkpoints), lambda name: predict(name, checkpoints[name], sets, args))
 
 
 if __name__ == "__main__":

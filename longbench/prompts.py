@@ -1,7 +1,4 @@
-"""LongBench's prompts: the templates, from the installed lm-eval package, and truncation in the middle.
-
-lm-eval 0.4.13 has LongBench's templates except for white space, which `template` restores.
-"""
+"""LongBench's prompts: the templates, from the installed lm-eval package, and truncation in the middle."""
 
 import functools
 import hashlib
@@ -16,7 +13,7 @@ from run import errors_of
 
 DIGESTS = json.loads((Path(__file__).parent / "config" / "prompt_sha256.json").read_text())  # of LongBench's prompts
 REMEDY = "pip install lm-eval==0.4.13"
-# white space that lm-eval removed (its task versions 5 and 6)
+# white space that lm-eval removed from LongBench's templates (its task versions 5 and 6)
 BLANK_LINE_BEFORE_INPUT = ("triviaqa", "samsum")
 END = {"passage_count": " ", "passage_retrieval_en": " ", "lcc": "\n", "repobench-p": "\n"}
 
@@ -41,10 +38,9 @@ def template(name: str) -> str:
 
 
 def cut_middle(tokenizer, ids: list[int], limit: int) -> list[int]:
-    """A prompt of about `limit` tokens without its middle, as LongBench's pred.py makes it.
+    """A prompt without its middle, as LongBench's pred.py makes it: about `limit` tokens.
 
-    The texts of the first and of the last limit // 2 tokens are joined and tokenised again, so the number of tokens may
-    differ by a few.
+    The texts of the first and of the last limit // 2 tokens are joined and tokenised again.
     """
     half = limit // 2
     flags = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data import check_answers
 from metrics import METRICS
-from run import read_json
+from run import errors_of, read_json
 from sets import CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, base_set, official_rows
 from stats import Estimate, mean_over_tasks
 from store import read_lines
@@ -24,50 +25,43 @@ BUCKETS = {  # length of a row in words: at least, less than
 }
 
 
-def score_set(path: Path, e: bool, problems: list[str]) -> dict:
+def score_set(path: Path, e: bool) -> dict:
     """Scores the predictions of one set, <model's folder>/<set>.jsonl; returns the set's entry in scores.json.
 
-    e: of LongBench-E.  problems: gets a message if rows are missing. Raises ValueError if a row is not a prediction.
+    e: of LongBench-E. Raises ValueError if there are no predictions, or if a row is not one.
     """
     name = path.stem
     base = base_set(name)
-    lines, unreadable = read_lines(path)
-    answered = [row for row in lines if "error" not in row]  # a kill leaves errors, which are tried again
-    rows_by_id = {repr(row.get("_id", index)): row for index, row in enumerate(answered)}
-    rows = list(rows_by_id.values())
-    if not rows:
-        raise ValueError("no rows")
-    columns = score_rows(rows, base)
-    row_N = np.array(columns["row_scores"], dtype=np.float64)
-    upstream = summary(np.array(columns["row_scores_upstream"], dtype=np.float64))
-    record = path.parent / "runs" / f"{name}.json"
-    run = read_json(record) or {}
+    rows = read_predictions(path)
+    row_scores, upstream_scores = [], []
+    for number, row in enumerate(rows, 1):
+        with errors_of(f"row {number} is not a prediction"):
+            check_answers(row)
+            score, upstream = score_row(row, base)
+        row_scores.append(score)
+        upstream_scores.append(upstream)
+    run = read_json(path.parent / "runs" / f"{name}.json") or {}
+    data = run.get("data", {})
+    source = "standin" if name.startswith(STANDIN) else data.get("source", "user")
     expected = official_rows(name, e)
-    try:
-        data = run.get("data", {})
-        source = data.get("source", "user")  # "user": also predictions without a record
-        if name.startswith(STANDIN):
-            source = "standin"
-        if source != "official":
-            expected = data.get("rows", expected)
-        wanted = min(run.get("limit") or math.inf, expected or len(rows))
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"{record} is not the record of a run ({error})") from None
-    if unreadable:
-        problems.append(f"{path}: {unreadable} unreadable lines are left out")
-    if len(rows) != wanted:
-        problems.append(f"{path}: {len(rows)} rows, not {wanted}; rerun pred.py")
+    if source != "official":
+        expected = data.get("rows", expected)
+    upstream = summary(upstream_scores)
+    lengths = [row["length"] for row in rows]
     return {
         "source": source,
         "expected_n": expected,
         "complete": len(rows) == expected and not run.get("errors"),
         "metric": SETS[base].metric,
-        **summary(row_N),
+        **summary(row_scores),
         "score_upstream": upstream["score"],
         "interval_95_upstream": upstream["interval_95"],
-        "by_length": by_length(row_N, np.array(columns["lengths"])),
+        "by_length": by_length(row_scores, lengths),
         "empty": sum(not row["pred"].strip() for row in rows),
-        **columns,
+        "ids": [row.get("_id") for row in rows],
+        "lengths": lengths,
+        "row_scores": row_scores,
+        "row_scores_upstream": upstream_scores,
         "seconds": run.get("seconds"),
         "tokens_per_second": run.get("tokens_per_second"),
         "peak_memory_bytes": run.get("peak_memory_bytes"),
@@ -75,28 +69,29 @@ def score_set(path: Path, e: bool, problems: list[str]) -> dict:
     }
 
 
-def score_rows(rows: list[dict], base: str) -> dict[str, list]:
-    """{"ids", "lengths" (words), "row_scores" by the paper's first-line rule, "row_scores_upstream" by LongBench's}."""
+def read_predictions(path: Path) -> list[dict]:
+    """The answered rows of a file, of each `_id` the last one. A run that was killed may leave rows with errors."""
+    rows = {}
+    for number, row in enumerate(read_lines(path)[0]):
+        if "error" not in row:
+            rows[repr(row.get("_id", number))] = row
+    if not rows:
+        raise ValueError("no rows")
+    return list(rows.values())
+
+
+def score_row(row: dict, base: str) -> list[float]:
+    """The scores of a prediction, 0 to 1: by the paper's first-line rule, and by LongBench's."""
     metric = METRICS[SETS[base].metric]
-    ids, lengths, scores = [], [], {"lceg": [], "upstream": []}
-    for number, row in enumerate(rows, 1):
-        try:
-            first_line = row["pred"].lstrip("\n").split("\n")[0]
-            best = {}  # by text: both rules often score the same one
-            for rule, cut_sets in FIRST_LINE.items():
-                text = first_line if base in cut_sets else row["pred"]
-                if text not in best:
-                    best[text] = max(metric(text, answer, row.get("all_classes")) for answer in row["answers"])
-                scores[rule].append(best[text])
-            ids.append(row.get("_id"))
-            lengths.append(row["length"])
-            hash(row.get("_id"))  # raises on a list
-            if not abs(row["length"]) < math.inf or not isinstance(row["answers"], list):
-                raise ValueError("length is not a number, or answers not a list")
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"row {number} is not a prediction ({type(error).__name__}: {error})") from None
-    columns = {"ids": ids, "lengths": lengths}
-    return columns | {"row_scores": scores["lceg"], "row_scores_upstream": scores["upstream"]}
+    first_line = row["pred"].lstrip("\n").split("\n")[0]
+    scores = {}  # by text: both rules often score the same one
+    texts = []
+    for cut_sets in (FIRST_LINE["lceg"], FIRST_LINE["upstream"]):
+        text = first_line if base in cut_sets else row["pred"]
+        if text not in scores:
+            scores[text] = max(metric(text, answer, row["all_classes"]) for answer in row["answers"])
+        texts.append(text)
+    return [scores[text] for text in texts]
 
 
 def errors(estimate: Estimate) -> dict:
@@ -106,20 +101,18 @@ def errors(estimate: Estimate) -> dict:
     return {"stderr": None if error is None else 100 * error, "interval_95": [100 * low, 100 * high]}
 
 
-def summary(row_N: np.ndarray) -> dict:
+def summary(scores: list[float]) -> dict:
     """n, score, stderr and interval_95 of some rows."""
-    total = sum(row_N.tolist())  # in the order of the rows, as LongBench does, so that it rounds alike
-    return {"n": len(row_N), "score": 100 * total / len(row_N), **errors(mean_over_tasks([row_N]))}
+    n = len(scores)
+    return {"n": n, "score": 100 * sum(scores) / n, **errors(mean_over_tasks([scores]))}
 
 
-def by_length(row_N: np.ndarray, length_N: np.ndarray) -> dict[str, dict]:
+def by_length(scores: list[float], lengths: list[float]) -> dict[str, dict]:
     """{bucket: summary of its rows}; without rows {"n": 0, "score": None}."""
     buckets = {}
     for bucket, (low, high) in BUCKETS.items():
-        inside_N = row_N[(low <= length_N) & (length_N < high)]
-        buckets[bucket] = {"n": 0, "score": None}
-        if len(inside_N):
-            buckets[bucket] = summary(inside_N)
+        inside = [score for score, length in zip(scores, lengths, strict=True) if low <= length < high]
+        buckets[bucket] = summary(inside) if inside else {"n": 0, "score": None}
     return buckets
 
 
@@ -128,38 +121,38 @@ def means(sets: dict[str, dict], source: str, e: bool) -> tuple[dict, dict | Non
 
     A mean is complete if every set that it should have is there and complete; stand-ins: every set that can be made.
     """
+    own = {name: entry for name, entry in sets.items() if entry["source"] == source}
     missing = set(STANDIN_SETS if source == "standin" else LONGBENCH_E if e else SETS)
     members = {category: [] for category in CATEGORIES}
-    for name, entry in sets.items():
-        if entry["source"] == source:
-            base = base_set(name)
-            members[SETS[base].category].append(name)
-            if entry["complete"]:
-                missing.discard(base)
+    for name, entry in own.items():
+        base = base_set(name)
+        members[SETS[base].category].append(name)
+        if entry["complete"]:
+            missing.discard(base)
     incomplete = {SETS[base].category for base in missing}
 
-    categories, all_names, weights = {}, [], []
+    categories, weights = {}, {}
     for category, names in members.items():
-        if not names:
-            continue
-        entries = [sets[name] for name in names]
-        estimate = mean_over_tasks([entry["row_scores"] for entry in entries])
-        categories[category] = mean(entries, estimate) | {"sets": names, "complete": category not in incomplete}
-        all_names += names
-        weights += [1 / len(names)] * len(names)
+        if names:
+            categories[category] = mean([own[name] for name in names], own, dict.fromkeys(names, 1.0))
+            categories[category]["complete"] = category not in incomplete
+            weights |= dict.fromkeys(names, 1 / len(names))
     if not categories:
         return {}, None
-    estimate = mean_over_tasks([sets[name]["row_scores"] for name in all_names], weights)
-    overall = mean(categories.values(), estimate)
-    return categories, overall | {"sets": all_names, "complete": not missing}
+    overall = mean(categories.values(), own, weights)
+    return categories, overall | {"complete": not missing}
 
 
-def mean(entries, estimate: Estimate) -> dict:
-    """The mean of sets or categories, each with the same weight. estimate: of this mean, from the rows of the sets."""
-    scores = [entry["score"] for entry in entries]
-    upstream = [entry["score_upstream"] for entry in entries]
+def mean(entries, sets: dict[str, dict], weights: dict[str, float]) -> dict:
+    """The mean of some sets or categories, `entries`, each with the same weight.
+
+    weights: {name of a set in `sets`: its weight in this mean}, for the interval.
+    """
+    row_scores = [sets[name]["row_scores"] for name in weights]
+    estimate = mean_over_tasks(row_scores, list(weights.values()))
     return {
-        "score": float(np.mean(scores)),
+        "score": float(np.mean([entry["score"] for entry in entries])),
         **errors(estimate),
-        "score_upstream": float(np.mean(upstream)),
+        "score_upstream": float(np.mean([entry["score_upstream"] for entry in entries])),
+        "sets": list(weights),
     }

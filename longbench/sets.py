@@ -70,13 +70,9 @@ def shots_of(name: str) -> int | None:
 
 def base_set(name: str) -> str:
     """The LongBench set whose prompt and metric `name` has: "standin_trec_5shots" -> "trec". ValueError if unknown."""
-    base = name.removeprefix(STANDIN)
-    shots = shots_of(name)
-    if shots in TREC_SHOTS or (shots and name.startswith(STANDIN)):
-        base = "trec"
+    base = "trec" if shots_of(name) else name.removeprefix(STANDIN)
     if base not in SETS:
-        known = f"trec_<N>shots with N = {' '.join(map(str, TREC_SHOTS))}"
-        raise ValueError(f"unknown set {name}; known: {' '.join(SETS)}, {known}, and stand-ins {STANDIN}<set>")
+        raise ValueError(f"unknown set {name}; known: {' '.join(SETS)}, trec_<N>shots, and stand-ins {STANDIN}<set>")
     return base
 
 

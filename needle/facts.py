@@ -1,8 +1,7 @@
 """What is hidden in the haystack, what is asked, and what the answer is.
 
 The first prompt of a cell has the paper's fact, or the user's. Further ones draw a name and a number, and so do all
-prompts of a user's fact that contains {key} or {number}. The draw depends only on seed, length, depth and trial, so
-neither the order of the work nor the number of processes changes it.
+prompts of a user's fact that contains {key} or {number}.
 """
 
 import random
@@ -11,7 +10,6 @@ from dataclasses import asdict, dataclass
 
 from scoring import contained
 
-PAPER_ANSWER = "eat a sandwich and sit in Dolores Park on a sunny day."
 CITIES = (
     "Accra Algiers Amman Ankara Antwerp Athens Auckland Bangkok Barcelona Beijing Belgrade Berlin Bogota Boston "
     "Brussels Budapest Cairo Chicago Copenhagen Dakar Damascus Delhi Denver Dublin Edinburgh Florence Geneva "
@@ -44,9 +42,9 @@ class Style:
 
 
 PAPER = Fact(
-    f"\nThe best thing to do in San Francisco is {PAPER_ANSWER}\n",
+    "\nThe best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day.\n",
     "What is the best thing to do in San Francisco?",
-    PAPER_ANSWER,
+    "eat a sandwich and sit in Dolores Park on a sunny day.",
 )
 STYLES = {
     # for models without instruction tuning: an introduction, the book, the question, an open answer
@@ -64,55 +62,46 @@ STYLES = {
 }
 
 
-def list_names(style: str, tokenizer) -> list[str]:
-    """The names that a drawn fact can have: cities, or for passkeys the lower-case words that are one token.
-
-    Raises ValueError if the tokenizer has fewer than ten of those.
-    """
-    if style != "passkey":
-        return CITIES
-    names = [token[1:] for token in tokenizer.get_vocab() if re.fullmatch("[Ġ▁][a-z]{3,}", token)]
-    if len(names) < 10:
-        raise ValueError(f"the tokenizer has {len(names)} words of one token, passkeys need 10; use --template book")
-    return sorted(set(names))
-
-
 class Facts:
-    """Gives each cell and trial its fact.
+    """Gives each cell and trial its fact, which depends on nothing else but the seed.
 
-    style: a key of STYLES.  needle, question, answer: for the first trial, None: the paper's. Where the needle contains
-    {key} or {number}, these are drawn, and the fact is for all trials.
+    style: a key of STYLES.  needle, question, answer: the user's fact, or None three times.
 
-    Raises ValueError if needle, question and answer do not fit together, or if `list_names` does.
+    Raises ValueError if these do not fit together, or if the tokenizer has too few words of one token for passkeys.
     """
 
     def __init__(self, style: str, needle: str | None, question: str | None, answer: str | None, seed: int, tokenizer):
         self.seed = seed
-        self.names = list_names(style, tokenizer)
+        self.names = CITIES
+        if style == "passkey":
+            words = {token[1:] for token in tokenizer.get_vocab() if re.fullmatch("[Ġ▁][a-z]{3,}", token)}
+            if len(words) < 10:
+                raise ValueError(f"the tokenizer has {len(words)} words of one token, not 10; use --template book")
+            self.names = sorted(words)
         self.digits = STYLES[style].digits
         self.drawn = STYLES[style].drawn
         self.fixed = STYLES[style].fixed
         if needle or question or answer:
-            self.fixed = Fact(needle or PAPER.needle, question or PAPER.question, answer or PAPER.answer)
-            if not contained(self.fixed.answer, self.fixed.needle):
-                raise ValueError(f"--needle {self.fixed.needle!r} does not contain --answer {self.fixed.answer!r}")
-            if needle and answer and not question:
-                raise ValueError("--needle and --answer replace the paper's fact; add the --question about them")
-            if re.search(r"\{(key|number)\}", self.fixed.needle):
+            if not (needle and question and answer):
+                raise ValueError("give --needle, --question and --answer together; they replace the paper's fact")
+            if not contained(answer, needle):
+                raise ValueError(f"--needle {needle!r} does not contain --answer {answer!r}")
+            self.fixed = Fact(needle, question, answer)
+            if "{key}" in needle or "{number}" in needle:
                 self.drawn, self.fixed = self.fixed, None
 
     def settings(self) -> dict:
         return {"fixed": asdict(self.fixed) if self.fixed else None, "drawn": asdict(self.drawn)}
 
     def draw(self, length: int, depth: float, trial: int) -> Fact:
-        """The fact of one prompt; `length` tokens and `depth` percent identify the cell."""
+        """The fact of one prompt of the cell at `length` tokens and `depth` percent."""
         if trial == 0 and self.fixed:
             return self.fixed
         rng = random.Random(f"needle {self.seed} {length} {depth:g} {trial}")
         [name] = rng.sample(self.names, 1)
         number = str(rng.randrange(10**self.digits)).zfill(self.digits)
         texts = []
-        for text in vars(self.drawn).values():
+        for text in (self.drawn.needle, self.drawn.question, self.drawn.answer):
             text = text.replace("{name}", name).replace("{key}", name)
             texts.append(text.replace("{number}", number))
         return Fact(*texts)

@@ -8,13 +8,16 @@ so prompts share their beginnings token by token. Ends of sentences are found in
 """
 
 import hashlib
-import math
 import random
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import cycle, pairwise
 from pathlib import Path
+from pydoc_data.topics import topics
+
+from run import errors_of
 
 ESSAYS = (49, 645_142)  # number of files and bytes of the essays that the paper used
 # a full stop and closing quotes before white space; an ideographic full stop; an empty line
@@ -25,13 +28,11 @@ SENTENCE_END = re.compile(r"[.!?][\"')\]\u2019\u201d]*(?=\s)|[\u3002\uff01\uff1f
 class Haystack:
     """ids_N: token ids, as many as the longest prompt needs.  cuts: indices at which a sentence begins, 0 first.
     mid_character: indices inside a character that is spelt by several tokens; a prompt is never cut there.
-    unit: length of the texts in tokens; beyond it they repeat.
     """
 
     ids_N: list[int]
     cuts: list[int]
     mid_character: set[int]
-    unit: int
 
 
 def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
@@ -40,12 +41,10 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
     Returns (text by name, sorted; source, path, number and hash of the files). `source` is "official" for the paper's
     essays (known by their number and size), "user" or "standin".
 
-    Raises ValueError if there is no folder, no text in it, or a file that is not UTF-8.
+    Raises ValueError if there is no text in the folder, or a file that is not UTF-8.
     """
     texts = {}
     if folder is None:
-        from pydoc_data.topics import topics
-
         texts = dict(sorted(topics.items()))
         data = {"source": "standin", "path": "pydoc_data of this Python"}
     else:
@@ -53,10 +52,8 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
         for path in sorted(folder.rglob("*.txt"), key=lambda path: path.parts):
             content = path.read_bytes()
             size += len(content)
-            try:
+            with errors_of(f"{path} is not UTF-8 text"):
                 texts[path.relative_to(folder).as_posix()] = content.decode("utf-8-sig").replace("\r\n", "\n")
-            except UnicodeDecodeError:
-                raise ValueError(f"{path} is not UTF-8 text; convert it or remove it from the haystack") from None
         if not "".join(texts.values()).strip():
             raise ValueError(f"no text in {folder}: --haystack_dir is a folder of .txt files")
         data = {"source": "official" if (len(texts), size) == ESSAYS else "user", "path": str(folder)}
@@ -107,25 +104,20 @@ def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
 
 def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:
     """At least `length` tokens of the texts, with an empty line between two, repeated if they are short."""
-    ids, cuts, mid_character = [], [], []
-    for text in texts:
-        if len(ids) >= length or not text.strip():
-            continue
+    haystack = Haystack([], [], set())
+    for text in cycle(text for text in texts if text.strip()):
+        n = len(haystack.ids_N)
+        if n >= length:
+            break
         text = text.strip()[: 16 * length] + "\n\n"  # no tokenizer packs 16 characters of prose into a token
-        new_ids, offsets = encode_inside(tokenizer, text)
+        ids, offsets = encode_inside(tokenizer, text)
         for cut in sentence_starts(text, offsets):
-            cuts.append(len(ids) + cut)
-        for i in range(1, len(new_ids)):
-            previous_end, start = offsets[i - 1][1], offsets[i][0]
-            if start < previous_end:
-                mid_character.append(len(ids) + i)
-        ids += new_ids
-    unit = len(ids)
-    copies = math.ceil(length / unit)
-    starts = [unit * copy for copy in range(copies)]
-    all_cuts = [start + cut for start in starts for cut in cuts]
-    all_mid_character = {start + index for start in starts for index in mid_character}
-    return Haystack(ids * copies, all_cuts, all_mid_character, unit)
+            haystack.cuts.append(n + cut)
+        for i, (previous, current) in enumerate(pairwise(offsets), 1):
+            if current[0] < previous[1]:
+                haystack.mid_character.add(n + i)
+        haystack.ids_N += ids
+    return haystack
 
 
 def sentence_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:

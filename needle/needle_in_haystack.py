@@ -26,22 +26,11 @@ from pathlib import Path
 
 import numpy as np
 
+import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
 from endpoint import Endpoint
 from facts import STYLES, Facts
 from haystack import Prompts, build_haystack, read_texts, rotate
-from run import (
-    RANK,
-    WORLD_SIZE,
-    Parser,
-    barrier,
-    broadcast,
-    for_each_checkpoint,
-    name_results,
-    positive_int,
-    print_rank0,
-    run_script,
-)
 from scoring import contained, totals, word_share, write_cell
 from stats import mean_over_grid
 from store import Store
@@ -50,15 +39,11 @@ from tokenizer import open_tokenizer
 LENGTHS = np.round(np.linspace(1000, 128000, 40)).astype(int).tolist()
 DEPTHS = np.round(np.linspace(0, 100, 10)).astype(int).tolist()
 PROVIDERS = {"llama": "transformers", "transformers": "transformers", "vllm": "vllm", "openai": "openai"}
-Key = tuple[int, float, int]  # length (tokens), depth (percent), trial
-MOST_TOKENS, MOST_TRIALS = 2**24, 10_000  # prompts of one trial, and the keys of all, are held in memory
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line, with `engine` ("transformers", "vllm" or "openai"), `models` (folders, hub ids or a server's
-    name) and `test_names` ({model: name of its results}). Raises ValueError if flags do not fit together.
-    """
-    parser = Parser(__doc__)
+    """The command line, completed by `check_args`."""
+    parser = run.Parser(__doc__)
     model = parser.add_argument_group("model")
     paths = "checkpoint folders or hub ids; openai: one with the tokenizer"
     model.add_argument("--model_path", nargs="+", required=True, help=paths)
@@ -70,10 +55,10 @@ def parse_args() -> argparse.Namespace:
     grid = parser.add_argument_group("grid")
     grid.add_argument("-s", "--s_len", type=int, default=0, help="shortest of the 40 lengths, tokens [0]")
     grid.add_argument("-e", "--e_len", type=int, default=128000, help="longest of the 40 lengths, tokens [128000]")
-    grid.add_argument("--lengths", type=positive_int, nargs="+", help="other lengths, tokens")
+    grid.add_argument("--lengths", type=run.int_between(1, 2**24), nargs="+", help="other lengths, tokens")
     grid.add_argument("--depths", type=float, nargs="+", default=DEPTHS, help=f"percent {DEPTHS}")
     trials = "prompts per cell; all but the first draw fact and text [1]"
-    grid.add_argument("--trials", type=positive_int, default=1, help=trials)
+    grid.add_argument("--trials", type=run.int_between(1, 10_000), default=1, help=trials)
     grid.add_argument("--allow_beyond", action="store_true", help="measure lengths that a checkpoint does not declare")
     text = parser.add_argument_group("text")
     text.add_argument("--haystack_dir", type=Path, help="folder of .txt files [help pages of Python, a stand-in]")
@@ -82,7 +67,7 @@ def parse_args() -> argparse.Namespace:
     text.add_argument("--needle", help=needle)
     text.add_argument("--question", help="[the paper's]")
     text.add_argument("--answer", help="text to find, contained in the needle [the paper's]")
-    text.add_argument("--max_new_tokens", type=positive_int, default=50, help="longest answer, tokens [50]")
+    text.add_argument("--max_new_tokens", type=run.positive_int, default=50, help="longest answer, tokens [50]")
     text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts and texts [0]")
     result = parser.add_argument_group("result")
     result.add_argument("--test_name", help="name of the results [the checkpoint's name]")
@@ -91,31 +76,30 @@ def parse_args() -> argparse.Namespace:
     result.add_argument("--protocol", choices=["share", "lceg"], default="share", help=protocol)
     add_engine_flags(parser)
     args = parser.parse_args()
-
-    args.engine = PROVIDERS[args.model_provider]
-    check_engine_flags(args, args.engine)
-    choose_models(args)
-    paper_lengths = [length for length in LENGTHS if args.s_len <= length <= args.e_len]
-    args.lengths = sorted(set(args.lengths or paper_lengths))
-    if not args.lengths:
-        raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
-    if args.lengths[-1] > MOST_TOKENS or args.trials > MOST_TRIALS:
-        raise ValueError(f"--lengths are at most {MOST_TOKENS} tokens and --trials at most {MOST_TRIALS}")
-    if not all(0 <= depth <= 100 for depth in args.depths):
-        raise ValueError("--depths are percent, 0 to 100")
-    args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths))]
+    check_args(args)
     return args
 
 
-def choose_models(args: argparse.Namespace) -> None:
-    """Sets `models` and `test_names`. Raises ValueError if flags are missing or names coincide."""
+def check_args(args: argparse.Namespace) -> None:
+    """Sets `engine` ("transformers", "vllm" or "openai"), `models` (folders, hub ids or a server's name), `test_names`
+    ({model: name of its results}), `lengths` and `depths`. Raises ValueError if flags do not fit together.
+    """
+    args.engine = PROVIDERS[args.model_provider]
+    check_engine_flags(args, args.engine)
     args.models = args.model_path
     if args.engine == "openai":
         if not args.base_url or not args.model_name or len(args.model_path) > 1:
             raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
         args.models = [args.model_name]
-    names = name_results([args.test_name] if args.test_name else None, args.models, "--test_name")
+    names = run.name_results([args.test_name] if args.test_name else None, args.models, "--test_name")
     args.test_names = dict(zip(args.models, names, strict=True))
+    paper_lengths = [length for length in LENGTHS if args.s_len <= length <= args.e_len]
+    args.lengths = sorted(set(args.lengths or paper_lengths))
+    if not args.lengths:
+        raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
+    if not all(0 <= depth <= 100 for depth in args.depths):
+        raise ValueError("--depths are percent, 0 to 100")
+    args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths))]
 
 
 def open_model(model: str, args: argparse.Namespace):
@@ -126,19 +110,17 @@ def open_model(model: str, args: argparse.Namespace):
     if args.engine == "openai":
         tokenizer = open_tokenizer(args.model_path[0], args.trust_remote_code is True)
         return Endpoint(args.base_url, model, args.api_key, tokenizer)
-    engine = open_engine(args.engine, model, args, max(args.lengths))
-    engine.api_key = args.api_key  # needs none, but hides it in the recorded command
-    beyond = [length for length in args.lengths if engine.window and length > engine.window]
-    if beyond:
-        message = f"{len(beyond)} of {len(args.lengths)} lengths exceed the window of {model}, {engine.window} tokens"
-        if not args.allow_beyond:
-            raise ValueError(f"{message}; add --allow_beyond to measure them, or --e_len to leave them out")
-        print_rank0(f"WARNING: {message}")
+    longest = args.lengths[-1]
+    engine = open_engine(args.engine, model, args, longest)
+    engine.api_key = args.api_key  # not needed, but to be masked in the recorded command
+    if engine.window and longest > engine.window and not args.allow_beyond:
+        advice = "add --allow_beyond to measure it, or leave it out with --e_len"
+        raise ValueError(f"length {longest} exceeds the window of {model}, {engine.window} tokens; {advice}")
     return engine
 
 
-def describe_run(engine, facts: Facts, data: dict, args: argparse.Namespace) -> tuple[dict, dict]:
-    """(the settings that must be equal to resume, what every cell file records about its run)."""
+def open_store(folder: Path, engine, facts: Facts, data: dict, args: argparse.Namespace) -> Store:
+    """The answers of one model: answers.jsonl, with the record run.json."""
     settings = {
         **engine.settings(),
         "max_new_tokens": args.max_new_tokens,
@@ -148,27 +130,22 @@ def describe_run(engine, facts: Facts, data: dict, args: argparse.Namespace) -> 
         "facts": facts.settings(),
         "seed": args.seed,
     }
-    run = {
-        "protocol": args.protocol,
-        "seed": args.seed,
-        "data": data,
-        **engine.describe(),
-        "max_new_tokens": args.max_new_tokens,
-        "template": args.template,
-    }
-    return settings, run
+    return Store(
+        folder / "answers.jsonl",
+        settings,
+        key=itemgetter("length", "depth", "trial"),
+        record=folder / "run.json",
+        results=lambda: sorted(folder.glob("*_results.json")),
+    )
 
 
-def answer_cells(engine, facts: Facts, texts: dict, todo: list[Key], args: argparse.Namespace, store: Store):
-    """Answers this rank's share of the prompts, one trial of all cells after the other.
+def answer_cells(engine, facts: Facts, texts: dict, todo: list[tuple], args: argparse.Namespace, store: Store):
+    """Answers this rank's share of the prompts, one trial of all cells after the other: a trial's cells share its text.
 
-    The prompts of one trial fit in memory, and they share all that prompts have in common: the trial's text.
+    todo: (length in tokens, depth in percent, trial) of each prompt.
     """
-    longest = max(args.lengths)
     for trial in sorted({trial for _, _, trial in todo}):
-        haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), longest)
-        if trial == 0 and longest > haystack.unit:
-            print_rank0(f"the haystack has {haystack.unit} tokens; it is repeated for longer prompts")
+        haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), args.lengths[-1])
         builder = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
         entries, prompts = [], []
         for length, depth, number in todo:
@@ -191,53 +168,40 @@ def answer_cells(engine, facts: Facts, texts: dict, todo: list[Key], args: argpa
             store.append(entry)
 
 
-def answer_key(entry: dict) -> Key:
-    """The cell and trial of a recorded answer. Raises KeyError or TypeError if the entry is not such a record."""
-    itemgetter("needle", "answer", "prompt_tokens", "seconds", "peak_memory_bytes", "utc")(entry)
-    key = (entry["length"], entry["depth"], entry["trial"])
-    scores = [] if "error" in entry else [entry["score"], entry["exact"]]
-    sum([*key, *scores])  # a TypeError, unless all are numbers
-    return key
-
-
 def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: dict) -> None:
     """Answers the grid for one checkpoint and writes its cell files."""
     engine = open_model(model, args)
     facts = Facts(args.template, args.needle, args.question, args.answer, args.seed, engine.tokenizer)
-    settings, run = describe_run(engine, facts, data, args)
+    record = {
+        "protocol": args.protocol,
+        "seed": args.seed,
+        "data": data,
+        **engine.describe(),
+        "max_new_tokens": args.max_new_tokens,
+        "template": args.template,
+    }
     folder = args.output_dir / args.test_names[model]
-    store = Store(
-        folder / "answers.jsonl",
-        settings,
-        answer_key,
-        record=folder / "run.json",
-        results=lambda: sorted(folder.glob("*_results.json")),
-    )
-    answered = broadcast(set(store.open(run)) if RANK == 0 else None)
+    store = open_store(folder, engine, facts, data, args)
+    answered = run.broadcast(set(store.open(record)) if run.RANK == 0 else None)
     requested = list(product(args.lengths, args.depths, range(args.trials)))
     todo = [key for key in requested if key not in answered]
-    if len(todo) < len(requested):
-        print_rank0(f"{folder}: {len(requested) - len(todo)} of {len(requested)} answers are there")
-    if todo:
-        print_rank0(f"{model}: {run['method']}, {engine.name}, {engine.dtype}, {WORLD_SIZE} process(es)")
-        answer_cells(engine, facts, texts, todo, args, store)
+    run.print_rank0(f"{folder}: {len(requested) - len(todo)} of {len(requested)} answers are there")
+    answer_cells(engine, facts, texts, todo, args, store)
     store.close()
-    barrier()
-    if RANK == 0:
+    run.barrier()
+    if run.RANK == 0:
         entries = store.gather() | store.errors
-        if not entries.keys() >= set(requested):
-            raise ValueError(f"{store.path}: answers are missing; rerun the same command, one at a time")
-        report(folder, [entries[key] for key in requested], run)
+        report(folder, [entries[key] for key in requested], record)
 
 
-def report(folder: Path, entries: list[dict], run: dict) -> None:
+def report(folder: Path, entries: list[dict], record: dict) -> None:
     """Writes the cell files and prints the mean score. Raises ValueError if answers are missing for lack of memory."""
     cells = {}
     for entry in entries:
         cells.setdefault((entry["length"], entry["depth"]), []).append(entry)
     score_CT = []
     for trials in cells.values():
-        write_cell(folder, trials, run)
+        write_cell(folder, trials, record)
         score_CT.append([trial.get("score", math.nan) for trial in trials])
     n, _, exact = totals(entries)
     if n:
@@ -253,9 +217,9 @@ def main() -> None:
     args = parse_args()
     texts, data = read_texts(args.haystack_dir)
     if data["source"] == "standin":
-        print_rank0("no --haystack_dir: the haystack is stand-in data, the help pages of this Python")
-    for_each_checkpoint(args.models, lambda model: evaluate(model, args, texts, data))
+        run.print_rank0("no --haystack_dir: the haystack is stand-in data, the help pages of this Python")
+    run.for_each_checkpoint(args.models, lambda model: evaluate(model, args, texts, data))
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run.run_script(main)

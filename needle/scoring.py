@@ -27,15 +27,18 @@ def words(text: str) -> list[str]:
 def word_share(answer: str, response: str) -> float:
     """Share of the answer's distinct words that the response has, 0 to 1."""
     expected = set(words(answer))
-    found = {*words(response), *words(NUMBER_EDGE.sub(" ", response))}
+    found = set(words(response)) | set(words(NUMBER_EDGE.sub(" ", response)))
     return len(expected & found) / len(expected)
 
 
 def contained(answer: str, text: str) -> bool:
     """Whether the text contains the answer's words, one after the other."""
-    expected = " ".join(words(answer))
-    readings = (words(text), words(NUMBER_EDGE.sub(" ", text)))
-    return expected != "" and any(f" {expected} " in f" {' '.join(reading)} " for reading in readings)
+    expected = words(answer)
+    for reading in (text, NUMBER_EDGE.sub(" ", text)):
+        found = f" {' '.join(words(reading))} "
+        if expected and f" {' '.join(expected)} " in found:
+            return True
+    return False
 
 
 def lceg_overlap(answer: str, response: str) -> float:
@@ -67,9 +70,8 @@ def totals(entries: list[dict]) -> tuple[int, float, int]:
 def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
     """Writes the result file of one cell.
 
-    entries: its trials, answered or failed, in order.  run: what all cells share. The protocol "lceg" adds the paper's
-    scores of the first trial. Several trials have texts of their own, the same in all cells (haystack.rotate); then
-    they are what the interval of a mean over cells resamples.
+    entries: its trials, answered or failed, in order.  run: what all cells share. Several trials have texts of their
+    own, the same in all cells (haystack.rotate); then they are the sampled units of a mean over cells.
     """
     n, score, exact = totals(entries)
     first = entries[0]

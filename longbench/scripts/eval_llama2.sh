@@ -1,14 +1,12 @@
 #!/usr/bin/env bash
 # Predictions of the models of config/model2path.json; then `bash scripts/score.sh` scores them.
 #
-#   cd longbench; bash scripts/eval_llama2.sh [flags of pred.py]
+#   cd longbench; bash scripts/eval_llama2.sh [flags of pred.py]              LongBench's 16 sets, with --e its 13
+#   DATASETS=manyshots_trec bash scripts/eval_llama2.sh                       many-shot TREC, 1 to 1000 shots
 #
 # ../eval.sh does the same for any checkpoint, and scores; its variables (NPROC, JOBS, GPUS, ...) work here as well.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-
-datasets=(longbench) # LongBench's 16 sets, with the flag --e the 13 of LongBench-E; or names of sets
-# datasets=(manyshots_trec) # many-shot TREC, 1 to 1000 shots
 
 models=(
   llama2-7b-hf
@@ -23,5 +21,5 @@ models=(
   llama2-7b-hf-slimpajama-yarn-32k
 )
 
-export DATASETS=${DATASETS:-${datasets[*]}} MODELS=${MODELS:-${models[*]}} SCORE=${SCORE:-no}
+export MODELS=${MODELS:-${models[*]}} SCORE=${SCORE:-no}
 exec bash eval.sh "$@"

@@ -30,20 +30,15 @@ def test_names_of_sets():
     assert [official_rows(name) for name in names] == [None, 200, None, 200]
     assert expand(["trec", "longbench", "lcc"], False) == ["trec", *[name for name in SETS if name != "trec"]]
     assert expand(["longbench"], True) == list(LONGBENCH_E) and len(expand(["manyshots_trec"], False)) == 15
-    for name in ("trec_7shots", "qmsum_e", "standin_", "lcc_5shots"):
-        with pytest.raises(ValueError, match="unknown set"):
-            base_set(name)
 
 
 # --- rows
 @pytest.mark.parametrize(
     ("name", "e", "dataset", "count", "source"),
     [
-        ("hotpotqa", False, "hotpotqa", 200, "official"),
         ("hotpotqa", False, "mine", 200, "user"),  # own data under an official name
         ("qasper", True, "qasper", 224, "official"),
         ("trec_5shots", False, "trec", 200, "official"),
-        ("standin_lcc", True, "standin_lcc", 3, "standin"),
         ("standin_trec_7shots", False, "standin_trec", 1, "standin"),
     ],
 )
@@ -66,29 +61,23 @@ def test_rows_without_an_id_of_their_own_get_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "message"),
+    ("name", "row", "message"),
     [
-        ("standin_lcc", [make_row(0), '{"input": "a"'], "standin_lcc.jsonl, line 2 is not a JSON object"),
-        ("standin_lcc", ["", make_row(0, answers=[])], "line 2 is not a row .*TypeError"),
-        ("standin_lcc", [], "has no rows"),
-        ("hotpotqa", [make_row(0)], "has 1 rows, not 200"),
+        ("standin_lcc", '{"input": "a"', "standin_lcc.jsonl, line 2 is not a JSON object"),
+        ("standin_lcc", make_row(1, answers="one"), "line 2 is not a row .*TypeError"),
+        ("standin_lcc", make_row(1, context="\ud800"), "line 2 is not a JSON object of UTF-8"),
+        ("standin_lcc", make_row(1, length=float("nan")), "line 2 is not a row"),
+        ("hotpotqa", make_row(1), "has 2 rows, not 200"),
         ("standin_qasper", None, "make it with python make_standin.py"),
         ("lsht", None, "unknown set lsht"),
+        ("standin_", None, "unknown set standin_"),
     ],
 )
-def test_an_invalid_file_is_refused(tmp_path, name, rows, message):
-    if rows is not None:
-        write_rows(tmp_path / f"{name}.jsonl", rows)
+def test_an_invalid_file_is_refused(tmp_path, name, row, message):
+    if row is not None:
+        write_rows(tmp_path / f"{name}.jsonl", [make_row(0), row])
     with pytest.raises(ValueError, match=message):
         load(name, tmp_path)
-
-
-@pytest.mark.parametrize("field", ["answers", "context", "length", "_id", "all_classes"])
-def test_each_field_is_checked(tmp_path, field):
-    odd_values = {"answers": "one", "context": "\ud800", "length": float("nan"), "_id": ["a"], "all_classes": "ab"}
-    write_rows(tmp_path / "standin_lcc.jsonl", [make_row(0), make_row(1, **{field: odd_values[field]})])
-    with pytest.raises(ValueError, match="line 2 is not a"):
-        load("standin_lcc", tmp_path)
 
 
 def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
@@ -111,20 +100,14 @@ def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
     for name, e in sets + sets:
         assert load(name, tmp_path / "data", e).record["source"] == "official"
     assert asked == ["Leooyii/manyshots_trec", "Leooyii/longbench", "THUDM/LongBench"]  # each once
-    with pytest.raises(ValueError, match=r"Leooyii/manyshots_trec: the set is not in it"):
-        load("trec_5shots", tmp_path)
     data.download.cache_clear()
     shutil.move(cache / "THUDM/LongBench/data.zip", tmp_path / "data.zip")  # the user's, beside the files
     shutil.rmtree(cache)
     assert load("2wikimqa", tmp_path, True).rows
-    archive = bytearray((tmp_path / "data.zip").read_bytes())
-    for header, flag in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
-        archive[archive.rindex(header) + flag] |= 1  # encrypted
-    (tmp_path / "locked").mkdir()
-    (tmp_path / "locked" / "data.zip").write_bytes(archive)
-    with pytest.raises(ValueError, match=r"locked/data.zip cannot be unpacked"):
-        load("2wikimqa", tmp_path / "locked", True)
-    with pytest.raises(ValueError, match=r"Leooyii/longbench: cannot be reached; THUDM/LongBench: cannot be reached\)"):
+    with pytest.raises(ValueError, match=r"not found on the hub in Leooyii/longbench or THUDM/LongBench;"):
+        load("gov_report", tmp_path)
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"data.zip cannot be unpacked"):
         load("gov_report", tmp_path)
 
 

@@ -98,9 +98,8 @@ def test_documented_command(run, base, tmp_path):
     assert LENGTHS[:4] == [1000, 4256, 7513, 10769] and LENGTHS[19] == 62872 and len(LENGTHS) == 40
     assert DEPTHS == [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
     flags = f"-s 0 --e_len 1500 --model_provider LLaMA --model_path {base} --test_name NTK-32k --allow_beyond"
-    out = run(f"{flags} --max_new_tokens 3 --output_dir {tmp_path} --api_key sesame --trials 2")
+    run(f"{flags} --max_new_tokens 3 --output_dir {tmp_path} --api_key sesame --trials 2")
     assert "sesame" not in "".join(path.read_text() for path in (tmp_path / "NTK-32k").iterdir())
-    assert "WARNING: 1 of 1 lengths exceed the window" in out
     names = {f"NTK-32k_len_1000_depth_{100 * depth}_results.json" for depth in DEPTHS}
     assert {path.name for path in (tmp_path / "NTK-32k").glob("[!.]*")} == {*names, "answers.jsonl", "run.json"}
     cells = read_results(tmp_path / "NTK-32k").values()
@@ -113,8 +112,8 @@ def test_documented_command(run, base, tmp_path):
 
 def test_trials_have_texts_of_their_own_and_are_what_the_interval_resamples(run, base, tmp_path):
     engine = FakeEngine(base, lambda text: oracle(text) if len(engine.asked) % 3 else "")
-    flags = f"--model_path {base} --test_name a --lengths 3000 4000 --depths 90 100 --output_dir {tmp_path}"
-    out = run(f"{flags} --trials 4", engine)
+    flags = f"--model_path {base} --test_name a --lengths 3000 4000 --depths 90 100 --trials 4 --output_dir {tmp_path}"
+    out = run(flags, engine)
     beginnings = [text.split("<book>")[1][:200] for text in engine.asked]
     assert all(len(set(beginnings[4 * trial : 4 * trial + 4])) == 1 for trial in range(4))
     assert len(set(beginnings)) == 4 and read_texts(None)[0]["assert"].startswith(beginnings[0])
@@ -123,9 +122,6 @@ def test_trials_have_texts_of_their_own_and_are_what_the_interval_resamples(run,
     low, high = mean_over_grid(score_CT, drawn_text=True).interval()
     assert f"score {np.mean(score_CT):.3f} [{low:.3f}, {high:.3f}]" in out
     assert all(cell["drawn_text"] and cell["sampled_unit"] == "trial" for cell in cells.values())
-    run(f"{flags} --test_name one", engine)
-    for cell in read_results(tmp_path / "one").values():
-        assert not cell["drawn_text"] and cell["sampled_unit"] == "cell"
 
 
 def test_a_server_answers_like_a_model(run, base, tmp_path, monkeypatch):
@@ -159,7 +155,6 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(run, base, tmp_pat
         patch.setattr(needle_in_haystack.Store, "append", stop_after_17)
         run(f"{flags} --output_dir {stopped}")
     with path.open("a") as file:
-        file.write('{"length": 400, "depth": 0, "trial": "a"}\n')  # no answer
         file.write('{"length": 400, "depth": 0, "tri')  # a line cut off by a kill
     shutil.copytree(stopped, sharded)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -172,13 +167,11 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(run, base, tmp_pat
 
 
 def test_a_second_run_waits_and_answers_nothing_again(run, base, tmp_path, monkeypatch):
-    flags = f"--model_path {base} --test_name tiny --lengths 1000 --depths 0 100 --trials 2 --allow_beyond"
-    flags += f" --max_new_tokens 3 --output_dir {tmp_path}"
+    flags = f"--model_path {base} --lengths 1000 --allow_beyond --max_new_tokens 3 --output_dir {tmp_path}"
     script = "needle_in_haystack.py"
     second = tiny.start_second(monkeypatch, needle_in_haystack.Store, "append", script, *flags.split())
     run(flags)
-    assert "4 of 4 answers are there" in second[0].communicate()[0] and second[0].returncode == 0
-    assert [result["n"] for result in read_results(tmp_path / "tiny").values()] == [2, 2]
+    assert "10 of 10 answers are there" in second[0].communicate()[0] and second[0].returncode == 0
 
 
 def test_larger_grids_reuse_answers_and_other_settings_start_again(run, base, tmp_path):
@@ -188,7 +181,9 @@ def test_larger_grids_reuse_answers_and_other_settings_start_again(run, base, tm
     run(flags, FakeEngine(base, oracle))
     run(f"{flags} 1500 --trials 2 --depths 0 50 100", larger)
     assert len(larger.asked) == 1 + 3 + 6  # depth 50 is new; 0 and 100 at 1000 tokens were there
-    assert len(read_results(folder)) == 10 + 1 + 3  # the cells of the first grid as well
+    cells = read_results(folder)
+    assert len(cells) == 10 + 1 + 3  # the cells of the first grid as well
+    assert [cells[1000, depth]["sampled_unit"] for depth in (11, 50)] == ["cell", "trial"]
     out = run(f"{flags} --max_new_tokens 20", FakeEngine(base, oracle))
     assert "moved to old/ (other max_new_tokens)" in out
     assert len(read_results(folder / "old")) == 14 and len(read_results(folder)) == 10
@@ -216,22 +211,16 @@ def test_prompts_that_run_out_of_memory_are_recorded_and_retried(run, base, tmp_
     [
         ("--haystack_dir none", "no text in none"),
         ("--haystack_dir latin", "a.txt is not UTF-8"),
-        ("--lengths 1000 2048", "1 of 2 lengths exceed the window of wide, 2000 tokens; add --allow_beyond"),
+        ("--lengths 1000 2048", "length 2048 exceeds the window of wide, 2000 tokens; add --allow_beyond"),
         ("--lengths 1000 64", "length 64 is too short"),
-        ("--answer cake", "does not contain --answer 'cake'"),
+        ("--lengths 4000000000", "from 1 to 16777216"),
+        ("--answer cake", "together"),
+        ("--needle bread --question What --answer cake", "does not contain --answer 'cake'"),
         ("--template passkey", "0 words of one token"),
-        ("--haystack_dir empty", "no text in empty"),
-        ("--depths 0 101", "percent, 0 to 100"),
         ("--depths nan", "percent, 0 to 100"),
-        ("--lengths 4000000000 --allow_beyond", "at most 16777216 tokens"),
-        ("--trials 1000000000", "--trials at most"),
-        ("--needle cake --answer cake", "add the --question"),
-        ("--test_name .", "--test_name"),
-        ("--test_name ..", "--test_name"),
+        ("--trials 0", "from 1 to 10000"),
         ("--test_name a/b", "--test_name"),
         ("--model_provider openai", "needs --base_url"),
-        ("--trials 0", "at least 1"),
-        ("--max_new_tokens -1", "at least 1"),
         ("--model_path own_code", "add --trust_remote_code"),
         ("--model_path wide own_code --test_name a", "--test_name"),
     ],
@@ -240,7 +229,6 @@ def test_bad_input_ends_with_one_line_before_the_model_is_loaded(run, tmp_path, 
     tiny.save_base(tmp_path / "wide", max_position_embeddings=2000)
     tiny.edit_config(tiny.save_base(tmp_path / "own_code"), auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
     (tmp_path / "latin").mkdir()
-    (tmp_path / "empty").mkdir()
     (tmp_path / "latin" / "a.txt").write_text("Zoë", encoding="latin-1")
     monkeypatch.delattr(Transformers, "load")
     monkeypatch.chdir(tmp_path)

@@ -61,7 +61,7 @@ each_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=T
 def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer, style):
     whole = "".join(text.strip() + "\n\n" for text in PAGES[:3])
     haystack = build_haystack(tokenizer, PAGES[:3], 30_000)
-    assert haystack.unit < 30_000 <= len(haystack.ids_N)  # repeated
+    assert len(encode_inside(tokenizer, whole)[0]) < 30_000 <= len(haystack.ids_N)  # repeated
     template, fact = STYLES[style].template, STYLES[style].fixed or STYLES[style].drawn
     head, tail = template.replace("{question}", fact.question).split("{context}")
     prompts = Prompts(tokenizer, haystack, template, NEW)
@@ -111,10 +111,10 @@ def test_texts_are_sorted_and_their_source_is_known(tmp_path):
     texts, data = read_texts(tmp_path)
     assert list(texts.items()) == [("a/c.txt", "C."), ("a/z.txt", "Z.\nY."), ("b.txt", "B.")]
     assert data["source"] == "user" and data["files"] == 3 and read_texts(None)[1]["source"] == "standin"
-    (tmp_path / "essays").mkdir()
-    for i in range(49):
-        (tmp_path / "essays" / f"{i}.txt").write_text("x" * (645_142 - 48 if i == 48 else 1))
-    assert read_texts(tmp_path / "essays")[1]["source"] == "official"
+    for i in range(46):
+        (tmp_path / f"{i}.txt").write_text("x")
+    (tmp_path / "b.txt").write_text("x" * (645_142 - 46 - sum(map(len, (b"\xef\xbb\xbfZ.\r\nY.", b"C.")))))
+    assert read_texts(tmp_path)[1]["source"] == "official"
 
 
 def test_each_trial_has_a_text_of_its_own_that_begins_with_a_sentence():
@@ -125,11 +125,8 @@ def test_each_trial_has_a_text_of_its_own_that_begins_with_a_sentence():
         number = next(i for i, page in enumerate(PAGES) if page == last + first)
         assert others == PAGES[number + 1 :] + PAGES[:number]
         assert re.search(r"""[.!?]["')\]]*$|\n\s*$""", last)
-    assert rotate({"a": "One. Two. Three.", "b": "Four."}, 3, 1) == [
-        " Two. Three.",
-        "Four.",
-        "One.",
-    ]  # must never change
+    short = rotate({"a": "One. Two. Three.", "b": "Four."}, 3, 1)
+    assert short == [" Two. Three.", "Four.", "One."]  # must never change
     assert rotate(texts, 3, 1) != rotate(texts, 3, 2) and rotate(texts, 3, 1) != rotate(texts, 4, 1)
     assert rotate({"a": "No sentence"}, 3, 1) == ["", "No sentence"]
 
@@ -144,11 +141,12 @@ def test_facts_depend_on_cell_trial_and_seed_only():
         assert facts.draw(*cell) == fact
         name = fact.question.removeprefix("What is the magic number of ").removesuffix("?")
         assert name in CITIES and fact.needle == f"\nThe magic number of {name} is {fact.answer}.\n"
-    assert Facts("book", None, None, None, 4, None).draw(1000, 50, 1) != drawn[1000, 50, 1]
-    own = Facts("book", "\nThe cat is grey.\n", "What colour is the cat?", "grey", 3, None)
-    assert own.draw(10, 0, 0) == Fact("\nThe cat is grey.\n", "What colour is the cat?", "grey")
-    assert own.draw(1000, 50, 1) == drawn[1000, 50, 1]
-    assert drawn[1000, 50, 1].answer == "7461461"  # must never change
+    first = drawn[1000, 50, 1]
+    assert first.answer == "7461461"  # must never change
+    assert Facts("book", None, None, None, 4, None).draw(1000, 50, 1) != first
+    own = ("\nThe cat is grey.\n", "What colour is the cat?", "grey")
+    facts = Facts("book", *own, 3, None)
+    assert facts.draw(10, 0, 0) == Fact(*own) and facts.draw(1000, 50, 1) == first
     own = Facts("book", "{key}: {number} {}", "{key}?", "{number}", 3, None).draw(1000, 50, 0)
     assert own.needle == f"{own.question[:-1]}: {own.answer} {{}}" and re.fullmatch(r"\d{7}", own.answer)
 
@@ -183,16 +181,7 @@ def test_scores_of_the_papers_answer(response, share, exact, overlap):
 def test_other_scores():
     assert word_share("4821", " 4821\n# key") == word_share("4821", "4,821.") == 1  # a number is found whole
     assert word_share("4821", "48215") == 0 and not contained("4821", "14821 4 821")
-    for glued in (
-        "4821.The",
-        "4821</book>",
-        "is:4821",
-        "**4821**the",
-        "`4821`\u2014as",
-        "(4821)a",
-        "key_4821_",
-        "1=4821",
-    ):
+    for glued in ("4821.The", "4821</book>", "is:4821", "**4821**the", "`4821`\u2014as", "(4821)a", "key_4821_"):
         assert word_share("4821", glued) == 1 and contained("4821", glued)
     for other in ("48215.The", "14821:a", "4821.5", "4,821,000", "x4821y"):
         assert word_share("4821", other) == 0 and not contained("4821", other)
