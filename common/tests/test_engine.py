@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from answers import add_engine_flags, answer_all, answer_group, check_engine_flags, open_engine
 from attention import CACHED
-from decode import Decoder, GroupStorage
+from decode import Decoder
 from engine import cut_at, shared_prefix
 from rope import RopeSetter, rope_at
 from tiny import EXTEND, C, L
@@ -223,7 +223,8 @@ def test_a_group_that_runs_out_of_memory_is_halved_until_it_fits(base, monkeypat
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(GroupStorage, "tensors", fail_if(lambda *args: args[2] > 3, GroupStorage.tensors))
+        prepare = fail_if(lambda _, rows, capacity: rows > 3, Transformers.prepare_group)
+        patch.setattr(Transformers, "prepare_group", prepare)
         patch.setattr(mlp, "forward", fail_if(lambda _: engine.cache.get_seq_length() > 200, mlp.forward))
         answers = answer_group(engine, prompts, 4)
     assert engine.cached_ids == [] and engine.cache is None  # its memory is free
