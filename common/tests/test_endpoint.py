@@ -102,26 +102,24 @@ def test_a_redirect_is_refused(server):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "ftp://host/v1", "localhost:8000/v1", "http:///v1", "http://a/?key=b"]
-)
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "localhost:8000/v1", "http:///v1", "http://user:word@host/v1"])
 def test_an_address_that_is_no_server_is_refused(url):
-    with pytest.raises(ValueError, match="http://localhost:8000/v1"):
+    with pytest.raises(ValueError, match="http://localhost:8000/v1") as error:
         Endpoint(url, "big", None)
+    assert "word" not in str(error.value)
 
 
-def test_key_and_password_are_in_no_result_or_message(server, monkeypatch, tmp_path):
-    url = server.url.replace("http://", "http://user:pass%2Fword@")
+def test_the_key_is_in_no_result_or_message(server, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("default login other password another\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))  # requests would send it in place of the key
-    assert Endpoint(server.url, "big", "secret\n").generate(["say a"], 1) == ["a"]
-    monkeypatch.setattr("sys.argv", ["call_api.py", "--base_url", url, "--api_key", "secret"])
-    server.reply = (401, "no user:pass%2Fword, no secret" + " and no secret" * 100)
-    client = Endpoint(url, "big", "secret")
+    client = Endpoint(server.url, "big", "secret\n")
+    assert client.generate(["say a"], 1) == ["a"]
+    monkeypatch.setattr("sys.argv", ["call_api.py", "--api_key", "secret", "--api_key=secret"])
+    server.reply = (401, "no secret" + " and no secret" * 100)
     with pytest.raises(ValueError, match="401") as error:
         client.generate(["a"], 1)
-    for text in (str(error.value), json.dumps(client.describe()), json.dumps(client.settings()), client.name_or_path):
-        assert "secret" not in text and "pass%2Fword" not in text
+    for text in (str(error.value), json.dumps(client.describe()), json.dumps(client.settings())):
+        assert "secret" not in text
 
 
 def test_plan_and_description():
