@@ -91,7 +91,7 @@ class Endpoint(Engine):
             response = self.session.post(url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False)
             if response.status_code == 200:
                 return 200, response.json()
-        except (requests.RequestException, RecursionError) as error:
+        except requests.RequestException as error:
             return 0, self.one_line(f"no answer ({error})")
         message = response.headers.get("Location", response.text)
         return response.status_code, self.one_line(message)
