@@ -106,17 +106,17 @@ class Engine:
     def batches(self, order: Sequence[int], prompts: list, max_new_tokens: int) -> list[list[int]]:
         """Cuts `order` into groups of at most `batch_size` prompts of one rope whose caches fit `token_budget`."""
         budget = self.token_budget() if order and self.batch_size > 1 else 0
-        groups, group, group_rope, longest = [], [], None, 0
+        groups = []
         for i in order:
             length = len(prompts[i]) + max_new_tokens
             rope = rope_at(self.config, length)
-            longest = max(longest, length)
-            fits = len(group) < self.batch_size and (len(group) + 1) * longest <= budget
-            if group and rope == group_rope and fits:
-                group.append(i)
-                continue
-            group, group_rope, longest = [i], rope, length
-            groups.append(group)
+            if groups and rope == group_rope and len(groups[-1]) < self.batch_size:
+                longest = max(longest, length)
+                if (len(groups[-1]) + 1) * longest <= budget:
+                    groups[-1].append(i)
+                    continue
+            groups.append([i])
+            group_rope, longest = rope, length
         return groups
 
     def plan(self, prompts: list, max_new_tokens: int, ranks: int = 1) -> list[list[int]]:

@@ -26,7 +26,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-
 RANK = int(os.environ.get("RANK", 0))  # these are set by torchrun
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
