@@ -106,7 +106,7 @@ class Engine:
     def batches(self, order: Sequence[int], prompts: list, max_new_tokens: int) -> list[list[int]]:
         """Cuts `order` into groups of at most `batch_size` prompts of one rope whose caches fit `token_budget`."""
         budget = self.token_budget() if order and self.batch_size > 1 else 0
-        groups = []
+        groups, group_rope, longest = [], None, 0
         for i in order:
             length = len(prompts[i]) + max_new_tokens
             rope = rope_at(self.config, length)
