@@ -110,15 +110,12 @@ class Decoder:
     def __init__(self, model, keys: list[torch.Tensor], values: list[torch.Tensor], use_graph: bool):
         rows, _, capacity, _ = keys[0].shape
         device = keys[0].device
-        vocabulary = model.config.get_text_config().vocab_size
         self.model = model
         self.shape = (rows, capacity)
         self.use_graph = use_graph
         self.token_B1 = torch.zeros((rows, 1), dtype=torch.int64, device=device)
         self.position_B1 = torch.zeros_like(self.token_B1)
         self.position_m = torch.arange(capacity, device=device)
-        self.bias_V = torch.zeros(vocabulary, dtype=model.dtype, device=device)  # -inf for banned tokens
-        self.banned = set()
         self.cache = DynamicCache()
         for k, v in zip(keys, values, strict=True):
             self.cache.layers.append(DecodeLayer(k, v, self.position_B1))
@@ -136,12 +133,8 @@ class Decoder:
         self.visible = visible
         self.longest = max(lengths)
 
-    def step(self, tokens: list[int], banned: set[int]) -> list[int]:
-        """Appends one token to each row; returns the most probable next tokens, none of which is banned."""
-        if banned != self.banned:
-            self.bias_V.zero_()
-            self.bias_V[list(banned)] = -math.inf
-            self.banned = banned
+    def step(self, tokens: list[int]) -> list[int]:
+        """Appends one token to each row; returns the most probable next tokens."""
         self.token_B1.copy_(torch.tensor(tokens)[:, None])
         self.longest += 1
         if self.use_graph:
@@ -168,7 +161,7 @@ class Decoder:
             use_cache=True,
             logits_to_keep=1,
         )
-        self.token_B1.copy_(most_probable(output.logits[:, -1] + self.bias_V))
+        self.token_B1.copy_(most_probable(output.logits[:, -1]))
         self.position_B1.add_(1)
 
     def capture(self, visible: int) -> torch.cuda.CUDAGraph:

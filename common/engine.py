@@ -94,7 +94,7 @@ class Engine:
     ) -> list[str]:
         """The text of each prompt's answer, greedily, cut at the first stop string.
 
-        An answer ends before EOS or one of stop_ids, both masked until min_new_tokens ids are there.
+        An answer ends before EOS or one of stop_ids; with min_new_tokens = 1, neither is its first token.
         """
         texts = []
         for indices in self.batches(range(len(prompts)), prompts, max_new_tokens):

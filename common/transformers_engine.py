@@ -167,18 +167,18 @@ class Transformers(Engine):
         return logits_1V
 
     # --- decoding
-    def next_tokens(self, prompts: list[list[int]], max_new_tokens: int, end_ids: set, min_new_tokens: int) -> Iterator:
-        """Yields the most probable next token of each prompt, a list, up to `max_new_tokens` times.
+    def next_tokens(self, prompts: list[list[int]], max_new_tokens: int, banned: list[int]) -> Iterator:
+        """Yields a list of the most probable next token of each prompt, `max_new_tokens` times.
 
-        end_ids: never among the first `min_new_tokens`.
+        banned: ids that no answer begins with.
         """
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths) + max_new_tokens
-        banned = end_ids if min_new_tokens > 0 else set()
         tokens = []
         for row, prompt in enumerate(prompts):
             logits_1V = self.prefill(prompt, len(prompt) + max_new_tokens)
-            tokens += self.first_token(logits_1V, banned)
+            logits_1V[:, banned] = -math.inf
+            tokens += most_probable(logits_1V)[:, 0].tolist()
             if len(prompts) > 1:
                 self.prepare_group(len(prompts), self.cache_length(longest))
                 self.group.fill(row, self.cache.layers)
@@ -188,19 +188,15 @@ class Transformers(Engine):
             decoder.start(lengths, visible=round_length(longest))
             step = decoder.step
             self.set_attention(CACHED)
-        for number in range(1, max_new_tokens + 1):
+        yield tokens
+        for _ in range(max_new_tokens - 1):
+            tokens = step(tokens)
             yield tokens
-            tokens = step(tokens, end_ids if number < min_new_tokens else set())
 
-    def eager_step(self, tokens: list[int], banned: set[int]) -> list[int]:
-        """Appends one token to the cached prompt; returns the most probable next token."""
+    def eager_step(self, tokens: list[int]) -> list[int]:
+        """Appends one token to the cached prompt; returns the most probable next token, in a list."""
         with eager_kernels():
             logits_1V = self.forward(tokens)
-        return self.first_token(logits_1V, banned)
-
-    def first_token(self, logits_1V: torch.Tensor, banned: set[int]) -> list[int]:
-        """The most probable token, none of `banned`, in a list."""
-        logits_1V[:, list(banned)] = -math.inf
         return most_probable(logits_1V)[:, 0].tolist()
 
     def find_decoder(self) -> Decoder:
@@ -230,17 +226,19 @@ class Transformers(Engine):
     ) -> list[list[int]]:
         """The ids that follow each prompt, greedily. All prompts must have the same rope.
 
-        An answer ends before EOS or one of stop_ids (both masked until min_new_tokens ids are there), as soon as its
-        text contains a stop string, or at max_new_tokens. Raises torch.OutOfMemoryError (on a CPU RuntimeError), after
-        which the next prompt can still be answered, and ValueError on NaN or infinite logits.
+        An answer ends before EOS or one of stop_ids (with min_new_tokens = 1, neither is its first token), as soon as
+        its text contains a stop string, or at max_new_tokens. Raises torch.OutOfMemoryError (on a CPU RuntimeError),
+        after which the next prompt can still be answered, and ValueError on NaN or infinite logits.
         """
+        assert min_new_tokens in (0, 1)
         self.load()
         end_ids = self.eos_ids | set(stop_ids)
+        banned = list(end_ids) if min_new_tokens else []
         answers = [[] for _ in prompts]
         unfinished = set(range(len(prompts)))
         try:
             self.set_rope(max(map(len, prompts)) + max_new_tokens)
-            for tokens in self.next_tokens(prompts, max_new_tokens, end_ids, min_new_tokens):
+            for tokens in self.next_tokens(prompts, max_new_tokens, banned):
                 if NOT_FINITE in tokens:
                     remedy = "its weights are broken, or overflow: try --dtype bfloat16 or float32"
                     raise ValueError(f"{self.name_or_path}: the logits are not finite; {remedy}")
