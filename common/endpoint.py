@@ -56,7 +56,7 @@ class Endpoint(Engine):
 
         Raises ValueError if the server refuses a request or cannot be reached.
         """
-        options = {"max_tokens": max_new_tokens, "temperature": 0}
+        options = {"model": self.name_or_path, "max_tokens": max_new_tokens, "temperature": 0}
         if stop_strings:
             options["stop"] = list(stop_strings)
         replies = []
@@ -86,7 +86,6 @@ class Endpoint(Engine):
     def post(self, path: str, body: dict) -> tuple:
         """(200, the JSON reply) or (another status, the server's message in one line)."""
         url = f"{self.base_url}/{path}"
-        body = {"model": self.name_or_path} | body
         try:  # redirects are not followed: another host must not get the key
             response = self.session.post(url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False)
             if response.status_code == 200:

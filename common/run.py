@@ -242,7 +242,7 @@ def read_json(path: Path) -> dict | None:
     """The JSON object in a file; None if the file is missing, incomplete, or contains something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -40,7 +40,7 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
     for line in [*lines, last]:
         try:
             entries.append(parse_line(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             if line.strip() and line is not last:
                 unreadable += 1
     return entries, unreadable
@@ -58,7 +58,7 @@ def read_rows(path: Path, check: Callable[[dict], None]) -> list[dict]:
         try:
             row = parse_line(line)
             check(row)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"{path}, line {number} is not a JSON object of this kind of data ({reason})") from None
         rows.append(row)
