@@ -57,10 +57,13 @@ def read_rows(path: Path, check: Callable[[dict], None]) -> list[dict]:
             continue
         try:
             row = parse_line(line)
+        except (ValueError, RecursionError):
+            raise ValueError(f"{path}, line {number} is not a JSON object of UTF-8 text; get the file again") from None
+        try:
             check(row)
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{path}, line {number} is not a JSON object of this kind of data ({reason})") from None
+            raise ValueError(f"{path}, line {number} is not a row of this kind of data ({reason})") from None
         rows.append(row)
     if not rows:
         raise ValueError(f"{path} has no rows")
