@@ -67,9 +67,12 @@ class Endpoint(Engine):
             replies += pool.map(lambda prompt: self.ask(prompt, options), prompts)
         return [self.read_answer(reply) for reply in replies]
 
+    def to_text(self, prompt) -> str:
+        return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt, skip_special_tokens=True)
+
     def ask(self, prompt, options: dict) -> dict:
         """The reply of /completions or, if the server only has chats, of /chat/completions to a user's message."""
-        text = prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt, skip_special_tokens=True)
+        text = self.to_text(prompt)
         if not self.is_chat:
             status, reply = self.post("completions", options | {"prompt": text})
             if status == 200:
