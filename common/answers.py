@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import run
 from attention import CHOICES
 from checkpoint import add_trust_flag
-from run import RANK, WORLD_SIZE, first_line, out_of_memory, peak_memory, positive_int, progress_bar, reset_peak_memory
 from transformers_engine import Transformers
 
 
@@ -22,22 +22,18 @@ def add_engine_flags(parser) -> None:
     add_trust_flag(group)
     group.add_argument("--dtype", choices=dtypes, default="auto", help="[auto: bfloat16 on a GPU, float32 on a CPU]")
     group.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
-    group.add_argument(
-        "--batch_size", type=positive_int, default=16, help="prompts decoded together, if memory allows [16]"
-    )
-    group.add_argument(
-        "--prefill_chunk", type=positive_int, help="prompt tokens in one forward pass [what fits in memory]"
-    )
+    together = "prompts decoded together, if memory allows [16]"
+    group.add_argument("--batch_size", type=run.positive_int, default=16, help=together)
+    chunk = "prompt tokens in one forward pass [what fits in memory]"
+    group.add_argument("--prefill_chunk", type=run.int_between(2), help=chunk)
     group.add_argument("--cache_on_cpu", action="store_true", help="keep keys and values in CPU memory")
     group.add_argument("--device_map", choices=["auto"], help="auto: spread the model over all visible GPUs")
-    group.add_argument("--tensor_parallel_size", type=positive_int, default=1, help="vllm: GPUs for one model [1]")
+    group.add_argument("--tensor_parallel_size", type=run.positive_int, default=1, help="vllm: GPUs for one model [1]")
 
 
 def check_engine_flags(args, kind: str) -> None:
-    """Raises ValueError if flags are out of range or do not fit the engine."""
-    if args.prefill_chunk == 1:
-        raise ValueError("--prefill_chunk must be at least 2: a single token counts as a decoded one")
-    if kind == "vllm" and WORLD_SIZE > 1:
+    """Raises ValueError if the engine cannot run so."""
+    if kind == "vllm" and run.WORLD_SIZE > 1:
         raise ValueError("vllm does not run under torchrun; use --tensor_parallel_size for several GPUs")
 
 
@@ -75,8 +71,8 @@ def answer_all(engine, prompts: list, max_new_tokens: int, description: str, **s
 
     stops: `stop_strings`, `stop_ids`, `min_new_tokens` of the engine's `generate`.
     """
-    order = engine.plan(prompts, max_new_tokens, WORLD_SIZE)[RANK]
-    bar = progress_bar(len(order), description, "prompt")
+    order = engine.plan(prompts, max_new_tokens, run.WORLD_SIZE)[run.RANK]
+    bar = run.progress_bar(len(order), description, "prompt")
     for group in engine.batches(order, prompts, max_new_tokens):
         answers = answer_group(engine, [prompts[i] for i in group], max_new_tokens, **stops)
         yield from zip(group, answers, strict=True)
@@ -89,7 +85,7 @@ def answer_group(engine, prompts: list, max_new_tokens: int, **stops) -> list[An
 
     Prompts that run out of memory together are tried again in halves, and one prompt in shorter prefill chunks.
     """
-    reset_peak_memory(engine.device)
+    run.reset_peak_memory(engine.device)
     start = time.perf_counter()
     prefilled = engine.prefilled_tokens
     generated = engine.generated_tokens
@@ -97,19 +93,21 @@ def answer_group(engine, prompts: list, max_new_tokens: int, **stops) -> list[An
     try:
         texts = engine.generate(prompts, max_new_tokens, **stops)
     except (RuntimeError, MemoryError) as failure:
-        if not out_of_memory(failure):
+        if not run.out_of_memory(failure):
             raise
         texts = [None]
-        error = f"out of memory: {first_line(failure)}"
+        error = run.explain(failure)
     n = len(prompts)
     if error and (n > 1 or engine.shorten_chunks()):
         engine.oom_retries.append({"prompts": n, "tokens": max(map(len, prompts))})
-        half = n // 2
-        engine.batch_size = half or engine.batch_size
-        answers = answer_group(engine, prompts[:half], max_new_tokens, **stops) if half else []
-        return answers + answer_group(engine, prompts[half:], max_new_tokens, **stops)
+        if n > 1:
+            engine.batch_size = n // 2
+        answers = []
+        for group in engine.batches(range(n), prompts, max_new_tokens):
+            answers += answer_group(engine, [prompts[i] for i in group], max_new_tokens, **stops)
+        return answers
     seconds = round((time.perf_counter() - start) / n, 6)
     prefilled = round((engine.prefilled_tokens - prefilled) / n, 3)
     generated = round((engine.generated_tokens - generated) / n, 3)
-    peak = peak_memory(engine.device)
+    peak = run.peak_memory(engine.device)
     return [Answer(text, error, seconds, prefilled, generated, peak) for text in texts]

@@ -21,17 +21,6 @@ CODE_ADVICE = "read it, then add --trust_remote_code (vLLM cannot run it)"
 KEYS = (
     "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
 )  # fmt: skip
-RECORD_TYPES = {  # of `context_extension` in config.json
-    "method": str,
-    "exact_attention": bool,
-    "base_model": str,
-    "original_length": int,
-    "trained_length": int,
-    "trained_tokens": int,
-    "recipe": dict,
-    "rope_by_length": dict,
-}
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 
 
 def add_trust_flag(parser) -> None:
@@ -57,7 +46,7 @@ def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE,
     """The config of a checkpoint folder or hub id. weights: whether a folder must contain some.
 
     trust: see `is_trusted`.  advice: what to do about code that is not trusted. Raises ValueError if there is such
-    code, if the checkpoint cannot be opened, has no safetensors weights, or has sizes or a record that cannot be right.
+    code, if the checkpoint cannot be opened, or has no safetensors weights.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
@@ -71,7 +60,6 @@ def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE,
         raise ValueError(f"{name_or_path} contains its own modeling code; {advice}")
     with errors_of(f"cannot open {name_or_path}"):
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=has_code)
-        check_config(config)
         rope_at(config, 2)  # raises ValueError on an unknown rule
     return config
 
@@ -88,22 +76,6 @@ def check_folder(folder: Path, weights: bool) -> None:
         inside = {path.name for path in folder.glob("*.safetensors")}
         if not isinstance(files, dict) or not inside.issuperset(map(str, files.values())):
             raise ValueError(f"{index} is broken, or names files that are not in its folder; copy the checkpoint again")
-
-
-def check_config(config) -> None:
-    """Raises ValueError on sizes that no model has, and on a `context_extension` of another form."""
-    for name in SIZES:
-        size = getattr(config.get_text_config(), name, None)
-        if size is not None and not (isinstance(size, int) and size > 0):
-            raise ValueError(f"config.json has {name} = {size}")
-    record = getattr(config, "context_extension", None)
-    if record is None:
-        return
-    if not isinstance(record, dict) or "method" not in record:
-        raise ValueError("context_extension in config.json is not what extend.py and fine-tune.py write")
-    for name, kind in RECORD_TYPES.items():
-        if record.get(name) is not None and not isinstance(record[name], kind):
-            raise ValueError(f"context_extension in config.json has {name} = {record[name]}")
 
 
 def describe(name_or_path: str, config) -> dict:

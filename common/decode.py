@@ -45,23 +45,22 @@ class CacheLayer(DynamicLayer):
         device = key_states.device
         end = self.length + key_states.shape[2]
         if not self.is_initialized or end > self.keys.shape[2]:
-            self.grow(max(end, self.capacity_hint), key_states, value_states)
+            capacity = max(end, self.capacity_hint)
+            self.keys = self.grow(self.keys, key_states, capacity)
+            self.values = self.grow(self.values, value_states, capacity)
+            self.is_initialized = True
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
         return self.keys[:, :, :end].to(device), self.values[:, :, :end].to(device)
 
-    def grow(self, capacity: int, key_states, value_states):
-        """Allocates `capacity` positions and keeps the filled ones; zeros, because hidden positions must be finite."""
-        for name, like in (("keys", key_states), ("values", value_states)):
-            B, H, _, d = like.shape
-            device = "cpu" if self.on_cpu else like.device
-            grown = like.new_zeros(B, H, capacity, d, device=device)
-            if self.length:
-                filled = getattr(self, name)[:, :, : self.length]
-                grown[:, :, : self.length] = filled
-            setattr(self, name, grown)
-        self.is_initialized = True
+    def grow(self, old, like, capacity: int):
+        """A tensor like `like` with `capacity` positions, the filled ones from `old`; the others must be finite."""
+        B, H, _, d = like.shape
+        new = like.new_zeros(B, H, capacity, d, device="cpu" if self.on_cpu else like.device)
+        if self.length:
+            new[:, :, : self.length] = old[:, :, : self.length]
+        return new
 
     def get_seq_length(self) -> int:
         return self.length
@@ -71,7 +70,8 @@ class CacheLayer(DynamicLayer):
         self.length = length
         self.capacity_hint = capacity
         if self.is_initialized and self.keys.shape[2] < capacity:
-            self.grow(capacity, self.keys, self.values)
+            self.keys = self.grow(self.keys, self.keys, capacity)
+            self.values = self.grow(self.values, self.values, capacity)
 
 
 class DecodeLayer(DynamicLayer):
@@ -101,27 +101,31 @@ class DecodeLayer(DynamicLayer):
 
 
 class Decoder:
-    """Greedy steps over keys and values that are already filled.
+    """Greedy steps over keys and values that the prefill has filled.
 
     model: a causal language model with the attention implementation attention.CACHED.
     keys, values: one tensor per layer, [B, H, capacity, d].  use_graph: capture the step in a CUDA graph.
     """
 
     def __init__(self, model, keys: list[torch.Tensor], values: list[torch.Tensor], use_graph: bool):
-        rows, device = len(keys[0]), keys[0].device
-        vocabulary = model.config.get_text_config().vocab_size
+        rows, _, capacity, _ = keys[0].shape
+        device = keys[0].device
         self.model = model
-        self.keys = keys
+        self.shape = (rows, capacity)
         self.use_graph = use_graph
         self.token_B1 = torch.zeros((rows, 1), dtype=torch.int64, device=device)
         self.position_B1 = torch.zeros_like(self.token_B1)
-        self.position_m = torch.arange(keys[0].shape[2], device=device)
-        self.bias_V = torch.zeros(vocabulary, dtype=model.dtype, device=device)  # -inf for banned tokens
-        self.banned = set()
+        self.position_m = torch.arange(capacity, device=device)
         self.cache = DynamicCache()
         for k, v in zip(keys, values, strict=True):
             self.cache.layers.append(DecodeLayer(k, v, self.position_B1))
         self.graphs = {}  # by the number of visible positions
+
+    def fill(self, row: int, layers: list[CacheLayer]):
+        """Copies the keys and values of a prefilled prompt to one row."""
+        for source, layer in zip(layers, self.cache.layers, strict=True):
+            layer.keys[row, :, : source.length] = source.keys[0, :, : source.length]
+            layer.values[row, :, : source.length] = source.values[0, :, : source.length]
 
     def start(self, lengths: list[int], visible: int):
         """Begins a group. lengths: tokens of each prompt.  visible: positions that the graph's attention reads."""
@@ -129,21 +133,17 @@ class Decoder:
         self.visible = visible
         self.longest = max(lengths)
 
-    def step(self, tokens: list[int], banned: set[int]) -> list[int]:
-        """Appends one token to each row; returns the most probable next tokens, none of which is banned."""
-        if banned != self.banned:
-            self.bias_V.zero_()
-            self.bias_V[list(banned)] = -math.inf
-            self.banned = banned
+    def step(self, tokens: list[int]) -> list[int]:
+        """Appends one token to each row; returns the most probable next tokens."""
         self.token_B1.copy_(torch.tensor(tokens)[:, None])
         self.longest += 1
-        if not self.use_graph:
+        if self.use_graph:
+            if self.visible not in self.graphs:
+                self.graphs[self.visible] = self.capture(self.visible)
+            self.graphs[self.visible].replay()
+        else:
             with eager_kernels():
                 self.forward(self.longest)
-            return self.token_B1[:, 0].tolist()
-        if self.visible not in self.graphs:
-            self.graphs[self.visible] = self.capture(self.visible)
-        self.graphs[self.visible].replay()
         return self.token_B1[:, 0].tolist()
 
     def forward(self, visible: int):
@@ -161,44 +161,21 @@ class Decoder:
             use_cache=True,
             logits_to_keep=1,
         )
-        self.token_B1.copy_(most_probable(output.logits[:, -1] + self.bias_V))
+        self.token_B1.copy_(most_probable(output.logits[:, -1]))
         self.position_B1.add_(1)
 
     def capture(self, visible: int) -> torch.cuda.CUDAGraph:
         """The graph of one step. The warm-up writes the same keys and values as the first replay."""
-        token_B1, position_B1 = self.token_B1.clone(), self.position_B1.clone()
+        token_B1 = self.token_B1.clone()
+        position_B1 = self.position_B1.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(stream), graph_kernels():
             self.forward(visible)
             self.token_B1.copy_(token_B1)
             self.position_B1.copy_(position_B1)
         torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph), graph_kernels():
             self.forward(visible)
         return graph
-
-
-class GroupStorage:
-    """Memory for the keys and values of a group of rows, kept between groups."""
-
-    def __init__(self):
-        self.memory = []  # one flat tensor for the keys and one for the values of each layer
-        self.decoders = {}  # by (rows, capacity); their graphs contain addresses in this memory
-
-    def tensors(self, layers: list[CacheLayer], rows: int, capacity: int) -> tuple[list, list]:
-        """(keys, values), one tensor [rows, H, capacity, d] per layer, shaped and placed as the layers of a cache."""
-        sources = []
-        for layer in layers:
-            sources += [layer.keys, layer.values]
-        shapes = [(rows, source.shape[1], capacity, source.shape[3]) for source in sources]
-        sizes = [math.prod(shape) for shape in shapes]
-        if not self.memory or any(flat.numel() < size for flat, size in zip(self.memory, sizes, strict=True)):
-            self.memory, self.decoders = [], {}  # frees the memory before more is allocated
-            for source, size in zip(sources, sizes, strict=True):
-                self.memory.append(source.new_zeros(size))
-        tensors = []
-        for flat, size, shape in zip(self.memory, sizes, shapes, strict=True):
-            tensors.append(flat[:size].view(shape))
-        return tensors[::2], tensors[1::2]

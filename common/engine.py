@@ -39,7 +39,7 @@ class Engine:
     oom_retries: one entry for each time that a group did not fit in memory.
     """
 
-    name = device = dtype = attention = config = window = api_key = None
+    name = device = dtype = attention = config = window = None
     prefilled_tokens = generated_tokens = 0
 
     def open_checkpoint(self, dtype: str, trust: bool | str):
@@ -74,7 +74,7 @@ class Engine:
             "sdpa_kernels": sdpa_kernels(self.device),
             "batch_size": self.batch_size,
             "versions": versions(*packages),
-            "command": command_line(self.api_key),
+            "command": command_line(),
             "processes": WORLD_SIZE,
         }
 
@@ -94,7 +94,7 @@ class Engine:
     ) -> list[str]:
         """The text of each prompt's answer, greedily, cut at the first stop string.
 
-        An answer ends before EOS or one of stop_ids, both masked until min_new_tokens ids are there.
+        An answer ends before EOS or one of stop_ids; with min_new_tokens = 1, neither is its first token.
         """
         texts = []
         for indices in self.batches(range(len(prompts)), prompts, max_new_tokens):
@@ -106,17 +106,17 @@ class Engine:
     def batches(self, order: Sequence[int], prompts: list, max_new_tokens: int) -> list[list[int]]:
         """Cuts `order` into groups of at most `batch_size` prompts of one rope whose caches fit `token_budget`."""
         budget = self.token_budget() if order and self.batch_size > 1 else 0
-        groups, group, group_rope, longest = [], [], None, 0
+        groups, group_rope, longest = [], None, 0
         for i in order:
             length = len(prompts[i]) + max_new_tokens
             rope = rope_at(self.config, length)
-            longest = max(longest, length)
-            fits = len(group) < self.batch_size and (len(group) + 1) * longest <= budget
-            if group and rope == group_rope and fits:
-                group.append(i)
-                continue
-            group, group_rope, longest = [i], rope, length
-            groups.append(group)
+            if groups and rope == group_rope and len(groups[-1]) < self.batch_size:
+                longest = max(longest, length)
+                if (len(groups[-1]) + 1) * longest <= budget:
+                    groups[-1].append(i)
+                    continue
+            groups.append([i])
+            group_rope, longest = rope, length
         return groups
 
     def plan(self, prompts: list, max_new_tokens: int, ranks: int = 1) -> list[list[int]]:
@@ -126,25 +126,23 @@ class Engine:
         prefix tree computes each edge once), or, where little is common, those of similar length.
         Raises ValueError if a prompt has an id that the model lacks.
         """
-        if self.config is not None:
-            vocab_size = self.config.get_text_config().vocab_size
-            largest = max((max(ids, default=0) for ids in prompts), default=0)
-            if largest >= vocab_size:
-                raise ValueError(f"{self.name_or_path}: token id {largest} in a prompt, the model has {vocab_size} ids")
+        self.check_ids(prompts)
         ropes = []
         for ids in prompts:
             rope = rope_at(self.config, len(ids) + max_new_tokens)
             ropes.append(json.dumps(rope, sort_keys=True))
+        lengths = [len(ids) for ids in prompts]
         order = sorted(range(len(prompts)), key=lambda i: (ropes[i], prompts[i]))
-        work = {i: len(prompts[i]) for i in order}  # tokens to compute for each prompt
+        work = list(lengths)  # tokens to compute for each prompt
         for previous, i in itertools.pairwise(order):
             if ropes[previous] == ropes[i]:
                 work[i] -= shared_prefix(prompts[previous], prompts[i])
-        if sum(work.values()) > MOSTLY_NEW * sum(map(len, prompts)):
-            order.sort(key=lambda i: (ropes[i], -len(prompts[i]), prompts[i]))
-            work = {i: len(prompts[i]) for i in order}
+        if sum(work) > MOSTLY_NEW * sum(lengths):
+            order.sort(key=lambda i: (ropes[i], -lengths[i], prompts[i]))
+            work = lengths
+
         shares = [[] for _ in range(ranks)]
-        total = sum(work.values()) + max_new_tokens * len(prompts)
+        total = sum(work) + max_new_tokens * len(prompts)
         done = 0
         for i in order:
             tokens = work[i] + max_new_tokens
@@ -152,3 +150,12 @@ class Engine:
             shares[min(rank, ranks - 1)].append(i)
             done += tokens
         return shares
+
+    def check_ids(self, prompts: list):
+        """Raises ValueError if a prompt has an id that the model lacks. A server checks its prompts itself."""
+        if self.config is None:
+            return
+        vocab_size = self.config.get_text_config().vocab_size
+        largest = max((max(ids, default=0) for ids in prompts), default=0)
+        if largest >= vocab_size:
+            raise ValueError(f"{self.name_or_path}: token id {largest} in a prompt, the model has {vocab_size} ids")

@@ -7,7 +7,6 @@ is used, because scripts without a model start ten times faster without it.
 import argparse
 import atexit
 import contextlib
-import errno
 import gc
 import hashlib
 import importlib.metadata
@@ -27,27 +26,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-
-def read_variable(name: str, default: int) -> int:
-    """The number in an environment variable that a launcher sets."""
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal():
-        sys.exit(f"error: the environment variable {name} is '{text}', not a number; unset it or use torchrun")
-    return int(text)
-
-
-RANK = read_variable("RANK", 0)
-WORLD_SIZE = read_variable("WORLD_SIZE", 1)
-LOCAL_RANK = read_variable("LOCAL_RANK", 0)
+RANK = int(os.environ.get("RANK", 0))  # these are set by torchrun
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
+LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
 
 # besides ValueError and OSError, the errors of these packages come from what the user has given
 INPUT_PACKAGES = ("datasets", "huggingface_hub", "jinja2", "pyarrow", "safetensors", "yaml", "zipfile")
-REMEDIES = {
-    errno.EACCES: "change its permissions, or give another path",
-    errno.EROFS: "give a path that can be written",
-    errno.ENOSPC: "free some space, then rerun the same command",
-    errno.EDQUOT: "free some space, then rerun the same command",
-}
 
 
 # --- ranks
@@ -110,7 +94,7 @@ def exit_with_error(message: str) -> None:
 def run_script(main: Callable[[], None]) -> None:
     """Runs an entry script. Any error ends it with one line and status 1, Ctrl-C with one line and status 130.
 
-    The traceback of an error that is not about the input is written to a file, or printed if SHOW_TRACEBACK is set.
+    With the environment variable SHOW_TRACEBACK, the traceback is printed, too.
     """
     try:
         main()
@@ -124,24 +108,18 @@ def run_script(main: Callable[[], None]) -> None:
         exit_with_error(explain(error))
 
 
-def is_input_error(error: BaseException) -> bool:
-    """Whether an error is about what the user has given (flags, files, packages, memory), not about this code."""
-    package = type(error).__module__.partition(".")[0]
-    about_input = (ValueError, OSError, ImportError, MemoryError)
-    return isinstance(error, about_input) or package in INPUT_PACKAGES or out_of_memory(error)
-
-
 def explain(error: BaseException) -> str:
-    """One line about an error: what is wrong and, where that is known, what to do."""
+    """One line about an error.
+
+    An error that is not about the input (flags, files, packages, memory) leaves its traceback in a file.
+    """
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is missing; install it with: pip install -r requirements.txt"
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        remedy = REMEDIES.get(error.errno, "give another path")
-        return f"{error.filename}: {error.strerror.lower()}; {remedy}"
     if out_of_memory(error):
         return f"out of memory: {first_line(error)}"
     message = " ".join(str(error).split()) or type(error).__name__
-    if is_input_error(error):
+    package = type(error).__module__.partition(".")[0]
+    if isinstance(error, (ValueError, OSError, ImportError)) or package in INPUT_PACKAGES:
         return message
     path = Path(tempfile.gettempdir()) / f"traceback-{os.getpid()}.txt"
     path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
@@ -157,15 +135,15 @@ def end_progress_bars() -> None:
 def for_each_checkpoint(checkpoints: list, evaluate: Callable) -> None:
     """Calls `evaluate(checkpoint)` for each checkpoint in turn, and frees its memory before the next.
 
-    An error about the input is reported, and the process exits with status 1 after the last checkpoint. Under torchrun,
-    where the other ranks would wait forever, the first error ends the run.
+    An error is reported, and the process exits with status 1 after the last checkpoint. Under torchrun, where the other
+    ranks would wait forever, the first error ends the run.
     """
     failed = []
     for checkpoint in checkpoints:
         try:
             evaluate(checkpoint)
         except Exception as error:
-            if len(checkpoints) == 1 or WORLD_SIZE > 1 or not is_input_error(error):
+            if len(checkpoints) == 1 or WORLD_SIZE > 1:
                 raise
             end_progress_bars()
             print(f"error: {explain(error)}", file=sys.stderr, flush=True)
@@ -196,14 +174,6 @@ def errors_of(action: str):
         raise ValueError(f"{action}: {line}") from error
 
 
-def positive_int(text: str) -> int:
-    """The type of a flag that counts something: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
-    return value
-
-
 def checkpoint_name(name_or_path: str) -> str:
     """The name of a checkpoint in results: the last part of its folder or hub id.
 
@@ -226,16 +196,20 @@ def name_results(names: list[str] | None, paths: list[str], flag: str) -> list[s
     return names
 
 
-def int_between(low: int, high: int) -> Callable[[str], int]:
-    """The type of a flag that is an integer from `low` to `high`."""
+def int_between(low: int, high: int | None = None) -> Callable[[str], int]:
+    """The type of a flag that is an integer of at least `low`, and at most `high` if that is given."""
+    meaning = f"at least {low}" if high is None else f"from {low} to {high}"
 
     def integer(text: str) -> int:
         value = int(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{value}: must be from {low} to {high}")
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{value}: must be {meaning}")
         return value
 
     return integer
+
+
+positive_int = int_between(1)  # the type of a flag that counts something
 
 
 # --- files
@@ -287,10 +261,10 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def command_line(secret: str | None = None) -> str:
-    """The command as typed, with `secret` (an API key) replaced by ***."""
+def command_line() -> str:
+    """The command as typed, without the value of --api_key."""
     line = shlex.join(["python", *sys.argv])
-    return line.replace(secret, "***") if secret else line
+    return re.sub(r"(--api_key[= ])\S+", r"\1***", line)
 
 
 def progress_bar(total: int, description: str, unit: str) -> tqdm:

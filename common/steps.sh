@@ -36,15 +36,8 @@ selected() { # BENCHMARK: whether the study runs it
 }
 
 print_command() { # as it can be typed
-  local word
   printf ' '
-  for word in "$@"; do
-    case $word in
-      *\'*) printf ' %q' "$word" ;;
-      '' | *[!A-Za-z0-9_=./:,%+@-]*) printf " '%s'" "$word" ;;
-      *) printf ' %s' "$word" ;;
-    esac
-  done
+  printf ' %q' "$@"
   echo
 }
 
@@ -64,9 +57,6 @@ existing() { # BASE CHECKPOINT...: the base, and those of the others that could 
 start_study() { # prepares the environment, the folder, the lock and the variables of the machine
   [[ $run$base$RECIPE != *[[:space:]]* ]] ||
     refuse "a space in RUN, BASE or RECIPE: '$run', '$base', '$RECIPE'; choose names without"
-  if grep -qs '"auto_map"' "$base/config.json"; then
-    refuse "BASE=$base contains its own modeling code, which a study does not run; use a plain Llama checkpoint"
-  fi
   if [ -n "$TRAINED" ] && [ -n "$base" ] && [ -z "$dataset" ]; then
     refuse "BASE needs DATASET, the rows to train on; continuous_finetuning/prepare_data.py makes them"
   fi

@@ -21,15 +21,13 @@ from lock import lock
 from run import RANK, read_json, write_json, write_text
 
 
-def parse_line(line: bytes) -> dict | None:
-    """The JSON object on a line, or None; None also if it is not UTF-8 or has half of a surrogate pair."""
-    try:
-        value = json.loads(line.decode("utf-8-sig"))
-        if b"\\ud" in line.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # raises on half of a pair
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+def parse_line(line: bytes) -> dict:
+    """The JSON object on a line. Raises ValueError if it is anything else, or has half of a surrogate pair."""
+    value = json.loads(line.decode("utf-8-sig"))
+    if not isinstance(value, dict):
+        raise ValueError("not an object in braces")
+    json.dumps(value, ensure_ascii=False).encode()  # raises on half of a pair
+    return value
 
 
 def read_lines(path: Path) -> tuple[list[dict], int]:
@@ -40,11 +38,11 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
     entries = []
     unreadable = 0
     for line in [*lines, last]:
-        entry = parse_line(line)
-        if entry is not None:
-            entries.append(entry)
-        elif line.strip() and line is not last:
-            unreadable += 1
+        try:
+            entries.append(parse_line(line))
+        except (ValueError, RecursionError):
+            if line.strip() and line is not last:
+                unreadable += 1
     return entries, unreadable
 
 
@@ -57,9 +55,10 @@ def read_rows(path: Path, check: Callable[[dict], None]) -> list[dict]:
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
-        row = parse_line(line)
-        if row is None:
-            raise ValueError(f"{path}, line {number} is not a JSON object of UTF-8 text; get the file again")
+        try:
+            row = parse_line(line)
+        except (ValueError, RecursionError):
+            raise ValueError(f"{path}, line {number} is not a JSON object of UTF-8 text; get the file again") from None
         try:
             check(row)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -154,8 +153,8 @@ class Store:
             return
         if self.record.exists():
             files.insert(0, self.record)  # first: answers without a record are never used, and moved after a kill
-        number = 1
         folder = self.path.parent / "old"
+        number = 1
         while any((folder / path.name).exists() for path in files):
             number += 1
             folder = self.path.parent / f"old{number}"

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from attention import CACHED, choose_attention, eager_kernels
 from checkpoint import load_model
-from decode import NOT_FINITE, CacheLayer, Decoder, GroupStorage, most_probable, round_length
+from decode import NOT_FINITE, CacheLayer, Decoder, most_probable, round_length
 from engine import Engine, shared_prefix
 from rope import RopeSetter, rope_at
 from run import default_device
@@ -57,6 +57,7 @@ class Transformers(Engine):
         self.decodes_together = decodes_in_graphs and not self.cache_on_cpu
         if not self.decodes_together:
             self.batch_size = 1
+        self.use_graph = self.device.type == "cuda" and self.device_map is None
         self.clear_cache()
 
     def load(self):
@@ -110,8 +111,8 @@ class Transformers(Engine):
         """Drops all caches; a failed forward pass leaves them half filled."""
         self.cache = None
         self.cached_ids = []
-        self.decoder = None  # of a single row: works on the cache's own memory
-        self.group = GroupStorage()
+        self.decoder = None  # of a single prompt: works on the cache's own memory
+        self.group = None  # decoder of several prompts, with memory of its own
 
     # --- prefill
     def set_rope(self, length: int):
@@ -135,19 +136,22 @@ class Transformers(Engine):
         ids_1n = torch.tensor([ids], device=self.device)
         return self.model(ids_1n, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
+    def new_cache(self):
+        """Replaces the cache by an empty one."""
+        self.cache = DynamicCache()
+        for _ in range(self.config.num_hidden_layers):
+            self.cache.layers.append(CacheLayer(self.cache_on_cpu))
+        self.cached_ids = []
+        self.decoder = None  # it would keep the memory of the cache before
+
     def prefill(self, prompt: list[int], length: int) -> torch.Tensor:
         """Appends what the cache lacks of a prompt, in chunks; returns the logits of the next token, [1, V].
 
         The cache is cropped to the prefix that it shares with the prompt. length: prompt and answer together, tokens.
         """
         self.set_attention(CACHED if self.attention == "sdpa" else self.attention)
-        reusable = self.cache is not None and all(isinstance(layer, CacheLayer) for layer in self.cache.layers)
-        if not reusable:
-            self.cache = DynamicCache()
-            for _ in range(self.config.num_hidden_layers):
-                self.cache.layers.append(CacheLayer(self.cache_on_cpu))
-            self.cached_ids = []
-            self.decoder = None  # it would keep the memory of the cache before
+        if self.cache is None or not isinstance(self.cache.layers[0], CacheLayer):  # landmark's cannot be cropped
+            self.new_cache()
         start = shared_prefix(self.cached_ids, prompt[:-1]) if self.reuse_prefix else 0
         for layer in self.cache.layers:
             layer.crop(start, self.cache_length(length))
@@ -163,62 +167,58 @@ class Transformers(Engine):
         return logits_1V
 
     # --- decoding
-    def next_tokens(self, prompts: list[list[int]], max_new_tokens: int, end_ids: set, min_new_tokens: int) -> Iterator:
-        """Yields the most probable next token of each prompt, a list, up to `max_new_tokens` times.
+    def next_tokens(self, prompts: list[list[int]], max_new_tokens: int, banned: list[int]) -> Iterator:
+        """Yields a list of the most probable next token of each prompt, `max_new_tokens` times.
 
-        end_ids: never among the first `min_new_tokens`.
+        banned: ids that no answer begins with.
         """
-        rows = len(prompts)
-        longest = max(map(len, prompts)) + max_new_tokens
-        capacity = self.cache_length(longest)
-        banned = end_ids if min_new_tokens > 0 else set()
+        lengths = [len(prompt) for prompt in prompts]
+        longest = max(lengths) + max_new_tokens
         tokens = []
         for row, prompt in enumerate(prompts):
             logits_1V = self.prefill(prompt, len(prompt) + max_new_tokens)
-            tokens += self.first_token(logits_1V, banned)
-            if rows > 1:
-                self.copy_to_group(row, rows, capacity)
+            logits_1V[:, banned] = -math.inf
+            tokens += most_probable(logits_1V)[:, 0].tolist()
+            if len(prompts) > 1:
+                self.prepare_group(len(prompts), self.cache_length(longest))
+                self.group.fill(row, self.cache.layers)
         step = self.eager_step
         if self.decodes_together:
-            decoder = self.find_decoder(rows, capacity)
-            decoder.start([len(prompt) for prompt in prompts], visible=round_length(longest))
+            decoder = self.group if len(prompts) > 1 else self.find_decoder()
+            decoder.start(lengths, visible=round_length(longest))
             step = decoder.step
             self.set_attention(CACHED)
-        for number in range(1, max_new_tokens + 1):
+        yield tokens
+        for _ in range(max_new_tokens - 1):
+            tokens = step(tokens)
             yield tokens
-            tokens = step(tokens, end_ids if number < min_new_tokens else set())
 
-    def eager_step(self, tokens: list[int], banned: set[int]) -> list[int]:
-        """Appends one token to the cached prompt; returns the most probable next token."""
+    def eager_step(self, tokens: list[int]) -> list[int]:
+        """Appends one token to the cached prompt; returns the most probable next token, in a list."""
         with eager_kernels():
             logits_1V = self.forward(tokens)
-        return self.first_token(logits_1V, banned)
-
-    def first_token(self, logits_1V: torch.Tensor, banned: set[int]) -> list[int]:
-        """The most probable token, none of `banned`, in a list."""
-        logits_1V[:, list(banned)] = -math.inf
         return most_probable(logits_1V)[:, 0].tolist()
 
-    def copy_to_group(self, row: int, rows: int, capacity: int):
-        """Copies the cached prompt to one row of the group's memory."""
-        keys, values = self.group.tensors(self.cache.layers, rows, capacity)
-        for layer, k, v in zip(self.cache.layers, keys, values, strict=True):
-            k[row, :, : layer.length] = layer.keys[0, :, : layer.length]
-            v[row, :, : layer.length] = layer.values[0, :, : layer.length]
+    def find_decoder(self) -> Decoder:
+        """The decoder of the cached prompt. It keeps its graphs as long as the cache keeps its memory."""
+        keys = [layer.keys for layer in self.cache.layers]
+        values = [layer.values for layer in self.cache.layers]
+        if self.decoder is None or self.decoder.cache.layers[0].keys is not keys[0]:
+            self.decoder = Decoder(self.model, keys, values, self.use_graph)
+        return self.decoder
 
-    def find_decoder(self, rows: int, capacity: int) -> Decoder:
-        """The decoder of a filled group, or of the cache for a single prompt, with the graphs that it has already."""
-        layers = self.cache.layers
-        use_graph = self.device.type == "cuda" and self.device_map is None
-        if rows == 1:
-            if self.decoder is None or self.decoder.keys[0] is not layers[0].keys:
-                keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
-                self.decoder = Decoder(self.model, keys, values, use_graph)
-            return self.decoder
-        if (rows, capacity) not in self.group.decoders:
-            keys, values = self.group.tensors(layers, rows, capacity)
-            self.group.decoders[rows, capacity] = Decoder(self.model, keys, values, use_graph)
-        return self.group.decoders[rows, capacity]
+    def prepare_group(self, rows: int, capacity: int):
+        """Sets `group`. It keeps its memory and its graphs as long as groups have the same shape."""
+        if self.group is not None and self.group.shape == (rows, capacity):
+            return
+        self.group = None  # frees its memory before more is allocated
+        keys, values = [], []
+        for layer in self.cache.layers:
+            _, H, _, d = layer.keys.shape
+            keys.append(layer.keys.new_zeros(rows, H, capacity, d))
+            _, H, _, d = layer.values.shape
+            values.append(layer.values.new_zeros(rows, H, capacity, d))
+        self.group = Decoder(self.model, keys, values, self.use_graph)
 
     @torch.inference_mode()
     def generate_ids(
@@ -226,19 +226,19 @@ class Transformers(Engine):
     ) -> list[list[int]]:
         """The ids that follow each prompt, greedily. All prompts must have the same rope.
 
-        An answer ends before EOS or one of stop_ids (both masked until min_new_tokens ids are there), as soon as its
-        text contains a stop string, or at max_new_tokens. Raises torch.OutOfMemoryError (on a CPU RuntimeError), after
-        which the next prompt can still be answered, and ValueError on NaN or infinite logits.
+        An answer ends before EOS or one of stop_ids (with min_new_tokens = 1, neither is its first token), as soon as
+        its text contains a stop string, or at max_new_tokens. Raises torch.OutOfMemoryError (on a CPU RuntimeError),
+        after which the next prompt can still be answered, and ValueError on NaN or infinite logits.
         """
-        if not all(prompts):
-            raise ValueError("an empty prompt has no continuation")
+        assert min_new_tokens in (0, 1)
         self.load()
         end_ids = self.eos_ids | set(stop_ids)
+        banned = list(end_ids) if min_new_tokens else []
         answers = [[] for _ in prompts]
         unfinished = set(range(len(prompts)))
         try:
             self.set_rope(max(map(len, prompts)) + max_new_tokens)
-            for tokens in self.next_tokens(prompts, max_new_tokens, end_ids, min_new_tokens):
+            for tokens in self.next_tokens(prompts, max_new_tokens, banned):
                 if NOT_FINITE in tokens:
                     remedy = "its weights are broken, or overflow: try --dtype bfloat16 or float32"
                     raise ValueError(f"{self.name_or_path}: the logits are not finite; {remedy}")

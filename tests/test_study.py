@@ -3,13 +3,12 @@
 import json
 import os
 import random
-import shutil
 import subprocess
 
 import numpy as np
 import pytest
 
-from tiny import ROOT, C, L, edit_config, run, save_base
+from tiny import ROOT, C, L, run, save_base
 
 
 def study(*flags, **variables) -> str:
@@ -83,7 +82,7 @@ def test_a_dry_run_prints_commands_and_the_estimate_and_writes_nothing(tmp_path)
         "METHODS=ntk_frozen TARGET=32768 LONGEST_TEXT=65536",
         "slimpajama_pi_32768",
         "slimpajama_ntk_frozen",
-        "'LENGTHS=65536 2048'",
+        r"LENGTHS=65536\ 2048",
         "bash eval.sh --trust_remote_code ../continuous_finetuning/modeling --e_len 65536",
         "trec_1000shots",
         "bash run.sh synthetic --trust_remote_code ../continuous_finetuning/modeling",
@@ -97,9 +96,9 @@ def test_evaluations_get_the_visible_gpus(tmp_path):
     nvidia_smi.write_text("#!/bin/sh\nprintf '0\\n1\\n2\\n'\n")
     nvidia_smi.chmod(0o755)
     settings = {"PRESET": "paper", "TRAINED": "", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    assert "'GPUS=0 1 2' CUDA_VISIBLE_DEVICES=0,1,2 NPROC=3 JOBS=1" in study("--dry_run", **settings)
+    assert r"GPUS=0\ 1\ 2 CUDA_VISIBLE_DEVICES=0\,1\,2 NPROC=3 JOBS=1" in study("--dry_run", **settings)
     log = study("--dry_run", CUDA_VISIBLE_DEVICES="4,2", NPROC=1, **settings)
-    assert "'GPUS=4 2' CUDA_VISIBLE_DEVICES=4,2 NPROC=1 JOBS=1" in log
+    assert r"GPUS=4\ 2 CUDA_VISIBLE_DEVICES=4\,2 NPROC=1 JOBS=1" in log
     nvidia_smi.write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
     assert "GPUs: none" in study("--dry_run", **settings)
 
@@ -117,16 +116,6 @@ WRONG = (
 @pytest.mark.parametrize("settings", WRONG)
 def test_a_wrong_setting_gets_one_line(settings):
     assert_one_line(study(**settings, expect=1))
-
-
-def test_a_base_with_code_is_refused_and_its_code_does_not_run(variables, tmp_path):
-    marker = tmp_path / "marker"
-    base = shutil.copytree(variables["BASE"], tmp_path / "base")
-    edit_config(base, auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"})
-    (base / "evil.py").write_text(f"open({str(marker)!r}, 'w')")
-    settings = variables | {"BASE": base, "RUN": tmp_path / "run", "TRAINED": "", "FROZEN": ""}
-    assert_one_line(study(**settings, expect=1))
-    assert not marker.exists()
 
 
 LAUNCHERS = {

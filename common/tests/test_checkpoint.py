@@ -26,30 +26,23 @@ def refusal(folder, trust=False) -> str:
     return message
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"num_hidden_layers": 3},
-        {"num_hidden_layers": 1},
-        {"num_hidden_layers": -1},
-        {"num_attention_heads": 0},
-        {"num_key_value_heads": 0},
-        {"hidden_size": "64"},
-        {"vocab_size": 500},
-        {"hidden_act": "none"},
-        {"model_type": "nothing"},
-        {"max_position_embeddings": None},
-        {"rope_parameters": {"rope_type": "none", "rope_theta": 1e4}},
-        {"rope_parameters": {"rope_type": "default", "rope_theta": "high"}},
-        {"context_extension": "yarn"},
-        {"context_extension": {}},
-        {"context_extension": {"method": ["yarn"]}},
-        {"context_extension": {"method": "yarn", "trained_length": "long"}},
-        {"context_extension": {"method": "ntk", "rope_by_length": {"rule": "other"}}},
-        {"context_extension": {"method": "ntk", "rope_by_length": {"rule": "ntk"}}},
-    ],
-    ids=str,
+BROKEN_CONFIGS = (
+    {"num_hidden_layers": 3},
+    {"num_hidden_layers": 1},
+    {"num_hidden_layers": -1},
+    {"num_attention_heads": 0},
+    {"hidden_size": "64"},
+    {"vocab_size": 500},
+    {"hidden_act": "none"},
+    {"model_type": "nothing"},
+    {"max_position_embeddings": None},
+    {"rope_parameters": {"rope_type": "none", "rope_theta": 1e4}},
+    {"context_extension": {"method": "ntk", "rope_by_length": {"rule": "other"}}},
+    {"context_extension": {"method": "ntk", "rope_by_length": {"rule": "ntk"}}},
 )
+
+
+@pytest.mark.parametrize("changes", BROKEN_CONFIGS, ids=str)
 def test_a_config_that_cannot_be_right_is_refused(copy, changes):
     refusal(edit_config(copy, **changes))
 
@@ -57,47 +50,45 @@ def test_a_config_that_cannot_be_right_is_refused(copy, changes):
 def test_folders_that_are_no_checkpoint_are_refused(base, tmp_path):
     assert "no folder" in refusal(tmp_path / "nowhere")
     assert "no config.json" in refusal(tmp_path)
-    for text in ("{", "[]", "[" * 100_000, "\xe9".encode("latin-1").decode("latin-1")):
-        (tmp_path / "config.json").write_text(text, encoding="latin-1")
-        refusal(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "model.safetensors").touch()
+    refusal(tmp_path)
     shutil.copyfile(base / "config.json", tmp_path / "config.json")
-    assert "no *.safetensors weights" in refusal(tmp_path)
-    shutil.copyfile(base / "model.safetensors", tmp_path / "model.safetensors")
     assert "tokenizer" in refusal(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert "no *.safetensors weights" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("change", ["cut", "empty", "missing", "misshapen", "pickle"])
+@pytest.mark.parametrize("change", ["cut", "missing", "misshapen", "pickle"])
 def test_broken_weights_are_refused(copy, change):
     path = copy / "model.safetensors"
-    content = path.read_bytes()
     weights = load_file(path)
     name = "model.layers.1.mlp.down_proj.weight"
     if change == "pickle":  # beside safetensors that lack a weight
         torch.save(weights, copy / "pytorch_model.bin")
-    if change in ("missing", "pickle"):
-        del weights[name]
     if change == "misshapen":
         weights[name] = weights[name][:, 1:].contiguous()
+    elif change != "cut":
+        del weights[name]
     save_file(weights, path, metadata={"format": "pt"})
-    if change in ("cut", "empty"):
-        path.write_bytes(content[:-100] if change == "cut" else b"")
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
     refusal(copy)
 
 
 def test_an_index_stays_inside_its_folder(copy, tmp_path):
-    weights = load_file(copy / "model.safetensors")
-    (copy / "model.safetensors").rename(copy / "model-00001-of-00001.safetensors")
-    index = copy / "model.safetensors.index.json"
     shard = "model-00001-of-00001.safetensors"
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").rename(copy / shard)
+    index = copy / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}))
     Transformers(copy, device="cpu").load()
     shutil.copyfile(copy / shard, tmp_path / shard)
-    for weight_map in (dict.fromkeys(weights, f"../{shard}"), {"x": [shard]}, "x", None):
+    for weight_map in (dict.fromkeys(weights, f"../{shard}"), None):
         index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
         assert "index.json" in refusal(copy)
 
 
-# --- whose code may run
 def test_code_runs_only_where_it_is_trusted(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints["self_extend"], tmp_path / "model")
     modeling = tmp_path / "modeling"

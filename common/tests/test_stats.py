@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from stats import (
-    mean_over_documents,
-    mean_over_grid,
-    mean_over_tasks,
-    rank_correlation,
-    tied_with_best,
-    wilson,
-)
+from stats import mean_over_documents, mean_over_grid, mean_over_tasks, rank_correlation, tied_with_best, wilson
 
 RNG = np.random.default_rng(5)
 
@@ -65,11 +58,9 @@ def test_one_task_has_the_error_of_its_mean_and_two_have_welchs_degrees_of_freed
 def test_bounded_scores_have_wilsons_interval():
     task = np.repeat([0.0, 1.0], [40, 160])
     t = scipy.stats.t.ppf(0.975, 199)
-    assert mean_over_tasks([task]).interval() == pytest.approx(
-        wilson(0.8 * 199, 199, t)
-    )  # variance p (1 - p) / (n - 1)
-    percent = mean_over_tasks([100 * task], highest=100).interval()
-    assert percent == pytest.approx(100 * np.array(wilson(0.8 * 199, 199, t)))
+    expected = np.array(wilson(0.8 * 199, 199, t))  # variance p (1 - p) / (n - 1)
+    assert mean_over_tasks([task]).interval() == pytest.approx(expected)
+    assert mean_over_tasks([100 * task], highest=100).interval() == pytest.approx(100 * expected)
     for score in (0.0, 0.3, 1.0):  # without variance: never of zero width
         assert mean_over_tasks([[score] * 6] * 11).interval() == pytest.approx(wilson(score * 66, 66))
     assert mean_over_tasks([[1.0], [0.0]]).standard_error > 0  # single samples count as of one task

@@ -17,32 +17,16 @@ from transformers_engine import Transformers
 
 TEXT = "  Spelt out: </s> and <s>.\n\tNo 12, é;  two spaces" * 3
 BROKEN = {
-    "no files": {"tokenizer.json": None, "tokenizer_config.json": None},
     "cut off": {"tokenizer.json": '{"version": "1.0", '},
     "a list": {"tokenizer_config.json": "[]"},
-    "a template that is no text": {"tokenizer_config.json": '{"chat_template": [{"a": 1}]}'},
     "empty special tokens": {"tokenizer_config.json": '{"bos_token": "", "eos_token": "", "unk_token": ""}'},
     "its own code": {"tokenizer.json": None, "tokenizer_config.json": '{"auto_map": {"AutoTokenizer": ["a.A", null]}}'},
 }
 
 
-@pytest.fixture(params=["plain", "truncation", "eos", "labelled llama"])
-def folder(request, base, tmp_path):
-    """The base with a tokenizer that was saved in another way."""
-    folder = shutil.copytree(base, tmp_path / "base")
-    path = folder / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(path))
-    if request.param == "truncation":
-        tokenizer.enable_truncation(8)
-        tokenizer.enable_padding(length=400)
-    if request.param == "eos":
-        special_tokens = [("<s>", 0), ("</s>", 1)]
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special_tokens)
-    tokenizer.save(str(path))
-    if request.param == "labelled llama":
-        config = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
+@pytest.fixture
+def folder(base, tmp_path):
+    return shutil.copytree(base, tmp_path / "base")
 
 
 def stage_module(monkeypatch, folder: str, name: str):
@@ -52,11 +36,24 @@ def stage_module(monkeypatch, folder: str, name: str):
     return importlib.import_module(name)
 
 
-def test_a_text_has_the_same_ids_in_every_stage(folder, base, monkeypatch):
-    plain = Tokenizer.from_file(str(base / "tokenizer.json"))
-    plain.encode_special_tokens = True
-    expected = plain.encode(TEXT).ids
+@pytest.mark.parametrize("kind", ["plain", "truncation", "eos", "labelled llama"])
+def test_a_text_has_the_same_ids_in_every_stage(folder, monkeypatch, kind):
+    path = str(folder / "tokenizer.json")
+    saved = Tokenizer.from_file(path)
+    saved.encode_special_tokens = True
+    expected = saved.encode(TEXT).ids
     assert len(expected) == len(TEXT.encode()) + 1 and expected[0] == 0
+    if kind == "truncation":
+        saved.enable_truncation(8)
+        saved.enable_padding(length=400)
+    if kind == "eos":
+        special_tokens = [("<s>", 0), ("</s>", 1)]
+        saved.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special_tokens)
+    if kind == "labelled llama":
+        config = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    saved.save(path)
+
     tokenizer = open_tokenizer(str(folder))
     packing = stage_module(monkeypatch, "continuous_finetuning", "packing")
     data = datasets.Dataset.from_dict({"text": [TEXT]})
@@ -80,20 +77,15 @@ def test_a_text_has_the_same_ids_in_every_stage(folder, base, monkeypatch):
 
 
 @pytest.mark.parametrize("files", BROKEN.values(), ids=BROKEN)
-def test_broken_tokenizers_are_named(base, tmp_path, monkeypatch, files):
-    folder = shutil.copytree(base, tmp_path / "base")
+def test_broken_tokenizers_are_named(folder, files):
     for name, content in files.items():
         (folder / name).unlink() if content is None else (folder / name).write_text(content)
     with pytest.raises(ValueError, match=f"{folder}.*") as caught:
         open_tokenizer(str(folder))
     assert "\n" not in str(caught.value)
-    if "tokenizer.json" in files:  # all that RULER reads
-        with pytest.raises(ValueError, match=f"no fast tokenizer in {folder}"):
-            stage_module(monkeypatch, "ruler/data", "tokens").read_tokenizer(str(folder), False)
 
 
-def test_ids_beyond_the_vocabulary_are_found_before_the_model_runs(base, tmp_path, monkeypatch):
-    folder = shutil.copytree(base, tmp_path / "base")
+def test_ids_beyond_the_vocabulary_are_found_before_the_model_runs(folder, monkeypatch):
     tokenizer = open_tokenizer(str(folder))
     tokenizer.add_tokens(["zebra"])
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
@@ -117,6 +109,6 @@ def test_tokenizer_model_only(tmp_path, rules):
     LlamaConfig().save_pretrained(tmp_path)
     text = TEXT.replace("s>", "s")
     expected = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model").encode(text)
-    for config in ({}, {"tokenizer_class": "LLaMATokenizer"}, {"add_bos_token": True}):
+    for config in ({}, {"tokenizer_class": "LLaMATokenizer"}):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
         assert open_tokenizer(str(tmp_path))(text)["input_ids"] == [1, *expected]
