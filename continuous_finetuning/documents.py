@@ -138,7 +138,7 @@ class Mixture:
     """
 
     def __init__(self, budgets: dict[str, float], min_length: int, keep_short: float):
-        self.missing_tokens = dict(budgets)  # of the sources that are not complete
+        self.missing_tokens = {source: tokens for source, tokens in budgets.items() if tokens > 0}
         self.min_length, self.keep_short = min_length, keep_short
         self.documents_seen, self.documents_kept, self.tokens = Counter(), Counter(), Counter()
 
