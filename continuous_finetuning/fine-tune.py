@@ -26,6 +26,8 @@ from pathlib import Path  # noqa: E402
 
 import accelerate.utils.other  # noqa: E402
 import torch  # noqa: E402
+from accelerate.parallelism_config import ParallelismConfig  # noqa: E402
+from accelerate.utils import DeepSpeedSequenceParallelConfig  # noqa: E402
 from requests.utils import get_netrc_auth  # noqa: E402
 from transformers import HfArgumentParser, TrainingArguments, set_seed  # noqa: E402
 from transformers.hf_argparser import HfArg  # noqa: E402
@@ -194,8 +196,12 @@ def training_arguments(flags: Namespace) -> RecipeArguments:
         start_deepspeed(flags.zero)
     else:  # accelerate would import DeepSpeed only to see that it is not used: two seconds
         accelerate.utils.other.is_deepspeed_available = lambda: False
-    if flags.sequence_parallel_size > 1:
-        flags.parallelism_config = memory.sequence_parallel(flags.sequence_parallel_size)
+    if (
+        flags.sequence_parallel_size > 1
+    ):  # Ulysses (arXiv 2309.14509): in attention, ranks have some heads of whole rows
+        handler = DeepSpeedSequenceParallelConfig(sp_seq_length_is_variable=True, sp_attn_implementation="sdpa")
+        ranks = flags.sequence_parallel_size
+        flags.parallelism_config = ParallelismConfig(sp_backend="deepspeed", sp_size=ranks, sp_handler=handler)
     flags.include_num_input_tokens_seen = "all"
     flags.remove_unused_columns = False  # training.collate chooses the columns
     return HfArgumentParser(RecipeArguments).parse_dict(vars(flags), allow_extra_keys=True)[0]

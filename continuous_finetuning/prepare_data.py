@@ -22,7 +22,6 @@ import argparse
 import hashlib
 import math
 import os
-import time
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -139,12 +138,10 @@ def main() -> None:
         print(f"training data: {args.output_dir} is already finished")
         return
 
-    started = time.monotonic()
     partial = args.output_dir / "rows.partial"
     partial.mkdir()
     mixture, rows, ids_sha256 = build_rows(args, dataset, tokenizer, partial)
     move_in(partial, args.output_dir)
-    seconds = time.monotonic() - started
     missing_tokens = mixture.missing_tokens if args.total_tokens else {}
     manifest = {
         "command": command_line(),
@@ -158,8 +155,6 @@ def main() -> None:
         "documents_kept": mixture.documents_kept,
         "tokens_kept": mixture.tokens,
         "input_ids_sha256": ids_sha256,  # over all ids in order, as little-endian int32
-        "seconds": round(seconds, 1),
-        "tokens_per_second": round(mixture.tokens.total() / seconds),
         "versions": versions("datasets", "tokenizers", "pyarrow", "numpy"),
     }
     write_json(args.output_dir / "manifest.json", manifest)

@@ -8,11 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import checkpoint_writer
-import memory
 import methods
 import packing
 import training
-from scripts import losses, run_here, training_flags
 from tiny import L
 
 VOCABULARY = 258
@@ -158,20 +156,3 @@ def test_documents_of_a_row_do_not_see_each_other(base, name):
         alone = model.model(input_ids=batch["input_ids"][:, start:end]).last_hidden_state[0]
         torch.testing.assert_close(hidden[start:end], alone, atol=1e-6, rtol=1e-5)
     assert not torch.allclose(hidden[130:], plain[130:], atol=1e-3)  # without the mask they do
-
-
-def test_a_run_with_document_mask(base, rows, tmp_path):
-    """The first loss is that of the separate documents, and the checkpoint records the flag."""
-    lines = [json.loads(line) | {"document_starts": STARTS} for line in rows.read_text().splitlines()]
-    data = write(tmp_path / "rows.jsonl", lines)
-    flags = [*training_flags(base, data, "pi", tmp_path / "out"), "--max_steps", 1, "--gradient_accumulation_steps", 40]
-    run_here("fine-tune.py", *flags, "--document_mask", "True")
-    config = AutoModelForCausalLM.from_pretrained(base).config
-    config.rope_parameters = methods.build("pi", config, L, {}).rope_parameters()
-    model = AutoModelForCausalLM.from_pretrained(base, config=config).train()
-    memory.use_tiled_loss(model)
-    with torch.no_grad():
-        values = [model(**training.collate([line])).loss.item() for line in lines]
-    assert losses(tmp_path / "out") == pytest.approx([sum(values) / len(values)], rel=1e-4)
-    record = json.loads((tmp_path / "out" / "config.json").read_text())["context_extension"]
-    assert record["recipe"]["document_mask"] is True
