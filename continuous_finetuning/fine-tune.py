@@ -123,8 +123,10 @@ def fit_to_machine(flags: Namespace) -> None:
         if flags.bf16 and not flags.deepspeed:
             flags.bf16 = False
             print_rank0("--bf16: no GPU here, training in float32")
-    requested = flags.attention if flags.use_flash_attn or flags.attention != "auto" else "sdpa"
-    flags.attention = choose_attention(requested, default_device(), "bfloat16" if flags.bf16 else "float32")
+    if flags.attention == "auto" and not flags.use_flash_attn:
+        flags.attention = "sdpa"
+    dtype = "bfloat16" if flags.bf16 else "float32"
+    flags.attention = choose_attention(flags.attention, default_device(), dtype)
     flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
     if flags.document_mask:
         check_document_mask(flags)
@@ -196,11 +198,9 @@ def training_arguments(flags: Namespace) -> RecipeArguments:
         start_deepspeed(flags.zero)
     else:  # accelerate would import DeepSpeed only to see that it is not used: two seconds
         accelerate.utils.other.is_deepspeed_available = lambda: False
-    if (
-        flags.sequence_parallel_size > 1
-    ):  # Ulysses (arXiv 2309.14509): in attention, ranks have some heads of whole rows
+    ranks = flags.sequence_parallel_size
+    if ranks > 1:  # Ulysses (arXiv 2309.14509): in attention a rank has whole rows of some heads, elsewhere a part
         handler = DeepSpeedSequenceParallelConfig(sp_seq_length_is_variable=True, sp_attn_implementation="sdpa")
-        ranks = flags.sequence_parallel_size
         flags.parallelism_config = ParallelismConfig(sp_backend="deepspeed", sp_size=ranks, sp_handler=handler)
     flags.include_num_input_tokens_seen = "all"
     flags.remove_unused_columns = False  # training.collate chooses the columns
