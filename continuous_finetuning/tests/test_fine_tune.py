@@ -122,7 +122,7 @@ def test_kill_and_resume_gives_the_same_weights(base, rows, tmp_path):
     assert (uninterrupted / "config.json").read_text() == (killed / "config.json").read_text()
 
 
-@pytest.mark.parametrize("method, more", [("longlora", "--low_rank_training True"), ("landmark", ""), ("clex", "")])
+@pytest.mark.parametrize("method, more", [("longlora", "--low_rank_training True"), ("clex", "")])
 def test_methods_with_a_state_resume(base, rows, tmp_path, method, more):
     """CLEX draws its lengths from torch's generator, which Trainer's checkpoints hold."""
     options = [*more.split(), "--max_steps", 6, "--save_strategy", "steps", "--save_steps", 3]
