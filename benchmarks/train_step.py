@@ -61,7 +61,7 @@ def make_trainer(shape: str, name: str, length: int, options: str, attention: st
     if "liger" in options:  # as Trainer.train does with --use_liger_kernel True
         apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
     model = method.prepare(model, False)
-    memory.use_tiled_loss(model, offload="offload" in options, liger="liger" in options)
+    memory.use_tiled_loss(model, liger="liger" in options)
     if "tiled_mlp" in options:
         memory.use_tiled_mlp(model)
     flops = tracking.training_flops_per_token(config, method)
@@ -75,7 +75,7 @@ def time_steps(shape: str, name: str, length: int, options: str, attention: str)
     checkpointing = {"use_reentrant": False}
     if "keep" in options:
         checkpointing["context_fn"] = memory.keep_attention
-    model.gradient_checkpointing_enable(checkpointing)
+    model.gradient_checkpointing_enable(checkpointing, offload=CUDA and "offload" in options)
     model.train()
     trainer.create_optimizer()
     if trainer.args.torch_compile:

@@ -46,9 +46,10 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
 
 def base_folder(name_or_path: str) -> Path:
     """The folder of a base's weights and tokenizer, downloaded if it is a hub id."""
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    return Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
+    folder = name_or_path
+    if not Path(folder).is_dir():
+        folder = snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER])
+    return Path(folder)
 
 
 def load_weights(model_class, name_or_path: str, config: PreTrainedConfig, **kwargs):
@@ -139,17 +140,18 @@ def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:
 def link_weights(base: Path, output: Path) -> None:
     """Links the base's weights into `output`: hard links, or symbolic ones across file systems."""
     for path in base.glob("*.safetensors*"):  # and their index
+        link, target = output / path.name, path.resolve()
         try:
-            os.link(path.resolve(), output / path.name)
+            os.link(target, link)
         except OSError:
-            (output / path.name).symlink_to(path.resolve())
+            link.symlink_to(target)
 
 
 def add_older_rope(config_file: Path) -> None:
     """Adds the rope in the form that Transformers 4 and other readers know: `rope_theta` and `rope_scaling`."""
-    config = read_json(config_file) or {}
-    rope = dict(config.get("rope_parameters") or {})
-    if rope:
+    config = read_json(config_file)
+    if config:  # a folder of training data has none
+        rope = dict(config["rope_parameters"])
         config["rope_theta"] = rope.pop("rope_theta")
         config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
         write_json(config_file, dict(sorted(config.items())))
@@ -189,13 +191,10 @@ def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
     recorded = read_json(record)
     if recorded is None:
         if finished or record.exists():
-            raise ValueError(
-                f"{output} contains a {result} of other code, or a damaged run.json; give another --output_dir"
-            )
+            raise ValueError(f"{output} contains a {result} of other code, or a damaged run.json; give another folder")
         write_json(record, settings)
         return False
-    recorded.setdefault("rows_sha256", settings.get("rows_sha256"))  # a run from before it was recorded
-    for key in [*settings, *recorded]:
+    for key in settings | recorded:
         if recorded.get(key) != settings.get(key):
             raise ValueError(
                 f"{output} contains another run: {key} was {recorded.get(key)}, now it is {settings.get(key)}. "

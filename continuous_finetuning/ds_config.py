@@ -9,7 +9,6 @@ FROM_COMMAND_LINE = (
     "optimizer", "scheduler", "gradient_accumulation_steps", "gradient_clipping", "train_batch_size",
     "train_micro_batch_size_per_gpu",
 )  # fmt: skip
-OFFLOADS = ("offload_optimizer", "offload_param")
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,16 @@ def read(path: str) -> Settings:
     for key in FROM_COMMAND_LINE:
         if config.get(key, "auto") != "auto":
             raise ValueError(f"{path}: `{key}` overrides the command line; remove it")
-    for key in ("stage", *OFFLOADS):
+    for key in ("stage", "offload_optimizer", "offload_param"):
         if key in config:
             raise ValueError(f"{path}: `{key}` has no effect at the top level; move it into `zero_optimization`")
     zero = config.get("zero_optimization")
-    stage = zero.get("stage") if isinstance(zero, dict) else None
-    if stage not in (0, 1, 2, 3):
+    if not isinstance(zero, dict) or zero.get("stage") not in (0, 1, 2, 3):
         raise ValueError(f"{path}: `zero_optimization` needs a `stage` from 0 to 3")
-    if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+    if zero["stage"] == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(f"{path}: stage 3 needs `stage3_gather_16bit_weights_on_model_save`: true, to save the model")
-    offload_optimizer, offload_param = (zero.get(key, {}).get("device", "none") != "none" for key in OFFLOADS)
-    if offload_param and stage != 3:
-        raise ValueError(f"{path}: `offload_param` needs `stage` 3")
-    return Settings(stage, offload_optimizer, offload_param)
+    return Settings(zero["stage"], offloads(zero, "offload_optimizer"), offloads(zero, "offload_param"))
+
+
+def offloads(zero: dict, key: str) -> bool:
+    return zero.get(key, {}).get("device", "none") != "none"

@@ -61,41 +61,25 @@ def make_plan(config: LlamaConfig, method, flags, gpus: int) -> Plan:
     with torch.device("meta"):
         extended = checkpoint_writer.extended_config(config, method, {})
         model = method.auto_classes()["AutoModelForCausalLM"](extended)
-    for name, p in method.prepare(model, flags.low_rank_training).named_parameters():
-        plan.parameters += p.numel()
-        if p.requires_grad:
-            plan.trainable += p.numel()
-        if "lora_" in name:
-            plan.adapters += p.numel()
+    model = method.prepare(model, flags.low_rank_training)
+    plan.parameters = sum(p.numel() for p in model.parameters())
+    plan.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    plan.adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
     return plan
 
 
 def steps(plan: Plan) -> float:
     """Optimizer steps; 0 if only tokenising or downloading the data could tell."""
-    dataset = plan.flags.dataset_dir
-    if plan.flags.max_steps > 0:
-        return plan.flags.max_steps
-    rows, row_length = DATASETS.get(dataset, (0, 0))
-    if Path(dataset).exists():
-        data = packing.read(dataset)
+    flags = plan.flags
+    if flags.max_steps > 0:
+        return flags.max_steps
+    rows, row_length = DATASETS.get(flags.dataset_dir, (0, 0))
+    if Path(flags.dataset_dir).exists():
+        data = packing.read(flags.dataset_dir)
         if "input_ids" in data.column_names:
             rows, row_length = len(data), len(data[0]["input_ids"])
     blocks = row_length // plan.method.model_max_length
-    return plan.flags.num_train_epochs * rows * blocks / plan.rows_per_step
-
-
-def hardware_flops_per_token(plan: Plan) -> float:
-    """`training_flops_per_token` plus what is computed a second time."""
-    config, method = plan.config, plan.method
-    layers, D = config.num_hidden_layers, config.hidden_size
-    attention = 4 * layers * config.num_attention_heads * config.head_dim * method.attended_keys()  # its forward
-    layer_weights = matmul_parameters(config) - config.vocab_size * D
-    repeated = attention / 2  # fused attention's backward has five products, not four
-    repeated += 2 * (layer_weights + plan.adapters) + attention  # gradient checkpointing
-    if plan.flags.tiled_mlp:
-        repeated += 6 * layers * D * config.intermediate_size
-    repeated *= method.row_tokens() / method.model_max_length
-    return training_flops_per_token(config, method, plan.adapters) + repeated
+    return flags.num_train_epochs * rows * blocks / plan.rows_per_step
 
 
 def seconds_per_step(plan: Plan, peak: float) -> float:
@@ -106,9 +90,24 @@ def seconds_per_step(plan: Plan, peak: float) -> float:
     offloaded = plan.parameters if zero.offload_param else 0
     if zero.offload_optimizer:
         offloaded += plan.trainable
-        seconds += 28 * plan.trainable / max(1, gpus // 8) / HOST_BANDWIDTH  # Adam: seven float32 numbers per weight
+        nodes = max(1, gpus // 8)
+        seconds += 28 * plan.trainable / nodes / HOST_BANDWIDTH  # Adam: seven float32 numbers per weight
     transfers = 2 * plan.flags.gradient_accumulation_steps * BF16 * offloaded / gpus
     return seconds + transfers / PCIE_BANDWIDTH
+
+
+def hardware_flops_per_token(plan: Plan) -> float:
+    """`training_flops_per_token` plus what is computed a second time."""
+    config, method = plan.config, plan.method
+    layers, D = config.num_hidden_layers, config.hidden_size
+    attention = 4 * layers * config.num_attention_heads * config.head_dim * method.attended_keys()  # its forward
+    layer_weights = matmul_parameters(config) - config.vocab_size * D
+    repeated = 2 * (layer_weights + plan.adapters) + attention  # gradient checkpointing
+    repeated += attention / 2  # fused attention's backward has five products, not four
+    if plan.flags.tiled_mlp:
+        repeated += 6 * layers * D * config.intermediate_size
+    repeated *= method.row_tokens() / method.model_max_length
+    return training_flops_per_token(config, method, plan.adapters) + repeated
 
 
 def pinned(size: float) -> float:
@@ -179,22 +178,18 @@ def report(config: LlamaConfig, method, flags) -> str:
     if not re.fullmatch(r"[1-9]\d*", count) or name not in GPUS or int(count) % flags.sequence_parallel_size:
         raise ValueError(f"--estimate {flags.estimate}: give a number and a GPU, as 8xH100, of {', '.join(GPUS)}")
     plan = make_plan(config, method, flags, int(count))
+    size, tflops = GPUS[name]
     gpu, host = memory_needed(plan)
     needed = sum(gpu.values()) / GIB
-    size, tflops = GPUS[name]
     fits = ", does not fit" if needed > size else ""
-    kinds = ", ".join(f"{kind} {part / GIB:.1f}" for kind, part in gpu.items() if part)
-    tokens = plan.rows_per_step * method.model_max_length
+    kinds = ", ".join(f"{kind} {part / GIB:.1f}" for kind, part in gpu.items())
     seconds, n_steps = seconds_per_step(plan, tflops * 1e12), steps(plan)
-    lines = [
-        f"{flags.method_name} at {method.model_max_length:,} tokens on {flags.estimate}, an estimate:",
-        f"  parameters    {plan.parameters / 1e6:,.1f} M, {plan.trainable / 1e6:,.1f} M of them trained",
-        f"  GPU memory    {needed:.1f} of {size} GiB{fits}: {kinds}",
-        f"  host memory   {host / GIB:.0f} GiB a node",
-        f"  step          {plan.rows_per_step} rows, {seconds / 60:.3g} minutes at {UTILISATION:.0%} of the GPUs' peak",
-    ]
-    if n_steps:
-        hours = n_steps * seconds / 3600
-        lines.append(f"  steps         {math.ceil(n_steps):,}, {n_steps * tokens / 1e6:,.1f} M tokens")
-        lines.append(f"  hours         {hours:.3g}, {hours * plan.gpus:.3g} GPU-hours")
-    return "\n".join(lines)
+    tokens = n_steps * plan.rows_per_step * method.model_max_length
+    hours = n_steps * seconds / 3600
+    return f"""{flags.method_name} at {method.model_max_length:,} tokens on {flags.estimate}, an estimate:
+  parameters    {plan.parameters / 1e6:,.1f} M, {plan.trainable / 1e6:,.1f} M of them trained
+  GPU memory    {needed:.1f} of {size} GiB{fits}: {kinds}
+  host memory   {host / GIB:.0f} GiB a node
+  step          {plan.rows_per_step} rows, {seconds / 60:.3g} minutes at {UTILISATION:.0%} of the GPUs' peak
+  steps         {math.ceil(n_steps):,}, {tokens / 1e6:,.1f} M tokens (0: not known before the data are there)
+  hours         {hours:.3g}, {hours * plan.gpus:.3g} GPU-hours"""

@@ -22,11 +22,12 @@ import shutil  # noqa: E402
 import warnings  # noqa: E402
 from argparse import SUPPRESS, Namespace  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
-from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import accelerate.utils.other  # noqa: E402
 import torch  # noqa: E402
+from accelerate.parallelism_config import ParallelismConfig  # noqa: E402
+from accelerate.utils import DeepSpeedSequenceParallelConfig  # noqa: E402
 from requests.utils import get_netrc_auth  # noqa: E402
 from transformers import HfArgumentParser, TrainingArguments, set_seed  # noqa: E402
 from transformers.hf_argparser import HfArg  # noqa: E402
@@ -58,7 +59,7 @@ class ModelArguments:
     use_wandb: bool = HfArg(default=False, help="the same as --report_to wandb")
     wandb_name: str | None = HfArg(default=None, help="name of the wandb run [the output folder's name]")
     sequence_parallel_size: int = HfArg(default=1, help="ranks that share each row (needs --deepspeed)")
-    offload_activations: bool = HfArg(default=False, help="keep checkpointed tensors in host memory")
+    offload_activations: bool = HfArg(default=False, help="keep checkpointed activations in host memory")
     keep_attention: bool = HfArg(default=False, help="do not recompute SDPA in the backward pass")
     tiled_mlp: bool = HfArg(default=False, help="MLPs in tiles: less memory, a third forward pass")
 
@@ -71,74 +72,70 @@ class RecipeArguments(TrainingArguments):
 
 
 def parse_flags(argv: list[str]) -> Namespace:
-    """All flags, and `zero`, a ds_config.Settings. Raises ValueError on flags that cannot be combined."""
+    """All flags, and `zero`, a ds_config.Settings. Raises ValueError on a number that trains nothing."""
     parser = HfArgumentParser((ModelArguments, RecipeArguments), description=__doc__, allow_abbrev=False)
     parser.error = lambda message: sys.exit(f"error: {message} (--help lists the flags)")  # not 100 lines of usage
     parser.add_argument("--evaluation_strategy", dest="eval_strategy", default=SUPPRESS, help="or --eval_strategy")
     parser.add_argument("--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, ... and stop")
     methods.add_flags(parser)
     flags = parser.parse_args(argv)
-    check_numbers(flags, parser)
-    if not flags.output_dir:
-        raise ValueError("give --output_dir")
-    if flags.eval_strategy not in ("no", None) or flags.save_strategy == "best":
-        raise ValueError("--evaluation_strategy: there is no evaluation set; give no, and --save_strategy steps")
-    if flags.resume_from_checkpoint:
-        raise ValueError("--resume_from_checkpoint: leave it out; the same command resumes from --output_dir")
-    if (flags.offload_activations or flags.keep_attention) and not flags.gradient_checkpointing:
-        raise ValueError("--offload_activations and --keep_attention need --gradient_checkpointing True")
+    if not flags.output_dir or flags.resume_from_checkpoint:
+        raise ValueError("give --output_dir, without --resume_from_checkpoint: the same command resumes from there")
     if flags.offload_activations and flags.keep_attention:
         raise ValueError("give --offload_activations or --keep_attention, not both")
-    flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings(0, False, False)
-    return flags
-
-
-def check_numbers(flags: Namespace, parser: HfArgumentParser) -> None:
-    """Raises ValueError on numbers that are negative, NaN or infinite, and on 0 where it would train nothing."""
     for name, value in vars(flags).items():
         given = type(value) in (int, float) and value != parser.get_default(name)
         if given and (not 0 <= value < float("inf") or (value == 0 and name.endswith(COUNTS))):
             raise ValueError(f"--{name} {value}: give a positive number")
+    flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings(0, False, False)
+    return flags
 
 
 def check_method(config, method, flags: Namespace) -> None:
     """Raises ValueError on flags that the method or the base does not support. config: the base's."""
-    name, ranks = flags.method_name, flags.sequence_parallel_size
+    name, ranks, length = flags.method_name, flags.sequence_parallel_size, flags.model_max_length
     if not method.trained:
         raise ValueError(f"{name} is not trained; apply it with extend.py")
-    for flag, default in {"low_rank_training": False, "document_mask": False, "sequence_parallel_size": 1}.items():
-        if getattr(flags, flag) != default and flag not in method.supports:
+    given = {
+        "low_rank_training": flags.low_rank_training,
+        "document_mask": flags.document_mask,
+        "sequence_parallel_size": ranks > 1,
+    }
+    for flag in given:
+        if given[flag] and flag not in method.supports:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
     if ranks == 1:
         return
     if not flags.deepspeed or flags.document_mask:
         raise ValueError("--sequence_parallel_size needs --deepspeed ds_configs/stage3.json and no --document_mask")
-    if flags.model_max_length % ranks or (not flags.estimate and WORLD_SIZE % ranks):
-        raise ValueError(f"--sequence_parallel_size {ranks} must divide --model_max_length and the {WORLD_SIZE} ranks")
+    world_size = ranks if flags.estimate else WORLD_SIZE
+    if length % ranks or world_size % ranks:
+        raise ValueError(f"--sequence_parallel_size {ranks} must divide {length} tokens and {world_size} ranks")
     heads, shared = config.num_attention_heads, config.num_key_value_heads
     if heads % ranks or (shared % ranks and ranks % shared):
         raise ValueError(f"--sequence_parallel_size {ranks} does not fit {heads} query and {shared} key-value heads")
 
 
 def fit_to_machine(flags: Namespace) -> None:
-    """Turns off what this machine cannot do, and chooses the attention. Raises ValueError if a flag needs more."""
-    cuda = torch.cuda.is_available()
-    flags.use_cpu = flags.use_cpu or not cuda
-    if flags.tf32 and not (cuda and torch.cuda.get_device_capability() >= (8, 0)):
-        flags.tf32 = None
-        print_rank0("--tf32: no GPU with tf32 here, float32 stays float32")
-    if flags.bf16 and not (cuda and torch.cuda.is_bf16_supported()) and not flags.deepspeed:
-        flags.bf16 = False
-        print_rank0("--bf16: no GPU with bfloat16 here, training in float32")
-    requested = flags.attention if flags.use_flash_attn or flags.attention != "auto" else "sdpa"
-    flags.attention = choose_attention(requested, default_device(), "bfloat16" if flags.bf16 else "float32")
+    """Turns off what a CPU cannot do, and chooses the attention. Raises ValueError if a flag needs a GPU."""
+    if not torch.cuda.is_available():
+        flags.use_cpu, flags.tf32 = True, None
+        if flags.bf16 and not flags.deepspeed:
+            flags.bf16 = False
+            print_rank0("--bf16: no GPU here, training in float32")
+    if flags.attention == "auto" and not flags.use_flash_attn:
+        flags.attention = "sdpa"
+    dtype = "bfloat16" if flags.bf16 else "float32"
+    flags.attention = choose_attention(flags.attention, default_device(), dtype)
+    flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
     if flags.document_mask:
         check_document_mask(flags)
-    flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
-    if flags.use_liger_kernel:  # its norms, rope and activations; memory.py calls its loss
-        if not (cuda and find_spec("liger_kernel")):
-            raise ValueError("--use_liger_kernel needs a GPU and: pip install liger-kernel")
-        flags.liger_kernel_config = {"fused_linear_cross_entropy": False, **(flags.liger_kernel_config or {})}
+    if flags.use_liger_kernel:
+        if not torch.cuda.is_available():
+            raise ValueError("--use_liger_kernel needs a GPU")
+        flags.liger_kernel_config = {"fused_linear_cross_entropy": False}  # memory.py calls its loss
+    if flags.offload_activations and torch.cuda.is_available():
+        flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "offload": True}
     if flags.keep_attention:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "context_fn": memory.keep_attention}
 
@@ -159,21 +156,18 @@ def check_document_mask(flags: Namespace) -> None:
 
 def choose_trackers(flags: Namespace) -> None:
     """Sets `report_to` and the names of the run. wandb records offline if nobody is logged in."""
-    trackers = [flags.report_to] if isinstance(flags.report_to, str) else list(flags.report_to or [])
-    trackers += ["wandb"] if flags.use_wandb else []
-    flags.report_to = sorted({tracker for tracker in trackers if tracker != "none"}) or ["none"]
-    for tracker in flags.report_to:
-        if tracker != "none" and find_spec(tracker) is None:
-            raise ValueError(f"--report_to {tracker} needs the package: pip install {tracker}")
-    if "wandb" in flags.report_to:
+    trackers = {flags.report_to} if isinstance(flags.report_to, str) else set(flags.report_to or [])
+    if flags.use_wandb:
+        trackers.add("wandb")
+    flags.report_to = sorted(trackers - {"none"})
+    flags.run_name = flags.wandb_name or flags.run_name or Path(flags.output_dir).name
+    if "wandb" in trackers:
         os.environ.setdefault("WANDB_PROJECT", "long_extension")
         server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
         logged_in = os.environ.get("WANDB_API_KEY") or get_netrc_auth(server)
         if "WANDB_MODE" not in os.environ and not logged_in:  # or it would stop at a prompt
             os.environ["WANDB_MODE"] = "offline"
             print_rank0("wandb: not logged in to Weights & Biases, recording offline (log in with: wandb login)")
-    flags.project = "long_extension" if flags.project == "huggingface" else flags.project  # trackio's
-    flags.run_name = flags.wandb_name or flags.run_name or Path(flags.output_dir).name
 
 
 def start_deepspeed(zero: ds_config.Settings) -> None:
@@ -190,9 +184,9 @@ def start_deepspeed(zero: ds_config.Settings) -> None:
     # torch warns at every step of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
     # port 0: any that is free
-    one_rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
+    one_rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     for name, value in one_rank.items():  # for a plain `python fine-tune.py`, what torchrun sets
-        os.environ.setdefault(name, str(value))
+        os.environ.setdefault(name, value)
     if not torch.cuda.is_available():
         deepspeed.init_distributed(dist_backend="gloo")  # before TrainingArguments, or the world size is read as 1
 
@@ -204,8 +198,10 @@ def training_arguments(flags: Namespace) -> RecipeArguments:
         start_deepspeed(flags.zero)
     else:  # accelerate would import DeepSpeed only to see that it is not used: two seconds
         accelerate.utils.other.is_deepspeed_available = lambda: False
-    if flags.sequence_parallel_size > 1:
-        flags.parallelism_config = memory.sequence_parallel(flags.sequence_parallel_size)
+    ranks = flags.sequence_parallel_size
+    if ranks > 1:  # Ulysses (arXiv 2309.14509): in attention a rank has whole rows of some heads, elsewhere a part
+        handler = DeepSpeedSequenceParallelConfig(sp_seq_length_is_variable=True, sp_attn_implementation="sdpa")
+        flags.parallelism_config = ParallelismConfig(sp_backend="deepspeed", sp_size=ranks, sp_handler=handler)
     flags.include_num_input_tokens_seen = "all"
     flags.remove_unused_columns = False  # training.collate chooses the columns
     return HfArgumentParser(RecipeArguments).parse_dict(vars(flags), allow_extra_keys=True)[0]
@@ -214,16 +210,12 @@ def training_arguments(flags: Namespace) -> RecipeArguments:
 def load_model(config, method, flags: Namespace, args: RecipeArguments):
     """The model to train, with the base's weights. config: the extended one."""
     set_seed(args.seed)
-    model = method.load(
-        flags.model_name_or_path,
-        config,
-        attn_implementation=flags.attention,
-        # DeepSpeed keeps the float32 masters itself; otherwise the weights are the masters and autocast computes
-        dtype=torch.bfloat16 if args.bf16 and args.deepspeed else torch.float32,
-    )
+    # DeepSpeed keeps the float32 masters itself; otherwise the weights are the masters and autocast computes
+    dtype = torch.bfloat16 if args.bf16 and args.deepspeed else torch.float32
+    model = method.load(flags.model_name_or_path, config, attn_implementation=flags.attention, dtype=dtype)
     model.generation_config = checkpoint_writer.greedy_generation_config(config)
     model = method.prepare(model, flags.low_rank_training)
-    memory.use_tiled_loss(model, offload=flags.offload_activations, liger=flags.use_liger_kernel)
+    memory.use_tiled_loss(model, liger=flags.use_liger_kernel)
     if flags.tiled_mlp:
         memory.use_tiled_mlp(model)
     return model

@@ -62,7 +62,6 @@ flags=(
   --bf16 "${BF16:-True}"
   --tf32 "${TF32:-True}"
   --use_flash_attn "${USE_FLASH_ATTN:-True}"
-  --low_rank_training False
   --num_train_epochs "${EPOCHS:-1}"
   --per_device_train_batch_size "$batch_size"
   --gradient_accumulation_steps "$accumulation"
@@ -70,16 +69,12 @@ flags=(
   --gradient_checkpointing "${GRADIENT_CHECKPOINTING:-True}"
   --offload_activations "${OFFLOAD_ACTIVATIONS:-False}"
   --tiled_mlp "${TILED_MLP:-False}"
-  --document_mask "${DOCUMENT_MASK:-False}" # True: attention stays inside the documents of a row
-  --evaluation_strategy no
-  --save_strategy steps
   --save_steps "${SAVE_STEPS:-20}" # a crash costs at most so many steps
-  --save_total_limit "${SAVE_TOTAL_LIMIT:-1}"
+  --save_total_limit 1
   --learning_rate "${LR:-2e-5}"
-  --weight_decay "${WEIGHT_DECAY:-0.0}"
+  --weight_decay 0.0
   --warmup_steps "${WARMUP_STEPS:-20}"
   --lr_scheduler_type "${LR_SCHEDULER:-constant_with_warmup}"
-  --logging_steps 1
   --report_to "${REPORT_TO:-wandb}"
   --use_wandb "${USE_WANDB:-True}"
   ${deepspeed:+--deepspeed "$deepspeed"}

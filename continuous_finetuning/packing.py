@@ -1,11 +1,12 @@
 """Training data: rows of exactly `model_max_length` token ids, read ready-made or packed here from raw text."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from glob import escape
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
@@ -29,8 +30,10 @@ def read(dataset_dir: str) -> datasets.Dataset:
     try:
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
             data = datasets.load_from_disk(str(path))
+        elif path.exists():
+            data = read_files(path)
         else:
-            data = read_files(path) if path.exists() else datasets.load_dataset(dataset_dir, split="train")
+            data = datasets.load_dataset(dataset_dir, split="train")
         if isinstance(data, datasets.DatasetDict):
             if "train" not in data:
                 raise ValueError(f"no split is called train; give the folder of one of {', '.join(data)}")
@@ -44,8 +47,12 @@ def read(dataset_dir: str) -> datasets.Dataset:
 
 def read_files(path: Path) -> datasets.Dataset:
     """Reads a file, or the files of one kind in a folder: Parquet first, since JSON beside it may be a manifest."""
-    patterns = ("*.parquet", "data/*.parquet", "*.jsonl", "data/*.jsonl", "*.json")  # data/: as on the hub
-    files = next(filter(None, (sorted(path.glob(pattern)) for pattern in patterns)), [path])
+    files = [path]
+    for pattern in ("*.parquet", "data/*.parquet", "*.jsonl", "data/*.jsonl", "*.json"):  # data/: as on the hub
+        matching = sorted(path.glob(pattern))
+        if matching:
+            files = matching
+            break
     kind = FORMATS.get(files[0].suffix)
     if kind is None:
         raise ValueError("expected *.parquet, *.jsonl or *.json, a file or a folder of files")
@@ -63,38 +70,23 @@ def rows(
 ) -> datasets.Dataset:
     """A dataset whose column `input_ids` has exactly `length` ids in every row.
 
-    `input_ids` and `labels`, if there are any, are checked and used as they are; `text` is tokenised (each document
-    with the tokenizer's BOS), joined in order and cut every `length` tokens, without the last partial row. cut: rows
-    may be longer, any multiple of `length`, and are cut. documents: a column `document_starts` lists where documents
-    begin in the row, from 0.
+    `input_ids` and `labels`, if there are any, are checked and used as they are; `text` is tokenised and packed. cut:
+    rows may be longer, any multiple of `length`, and are cut. documents: a column `document_starts` lists where
+    documents begin in the row, from 0.
 
     Raises ValueError on a row of another length, an id outside the vocabulary, or missing `document_starts`.
     """
     columns = ["input_ids", "document_starts"] if documents else ["input_ids"]
-    if "input_ids" in data.column_names:
-        if documents and "document_starts" not in data.column_names:
-            raise ValueError("--document_mask needs rows made with prepare_data.py --document_boundaries, or `text`")
-        if "labels" in data.column_names:
-            columns.append("labels")
-            print_rank0("--dataset_dir: the rows have labels of their own, which are learned, except -100")
-        data = data.select_columns(columns)
-        check_rows(data, length, vocab_size, cut)
-        return data.map(cut_rows, batched=True, fn_kwargs={"length": length}) if cut else data
-    data = data.select_columns(["text"])
-    kind = getattr(data.features["text"], "dtype", "objects")
-    if kind not in ("string", "large_string"):
-        raise ValueError(f"--dataset_dir: the column `text` has {kind}, not text")
-    if next(pack(data, tokenizer, length), None) is None:
-        raise ValueError(f"the text of --dataset_dir has fewer than {length} tokens, not one row; give more")
-    packed = datasets.Dataset.from_generator(
-        pack,
-        features=datasets.Features({"input_ids": INT_LISTS, "document_starts": INT_LISTS}),
-        gen_kwargs={"data": data, "tokenizer": tokenizer, "length": length},
-        fingerprint=Hasher.hash([CODE, data, tokenizer, length]),
-    )
-    packed = packed.select_columns(columns)
-    check_rows(packed, length, vocab_size)
-    return packed
+    if "input_ids" not in data.column_names:
+        data = pack_dataset(data, tokenizer, length)
+    if documents and "document_starts" not in data.column_names:
+        raise ValueError("--document_mask needs rows made with prepare_data.py --document_boundaries, or `text`")
+    if "labels" in data.column_names:
+        columns.append("labels")
+        print_rank0("--dataset_dir: the rows have labels of their own, which are learned, except -100")
+    data = data.select_columns(columns)
+    check_rows(data, length, vocab_size, cut)
+    return data.map(cut_rows, batched=True, fn_kwargs={"length": length}) if cut else data
 
 
 def cut_rows(batch: dict, length: int) -> dict:
@@ -104,22 +96,53 @@ def cut_rows(batch: dict, length: int) -> dict:
     return pieces
 
 
-def pack(data: datasets.Dataset, tokenizer, length: int) -> Iterator[dict]:
-    """Yields {"input_ids": `length` ids, "document_starts": offsets, the first 0} from documents of text."""
-    buffer: list[int] = []
-    starts: list[int] = []
-    data = data.filter(lambda text: text is not None, input_columns="text")
+def pack_dataset(data: datasets.Dataset, tokenizer, length: int) -> datasets.Dataset:
+    """Packs the column `text` into rows with `input_ids` and `document_starts`; see `pack`."""
+    options = {"data": data.select_columns(["text"]), "tokenizer": tokenizer, "length": length}
+    if next(pack_texts(**options), None) is None:
+        raise ValueError(f"the text of --dataset_dir has fewer than {length} tokens, not one row; give more")
+    return datasets.Dataset.from_generator(
+        pack_texts,
+        features=datasets.Features({"input_ids": INT_LISTS, "document_starts": INT_LISTS}),
+        gen_kwargs=options,
+        fingerprint=Hasher.hash([CODE, *options.values()]),
+    )
+
+
+def pack_texts(data: datasets.Dataset, tokenizer, length: int) -> Iterator[dict]:
+    for ids_L, starts in pack(tokenize(data, tokenizer), length):
+        yield {"input_ids": ids_L, "document_starts": starts}
+
+
+def tokenize(data: datasets.Dataset, tokenizer) -> Iterator[np.ndarray]:
+    """Yields the ids of each text, int32, with the tokenizer's BOS. A text that is null is left out."""
     for batch in data.iter(batch_size=1000):
-        for ids in tokenizer(batch["text"], split_special_tokens=True)["input_ids"]:
-            starts.append(len(buffer))
-            buffer += ids
-            end = len(buffer) - len(buffer) % length
-            for first in range(0, end, length):
-                inside = [start - first for start in starts if first < start < first + length]
-                yield {"input_ids": buffer[first : first + length], "document_starts": [0, *inside]}
-            if end:
-                del buffer[:end]
-                starts = [start - end for start in starts if start >= end]
+        texts = [text for text in batch["text"] if text is not None]
+        if texts:
+            for ids in tokenizer(texts, split_special_tokens=True)["input_ids"]:
+                yield np.array(ids, dtype=np.int32)
+
+
+def pack(documents: Iterable[np.ndarray], length: int) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """Joins documents in order and cuts them every `length` tokens, without the last partial row.
+
+    Yields (ids int32 [length], where documents begin in the row). The first is 0: a row may begin inside a document.
+    """
+    pieces, starts, tokens = [], [], 0  # of the rows that are not complete
+    for ids_N in documents:
+        pieces.append(ids_N)
+        starts.append(tokens)
+        tokens += len(ids_N)
+        if tokens < length:
+            continue
+        joined_N = np.concatenate(pieces)
+        complete = tokens - tokens % length
+        for first in range(0, complete, length):
+            inside = [start - first for start in starts if first < start < first + length]
+            yield joined_N[first : first + length], [0, *inside]
+        pieces = [joined_N[complete:]]
+        starts = [start - complete for start in starts if start >= complete]
+        tokens -= complete
 
 
 def check_rows(data: datasets.Dataset, length: int, vocab_size: int, cut: bool = False) -> None:
@@ -129,21 +152,22 @@ def check_rows(data: datasets.Dataset, length: int, vocab_size: int, cut: bool =
     """
     for chunk in data.with_format("arrow").iter(batch_size=1000):
         for name in chunk.column_names:
-            lists, limit = chunk[name].combine_chunks(), length if name == "document_starts" else vocab_size
+            lists = chunk[name].combine_chunks()
             if not pa.types.is_integer(getattr(lists.type, "value_type", pa.null())):
                 raise ValueError(f"--dataset_dir: `{name}` is {lists.type}, not a list of integers")
             if lists.null_count or lists.flatten().null_count:
                 raise ValueError(f"--dataset_dir: `{name}` has a null; remove that row")
             values = lists.flatten().to_numpy()
-            values = values[values != -100] if name == "labels" else values
+            if name == "labels":
+                values = values[values != -100]
+            limit = length if name == "document_starts" else vocab_size
             if values.size and (values.min() < 0 or values.max() >= limit):
                 found = f"{name} from {values.min()} to {values.max()}"
                 raise ValueError(f"--dataset_dir has {found}, not 0 to {limit - 1}: another tokenizer's, or other rows")
             lengths = pc.list_value_length(lists).to_numpy()
             misfits = lengths % length if cut else lengths - length
             if name != "document_starts" and misfits.any():
-                unit = "labels" if name == "labels" else "tokens"
-                found = f"rows of {lengths.min()} to {lengths.max()} {unit}"
+                found = f"{name} in rows of {lengths.min()} to {lengths.max()} tokens"
                 raise ValueError(f"--dataset_dir has {found}, --model_max_length is {length}; give rows of that length")
 
 

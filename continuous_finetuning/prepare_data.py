@@ -22,7 +22,7 @@ import argparse
 import hashlib
 import math
 import os
-import time
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -32,17 +32,19 @@ import pyarrow.parquet
 
 import documents
 from checkpoint_writer import claim, move_in
+from packing import pack
 from run import Parser, command_line, positive_int, progress_bar, run_script, versions, write_json
 from tokenizer import open_tokenizer
 
 FILE_TOKENS = 2**24  # tokens of an output file, 64 MiB of ids
-GROUP_TOKENS = 2**20  # tokens of a Parquet row group
+INT_LIST = pa.list_(pa.int32())
 
 
 def token_count(text: str) -> int:
     """1000000, 500k, 20M, 1.5B: a number of tokens."""
-    factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower())
-    tokens = float(text[:-1]) * factor if factor else int(text)
+    factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower(), 1)
+    number = text if factor == 1 else text[:-1]
+    tokens = float(number) * factor
     if not 1 <= tokens < math.inf:
         raise ValueError
     return round(tokens)
@@ -51,9 +53,8 @@ def token_count(text: str) -> int:
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--output_dir", required=True, type=Path)
-    parser.add_argument(
-        "--workers", type=positive_int, default=os.cpu_count(), help="threads that tokenise [one per core]"
-    )
+    threads = "threads that tokenise [one per core]"
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help=threads)
     data = parser.add_argument_group("documents")
     data.add_argument("--dataset", required=True, help="hub id, file or folder")
     data.add_argument("--subset", help="config name of a hub dataset")
@@ -87,69 +88,40 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-class Writer:
-    """Joins documents, cuts them into rows of `length` tokens, and writes train-*.parquet. Equal rows, equal bytes."""
+def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[documents.Mixture, int, str]:
+    """Writes all rows into `folder`; returns (mixture, number of rows, SHA-256 of their ids).
 
-    def __init__(self, folder: Path, length: int, boundaries: bool):
-        self.folder, self.length, self.boundaries = folder, length, boundaries
-        self.rows_per_file = max(1, FILE_TOKENS // length)
-        self.documents = []  # not yet written
-        self.tokens = 0
-        self.rows = []  # of each file
-        self.digest = hashlib.sha256()
-
-    def add(self, ids_N: np.ndarray) -> None:
-        self.documents.append(ids_N)
-        self.tokens += len(ids_N)
-        while self.tokens >= self.rows_per_file * self.length:
-            self.write_file(self.rows_per_file)
-
-    def write_file(self, rows: int) -> None:
-        """Writes the next rows: `input_ids` and perhaps `document_starts`, lists of int32."""
-        ids_N, rest_N = np.split(np.concatenate(self.documents), [rows * self.length])
-        offsets = np.arange(0, len(ids_N) + 1, self.length, dtype=np.int32)
-        columns = {"input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids_N))}
-        if self.boundaries:
-            columns["document_starts"] = self.document_starts(rows)
-        self.documents = [rest_N]
-        self.tokens = len(rest_N)
-        path = self.folder / f"train-{len(self.rows):05d}.parquet"
-        row_group = max(1, GROUP_TOKENS // self.length)
-        pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=row_group, compression="zstd")
-        self.digest.update(ids_N.astype("<i4").tobytes())
-        self.rows.append(rows)
-
-    def document_starts(self, rows: int) -> pa.Array:
-        """Where documents begin in each of the next rows. The first is 0: a row may begin inside a document."""
-        starts = [[0] for _ in range(rows)]
-        position = 0
-        for ids_N in self.documents:
-            row, offset = divmod(position, self.length)
-            if offset > 0 and row < rows:
-                starts[row].append(offset)
-            position += len(ids_N)
-        return pa.array(starts, pa.list_(pa.int32()))
-
-
-def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[documents.Mixture, Writer]:
-    """Writes all rows into `folder`. Raises ValueError if the documents do not fill one row."""
+    Raises ValueError if the documents do not fill one row.
+    """
     if args.mix:
-        batches = documents.read_batches(dataset, args.text_column, args.source_column, args.seed)
+        texts = documents.read_documents(dataset, args.text_column, args.source_column, args.seed)
         budgets = {source: round(share * args.total_tokens) for source, share in args.mix.items()}
     else:
-        batches = documents.read_batches(dataset, args.text_column, None, None)
+        texts = documents.read_documents(dataset, args.text_column, None, None)
         budgets = {documents.ALL: args.total_tokens or math.inf}
     mixture = documents.Mixture(budgets, args.min_length, args.keep_short)
-    writer = Writer(folder, args.length, args.document_boundaries)
+    rows = pack(mixture.select(texts, tokenizer, Random(args.seed)), args.length)
+    rows_per_file = max(1, FILE_TOKENS // args.length)
+    n_rows, digest = 0, hashlib.sha256()
     with progress_bar(args.total_tokens, "training data", "token") as bar:
-        for ids_N in mixture.select(batches, tokenizer, Random(args.seed)):
-            writer.add(ids_N)
-            bar.update(len(ids_N))
-    if writer.tokens >= args.length:
-        writer.write_file(writer.tokens // args.length)
-    if not writer.rows:
-        raise ValueError(f"the documents have {writer.tokens} tokens, less than one row of {args.length}")
-    return mixture, writer
+        while chunk := list(islice(rows, rows_per_file)):
+            path = folder / f"train-{n_rows // rows_per_file:05d}.parquet"
+            digest.update(write_file(path, chunk, args.document_boundaries))
+            n_rows += len(chunk)
+            bar.update(len(chunk) * args.length)
+    if n_rows == 0:
+        raise ValueError(f"the documents have {mixture.tokens.total()} tokens, less than one row of {args.length}")
+    return mixture, n_rows, digest.hexdigest()
+
+
+def write_file(path: Path, rows: list[tuple], boundaries: bool) -> bytes:
+    """Writes a Parquet file of rows (see `pack`); returns their ids as little-endian int32. Equal rows, equal bytes."""
+    ids = [ids_L for ids_L, _ in rows]
+    columns = {"input_ids": pa.array(ids, INT_LIST)}
+    if boundaries:
+        columns["document_starts"] = pa.array([starts for _, starts in rows], INT_LIST)
+    pyarrow.parquet.write_table(pa.table(columns), path, compression="zstd")
+    return np.concatenate(ids).astype("<i4").tobytes()
 
 
 def main() -> None:
@@ -166,30 +138,28 @@ def main() -> None:
         print(f"training data: {args.output_dir} is already finished")
         return
 
-    started = time.monotonic()
     partial = args.output_dir / "rows.partial"
     partial.mkdir()
-    mixture, writer = build_rows(args, dataset, tokenizer, partial)
+    mixture, rows, ids_sha256 = build_rows(args, dataset, tokenizer, partial)
     move_in(partial, args.output_dir)
-    rows, seconds = sum(writer.rows), time.monotonic() - started
-    missing = mixture.missing_tokens() if args.total_tokens else {}
+    missing_tokens = mixture.missing_tokens if args.total_tokens else {}
     manifest = {
         "command": command_line(),
         "settings": settings,
         "rows": rows,
         "length": args.length,
         "tokens": rows * args.length,
-        "tokens_dropped": writer.tokens,  # of the last documents: less than a row
-        "missing_tokens": missing,  # by source, if the data ended early
-        "sources": mixture.describe(),
-        "input_ids_sha256": writer.digest.hexdigest(),  # over all ids in order, as little-endian int32
-        "seconds": round(seconds, 1),
-        "tokens_per_second": round(mixture.tokens.total() / seconds),
+        "tokens_dropped": mixture.tokens.total() - rows * args.length,  # of the last documents: less than a row
+        "missing_tokens": missing_tokens,  # by source, if the data ended early
+        "documents_seen": mixture.documents_seen,  # by source, as the next two
+        "documents_kept": mixture.documents_kept,
+        "tokens_kept": mixture.tokens,
+        "input_ids_sha256": ids_sha256,  # over all ids in order, as little-endian int32
         "versions": versions("datasets", "tokenizers", "pyarrow", "numpy"),
     }
     write_json(args.output_dir / "manifest.json", manifest)
-    for name, tokens in missing.items():
-        print(f"training data: the data ended early, {tokens:,} {name} are missing")
+    for source, tokens in missing_tokens.items():
+        print(f"training data: the data ended early, {tokens:,} {source} are missing")
     print(f"training data: {args.output_dir} has {rows:,} rows of {args.length:,} tokens")
 
 

@@ -56,7 +56,6 @@ class Metrics(TrainerCallback):
         }
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.start_time, self.first_step = time.time(), state.global_step
         self.last_time, self.last_tokens = time.perf_counter(), state.num_input_tokens_seen
         if not (state.is_world_process_zero and self.path.exists()):
             return
@@ -74,12 +73,11 @@ class Metrics(TrainerCallback):
         entry = {"step": state.global_step, **logs, "devices": args.world_size, "device": device}
         with self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-        if time.time() - self.last_print > 5 or state.global_step == state.max_steps:
-            self.last_print = time.time()
-            step_seconds = (self.last_print - self.start_time) / max(1, state.global_step - self.first_step)
-            minutes_left = step_seconds * (state.max_steps - state.global_step) / 60
+        if time.perf_counter() - self.last_print > 5 or state.global_step == state.max_steps:
+            self.last_print = time.perf_counter()
+            speed, tokens_per_step = logs["tokens_per_second"], logs["tokens_seen"] / state.global_step
+            minutes_left = (state.max_steps - state.global_step) * tokens_per_step / speed / 60
             print_rank0(
                 f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
-                f"{step_seconds:.2f} s a step  {logs['tokens_per_second']:,.0f} tokens/s  "
-                f"{logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left"
+                f"{speed:,.0f} tokens/s  {logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left"
             )

@@ -105,10 +105,10 @@ class StopOnSignal(TrainerCallback):
         self.received = signal.Signals(number).name
 
     def on_step_end(self, args, state, control, **kwargs):
-        stop = torch.tensor([self.received is not None], dtype=torch.int32, device=args.device)
+        stop = torch.tensor(self.received is not None, dtype=torch.int32, device=args.device)
         if torch.distributed.is_initialized():  # all ranks stop after the same step
             torch.distributed.all_reduce(stop, op=torch.distributed.ReduceOp.MAX)
-        if stop.item() and state.global_step < state.max_steps:
+        if stop and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
 

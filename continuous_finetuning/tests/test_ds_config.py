@@ -1,6 +1,5 @@
 """The check of DeepSpeed's JSON: the shipped files pass; keys without effect, or that override the flags, do not."""
 
-import copy
 import json
 
 import pytest
@@ -23,18 +22,15 @@ def test_shipped_files():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda c: c.update(offload_param={}), "`offload_param` has no effect at the top level"),  # as in LCEG's file
-        (lambda c: c.update(scheduler={"type": "WarmupDecayLR"}), "`scheduler` overrides the command line"),
-        (lambda c: c.update(gradient_accumulation_steps=8), "`gradient_accumulation_steps` overrides"),
-        (lambda c: c["zero_optimization"].update(stage=2), "`offload_param` needs `stage` 3"),
-        (lambda c: c["zero_optimization"].pop("stage3_gather_16bit_weights_on_model_save"), "stage 3 needs"),
-        (lambda c: c.update(zero_optimization=[3]), "`zero_optimization` needs a `stage`"),
-        (lambda c: c.pop("zero_optimization"), "`zero_optimization` needs a `stage`"),
+        ({"offload_param": {}}, "`offload_param` has no effect at the top level"),  # as in LCEG's file
+        ({"scheduler": {"type": "WarmupDecayLR"}}, "`scheduler` overrides the command line"),
+        ({"gradient_accumulation_steps": 8}, "`gradient_accumulation_steps` overrides"),
+        ({"zero_optimization": {"stage": 3}}, "stage 3 needs `stage3_gather_16bit_weights_on_model_save`"),
+        ({"zero_optimization": [3]}, "`zero_optimization` needs a `stage`"),
     ],
 )
 def test_bad_values(tmp_path, change, message):
-    config = copy.deepcopy(SHIPPED)
-    change(config)
-    (tmp_path / "ds.json").write_text(json.dumps(config))
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(SHIPPED | change))
     with pytest.raises(ValueError, match=message):
-        ds_config.read(str(tmp_path / "ds.json"))
+        ds_config.read(str(path))
