@@ -106,5 +106,5 @@ class QuestionAnswering(Task):
                 text += self.render_document(number, documents[i])
             return text + ending
 
-        smallest, largest = len(question.needed), len(documents)
-        return Draft(render, self.prefix, question.answers, smallest, largest, guess=largest)
+        self.guess = len(documents)
+        return Draft(render, self.prefix, question.answers, len(question.needed), len(documents))

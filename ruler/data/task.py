@@ -35,7 +35,6 @@ class Draft:
     render(size): the prompt, which ends with `prefix`, the beginning of the answer.
     smallest, largest: the sizes that are possible.
     tokens(size): a fast estimate of the tokens that grow with the size. Without it prompts are rendered and counted.
-    guess: where the search begins [the size of the first sample].
     """
 
     render: Callable[[int], str]
@@ -44,7 +43,6 @@ class Draft:
     smallest: int
     largest: int
     tokens: Callable[[int], int] | None = None
-    guess: int | None = None
 
 
 class Sample(NamedTuple):
@@ -80,7 +78,10 @@ def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, large
 
 
 class Task:
-    """A family of tasks with the arguments of one job.  source: the text from outside, see sources.py."""
+    """A family of tasks with the arguments of one job.  source: the text from outside, see sources.py.
+
+    guess: where the search for the size of a sample begins [the size of the first sample].
+    """
 
     step, start = 1, 0  # of RULER's linear search (profile lceg): units at a time, units to begin with
     minimum = ""  # what the smallest prompt holds
@@ -103,10 +104,9 @@ class Task:
 
     def calibrate(self) -> None:
         """Sizes the first sample; all others are of about its size."""
-        size = self.build(0).size
-        self.guess = size
+        self.guess = self.build(0).size
         if self.lceg:
-            self.common_size = size
+            self.common_size = self.guess
 
     def rng(self, index: int, purpose: str = "") -> random.Random:
         """Random numbers of a sample: the same for any length and tokenizer."""
@@ -136,22 +136,21 @@ class Task:
             return None
 
         @lru_cache(maxsize=2)
-        def render_and_count(size):
+        def render(size: int) -> tuple[str, int]:
             prompt = draft.render(size)
             return prompt, self.tokens.count(prompt)
 
-        def tokens(size):
+        def tokens(size: int) -> int:
             if draft.tokens is None:
-                return render_and_count(size)[1]
+                return render(size)[1]
             return fixed_tokens + draft.tokens(size)
 
         if draft.tokens:
-            fixed_tokens = render_and_count(draft.smallest)[1] - draft.tokens(draft.smallest)
-        guess = draft.guess or self.guess
-        fits = largest_size(tokens, self.token_budget, draft.smallest, draft.largest, guess)
+            fixed_tokens = render(draft.smallest)[1] - draft.tokens(draft.smallest)
+        fits = largest_size(tokens, self.token_budget, draft.smallest, draft.largest, self.guess)
         while fits >= draft.smallest:
             size = max(draft.smallest, self.round_size(fits))
-            prompt, total = render_and_count(size)
+            prompt, total = render(size)
             if total <= self.token_budget:
                 return Sample(prompt, draft.prefix, draft.answers, total, size)
             fits = size - 1

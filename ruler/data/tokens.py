@@ -6,30 +6,16 @@ tokens is counted in a few milliseconds. Finished prompts are verified by tokeni
 """
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
+from run import errors_of, read_text
+from tokenizer import open_tokenizer, use_text_only
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prepare.py runs one process per core
-from tokenizers import Tokenizer  # noqa: E402
-
-from run import errors_of, read_text  # noqa: E402
-from tokenizer import open_tokenizer, use_text_only  # noqa: E402
-
 MAX_CACHED_WORDS = 2**16
-
-
-class WordCosts(dict):
-    """{word: its tokens after a space}, filled in when a word is first looked up. Faster than lru_cache."""
-
-    def __init__(self, count_plain):
-        self.count_plain = count_plain
-        self.anchor_tokens = count_plain("a")
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= MAX_CACHED_WORDS:
-            self.clear()
-        cost = self.count_plain(f"a {word}") - self.anchor_tokens
-        self[word] = cost
-        return cost
 
 
 class Tokens:
@@ -39,19 +25,19 @@ class Tokens:
     """
 
     def __init__(self, tokenizer_json: str):
-        self.tokenizer_json = tokenizer_json
         self.tokenizer = Tokenizer.from_str(tokenizer_json)
         use_text_only(self.tokenizer)
         self.special_tokens = self.tokenizer.num_special_tokens_to_add(False)
-        self.cost = WordCosts(self.count_plain).__getitem__
-
-    def __reduce__(self):
-        return Tokens, (self.tokenizer_json,)  # without the cache
+        self.anchor_tokens = self.count_plain("a")
+        self.cost = lru_cache(MAX_CACHED_WORDS)(self.count_word)
 
     def count_plain(self, text: str) -> int:
         """Tokens of a text without special tokens."""
         [encoding] = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return len(encoding)
+
+    def count_word(self, word: str) -> int:
+        return self.count_plain(f"a {word}") - self.anchor_tokens
 
     def count_whole(self, text: str) -> int:
         """Tokens of a prompt as the model gets it, special tokens included."""
@@ -73,5 +59,5 @@ def read_tokenizer(name_or_path: str, trust_remote_code: bool) -> str:
     with errors_of(f"no fast tokenizer in {name_or_path}"):
         if not path.is_file():
             return open_tokenizer(name_or_path, trust_remote_code).backend_tokenizer.to_str()
-        Tokenizer.from_str(read_text(path))
+        Tokens(read_text(path))  # raises if it is not one
     return read_text(path)
