@@ -61,6 +61,13 @@ def check_row(row: dict, text: str = "input") -> None:
     int(row["index"])
 
 
+def check_fields(pattern: str, flag: str, **values: list) -> None:
+    """Raises ValueError if a flag that several values share does not have their field, as {length}."""
+    for name, given in values.items():
+        if len(given) > 1 and f"{{{name}}}" not in pattern:
+            raise ValueError(f"several {name}s need {{{name}}} in {flag}")
+
+
 def fill_in(pattern: str, model: str, length: int) -> Path:
     """A folder given with the placeholders {model} and {length}."""
     return Path(pattern.replace("{model}", model).replace("{length}", str(length)))

@@ -27,7 +27,6 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -39,7 +38,7 @@ from niah import Niah
 from qa import QuestionAnswering
 from sources import read_source, source_kind
 from task import Job, Task
-from tasks import choose_tasks, fill_in, read_tasks
+from tasks import check_fields, choose_tasks, fill_in, read_tasks
 from tokens import Tokens, read_tokenizer
 from variable_tracking import VariableTracking
 
@@ -53,14 +52,6 @@ FAMILIES = {
 VERSION = 2  # of the generator; a new version makes other rows
 # the keys of run.json that data must share to be used
 SETTINGS = {*Job._fields, "tokenizer_sha256", "version", "data_sha256"} - {"num_samples"}
-
-
-class DataFile(NamedTuple):
-    """A validation.jsonl to be made, in `folder`.  record: what run.json says."""
-
-    task: Task
-    folder: Path
-    record: dict
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,9 +71,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--workers", type=count, default=os.cpu_count(), help="processes [one per core]")
     args = parser.parse_args()
     args.model_name = run.name_results(args.model_name, args.tokenizer_path, "--model_name")
-    for field, values in (("{length}", args.max_seq_length), ("{model}", args.model_name)):
-        if len(values) > 1 and field not in args.save_dir:
-            raise ValueError(f"several lengths or models need {field} in --save_dir")
+    check_fields(args.save_dir, "--save_dir", length=args.max_seq_length, model=args.model_name)
     return args
 
 
@@ -114,10 +103,6 @@ def data_folder(args: argparse.Namespace, model: str, job: Job) -> Path:
     return fill_in(args.save_dir, model, job.length) / job.name
 
 
-def lock_data(folder: Path):
-    return lock(folder.with_name(f".{folder.name}.lock"))
-
-
 def is_complete(folder: Path, record: dict) -> bool:
     """Whether a folder has as many samples as `record` says, or more, made with the same settings.
 
@@ -140,7 +125,7 @@ def find_data(args: argparse.Namespace, model: str, job: Job, record: dict) -> b
     for other in args.model_name:
         source = data_folder(args, other, job)
         if source != folder and is_complete(source, record):
-            with lock_data(folder):
+            with lock(folder / ".lock"):
                 run.write_json(folder / "run.json", {"complete": False})
                 (folder / "validation.jsonl").unlink(missing_ok=True)
                 os.link(source / "validation.jsonl", folder / "validation.jsonl")
@@ -150,7 +135,7 @@ def find_data(args: argparse.Namespace, model: str, job: Job, record: dict) -> b
 
 
 # --- making data
-data_files = []  # of the current model; worker processes, which are forks, have a copy
+data_files = []  # (task, folder, record) of each file to be made; worker processes, which are forks, have a copy
 
 
 def prepare(model: str, args: argparse.Namespace) -> None:
@@ -172,7 +157,7 @@ def prepare(model: str, args: argparse.Namespace) -> None:
             continue
         if record["source"] == "standin":
             print(f"ruler data: {job.name} uses a stand-in for {data['path']} (see data/download.py)")
-        data_files.append(DataFile(set_up(job, tokens), data_folder(args, model, job), record))
+        data_files.append((set_up(job, tokens), data_folder(args, model, job), record))
     make_files(args.workers)
     print(f"ruler data: {model}: all files are there", flush=True)
 
@@ -202,7 +187,7 @@ def exit_with_parent() -> None:
 def make_file(number: int) -> None:
     """Writes validation.jsonl and run.json, unless another run has made them meanwhile."""
     task, folder, record = data_files[number]
-    with lock_data(folder):
+    with lock(folder / ".lock"):
         if is_complete(folder, record):
             return
         run.write_json(folder / "run.json", {"complete": False})  # if the run is killed

@@ -29,13 +29,6 @@ class Question(NamedTuple):
     shuffle: bool
 
 
-class Questions(NamedTuple):
-    """documents: distinct, sorted."""
-
-    documents: list[str]
-    questions: list[Question]
-
-
 def source_kind(family: str, args: dict) -> str | None:
     """The text that a task needs: squad, hotpotqa, essays, or None."""
     if family == "qa":
@@ -46,8 +39,8 @@ def source_kind(family: str, args: dict) -> str | None:
 
 
 @lru_cache
-def read_source(kind: str) -> tuple[list[str] | Questions, dict]:
-    """(the words of the essays or the `Questions` of a data set, where they are from).
+def read_source(kind: str) -> tuple[list[str] | tuple, dict]:
+    """(the words of the essays or (documents, questions) of a data set, where they are from).
 
     "source" is "standin", "official" (a file known by its digest) or "user" (another file). Raises ValueError if a file
     does not have the form of the official one.
@@ -74,7 +67,8 @@ def parse_essays(data: dict) -> list[str]:
     return words
 
 
-def parse_squad(data: dict) -> Questions:
+def parse_squad(data: dict) -> tuple[list[str], list[Question]]:
+    """(distinct paragraphs, sorted; questions)."""
     documents = set()
     for article in data["data"]:
         documents |= {paragraph["context"] for paragraph in article["paragraphs"]}
@@ -91,10 +85,11 @@ def parse_squad(data: dict) -> Questions:
                     continue
                 answers = [answer["text"] for answer in question["answers"]]
                 questions.append(Question(question["question"], answers, [own], given, shuffle=True))
-    return Questions(documents, questions)
+    return documents, questions
 
 
-def parse_hotpotqa(data: list) -> Questions:
+def parse_hotpotqa(data: list) -> tuple[list[str], list[Question]]:
+    """(distinct paragraphs, sorted; questions)."""
     documents = set()
     for row in data:
         documents |= set(map(hotpot_text, row["context"]))
@@ -108,7 +103,7 @@ def parse_hotpotqa(data: list) -> Questions:
             group = needed if paragraph[0] in supporting else given
             group.append(index[hotpot_text(paragraph)])
         questions.append(Question(row["question"], [row["answer"]], needed, given, shuffle=False))
-    return Questions(documents, questions)
+    return documents, questions
 
 
 def hotpot_text(paragraph: list) -> str:
