@@ -4,8 +4,7 @@
 #   bash eval.sh                                                  everything in ROOT_DIR
 #   SEQ_LENGTHS="4096 8192" TASKS="vt cwe" bash eval.sh           reports which of these are missing
 #
-# Writes ROOT_DIR/ruler.csv and, beside the answers, RULER's summary.csv and our scores.json. Ends with status 1 if
-# something is missing.
+# Writes RULER's summary.csv and our scores.json beside the answers. Ends with status 1 if something is missing.
 set -u
 cd "$(dirname "$0")" || exit 1
 . ./pool.sh
@@ -20,5 +19,4 @@ array="$benchmark[*]"
 folders=("$ROOT_DIR"/*/"$benchmark"/*/pred)
 [ -d "${folders[0]}" ] || refuse "no predictions in $ROOT_DIR; run.sh makes them"
 if [ ${#lengths[@]} -gt 0 ]; then set -- --max_seq_length "${lengths[@]}" "$@"; fi
-"$python" eval/evaluate.py --data_dir "${folders[@]}" --benchmark "$benchmark" --task ${!array-} \
-  --csv "$ROOT_DIR/ruler.csv" "$@"
+"$python" eval/evaluate.py --data_dir "${folders[@]}" --benchmark "$benchmark" --task ${!array-} "$@"

@@ -74,7 +74,6 @@ evaluate() { # models
     --benchmark "$benchmark" --task "$tasks" --max_seq_length "${SEQ_LENGTHS[@]}" --model_name "${names[@]}"
     --model_name_or_path "${paths[@]}" --server_type "$framework")
   if [ "$framework" = vllm ]; then command+=(--tensor_parallel_size "${TENSOR_PARALLEL:-1}"); fi
-  if [ -n "$STOP_WORDS" ]; then command+=(--stop_words "$STOP_WORDS"); fi
   if [ -n "${EVAL_BATCH_SIZE:-}" ]; then command+=(--batch_size "$EVAL_BATCH_SIZE"); fi
   run "${command[@]}" ${flags[@]+"${flags[@]}"}
 }

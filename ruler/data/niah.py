@@ -32,7 +32,6 @@ class Niah(Task):
         self.num_values = args["num_needle_v"]
         self.num_keys = max(args["num_needle_k"], self.num_asked)
         self.num_needles = self.num_keys * self.num_values
-        self.minimum = f"{self.num_needles} needles and as many lines, or {MIN_WORDS} words"
         texts = read_texts()
         kinds = args["type_needle_v"]
         self.needle = texts["needle"].replace("{type_needle_v}", kinds)

@@ -24,7 +24,6 @@ import os
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
@@ -144,8 +143,7 @@ def prepare(model: str, args: argparse.Namespace) -> None:
     tokenizer_json = read_tokenizer(path, args.trust_remote_code)
     tokens = Tokens(tokenizer_json)
     settings = {"tokenizer_sha256": hashlib.sha256(tokenizer_json.encode()).hexdigest(), "version": VERSION}
-    packages = {name: version(name) for name in ("tokenizers", "lm_eval", "wonderwords")}
-    settings |= {"tokenizer": path, "command": run.command_line(), "versions": packages}
+    settings |= {"tokenizer": path, "command": run.command_line()}
     data_files.clear()
     for job in list_jobs(args):
         kind = source_kind(job.family, job.args)

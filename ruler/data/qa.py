@@ -17,7 +17,6 @@ NUMBERS_TOKENS = 8  # that the numbers of the documents with the answer may take
 
 
 class QuestionAnswering(Task):
-    minimum = "the documents with the answer"
     step = 10
 
     def __init__(self, tokens, job, source):

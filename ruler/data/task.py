@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tokens import Tokens
 
-VERIFY_EVERY = 32  # samples; prompts below 8,192 tokens are verified more often
+VERIFY_EVERY = 32  # samples
 MAX_DRAWS = 8  # of a sample whose words are too long for a short prompt
 
 
@@ -84,7 +84,6 @@ class Task:
     """
 
     step, start = 1, 0  # of RULER's linear search (profile lceg): units at a time, units to begin with
-    minimum = ""  # what the smallest prompt holds
 
     def __init__(self, tokens: Tokens, job: Job, source=None):
         self.tokens = tokens
@@ -127,8 +126,7 @@ class Task:
             sample = self.fit(self.draw(index))
             if sample:
                 return sample
-        name, length = self.job.name, self.job.length
-        raise ValueError(f"{name} at {length} tokens: too short for {self.minimum}; leave this task out")
+        raise ValueError(f"{self.job.length} tokens are too few for a prompt of {self.job.name}; leave this task out")
 
     def fit(self, draft: Draft) -> Sample | None:
         """The draft at the largest size that fits; None if there is none."""
@@ -159,8 +157,7 @@ class Task:
     def row(self, index: int) -> dict:
         """The row of sample `index`. Raises ValueError if its tokens were not counted correctly."""
         sample = self.build(index)
-        verify_every = max(1, min(VERIFY_EVERY, self.job.length // 256))
-        if index % verify_every == 0 and self.tokens.count_whole(sample.prompt) != sample.tokens:
+        if index % VERIFY_EVERY == 0 and self.tokens.count_whole(sample.prompt) != sample.tokens:
             raise ValueError("this tokenizer has tokens that span several words; prompts cannot be sized for it")
         length = sample.tokens + self.job.new_tokens
         return {

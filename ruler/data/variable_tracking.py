@@ -32,7 +32,6 @@ def assignments(names: list[str], value: str) -> list[str]:
 
 
 class VariableTracking(Task):
-    minimum = "its example, its chains and a line of noise"
     step = 10
 
     def __init__(self, tokens, job, source=None):

@@ -175,14 +175,12 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int = 0) -> tupl
 
 def write_summary(folder: Path, entries: dict[str, dict]) -> None:
     """Writes RULER's summary.csv: a column for each task."""
-    names, scores, nulls = ["Tasks"], ["Score"], ["Nulls"]
-    for name, entry in entries.items():
-        names.append(name)
-        scores.append(str(entry["score"]))
-        nulls.append(f"{entry['nulls']}/{entry['n']}")
-    numbers = map(str, range(len(names)))
-    lines = [",".join(line) + "\n" for line in (numbers, names, scores, nulls)]
-    write_text(folder / ("summary.csv" if len(entries) > 1 else f"summary-{names[1]}.csv"), "".join(lines))
+    rows = [["Tasks", *entries], ["Score"], ["Nulls"]]
+    for entry in entries.values():
+        rows[1].append(entry["score"])
+        rows[2].append(f"{entry['nulls']}/{entry['n']}")
+    name = "summary" if len(entries) > 1 else f"summary-{rows[0][1]}"
+    write_text(folder / f"{name}.csv", pandas.DataFrame(rows).to_csv(index=False))
 
 
 def main():
@@ -192,7 +190,6 @@ def main():
     parser.add_argument("--verbose", type=int, default=0, help="answers of each task to print [0]")
     parser.add_argument("--task", nargs="+", help="tasks that must be there, separated by spaces or commas [any]")
     parser.add_argument("--max_seq_length", type=int, nargs="+", help="lengths that must be there [any]")
-    parser.add_argument("--csv", type=Path, help="writes the table to this file, too")
     args = parser.parse_args()
     tasks = read_tasks(args.benchmark)
     wanted = choose_tasks(args.task, tasks) if args.task else []
@@ -212,8 +209,6 @@ def main():
     names = [name for name in tasks if name in wanted or name in frame]
     print_means(frame, len(names))
     print_tasks(frame, names)
-    if args.csv:
-        write_text(args.csv, frame.to_csv(index=False))
     problems += find_missing(frame, args.max_seq_length)
     if problems:
         sys.exit("\n".join(problems))

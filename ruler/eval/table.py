@@ -5,22 +5,14 @@ import pandas
 # RULER's effective length (arXiv 2404.06654) is the longest whose mean reaches the score of Llama-2-7B-chat at 4,096
 # tokens
 THRESHOLD = 85.6
-MODEL_KEYS = ("method", "model", "original_length", "trained_length", "trained_tokens", "training_seed", "protocol")
 
 
 def make_row(scores: dict, tasks: list[str]) -> dict:
     """A row of the table.  scores: the content of a scores.json.  tasks: those that must be there."""
     mean, entries = scores["mean"], scores["tasks"]
-    row = {"name": scores["name"]}
-    for key in MODEL_KEYS:
-        row[key] = scores[key]
-    row["length"] = scores["length"]
-    row["score"] = mean["score"]
-    row["low"], row["high"] = mean["interval_95"]
-    row["strict"] = mean["strict"]
-    row["tasks"] = mean["tasks"]
+    row = {key: scores[key] for key in ("name", "method", "length")}
+    row |= {key: mean[key] for key in ("score", "interval_95", "strict", "tasks", "standin")}
     row["nulls"] = sum(entry["nulls"] for entry in entries.values())
-    row["standin"] = " ".join(mean["standin"])
     missing = [task for task in tasks if task not in entries]
     for task, entry in entries.items():
         row[task] = entry["score"]
@@ -34,7 +26,8 @@ def print_means(frame: pandas.DataFrame, num_tasks: int) -> None:
     """A line for each model: its mean at each length, and its effective length."""
     cells = []
     for row in frame.itertuples():
-        cell = f"{row.score:.1f} [{row.low:.1f}, {row.high:.1f}]"
+        low, high = row.interval_95
+        cell = f"{row.score:.1f} [{low:.1f}, {high:.1f}]"
         if row.tasks != num_tasks:
             cell += f" ({row.tasks})"
         cells.append(cell)
@@ -55,10 +48,10 @@ def print_tasks(frame: pandas.DataFrame, tasks: list[str]) -> None:
         for long, abbreviation in (("niah_", ""), ("single", "s"), ("multi", "m")):
             table.columns = table.columns.str.replace(long, abbreviation)
         print(table.to_string(index=False, na_rep="-", float_format="%.1f"))
-    names = " ".join(frame.standin).split()
-    standins = " ".join(sorted(set(names)))
+    standins = set(frame.standin.explode().dropna())
     if standins:
-        print(f"\nstand-in data, not RULER's: {standins}; compare these tasks with each other only")
+        names = " ".join(sorted(standins))
+        print(f"\nstand-in data, not RULER's: {names}; compare these tasks with each other only")
 
 
 def find_missing(frame: pandas.DataFrame, lengths: list[int] | None) -> list[str]:

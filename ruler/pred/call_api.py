@@ -45,14 +45,12 @@ def parse_args() -> argparse.Namespace:
     model.add_argument("--server_type", choices=["hf", "vllm", "openai"], default="hf", help="openai: a server [hf]")
     address = "openai: address up to /v1 [http://127.0.0.1:5000/v1]; the API key: $OPENAI_API_KEY"
     model.add_argument("--server_host", default="http://127.0.0.1:5000/v1", help=address)
-    model.add_argument("--stop_words", default="", help="an answer ends before these, separated by commas [none]")
     add_engine_flags(parser)
     args = parser.parse_args()
     check_engine_flags(args, args.server_type)
     args.model_name = run.name_results(args.model_name, args.model_name_or_path, "--model_name")
     check_fields(args.data_dir, "--data_dir", length=args.max_seq_length)
     check_fields(args.save_dir, "--save_dir", length=args.max_seq_length, model=args.model_name)
-    args.stop_words = [word for word in args.stop_words.split(",") if word]
     return args
 
 
@@ -121,7 +119,7 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]) -> Non
         notes |= {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
         notes |= {"protocol": data.get("profile"), "seed": data.get("seed")}
         new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
-        settings = engine.settings() | {"stop_words": args.stop_words, "tokens_to_generate": new_tokens}
+        settings = engine.settings() | {"tokens_to_generate": new_tokens}
         errors += answer_task(engine, rows, fill_in(args.save_dir, name, length), notes, settings)
     if errors:
         advice = "rerun the same command to try them again, with a smaller --prefill_chunk or --cache_on_cpu"
@@ -155,7 +153,7 @@ def answer_task(engine, rows: list[dict], folder: Path, notes: dict, settings: d
         if longest > length:
             message = f"WARNING: {label}: a prompt and its answer take {longest} tokens of this model"
             run.warn_rank0(f"{message}; were the data made with another tokenizer?")
-    for i, answer in answer_all(engine, prompts, new_tokens, label, stop_strings=settings["stop_words"]):
+    for i, answer in answer_all(engine, prompts, new_tokens, label):
         row = rows[i]
         if answer.error:
             store.append({"index": row["index"], "error": answer.error})
