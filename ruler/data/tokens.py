@@ -6,7 +6,6 @@ tokens is counted in a few milliseconds. Finished prompts are verified by tokeni
 """
 
 import os
-from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -16,6 +15,20 @@ from tokenizer import open_tokenizer, use_text_only
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prepare.py runs one process per core
 MAX_CACHED_WORDS = 2**16
+
+
+class WordCosts(dict):
+    """{word: its tokens after a space}, filled in when a word is first looked up. A quarter faster than lru_cache."""
+
+    def __init__(self, count_plain):
+        self.count_plain = count_plain
+        self.anchor_tokens = count_plain("a")
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= MAX_CACHED_WORDS:
+            self.clear()
+        self[word] = self.count_plain(f"a {word}") - self.anchor_tokens
+        return self[word]
 
 
 class Tokens:
@@ -28,16 +41,12 @@ class Tokens:
         self.tokenizer = Tokenizer.from_str(tokenizer_json)
         use_text_only(self.tokenizer)
         self.special_tokens = self.tokenizer.num_special_tokens_to_add(False)
-        self.anchor_tokens = self.count_plain("a")
-        self.cost = lru_cache(MAX_CACHED_WORDS)(self.count_word)
+        self.cost = WordCosts(self.count_plain).__getitem__
 
     def count_plain(self, text: str) -> int:
         """Tokens of a text without special tokens."""
         [encoding] = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return len(encoding)
-
-    def count_word(self, word: str) -> int:
-        return self.count_plain(f"a {word}") - self.anchor_tokens
 
     def count_whole(self, text: str) -> int:
         """Tokens of a prompt as the model gets it, special tokens included."""
