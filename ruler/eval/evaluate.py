@@ -96,10 +96,8 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
         "strict": percent(strict_scores),
         "interval_95": interval(mean_over_tasks([scores])),
         "nulls": nulls,
-        "fill": data.get("mean_fill"),
         "indices": [row["index"] for row in rows],
         "row_scores": np.round(scores, 6).tolist(),
-        "strict_row_scores": np.round(strict_scores, 6).tolist(),
     } | costs(rows)
 
 
@@ -117,19 +115,14 @@ def costs(rows: list[dict]) -> dict:
 
 
 # --- a folder of predictions
-def summarize(entries: dict[str, dict], num_tasks: int) -> dict:
+def summarize(entries: dict[str, dict]) -> dict:
     """The mean over the tasks, each of which counts the same; `mean` in scores.json."""
-    means, strict_means = [], []
-    for entry in entries.values():
-        means.append(sum(entry["row_scores"]) / entry["n"])
-        strict_means.append(sum(entry["strict_row_scores"]) / entry["n"])
-    estimate = mean_over_tasks([entry["row_scores"] for entry in entries.values()])
+    row_scores = [entry["row_scores"] for entry in entries.values()]
+    means = [sum(scores) / len(scores) for scores in row_scores]
     return {
         "score": percent(means),
-        "interval_95": interval(estimate),
-        "strict": percent(strict_means),
+        "interval_95": interval(mean_over_tasks(row_scores)),
         "tasks": len(entries),
-        "complete": len(entries) == num_tasks and all(entry["complete"] for entry in entries.values()),
         "standin": [name for name, entry in entries.items() if entry["source"] == "standin"],
     }
 
@@ -154,8 +147,7 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int = 0) -> tupl
             problems.append(f"left out: {error}")
             continue
         for row in rows[:verbose]:
-            print(f"{name} {row['index']}: ...{row.get('input', '')[-300:]!r}")
-            print(f"  gold: {row['outputs']}\n  prediction: {row['pred']!r}")
+            print(f"{name} {row['index']}: gold {row['outputs']}, prediction {row['pred']!r}")
     if not entries:
         raise ValueError("; ".join([f"{folder} has no predictions of any task", *problems]))
     for key in ("checkpoint", "protocol"):
@@ -166,8 +158,7 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int = 0) -> tupl
     scores = {"benchmark": "ruler"} | {key: record.get(key) for key in RECORD_KEYS}
     scores["name"] = scores["name"] or length.parent.parent.name
     scores["length"] = record.get("max_seq_length") or int(length.name)
-    scores["tasks"] = entries
-    scores["mean"] = summarize(entries, len(tasks))
+    scores |= {"tasks": entries, "mean": summarize(entries)}
     write_json(folder / "scores.json", scores)
     write_summary(folder, entries)
     return scores, problems

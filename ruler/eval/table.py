@@ -11,7 +11,7 @@ def make_row(scores: dict, tasks: list[str]) -> dict:
     """A row of the table.  scores: the content of a scores.json.  tasks: those that must be there."""
     mean, entries = scores["mean"], scores["tasks"]
     row = {key: scores[key] for key in ("name", "method", "length")}
-    row |= {key: mean[key] for key in ("score", "interval_95", "strict", "tasks", "standin")}
+    row |= mean
     row["nulls"] = sum(entry["nulls"] for entry in entries.values())
     missing = [task for task in tasks if task not in entries]
     for task, entry in entries.items():
@@ -43,8 +43,8 @@ def print_means(frame: pandas.DataFrame, num_tasks: int) -> None:
 def print_tasks(frame: pandas.DataFrame, tasks: list[str]) -> None:
     """A table for each length: the score of every task."""
     for length, rows in frame.groupby("length"):
-        print(f"\n{length} tokens; nulls: empty answers; strict: the mean if only whole words count")
-        table = rows.reindex(columns=["name", *tasks, "nulls", "strict"])
+        print(f"\n{length} tokens; nulls: empty answers")
+        table = rows.reindex(columns=["name", *tasks, "nulls"])
         for long, abbreviation in (("niah_", ""), ("single", "s"), ("multi", "m")):
             table.columns = table.columns.str.replace(long, abbreviation)
         print(table.to_string(index=False, na_rep="-", float_format="%.1f"))

@@ -77,7 +77,7 @@ def test_run_and_eval_as_a_user_on_two_ranks(checkpoint, other, tmp_path, call):
     assert "stand-in data, not RULER's: qa_1" in printed
     scores = read_json(pred / "scores.json")
     assert scores["name"] == "other" and scores["length"] == 1024 and scores["mean"]["standin"] == ["qa_1"]
-    assert scores["tasks"]["vt"]["n"] == 6 and scores["tasks"]["vt"]["fill"] > 0.5
+    assert scores["tasks"]["vt"]["n"] == 6
     assert read_json(pred / "runs" / "vt.json")["processes"] == 2
 
     words = ["--data_dir", pred.parent / "data", "--save_dir", tmp_path / "one", "--task", tasks]
