@@ -76,10 +76,10 @@ def lm_eval_rows(job, tokenizer) -> list[dict]:
 def compare(length: int, tokens: Tokens, lm_tokenizer) -> pandas.DataFrame:
     """CPU milliseconds and mean fill of a sample of every task, ours and lm-eval's."""
     args = argparse.Namespace(max_seq_length=[length], benchmark="synthetic", task=None, tokens_to_generate=None)
-    vars(args).update(num_samples=TIMED, random_seed=42, profile="upstream", essays=None, squad=None, hotpotqa=None)
+    vars(args).update(num_samples=TIMED, random_seed=42, profile="upstream")
     rows = []
     for job in list_jobs(args):
-        task = set_up(job, tokens, args)
+        task = set_up(job, tokens)
         start = time.process_time()
         fills = [task.row(index)["fill"] for index in range(TIMED)]
         row = {"task": job.name, "ours": time.process_time() - start, "fill": sum(fills) / TIMED}

@@ -2,7 +2,6 @@
 #
 # 500 samples of 13 tasks at 5 lengths are days of one GPU with a 7B model: NUM_SAMPLES=100 gives wider intervals.
 NUM_SAMPLES=${NUM_SAMPLES:-500}
-STOP_WORDS=${STOP_WORDS:-} # an answer ends before these, separated by commas
 
 TASKS=${TASKS:-} # a shorter list, separated by spaces or commas; empty: these
 synthetic=(${TASKS//,/ })

@@ -10,7 +10,7 @@
 #   NPROC=8 bash run.sh A synthetic                                   8 GPUs share the prompts of each model
 #   MODEL_FRAMEWORK=vllm TENSOR_PARALLEL=2 bash run.sh A synthetic    vLLM, each model on 2 GPUs
 #   MODEL_FRAMEWORK=openai TOKENIZER_PATH=CKPT bash run.sh SERVED_NAME synthetic --server_host http://localhost:8000/v1
-#   PREPARE_FLAGS="--squad dev-v2.0.json" bash run.sh ...             flags of data/prepare.py
+#   PREPARE_FLAGS="--profile lceg" bash run.sh ...                    flags of data/prepare.py
 #
 # Then eval.sh prints one table of all models. Paths are relative to this folder. Rerun the same command to resume.
 #
@@ -22,9 +22,6 @@ cd "$(dirname "$0")" || exit 1
 
 ROOT_DIR=${ROOT_DIR:-results}
 MODEL_DIR=${MODEL_DIR:-../continuous_finetuning/ckpts/llama2-7b-hf-slimpajama}
-PREPARE_FLAGS=${PREPARE_FLAGS:-}
-tensor_parallel=${TENSOR_PARALLEL:-1} # GPUs of one model in vLLM
-batch_size=${EVAL_BATCH_SIZE:-}       # most prompts decoded together; empty: call_api.py's default
 framework=${MODEL_FRAMEWORK:-} tokenizer=${TOKENIZER_PATH:-} # the user's, before those of config_models.sh
 . ./config_models.sh
 
@@ -42,7 +39,7 @@ array="$benchmark[*]"
 tasks=$(IFS=, && echo "${!array-}")
 [ -n "$tasks" ] || refuse "no benchmark '$benchmark' in config_tasks.sh; the last word before the flags names it"
 
-select_model() { # model: sets MODEL_PATH, TOKENIZER_PATH, MODEL_FRAMEWORK and the name of its results
+select_model() { # model: sets MODEL_PATH, TOKENIZER_PATH, framework (the same for all) and the name of its results
   MODEL_PATH='' TOKENIZER_PATH='' MODEL_FRAMEWORK='' name=$1
   MODEL_SELECT "$1" "$MODEL_DIR"
   if [ -z "$MODEL_PATH" ]; then
@@ -51,24 +48,22 @@ select_model() { # model: sets MODEL_PATH, TOKENIZER_PATH, MODEL_FRAMEWORK and t
     [ ! -d "$MODEL_PATH" ] || name=$(cd "$MODEL_PATH" && pwd -P)
     name=$(basename "$name")
   fi
-  MODEL_FRAMEWORK=${framework:-${MODEL_FRAMEWORK:-hf}}
+  framework=${framework:-${MODEL_FRAMEWORK:-hf}}
   TOKENIZER_PATH=${tokenizer:-${TOKENIZER_PATH:-$MODEL_PATH}}
 }
 
-names=() tokenizers=() frameworks=()
+# --- the data
+names=() tokenizers=()
 for model in "${models[@]}"; do
   select_model "$model"
-  names+=("$name") tokenizers+=("$TOKENIZER_PATH") frameworks+=("$MODEL_FRAMEWORK")
-  [ "$MODEL_FRAMEWORK" = "${frameworks[0]}" ] || refuse "the models need one framework; set MODEL_FRAMEWORK"
+  names+=("$name") tokenizers+=("$TOKENIZER_PATH")
 done
-
-# --- the data
 folder="$ROOT_DIR/{model}/$benchmark/{length}"
 run "$python" data/prepare.py --save_dir "$folder/data" --benchmark "$benchmark" --task "$tasks" \
   --model_name "${names[@]}" --tokenizer_path "${tokenizers[@]}" --max_seq_length "${SEQ_LENGTHS[@]}" \
-  --num_samples "$NUM_SAMPLES" $PREPARE_FLAGS || [ ${#models[@]} -gt 1 ] || exit 1
+  --num_samples "$NUM_SAMPLES" ${PREPARE_FLAGS:-} || [ ${#models[@]} -gt 1 ] || exit 1
 
-# --- the answers; lengths beyond what a model declares are part of the study
+# --- the answers
 evaluate() { # models
   local model names=() paths=()
   for model in "$@"; do
@@ -77,23 +72,22 @@ evaluate() { # models
   done
   local command=("${launch[@]}" pred/call_api.py --data_dir "$folder/data" --save_dir "$folder/pred"
     --benchmark "$benchmark" --task "$tasks" --max_seq_length "${SEQ_LENGTHS[@]}" --model_name "${names[@]}"
-    --model_name_or_path "${paths[@]}" --server_type "$MODEL_FRAMEWORK" --allow_beyond)
-  [ "$MODEL_FRAMEWORK" != vllm ] || command+=(--tensor_parallel_size "$tensor_parallel")
-  [ -z "$STOP_WORDS" ] || command+=(--stop_words "$STOP_WORDS")
-  [ -z "$batch_size" ] || command+=(--batch_size "$batch_size")
+    --model_name_or_path "${paths[@]}" --server_type "$framework")
+  if [ "$framework" = vllm ]; then command+=(--tensor_parallel_size "${TENSOR_PARALLEL:-1}"); fi
+  if [ -n "${EVAL_BATCH_SIZE:-}" ]; then command+=(--batch_size "$EVAL_BATCH_SIZE"); fi
   run "${command[@]}" ${flags[@]+"${flags[@]}"}
 }
 pool "${models[@]}"
 
 # --- the scores, of all answers that are there
-saved=()
+folders=()
 for name in "${names[@]}"; do
   for length in "${SEQ_LENGTHS[@]}"; do
     pred=$ROOT_DIR/$name/$benchmark/$length/pred
-    [ ! -d "$pred" ] || saved+=("$pred")
+    if [ -d "$pred" ]; then folders+=("$pred"); fi
   done
 done
-if [ ${#saved[@]} -gt 0 ]; then
-  run "$python" eval/evaluate.py --data_dir "${saved[@]}" --benchmark "$benchmark" || echo scores >>"$failures"
+if [ ${#folders[@]} -gt 0 ]; then
+  run "$python" eval/evaluate.py --data_dir "${folders[@]}" --benchmark "$benchmark" || echo scores >>"$failures"
 fi
 finish

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from run import read_text
+from run import errors_of, read_text
 
 STAGE = Path(__file__).resolve().parent
 # string_match_all: the share of the gold answers that are found; string_match_part: whether any of them is
@@ -31,13 +31,11 @@ def read_tasks(benchmark: str) -> dict[str, dict]:
     if not path.is_file():
         raise ValueError(f"no benchmark {benchmark}: {path} is missing")
     tasks = {}
-    try:
+    with errors_of(str(path)):
         for name, task in yaml.safe_load(read_text(path)).items():
-            if "/" in name or ".." in name or task.get("task") not in FAMILIES:
+            if "/" in name or task["task"] not in FAMILIES:
                 raise ValueError(f"{name} names no folder or no family of tasks; known: {', '.join(FAMILIES)}")
             tasks[name] = {"args": {}} | FAMILIES[task["task"]] | task
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {error}") from None
     return tasks
 
 
@@ -61,6 +59,13 @@ def check_row(row: dict, text: str = "input") -> None:
         raise TypeError("outputs is a list of answers")
     "".join([row[text], *row["outputs"]])  # raises if one is not text
     int(row["index"])
+
+
+def check_fields(pattern: str, flag: str, **values: list) -> None:
+    """Raises ValueError if a flag that several values share does not have their field, as {length}."""
+    for name, given in values.items():
+        if len(given) > 1 and f"{{{name}}}" not in pattern:
+            raise ValueError(f"several {name}s need {{{name}}} in {flag}")
 
 
 def fill_in(pattern: str, model: str, length: int) -> Path:

@@ -21,7 +21,6 @@ class CommonWords(Task):
     def __init__(self, tokens, job, source=None):
         super().__init__(tokens, job)
         self.num_common = job.args["num_cw"]
-        self.minimum = f"its example, {self.num_common} common words and another one"
         self.repeats = (job.args["freq_cw"], job.args["freq_ucw"])  # of a common word, of another word
         self.example_words = 40
         self.example_repeats = (10, 3)

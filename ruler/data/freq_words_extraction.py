@@ -20,8 +20,6 @@ LAST_ASKED = 3  # index of the last rank asked for
 
 
 class FrequentWords(Task):
-    minimum = "words of four frequencies"
-
     def __init__(self, tokens, job, source=None):
         super().__init__(tokens, job)
         alpha = job.args["alpha"]

@@ -32,23 +32,20 @@ class Niah(Task):
         self.num_values = args["num_needle_v"]
         self.num_keys = max(args["num_needle_k"], self.num_asked)
         self.num_needles = self.num_keys * self.num_values
-        self.minimum = f"{self.num_needles} needles and as many lines, or {MIN_WORDS} words"
         texts = read_texts()
-        self.kind = args["type_needle_v"]
-        single = self.num_asked * self.num_values == 1
-        template, prefix = texts["niah_single" if single else "niah_multi"]
-        self.template = self.name_kind(template)
-        self.prefix = self.name_kind(prefix)
-        self.needle = self.name_kind(texts["needle"])
+        kinds = args["type_needle_v"]
+        self.needle = texts["needle"].replace("{type_needle_v}", kinds)
         self.noise = texts["noise"]
+        name, kind = "niah_multi", kinds
+        if self.num_asked * self.num_values == 1:
+            name, kind = "niah_single", kinds.removesuffix("s")
+        template, prefix = texts[name]
+        self.text = (template + prefix).replace("{type_needle_v}", kind)
+        self.prefix = prefix.replace("{type_needle_v}", kind)
         self.step = 25 if job.length >= 4096 else 5
         if self.haystack == "essay":
             self.step = 500
             self.read_essay(source)
-
-    def name_kind(self, text):
-        text = text.replace("{type_needle_v_singular}", self.kind[:-1])
-        return text.replace("{type_needle_v}", self.kind)
 
     def read_essay(self, words):
         """Repeats the essays until they fill the prompt; in profile lceg the haystack stops where they end."""
@@ -84,7 +81,7 @@ class Niah(Task):
         if len(asked) > 1:
             query = ", ".join(asked[:-1]) + ", and " + query
         prefix = self.prefix.replace("{query}", query)
-        before, after = self.template.replace("{query}", query).split("{context}")
+        before, after = self.text.replace("{query}", query).split("{context}")
         if self.haystack == "essay":
             depths = sorted(rng.sample(DEPTHS, len(needles)))
             sums = self.word_sums
@@ -98,7 +95,7 @@ class Niah(Task):
                 context = self.in_essay(needles, depths, size)
             else:
                 context = self.in_lines(needles, lines[:size], self.rng(index, "places"))
-            return before + context + after + prefix
+            return before + context + after
 
         largest = len(sums) - 1
         return Draft(render, prefix, answers, smallest, largest, sums.__getitem__)

@@ -8,7 +8,7 @@ When a document does not fit, up to a dozen others are tried. If the file is too
 from collections.abc import Iterator
 from random import Random
 
-from sources import Question, Questions
+from sources import Question
 from task import Draft, Task, fixed_order
 from texts import read_texts
 
@@ -17,18 +17,17 @@ NUMBERS_TOKENS = 8  # that the numbers of the documents with the answer may take
 
 
 class QuestionAnswering(Task):
-    minimum = "the documents with the answer"
     step = 10
 
-    def __init__(self, tokens, job, source: Questions):
+    def __init__(self, tokens, job, source):
         super().__init__(tokens, job)
         texts = read_texts()
         template, self.prefix = texts["qa"]
         self.before, self.after = (template + self.prefix).split("{context}")
         self.template = texts["document"]
-        self.documents = source.documents
+        self.documents, questions = source
         self.document_tokens = {}
-        self.questions = self.choose_questions(source.questions)
+        self.questions = self.choose_questions(questions)
 
     def choose_questions(self, questions: list[Question]) -> list[Question]:
         """The first `num_samples` questions whose documents fit. Raises ValueError if there are not enough."""
@@ -40,9 +39,8 @@ class QuestionAnswering(Task):
                 chosen.append(question)
             if len(chosen) == self.job.num_samples:
                 return chosen
-        found = f"{self.job.name} at {self.job.length} tokens: {len(chosen)} of {len(questions)} questions fit"
-        advice = f"give --num_samples {len(chosen)} or leave" if chosen else "leave"
-        raise ValueError(f"{found}, {self.job.num_samples} are wanted; {advice} this task out")
+        found = f"{len(chosen)} of {len(questions)} questions fit {self.job.length} tokens"
+        raise ValueError(f"{self.job.name}: {found}; give --num_samples {len(chosen)} or leave this task out")
 
     def ending(self, question: Question) -> str:
         """The text after the documents."""
@@ -68,15 +66,13 @@ class QuestionAnswering(Task):
         yield from question.needed
         yield from given
         used = set(question.needed + given)
-        n = len(self.documents)
         while True:
-            swapped = {}  # a Fisher-Yates shuffle of which only the part that is used is done
-            for i in range(n):
-                j = rng.randrange(i, n)
-                document = swapped.get(j, j)
-                swapped[j] = swapped.get(i, i)
-                if document not in used:
-                    yield document
+            order = list(range(len(self.documents)))
+            for i in range(len(order)):  # a Fisher-Yates shuffle of which only the part that is used is done
+                j = rng.randrange(i, len(order))
+                order[i], order[j] = order[j], order[i]
+                if order[i] not in used:
+                    yield order[i]
             used = set()
 
     def choose_documents(self, index: int) -> list[int]:
@@ -106,5 +102,5 @@ class QuestionAnswering(Task):
                 text += self.render_document(number, documents[i])
             return text + ending
 
-        smallest, largest = len(question.needed), len(documents)
-        return Draft(render, self.prefix, question.answers, smallest, largest, guess=largest)
+        self.guess = len(documents)
+        return Draft(render, self.prefix, question.answers, len(question.needed), len(documents))

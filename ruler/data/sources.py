@@ -1,4 +1,4 @@
-"""Texts from outside: essays, SQuAD, HotpotQA, by path; without a file a stand-in of the same form."""
+"""Texts from outside: essays, SQuAD and HotpotQA in data/json/. In place of a missing file a stand-in is used."""
 
 import hashlib
 import json
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import standins
-from run import first_line, read_text
+from run import errors_of
 
 FOLDER = Path(__file__).resolve().parent / "json"  # where download.py and upstream's scripts put the files
 FILE_NAMES = {"essays": "PaulGrahamEssays.json", "squad": "squad.json", "hotpotqa": "hotpotqa.json"}
-OFFICIAL = {
-    "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8": "SQuAD 2.0, dev-v2.0.json",
-    "4e9ecb5c8d3b719f624d66b60f8d56bf227f03914f5f0753d6fa1b359d7104ea": "HotpotQA, hotpot_dev_distractor_v1.json",
-    "e3da074df24e8369009918aa5cdbdd254dadcde4c63f7569d36afd6f2268caa8": "HotpotQA, its copy on the hub",
-    "58e352531a80cef2d22c205dbebfbfd64a8afe55a32434de845f200718756c65": "RULER's PaulGrahamEssays.json",
+OFFICIAL = {  # SHA-256
+    "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",  # SQuAD 2.0, dev-v2.0.json
+    "4e9ecb5c8d3b719f624d66b60f8d56bf227f03914f5f0753d6fa1b359d7104ea",  # HotpotQA, hotpot_dev_distractor_v1.json
+    "e3da074df24e8369009918aa5cdbdd254dadcde4c63f7569d36afd6f2268caa8",  # HotpotQA, its copy on the hub
+    "58e352531a80cef2d22c205dbebfbfd64a8afe55a32434de845f200718756c65",  # RULER's PaulGrahamEssays.json
 }
 
 
@@ -29,13 +29,6 @@ class Question(NamedTuple):
     shuffle: bool
 
 
-class Questions(NamedTuple):
-    """documents: distinct, sorted."""
-
-    documents: list[str]
-    questions: list[Question]
-
-
 def source_kind(family: str, args: dict) -> str | None:
     """The text that a task needs: squad, hotpotqa, essays, or None."""
     if family == "qa":
@@ -45,68 +38,41 @@ def source_kind(family: str, args: dict) -> str | None:
     return None
 
 
-@lru_cache(maxsize=3)
-def read_source(kind: str, path: Path | None) -> tuple:
-    """(the words of the essays or the `Questions` of a data set, their description).
+@lru_cache
+def read_source(kind: str) -> tuple[list[str] | tuple, dict]:
+    """(the words of the essays or (documents, questions) of a data set, where they are from).
 
-    path: a file or, for essays, a folder. Without it the file in data/json/ is read, if it is there. Raises OSError or
-    ValueError if it is missing or does not have the form of the official file.
+    "source" is "standin", "official" (a file known by its digest) or "user" (another file). Raises ValueError if a file
+    does not have the form of the official one.
     """
-    default = FOLDER / FILE_NAMES[kind]
-    if path is None and default.exists():
-        path = default
-    try:
-        if kind == "essays":
-            return read_essays(path)
-        if path is None:
-            data = standins.squad() if kind == "squad" else standins.hotpotqa()
-            description = describe("generated", json.dumps(data).encode(), "standin")
-        else:
-            content = path.read_bytes()
-            data = json.loads(content)
-            description = describe(path, content)
-        questions = read_squad(data) if kind == "squad" else read_hotpotqa(data)
-        if not questions.questions:
-            raise ValueError("no questions")
-        texts = [*questions.documents]
-        for question in questions.questions:
-            texts += [question.query, *question.answers]
-        " ".join(texts).encode()  # raises if one is not text, or has half of a surrogate pair
-        return questions, description
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise ValueError(f"--{kind}: {path} does not have the form of the official file ({reason})") from None
-
-
-def describe(path: Path | str, content: bytes, source: str = "user") -> dict:
-    """source: "standin", "user" (a file), or "official" (a file known by its digest)."""
-    digest = hashlib.sha256(content).hexdigest()
-    description = {"source": source, "path": str(path), "sha256": digest}
-    if digest in OFFICIAL:
-        description |= {"source": "official", "name": OFFICIAL[digest]}
-    return description
-
-
-def read_essays(path: Path | None) -> tuple[list[str], dict]:
-    """path: a folder of .txt files or a JSON file with the key "text", as RULER's."""
-    if path is None:
-        from pydoc_data.topics import topics
-
-        text = " ".join(topics[name] for name in sorted(topics))
-        return text.split(), describe("pydoc_data of this Python", text.encode(), "standin")
-    if path.is_dir():
-        text = " ".join(read_text(file) for file in sorted(path.glob("*.txt")))
-        content = text.encode()
-    else:
+    path = FOLDER / FILE_NAMES[kind]
+    if path.exists():
         content = path.read_bytes()
-        text = json.loads(content)["text"]
-    if not text.encode().split():  # raises on half of a surrogate pair
+        source = "user"
+    else:
+        content = json.dumps(STANDINS[kind]()).encode()
+        source = "standin"
+    digest = hashlib.sha256(content).hexdigest()
+    if digest in OFFICIAL:
+        source = "official"
+    with errors_of(f"{path} does not have the form of the official file"):
+        text = PARSERS[kind](json.loads(content))
+    return text, {"source": source, "path": str(path), "sha256": digest}
+
+
+def parse_essays(data: dict) -> list[str]:
+    words = data["text"].split()
+    if not words:
         raise ValueError("no words")
-    return text.split(), describe(path, content)
+    return words
 
 
-def read_squad(data: dict) -> Questions:
-    documents = sorted({paragraph["context"] for article in data["data"] for paragraph in article["paragraphs"]})
+def parse_squad(data: dict) -> tuple[list[str], list[Question]]:
+    """(distinct paragraphs, sorted; questions)."""
+    documents = set()
+    for article in data["data"]:
+        documents |= {paragraph["context"] for paragraph in article["paragraphs"]}
+    documents = sorted(documents)
     index = {text: i for i, text in enumerate(documents)}
     questions = []
     for article in data["data"]:
@@ -119,11 +85,15 @@ def read_squad(data: dict) -> Questions:
                     continue
                 answers = [answer["text"] for answer in question["answers"]]
                 questions.append(Question(question["question"], answers, [own], given, shuffle=True))
-    return Questions(documents, questions)
+    return documents, questions
 
 
-def read_hotpotqa(data: list) -> Questions:
-    documents = sorted({hotpot_text(paragraph) for row in data for paragraph in row["context"]})
+def parse_hotpotqa(data: list) -> tuple[list[str], list[Question]]:
+    """(distinct paragraphs, sorted; questions)."""
+    documents = set()
+    for row in data:
+        documents |= set(map(hotpot_text, row["context"]))
+    documents = sorted(documents)
     index = {text: i for i, text in enumerate(documents)}
     questions = []
     for row in data:
@@ -133,9 +103,13 @@ def read_hotpotqa(data: list) -> Questions:
             group = needed if paragraph[0] in supporting else given
             group.append(index[hotpot_text(paragraph)])
         questions.append(Question(row["question"], [row["answer"]], needed, given, shuffle=False))
-    return Questions(documents, questions)
+    return documents, questions
 
 
 def hotpot_text(paragraph: list) -> str:
     title, sentences = paragraph
     return title + "\n" + "".join(sentences)
+
+
+PARSERS = {"essays": parse_essays, "squad": parse_squad, "hotpotqa": parse_hotpotqa}
+STANDINS = {"essays": standins.essays, "squad": standins.squad, "hotpotqa": standins.hotpotqa}

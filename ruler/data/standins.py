@@ -1,10 +1,11 @@
-"""Invented documents with questions, in the form of the SQuAD and HotpotQA files, to run the tasks without them.
+"""Stand-ins for the essays, SQuAD and HotpotQA, in the form of the official files, to run the tasks without them.
 
-The towns, bridges and people do not exist, so nothing can be answered from memory. The paragraphs are as long as those
-of the originals.
+The essays are the manual in this Python. The documents of the questions are invented, as long as the originals: their
+towns, bridges and people do not exist, so nothing can be answered from memory.
 """
 
 import json
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -19,14 +20,14 @@ class World:
         self.taken = set()
 
     def name(self) -> str:
-        for syllables in (2, 2, 2, 2, 2, 3, 3, 3, 3, 3):
-            name = "".join(self.rng.choices(WORDS["syllables"], k=syllables)) + self.rng.choice(WORDS["ends"])
+        """A new name of two syllables and an ending or, after five that are taken, of three syllables."""
+        for attempt in count():
+            syllables = self.rng.choices(WORDS["syllables"], k=2 if attempt < 5 else 3)
+            ending = self.rng.choice(WORDS["ends"])
+            name = "".join(syllables) + ending
             if name not in self.taken:
-                break
-        else:
-            name += str(len(self.taken))
-        self.taken.add(name)
-        return name.capitalize()
+                self.taken.add(name)
+                return name.capitalize()
 
     def person(self) -> str:
         return f"{self.name()} {self.name()}"
@@ -42,6 +43,13 @@ class World:
         return text.replace("{crop2}", crop2).replace("{crop}", crop)
 
 
+def essays() -> dict:
+    from pydoc_data.topics import topics
+
+    texts = [topics[name] for name in sorted(topics)]
+    return {"text": " ".join(texts)}
+
+
 def squad(articles: int = 120) -> dict:
     """Articles of eight paragraphs, each article on a town, two questions a paragraph."""
     world = World(1)
@@ -52,17 +60,18 @@ def squad(articles: int = 120) -> dict:
         lead = f"{town} is a {kind} on the river {world.name()}. "  # begins the first paragraph
         paragraphs = []
         for i, building in enumerate(WORDS["buildings"]):
-            builder, year, trade = world.person(), str(world.year()), world.rng.choice(WORDS["trades"])
+            builder = world.person()
+            year = str(world.year())
+            trade = world.rng.choice(WORDS["trades"])
             fact = f"The {building} of {town} was built in {year} by the {trade} {builder}."
             filler = world.filler(0, 3) if i % 4 == 0 else world.filler(3, 12)
-            context = lead + fact + filler
-            lead = ""
             asked = f"the {building} of {town}"
             questions = {f"Who built {asked}?": builder, f"In which year was {asked} built?": year}
             qas = []
             for question, answer in questions.items():
                 qas.append({"question": question, "is_impossible": False, "answers": [{"text": answer}]})
-            paragraphs.append({"context": context, "qas": qas})
+            paragraphs.append({"context": lead + fact + filler, "qas": qas})
+            lead = ""
         data.append({"paragraphs": paragraphs})
     return {"data": data}
 
@@ -72,14 +81,17 @@ def hotpotqa(questions: int = 1000) -> list[dict]:
     world = World(2)
     pairs, answers = [], []
     for i in range(questions):
-        bridge, architect, town = f"{world.name()} Bridge", world.person(), world.name()
+        bridge = f"{world.name()} Bridge"
+        architect = world.person()
+        town = world.name()
         of_bridge = [f"The {bridge} crosses the river {world.name()}.", f" It was designed by {architect}."]
-        year, trade = world.year(), world.rng.choice(WORDS["trades"])
+        year = str(world.year())
+        trade = world.rng.choice(WORDS["trades"])
         of_architect = [f"{architect} was a {trade} and builder.", f" {architect} was born in {town} in {year}."]
         of_bridge.append(world.filler(0, 4))
         of_architect.append(world.filler(0, 4))
         pairs.append(([bridge, of_bridge], [architect, of_architect]))
-        answers.append(town if i % 2 == 0 else str(year))
+        answers.append(town if i % 2 == 0 else year)
     rows = []
     for i, (bridge, architect) in enumerate(pairs):
         context = [bridge, architect]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tokens import Tokens
 
-VERIFY_EVERY = 32  # samples; prompts below 8,192 tokens are verified more often
+VERIFY_EVERY = 32  # samples
 MAX_DRAWS = 8  # of a sample whose words are too long for a short prompt
 
 
@@ -35,7 +35,6 @@ class Draft:
     render(size): the prompt, which ends with `prefix`, the beginning of the answer.
     smallest, largest: the sizes that are possible.
     tokens(size): a fast estimate of the tokens that grow with the size. Without it prompts are rendered and counted.
-    guess: where the search begins [the size of the first sample].
     """
 
     render: Callable[[int], str]
@@ -44,7 +43,6 @@ class Draft:
     smallest: int
     largest: int
     tokens: Callable[[int], int] | None = None
-    guess: int | None = None
 
 
 class Sample(NamedTuple):
@@ -80,10 +78,12 @@ def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, large
 
 
 class Task:
-    """A family of tasks with the arguments of one job.  source: the text from outside, see sources.py."""
+    """A family of tasks with the arguments of one job.  source: the text from outside, see sources.py.
+
+    guess: where the search for the size of a sample begins [the size of the first sample].
+    """
 
     step, start = 1, 0  # of RULER's linear search (profile lceg): units at a time, units to begin with
-    minimum = ""  # what the smallest prompt holds
 
     def __init__(self, tokens: Tokens, job: Job, source=None):
         self.tokens = tokens
@@ -103,10 +103,9 @@ class Task:
 
     def calibrate(self) -> None:
         """Sizes the first sample; all others are of about its size."""
-        size = self.build(0).size
-        self.guess = size
+        self.guess = self.build(0).size
         if self.lceg:
-            self.common_size = size
+            self.common_size = self.guess
 
     def rng(self, index: int, purpose: str = "") -> random.Random:
         """Random numbers of a sample: the same for any length and tokenizer."""
@@ -127,8 +126,7 @@ class Task:
             sample = self.fit(self.draw(index))
             if sample:
                 return sample
-        name, length = self.job.name, self.job.length
-        raise ValueError(f"{name} at {length} tokens: too short for {self.minimum}; leave this task out")
+        raise ValueError(f"{self.job.length} tokens are too few for a prompt of {self.job.name}; leave this task out")
 
     def fit(self, draft: Draft) -> Sample | None:
         """The draft at the largest size that fits; None if there is none."""
@@ -136,22 +134,21 @@ class Task:
             return None
 
         @lru_cache(maxsize=2)
-        def render_and_count(size):
+        def render(size: int) -> tuple[str, int]:
             prompt = draft.render(size)
             return prompt, self.tokens.count(prompt)
 
-        def tokens(size):
+        def tokens(size: int) -> int:
             if draft.tokens is None:
-                return render_and_count(size)[1]
+                return render(size)[1]
             return fixed_tokens + draft.tokens(size)
 
         if draft.tokens:
-            fixed_tokens = render_and_count(draft.smallest)[1] - draft.tokens(draft.smallest)
-        guess = draft.guess or self.guess
-        fits = largest_size(tokens, self.token_budget, draft.smallest, draft.largest, guess)
+            fixed_tokens = render(draft.smallest)[1] - draft.tokens(draft.smallest)
+        fits = largest_size(tokens, self.token_budget, draft.smallest, draft.largest, self.guess)
         while fits >= draft.smallest:
             size = max(draft.smallest, self.round_size(fits))
-            prompt, total = render_and_count(size)
+            prompt, total = render(size)
             if total <= self.token_budget:
                 return Sample(prompt, draft.prefix, draft.answers, total, size)
             fits = size - 1
@@ -160,8 +157,7 @@ class Task:
     def row(self, index: int) -> dict:
         """The row of sample `index`. Raises ValueError if its tokens were not counted correctly."""
         sample = self.build(index)
-        verify_every = max(1, min(VERIFY_EVERY, self.job.length // 256))
-        if index % verify_every == 0 and self.tokens.count_whole(sample.prompt) != sample.tokens:
+        if index % VERIFY_EVERY == 0 and self.tokens.count_whole(sample.prompt) != sample.tokens:
             raise ValueError("this tokenizer has tokens that span several words; prompts cannot be sized for it")
         length = sample.tokens + self.job.new_tokens
         return {

@@ -1,7 +1,7 @@
 """RULER's templates, from the installed lm-eval package, and random words, from wonderwords.
 
 Both packages are read, not imported: lm-eval would need nltk and several seconds. A digest shows that the templates are
-those of NVIDIA/RULER, byte for byte. Variable tracking says "assigned" today and "assgined" in the LCEG paper's copy.
+those of NVIDIA/RULER, byte for byte.
 """
 
 import ast
@@ -16,12 +16,10 @@ from uuid import UUID
 
 from run import errors_of
 
-DIGEST = "6e59e6758e8df539178ab10c70fed743931da48e916ceabd04d902ace1fd02fb"  # SHA-256 of all texts
-# with one answer the template is in the singular: replaced in this order; its field is {type_needle_v_singular}
-SINGULAR = (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer"), ("_needle_v", "_needle_v_singular"))
+DIGEST = "b2fc860f02a80cbefa1ec03e52c660212677b2c824e9f90142c09321e467db1a"  # SHA-256 of all texts
+SINGULAR = (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer"))  # of the template, in this order
 WORDS_DIGEST = "d5d824355ae7b50ad780bdcfb1655caf378ef6bab70acf24b2c7d78e2e22e5d3"  # of wonderwords 3.0.1
 REMEDY = "pip install -r requirements.txt"
-MAX_DRAWS = 100  # to find something not drawn before
 
 
 def package_folder(name: str) -> Path:
@@ -30,6 +28,12 @@ def package_folder(name: str) -> Path:
     if spec is None:
         raise ValueError(f"RULER's texts come from the package {name}: {REMEDY}")
     return Path(spec.submodule_search_locations[0])
+
+
+def check_digest(texts, digest: str, package: str) -> None:
+    """Raises ValueError if a package has other texts than those that RULER's prompts are made of."""
+    if hashlib.sha256(json.dumps(texts).encode()).hexdigest() != digest:
+        raise ValueError(f"the texts in {package} are not those of RULER; install the pinned version: {REMEDY}")
 
 
 # --- templates
@@ -47,13 +51,13 @@ def constants(name: str) -> dict:
     return values
 
 
-def niah_template(text: str, article: str, verb: str) -> tuple[str, str]:
-    """Derives how the answer begins from the question: "What are all the x?" is answered by "The x are"."""
-    question = text.splitlines()[-1]
-    return text, question.replace(f"What {article}", " The").replace("?", f" {verb}")
+def niah_template(text: str, question: str, verb: str) -> tuple[str, str]:
+    """(template, prefix): "What are all the x?" is answered by "The x are"."""
+    last_line = text.splitlines()[-1]
+    return text, last_line.replace(question, " The").replace("?", f" {verb}")
 
 
-@lru_cache(maxsize=1)
+@lru_cache
 def read_texts() -> dict:
     """{task: (template, prefix)}, and the strings "needle", "noise" and "document".
 
@@ -65,25 +69,23 @@ def read_texts() -> dict:
         singular = plural
         for old, new in SINGULAR:
             singular = singular.replace(old, new)
-        texts = {"niah_single": niah_template(singular, "is the", "is")}
-        texts["niah_multi"] = niah_template(plural, "are all the", "are")
-        configs = {name: constants(f"{name}_utils")["CONFIG"] for name in ("vt", "cwe", "fwe", "qa")}
-        configs["vt"] = configs["vt"]["variable_tracking"]
-        for name, config in configs.items():
+        texts = {"niah_single": niah_template(singular, "What is the", "is")}
+        texts["niah_multi"] = niah_template(plural, "What are all the", "are")
+        for name in ("vt", "cwe", "fwe", "qa"):
+            config = constants(f"{name}_utils")["CONFIG"]
+            config = config.get("variable_tracking", config)
             prefix = config["answer_prefix"].removeprefix(" ")
             texts[name] = (config["template"], f" {prefix}")
-        texts["vt_lceg"] = texts["vt"]
-        texts["vt"] = (texts["vt"][0], texts["vt"][1].replace("assgined", "assigned"))
         haystack = constants("prepare_niah")
-        texts |= {"needle": haystack["NEEDLE"], "noise": haystack["haystack"]}
+        texts["needle"] = haystack["NEEDLE"]
+        texts["noise"] = haystack["haystack"]
         texts["document"] = constants("qa_utils")["DOCUMENT_PROMPT"]
-    if hashlib.sha256(json.dumps(texts).encode()).hexdigest() != DIGEST:
-        raise ValueError(f"lm-eval's templates are not those of RULER: {REMEDY}")
+    check_digest(texts, DIGEST, "lm-eval")
     return texts
 
 
 # --- random keys and values
-@lru_cache(maxsize=1)
+@lru_cache
 def read_words() -> tuple[list[str], list[str], list[str]]:
     """(nouns, adjectives, verbs) of wonderwords, each distinct and sorted."""
     lists = []
@@ -91,8 +93,7 @@ def read_words() -> tuple[list[str], list[str], list[str]]:
         path = package_folder("wonderwords") / "assets" / f"{kind}list.txt"
         words = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()}
         lists.append(sorted(words - {""}))
-    if hashlib.sha256(json.dumps(lists).encode()).hexdigest() != WORDS_DIGEST:
-        raise ValueError(f"the words of wonderwords are not those of version 3.0.1: {REMEDY}")
+    check_digest(lists, WORDS_DIGEST, "wonderwords")
     return tuple(lists)
 
 
@@ -121,9 +122,8 @@ def random_letters(alphabet: str, length: int) -> Callable[[Random], str]:
 
 def draw_new(draw: Callable[[Random], str], rng: Random, taken: set[str]) -> str:
     """Draws something that is not in `taken` and adds it there."""
-    for _ in range(MAX_DRAWS):
+    drawn = draw(rng)
+    while drawn in taken:
         drawn = draw(rng)
-        if drawn not in taken:
-            taken.add(drawn)
-            return drawn
-    raise ValueError(f"no new value in {MAX_DRAWS} draws")
+    taken.add(drawn)
+    return drawn

@@ -3,7 +3,7 @@
 num_chains chains of num_hops assignments each; the first chain is asked for. A solved example precedes the task: names
 of three letters instead of five, the value 12345, at most 500 tokens, and at most a quarter of a length below 2,048.
 As in RULER, but: the values of the chains, and the names within a sample, are distinct. Profile lceg: one example for
-all samples, with spaces for the template's line breaks, and its question without its last word.
+all samples, with spaces for the template's line breaks and its question without its last word; and RULER's "assgined".
 """
 
 from random import Random
@@ -32,7 +32,6 @@ def assignments(names: list[str], value: str) -> list[str]:
 
 
 class VariableTracking(Task):
-    minimum = "its example, its chains and a line of noise"
     step = 10
 
     def __init__(self, tokens, job, source=None):
@@ -45,9 +44,10 @@ class VariableTracking(Task):
         self.template, self.prefix = texts["vt"]
         self.separator = "\n"
         if self.lceg:
-            self.template, self.prefix = texts["vt_lceg"]
             self.noise += "\n"
             self.separator = " "
+        else:
+            self.prefix = self.prefix.replace("assgined", "assigned")
         self.example_lines = self.size_example()
 
     def size_example(self):

@@ -25,23 +25,21 @@ def train(kind: str) -> Tokenizer:
     texts = list(topics.values())[:60]
     texts.append("The grass is green. The sky is blue. One of the special magic numbers for x is: 1.")
     special, alphabet, size = ["<unk>", "<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet(), 3000
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bytes")
+    model, split = models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bytes")
     if kind == "llama2":
-        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        model = models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True)
         special, alphabet = special + [f"<0x{i:02X}>" for i in range(256)], []
-        split = pre_tokenizers.Split(Regex(r"\d|[^\w\s]"), "isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.Metaspace(prepend_scheme="first")])
+        digits = pre_tokenizers.Split(Regex(r"\d|[^\w\s]"), "isolated")
+        split = pre_tokenizers.Sequence([digits, pre_tokenizers.Metaspace(prepend_scheme="first")])
         texts = [text.replace("\n", " ") for text in texts]
     if kind == "llama3":
-        split = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, tokenizer.pre_tokenizer])
+        split = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), split])
     if kind == "spaces":
         texts, size = [line for text in texts[:5] for line in text.splitlines(keepends=True)], 400
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = split
+    vocabulary = {"vocab_size": size, "special_tokens": special, "initial_alphabet": alphabet}
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(show_progress=False, **vocabulary))
     if kind == "llama2":
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         tokenizer.pre_tokenizer = None

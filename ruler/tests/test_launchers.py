@@ -25,7 +25,7 @@ def test_a_name_of_config_models_and_variables_that_come_before_it(launch, tmp_p
     lengths, tasks = "--max_seq_length 4096 8192 16384 32768 65536", f"--task {','.join(read_tasks('synthetic'))} "
     root = f"{tmp_path}/results/{{model}}/synthetic/{{length}}"
     assert f"data/prepare.py --save_dir {root}/data " in prepare and "--num_samples 500" in prepare
-    assert f"pred/call_api.py --data_dir {root}/data --save_dir {root}/pred" in call and "--allow_beyond" in call
+    assert f"pred/call_api.py --data_dir {root}/data --save_dir {root}/pred" in call
     assert "--model_name llama2-7b-hf --model_name_or_path meta-llama/Llama-2-7b-hf --server_type hf" in call
     assert "--tokenizer_path meta-llama/Llama-2-7b-hf" in prepare and "--batch_size" not in call
     assert all(lengths in line and tasks in line for line in (prepare, call))
@@ -44,12 +44,12 @@ def test_several_models_are_shared_among_gpus(launch, tmp_path):
     for name in "abc":
         (tmp_path / name).mkdir()
     models = [tmp_path / name for name in "abc"]
-    variables = {"SEQ_LENGTHS": "256 512", "TASKS": "vt,cwe qa_1", "STOP_WORDS": ".,;", "EVAL_BATCH_SIZE": 4}
+    variables = {"SEQ_LENGTHS": "256 512", "TASKS": "vt,cwe qa_1", "EVAL_BATCH_SIZE": 4}
     printed = launch(*models, "synthetic", "--dtype", "bfloat16", GPUS="3 5", **variables)
     assert f"--tokenizer_path {models[0]} {models[1]} {models[2]} --max_seq_length 256 512 " in printed
     assert "--model_name a c --model_name_or_path" in printed and "--model_name b --model_name_or_path" in printed
     assert printed.count("--task vt,cwe,qa_1 ") == 3
-    assert printed.count("--stop_words .,; --batch_size 4 --dtype bfloat16") == 2
+    assert printed.count("--batch_size 4 --dtype bfloat16") == 2
     printed = launch("synthetic", CHECKPOINTS=f"{models[1]} {models[2]}", NPROC=2, PYTHON="false", expect=1)
     assert "--nproc_per_node=2" in printed and f"failed: {models[1]}" in printed
 
@@ -74,13 +74,14 @@ def test_run_and_eval_as_a_user_on_two_ranks(checkpoint, other, tmp_path, call):
     data = [root / name / "synthetic" / "1024" / "data" / "vt" / "validation.jsonl" for name in ("model", "other")]
     assert data[0].stat().st_ino == data[1].stat().st_ino  # one tokenizer
     printed = run("bash", "eval.sh", **variables)
-    assert "stand-in data, not RULER's: qa_1" in printed and (root / "ruler.csv").is_file()
+    assert "stand-in data, not RULER's: qa_1" in printed
     scores = read_json(pred / "scores.json")
     assert scores["name"] == "other" and scores["length"] == 1024 and scores["mean"]["standin"] == ["qa_1"]
-    assert scores["tasks"]["vt"]["n"] == 6 and scores["tasks"]["vt"]["fill"] > 0.5
+    assert scores["tasks"]["vt"]["n"] == 6
     assert read_json(pred / "runs" / "vt.json")["processes"] == 2
 
-    words = ["--data_dir", pred.parent / "data", "--save_dir", tmp_path / "one", "--task", tasks, "--allow_beyond"]
+    words = ["--data_dir", pred.parent / "data", "--save_dir", tmp_path / "one", "--task", tasks]
+    words += ["--max_seq_length", 1024]
     assert call(call_api, *words, "--model_name_or_path", other)[1] is None
     for task in tasks.split(","):
         two, one = (read_lines(folder / f"{task}.jsonl")[0] for folder in (pred, tmp_path / "one"))

@@ -28,7 +28,7 @@ def ask(monkeypatch, call, data, checkpoint):
     """ask(save_dir, flags..., engine=None) runs call_api: (what it printed, its error). engine: instead of its own."""
 
     def ask(save_dir, *flags, engine=None, models=(checkpoint,)):
-        flags = ["--data_dir", data, "--save_dir", save_dir, "--task", *TASKS, *flags]
+        flags = ["--data_dir", data, "--save_dir", save_dir, "--max_seq_length", 256, "--task", *TASKS, *flags]
         with monkeypatch.context() as patch:
             if engine:
                 patch.setattr(call_api, "open_engine", lambda *args: engine)
@@ -82,7 +82,7 @@ def test_rows_hold_new_tokens_in_the_format_of_ruler(whole, checkpoint, tmp_path
         assert 0 < computed < sum(row["prompt_tokens"] for row in made)  # the common beginning once
         record = read_json(tmp_path / "whole" / "runs" / f"{task}.json")
         expected = {"benchmark": "ruler", "name": "model", "task": task, "max_seq_length": 256, "samples": 12}
-        assert record | expected | {"method": "base", "protocol": "upstream", "errors": [], "oom_retries": []} == record
+        assert record | expected | {"method": "base", "protocol": "upstream", "errors": []} == record
         assert record["settings"]["tokens_to_generate"] == 8
 
 
@@ -114,11 +114,11 @@ def test_a_server_gets_the_text_of_each_prompt(ask, tmp_path, monkeypatch):
         return 200, {"choices": [{"text": f"I read {len(body['prompt'])}"}], "usage": usage}
 
     monkeypatch.setattr(Endpoint, "post", post)
-    flags = ["--server_type", "openai", "--task", "qa_1", "--stop_words", "x,y"]
+    flags = ["--server_type", "openai", "--task", "qa_1"]
     assert ask(tmp_path / "pred", *flags, models=("served",))[1] is None
     expected = [f"I read {len(row['input'])}" for row in rows("qa_1", 12)]
     assert [pred for _, pred in answers(tmp_path / "pred")["qa_1"]] == expected
-    assert all(body | {"max_tokens": 8, "temperature": 0, "stop": ["x", "y"]} == body for body in asked)
+    assert all(body | {"max_tokens": 8, "temperature": 0} == body for body in asked)
     record = read_json(tmp_path / "pred" / "runs" / "qa_1.json")
     assert (record["settings"]["engine"], record["method"]) == ("openai", "hosted")
 
@@ -169,14 +169,9 @@ def test_answers_without_memory_are_noted_and_tried_again(ask, whole, checkpoint
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--task", "vt,nah"], "unknown task nah; known: niah_single_1, niah_single_2, "),
         (["--benchmark", "other"], "no benchmark other: "),
         (["--task", "qa_1,vt"], "no data {data}/vt/validation.jsonl; make it with "),
-        (["--max_seq_length", 513], "513 tokens are beyond the 512 that {model} declares; add --allow_beyond"),
-        (["--model_name", "a/b"], "--model_name: the name of a folder cannot contain /"),
-        (["--max_seq_length", 0], "argument --max_seq_length: 0: must be at least 1"),
-        (["--max_seq_length", 1, 2], "several lengths need {{length}} in --data_dir and --save_dir"),
-        (["--model_name", "a", "b"], "1 checkpoints need as many different names, not a b; give --model_name"),
+        (["--max_seq_length", 1, 2], "several lengths need {{length}} in --data_dir"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_nothing(ask, data, checkpoint, tmp_path, flags, message):
@@ -185,35 +180,27 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(ask, data, checkpoint, 
     assert not (tmp_path / "pred").exists()
 
 
-def test_bad_data_are_reported(ask, data, tmp_path):
+def test_bad_data_are_named(ask, data, tmp_path):
     out, error = ask(tmp_path / "short", "--task", "qa_1", "--max_seq_length", 64)
     longest = max(row["length"] for row in rows("qa_1", 12))
     assert f"take {longest} tokens of this model; were the data made with another tokenizer?" in out
     path = data / "qa_1" / "validation.jsonl"
-    path.write_text(path.read_text()[:-30])
-    error = ask(tmp_path / "pred", "--task", "qa_1")[1]
-    assert error.startswith(f"error: {path}, line 12 is not a JSON object") and "\n" not in error
-    for line in ("", '{"index": 0}', "[]", '{"index": 0, "input": "a", "outputs": "b"}', '{"index": "\\ud800"}'):
+    for line in ("", '{"index": 0}', '{"index": 0, "input": "a", "outputs": "b"}', '{"index": "\\ud800"}', '{"ind'):
         path.write_text(line + "\n")
         error = ask(tmp_path / "pred", "--task", "qa_1")[1]
         assert error.startswith(f"error: {path}") and "\n" not in error and "unexpected" not in error
 
 
-def test_data_changed_by_hand_are_not_official_and_odd_lines_of_answers_are_dropped(ask, data, tmp_path):
-    save_dir, flags = tmp_path / "pred", ["--task", "qa_1"]
+def test_data_changed_by_hand_are_not_official(ask, data, tmp_path):
     save_data(data, "qa_1", rows("qa_1", 2), sha256="0" * 64)
-    assert ask(save_dir, *flags)[1] is None
-    assert read_json(save_dir / "runs" / "qa_1.json")["data"]["source"] == "user"
-    path = save_dir / "qa_1.jsonl"
-    whole = path.read_text()
-    path.write_text('{"index": [1]}\n{"index": "a", "pred": ""}\n\n' + whole)
-    assert "all 2 answers are there" in ask(save_dir, *flags)[0] and path.read_text() == whole
+    assert ask(tmp_path, "--task", "qa_1")[1] is None
+    assert read_json(tmp_path / "runs" / "qa_1.json")["data"]["source"] == "user"
 
 
 def test_a_second_process_waits_and_costs_are_counted_once(ask, data, tmp_path, checkpoint, monkeypatch):
-    flags = ["--task", "qa_1", "--data_dir", data, "--save_dir", tmp_path / "pred"]
-    command = ["pred/call_api.py", *flags, "--model_name_or_path", checkpoint]
-    second = tiny.start_second(monkeypatch, call_api.Store, "append", *command)
+    flags = ["--task", "qa_1", "--data_dir", data, "--save_dir", tmp_path / "pred", "--max_seq_length", 256]
+    flags += ["--model_name_or_path", checkpoint]
+    second = tiny.start_second(monkeypatch, call_api.Store, "append", "pred/call_api.py", *flags)
     assert ask(tmp_path / "pred", *flags)[1] is None
     assert "all 12 answers are there" in second[0].communicate()[0] and second[0].returncode == 0
     assert len(read_lines(tmp_path / "pred" / "qa_1.jsonl")[0]) == 12
