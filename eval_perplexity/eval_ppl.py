@@ -202,10 +202,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[str
             check_head(model, torch.tensor([tokens_N[:16].tolist()], device=device))
         rope.set(ropes[job.length])
         reset_peak_memory(device)
-        try:
-            score_batches(model, tokens_N, document_starts, job, finished)
-        except torch.OutOfMemoryError:
-            raise ValueError(f"out of GPU memory at {job.length} tokens; give a smaller --batch_size") from None
+        score_batches(model, tokens_N, document_starts, job, finished)
         barrier()
         if RANK == 0:
             facts |= {"rope": rope.parameters, "batch_size": args.batch_size, "peak_memory_bytes": peak_memory(device)}
@@ -245,15 +242,10 @@ def write_result(job: Job, facts: dict) -> None:
     write_json(job.path, result)
     job.store.remove()
 
-    value = result["val_perplexity"]
-    if value is None:
-        n_bad = result.get("n_windows_not_finite", 0)
-        print_rank0(f"WARNING: {job.path}: no perplexity: {n_bad} of {n_windows} windows have no finite loss")
-        return
-    interval = result["interval_method"]
-    if result["perplexity_interval_95"]:
-        interval = "[{:.3f}, {:.3f}]".format(*result["perplexity_interval_95"])
-    print_rank0(f"{job.path}: perplexity {value:.3f} {interval}, {n_windows} windows, {seconds:.1f} s")
+    value, interval = result["val_perplexity"], result["perplexity_interval_95"]
+    perplexity = "no perplexity" if value is None else f"perplexity {value:.3f}"
+    interval = "[{:.3f}, {:.3f}]".format(*interval) if interval else result["interval_method"]
+    print_rank0(f"{job.path}: {perplexity} {interval}, {n_windows} windows, {seconds:.1f} s")
 
 
 def main():

@@ -28,7 +28,7 @@ def summarise(records: list[dict], length: int, n_documents: int) -> dict:
     n_sampled = int((target_D > 0).sum())
     method = f"leave-one-document-out jackknife, Student's t; the sampled units are documents, {n_sampled} of them"
     if n_bad:
-        method = f"no interval: {n_bad} windows have no finite loss"
+        method = f"no interval: {n_bad} of {len(records)} windows have no finite loss"
     elif total["perplexity_interval_95"] is None:
         method = f"no interval: the sampled units are documents, too few of them ({n_sampled})"
     result = {

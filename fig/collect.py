@@ -228,12 +228,12 @@ def add_model(results: Results, info: dict) -> str:
     for i in reversed(range(len(parts))):
         name = "/".join(parts[i:])  # its end is the same in every stage
         known = results.models.setdefault(name, dict(info))
-        for key in info:
-            if key != "base_model" and None not in (known[key], info[key]) and known[key] != info[key]:
-                results.warnings.append(f"{name}: {key} is {known[key]} in one result and {info[key]} in another")
-                break
-        else:
+        known_fields = [key for key in info if None not in (known[key], info[key]) and key != "base_model"]
+        conflicts = [key for key in known_fields if known[key] != info[key]]
+        if not conflicts:
             break
+        key = conflicts[0]
+        results.warnings.append(f"{name}: {key} is {known[key]} in one result and {info[key]} in another")
     known |= {key: value for key, value in info.items() if known[key] is None}
     return name
 

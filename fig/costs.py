@@ -19,10 +19,7 @@ def read_training(root: Path | None, results: Results) -> tuple[list[dict], dict
         parts = path.parent.parts
         names = ["/".join(parts[i:]) for i in range(len(parts))]  # as collect.add_model names it
         model = next((name for name in names if name in results.models), None)
-        if model is None:
-            continue
-        if model in recipes:
-            results.warnings.append(f"{path.parent}: no costs and settings, since there is another {model} before it")
+        if model is None or model in recipes:
             continue
         metrics = path.with_name("metrics.jsonl")
         try:

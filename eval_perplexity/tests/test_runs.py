@@ -73,13 +73,9 @@ def test_results_of_other_settings_are_set_aside(evaluate, tmp_path):
     flags = ["--seq_len", 100, "--output_dir", out]
     evaluate(*flags, "--max_windows", 2)
     few = content(out)
-    assert few["n_windows"] == 2 < few["n_windows_total"]
     assert "moved to old/ (other max_windows)" in evaluate(*flags)
-    assert content(out)["n_windows"] == few["n_windows_total"]
+    assert few["n_windows"] == 2 < few["n_windows_total"] == content(out)["n_windows"]
     assert content(tmp_path / "old" / "a.json") == few
-    evaluate(*flags, "--seed", 5)
-    results = [content(path) for path in sorted(tmp_path.rglob("a.json"))]  # a.json, old/a.json, old2/a.json
-    assert [(result["seed"], result["n_windows"] > 2) for result in results] == [(5, True), (2, False), (2, True)]
 
 
 def test_a_second_run_waits_and_finds_the_whole_result(evaluate, checkpoint, tokens, tmp_path, monkeypatch):
