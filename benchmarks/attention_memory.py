@@ -6,7 +6,6 @@ Reads random tokens whole without a cache (as perplexity does) and in two halves
 long prompt). The last row is the exponent p of memory ~ length^p between the first and the last length: 1 is linear.
 """
 
-import argparse
 import ctypes
 import re
 from pathlib import Path
@@ -16,20 +15,24 @@ import torch
 from harness import describe_machine, print_head, print_row
 
 from attention import CACHED
-from checkpoint import load_model, open_config
-from run import run_script
+from checkpoint import add_trust_flag, load_model, open_config
+from run import Parser, positive_int, run_script
 
 WAYS = {"whole": 1, "in two halves": 2}  # number of pieces
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 @torch.inference_mode()
-def read_text(model, ids_1L: torch.Tensor, pieces: int) -> None:
-    """Computes the hidden states of ids_1L, int64 [1, L], given in pieces, with a cache if there are several."""
-    cache = None
-    for piece_1n in ids_1L.chunk(pieces, dim=1):
-        output = model.base_model(input_ids=piece_1n, past_key_values=cache, use_cache=pieces > 1)
-        cache = output.past_key_values
+def extra_memory(model, ids_1L: torch.Tensor, pieces: int) -> float:
+    """Peak resident memory of reading ids_1L, int64 [1, L], in pieces, above what was in use before, MiB."""
+    for text_1L in (ids_1L[:, :256], ids_1L):  # the first loads libraries and thread pools
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at the current size
+        before = read_status("VmRSS")
+        cache = None
+        for piece_1n in text_1L.chunk(pieces, dim=1):
+            output = model.base_model(input_ids=piece_1n, past_key_values=cache, use_cache=pieces > 1)
+            cache = output.past_key_values
+    return (read_status("VmHWM") - before) / 1024
 
 
 def read_status(field: str) -> int:
@@ -38,20 +41,11 @@ def read_status(field: str) -> int:
     return int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
 
 
-def extra_memory(model, ids_1L: torch.Tensor, pieces: int) -> float:
-    """Peak resident memory of `read_text` above what was in use before, MiB."""
-    read_text(model, ids_1L[:, :256], pieces)  # libraries and thread pools do not count
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at the current size
-    before = read_status("VmRSS")
-    read_text(model, ids_1L, pieces)
-    return (read_status("VmHWM") - before) / 1024
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--model_path", required=True, help="checkpoint folder")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run the modeling file inside the checkpoint")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096, 8192, 16384], help="tokens")
+    add_trust_flag(parser)
+    parser.add_argument("--lengths", type=positive_int, nargs="+", default=[2048, 4096, 8192, 16384], help="tokens")
     args = parser.parse_args()
     for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):  # freed memory returns to the system at once
         ctypes.CDLL(None).mallopt(parameter, 65536)

@@ -1,14 +1,13 @@
 """Every method through every stage on a tiny model, by the launchers that users call: a table of what worked.
 
     python benchmarks/gpu_methods.py               all methods
-    python benchmarks/gpu_methods.py --zero3       each trained method under DeepSpeed ZeRO-3 with offload
+    python benchmarks/gpu_methods.py --zero3       the trained methods under DeepSpeed ZeRO-3 with offload
     python benchmarks/gpu_methods.py --tiny        two methods, for a CPU
 
 A cell is "ok" if the stage wrote its result for that method's checkpoint. The end of the output of a stage in which
 anything failed follows the table.
 """
 
-import argparse
 import json
 import os
 import random
@@ -23,6 +22,7 @@ from harness import ROOT, print_head, print_row
 
 import methods
 import tiny
+from run import Parser
 
 VARIABLES = {
     **dict(RECIPE="tiny", LENGTHS="256", TARGET="256", BATCH_SIZE="2", GRADIENT_ACCUMULATION="1", NPROC="1"),
@@ -31,8 +31,11 @@ VARIABLES = {
     "FLAGS_longlora": "--low_rank_training True",
     "FLAGS_clex": "--time_dt 0.1",
 }
-ZERO3 = "DEEPSPEED=ds_configs/stage3_offload.json bash continuous_finetuning/finetune.sh"
 STAGES = {  # command; the result of the checkpoint {name}
+    "ZeRO-3": (
+        "METHODS='{methods}' DEEPSPEED=ds_configs/stage3_offload.json bash continuous_finetuning/finetune.sh",
+        "{name}/config.json",
+    ),
     "train": ("METHODS='{methods}' DEEPSPEED= bash continuous_finetuning/finetune.sh", "{name}/config.json"),
     "extend": ("METHODS='{methods}' bash continuous_finetuning/extend.sh", "{name}/config.json"),
     "perplexity": (
@@ -56,29 +59,21 @@ STAGES = {  # command; the result of the checkpoint {name}
 }
 
 
-class Report:
-    """A table with a column for each method and a row for each stage.
+def run_stage(out: Path, stage: str, command: str, result: str, checkpoints: dict[str, str], used: list[str]) -> str:
+    """Runs a command for the methods `used` and prints a row: which of them now have the result.
 
-    checkpoints: the folder of each method's checkpoint below `out`.  logs: the output of stages that failed.
+    checkpoints: the folder of each method's checkpoint below `out`. Returns the end of the output if one failed, or "".
     """
-
-    def __init__(self, out: Path, checkpoints: dict[str, str]):
-        self.out, self.checkpoints, self.logs = out, checkpoints, []
-        print_head("stage", *checkpoints, "seconds")
-
-    def run_stage(self, stage: str, names: list[str], command: str, result: str) -> None:
-        """Runs a command and prints which of the methods `names` now have the result."""
-        start = time.perf_counter()
-        command = command.format(methods=" ".join(names))
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        done = subprocess.run(["bash", "-c", command], cwd=ROOT, text=True, **streams)
-        cells = dict.fromkeys(self.checkpoints, "")
-        for name in names:
-            found = any(self.out.glob(result.format(name=self.checkpoints[name])))
-            cells[name] = "ok" if found else "FAILED"
-        print_row(stage, *cells.values(), round(time.perf_counter() - start))
-        if "FAILED" in cells.values():
-            self.logs.append(f"\n{stage}:\n\n```\n{done.stdout[-2000:]}\n```")
+    start = time.perf_counter()
+    command = command.format(methods=" ".join(used))
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, text=True, **streams)
+    cells = []
+    for name, checkpoint in checkpoints.items():
+        found = any(out.glob(result.format(name=checkpoint)))
+        cells.append("" if name not in used else "ok" if found else "FAILED")
+    print_row(stage, *cells, round(time.perf_counter() - start))
+    return f"\n{stage}:\n\n```\n{done.stdout[-2000:]}\n```" if "FAILED" in cells else ""
 
 
 def write_inputs(out: Path) -> None:
@@ -92,7 +87,7 @@ def write_inputs(out: Path) -> None:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--tiny", action="store_true", help="origin and lm_infinite only")
     parser.add_argument("--zero3", action="store_true", help="ZeRO-3 with offload instead of the stages")
     args = parser.parse_args()
@@ -108,16 +103,14 @@ def main():
     os.environ.update(OUTPUT_ROOT=str(out), FIGURES=f"{out}/img", PYTHON=sys.executable)
     os.environ["JOBS"] = str(1 if args.tiny else min(8, os.cpu_count()))
 
-    report = Report(out, checkpoints)
-    if args.zero3:
-        for name in trained:
-            report.run_stage(f"ZeRO-3, {name}", [name], "METHODS={methods} " + ZERO3, "{name}/config.json")
-    else:
-        for stage, (command, result) in STAGES.items():
-            stage_methods = {"train": trained, "extend": frozen}.get(stage, names)
-            report.run_stage(stage, stage_methods, command, result)
-    print(*report.logs, sep="\n")
-    sys.exit(1 if report.logs else 0)
+    users = dict.fromkeys(STAGES, names) | {"ZeRO-3": trained, "train": trained, "extend": frozen}
+    print_head("stage", *checkpoints, "seconds")
+    logs = []
+    for stage, (command, result) in STAGES.items():
+        if args.zero3 == (stage == "ZeRO-3"):
+            logs.append(run_stage(out, stage, command, result, checkpoints, users[stage]))
+    print("".join(logs))
+    sys.exit(1 if any(logs) else 0)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ Decoding: milliseconds of one step, which gives every row a token. Prefill and p
 is the fastest of a few repetitions. A row that fails, for example for lack of memory, says why.
 """
 
-import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -21,24 +21,11 @@ from transformers import PreTrainedTokenizerFast
 
 import checkpoint_writer
 import methods
+from run import Parser
 from transformers_engine import Transformers
 
 sys.path.insert(0, str(ROOT / "eval_perplexity"))
 from scoring import score  # noqa: E402
-
-
-def open_engine(model, method=None, **kwargs) -> Transformers:
-    """The engine with a model that was never saved. method: the one whose modeling file the model needs."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.config.save_pretrained(folder)
-        if method:
-            checkpoint_writer.copy_modeling(method, Path(folder))
-        Path(folder, "empty.safetensors").touch()
-        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))).save_pretrained(folder)
-        engine = Transformers(folder, trust_remote_code=method is not None, **kwargs)
-    with mock.patch("transformers_engine.load_model", return_value=model):
-        engine.load()
-    return engine
 
 
 def random_ids(model, rows: int, length: int) -> torch.Tensor:
@@ -46,25 +33,49 @@ def random_ids(model, rows: int, length: int) -> torch.Tensor:
     return torch.randint(model.config.vocab_size, (rows, length), device=DEVICE)
 
 
-def decoding_step(generate, rows: int, few: int, many: int):
-    """Milliseconds and tokens/s of one step. generate: called with the number of tokens of each answer."""
-    generate(few)  # captures the CUDA graph
-    seconds = (fastest(partial(generate, many)) - fastest(partial(generate, few))) / (many - few)
+def kit(model, rows: int, length: int, method=None, **options) -> Callable[[int], object]:
+    """A function of the number of new tokens: answers random prompts by the engine with a model that was never saved.
+
+    method: the one whose modeling file the model needs.  options: of the engine.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        if method:
+            checkpoint_writer.copy_modeling(method, Path(folder))
+        Path(folder, "empty.safetensors").touch()
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))).save_pretrained(folder)
+        engine = Transformers(folder, trust_remote_code=method is not None, batch_size=rows, **options)
+    with mock.patch("transformers_engine.load_model", return_value=model):
+        engine.load()
+    return partial(engine.generate_ids, random_ids(model, rows, length).tolist())
+
+
+def plain(model, rows: int, length: int) -> Callable[[int], object]:
+    """The same by `model.generate`."""
+    ids_Bn = random_ids(model, rows, length)
+    return lambda max_new_tokens: model.generate(ids_Bn, max_new_tokens=max_new_tokens, do_sample=False)
+
+
+def decode(engine: Callable, model, rows: int, length: int, few: int, many: int, **options):
+    """Milliseconds and tokens/s of one step. engine: `kit` or `plain`.  few, many: tokens of short and long answers."""
+    answer = engine(model, rows, length, **options)
+    answer(few)  # captures the CUDA graph
+    seconds = (fastest(partial(answer, many)) - fastest(partial(answer, few))) / (many - few)
     return 1000 * seconds, rows / seconds
 
 
-def decode(model, rows: int, length: int, few: int, many: int, method=None):
-    engine = open_engine(model, method, batch_size=rows)
-    prompts = random_ids(model, rows, length).tolist()
-    return decoding_step(partial(engine.generate_ids, prompts), rows, few, many)
+def prefill(engine: Callable, model, length: int, **options):
+    """Milliseconds and tokens/s of an answer of one token."""
+    answer = engine(model, 1, length, **options)
+    seconds = fastest(partial(answer, 1))
+    return 1000 * seconds, length / seconds
 
 
-def generate_plain(model, ids_Bn: torch.Tensor, max_new_tokens: int) -> None:
-    model.generate(ids_Bn, max_new_tokens=max_new_tokens, do_sample=False)
-
-
-def decode_plain(model, rows: int, length: int, few: int, many: int):
-    return decoding_step(partial(generate_plain, model, random_ids(model, rows, length)), rows, few, many)
+def perplexity(model, attention: str, length: int):
+    model.set_attn_implementation(attention)
+    ids_1n = random_ids(model, 1, length + 1)
+    seconds = fastest(partial(score, model, ids_1n))
+    return 1000 * seconds, length / seconds
 
 
 def decode_own_attention(name: str, shape: str, length: int, few: int, many: int):
@@ -72,42 +83,13 @@ def decode_own_attention(name: str, shape: str, length: int, few: int, many: int
     base = model_config(shape, length // 2)
     window = length + 1024 if methods.get(name).extends_rows else 512
     method = methods.build(name, base, window, {})
-    config = checkpoint_writer.extended_config(base, method, {})
+    config = checkpoint_writer.extended_config(base, method, {"method": name})
     model = random_model(config, model_class=method.auto_classes()["AutoModelForCausalLM"])
-    return decode(model, 1, length, few, many, method)
-
-
-def whole_text(function, length: int):
-    """Milliseconds and tokens/s of a function that reads `length` tokens."""
-    seconds = fastest(function)
-    return 1000 * seconds, length / seconds
-
-
-@torch.inference_mode()
-def prefill(model, attention: str, length: int):
-    engine = open_engine(model, attention=attention)
-    [prompt] = random_ids(model, 1, length).tolist()
-    engine.set_rope(length + 64)
-
-    def read_prompt():
-        engine.cached_ids = []
-        engine.prefill(prompt, length + 64)
-
-    return whole_text(read_prompt, length)
-
-
-def prefill_plain(model, length: int):
-    return whole_text(partial(generate_plain, model, random_ids(model, 1, length), 1), length)
-
-
-def perplexity(model, attention: str, length: int):
-    model.set_attn_implementation(attention)
-    ids_1n = random_ids(model, 1, length + 1)
-    return whole_text(lambda: score(model, ids_1n), length)
+    return decode(kit, model, 1, length, few, many, method=method)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short texts, for a CPU")
     tiny = parser.parse_args().tiny
     shape, lengths = ("tiny", [100, 200, 300]) if tiny else ("7b", [8000, 32000, 64000])
@@ -117,16 +99,17 @@ def main():
 
     print_head("what", "by", "rows", "tokens", "ms", "tokens/s", "peak GiB")
     for rows, length in groups:
-        measure(["decoding", "kit", rows, length], decode, model, rows, length, few, many)
+        measure(["decoding", "kit", rows, length], decode, kit, model, rows, length, few, many)
     model.set_attn_implementation("sdpa")
     for rows, length in groups[:2]:
-        measure(["decoding", "model.generate", rows, length], decode_plain, model, rows, length, few, plain_many)
+        measure(["decoding", "model.generate", rows, length], decode, plain, model, rows, length, few, plain_many)
     for attention in installed_attentions():
+        options = {"attention": attention, "reuse_prefix": False}
         for length in lengths:
-            measure(["prefill", f"kit, {attention}", 1, length], prefill, model, attention, length)
+            measure(["prefill", f"kit, {attention}", 1, length], prefill, kit, model, length, **options)
     model.set_attn_implementation("sdpa")
     for length in lengths[:2]:
-        measure(["prefill", "model.generate", 1, length], prefill_plain, model, length)
+        measure(["prefill", "model.generate", 1, length], prefill, plain, model, length)
     for attention in installed_attentions():
         for length in lengths[1:]:
             measure(["perplexity", f"kit, {attention}", 1, length], perplexity, model, attention, length)

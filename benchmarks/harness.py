@@ -24,10 +24,9 @@ CUDA = DEVICE.type == "cuda"
 DTYPE = "bfloat16" if CUDA else "float32"
 SHAPES = {  # what differs from LlamaConfig's defaults, which are those of Llama-2-7B
     "tiny": dict(hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=4, vocab_size=258),
-    "15m": dict(hidden_size=256, intermediate_size=688, num_hidden_layers=2, num_attention_heads=4),
     "7b": dict(),
 }
-PACKAGES = "torch transformers accelerate deepspeed peft liger-kernel flash-attn flash-attn-3 flash-attn-4 vllm"
+PACKAGES = ("torch", "transformers", "deepspeed", "liger-kernel", "flash-attn", "flash-attn-3", "flash-attn-4", "vllm")
 
 
 def model_config(shape: str, window: int) -> LlamaConfig:
@@ -80,12 +79,12 @@ def print_head(*titles) -> None:
     print_row(*["---"] * len(titles))
 
 
-def measure(label: list, function: Callable, *args) -> None:
-    """Prints a row: the label, the values that function(*args) returns and the peak memory in GiB; or why it failed."""
+def measure(label: list, function: Callable, *args, **options) -> None:
+    """Prints a row: the label, the values that the function returns and the peak memory in GiB; or why it failed."""
     release_memory()
     reset_peak_memory(DEVICE)
     try:
-        print_row(*label, *function(*args), peak_memory(DEVICE) / 2**30)
+        print_row(*label, *function(*args, **options), peak_memory(DEVICE) / 2**30)
     except (RuntimeError, MemoryError, ValueError, ImportError) as error:
         print_row(*label, "out of memory" if out_of_memory(error) else first_line(error))
 
@@ -94,9 +93,11 @@ def describe_machine() -> str:
     """The card or the CPU, and the versions of what the figures depend on."""
     cpu = f"CPU, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), threads {torch.get_num_threads()}"
     parts = [torch.cuda.get_device_name() if CUDA else cpu, f"Python {platform.python_version()}"]
-    installed = {p.name.lower().replace("_", "-"): p.version for p in importlib.metadata.distributions()}
-    for name in PACKAGES.split():
-        parts.append(f"{name} {installed.get(name, 'not installed')}")
+    for name in PACKAGES:
+        try:
+            parts.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            parts.append(f"no {name}")
     return ", ".join(parts)
 
 

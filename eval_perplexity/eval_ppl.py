@@ -33,6 +33,7 @@ from run import (
     command_line,
     default_device,
     for_each_checkpoint,
+    int_between,
     name_results,
     peak_memory,
     positive_int,
@@ -40,7 +41,6 @@ from run import (
     progress_bar,
     read_json,
     reset_peak_memory,
-    run_key,
     run_script,
     versions,
     write_json,
@@ -48,7 +48,7 @@ from run import (
 from scoring import check_head, score
 from store import Store
 from summary import summarise
-from windows import open_tokens, record, recorded_start, subsample, window_starts
+from windows import open_tokens, record, subsample, window_starts
 
 SCRIPT_METHODS = {  # methods of the checkpoints that each link to this script takes; "base": a plain model
     "eval_pi.py": ("base", "origin", "pi", "longlora"),
@@ -67,11 +67,12 @@ def parse_args() -> argparse.Namespace:
     add_trust_flag(parser)
     parser.add_argument("--data_path", required=True, type=Path, help="token file, see prepare_data.py")
     parser.add_argument("--documents", type=positive_int, default=10, help="use the first N documents [10]")
-    parser.add_argument("--seq_len", required=True, type=int, nargs="+", help="window lengths, tokens")
+    length = int_between(2, 2**40)
+    parser.add_argument("--seq_len", required=True, type=length, nargs="+", help="window lengths, tokens")
     parser.add_argument("--sliding_window", type=positive_int, default=256, help="tokens between window starts [256]")
     sample = "size of a random sample; one, or one per length"
     parser.add_argument("--max_windows", type=positive_int, nargs="+", help=sample)
-    parser.add_argument("--seed", type=int, default=2, help="seed for that sample [2]")
+    parser.add_argument("--seed", type=int_between(0, 2**32), default=2, help="seed for that sample [2]")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")
     parser.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
     parser.add_argument("--batch_size", type=positive_int, default=1, help="windows per forward pass [1]")
@@ -82,10 +83,6 @@ def parse_args() -> argparse.Namespace:
         args.max_windows *= len(args.seq_len)
     if len(args.max_windows) != len(args.seq_len):
         raise ValueError(f"--max_windows takes one value or one for each of the {len(args.seq_len)} lengths")
-    if min(args.seq_len) < 2:
-        raise ValueError("--seq_len must be at least 2")
-    if args.seed < 0:
-        raise ValueError("--seed must be at least 0")
     if args.output_dir.suffix == ".json" and len(args.base_model) * len(args.seq_len) > 1:
         raise ValueError(f"--output_dir {args.output_dir} is one file, for one checkpoint and length; give a folder")
     name_results(None, sorted(set(args.base_model)), "each its own --output_dir")
@@ -111,7 +108,8 @@ def result_path(args: argparse.Namespace, model: str, length: int) -> Path:
 class Job:
     """The windows of one length: `starts` of windows, of `n_total` before sampling, and `batches` of these.
 
-    settings: what all lengths share. Raises ValueError if the data, `n_tokens` tokens, are too short.
+    settings: what must be equal to resume; the argument: what all lengths share. Raises ValueError if the data,
+    `n_tokens` tokens, are too short.
     """
 
     def __init__(self, args: argparse.Namespace, model: str, n_tokens: int, settings: dict, length: int):
@@ -120,7 +118,6 @@ class Job:
         self.starts = subsample(all_starts, max_windows, args.seed).tolist()
         self.length = length
         self.n_total = len(all_starts)
-        self.batch_size = args.batch_size  # not a setting: windows of any batch size make one result
         self.batches = [self.starts[i : i + args.batch_size] for i in range(0, len(self.starts), args.batch_size)]
         self.settings = {
             "protocol": "lceg-windows",
@@ -134,14 +131,7 @@ class Job:
         }
         self.path = result_path(args, model, length)
         progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
-        self.store = Store(progress, self.settings, recorded_start, results=lambda: [self.path])
-
-    def result_settings(self) -> dict | None:
-        """The settings of the result that is there, without the batch size."""
-        settings = (read_json(self.path) or {}).get("settings")
-        if isinstance(settings, dict):
-            settings.pop("batch_size", None)
-        return settings
+        self.store = Store(progress, self.settings, lambda window: window["start"], results=lambda: [self.path])
 
 
 def finished_windows(job: Job) -> set[int] | None:
@@ -149,7 +139,7 @@ def finished_windows(job: Job) -> set[int] | None:
     finished = None
     if RANK == 0:
         job.store.lock()  # another run may have this length, and finish it
-        known = job.result_settings()
+        known = (read_json(job.path) or {}).get("settings")
         if known == job.store.settings:
             job.store.remove()
             print_rank0(f"{job.path}: already done")
@@ -191,6 +181,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[str
     attention = choose_attention(args.attention, device, dtype, config)
     tokens_N, document_starts, data = open_tokens(args.data_path, args.documents, config.vocab_size)
     facts = {"model": name_or_path, **description, "data": data, "tokens": len(tokens_N)}
+    facts["sdpa_kernels"] = sdpa_kernels(device)
     settings = {
         "checkpoint": fingerprint(name_or_path, config),
         "data_sha256": data["sha256"],
@@ -211,14 +202,11 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[str
             check_head(model, torch.tensor([tokens_N[:16].tolist()], device=device))
         rope.set(ropes[job.length])
         reset_peak_memory(device)
-        try:
-            score_batches(model, tokens_N, document_starts, job, finished)
-        except torch.OutOfMemoryError:
-            raise ValueError(f"out of GPU memory at {job.length} tokens; give a smaller --batch_size") from None
+        score_batches(model, tokens_N, document_starts, job, finished)
         barrier()
         if RANK == 0:
-            costs = {"peak_memory_bytes": peak_memory(device), "sdpa_kernels": sdpa_kernels(device)}
-            write_result(job, {**facts, "rope": rope.parameters, **costs})
+            facts |= {"rope": rope.parameters, "batch_size": args.batch_size, "peak_memory_bytes": peak_memory(device)}
+            write_result(job, facts)
         barrier()
     if RANK > 0:
         return []
@@ -237,34 +225,27 @@ def write_result(job: Job, facts: dict) -> None:
         recorded = f"{n_windows} of {len(job.starts)} windows are recorded"
         raise ValueError(f"{job.store.path}: {recorded}; rerun the same command, one at a time")
     seconds = sum(window["seconds"] for window in records)
-    settings = job.settings | {"batch_size": job.batch_size}
     result = {
-        **summarise(records, job.length, settings["documents"]),
+        **summarise(records, job.length, job.settings["documents"]),
         "n_windows": n_windows,
         "n_windows_total": job.n_total,
         **facts,
-        "fingerprint": run_key(settings),
-        "settings": settings,
+        "settings": job.settings,
         "versions": versions("numpy"),
         "command": command_line(),
         "processes": WORLD_SIZE,
         "seconds": round(seconds, 3),
         "tokens_per_second": round(n_windows * job.length / seconds, 1),
     }
-    for key in ("protocol", "seq_len", "sliding_window", "documents", "seed", "batch_size", "dtype", "attention"):
-        result[key] = settings[key]
+    for key in ("protocol", "seq_len", "sliding_window", "documents", "seed", "dtype", "attention"):
+        result[key] = job.settings[key]
     write_json(job.path, result)
     job.store.remove()
 
-    value = result["val_perplexity"]
-    if value is None:
-        n_bad = result.get("n_windows_not_finite", 0)
-        print_rank0(f"WARNING: {job.path}: no perplexity: {n_bad} of {n_windows} windows have no finite loss")
-        return
-    interval = result["interval_method"]
-    if result["perplexity_interval_95"]:
-        interval = "[{:.3f}, {:.3f}]".format(*result["perplexity_interval_95"])
-    print_rank0(f"{job.path}: perplexity {value:.3f} {interval}, {n_windows} windows, {seconds:.1f} s")
+    value, interval = result["val_perplexity"], result["perplexity_interval_95"]
+    perplexity = "no perplexity" if value is None else f"perplexity {value:.3f}"
+    interval = "[{:.3f}, {:.3f}]".format(*interval) if interval else result["interval_method"]
+    print_rank0(f"{job.path}: {perplexity} {interval}, {n_windows} windows, {seconds:.1f} s")
 
 
 def main():

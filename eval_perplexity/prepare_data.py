@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from lock import lock
 from records import read_fields
-from run import Parser, first_line, positive_int, read_text, run_script, write_bytes, write_json
+from run import Parser, errors_of, positive_int, read_text, run_script, write_bytes, write_json
 from tokenizer import open_tokenizer
 
 # short name: (hub id, its split with the benchmark's test texts); these load without running code from the hub
@@ -47,11 +47,9 @@ def hub_documents(name: str, split: str, text_column: str) -> Iterator[str | Non
     """The texts of a hub dataset, streamed. Raises ValueError if it cannot be opened."""
     from datasets import load_dataset
 
-    try:
+    with errors_of(f"cannot read {name} from the hub"):
         for sample in load_dataset(name, split=split, streaming=True):
-            yield sample.get(text_column, sample)  # refused below
-    except (OSError, RuntimeError) as error:  # offline, unknown id, needs code
-        raise ValueError(f"cannot read {name} from the hub: {first_line(error)}") from None
+            yield sample[text_column]
 
 
 def tokenize(texts: Iterator[str | None], tokenizer, min_tokens: int, limit: int | None) -> list[list[int]]:

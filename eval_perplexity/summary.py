@@ -16,15 +16,11 @@ def perplexity(loss: float | None) -> float | None:
 def summarise(records: list[dict], length: int, n_documents: int) -> dict:
     """The result's values from the records of all windows (windows.record), in any order.
 
-    Losses are plain means over windows, in nats. They are null if any window's loss is not finite; then the keys
-    `*_without_nan` hold the mean over the other windows. n_documents: of the token stream.
+    Losses are plain means over windows, in nats; null if any window's loss is not finite. n_documents: of the stream.
     """
     records = sorted(records, key=lambda record: record["start"])
-    starts = [record["start"] for record in records]
-    losses = [record["loss"] for record in records]
     n_correct = sum(record["correct"] for record in records)
-    finite = [loss for loss in losses if loss is not None]
-    n_bad = len(losses) - len(finite)
+    n_bad = sum(record["loss"] is None for record in records)
     complete = [] if n_bad else records
 
     total = mean_loss(complete, "loss", n_documents)
@@ -32,7 +28,7 @@ def summarise(records: list[dict], length: int, n_documents: int) -> dict:
     n_sampled = int((target_D > 0).sum())
     method = f"leave-one-document-out jackknife, Student's t; the sampled units are documents, {n_sampled} of them"
     if n_bad:
-        method = f"no interval: {n_bad} windows have no finite loss"
+        method = f"no interval: {n_bad} of {len(records)} windows have no finite loss"
     elif total["perplexity_interval_95"] is None:
         method = f"no interval: the sampled units are documents, too few of them ({n_sampled})"
     result = {
@@ -46,15 +42,12 @@ def summarise(records: list[dict], length: int, n_documents: int) -> dict:
         "n_sampled_documents": n_sampled,
     }
     if n_bad:
-        result["val_loss_without_nan"] = mean(finite)
-        result["val_perplexity_without_nan"] = perplexity(mean(finite))
         result["n_windows_not_finite"] = n_bad
     result["loss_by_position"] = loss_by_position(complete, length)
     for n in LAST:
         if length > n:
             result[f"last_{n}"] = mean_loss(complete, f"last_{n}", n_documents)
-    # to compare two models window by window and document by document
-    result["window_losses"] = {"start": starts, "loss": losses}
+    # to compare two models document by document
     result["document_losses"] = {"sum": sum_D.tolist(), "targets": target_D.tolist()}
     return result
 

@@ -20,22 +20,23 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray
 
     The stream ends where the next document begins (the (documents + 1)-th occurrence of the file's first token), or
     with the file. Raises ValueError if the file is missing, incomplete, too short or of another vocabulary, or if its
-    sidecar is broken or of another file.
+    sidecar does not describe it.
     """
     if not path.is_file():
         raise ValueError(f"no token file {path}; make one with prepare_data.py")
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    sidecar = {"source": "unverified", "dtype": "uint32" if vocab_size > 65536 else "uint16", "sha256": sha256}
     sidecar_path = path.with_name(path.name + ".json")
-    sidecar = read_json(sidecar_path) if sidecar_path.exists() else {}
-    dtype = (sidecar or {}).get("dtype", "uint32" if vocab_size > 65536 else "uint16")
-    if sidecar is None or dtype not in ("uint16", "uint32"):
-        raise ValueError(f"{sidecar_path} is broken; make both files again with prepare_data.py")
-    size, item_size = path.stat().st_size, np.dtype(dtype).itemsize
-    if size == 0 or size % item_size:
-        raise ValueError(f"{path} has {size} bytes, not tokens of {item_size}; make it again with prepare_data.py")
-    tokens_N = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
-    sha256 = hashlib.sha256(tokens_N).hexdigest()
-    if sidecar.get("sha256", sha256) != sha256:
-        raise ValueError(f"{path} is not the file that {sidecar_path.name} describes; make both again")
+    if sidecar_path.exists():
+        sidecar |= read_json(sidecar_path) or {"sha256": None}
+    dtype = sidecar["dtype"]
+    if sidecar["sha256"] != sha256 or dtype not in ("uint16", "uint32"):
+        raise ValueError(f"{sidecar_path} does not describe {path}; make both files again with prepare_data.py")
+    dtype_on_disk = np.dtype(dtype).newbyteorder("<")
+    if not content or len(content) % dtype_on_disk.itemsize:
+        raise ValueError(f"{path} has {len(content)} bytes, not tokens of {dtype}; make it again with prepare_data.py")
+    tokens_N = np.frombuffer(content, dtype_on_disk)
     document_starts = np.flatnonzero(tokens_N == tokens_N[0])
     n_documents = len(document_starts)
     if n_documents < documents:
@@ -46,10 +47,8 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray
     if largest >= vocab_size:
         mismatch = f"{path} holds token id {largest}, but the model has {vocab_size} tokens"
         raise ValueError(f"{mismatch}; make the file with prepare_data.py and this model's tokenizer")
-    data = {"path": str(path), "sha256": sha256, "source": sidecar.get("source", "unverified"), "dtype": dtype}
-    for key in ("dataset", "tokenizer", "min_tokens", "split"):
-        if key in sidecar:
-            data[key] = sidecar[key]
+    keys = ("sha256", "source", "dtype", "dataset", "tokenizer", "min_tokens", "split")
+    data = {"path": str(path)} | {key: sidecar[key] for key in keys if key in sidecar}
     return tokens_N, document_starts[:documents], data
 
 
@@ -116,13 +115,6 @@ def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray, document_starts: np
                 kept[f"last_{n}"] = float(inside[-n:].mean())
                 kept[f"last_{n}_documents"] = split_by_document(inside[-n:], start + length - n, document_starts)
     return kept
-
-
-def recorded_start(entry: dict) -> int:
-    """The start of a recorded window. Raises KeyError or TypeError if the entry is not a record with `seconds`."""
-    losses = [] if entry["loss"] is None else [entry["loss"], *entry["buckets"], *entry["loss_documents"]["sum"]]
-    sum([entry["start"], entry["correct"], entry["seconds"], *losses])  # a TypeError, unless all are numbers
-    return entry["start"]
 
 
 def mean(values: list[float]) -> float | None:

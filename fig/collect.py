@@ -6,7 +6,6 @@ or is out of range, is reported and left out.
 
 import json
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -27,13 +26,12 @@ BENCHMARKS = {
 MODEL_KEYS = (
     "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
 )  # fmt: skip
-RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "tokens_per_second", "peak_memory_bytes")
-OTHER_FILES = {"run.json", "result.json", "result_by_length.json", "result_by_details.json", "manifest.json"}
+RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "peak_memory_bytes")
 COUNTS = (
-    "original_length", "trained_length", "trained_tokens", "training_seed", "seed", "length", "n", "from", "to",
-    "sliding_window", "documents", "max_length", "peak_memory_bytes", "devices",
+    "original_length", "trained_length", "trained_tokens", "training_seed", "seed", "length", "n", "sliding_window",
+    "documents", "max_length", "peak_memory_bytes",
 )  # fmt: skip
-MEASURES = ("value", "low", "high", "depth", "seconds", "tokens_per_second")
+MEASURES = ("value", "low", "high", "depth", "seconds")
 TYPES = {  # of fields; the others are text
     **dict.fromkeys(COUNTS, int),
     **dict.fromkeys(MEASURES, (int, float)),
@@ -90,12 +88,11 @@ def check_score(score: Score) -> Score:
 
 def run_entry(score: Score, data: dict, record: dict) -> dict:
     """The entry of Results.runs for the evaluation that gave this score. record: has RUN_KEYS."""
-    entry = {name: getattr(score, name) for name in ("model", "benchmark", "task", "length")}
+    entry = {name: getattr(score, name) for name in ("benchmark", "task", "length")}
     entry["source"] = data.get("source", "unknown")
     entry["data"] = data.get("dataset") or Path(data.get("path") or "").name
     entry["sha256"] = data.get("sha256") or ""
-    for key in RUN_KEYS:
-        entry[key] = record.get(key)
+    entry |= {key: record.get(key) for key in RUN_KEYS}
     return check_fields(entry)
 
 
@@ -114,10 +111,10 @@ def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dic
     interval = result["perplexity_interval_95"]
     whole = with_value(score, result["val_perplexity"], interval, settings=settings)
     losses = result.get("document_losses")
-    if losses and None not in losses["sum"]:
-        documents = range(len(losses["sum"]))
-        whole.samples = dict(zip(documents, losses["sum"], strict=True))
-        whole.targets = dict(zip(documents, map(int, losses["targets"]), strict=True))
+    if losses:
+        targets = map(int, losses["targets"])
+        whole.samples = dict(enumerate(losses["sum"]))
+        whole.targets = dict(zip(whole.samples, targets, strict=True))
     scores = [whole]
     for last in (64, 256):
         entry = result.get(f"last_{last}")
@@ -125,8 +122,7 @@ def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dic
             interval = entry["perplexity_interval_95"]
             scores.append(with_value(score, entry["perplexity"], interval, part=f"last {last}"))
     for bucket in result.get("loss_by_position", ()):
-        ends = check_fields({"from": bucket["from"], "to": bucket["to"]})
-        part = "positions {from}-{to}".format(**ends)
+        part = f"positions {int(bucket['from'])}-{int(bucket['to'])}"
         scores.append(with_value(score, bucket["perplexity"], part=part))
     return scores, [run_entry(score, data, result)]
 
@@ -135,10 +131,9 @@ def read_needle(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
     """A result of needle: one model, length and depth."""
     length, depth, data = result["context_length"], result["depth_percent"], result["data"]
     check_fields({"depth": depth})
-    samples, found, seconds, tokens = {}, {}, 0, 0
+    samples, found, seconds = {}, {}, 0
     for trial in result["trials"]:
         seconds += trial.get("seconds") or 0
-        tokens += trial.get("prompt_tokens") or 0
         if "error" not in trial:
             id_ = length, depth, int(trial["trial"])
             samples[id_], found[id_] = trial["score"], float(trial["exact"])
@@ -152,9 +147,7 @@ def read_needle(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
     if overlap is not None:  # of the first trial
         first = {(length, depth, 0): overlap}
         scores.append(with_value(score, overlap, metric="lceg_overlap", n=1, samples=first))
-    speed = tokens / seconds if seconds else None
-    record = result | {"seconds": seconds, "tokens_per_second": speed}
-    return scores, [run_entry(score, data, record)]
+    return scores, [run_entry(score, data, result | {"seconds": seconds})]
 
 
 def read_scores(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
@@ -200,17 +193,13 @@ def read_scores(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
 
 def find_files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
     """(name, path) of each JSON file that may be a result. The name begins at its root (of several: root's parent)."""
-    seen = set()
     for root in roots:
         base = root if len(roots) == 1 else root.parent
         for path in sorted(root.rglob("*.json")):
             name = path.relative_to(base).as_posix()
-            set_aside = re.search(r"(^|/)old\d*/", name)
-            real_path = os.path.realpath(path)
-            if path.name in OTHER_FILES or path.parent.name == "runs" or set_aside or real_path in seen:
-                continue
-            seen.add(real_path)
-            yield name, path
+            was_set_aside = re.search(r"(^|/)old\d*/", name)
+            if not was_set_aside:
+                yield name, path
 
 
 def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
@@ -239,12 +228,12 @@ def add_model(results: Results, info: dict) -> str:
     for i in reversed(range(len(parts))):
         name = "/".join(parts[i:])  # its end is the same in every stage
         known = results.models.setdefault(name, dict(info))
-        for key in info:
-            if key != "base_model" and None not in (known[key], info[key]) and known[key] != info[key]:
-                results.warnings.append(f"{name}: {key} is {known[key]} in one result and {info[key]} in another")
-                break
-        else:
+        known_fields = [key for key in info if None not in (known[key], info[key]) and key != "base_model"]
+        conflicts = [key for key in known_fields if known[key] != info[key]]
+        if not conflicts:
             break
+        key = conflicts[0]
+        results.warnings.append(f"{name}: {key} is {known[key]} in one result and {info[key]} in another")
     known |= {key: value for key, value in info.items() if known[key] is None}
     return name
 
@@ -284,18 +273,18 @@ def sort_key(score: Score) -> tuple:
 
 def needle_means(scores: Iterable[Score]) -> list[Score]:
     """The mean over depths at each length, as further scores."""
-    groups = defaultdict(list)
+    cells_by_length = defaultdict(list)
     for score in scores:
         if score.benchmark == "needle" and score.value is not None:
-            groups[score.model, score.task, score.length, score.metric, score.source].append(score)
+            key = (score.model, score.task, score.length, score.metric, score.source)
+            cells_by_length[key].append(score)
     means = []
-    for cells in groups.values():
+    for cells in cells_by_length.values():
         n = sum(cell.n for cell in cells)
         total = sum(cell.value * cell.n for cell in cells)
         folder = cells[0].file.rpartition("/")[0]
-        mean = replace(cells[0], part="", n=n, value=total / n, file=folder, settings={"depths": len(cells)})
+        mean = replace(cells[0], part="", n=n, value=total / n, file=folder, settings={}, samples={})
         mean.drawn_text = all(cell.drawn_text for cell in cells)
-        mean.samples = {}
         for cell in cells:
             mean.samples |= cell.samples
         set_interval(mean, [mean])

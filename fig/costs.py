@@ -9,10 +9,7 @@ from collect import ODD_FILE, Results, check_fields
 from rows import Row
 from run import read_text
 
-COLUMNS = {
-    "model": "string", "step": "string", "task": "string", "length": "Int64", "seconds": float,
-    "tokens_per_second": float, "peak_memory_bytes": "Int64", "devices": "Int64", "device": "string",
-}  # fmt: skip
+COLUMNS = ["model", "step", "seconds", "peak_memory_bytes", "device"]
 
 
 def read_training(root: Path | None, results: Results) -> tuple[list[dict], dict[str, dict]]:
@@ -22,16 +19,14 @@ def read_training(root: Path | None, results: Results) -> tuple[list[dict], dict
         parts = path.parent.parts
         names = ["/".join(parts[i:]) for i in range(len(parts))]  # as collect.add_model names it
         model = next((name for name in names if name in results.models), None)
-        metrics = path.with_name("metrics.jsonl")
-        if model in recipes:
-            results.warnings.append(f"{path.parent}: no costs and settings, since there is another {model} before it")
         if model is None or model in recipes:
             continue
+        metrics = path.with_name("metrics.jsonl")
         try:
             record = json.loads(read_text(path)).get("context_extension") or {}
             recipes[model] = (record.get("recipe") or {}) | (record.get("options") or {})
             if metrics.exists():
-                costs.append({"model": model, "step": "training", **check_fields(sum_metrics(metrics))})
+                costs.append({"model": model, "step": "training", **sum_metrics(metrics)})
         except ODD_FILE as error:
             results.warnings.append(f"no costs from {metrics} ({type(error).__name__}: {error})")
     return costs, recipes
@@ -43,30 +38,18 @@ def sum_metrics(path: Path) -> dict:
     metrics = pd.DataFrame(entries)
     tokens = metrics.tokens_seen.diff().fillna(metrics.tokens_seen)
     seconds = (tokens / metrics.tokens_per_second).sum()
-    return {
-        "devices": entries[-1].get("devices"),
-        "device": entries[-1].get("device"),
-        "seconds": float(seconds),
-        "tokens_per_second": float(tokens.sum() / seconds),
-        "peak_memory_bytes": int(2**30 * float(metrics.peak_memory_gib.max())),
-    }
+    peak = 2**30 * float(metrics.peak_memory_gib.max())
+    device = entries[-1].get("device")
+    return check_fields({"seconds": float(seconds), "peak_memory_bytes": int(peak), "device": device})
 
 
-def make_table(results: Results, trainings: list[dict]) -> pd.DataFrame:
-    """A line for each training, and for each set, task, cell or length that was evaluated."""
-    runs = pd.DataFrame(results.runs).rename(columns={"benchmark": "step"})
-    runs = runs.sort_values(["model", "step", "task", "length"], na_position="first", kind="stable")
-    table = pd.concat([pd.DataFrame(trainings), runs])
-    table = table.reindex(columns=list(COLUMNS)).astype(COLUMNS)
-    return table.round({"seconds": 3, "tokens_per_second": 1})
-
-
-def sum_costs(rows: list[Row], costs: pd.DataFrame) -> pd.DataFrame:
+def sum_costs(rows: list[Row], results: Results, trainings: list[dict]) -> pd.DataFrame:
     """Of each row's first model: hours and peak memory of its training and of all its evaluations."""
-    labels = {row.models[0]: row.label for row in rows}
-    table = costs.assign(method=costs.model.map(labels), hours=costs.seconds / 3600)
-    table["peak_gib"] = table.peak_memory_bytes / 2**30
-    table["step"] = table.step.where(table.step == "training", "evaluations")
+    evaluations = pd.DataFrame(results.runs).assign(step="evaluations").sort_values("model", kind="stable")
+    table = pd.concat([pd.DataFrame(trainings), evaluations]).reindex(columns=COLUMNS)
+    table["method"] = table.model.map({row.models[0]: row.label for row in rows})
+    table["hours"] = table.seconds.astype(float) / 3600
+    table["peak_gib"] = table.peak_memory_bytes.astype(float) / 2**30
     table["device"] = table.device.fillna("–")
     groups = table.groupby(["method", "step"], sort=False, as_index=False)
     return groups.agg({"hours": "sum", "peak_gib": "max", "device": "first"})

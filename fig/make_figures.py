@@ -63,7 +63,7 @@ def main():
     pairs = correlation.pair_scores(scores, columns)
     correlations = correlation.correlations(pairs, rows)
     trainings, recipes = costs.read_training(args.checkpoints, results)
-    cost_table = costs.make_table(results, trainings)
+    cost_table = costs.sum_costs(rows, results, trainings)
 
     tables.write_results(results, output / "results.csv")
     tables.write_csv(cost_table, output / "costs.csv")

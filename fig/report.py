@@ -10,7 +10,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import tables
 from collect import BENCHMARKS, Results
-from costs import sum_costs
 from paper import PAPER
 from rows import Row, short
 from tables import Column
@@ -104,7 +103,7 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
         recipe=html_table(recipe.astype(object).sort_index().rename_axis("setting").reset_index()),
         data=html_table(data.sort_values(["benchmark", "task"])),
         commands=runs.dropna(subset="command").groupby("benchmark").command.unique(),
-        costs=html_table(sum_costs(rows, costs)),
+        costs=html_table(costs),
         files=sorted(path.name for path in output.iterdir() if path.suffix in (".csv", ".md", ".tex")),
     )
     path = output / "report.html"

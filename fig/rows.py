@@ -177,11 +177,14 @@ def mean_of(scores: list[Score]) -> Score:
 def target_length(rows: list[Row]) -> int:
     """The length that the study extends to: the commonest trained length of the fine-tuned rows (else of the frozen,
     else the original one), the longest of them in a tie; 0 if unknown."""
-    windows = [row.info["original_length"] or 0 for row in rows]
-    extended = [row for row, window in zip(rows, windows, strict=True) if row.kind != "base" and row.length > window]
-    fine_tuned = [row for row in extended if row.kind == "fine-tuned"]
-    lengths = [row.length for row in fine_tuned or extended]
-    return int(pd.Series(lengths or windows).mode().max())
+    lengths = {"fine-tuned": [], "frozen": [], "base": []}
+    windows = []
+    for row in rows:
+        window = row.info["original_length"] or 0
+        windows.append(window)
+        if row.length > window:
+            lengths[row.kind].append(row.length)
+    return int(pd.Series(lengths["fine-tuned"] or lengths["frozen"] or windows).mode().max())
 
 
 def nearest(lengths: pd.Series, target: int) -> int:

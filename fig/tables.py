@@ -33,7 +33,7 @@ RESULT_COLUMNS = (
 )  # fmt: skip
 CSV_COLUMNS = (
     "group", "method", "models", "benchmark", "what", "value", "low", "high", "n", "seeds", "seeds_sd", "mark",
-    "comparison", "lacks", "paper_protocol_value", "paper", "difference",
+    "lacks", "paper_protocol_value", "paper", "difference",
 )  # fmt: skip
 LATEX = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"})
 
@@ -44,7 +44,7 @@ class Cell:
 
     scores: the value is their mean.  lacks: how many scores of the column it lacks.
     published: the paper's number beside ours, see paper.find_comparison.
-    mark: "best", "tie" or "".  comparison: how it is compared with the best: "paired", "impossible" or "" (not at all).
+    mark: "best", "tie", "worse", "not compared" for want of shared samples, or "" if the cell lacks scores.
     seeds, seeds_sd: number of training seeds, and the standard deviation between them.
     """
 
@@ -61,7 +61,6 @@ class Cell:
         self.low, self.high = (None, None) if mean.low is None else (scale * mean.low, scale * mean.high)
         self.seeds = max(1, len(mean.seeds))
         self.seeds_sd = scale * float(np.std(mean.seeds, ddof=1)) if self.seeds > 1 else None
-        self.comparison = "" if self.lacks else "paired"
 
     def format(self, number: float) -> str:
         if abs(number) >= 1e4:
@@ -181,16 +180,16 @@ def comparable_cells(cells: list[Cell]) -> list[Cell]:
 def mark_cells(cells: list[Cell]) -> None:
     """Marks the best of the cells, which come first, and those that are not told apart from them."""
     for cell in cells:
-        cell.comparison = "impossible"
+        cell.mark = "not compared"
     compared = comparable_cells(cells)
     estimate = make_estimate([cell.scores for cell in compared]) if len(compared) > 1 else None
     if estimate and estimate.n_units > 1:
         tied = tied_with_best(estimate, lower_is_better=cells[0].scores[0].benchmark == "perplexity")
         for cell, is_tied in zip(compared, tied, strict=True):
-            cell.comparison, cell.mark = "paired", "tie" if is_tied else ""
+            cell.mark = "tie" if is_tied else "worse"
     for cell in cells:
         if cell.value == cells[0].value:
-            cell.comparison, cell.mark = "", "best"
+            cell.mark = "best"
 
 
 def notes(columns: list[Column]) -> list[str]:
@@ -198,7 +197,7 @@ def notes(columns: list[Column]) -> list[str]:
     unpaired, cells = [], []
     for column in columns:
         cells += column.cells.values()
-        if "impossible" in [cell.comparison for cell in column.cells.values()]:
+        if "not compared" in [cell.mark for cell in column.cells.values()]:
             unpaired.append(BENCHMARKS[column.benchmark])
     lines = [NOTE]
     if unpaired:
@@ -212,14 +211,14 @@ def notes(columns: list[Column]) -> list[str]:
 
 def make_texts(columns: list[Column], row: Row, missing: str, best: str, tie: str, details: str) -> list[str]:
     """The cells of a row by the patterns of a format: no result, the value of the best and of ties, what follows."""
-    patterns = {"best": best, "tie": tie, "": "{}"}
     texts = []
     for column in columns:
         cell = column.cells.get(row.label)
         if cell is None:
             texts.append(missing)
             continue
-        text = patterns[cell.mark].format(cell.format(cell.value))
+        pattern = {"best": best, "tie": tie}.get(cell.mark, "{}")
+        text = pattern.format(cell.format(cell.value))
         if cell.details:
             text += details.format("; ".join(cell.details))
         texts.append(text)

@@ -34,6 +34,7 @@ def test_the_tiny_report_is_complete(tmp_path):
     for what, rows in {"decoding": 6, "prefill": 5, "perplexity": 2}.items():
         assert text.count(f"| {what} | ") == rows + (what == "perplexity")  # also a row of the stages
     assert text.count("| origin | ") == 10 and "out of memory" not in text
+    assert "cannot open" not in text
 
     [base] = tmp_path.glob("*/base")  # beside the results of all stages
     figures = tmp_path / "figures"

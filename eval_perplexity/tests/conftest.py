@@ -1,5 +1,6 @@
 """A tiny checkpoint, a token file, and a way to call the stage's scripts in this process."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ def save_model(folder: Path, method: str, rope_by_length=RULE, **changes) -> Pat
 def write_tokens(path: Path, tokens, kind="uint16", **sidecar) -> Path:
     """A token file of numpy dtype `kind` with its sidecar."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.asarray(tokens, dtype=kind).tofile(path)
+    content = np.asarray(tokens, dtype=kind).tobytes()
+    path.write_bytes(content)
+    sidecar = {"dtype": kind, "sha256": hashlib.sha256(content).hexdigest(), **sidecar}
     path.with_name(path.name + ".json").write_text(json.dumps(sidecar))
     return path
 

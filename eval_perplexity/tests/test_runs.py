@@ -73,13 +73,9 @@ def test_results_of_other_settings_are_set_aside(evaluate, tmp_path):
     flags = ["--seq_len", 100, "--output_dir", out]
     evaluate(*flags, "--max_windows", 2)
     few = content(out)
-    assert few["n_windows"] == 2 < few["n_windows_total"]
     assert "moved to old/ (other max_windows)" in evaluate(*flags)
-    assert content(out)["n_windows"] == few["n_windows_total"]
+    assert few["n_windows"] == 2 < few["n_windows_total"] == content(out)["n_windows"]
     assert content(tmp_path / "old" / "a.json") == few
-    evaluate(*flags, "--seed", 5)
-    results = [content(path) for path in sorted(tmp_path.rglob("a.json"))]  # a.json, old/a.json, old2/a.json
-    assert [(result["seed"], result["n_windows"] > 2) for result in results] == [(5, True), (2, False), (2, True)]
 
 
 def test_a_second_run_waits_and_finds_the_whole_result(evaluate, checkpoint, tokens, tmp_path, monkeypatch):
@@ -101,9 +97,6 @@ def test_windows_are_kept_at_another_batch_size_and_a_missing_one_is_scored(eval
         patch.setattr(eval_ppl.Store, "append", lambda store, entry: entry["start"] and append(store, entry))
         evaluate(*flags)
     assert not out.exists()
-    with (tmp_path / "one.progress.jsonl").open("a") as file:  # JSON, but no records
-        file.write('{"start": 0}\n{"start": [0], "correct": 1, "seconds": 1, "loss": null}\n')
-        file.write('{"start": 0, "correct": "1", "seconds": 1, "loss": null}\n')
     printed = evaluate(*flags, "--batch_size", 3)
     n_windows = content(out)["n_windows"]
     assert f"resuming, {n_windows - 1} of {n_windows} windows" in printed and content(out)["val_loss"] > 0
@@ -143,25 +136,24 @@ def test_bad_input_is_one_line_before_the_model(evaluate, checkpoint, tmp_path, 
     spline = save_model(tmp_path / "spline", "ntk", rope_by_length={"rule": "spline"})
     yarn = save_model(tmp_path / "yarn", "yarn")
     large = write_tokens(tmp_path / "large" / "test.bin", [*documents(9), 0, 65_000, *documents(4)])
-    (tmp_path / "bins").mkdir()
-    broken = [write_tokens(tmp_path / "bins" / f"{number}.bin", documents(13)) for number in range(5)]
-    sidecars = ["{", "[1]", '{"dtype": "float"}', '{"sha256": "0"}', "{}"]
-    for path, sidecar in zip(broken, sidecars, strict=True):
+    broken = [write_tokens(tmp_path / "bins" / f"{number}.bin", documents(13)) for number in range(3)]
+    for path, sidecar in zip(broken, ("[1]", '{"dtype": "float"}', '{"sha256": "0"}'), strict=True):
         path.with_name(path.name + ".json").write_text(sidecar)
-    broken[4].write_bytes(b"odd")
+    odd = tmp_path / "bins" / "odd.bin"
+    odd.write_bytes(b"odd")
     empty = write_tokens(tmp_path / "bins" / "empty.bin", [])
     cases = [
-        *((["--data_path", path], f"{path}") for path in [*broken, empty]),
+        *((["--data_path", path], f"{path}") for path in [*broken, odd, empty]),
         (["--base_model", checkpoint, shutil.copytree(checkpoint, tmp_path / "tiny")], "--output_dir"),
-        (["--seed", -1], "--seed must be at least 0"),
-        (["--seq_len", 10**30], "need more than"),
+        (["--seed", -1], "--seed: -1: must be from 0"),
+        (["--seq_len", 10**12], "need more than"),
         (["--sliding_window", 10**30], "need more than"),
         (["--documents", 10**12], "holds 13 documents"),
         (["--data_path", tmp_path / "no.bin"], "no token file .*prepare_data.py"),
         (["--data_path", large], "token id 65000.*the model has 258 tokens"),
         (["--documents", 14], "holds 13 documents, not 14"),
         (["--seq_len", 5000], "windows of 5000 tokens every 256 need more than 5256 tokens"),
-        (["--seq_len", 1], "at least 2"),
+        (["--seq_len", 1], "must be from 2"),
         (["--seq_len", 64, 128, "--output_dir", tmp_path / "one.json"], "one file, for one checkpoint and length"),
         (["--base_model", tmp_path / "none"], "no folder .*none"),
         (["--base_model", tmp_path], "not a checkpoint folder: no config.json"),

@@ -177,17 +177,15 @@ def test_losses_that_are_not_finite_are_reported_not_hidden():
     json.dumps(result, allow_nan=False)
     assert result["val_loss"] is result["val_perplexity"] is result["perplexity_interval_95"] is None
     assert result["n_windows_not_finite"] == 1 and "no finite loss" in result["interval_method"]
-    assert result["val_loss_without_nan"] == pytest.approx(np.mean([record["loss"] for record in good]))
     assert result["last_64"]["loss"] is None and result["loss_by_position"][0]["loss"] is None
-    assert "val_loss_without_nan" not in summary.summarise(good, 100, 6)
-    assert summary.summarise([bad], 100, 6)["val_loss_without_nan"] is None
 
 
 def test_uint32_for_large_vocabularies(tmp_path):
     stream = [1, 70_000, 3, 1, 5, 99_999, 1, 4]
     path = write_tokens(tmp_path / "test.bin", stream, "uint32")
+    path.with_name("test.bin.json").unlink()  # as LongLoRA's files have none
     tokens, document_starts, _ = windows.open_tokens(path, 2, 100_000)
     assert tokens.tolist() == stream[:6] and document_starts.tolist() == [0, 3]
     assert windows.open_tokens(path, 3, 100_000)[0].tolist() == stream  # no document follows: the file's end
-    small = write_tokens(tmp_path / "small.bin", [1, 2, 3, 1, 2], "uint32", dtype="uint32")
+    small = write_tokens(tmp_path / "small.bin", [1, 2, 3, 1, 2], "uint32")
     assert windows.open_tokens(small, 1, 300)[0].tolist() == [1, 2, 3]

@@ -28,7 +28,6 @@ def info(name: str, method: str, tokens: int | None, **changes) -> dict:
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "command": f"python some.py --model_path ../run/ckpts/{name}",
         "seconds": 1.5,
-        "tokens_per_second": 4000.0 + tokens if tokens else 3000.0,
         "peak_memory_bytes": 1 << 29,
         **changes,
     }
@@ -79,8 +78,7 @@ def perplexity(root: Path, who: dict, length: int, value: float, n=40, losses=No
 
 
 def needle(root: Path, who: dict, length: int, depth: int, scores: list[float], **changes) -> Path:
-    shared = {"seconds": 0.1, "prompt_tokens": length}
-    trials = [{"trial": i, "score": x, "exact": x == 1, **shared} for i, x in enumerate(scores)]
+    trials = [{"trial": i, "score": x, "exact": x == 1, "seconds": 0.1} for i, x in enumerate(scores)]
     mean, name = sum(scores) / len(scores), who["name"]
     interval = [max(0, mean - 0.1), min(1, mean + 0.1)]
     result = {
@@ -113,7 +111,6 @@ def entry(scores: list[float], ids: str, source="standin", **changes) -> dict:
         ids: keys,
         "row_scores": scores,
         "seconds": 1.0,
-        "tokens_per_second": 100.0,
         "peak_memory_bytes": 1 << 29,
         "run": {"data": {"source": source, "sha256": "ef" * 32, "path": "x.jsonl"}, "max_length": 512},
         **changes,
