@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from documents import encode
 from python_text import read_help_pages, read_sources
 from run import write_bytes, write_text
 
@@ -71,6 +70,12 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
     return tokenizer
+
+
+def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
+    """Token ids of each text, int32, with the BOS. Text that spells a special token is encoded as ordinary text."""
+    tokenizer.encode_special_tokens = True
+    return [np.array(encoding.ids, dtype=np.int32) for encoding in tokenizer.encode_batch_fast(texts)]
 
 
 class LookupDocuments:

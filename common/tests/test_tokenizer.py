@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 import sys
+from random import Random
 
 import datasets
 import pytest
@@ -58,8 +59,9 @@ def test_a_text_has_the_same_ids_in_every_stage(folder, monkeypatch, kind):
     packing = stage_module(monkeypatch, "continuous_finetuning", "packing")
     data = datasets.Dataset.from_dict({"text": [TEXT]})
     ids = {"fine-tune": packing.rows(data, tokenizer, len(expected), 258)[0]["input_ids"]}
-    encode = stage_module(monkeypatch, "continuous_finetuning", "documents").encode
-    ids["prepare_data"] = encode(open_tokenizer(str(folder)).backend_tokenizer, [TEXT])[0].tolist()
+    mixture = stage_module(monkeypatch, "continuous_finetuning", "documents").Mixture({"all": 1}, 0, 1)
+    selected = mixture.select([(TEXT, "all")], tokenizer.backend_tokenizer, Random(0))
+    ids["prepare_data"] = next(selected).tolist()
     tokenize = stage_module(monkeypatch, "eval_perplexity", "prepare_data").tokenize
     ids["perplexity"] = tokenize(iter([TEXT]), tokenizer, 0, None)[0]
     haystack = stage_module(monkeypatch, "needle", "haystack")

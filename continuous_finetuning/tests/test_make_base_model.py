@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import make_base_model
 import pocket_corpus as pocket
-from documents import encode
 from scripts import fails
 
 ROW_LENGTH, STEPS = 256, 40
@@ -139,7 +138,7 @@ def test_corpus_file_has_lookups_and_the_training_text(base, lookups, texts):
     assert sections.str.len().max() < pocket.SECTION_CHARACTERS + 1000
     assert all(any(section in text for text in texts[0]) for section in sections)
     # packed in this order, as prepare_data.py does, look-up documents fill whole rows
-    ends = np.cumsum([len(ids) for ids in encode(lookups.tokenizer, passkeys)])
+    ends = np.cumsum([len(ids) for ids in pocket.encode(lookups.tokenizer, passkeys)])
     assert ends[-1] == 8 * ROW_LENGTH and set(range(ROW_LENGTH, ends[-1], ROW_LENGTH)) <= set(ends.tolist())
 
 
