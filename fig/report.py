@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+import findings
 import tables
 from collect import BENCHMARKS, Results
 from paper import PAPER
@@ -91,6 +92,7 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, **options)
     page = environment.get_template("report.html.j2").render(
         warnings=warnings(results, rows, columns, failures),
+        findings=findings.describe(columns, rows, correlations, target),
         columns=columns,
         groups=groupby(rows, key=lambda row: row.group),
         notes=tables.notes(columns),
