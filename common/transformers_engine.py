@@ -51,8 +51,6 @@ class Transformers(Engine):
         self.open_checkpoint(self.dtype, self.trust_remote_code)
         self.attention = choose_attention(self.attention, self.device, self.dtype, self.config)
         self.own_attention = bool(getattr(self.config, "auto_map", None))
-        if self.cache_on_cpu and hasattr(self.config, "cache_on_cpu"):  # a cache inside the checkpoint's own attention
-            self.config.cache_on_cpu = True
         decodes_in_graphs = getattr(self.config, "decodes_in_graphs", not self.own_attention)
         self.decodes_together = decodes_in_graphs and not self.cache_on_cpu
         if not self.decodes_together:
