@@ -34,7 +34,9 @@ class Endpoint(Engine):
     def __init__(self, base_url: str, model: str, api_key: str | None, tokenizer=None, threads: int = 4):
         address = urlsplit(base_url)
         if address.scheme not in ("http", "https") or not address.hostname or address.query or "@" in address.netloc:
-            raise ValueError("give the address of a server such as http://localhost:8000/v1; set OPENAI_API_KEY")
+            raise ValueError(
+                "the server's address must be like http://localhost:8000/v1; a key goes into OPENAI_API_KEY"
+            )
         self.base_url = base_url.rstrip("/")
         self.name_or_path = model
         self.oom_retries = []

@@ -115,6 +115,8 @@ def explain(error: BaseException) -> str:
     """
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is missing; install it with: pip install -r requirements.txt"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}; check the path, its permissions and the free space"
     if out_of_memory(error):
         return f"out of memory: {first_line(error)}"
     message = " ".join(str(error).split()) or type(error).__name__

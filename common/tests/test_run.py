@@ -120,3 +120,8 @@ def test_results_are_named_after_their_checkpoints():
     for names, paths in ((None, ["a/b", "c/b"]), (["x"], ["a", "b"]), ([".."], ["a"]), (["a/b"], ["a"])):
         with pytest.raises(ValueError, match="--name"):
             run.name_results(names, paths, "--name")
+
+
+def test_an_error_of_a_file_names_it_first():
+    assert run.explain(PermissionError(13, "Permission denied", "out/a")).startswith("out/a: permission denied; ")
+    assert run.explain(OSError(28, "No space left on device", "b")).startswith("b: no space left on device; ")
