@@ -14,6 +14,8 @@ from run import errors_of, read_json
 logging.disable_progress_bar()
 for name in ("modeling_utils", "distributed.tensor_parallel"):  # a report on missing weights, a false warning with it
     logging.get_logger(f"transformers.{name}").setLevel(logging.ERROR)
+# entries of a longrope that vLLM alone reads
+logging.get_logger("transformers.modeling_rope_utils").addFilter(lambda record: "mscale" not in record.getMessage())
 
 # a checkpoint of other code has no record; the type of its rope tells the method
 METHOD_BY_ROPE = {"linear": "pi", "yarn": "yarn", "dynamic": "ntk"}

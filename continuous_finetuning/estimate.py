@@ -73,19 +73,19 @@ def steps(plan: Plan) -> float:
     flags = plan.flags
     if flags.max_steps > 0:
         return flags.max_steps
-    rows, row_length = DATASETS.get(flags.dataset_dir, (0, 0))
+    rows, data_length = DATASETS.get(flags.dataset_dir, (0, 0))
     if Path(flags.dataset_dir).exists():
         data = packing.read(flags.dataset_dir)
         if "input_ids" in data.column_names:
-            rows, row_length = len(data), len(data[0]["input_ids"])
-    blocks = row_length // plan.method.model_max_length
+            rows, data_length = len(data), len(data[0]["input_ids"])
+    blocks = data_length // plan.method.row_length
     return flags.num_train_epochs * rows * blocks / plan.rows_per_step
 
 
 def seconds_per_step(plan: Plan, peak: float) -> float:
     """peak: FLOP/s of one GPU. Offloaded weights and gradients cross PCIe twice for every micro-batch."""
     zero, gpus = plan.flags.zero, plan.gpus
-    tokens = plan.rows_per_step * plan.method.model_max_length
+    tokens = plan.rows_per_step * plan.method.row_length
     seconds = tokens * hardware_flops_per_token(plan) / (gpus * peak * UTILISATION)
     offloaded = plan.parameters if zero.offload_param else 0
     if zero.offload_optimizer:
@@ -106,7 +106,7 @@ def hardware_flops_per_token(plan: Plan) -> float:
     repeated += attention / 2  # fused attention's backward has five products, not four
     if plan.flags.tiled_mlp:
         repeated += 6 * layers * D * config.intermediate_size
-    repeated *= method.row_tokens() / method.model_max_length
+    repeated *= method.row_tokens() / method.row_length
     return training_flops_per_token(config, method, plan.adapters) + repeated
 
 
@@ -184,7 +184,7 @@ def report(config: LlamaConfig, method, flags) -> str:
     fits = ", does not fit" if needed > size else ""
     kinds = ", ".join(f"{kind} {part / GIB:.1f}" for kind, part in gpu.items())
     seconds, n_steps = seconds_per_step(plan, tflops * 1e12), steps(plan)
-    tokens = n_steps * plan.rows_per_step * method.model_max_length
+    tokens = n_steps * plan.rows_per_step * method.row_length
     hours = n_steps * seconds / 3600
     return f"""{flags.method_name} at {method.model_max_length:,} tokens on {flags.estimate}, an estimate:
   parameters    {plan.parameters / 1e6:,.1f} M, {plan.trainable / 1e6:,.1f} M of them trained

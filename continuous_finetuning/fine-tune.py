@@ -51,7 +51,8 @@ class ModelArguments:
     model_name_or_path: str = HfArg(help="base model: a folder or a hub id")
     method_name: str = HfArg(help=f"one of: {', '.join(methods.available())}")
     dataset_dir: str = HfArg(help="hub dataset id, `datasets` folder, or JSON-lines / Parquet files")
-    model_max_length: int = HfArg(default=32768, help="context window to train, tokens; the rows' length")
+    model_max_length: int = HfArg(default=32768, help="context window to reach, tokens; the rows' length")
+    pose: bool = HfArg(default=False, help="PoSE: rows of the base's own window, with positions up to the new one")
     document_mask: bool = HfArg(default=False, help="attention does not cross the documents of a row")
     attention: str = HfArg(default="auto", metadata={"choices": CHOICES}, help="auto: newest FlashAttention, else sdpa")
     use_flash_attn: bool = HfArg(default=True, help="True: --attention auto; False: --attention sdpa")
@@ -93,17 +94,20 @@ def parse_flags(argv: list[str]) -> Namespace:
 
 def check_method(config, method, flags: Namespace) -> None:
     """Raises ValueError on flags that the method or the base does not support. config: the base's."""
-    name, ranks, length = flags.method_name, flags.sequence_parallel_size, flags.model_max_length
+    name, ranks, length = flags.method_name, flags.sequence_parallel_size, method.row_length
     if not method.trained:
         raise ValueError(f"{name} is not trained; apply it with extend.py")
     given = {
         "low_rank_training": flags.low_rank_training,
         "document_mask": flags.document_mask,
+        "pose": flags.pose,
         "sequence_parallel_size": ranks > 1,
     }
     for flag in given:
         if given[flag] and flag not in method.supports:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
+    if flags.pose and (flags.document_mask or ranks > 1):
+        raise ValueError("--pose needs whole rows of one mask: no --document_mask and no --sequence_parallel_size")
     if ranks == 1:
         return
     if not flags.deepspeed or flags.document_mask:
@@ -142,7 +146,7 @@ def fit_to_machine(flags: Namespace) -> None:
 
 def check_document_mask(flags: Namespace) -> None:
     """Raises ValueError if the batch, or SDPA's mask of --document_mask, [L, L] for each row, is too large."""
-    batch, length = flags.per_device_train_batch_size, flags.model_max_length
+    batch, length = flags.per_device_train_batch_size, flags.row_length
     if flags.attention != "sdpa":
         if batch > 1:
             raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
@@ -226,6 +230,7 @@ def main() -> None:
     name, base, length = flags.method_name, flags.model_name_or_path, flags.model_max_length
     config = checkpoint_writer.open_base(base, weights=not flags.estimate)
     method = methods.build(name, config, length, vars(flags))
+    flags.row_length = method.row_length
     check_method(config, method, flags)
     if flags.estimate:
         print(estimate.report(config, method, flags))
@@ -236,9 +241,13 @@ def main() -> None:
     tokenizer = open_tokenizer(base)
     with args.main_process_first():
         data = packing.read(flags.dataset_dir)
-        cut = not method.extends_rows
-        data = packing.rows(data, tokenizer, length, config.vocab_size, cut=cut, documents=flags.document_mask)
+        cut = not method.extends_rows or flags.row_length < length
+        data = packing.rows(
+            data, tokenizer, flags.row_length, config.vocab_size, cut=cut, documents=flags.document_mask
+        )
     recipe = training.recipe(args, flags, data)
+    if flags.pose:
+        data = packing.draw_skips(data, flags.row_length, length, args.seed)
     settings = checkpoint_writer.run_settings(name, method, base, config, trained=True)
     settings |= {"low_rank_training": flags.low_rank_training, **recipe}
     with args.main_process_first():

@@ -89,6 +89,18 @@ def rows(
     return data.map(cut_rows, batched=True, fn_kwargs={"length": length}) if cut else data
 
 
+def draw_skips(data: datasets.Dataset, length: int, target: int, seed: int) -> datasets.Dataset:
+    """Adds the positions of PoSE (arXiv 2309.10400) to rows of `length` tokens, which then stand for `target` tokens.
+
+    The tokens from the column `chunk` on have positions that are `skip` higher: chunk is uniform in 1 ...
+    (length + 1) // 2, skip in 0 ... target - length. The text of a row is not cut. A row's draw is that of every epoch.
+    """
+    generator = np.random.default_rng(seed)
+    chunks = generator.integers(1, (length + 1) // 2, len(data), endpoint=True)
+    skips = generator.integers(0, target - length, len(data), endpoint=True)
+    return data.add_column("chunk", chunks).add_column("skip", skips)
+
+
 def cut_rows(batch: dict, length: int) -> dict:
     pieces = {}
     for name, rows in batch.items():
@@ -168,7 +180,9 @@ def check_rows(data: datasets.Dataset, length: int, vocab_size: int, cut: bool =
             misfits = lengths % length if cut else lengths - length
             if name != "document_starts" and misfits.any():
                 found = f"{name} in rows of {lengths.min()} to {lengths.max()} tokens"
-                raise ValueError(f"--dataset_dir has {found}, --model_max_length is {length}; give rows of that length")
+                raise ValueError(
+                    f"--dataset_dir has {found}, not of {length}; give rows of that length, or another --model_max_length"
+                )
 
 
 def rows_sha256(data: datasets.Dataset) -> str:

@@ -31,7 +31,7 @@ def model_flops_per_token(config: LlamaConfig, keys: float, adapters: int = 0) -
 def training_flops_per_token(config: LlamaConfig, method, adapters: int = 0) -> float:
     """`model_flops_per_token` of a run with `method`, per token of text. config: the base's."""
     flops = model_flops_per_token(config, method.attended_keys(), adapters)
-    return flops * method.row_tokens() / method.model_max_length
+    return flops * method.row_tokens() / method.row_length
 
 
 class Metrics(TrainerCallback):

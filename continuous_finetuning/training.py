@@ -49,14 +49,17 @@ def recipe(args: TrainingArguments, flags, data) -> dict:
         settings[name] = arguments[name]
     if flags.document_mask:
         settings["document_mask"] = True
+    if flags.pose:
+        settings["pose"] = True
     return settings
 
 
 def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
     """A batch of int64 tensors [B, L]: ids and labels, which the model shifts. Rows without `labels` learn all ids.
 
-    With `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside it. Ranks
-    that share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
+    With `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside it. With
+    `chunk` and `skip` (see packing.draw_skips), positions skip some between two chunks of the row. Ranks that share a
+    row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
     """
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
     labels_BL = torch.tensor([example["labels"] for example in examples]) if "labels" in examples[0] else ids_BL
@@ -71,6 +74,12 @@ def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
             for start in sorted(example["document_starts"]):
                 position_L[start:] = torch.arange(len(position_L) - start)
         batch["position_ids"] = position_BL
+    if "skip" in examples[0]:
+        for position_L, example in zip(position_BL, examples, strict=True):
+            position_L[example["chunk"] :] += example["skip"]
+        batch["position_ids"] = position_BL
+        # without a mask, Transformers would take the skip for the beginning of another document
+        batch["attention_mask"] = torch.ones_like(ids_BL)
     return batch
 
 

@@ -31,19 +31,21 @@ class ContextExtension:
 
     original_length: the base's window C, tokens.  model_max_length: the window to reach, tokens.
     rope: the base's own `rope_parameters`.        head_dim: d, even.
+    pose: whether it is trained by PoSE, on rows of the original length.
     """
 
     original_length: int
     model_max_length: int
     rope: dict
     head_dim: int
+    pose: bool = False
 
     # not annotated, hence not fields
     trained = True  # False: applied by extend.py only
     exact_attention = True  # tokens attend to all tokens before them (a group of the result table)
     extends_rows = True  # False: model_max_length is a training block; longer rows are cut into blocks
     set_for_longest_text = False  # extend.py sets it for the longest text that is evaluated
-    supports = ("sequence_parallel_size", "document_mask")  # flags of fine-tune.py
+    supports = ("sequence_parallel_size", "document_mask", "pose")  # flags of fine-tune.py
     modeling = None  # "x": the checkpoint contains modeling/modeling_x.py
     foreign_options = {}  # {entry of `rope_parameters` in a checkpoint of other code: option}
 
@@ -115,10 +117,15 @@ class ContextExtension:
         """The model to save, made from the trained one; further files of the method go into `folder`."""
         return model
 
+    @property
+    def row_length(self) -> int:
+        """Tokens of a training row. Longer rows of the data are cut if it is below `model_max_length`."""
+        return self.original_length if self.pose else self.model_max_length
+
     # --- the cost of training, for --estimate and the logged TFLOP/s
     def row_tokens(self) -> int:
         """Tokens of a training row as the layers see it."""
-        return self.model_max_length
+        return self.row_length
 
     def attended_keys(self) -> float:
         """Keys that a query of a training row attends to, on average."""
@@ -184,7 +191,7 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
     if (cls.scales_rope() and rope["rope_type"] != "default") or (cls.modeling and depends_on_length):
         raise ValueError(f"the base's rope is already scaled ({rope['rope_type']}); {name} needs one with plain rope")
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return cls(original_length, model_max_length, rope, head_dim, **options)
+    return cls(original_length, model_max_length, rope, head_dim, flags.get("pose", False), **options)
 
 
 def positive(name: str, value: float) -> float:

@@ -209,7 +209,7 @@ BAD_INPUT = """
     --method_name nope                              | no method 'nope'; there are:
     --method_name ntk_frozen                        | ntk_frozen is not trained; apply it with extend.py
     --dataset_dir ./nowhere                         | nowhere
-    --model_max_length 128                          | rows of 256 to 256 tokens, --model_max_length is 128
+    --model_max_length 128                          | rows of 256 to 256 tokens, not of 128
     --model_max_length 64                           | is not above the base's own window, 64
     --model_name_or_path ./nowhere                  | no folder ./nowhere
     --low_rank_training True                        | --low_rank_training is not supported by pi
