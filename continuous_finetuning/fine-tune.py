@@ -241,13 +241,11 @@ def main() -> None:
     tokenizer = open_tokenizer(base)
     with args.main_process_first():
         data = packing.read(flags.dataset_dir)
-        cut = not method.extends_rows or flags.row_length < length
-        data = packing.rows(
-            data, tokenizer, flags.row_length, config.vocab_size, cut=cut, documents=flags.document_mask
-        )
+        cut = not method.extends_rows or method.row_length < length
+        data = packing.rows(data, tokenizer, method.row_length, config.vocab_size, cut, flags.document_mask)
     recipe = training.recipe(args, flags, data)
     if flags.pose:
-        data = packing.draw_skips(data, flags.row_length, length, args.seed)
+        data = packing.draw_skips(data, method.row_length, length, args.seed)
     settings = checkpoint_writer.run_settings(name, method, base, config, trained=True)
     settings |= {"low_rank_training": flags.low_rank_training, **recipe}
     with args.main_process_first():

@@ -180,9 +180,7 @@ def check_rows(data: datasets.Dataset, length: int, vocab_size: int, cut: bool =
             misfits = lengths % length if cut else lengths - length
             if name != "document_starts" and misfits.any():
                 found = f"{name} in rows of {lengths.min()} to {lengths.max()} tokens"
-                raise ValueError(
-                    f"--dataset_dir has {found}, not of {length}; give rows of that length, or another --model_max_length"
-                )
+                raise ValueError(f"--dataset_dir has {found}, not of {length}; give rows of that length")
 
 
 def rows_sha256(data: datasets.Dataset) -> str:

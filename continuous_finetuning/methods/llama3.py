@@ -1,4 +1,4 @@
-"""llama3: the scaling of Llama 3.1 (arXiv 2407.21783; meta-llama/llama-models): slow angles divided by s, fast ones kept.
+"""llama3: the rope of Llama 3.1 (arXiv 2407.21783; code of meta-llama/llama-models): slow angles divided by s.
 
 With a wavelength of w = 2 pi / theta_j tokens:  w > C / low: theta_j / s;  w < C / high: theta_j;  between them
 theta_j * ((1 - t) / s + t),  t = (C / w - low) / (high - low). The scores are not sharpened. s = ceil(L_train / C).

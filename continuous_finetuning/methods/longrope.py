@@ -1,10 +1,10 @@
-"""longrope: LongRoPE (arXiv 2402.13753) and LongRoPE2 (arXiv 2502.20082): every angle is divided by a factor of its own.
+"""longrope: LongRoPE (arXiv 2402.13753) and LongRoPE2 (arXiv 2502.20082): each angle is divided by its own factor.
 
 theta_j' = theta_j / lambda_j,  cos and sin times sqrt(1 + ln s / ln C),  s = ceil(L_train / C)
 
-lambda_j is read from a file of LongRoPE's search (--factor_file), or has LongRoPE2's closed form without search: s from the
+lambda_j comes from a file that LongRoPE's search wrote (--factor_file), or from LongRoPE2's closed form: s from the
 critical dimension r on, s^(j / r) below it. r is the first j whose wavelength exceeds C, ceil(d/2 log_theta(C / 2 pi)):
-46 for Llama-2, 35 for Llama-3. The search of LongRoPE2 found smaller ones: --critical_dim 30 for Llama-3-8B.
+46 for Llama-2, 35 for Llama-3. LongRoPE2 measured smaller ones: --critical_dim 30 for Llama-3-8B.
 
 All rows have the target's length, so the trained rope serves short texts, too: short_factor equals long_factor.
 """

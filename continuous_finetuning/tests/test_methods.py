@@ -20,9 +20,9 @@ def llama2():
     return LlamaConfig(hidden_size=4096, num_attention_heads=32, max_position_embeddings=C)
 
 
-def rope(name, length, **flags):
+def rope(name, length, config=None, **flags):
     """(inv_freq float64 [d/2], attention factor, method) as Transformers builds them from the method's config."""
-    config = llama2()
+    config = config or llama2()
     method = methods.build(name, config, length, flags)
     rotary = LlamaRotaryEmbedding(checkpoint_writer.extended_config(config, method, {}))
     return rotary.inv_freq.double().numpy(), rotary.attention_scaling, method
@@ -93,6 +93,67 @@ def test_yarn(length, s, factor):
     assert math.isclose(attention_factor, factor, abs_tol=5e-6)
 
 
+@pytest.mark.parametrize("theta, window, length", [(THETA, C, 32768), (5e5, 8192, 131072)], ids=["Llama-2", "Llama-3"])
+def test_abf_llama3_longrope_and_drope(tmp_path, theta, window, length):
+    plain, s = theta ** (-2 * J / D), length / window
+    rope_parameters = {"rope_type": "default", "rope_theta": theta}
+    shape = {"hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": window}
+    config = LlamaConfig(**shape, rope_parameters=rope_parameters)
+
+    def check(name, expected, expected_factor=1.0, **flags):
+        inv_freq, factor, method = rope(name, length, config, **flags)
+        close(inv_freq, expected)
+        assert math.isclose(factor, expected_factor) and method.rope_by_length() is None
+        return method.rope_parameters()
+
+    turns = math.log(length / (2 * math.pi)) / math.log(window / (2 * math.pi))
+    check("abf", (theta**turns) ** (-2 * J / D))
+    check("abf", 1e6 ** (-2 * J / D), new_base=1e6)
+
+    wavelength = 2 * np.pi / plain
+    t = np.clip((window / wavelength - 1) / (4 - 1), 0, 1)  # 0: slow, 1: fast
+    check("llama3", plain * ((1 - t) / s + t))
+    t = np.clip((window / wavelength - 2) / (3 - 2), 0, 1)
+    check("llama3", plain * ((1 - t) / 5 + t), scaling_factor=5.0, low_freq_factor=2.0, high_freq_factor=3.0)
+
+    sharpened = math.sqrt(1 + math.log(s) / math.log(window))
+    first_slow = int(np.argmax(wavelength > window))
+    assert first_slow == {C: 46, 8192: 35}[window]
+    for flags, r in (({}, first_slow), ({"critical_dim": 30}, 30)):
+        parameters = check("longrope", plain / s ** np.minimum(J / r, 1), sharpened, **flags)
+        assert parameters["short_factor"] == parameters["long_factor"]
+        mscales = [parameters[name] for name in ("attention_factor", "short_mscale", "long_mscale")]
+        assert mscales == [sharpened] * 3  # vLLM reads the last two
+    factors = [1 + j / 7 for j in range(D // 2)]
+    for layers in (1, 32):  # one row, and one for each layer
+        np.savetxt(tmp_path / "factors.csv", [factors] * layers, delimiter=",", fmt="%.17g")
+        check("longrope", plain / factors, sharpened, factor_file=str(tmp_path / "factors.csv"))
+
+    check("drope", 0 * plain)
+    for share in (0.25, 0.75):
+        check("drope", np.where(J < share * D / 2, plain, 0), partial_rotary_factor=share)
+
+    for r in (30, 46):
+        inv_freq, _, method = rope("yarn", length, config, critical_dim=r)
+        assert math.isclose(method.beta_slow, window / (2 * math.pi * theta ** (2 * r / D)), rel_tol=3e-3)
+        slow = np.isclose(inv_freq, plain / s, rtol=1e-6, atol=0)
+        assert int(np.argmax(slow)) == r and slow[r:].all()
+        assert "critical_dim" not in method.options()  # a finished yarn run is the same run as before
+
+
+@pytest.mark.parametrize("new_base, warns", [(639_999.0, True), (640_000.0, False)])
+def test_abf_warns_below_the_bound(capsys, new_base, warns):
+    rope("abf", 65535, new_base=new_base)
+    assert ("is below 640,000" in capsys.readouterr().err) == warns
+
+
+def test_bad_factor_files(tmp_path):
+    for text, message in {"1,2": "has 2 numbers", "1 " * 63 + "0": "positive", "x": "could not convert"}.items():
+        (tmp_path / "factors.csv").write_text(text)
+        with pytest.raises(ValueError, match=f"factors.csv.*{message}"):
+            rope("longrope", 32768, factor_file=str(tmp_path / "factors.csv"))
+
+
 def test_options_reach_the_rope():
     close(rope("pi", 32768, scaling_factor=10.0)[0], PLAIN / 10)
     assert rope("ntk", 32768, ntk_factor=2.0)[2].alpha(32768) == 15
@@ -109,6 +170,12 @@ def test_options_reach_the_rope():
         ("pi", 32768, {"scaling_factor": 0.0}, "--scaling_factor must be a positive number"),
         ("clex", 32768, {"max_factor": 2}, "--max_factor 2 is below trained / original length, 8"),
         ("yarn", 32768, {"beta_slow": 40.0}, "--beta_slow 40.0 must be below --beta_fast 32.0"),
+        ("yarn", 32768, {"critical_dim": 40, "beta_slow": 2.0}, "not both"),
+        ("llama3", 32768, {"low_freq_factor": 4.0}, "--low_freq_factor 4.0 must be below --high_freq_factor 4.0"),
+        ("longrope", 32768, {"critical_dim": 64}, "--critical_dim 64 must be"),
+        ("longrope", 32768, {"critical_dim": 9, "factor_file": "x"}, "not both"),
+        ("longrope", 32768, {"factor_file": "no/file"}, "--factor_file no/file: "),
+        ("drope", 32768, {"partial_rotary_factor": 1.0}, "must be below 1"),
     ],
 )
 def test_bad_input(name, length, flags, message):
