@@ -2,7 +2,7 @@
 # Applies methods to the base without training; a few seconds each.
 #
 #   bash extend.sh                                          the methods that need no training, Llama-2-7B, 32k
-#   METHODS="ntk_frozen yarn" TARGET=16384 BASE=... bash extend.sh
+#   METHODS="ntk_frozen yarn llama3" TARGET=16384 BASE=... bash extend.sh
 #   LONGEST_TEXT=65536 bash extend.sh                       evaluations beyond the window; Self-Extend depends on them
 #   FLAGS_lm_infinite="--global_tokens 4" bash extend.sh    flags of one method; further flags are for all
 #

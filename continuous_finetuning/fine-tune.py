@@ -146,7 +146,7 @@ def fit_to_machine(flags: Namespace) -> None:
 
 def check_document_mask(flags: Namespace) -> None:
     """Raises ValueError if the batch, or SDPA's mask of --document_mask, [L, L] for each row, is too large."""
-    batch, length = flags.per_device_train_batch_size, flags.row_length
+    batch, length = flags.per_device_train_batch_size, flags.model_max_length
     if flags.attention != "sdpa":
         if batch > 1:
             raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
@@ -230,7 +230,6 @@ def main() -> None:
     name, base, length = flags.method_name, flags.model_name_or_path, flags.model_max_length
     config = checkpoint_writer.open_base(base, weights=not flags.estimate)
     method = methods.build(name, config, length, vars(flags))
-    flags.row_length = method.row_length
     check_method(config, method, flags)
     if flags.estimate:
         print(estimate.report(config, method, flags))

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tiny import STAGE, L
+from tiny import STAGE, C, L
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
 METHODS = sorted(GOLDEN)
@@ -101,6 +101,10 @@ def training_flags(base, rows, method, output) -> list[str]:
 
 def losses(output: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def row_length(method: str) -> int:
+    return C if method == "drope" else trained_length(method)
 
 
 def trained_length(method: str) -> int:

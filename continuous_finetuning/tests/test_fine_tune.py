@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 import methods
 import tiny
 import training
-from scripts import GOLDEN, METHODS, fails, losses, run_here, trained_length, training_flags
+from scripts import GOLDEN, METHODS, fails, losses, row_length, run_here, trained_length, training_flags
 from tiny import ROOT, STAGE, C, L
 
 
@@ -54,7 +54,7 @@ def test_finished_checkpoint(ten_steps, base):
     record, length = config.context_extension, trained_length(method)
     assert record["method"] == method and record["base_model"] == str(base)
     assert (record["original_length"], record["trained_length"]) == (C, length)
-    assert record["trained_tokens"] == 10 * 4 * length
+    assert record["trained_tokens"] == 10 * 4 * row_length(method)
     assert record["recipe"]["learning_rate"] == (1e-5 if method == "clex" else 3e-3)
     assert record["recipe"]["global_batch"] == 4
     assert config.use_cache and config.max_position_embeddings == length
@@ -67,7 +67,7 @@ def test_finished_checkpoint(ten_steps, base):
     model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True).eval()
     assert torch.isfinite(model(torch.arange(2, 60)[None]).logits[..., : len(before["lm_head.weight"])]).all()
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [line["tokens_seen"] for line in lines] == [4 * length * (i + 1) for i in range(10)]
+    assert [line["tokens_seen"] for line in lines] == [4 * row_length(method) * (i + 1) for i in range(10)]
     flops_per_token = [line["model_tflops"] * 1e12 / line["tokens_per_second"] for line in lines]
     assert flops_per_token == pytest.approx([flops_per_token[0]] * 10, rel=2e-3) and flops_per_token[0] > 4e5
 
@@ -122,9 +122,11 @@ def test_kill_and_resume_gives_the_same_weights(base, rows, tmp_path):
     assert (uninterrupted / "config.json").read_text() == (killed / "config.json").read_text()
 
 
-@pytest.mark.parametrize("method, more", [("longlora", "--low_rank_training True"), ("clex", "")])
+@pytest.mark.parametrize(
+    "method, more", [("longlora", "--low_rank_training True"), ("clex", ""), ("yarn", "--pose True")]
+)
 def test_methods_with_a_state_resume(base, rows, tmp_path, method, more):
-    """CLEX draws its lengths from torch's generator, which Trainer's checkpoints hold."""
+    """CLEX draws its lengths from torch's generator, which Trainer's checkpoints hold; PoSE from one of its own."""
     options = [*more.split(), "--max_steps", 6, "--save_strategy", "steps", "--save_steps", 3]
     run_here("fine-tune.py", *training_flags(base, rows, method, tmp_path), *options)
     weights = (tmp_path / "model.safetensors").read_bytes()
@@ -214,6 +216,8 @@ BAD_INPUT = """
     --model_name_or_path ./nowhere                  | no folder ./nowhere
     --low_rank_training True                        | --low_rank_training is not supported by pi
     --method_name longlora --document_mask True     | --document_mask is not supported by longlora
+    --method_name clex --pose True                  | --pose is not supported by clex
+    --pose True --document_mask True                | --pose needs whole rows
     --deepspeed no.json                             | --deepspeed no.json: no such file
     --learning_rat 1                                | unrecognized arguments: --learning_rat 1
     --sequence_parallel_size 2                      | --sequence_parallel_size needs --deepspeed
@@ -247,21 +251,21 @@ def test_a_missing_compiler_is_named(base, rows, tmp_path, monkeypatch):
 def test_readme_example_of_a_method(base, rows, tmp_path):
     """The text in the README, in a copy of this stage lifted out of the repository."""
     readme = (ROOT / "README.md").read_text()
-    [code] = re.findall(r"## Bring your own\n.*?```python\n(.*?)```", readme, re.DOTALL)
+    [(name, code)] = re.findall(r"## Bring your own\n.*?methods/(\w+)\.py.*?```python\n(.*?)```", readme, re.DOTALL)
     stage = tmp_path / "stage"
     shutil.copytree(STAGE, stage, ignore=shutil.ignore_patterns("tests", "ckpts", "data", "__pycache__"))
-    (stage / "methods" / "abf.py").write_text(code)
+    (stage / "methods" / f"{name}.py").write_text(code)
     frozen, tuned = tmp_path / "frozen", tmp_path / "tuned"
-    extend = ["extend.py", "--method_name", "abf", "--new_base", "1e6", "--model_name_or_path", base]
+    extend = ["extend.py", "--method_name", name, "--new_base", "1e6", "--model_name_or_path", base]
     extend += ["--model_max_length", L, "--output_dir", frozen]
-    train = ["fine-tune.py", *training_flags(base, rows, "abf", tuned), "--max_steps", 2]
+    train = ["fine-tune.py", *training_flags(base, rows, name, tuned), "--max_steps", 2]
     commands = json.dumps([[str(word) for word in command] for command in (extend, train)])
     subprocess.run([sys.executable, "-c", tiny.RUN_ALL], cwd=stage, input=commands, text=True, check=True)
 
     config = json.loads((frozen / "config.json").read_text())
     assert config["rope_parameters"] == {"rope_type": "default", "rope_theta": 1e6}
     record = config["context_extension"]
-    assert (record["method"], record["original_length"], record["trained_length"]) == ("abf", C, L)
+    assert (record["method"], record["original_length"], record["trained_length"]) == (name, C, L)
     assert record["exact_attention"] is True  # its group in the table
     config = json.loads((tuned / "config.json").read_text())
     assert config["rope_parameters"]["rope_theta"] == 500_000 and config["context_extension"]["trained_tokens"] > 0

@@ -8,10 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import checkpoint_writer
+import memory
 import methods
 import packing
 import training
-from tiny import L
+from test_own_attention import dense_logits
+from tiny import C, L
 
 VOCABULARY = 258
 STARTS = [0, 3, 40, 41, 130]
@@ -156,3 +158,39 @@ def test_documents_of_a_row_do_not_see_each_other(base, name):
         alone = model.model(input_ids=batch["input_ids"][:, start:end]).last_hidden_state[0]
         torch.testing.assert_close(hidden[start:end], alone, atol=1e-6, rtol=1e-5)
     assert not torch.allclose(hidden[130:], plain[130:], atol=1e-3)  # without the mask they do
+
+
+# --- PoSE
+def test_positions_of_pose():
+    """Chunk and skip are uniform in the paper's ranges, ends included; the seed decides."""
+    data = datasets.Dataset.from_dict({"input_ids": [[5] * C] * 4000})
+    drawn = packing.draw_skips(data, C, L, seed=1)
+    assert set(drawn["chunk"]) == set(range(1, 33)) and set(drawn["skip"]) == set(range(L - C + 1))
+    batch = training.collate([drawn[i] for i in range(4000)])
+    position_BL = batch["position_ids"]
+    assert (position_BL[:, 0] == 0).all() and position_BL.max() == L - 1
+    for position_L, chunk, skip in zip(position_BL[:5].tolist(), drawn["chunk"], drawn["skip"], strict=False):
+        assert position_L == [*range(chunk), *range(chunk + skip, C + skip)]
+    assert packing.draw_skips(data, C, L, seed=1)["skip"] == drawn["skip"]
+    assert packing.draw_skips(data, C, L, seed=2)["skip"] != drawn["skip"]
+
+
+def test_the_second_chunk_of_pose_sees_the_first(base):
+    """The training loss equals a dense float64 reference; without the mask of ones, chunks would not see each other."""
+    rows = []
+    for chunk, skip in ((20, 150), (3, 0), (32, 1)):
+        ids = torch.randint(2, 250, (C,), generator=torch.Generator().manual_seed(chunk)).tolist()
+        rows.append({"input_ids": ids, "chunk": chunk, "skip": skip})
+    batch = training.collate(rows)
+    losses, separate = [], []
+    for ids_L, position_L, row in zip(batch["input_ids"], batch["position_ids"], rows, strict=True):
+        distance_LL, index = position_L[:, None] - position_L, torch.arange(C)
+        causal_LL = distance_LL >= 0
+        in_chunk_LL = (index[:, None] < row["chunk"]) == (index < row["chunk"])
+        for seen_LL, results in ((causal_LL, losses), (causal_LL & in_chunk_LL, separate)):
+            logits_LV = dense_logits(base, ids_L, distance_LL, seen_LL)
+            results.append(torch.nn.functional.cross_entropy(logits_LV[:-1], ids_L[1:]).item())
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64).train()
+    memory.use_tiled_loss(model)
+    assert model(**batch).loss.item() == pytest.approx(sum(losses) / 3, abs=1e-4)
+    assert abs(sum(separate) - sum(losses)) / 3 > 1e-2
