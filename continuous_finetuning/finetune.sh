@@ -7,7 +7,7 @@
 #   METHODS="pi yarn" LENGTHS=65536 bash finetune.sh --seed 1     further flags go to fine-tune.py
 #   METHODS=longlora bash finetune.sh --low_rank_training True    LongLoRA as in the study: LoRA, embeddings, norms
 #   METHODS="pi clex" FLAGS_clex="--max_factor 16" bash finetune.sh            flags of one method among several
-#   METHODS="pi yarn" bash finetune.sh --pose True                PoSE: rows of the base's window stand for 32k; longer ones are cut
+#   METHODS="pi yarn" bash finetune.sh --pose True                PoSE: rows are cut to the base's window and stand for 32k
 #   METHODS=landmark LENGTHS=512 bash finetune.sh                 Landmark trains in blocks; longer rows are cut
 #   LENGTHS=131072 SEQUENCE_PARALLEL=4 bash finetune.sh           4 GPUs share each row
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=node1 bash finetune.sh       on each of two nodes; in SLURM: finetune.slurm

@@ -73,6 +73,16 @@ def test_attended_keys_of_longlora_and_landmark():
     assert (landmark.row_tokens(), landmark.attended_keys()) == (520, 260)
 
 
+def test_rows_of_the_original_length():
+    """DroPE and PoSE cut the study's rows of 32,768 tokens into eight: the same tokens, less attention."""
+    pose = methods.build("pi", LLAMA2, 32768, {"pose": True})
+    plan = make_plan(method="drope")
+    for method in (pose, plan.method):
+        plan.method = method
+        assert (method.row_tokens(), method.attended_keys()) == (4096, 2048)
+        assert estimate.steps(plan) * plan.rows_per_step == 8 * 30_774
+
+
 @pytest.mark.parametrize("stage, gigabytes", [(0, 120), (1, 31.4), (2, 16.6), (3, 1.9)])
 def test_states_of_the_zero_paper(stage, gigabytes):
     """arXiv 1910.02054, figure 1: 7.5 billion parameters on 64 GPUs."""
