@@ -157,6 +157,7 @@ SCALED = {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor"
         ({}, "ntk_frozen", ["--adopt"], "ntk_frozen is not trained"),
         (SCALED, "pi", [], "is already scaled (linear)"),
         (SCALED, "pi", ["--adopt", "--scaling_factor", 3], "does not have the rope of the checkpoint's config"),
+        (SCALED, "longrope", ["--adopt"], "needs no --adopt"),
         (SCALED, "ntk", ["--adopt"], "does not have the rope of the checkpoint's config"),
     ],
 )
@@ -176,6 +177,18 @@ FORMS = {
         "max_position_embeddings": L,
     },
     "origin": {"rope_scaling": None},
+    "abf": {"rope_theta": 1e6},
+    "drope": {"rope_scaling": {"type": "proportional", "partial_rotary_factor": 0.25}},
+    "llama3": {
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 3.0,
+            "original_max_position_embeddings": C,
+        },
+        "max_position_embeddings": L,
+    },
 }
 
 
