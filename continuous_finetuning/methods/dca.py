@@ -24,8 +24,6 @@ class Method(ContextExtension):
         C = self.original_length
         self.chunk_size = self.chunk_size or max(1, 3 * C // 4)
         self.local_window = self.local_window or max(1, C // 8)
-        if not self.local_window < self.chunk_size <= C:
-            raise ValueError(
-                f"--local_window {self.local_window} must be below --chunk_size {self.chunk_size}, and that at most "
-                f"the base's window, {C}"
-            )
+        if self.chunk_size > C or 2 * self.local_window > self.chunk_size:
+            given = f"--chunk_size {self.chunk_size} and --local_window {self.local_window}"
+            raise ValueError(f"{given}: give a chunk of up to the base's window, {C}, and a window of up to half of it")

@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import ROPE_INIT_FUNCTIONS
 
 import methods
 import tiny
-from scripts import LLAMA3, run_here
+from scripts import LLAMA3, fails, run_here
 from tiny import C, L, save_base
 
 # bases that differ in what attention depends on; window 64
@@ -166,7 +166,7 @@ def close(ours, expected, atol=1e-3):
         ("string", "grouped", 80, {"shift": 40, "local_window": 4}),
         ("string", "llama3", 115, {"shift": 60, "local_window": 9}),
         ("dca", "grouped", 203, {"chunk_size": 48, "local_window": 8}),
-        ("dca", "tied", 209, {"chunk_size": 21, "local_window": 16}),
+        ("dca", "tied", 209, {"chunk_size": 32, "local_window": 16}),
         ("dca", "yarn", 131, {"chunk_size": 30, "local_window": 1}),
         ("streaming", "grouped", 203, {"local_window": 50, "sinks": 4}),
         ("streaming", "tied", 159, {"local_window": 13, "sinks": 21}),
@@ -281,6 +281,14 @@ def test_fresh_process_and_padding(base, tmp_path):
     tiny.run(sys.executable, "-I", "-c", FRESH, tmp_path / "expected.pt", cwd=tmp_path / "empty")
 
 
+@pytest.mark.parametrize("name", tiny.OWN_CODE)
+def test_only_a_llama(tmp_path, name):
+    base = tiny.edit_config(save_base(tmp_path / "base"), model_type="mistral")
+    command = ["extend.py", "--model_name_or_path", base, "--method_name", name, "--output_dir", tmp_path / "out"]
+    message = fails(*command, "--model_max_length", L, *tiny.EXTEND[name])
+    assert "'mistral' model" in message and "Llama" in message and not (tmp_path / "out").exists()
+
+
 # --- the methods' options
 def build(name, window, length, rope=None, **options):
     rope = {"rope_type": "default", "rope_theta": 1e4, **(rope or {})}
@@ -324,7 +332,7 @@ def test_capacity(window, G, W):
         ("rerope", {"local_window": 129}),
         ("string", {}),  # 512 tokens are more than twice the window
         ("dca", {"chunk_size": 129}),
-        ("dca", {"chunk_size": 16}),
+        ("dca", {"chunk_size": 31}),
         ("streaming", {"local_window": 125}),
         ("streaming", {"sinks": 128}),
         ("landmark", {"top_k": 7}),  # of a row of 512 tokens, 8 blocks of 64
