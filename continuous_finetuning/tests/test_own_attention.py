@@ -1,4 +1,4 @@
-"""Near keys and far keys: each method against its definition, pair by pair in float64, and in every use of a checkpoint.
+"""Methods of near and far keys against their definitions, pair by pair in float64, and in every use of a checkpoint.
 
 The definitions restate the papers' rules; none knows of near and far keys.
 """
@@ -96,8 +96,9 @@ def dense_logits(base, ids_L, distance_LL, seen_LL, scale_L=None):
 
         score(i, k) = f^2 / sqrt(d) Re sum_j q_ij conj(k_kj) exp(sqrt(-1) distance(i, k) theta_j)
 
-    times scale(i), over the keys with seen(i, k): a rope is a rotation of d/2 complex numbers (arXiv 2104.09864, eq. 12), and a score
-    depends on the relative position alone. theta and f (1, or YaRN's attention factor) are those of the base.
+    times scale(i), over the keys with seen(i, k): a rope is a rotation of d/2 complex numbers (arXiv 2104.09864,
+    eq. 12), and a score depends on the relative position alone. theta and f (1, or YaRN's attention factor) are those
+    of the base.
     """
     model = LlamaForCausalLM.from_pretrained(base).double().eval()
     config = model.config
