@@ -6,7 +6,7 @@ key k <= i, in one softmax, from the position
 The first, and the second while i mod c < w, give the distance i - k; in all other cases the query is at s.
 """
 
-from .modeling_near_far import NearFarConfig, NearFarForCausalLM, NearFarModel
+from .modeling_near_far import NearFarConfig, model_classes
 
 
 class DCAConfig(NearFarConfig):
@@ -27,16 +27,4 @@ class DCAConfig(NearFarConfig):
         return index % (self.chunk_size - self.local_window)
 
 
-class DCAModel(NearFarModel):
-    config: DCAConfig
-
-
-class DCAForCausalLM(NearFarForCausalLM):
-    config: DCAConfig
-
-
-AUTO_MAP = {
-    "AutoConfig": DCAConfig,
-    "AutoModel": DCAModel,
-    "AutoModelForCausalLM": DCAForCausalLM,
-}
+DCAModel, DCAForCausalLM, AUTO_MAP = model_classes(DCAConfig)

@@ -219,3 +219,16 @@ class NearFarForCausalLM(LlamaForCausalLM):
         super().__init__(config)
         self.model = NearFarModel(config)
         self.post_init()
+
+
+def model_classes(config_class):
+    """(model, model with a head, AUTO_MAP) of a method's config class `<Name>Config`, for the module that defines it.
+
+    The auto classes of Transformers take only a model whose `config_class` is that of the checkpoint.
+    """
+    name = config_class.__name__.removesuffix("Config")
+    members = {"config_class": config_class, "__module__": config_class.__module__}
+    model = type(f"{name}Model", (NearFarModel,), members)
+    with_head = type(f"{name}ForCausalLM", (NearFarForCausalLM,), members)
+    auto_map = {"AutoConfig": config_class, "AutoModel": model, "AutoModelForCausalLM": with_head}
+    return model, with_head, auto_map

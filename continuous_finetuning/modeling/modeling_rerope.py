@@ -7,7 +7,7 @@ training, no new weights.
 
 import math
 
-from .modeling_near_far import NearFarConfig, NearFarForCausalLM, NearFarModel
+from .modeling_near_far import NearFarConfig, model_classes
 
 
 class ReRoPEConfig(NearFarConfig):
@@ -26,16 +26,4 @@ class ReRoPEConfig(NearFarConfig):
         return ((index + 1).log() / math.log(self.original_length)).clamp(min=1)
 
 
-class ReRoPEModel(NearFarModel):
-    config: ReRoPEConfig
-
-
-class ReRoPEForCausalLM(NearFarForCausalLM):
-    config: ReRoPEConfig
-
-
-AUTO_MAP = {
-    "AutoConfig": ReRoPEConfig,
-    "AutoModel": ReRoPEModel,
-    "AutoModelForCausalLM": ReRoPEForCausalLM,
-}
+ReRoPEModel, ReRoPEForCausalLM, AUTO_MAP = model_classes(ReRoPEConfig)

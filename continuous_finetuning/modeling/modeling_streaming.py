@@ -6,7 +6,7 @@ its distance, and towards a sink the query has its place, min(i, sinks + local_w
 Hidden keys stay in the cache.
 """
 
-from .modeling_near_far import NearFarConfig, NearFarForCausalLM, NearFarModel
+from .modeling_near_far import NearFarConfig, model_classes
 
 
 class StreamingConfig(NearFarConfig):
@@ -22,16 +22,4 @@ class StreamingConfig(NearFarConfig):
         return index
 
 
-class StreamingModel(NearFarModel):
-    config: StreamingConfig
-
-
-class StreamingForCausalLM(NearFarForCausalLM):
-    config: StreamingConfig
-
-
-AUTO_MAP = {
-    "AutoConfig": StreamingConfig,
-    "AutoModel": StreamingModel,
-    "AutoModelForCausalLM": StreamingForCausalLM,
-}
+StreamingModel, StreamingForCausalLM, AUTO_MAP = model_classes(StreamingConfig)

@@ -6,7 +6,7 @@ With S = shift and W = local_window, query i sees every key k <= i, in one softm
 No training, no new weights. A text of L tokens needs positions below max(S, L - S + W).
 """
 
-from .modeling_near_far import NearFarConfig, NearFarForCausalLM, NearFarModel
+from .modeling_near_far import NearFarConfig, model_classes
 
 
 class StringConfig(NearFarConfig):
@@ -22,16 +22,4 @@ class StringConfig(NearFarConfig):
         return index
 
 
-class StringModel(NearFarModel):
-    config: StringConfig
-
-
-class StringForCausalLM(NearFarForCausalLM):
-    config: StringConfig
-
-
-AUTO_MAP = {
-    "AutoConfig": StringConfig,
-    "AutoModel": StringModel,
-    "AutoModelForCausalLM": StringForCausalLM,
-}
+StringModel, StringForCausalLM, AUTO_MAP = model_classes(StringConfig)
