@@ -30,6 +30,7 @@ VARIABLES = {
     "FLAGS_landmark": "--model_max_length 64 --mem_freq 7 --top_k 2",
     "FLAGS_longlora": "--low_rank_training True",
     "FLAGS_clex": "--time_dt 0.1",
+    "FLAGS_string": "--model_max_length 126 --longest_text 126",  # all that it reaches
 }
 STAGES = {  # command; the result of the checkpoint {name}
     "ZeRO-3": (

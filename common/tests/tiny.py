@@ -32,6 +32,10 @@ EXTEND = {  # flags of extend.py for each method; landmark is told its training 
     "longlora": [],
     "lm_infinite": ["--global_tokens", "4"],
     "self_extend": ["--neighbor_window", "32"],
+    "rerope": ["--local_window", "32"],
+    "string": ["--model_max_length", "126"],  # all that it reaches
+    "dca": [],
+    "streaming": [],
     "landmark": ["--mem_freq", "7", "--top_k", "2"],
 }
 SHAPE = {
@@ -43,7 +47,7 @@ SHAPE = {
     "max_position_embeddings": C,
     "initializer_range": 0.3,
 }
-OWN_CODE = ("lm_infinite", "self_extend", "landmark")
+OWN_CODE = ("lm_infinite", "self_extend", "rerope", "string", "dca", "streaming", "landmark")
 # runs several command lines of Python scripts in one interpreter, since its start takes longer than the work
 RUN_ALL = (
     "import json, runpy, sys\nfor sys.argv in json.load(sys.stdin): runpy.run_path(sys.argv[0], run_name='__main__')"

@@ -7,7 +7,7 @@ and no other key (the paper's Lambda-shaped mask and its distance ceiling). No t
 in the cache.
 """
 
-from .modeling_near_far import NearFarConfig, NearFarForCausalLM, NearFarModel
+from .modeling_near_far import NearFarConfig, model_classes
 
 
 class LMInfiniteConfig(NearFarConfig):
@@ -23,16 +23,4 @@ class LMInfiniteConfig(NearFarConfig):
         return index.new_zeros(index.shape)
 
 
-class LMInfiniteModel(NearFarModel):
-    config: LMInfiniteConfig
-
-
-class LMInfiniteForCausalLM(NearFarForCausalLM):
-    config: LMInfiniteConfig
-
-
-AUTO_MAP = {
-    "AutoConfig": LMInfiniteConfig,
-    "AutoModel": LMInfiniteModel,
-    "AutoModelForCausalLM": LMInfiniteForCausalLM,
-}
+LMInfiniteModel, LMInfiniteForCausalLM, AUTO_MAP = model_classes(LMInfiniteConfig)

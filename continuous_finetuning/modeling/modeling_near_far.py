@@ -1,10 +1,10 @@
 """Llama whose near keys keep their distance while far keys get other positions, which a rule decides.
 
 Query i attends, in one softmax, to
-    near keys k, 0 <= i - k < window                   at their distance i - k;
-    far keys k, i - k >= window and k < far_keys       with RoPE at `far_query_position(i)` for the query and at
+    near keys k, first_near_key(i) <= k <= i           at their distance i - k;
+    far keys k, k < first_near_key(i) and far_keys     with RoPE at `far_query_position(i)` for the query and at
                                                        `far_key_position(k)` for the key.
-A method is a config class with `window`, `far_keys` and the two positions: see modeling_lm_infinite.py.
+A method is a config class with these functions and numbers: see modeling_lm_infinite.py.
 
 Keys are cached without RoPE and rotated when they are used. So a prompt gives the same result in one piece, in several
 pieces, or token by token, and no position is larger than the rule makes it. Several tokens at once are computed in
@@ -24,11 +24,23 @@ BLOCK = 512  # queries computed together, at most; any number gives the same val
 
 
 class NearFarConfig(LlamaConfig):
-    """The rule of a method. A subclass defines `window` and the two functions `far_query_position` and
-    `far_key_position`, from indices of tokens, an int64 tensor, to positions, which may be real numbers."""
+    """The rule of a method. A subclass defines `window`, the most near keys of a query, and the two functions
+    `far_query_position` and `far_key_position`, from indices of tokens, an int64 tensor, to positions, which may be
+    real numbers."""
 
     decodes_in_graphs = True  # a step over a cache of fixed size has fixed shapes (see `Token`)
-    far_keys = None  # how many of the first keys stay visible beyond the window; None: all
+    far_keys = None  # how many of the first keys stay visible beyond the near ones; None: all
+
+    def first_near_key(self, index):
+        """Index of the first near key of a query; it may be negative and never falls as the query's index grows.
+
+        index: an int or an int64 tensor.
+        """
+        return index - self.window + 1
+
+    def query_scale(self, index):
+        """The factor of all scores of a query, float32 [B, L], or None for 1. index: int64 [B, L]."""
+        return None
 
 
 def rotate(x_BHLD, rope, places):
@@ -45,11 +57,12 @@ class Plan:
     """
 
     def __init__(self, config, end, near_count, index_BL):
-        self.window = config.window
-        self.far_count = max(0, end - config.window)
+        self.first_near_key = config.first_near_key
+        self.far_count = max(0, config.first_near_key(end - 1))
         if config.far_keys is not None:
             self.far_count = min(self.far_count, config.far_keys)
 
+        self.query_scale_BL = config.query_scale(index_BL)
         # what RoPE needs: positions of near keys, of far keys, and of the queries towards far keys
         rows, device = len(index_BL), index_BL.device
         near_BS = torch.arange(near_count, device=device).expand(rows, -1)
@@ -58,6 +71,11 @@ class Plan:
         self.positions_BN = torch.cat([near_BS, far_BS, config.far_query_position(index_BL)], 1)
         self.far_key_places = slice(near_count, near_count + self.far_count)
         self.far_query_places = slice(near_count + self.far_count, None)
+
+    def scale_queries(self, q_BHLD):
+        if self.query_scale_BL is None:
+            return q_BHLD
+        return (q_BHLD * self.query_scale_BL[:, None, :, None]).to(q_BHLD.dtype)
 
     def rotate_far(self, q_BHLD, k_BJSD, rope):
         """The queries, and the far ones of the keys, with RoPE at their far positions."""
@@ -98,17 +116,18 @@ class Blocks(Plan):
         """
         D = q_BHLD.shape[3]
         first, end = self.past + block.start, self.past + block.stop
-        oldest = max(0, first - self.window + 1)
+        oldest = max(0, self.first_near_key(first))
         index_L1 = torch.arange(first, end, device=q_BHLD.device)[:, None]
         key_S = torch.arange(oldest, end, device=q_BHLD.device)
-        visible = (key_S <= index_L1) & (key_S > index_L1 - self.window)
+        first_near_L1 = self.first_near_key(index_L1)
+        visible = (key_S <= index_L1) & (key_S >= first_near_L1)
         q = rotate(q_BHLD[:, :, block], rope, slice(first - oldest, end - oldest))
         k = rotate(k_BJSD[:, :, oldest:end], rope, slice(0, end - oldest))
         v = v_BJSD[:, :, oldest:end]
-        count = min(self.far_count, end - self.window)
+        count = min(self.far_count, self.first_near_key(end - 1))
         if count > 0:
             far_S = torch.arange(count, device=q_BHLD.device)
-            visible = torch.cat([visible, far_S <= index_L1 - self.window], 1)
+            visible = torch.cat([visible, far_S < first_near_L1], 1)
             q = torch.cat([q, q_far[:, :, block]], 3)
             k = torch.cat([pad(k, (0, D)), pad(k_far[:, :, :count], (D, 0))], 2)
             v = pad(torch.cat([v, v_BJSD[:, :, :count]], 2), (0, D))
@@ -122,9 +141,11 @@ class Token(Plan):
         self.near_count = min(config.window, size)
         super().__init__(config, size, self.near_count, index_B1)
         device = index_B1.device
+        first_near_B1 = config.first_near_key(index_B1)
         near_BS = index_B1 - self.near_count + 1 + torch.arange(self.near_count, device=device)
-        far_BS = torch.arange(self.far_count, device=device) <= index_B1 - self.window
-        self.visible_B11S = torch.cat([near_BS >= 0, far_BS], 1)[:, None, None]
+        near_visible_BS = near_BS >= first_near_B1.clamp(min=0)
+        far_visible_BS = torch.arange(self.far_count, device=device) < first_near_B1
+        self.visible_B11S = torch.cat([near_visible_BS, far_visible_BS], 1)[:, None, None]
         self.near_index_B1S1 = near_BS.clamp(min=0)[:, None, :, None]
 
     def attend(self, q_BHLD, k_BJSD, v_BJSD, rope, scaling):
@@ -155,7 +176,7 @@ class NearFarAttention(LlamaAttention):
         v_BJSD = self.v_proj(hidden_states).view(shape).transpose(1, 2)
         if past_key_values is not None:
             k_BJSD, v_BJSD = past_key_values.update(k_BJSD, v_BJSD, self.layer_idx)
-        out_BHLD = plan.attend(q_BHLD, k_BJSD, v_BJSD, position_embeddings, self.scaling)
+        out_BHLD = plan.attend(plan.scale_queries(q_BHLD), k_BJSD, v_BJSD, position_embeddings, self.scaling)
         return self.o_proj(out_BHLD.transpose(1, 2).flatten(2)), None
 
 
@@ -198,3 +219,16 @@ class NearFarForCausalLM(LlamaForCausalLM):
         super().__init__(config)
         self.model = NearFarModel(config)
         self.post_init()
+
+
+def model_classes(config_class):
+    """(model, model with a head, AUTO_MAP) of a method's config class `<Name>Config`, for the module that defines it.
+
+    The auto classes of Transformers take only a model whose `config_class` is that of the checkpoint.
+    """
+    name = config_class.__name__.removesuffix("Config")
+    members = {"config_class": config_class, "__module__": config_class.__module__}
+    model = type(f"{name}Model", (NearFarModel,), members)
+    with_head = type(f"{name}ForCausalLM", (NearFarForCausalLM,), members)
+    auto_map = {"AutoConfig": config_class, "AutoModel": model, "AutoModelForCausalLM": with_head}
+    return model, with_head, auto_map

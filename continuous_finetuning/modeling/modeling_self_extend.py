@@ -6,7 +6,7 @@ With W = neighbor_window and G = group_size, query i sees every key k <= i, in o
 No training, no new weights. A text of L tokens needs positions up to (L - W) / G + W.
 """
 
-from .modeling_near_far import NearFarConfig, NearFarForCausalLM, NearFarModel
+from .modeling_near_far import NearFarConfig, model_classes
 
 
 class SelfExtendConfig(NearFarConfig):
@@ -22,16 +22,4 @@ class SelfExtendConfig(NearFarConfig):
         return index // self.group_size
 
 
-class SelfExtendModel(NearFarModel):
-    config: SelfExtendConfig
-
-
-class SelfExtendForCausalLM(NearFarForCausalLM):
-    config: SelfExtendConfig
-
-
-AUTO_MAP = {
-    "AutoConfig": SelfExtendConfig,
-    "AutoModel": SelfExtendModel,
-    "AutoModelForCausalLM": SelfExtendForCausalLM,
-}
+SelfExtendModel, SelfExtendForCausalLM, AUTO_MAP = model_classes(SelfExtendConfig)

@@ -1,0 +1,29 @@
+"""dca: Dual Chunk Attention (arXiv 2402.17463, ChunkLlama): positions start anew in every chunk.
+
+A text is cut into chunks of c = s - w tokens, with s = chunk_size and w = local_window. Keys of the query's own chunk,
+and the last ones of the chunk before, keep their distance; other keys have their place in their chunk as position, and
+the query has s. One softmax over all. Not trained, and for texts of any length: the weights are the base's, the
+attention is in modeling/modeling_dca.py. Of the base's window C, the authors take s = 3/4 C and w = C / 8.
+"""
+
+from dataclasses import dataclass
+
+from methods import ContextExtension, option
+
+
+@dataclass
+class Method(ContextExtension):
+    chunk_size: int | None = option(None, "s, the largest position, tokens [3/4 C]", int)
+    local_window: int | None = option(None, "w, keys nearer than this always keep their distance, tokens [C / 8]", int)
+
+    trained = False
+    exact_attention = False
+    modeling = "dca"
+
+    def __post_init__(self):
+        C = self.original_length
+        self.chunk_size = self.chunk_size or max(1, 3 * C // 4)
+        self.local_window = self.local_window or max(1, C // 8)
+        if self.chunk_size > C or 2 * self.local_window > self.chunk_size:
+            given = f"--chunk_size {self.chunk_size} and --local_window {self.local_window}"
+            raise ValueError(f"{given}: give a chunk of up to the base's window, {C}, and a window of up to half of it")

@@ -1,0 +1,28 @@
+"""streaming: StreamingLLM (arXiv 2309.17453): attention sinks and a sliding window, at their places in the cache.
+
+Query i sees the last `local_window` keys, its own included, and the first `sinks` keys, the attention sinks. Positions
+are places among these keys, so all are below sinks + local_window. Not trained, and for texts of any length: the
+weights are the base's, the attention is in modeling/modeling_streaming.py. It gives what StreamingLLM gives token by
+token, but hidden keys are kept, so memory grows with the length, linearly.
+"""
+
+from dataclasses import dataclass
+
+from methods import ContextExtension, option
+
+
+@dataclass
+class Method(ContextExtension):
+    local_window: int | None = option(None, "last keys, which a query sees, tokens [C - sinks]", int)
+    sinks: int = option(4, "first keys, which every query sees [4]", int)
+
+    trained = False
+    exact_attention = False
+    modeling = "streaming"
+
+    def __post_init__(self):
+        C = self.original_length
+        self.local_window = self.local_window or C - self.sinks
+        if self.local_window < 1 or self.local_window + self.sinks > C:
+            kept = f"--sinks {self.sinks} and --local_window {self.local_window}"
+            raise ValueError(f"{kept} must be at most the base's window, {C}, together")

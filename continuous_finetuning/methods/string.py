@@ -1,0 +1,38 @@
+"""string: STRING (arXiv 2410.18745): far keys are shifted to distances that training has met more often.
+
+Relative position of query i and key k, d = i - k:   d            if d < S
+                                                     d - S + W    otherwise
+in one softmax; S = shift, W = local_window. Not trained: the weights are the base's, the attention is in
+modeling/modeling_string.py.
+
+Training has few examples of the largest distances. The paper uses STRING within the base's window C, with S = C / 3
+and W = 128. Beyond it, S = L - C + W keeps all positions of a text of L tokens below C, if L is at most 2 C - W. The
+default of W is at most C / 32.
+"""
+
+from dataclasses import dataclass
+
+from methods import ContextExtension, option
+
+
+@dataclass
+class Method(ContextExtension):
+    shift: int | None = option(None, "S, keys nearer than this keep their distance, tokens [C / 3, or L - C + W]", int)
+    local_window: int | None = option(None, "W, distance of the first shifted key, tokens [128 or C / 32]", int)
+
+    trained = False
+    exact_attention = False
+    extends_rows = False  # it is of use within the base's window, too
+    set_for_longest_text = True  # the shift decides how long a text may be
+    modeling = "string"
+
+    def __post_init__(self):
+        C, L = self.original_length, self.model_max_length
+        W = self.local_window = self.local_window or max(1, min(128, C // 32))
+        S = self.shift = self.shift or max(C // 3, L - C + W)
+        positions = max(min(S, L), L - S + W)
+        if positions > C:
+            raise ValueError(
+                f"at {L} tokens, string with --shift {S} and --local_window {W} has {positions} positions, above the "
+                f"base's {C}; it reaches {2 * C - W} tokens (give --model_max_length and --longest_text up to that)"
+            )
