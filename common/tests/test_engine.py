@@ -18,7 +18,7 @@ from attention import CACHED
 from decode import Decoder
 from engine import cut_at, shared_prefix
 from rope import RopeSetter, rope_at
-from tiny import EXTEND, C, L
+from tiny import BASES, EXTEND, C, L, save_base
 from transformers_engine import Transformers
 from vllm_engine import VLLM
 
@@ -136,6 +136,30 @@ def test_a_step_never_waits_for_the_gpu(checkpoints, method):
     keys = [torch.empty(3, heads, 320, width, device="meta") for _ in model.model.layers]
     decoder = Decoder(model, keys, keys, use_graph=False)
     decoder.forward(256)
+
+
+@pytest.mark.parametrize("model_type", BASES)
+def test_other_architectures_answer_as_their_own_generate(tmp_path, model_type):
+    """Sliding windows, capped scores, scaled logits, partly rotated and wide heads; chunks, groups, a shared prefix."""
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": C}
+    if model_type == "phi3":
+        rope = {"rope_type": "default", "rope_theta": 1e6}
+    if model_type == "glm4":
+        rope["partial_rotary_factor"] = 0.5
+    folder = save_base(tmp_path, model_type, max_position_embeddings=L, rope_parameters=rope)
+    prompts = [random_prompt(1, n) for n in (30, 64, 150)] + [random_prompt(2, 200)]
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    expected = []
+    for prompt in prompts:
+        output = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, eos_token_id=None)
+        expected.append(output[0, len(prompt) :].tolist())
+    engine = open_tiny(folder, prefill_chunk=37)
+    groups = engine.batches(range(4), prompts, NEW)
+    answers = []
+    for group in groups:
+        answers += engine.generate_ids([prompts[i] for i in group], NEW)
+    assert answers == expected and len(set(expected[3])) > 3
+    assert engine.prefilled_tokens < sum(map(len, prompts))
 
 
 def test_each_prompt_of_a_group_stops_where_it_would_alone(base):

@@ -98,6 +98,8 @@ class Method(ContextExtension):
     time_dt: float = option(0.01, "step of the ODE solver, in t")
     log_scale: bool = option(True, "multiply the scores by ln L / ln C", bool)
 
+    llama_only = True
+
     def __post_init__(self):
         if self.max_factor < self.ratio:
             raise ValueError(f"--max_factor {self.max_factor} is below trained / original length, {self.ratio:g}")
