@@ -45,10 +45,13 @@ BASES = {  # what differs from SHAPE in a tiny model of each architecture
     "qwen3": {"head_dim": 48},
     "olmo2": {},
     "granite": {"logits_scaling": 2.0, "attention_multiplier": 0.3, "tie_word_embeddings": True},
-    "gemma2": {"head_dim": 48, "sliding_window": 20, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    "gemma2": {
+        "head_dim": 48, "sliding_window": 20, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0,
+        "tie_word_embeddings": False,  # tied, random weights repeat the last token
+    },
     "glm4": {"head_dim": 32},  # half of a head turns
     "phi3": {},
-}
+}  # fmt: skip
 OWN_CODE = ("lm_infinite", "self_extend", "landmark")
 # runs several command lines of Python scripts in one interpreter, since its start takes longer than the work
 RUN_ALL = (
