@@ -106,7 +106,7 @@ def check_method(config, method, flags: Namespace) -> None:
         if given[flag] and flag not in method.supports:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
     if flags.use_liger_kernel and transform_logits(config, torch.ones(1)) != 1:
-        raise ValueError(f"--use_liger_kernel does not scale logits as a '{config.model_type}' model does; leave it out")
+        raise ValueError(f"--use_liger_kernel does not scale logits as '{config.model_type}' does; leave it out")
     if ranks == 1:
         return
     if not is_full_attention(config):

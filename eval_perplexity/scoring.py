@@ -56,4 +56,4 @@ def check_head(model, tokens_1L: torch.Tensor) -> None:
     scale = logits_1LV.nan_to_num(0, 0, 0).abs().max().item()  # a token that is never predicted has -inf
     # nan == nan here: a model whose weights are broken is reported by its losses, not by this check
     if not torch.allclose(logits_1LV, ours_1LV, rtol=0, atol=1e-3 * scale, equal_nan=True):
-        raise ValueError(f"{type(model).__name__} changes its logits after the LM head in a way that this script does not know")
+        raise ValueError(f"{type(model).__name__} changes its logits after the LM head, not as this script does")

@@ -18,7 +18,7 @@ from attention import CACHED
 from decode import Decoder
 from engine import cut_at, shared_prefix
 from rope import RopeSetter, rope_at
-from tiny import BASES, EXTEND, C, L, save_base
+from tiny import BASES, EXTEND, C, L, edit_config, save_base
 from transformers_engine import Transformers
 from vllm_engine import VLLM
 
@@ -300,6 +300,12 @@ def test_logits_that_are_not_finite_are_an_error(checkpoints, method, batch_size
             engine.generate_ids(prompts, 4)
 
 
+LONGROPE = {
+    "rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": C,
+    "short_factor": [2.0] * 16, "long_factor": [2.0] * 16,
+}  # fmt: skip
+
+
 # --- vLLM: its documented interface, played by a stand-in
 FORTY_TWO = [2 + sorted(pre_tokenizers.ByteLevel.alphabet()).index(character) for character in "Ġ42"]
 
@@ -314,7 +320,7 @@ class FakeLLM:
         return [SimpleNamespace(outputs=[output], num_cached_tokens=n) for n in (None, 16)]
 
 
-def test_vllm(checkpoints, monkeypatch):
+def test_vllm(checkpoints, base, tmp_path, monkeypatch):
     """It gets token ids and greedy settings, and no checkpoint that it would compute otherwise."""
     for method, length, message in (
         ("landmark", C, "vLLM cannot run"),
@@ -325,6 +331,22 @@ def test_vllm(checkpoints, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             VLLM(checkpoints[method], max_length=length)
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    for rope, window, message in (
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": C}, L, "yarn for 128 tokens"),
+        ({"rope_type": "linear", "factor": 256.0}, 2**20, "32 GiB"),
+        ({"rope_type": "linear", "factor": 4.0}, L, "not installed"),
+        ({"rope_type": "dynamic", "factor": 4.0}, L, "depends on the length"),
+        (LONGROPE | {"attention_factor": 1.5}, L, "does not read its attention_factor"),
+        (LONGROPE | {"attention_factor": 1.5, "long_mscale": 1.5}, L, "not installed"),
+        (LONGROPE | {"attention_factor": 1.5, "short_mscale": 1.5}, L, "does not read its attention_factor"),
+        (LONGROPE, L, "not installed"),  # both compute sqrt(1 + ln s / ln C)
+        (LONGROPE | {"short_factor": [1.0] * 16}, L, "depends on the length"),
+    ):
+        rope = {"rope_theta": 1e4, **rope}
+        folder = edit_config(tmp_path, rope_parameters=rope, rope_scaling=rope, max_position_embeddings=window)
+        with pytest.raises(ValueError, match=message):
+            VLLM(folder, max_length=L)
     module = SimpleNamespace(LLM=FakeLLM, SamplingParams=dict, __spec__=ModuleSpec("vllm", None))
     monkeypatch.setitem(sys.modules, "vllm", module)
     VLLM(checkpoints["ntk"], max_length=L)
