@@ -23,7 +23,10 @@ from tracking import matmul_parameters, training_flops_per_token
 GIB = 2**30
 BF16 = 2  # bytes of a number
 # GiB that a process can use; dense bfloat16 TFLOP/s as NVIDIA publishes them
-GPUS = {"A100-40": (39, 312), "A100-80": (79, 312), "H100": (79, 989), "H200": (139, 989), "B200": (178, 2250)}
+GPUS = {
+    "RTX4090": (23, 165), "A100-40": (39, 312), "A100-80": (79, 312), "H100": (79, 989), "H200": (139, 989),
+    "B200": (178, 2250),
+}  # fmt: skip
 DATASETS = {  # the study's: rows, tokens of a row
     "Leooyii/Slimpajama_downsample_32k_1B": (30_774, 32_768),
     "Leooyii/Slimpajama_downsample_64k_1B": (15_386, 65_536),
