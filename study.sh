@@ -13,6 +13,7 @@
 # Settings are variables; a preset gives their defaults:
 #   PRESET, RUN           file in presets/ [pocket]; folder for everything that the study writes
 #   BASE, DATASET         base model and training rows, folders or hub ids; empty: made here
+#   ROWS_TEXT, ROWS_FLAGS text that the rows are made of, hub id or files; flags of prepare_data.py for it
 #   TRAINED, FROZEN       methods to fine-tune, and methods to apply without training
 #   EXTENDED              lengths to train, tokens; the first one is also the target without training
 #   RECIPE, SEEDS         beginning of the checkpoints' names; seeds of the fine-tuning [42]
@@ -47,9 +48,9 @@ fi
 if [ -z "$dataset" ] && [ -n "$TRAINED" ]; then
   dataset=$run/rows_$window
   step rows "training data: rows of $window tokens" continuous_finetuning \
-    "$PYTHON" prepare_data.py --dataset "$base/data/corpus.jsonl" --tokenizer "$base" --length "$window" \
-    --source_column source --mix passkey=0.3,python=0.65,prose=0.05 --keep_short 1 \
-    --total_tokens $((1000 * window)) --output_dir "$dataset" --workers 1 || list_failures
+    "$PYTHON" prepare_data.py --dataset "${ROWS_TEXT:-$base/data/corpus.jsonl}" --tokenizer "$base" --length "$window" \
+    --output_dir "$dataset" ${ROWS_FLAGS:---source_column source --mix passkey=0.3,python=0.65,prose=0.05 --keep_short 1 \
+    --total_tokens $((1000 * window)) --workers 1} || list_failures
 fi
 
 # --- the checkpoints
@@ -76,9 +77,9 @@ if selected perplexity; then
   for text in $TEXTS; do # the paper's two come from the hub
     if [ -e "eval_perplexity/$text" ]; then continue; fi
     case $text in
-      data/pg19/test.bin) step pg19 "texts: PG19" eval_perplexity \
+      data*/pg19/test.bin) step pg19 "texts: PG19" eval_perplexity \
         "$PYTHON" prepare_data.py --dataset pg19 --tokenizer "$base" --output "$text" ;;
-      data/proof_file/test_sampled_data.bin) step proof_pile "texts: Proof-pile" eval_perplexity \
+      data*/proof_file/test_sampled_data.bin) step proof_pile "texts: Proof-pile" eval_perplexity \
         "$PYTHON" prepare_data.py --dataset proof-pile --tokenizer "$base" --output "$text" \
         --min_tokens 32768 --max_documents 128 ;;
     esac

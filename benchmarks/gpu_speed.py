@@ -84,7 +84,7 @@ def decode_own_attention(name: str, shape: str, length: int, few: int, many: int
     window = length + 1024 if methods.get(name).extends_rows else 512
     method = methods.build(name, base, window, {})
     config = checkpoint_writer.extended_config(base, method, {"method": name})
-    model = random_model(config, model_class=method.auto_classes()["AutoModelForCausalLM"])
+    model = random_model(config, model_class=method.auto_classes(base)["AutoModelForCausalLM"])
     return decode(kit, model, 1, length, few, many, method=method)
 
 

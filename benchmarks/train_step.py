@@ -49,17 +49,17 @@ def make_trainer(shape: str, name: str, length: int, options: str, attention: st
     )
     if name == "plain":
         model = random_model(config, attention)
-        return Trainer(model=model, args=arguments), tracking.model_flops_per_token(config, length / 2)
+        return Trainer(model=model, args=arguments), tracking.model_flops_per_token(model, length / 2)
     method = methods.build(name, config, length, {})
     extended = checkpoint_writer.extended_config(config, method, {"method": name})
-    model = random_model(extended, attention, method.auto_classes()["AutoModelForCausalLM"])
+    model = random_model(extended, attention, method.auto_classes(config)["AutoModelForCausalLM"])
     if "liger" in options:  # as Trainer.train does with --use_liger_kernel True
         apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
     model = method.prepare(model, False)
     memory.use_tiled_loss(model, liger="liger" in options)
     if "tiled_mlp" in options:
         memory.use_tiled_mlp(model)
-    flops = tracking.training_flops_per_token(config, method)
+    flops = tracking.training_flops_per_token(model, method)
     return training.ExtensionTrainer(1, None, model=model, args=arguments), flops
 
 

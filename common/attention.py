@@ -26,16 +26,25 @@ FLASH = (
 CHOICES = ("auto", "sdpa", *(name for name, _, _ in FLASH))
 
 
+def is_full_attention(config) -> bool:
+    """Whether every layer computes causal attention to all tokens: no sliding window, no capped scores."""
+    sliding = getattr(config, "sliding_window", None) is not None
+    if getattr(config, "layer_types", None):
+        sliding = "sliding_attention" in config.layer_types
+    return not sliding and getattr(config, "attn_logit_softcapping", None) is None
+
+
 def choose_attention(requested: str, device: torch.device, dtype: str, config=None) -> str:
     """The attention implementation to load a model with, in Transformers' names.
 
     requested: one of CHOICES.  dtype: "float32", "bfloat16" or "float16".  config: the model's; modeling code inside a
-    checkpoint computes its own attention, which uses SDPA.
+    checkpoint computes its own attention, which uses SDPA. SDPA cannot cap scores (Gemma 2): "eager" replaces it.
 
     Raises ValueError if a FlashAttention is requested by name that this machine does not have or cannot run.
     """
+    sdpa = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
     if requested == "sdpa" or getattr(config, "auto_map", None):
-        return "sdpa"
+        return sdpa
     half = dtype in ("bfloat16", "float16")
     major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else None
     for name, is_available, majors in FLASH:
@@ -48,7 +57,7 @@ def choose_attention(requested: str, device: torch.device, dtype: str, config=No
             raise ValueError(f"--attention {name} is not installed: pip install it as requirements-gpu.txt says")
         if requested == name:
             raise ValueError(f"--attention {name} needs a GPU that it supports, and bfloat16; use --attention sdpa")
-    return "sdpa"
+    return sdpa
 
 
 def sdpa_kernels(device: torch.device | None) -> list[str] | None:

@@ -156,6 +156,15 @@ def load_model(
     return model.eval()
 
 
+def transform_logits(config, logits):
+    """What a model does to the output of its LM head: Granite divides it, Gemma 2 caps it. Same shape and dtype."""
+    divisor = getattr(config, "logits_scaling", 1)
+    cap = getattr(config, "final_logit_softcapping", None)
+    if divisor != 1:
+        logits = logits / divisor
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
 def check_weights(name_or_path: str, report: dict) -> None:
     """Raises ValueError if weights are missing, or if there are layers that the model does not have.
 

@@ -38,6 +38,16 @@ def frequencies(rule: dict, length: int, head_dim: int) -> dict:
     }
 
 
+def head_dim(config) -> int:
+    """The elements of an attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def rotary_dim(config) -> int:
+    """d, the elements of a head that rope turns: all of them, or the first ones (GLM-4)."""
+    return int(head_dim(config) * config.rope_parameters.get("partial_rotary_factor", 1.0))
+
+
 RULES = {"ntk": ntk, "frequencies": frequencies}  # the values of `rule` in a checkpoint's `rope_by_length`
 
 
@@ -63,8 +73,10 @@ def rope_at(config, length: int) -> dict | None:
         return rope or None
     if rule.get("rule") not in RULES:
         raise ValueError(f"rope_by_length names the unknown rule '{rule.get('rule')}'; known: {', '.join(RULES)}")
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return RULES[rule["rule"]](rule, length, head_dim)
+    parameters = RULES[rule["rule"]](rule, length, rotary_dim(config))
+    if "partial_rotary_factor" in rope:
+        parameters["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    return parameters
 
 
 class RopeSetter:

@@ -16,7 +16,7 @@ load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the 
   [[ $preset != */* && -f "presets/$preset.sh" ]] || refuse "no preset '$preset'; presets/ has $(cd presets && echo *.sh)"
   set -a
   . "presets/$preset.sh"
-  : "${SEEDS=42}" "${BENCHMARKS=perplexity needle longbench trec ruler}" "${BASE=}" "${DATASET=}" "${TRAINED=}" "${FROZEN=}"
+  : "${SEEDS=42}" "${BENCHMARKS=perplexity needle longbench trec ruler}" "${BASE=}" "${DATASET=}" "${TRAINED=}" "${FROZEN=}" "${ROWS_TEXT=}"
   : "${TEXTS=}" "${PERPLEXITY_LENGTHS=}" "${NEEDLE_LENGTHS=}" "${LONGBENCH_SETS=}" "${TREC_SETS=}"
   : "${ORIGINAL:=128}" "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
   : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
@@ -57,8 +57,8 @@ existing() { # BASE CHECKPOINT...: the base, and those of the others that could 
 start_study() { # prepares the environment, the folder, the lock and the variables of the machine
   [[ $run$base$RECIPE != *[[:space:]]* ]] ||
     refuse "a space in RUN, BASE or RECIPE: '$run', '$base', '$RECIPE'; choose names without"
-  if [ -n "$TRAINED" ] && [ -n "$base" ] && [ -z "$dataset" ]; then
-    refuse "BASE needs DATASET, the rows to train on; continuous_finetuning/prepare_data.py makes them"
+  if [ -n "$TRAINED" ] && [ -n "$base" ] && [ -z "$dataset$ROWS_TEXT" ]; then
+    refuse "BASE needs DATASET, the rows to train on, or ROWS_TEXT, a text to make them of"
   fi
   failures=$run/failures.txt logs=$run/logs
   if [ -n "$dry_run" ]; then

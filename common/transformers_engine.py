@@ -15,11 +15,11 @@ import psutil
 import torch
 from transformers import DynamicCache
 
-from attention import CACHED, choose_attention, eager_kernels
+from attention import CACHED, choose_attention, eager_kernels, is_full_attention
 from checkpoint import load_model
 from decode import NOT_FINITE, CacheLayer, Decoder, most_probable, round_length
 from engine import Engine, shared_prefix
-from rope import RopeSetter, rope_at
+from rope import RopeSetter, head_dim, rope_at
 from run import default_device
 
 
@@ -50,7 +50,8 @@ class Transformers(Engine):
         self.device = torch.device(self.device or default_device())
         self.open_checkpoint(self.dtype, self.trust_remote_code)
         self.attention = choose_attention(self.attention, self.device, self.dtype, self.config)
-        self.own_attention = bool(getattr(self.config, "auto_map", None))
+        # with sliding windows or capped scores, the model's own masks and attention: no graphs, one prompt at a time
+        self.own_attention = bool(getattr(self.config, "auto_map", None)) or not is_full_attention(self.config)
         decodes_in_graphs = getattr(self.config, "decodes_in_graphs", not self.own_attention)
         self.decodes_together = decodes_in_graphs and not self.cache_on_cpu
         if not self.decodes_together:
@@ -94,8 +95,7 @@ class Transformers(Engine):
         self.load()  # what the weights take is not free
         config = self.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        bytes_per_token = 2 * config.num_hidden_layers * heads * width * self.model.dtype.itemsize
+        bytes_per_token = 2 * config.num_hidden_layers * heads * head_dim(config) * self.model.dtype.itemsize
         return 0.5 * self.free_bytes / bytes_per_token
 
     def shorten_chunks(self) -> bool:

@@ -1,10 +1,41 @@
 """Greedy answers of a plain checkpoint by vLLM, many prompts at a time (pip install -r requirements-gpu.txt)."""
 
 import importlib.util
+import math
 from dataclasses import dataclass
 
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
 from engine import Engine
-from rope import rope_at
+from rope import rope_at, rotary_dim
+
+TABLE_BYTES = 8 * 2**30  # of a GPU for vLLM's cos and sin of every position
+
+
+def check_rope(name_or_path: str, config, max_length: int) -> None:
+    """Raises ValueError if vLLM (0.33) would compute another rope than Transformers, or lacks positions for it.
+
+    Its tables have C s positions with yarn and, in float32, max_position_embeddings s with linear. Its longrope ignores
+    `attention_factor`: it multiplies cos and sin by long_mscale (short_mscale within the original window), or by
+    sqrt(1 + ln s / ln C), s = max_position_embeddings / C.
+    """
+    rope = config.rope_parameters or {}
+    rope_type, factor = rope.get("rope_type"), rope.get("factor", 1.0)
+    window = config.max_position_embeddings
+    original = rope.get("original_max_position_embeddings") or window
+    if rope_type == "yarn" and max_length > original * factor:
+        raise ValueError(f"{name_or_path}: vLLM computes yarn for {original * factor:.0f} tokens, not {max_length}")
+    table_bytes = 4 * window * factor * rotary_dim(config) if rope_type == "linear" else 0
+    if table_bytes > TABLE_BYTES:
+        size = f"{table_bytes / 2**30:.0f} GiB"
+        raise ValueError(f"{name_or_path}: vLLM's table of positions would take {size}; use Transformers")
+    if rope_type == "longrope":
+        key = "long_mscale" if max_length > original else "short_mscale"
+        default = math.sqrt(1 + max(0.0, math.log(window / original)) / math.log(original))
+        _, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](config, "cpu")
+        if not math.isclose(rope.get(key) or default, attention_factor, rel_tol=1e-6):
+            remedy = f'write "{key}": {attention_factor} into its rope_parameters'
+            raise ValueError(f"{name_or_path}: vLLM does not read its attention_factor; {remedy}")
 
 
 @dataclass(eq=False)
@@ -27,6 +58,7 @@ class VLLM(Engine):
         self.open_checkpoint(self.dtype, trust=False)
         if any(rope_at(self.config, n) != self.config.rope_parameters for n in (2, self.max_length)):
             raise ValueError(f"{self.name_or_path}: its rope depends on the length, vLLM's does not; use Transformers")
+        check_rope(self.name_or_path, self.config, self.max_length)
         if self.window and self.max_length > self.window:
             raise ValueError(f"{self.max_length} tokens are beyond the {self.window} that vLLM computes positions for")
         if importlib.util.find_spec("vllm") is None:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from checkpoint import check_weights, fingerprint, open_config
@@ -20,17 +20,22 @@ from run import RANK, errors_of, read_json, write_json
 
 TOKENIZER = ("tokenizer*", "*_tokens*.json", "vocab.json", "merges.txt", "*.model", "*.jinja")
 KIT_VERSION = "0.1.0"
+# bases whose rope is one `rope_parameters` for all layers; a test opens, trains and evaluates each
+ARCHITECTURES = (
+    "gemma2", "glm4", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3",
+)  # fmt: skip
 LOCKS = []  # on the folders that this process writes to
 
 
 def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
     """The config of a base model. weights: whether to check that its weights are those that the config describes.
 
-    Raises ValueError if the base cannot be opened, is not a plain Llama, is quantised, or is already extended.
+    Raises ValueError if the base cannot be opened, is not of ARCHITECTURES, is quantised, or is already extended.
     """
-    config = open_config(name_or_path, False, "the methods extend plain Llama models", weights)
-    if config.model_type != "llama":
-        raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend Llama models")
+    config = open_config(name_or_path, False, "the methods extend plain models", weights)
+    if config.model_type not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend {known}")
     extension = getattr(config, "context_extension", None)
     if extension:
         method, base = extension["method"], extension.get("base_model")
@@ -38,7 +43,7 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{name_or_path} is quantised; start from the model with weights in bfloat16 or float32")
     if weights:  # reads only their names and shapes
-        load_weights(LlamaForCausalLM, str(base_folder(name_or_path)), copy.deepcopy(config), device_map="meta")
+        load_weights(AutoModelForCausalLM, str(base_folder(name_or_path)), copy.deepcopy(config), device_map="meta")
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
         config.pad_token_id = None  # -1 in early conversions; PyTorch would take it for the last token
     return config
@@ -103,14 +108,14 @@ def extended_config(base: PreTrainedConfig, method, extension: dict) -> PreTrain
     """The base's config with the method's rope, the new window and `context_extension`.
 
     With an attention of its own, it has another `model_type` and names the modeling file in `auto_map`: without
-    --trust_remote_code it is refused, never opened as a plain Llama.
+    --trust_remote_code it is refused, never opened as a plain model.
     """
     fields = base.to_dict()  # a copy
     fields.pop("_name_or_path", None)
-    fields["rope_parameters"] = method.rope_parameters()
+    fields["rope_parameters"] = method.checkpoint_rope()
     fields["max_position_embeddings"] = max(method.model_max_length, method.original_length)
     fields["context_extension"] = extension
-    classes = method.auto_classes()
+    classes = method.auto_classes(base)
     if method.modeling is not None:
         fields.pop("model_type")
         fields["architectures"] = [classes["AutoModelForCausalLM"].__name__]
@@ -153,6 +158,8 @@ def add_older_rope(config_file: Path) -> None:
     if config:  # a folder of training data has none
         rope = dict(config["rope_parameters"])
         config["rope_theta"] = rope.pop("rope_theta")
+        if "partial_rotary_factor" in rope:
+            config["partial_rotary_factor"] = rope["partial_rotary_factor"]
         config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
         write_json(config_file, dict(sorted(config.items())))
 

@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig
+from transformers import PreTrainedConfig
 
 import checkpoint_writer
 import packing
 from memory import TILE_LOGITS
+from rope import head_dim
 from tracking import matmul_parameters, training_flops_per_token
 
 GIB = 2**30
 BF16 = 2  # bytes of a number
 # GiB that a process can use; dense bfloat16 TFLOP/s as NVIDIA publishes them
-GPUS = {"A100-40": (39, 312), "A100-80": (79, 312), "H100": (79, 989), "H200": (139, 989), "B200": (178, 2250)}
+GPUS = {
+    "RTX4090": (23, 165), "A100-40": (39, 312), "A100-80": (79, 312), "H100": (79, 989), "H200": (139, 989),
+    "B200": (178, 2250),
+}  # fmt: skip
 DATASETS = {  # the study's: rows, tokens of a row
     "Leooyii/Slimpajama_downsample_32k_1B": (30_774, 32_768),
     "Leooyii/Slimpajama_downsample_64k_1B": (15_386, 65_536),
@@ -40,10 +44,11 @@ HOST_BANDWIDTH = 200e9  # bytes/s of a node's memory, about eight channels of DD
 
 @dataclass
 class Plan:
-    config: LlamaConfig  # the base's
+    config: PreTrainedConfig  # the base's
     method: object
     flags: object  # of fine-tune.py, with `zero`
     gpus: int  # of all nodes, 8 each
+    model: object = None  # the one to train, on the meta device
     parameters: int = 0
     trainable: int = 0
     adapters: int = 0  # LoRA's weights among the trainable ones; 0: all weights are trained
@@ -54,14 +59,14 @@ class Plan:
         return rows_per_rank * self.gpus // self.flags.sequence_parallel_size
 
 
-def make_plan(config: LlamaConfig, method, flags, gpus: int) -> Plan:
+def make_plan(config: PreTrainedConfig, method, flags, gpus: int) -> Plan:
     """Counts the parameters of the model to train, built on the meta device."""
     plan = Plan(config, method, flags, gpus)
     method = copy.deepcopy(method)  # CLEX's network moves to the model's device
     with torch.device("meta"):
         extended = checkpoint_writer.extended_config(config, method, {})
-        model = method.auto_classes()["AutoModelForCausalLM"](extended)
-    model = method.prepare(model, flags.low_rank_training)
+        model = method.auto_classes(config)["AutoModelForCausalLM"](extended)
+    plan.model = model = method.prepare(model, flags.low_rank_training)
     plan.parameters = sum(p.numel() for p in model.parameters())
     plan.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     plan.adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
@@ -100,14 +105,14 @@ def hardware_flops_per_token(plan: Plan) -> float:
     """`training_flops_per_token` plus what is computed a second time."""
     config, method = plan.config, plan.method
     layers, D = config.num_hidden_layers, config.hidden_size
-    attention = 4 * layers * config.num_attention_heads * config.head_dim * method.attended_keys()  # its forward
-    layer_weights = matmul_parameters(config) - config.vocab_size * D
+    attention = 4 * layers * config.num_attention_heads * head_dim(config) * method.attended_keys()  # its forward
+    layer_weights = matmul_parameters(plan.model) - config.vocab_size * D
     repeated = 2 * (layer_weights + plan.adapters) + attention  # gradient checkpointing
     repeated += attention / 2  # fused attention's backward has five products, not four
     if plan.flags.tiled_mlp:
         repeated += 6 * layers * D * config.intermediate_size
     repeated *= method.row_tokens() / method.row_length
-    return training_flops_per_token(config, method, plan.adapters) + repeated
+    return training_flops_per_token(plan.model, method, plan.adapters) + repeated
 
 
 def pinned(size: float) -> float:
@@ -145,7 +150,7 @@ def activation_memory(plan: Plan) -> tuple[float, float]:
     # Saved for a layer's backward, per token: of two norms the input, in float32 too, and the output; of attention q,
     # k, v, the output and the log of the softmax's sum; of the MLP gate, SiLU, up and their product.
     norms = 2 * (4 + 2 * BF16) * D
-    qkvo = 2 * BF16 * (heads + config.num_key_value_heads) * config.head_dim
+    qkvo = 2 * BF16 * (heads + config.num_key_value_heads) * head_dim(config)
     mlp = 0 if flags.tiled_mlp else 4 * BF16 * F
     layer = n * (norms + qkvo + 4 * heads + mlp)
     # Its backward has gradients of attention (or a norm), copies for the all-to-all and scores; or those of the MLP.
@@ -172,7 +177,7 @@ def memory_needed(plan: Plan) -> tuple[dict[str, float], float]:
     return gpu, (host + offloaded + PROCESS_BYTES) * min(plan.gpus, 8)
 
 
-def report(config: LlamaConfig, method, flags) -> str:
+def report(config: PreTrainedConfig, method, flags) -> str:
     """The text that `--estimate` prints. Raises ValueError if flags.estimate is not like 8xH100 or 16xA100-80."""
     count, _, name = flags.estimate.partition("x")
     if not re.fullmatch(r"[1-9]\d*", count) or name not in GPUS or int(count) % flags.sequence_parallel_size:

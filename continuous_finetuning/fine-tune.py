@@ -39,7 +39,8 @@ import memory  # noqa: E402
 import methods  # noqa: E402
 import packing  # noqa: E402
 import training  # noqa: E402
-from attention import CHOICES, choose_attention, sdpa_kernels  # noqa: E402
+from attention import CHOICES, choose_attention, is_full_attention, sdpa_kernels  # noqa: E402
+from checkpoint import transform_logits  # noqa: E402
 from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
 from tokenizer import open_tokenizer  # noqa: E402
 
@@ -108,8 +109,12 @@ def check_method(config, method, flags: Namespace) -> None:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
     if flags.pose and (flags.document_mask or ranks > 1):
         raise ValueError("--pose needs whole rows of one mask: no --document_mask and no --sequence_parallel_size")
+    if flags.use_liger_kernel and transform_logits(config, torch.ones(1)) != 1:
+        raise ValueError(f"--use_liger_kernel does not scale logits as '{config.model_type}' does; leave it out")
     if ranks == 1:
         return
+    if not is_full_attention(config):
+        raise ValueError(f"--sequence_parallel_size does not support the attention of '{config.model_type}' models")
     if not flags.deepspeed or flags.document_mask:
         raise ValueError("--sequence_parallel_size needs --deepspeed ds_configs/stage3.json and no --document_mask")
     world_size = ranks if flags.estimate else WORLD_SIZE
@@ -120,7 +125,7 @@ def check_method(config, method, flags: Namespace) -> None:
         raise ValueError(f"--sequence_parallel_size {ranks} does not fit {heads} query and {shared} key-value heads")
 
 
-def fit_to_machine(flags: Namespace) -> None:
+def fit_to_machine(flags: Namespace, config) -> None:
     """Turns off what a CPU cannot do, and chooses the attention. Raises ValueError if a flag needs a GPU."""
     if not torch.cuda.is_available():
         flags.use_cpu, flags.tf32 = True, None
@@ -130,7 +135,7 @@ def fit_to_machine(flags: Namespace) -> None:
     if flags.attention == "auto" and not flags.use_flash_attn:
         flags.attention = "sdpa"
     dtype = "bfloat16" if flags.bf16 else "float32"
-    flags.attention = choose_attention(flags.attention, default_device(), dtype)
+    flags.attention = choose_attention(flags.attention, default_device(), dtype, config)
     flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
     if flags.document_mask:
         check_document_mask(flags)
@@ -195,8 +200,8 @@ def start_deepspeed(zero: ds_config.Settings) -> None:
         deepspeed.init_distributed(dist_backend="gloo")  # before TrainingArguments, or the world size is read as 1
 
 
-def training_arguments(flags: Namespace) -> RecipeArguments:
-    fit_to_machine(flags)
+def training_arguments(flags: Namespace, config) -> RecipeArguments:
+    fit_to_machine(flags, config)
     choose_trackers(flags)
     if flags.deepspeed:
         start_deepspeed(flags.zero)
@@ -235,7 +240,7 @@ def main() -> None:
         print(estimate.report(config, method, flags))
         return
 
-    args = training_arguments(flags)
+    args = training_arguments(flags, config)
     output = Path(args.output_dir)
     tokenizer = open_tokenizer(base)
     with args.main_process_first():

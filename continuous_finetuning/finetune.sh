@@ -64,6 +64,7 @@ flags=(
   --tf32 "${TF32:-True}"
   --use_flash_attn "${USE_FLASH_ATTN:-True}"
   --num_train_epochs "${EPOCHS:-1}"
+  --max_steps "${MAX_STEPS:--1}"
   --per_device_train_batch_size "$batch_size"
   --gradient_accumulation_steps "$accumulation"
   --sequence_parallel_size "$sequence_parallel"

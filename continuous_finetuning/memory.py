@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaMLP
+
+from checkpoint import transform_logits
 
 TILE_LOGITS = 2**24  # logits of a tile: 524 tokens of a vocabulary of 32,000, 64 MiB in float32
 
@@ -30,13 +31,15 @@ def token_loss(logits_NV, labels_N):
 class TiledLoss(torch.autograd.Function):
     """token_loss(hidden_ND @ weight_VD.T, labels_N), with the logits of one tile in memory at a time.
 
+    config: of the model, which may change its logits (`transform_logits`).
+
     The gradients of a tile are computed by autograd together with its loss, so no tile is computed twice, and the
     weight's gradient is summed in float32 (as in Liger Kernel, arXiv 2410.10989, and ALST, arXiv 2506.13996): with 64
     tiles in bfloat16 its relative error was 0.3 %, with torch.utils.checkpoint around each tile 1.0 %.
     """
 
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, labels_N):
+    def forward(ctx, hidden_ND, weight_VD, labels_N, config=None):
         dtype = compute_dtype(hidden_ND)
         trains_weight = ctx.needs_input_grad[1]
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
@@ -48,7 +51,7 @@ class TiledLoss(torch.autograd.Function):
             tile = slice(start, start + tokens)
             hidden_TD = hidden_ND[tile].detach().to(dtype).requires_grad_()
             with torch.enable_grad(), torch.autocast(hidden_ND.device.type, enabled=False):
-                logits_TV = (hidden_TD @ cast_weight_VD.T).float()
+                logits_TV = transform_logits(config, (hidden_TD @ cast_weight_VD.T).float())
                 tile_loss = token_loss(logits_TV, labels_N[tile])
             loss += tile_loss.detach()
             inputs = (hidden_TD, cast_weight_VD) if trains_weight else (hidden_TD,)
@@ -66,10 +69,10 @@ class TiledLoss(torch.autograd.Function):
         hidden_grad_ND.mul_(grad.to(hidden_grad_ND.dtype))
         if ctx.weight_grad is not None:
             ctx.weight_grad.mul_(grad.to(ctx.weight_grad.dtype))
-        return hidden_grad_ND, ctx.weight_grad, None
+        return hidden_grad_ND, ctx.weight_grad, None, None
 
 
-def liger_loss(hidden_ND, weight_VD, labels_N):
+def liger_loss(hidden_ND, weight_VD, labels_N, config):
     """The summed cross-entropy by Liger's kernel (--use_liger_kernel True), a float32 scalar."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
@@ -87,13 +90,14 @@ def compute_dtype(x) -> torch.dtype:
 def use_tiled_loss(model, liger: bool = False) -> None:
     """Makes `model(input_ids, labels).loss` in training mode a tiled loss of the same value, without logits.
 
-    model: a LlamaForCausalLM, or one with a method `row_labels` that returns the labels of its rows; LoRA may wrap it.
+    model: a causal language model, maybe with a method `row_labels` that returns the labels of its rows, or with LoRA.
     liger: compute the loss by Liger's kernel.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    summed_loss = liger_loss if liger else TiledLoss.apply
     copies = getattr(model.lm_head, "modules_to_save", None)  # LoRA trains a copy of a head that is tied
     for head in copies.values() if copies else [model.lm_head]:
-        head.forward = partial(head_forward, head, head.forward, liger_loss if liger else TiledLoss.apply)
+        head.forward = partial(head_forward, head, head.forward, summed_loss, model.config)
     plain_forward = model.forward
 
     def forward(input_ids=None, labels=None, shift_labels=None, num_items_in_batch=None, **kwargs):
@@ -111,11 +115,11 @@ def use_tiled_loss(model, liger: bool = False) -> None:
     model.forward = forward
 
 
-def head_forward(head: nn.Module, plain_forward, summed_loss, hidden_BnD, labels_Bn=None):
+def head_forward(head: nn.Module, plain_forward, summed_loss, config, hidden_BnD, labels_Bn=None):
     """The LM head's logits or, with labels, the summed loss: in its own forward, where ZeRO-3 gathers its weight."""
     if labels_Bn is None:
         return plain_forward(hidden_BnD)
-    return summed_loss(hidden_BnD.flatten(0, 1), head.weight, labels_Bn.flatten())
+    return summed_loss(hidden_BnD.flatten(0, 1), head.weight, labels_Bn.flatten(), config)
 
 
 def keep_attention():
@@ -133,7 +137,7 @@ def keep_attention():
 
 
 def use_tiled_mlp(model) -> None:
-    """Computes every Llama MLP for D tokens at a time, and again in the backward pass (ALST, arXiv 2506.13996).
+    """Computes every MLP for D tokens at a time, and again in the backward pass (ALST, arXiv 2506.13996).
 
     Same values; the wide activations [B, n, 4 D] exist for one tile at a time, at the price of a third forward pass.
     """
@@ -144,5 +148,5 @@ def use_tiled_mlp(model) -> None:
         return torch.cat(outputs, dim=1)
 
     for module in model.modules():
-        if isinstance(module, LlamaMLP):
+        if isinstance(getattr(module, "down_proj", None), nn.Linear):
             module.forward = partial(forward, module.forward)

@@ -5,32 +5,37 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, TrainerCallback
+from torch import nn
+from transformers import TrainerCallback
 
+from rope import head_dim
 from run import default_device, peak_memory, print_rank0, write_text
 
 
-def matmul_parameters(config: LlamaConfig) -> int:
-    """Weights that a token is multiplied with: those of the layers and the LM head, not the embeddings."""
-    qkvo = 2 * config.head_dim * (config.num_attention_heads + config.num_key_value_heads)
-    layer = config.hidden_size * (qkvo + 3 * config.intermediate_size)
-    return config.num_hidden_layers * layer + config.vocab_size * config.hidden_size
+def matmul_parameters(model) -> int:
+    """Weights that a token is multiplied with: those of the layers and the LM head, not the embeddings, not LoRA's."""
+    total = 0
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and "lora_" not in name and "modules_to_save" not in name:
+            total += module.in_features * module.out_features  # its weight is empty under ZeRO-3
+    return total
 
 
-def model_flops_per_token(config: LlamaConfig, keys: float, adapters: int = 0) -> float:
+def model_flops_per_token(model, keys: float, adapters: int = 0) -> float:
     """FLOPs of forward and backward per token that attends to `keys` keys, without recomputation.
 
     6 per weight that a token is multiplied with, and 12 per layer, key and element of the heads. With `adapters` LoRA
     weights, the frozen weights have no gradient of their own and count 4 instead of 6.
     """
-    attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * keys
-    weights = (4 if adapters else 6) * matmul_parameters(config)
+    config = model.config
+    attention = 12 * config.num_hidden_layers * config.num_attention_heads * head_dim(config) * keys
+    weights = (4 if adapters else 6) * matmul_parameters(model)
     return weights + 6 * adapters + attention
 
 
-def training_flops_per_token(config: LlamaConfig, method, adapters: int = 0) -> float:
-    """`model_flops_per_token` of a run with `method`, per token of text. config: the base's."""
-    flops = model_flops_per_token(config, method.attended_keys(), adapters)
+def training_flops_per_token(model, method, adapters: int = 0) -> float:
+    """`model_flops_per_token` of a run with `method`, per token of text."""
+    flops = model_flops_per_token(model, method.attended_keys(), adapters)
     return flops * method.row_tokens() / method.row_length
 
 

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from checkpoint import transform_logits
+
 # float32 logits of one chunk; above 32 MiB glibc returns memory after every use, and each chunk pages it in again
 CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 512 << 20}
 
@@ -26,7 +28,7 @@ def score(model, tokens_BL1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n_rows = max(1, CHUNK_BYTES[hidden_ND.device.type] // row_bytes)
     for first in range(0, len(hidden_ND), n_rows):
         chunk = slice(first, first + n_rows)
-        logits_nV = lm_head(hidden_ND[chunk]).float()
+        logits_nV = transform_logits(model.config, lm_head(hidden_ND[chunk])).float()
         nll_N[chunk], hit_N[chunk] = score_chunk(logits_nV, targets_N[chunk])
     shape = hidden_BLD.shape[:2]
     return nll_N.view(shape), hit_N.view(shape)
@@ -44,14 +46,14 @@ def score_chunk(logits_nV: torch.Tensor, target_n: torch.Tensor) -> tuple[torch.
 
 @torch.inference_mode()
 def check_head(model, tokens_1L: torch.Tensor) -> None:
-    """Makes sure that `lm_head(inner model)` is all that the model does, on a short input, int64 [1, L].
+    """Makes sure that `score` computes the logits that the model does, on a short input, int64 [1, L].
 
-    Raises ValueError if its own logits differ (some architectures scale or cap them after the LM head).
+    Raises ValueError if its own logits differ (some architectures change them after the LM head).
     """
     logits_1LV = model(input_ids=tokens_1L, use_cache=False).logits.float()
     hidden_1LD = model.base_model(input_ids=tokens_1L, use_cache=False).last_hidden_state
-    ours_1LV = model.get_output_embeddings()(hidden_1LD).float()
+    ours_1LV = transform_logits(model.config, model.get_output_embeddings()(hidden_1LD)).float()
     scale = logits_1LV.nan_to_num(0, 0, 0).abs().max().item()  # a token that is never predicted has -inf
     # nan == nan here: a model whose weights are broken is reported by its losses, not by this check
     if not torch.allclose(logits_1LV, ours_1LV, rtol=0, atol=1e-3 * scale, equal_nan=True):
-        raise ValueError(f"{type(model).__name__} changes its logits after the LM head, which this script does not do")
+        raise ValueError(f"{type(model).__name__} changes its logits after the LM head, not as this script does")

@@ -18,7 +18,7 @@ from attention import CACHED
 from decode import Decoder
 from engine import cut_at, shared_prefix
 from rope import RopeSetter, rope_at
-from tiny import EXTEND, C, L
+from tiny import BASES, EXTEND, C, L, edit_config, save_base
 from transformers_engine import Transformers
 from vllm_engine import VLLM
 
@@ -136,6 +136,30 @@ def test_a_step_never_waits_for_the_gpu(checkpoints, method):
     keys = [torch.empty(3, heads, 320, width, device="meta") for _ in model.model.layers]
     decoder = Decoder(model, keys, keys, use_graph=False)
     decoder.forward(256)
+
+
+@pytest.mark.parametrize("model_type", BASES)
+def test_other_architectures_answer_as_their_own_generate(tmp_path, model_type):
+    """Sliding windows, capped scores, scaled logits, partly rotated and wide heads; chunks, groups, a shared prefix."""
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": C}
+    if model_type == "phi3":
+        rope = {"rope_type": "default", "rope_theta": 1e6}
+    if model_type == "glm4":
+        rope["partial_rotary_factor"] = 0.5
+    folder = save_base(tmp_path, model_type, max_position_embeddings=L, rope_parameters=rope)
+    prompts = [random_prompt(1, n) for n in (30, 64, 150)] + [random_prompt(2, 200)]
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    expected = []
+    for prompt in prompts:
+        output = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, eos_token_id=None)
+        expected.append(output[0, len(prompt) :].tolist())
+    engine = open_tiny(folder, prefill_chunk=37)
+    groups = engine.batches(range(4), prompts, NEW)
+    answers = []
+    for group in groups:
+        answers += engine.generate_ids([prompts[i] for i in group], NEW)
+    assert answers == expected and len(set(expected[3])) > 3
+    assert engine.prefilled_tokens < sum(map(len, prompts))
 
 
 def test_each_prompt_of_a_group_stops_where_it_would_alone(base):
@@ -276,6 +300,12 @@ def test_logits_that_are_not_finite_are_an_error(checkpoints, method, batch_size
             engine.generate_ids(prompts, 4)
 
 
+LONGROPE = {
+    "rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": C,
+    "short_factor": [2.0] * 16, "long_factor": [2.0] * 16,
+}  # fmt: skip
+
+
 # --- vLLM: its documented interface, played by a stand-in
 FORTY_TWO = [2 + sorted(pre_tokenizers.ByteLevel.alphabet()).index(character) for character in "Ġ42"]
 
@@ -290,7 +320,7 @@ class FakeLLM:
         return [SimpleNamespace(outputs=[output], num_cached_tokens=n) for n in (None, 16)]
 
 
-def test_vllm(checkpoints, monkeypatch):
+def test_vllm(checkpoints, base, tmp_path, monkeypatch):
     """It gets token ids and greedy settings, and no checkpoint that it would compute otherwise."""
     for method, length, message in (
         ("landmark", C, "vLLM cannot run"),
@@ -301,6 +331,22 @@ def test_vllm(checkpoints, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             VLLM(checkpoints[method], max_length=length)
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    for rope, window, message in (
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": C}, L, "yarn for 128 tokens"),
+        ({"rope_type": "linear", "factor": 256.0}, 2**20, "32 GiB"),
+        ({"rope_type": "linear", "factor": 4.0}, L, "not installed"),
+        ({"rope_type": "dynamic", "factor": 4.0}, L, "depends on the length"),
+        (LONGROPE | {"attention_factor": 1.5}, L, "does not read its attention_factor"),
+        (LONGROPE | {"attention_factor": 1.5, "long_mscale": 1.5}, L, "not installed"),
+        (LONGROPE | {"attention_factor": 1.5, "short_mscale": 1.5}, L, "does not read its attention_factor"),
+        (LONGROPE, L, "not installed"),  # both compute sqrt(1 + ln s / ln C)
+        (LONGROPE | {"short_factor": [1.0] * 16}, L, "depends on the length"),
+    ):
+        rope = {"rope_theta": 1e4, **rope}
+        folder = edit_config(tmp_path, rope_parameters=rope, rope_scaling=rope, max_position_embeddings=window)
+        with pytest.raises(ValueError, match=message):
+            VLLM(folder, max_length=L)
     module = SimpleNamespace(LLM=FakeLLM, SamplingParams=dict, __spec__=ModuleSpec("vllm", None))
     monkeypatch.setitem(sys.modules, "vllm", module)
     VLLM(checkpoints["ntk"], max_length=L)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 STAGE = Path(__file__).absolute().parents[1]  # the stage whose tests/ folder holds the link to this file
 ROOT = STAGE.parent
@@ -47,6 +47,19 @@ SHAPE = {
     "max_position_embeddings": C,
     "initializer_range": 0.3,
 }
+BASES = {  # what differs from SHAPE in a tiny model of each architecture
+    "mistral": {"sliding_window": None},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
+    "qwen3": {"head_dim": 48},
+    "olmo2": {},
+    "granite": {"logits_scaling": 2.0, "attention_multiplier": 0.3, "tie_word_embeddings": True},
+    "gemma2": {
+        "head_dim": 48, "sliding_window": 20, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0,
+        "tie_word_embeddings": False,  # tied, random weights repeat the last token
+    },
+    "glm4": {"head_dim": 32},  # half of a head turns
+    "phi3": {},
+}  # fmt: skip
 OWN_CODE = ("lm_infinite", "self_extend", "rerope", "string", "dca", "streaming", "landmark")
 # runs several command lines of Python scripts in one interpreter, since its start takes longer than the work
 RUN_ALL = (
@@ -65,11 +78,12 @@ def save_tokenizer(folder: Path) -> int:
     return len(alphabet) + 2
 
 
-def save_base(folder: Path, **changes) -> Path:
-    """A 2-layer Llama with grouped-query heads and window C; the same weights on every machine."""
-    config = {"vocab_size": save_tokenizer(folder), "bos_token_id": 0, "eos_token_id": 1, **SHAPE, **changes}
+def save_base(folder: Path, model_type: str = "llama", **changes) -> Path:
+    """A 2-layer model with grouped-query heads and window C; the same weights on every machine."""
+    config = {"vocab_size": save_tokenizer(folder), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
+    config |= SHAPE | BASES.get(model_type, {}) | changes
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config)).save_pretrained(folder)
     return folder
 
 

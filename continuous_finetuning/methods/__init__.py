@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModel, AutoModelForCausalLM
 from transformers.hf_argparser import string_to_bool
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import checkpoint_writer
+from rope import rotary_dim
+from run import errors_of
 
 
 def option(default, help: str, type: Callable = float):
@@ -27,10 +28,11 @@ def option(default, help: str, type: Callable = float):
 
 @dataclass
 class ContextExtension:
-    """A method for one base and one target length. Subclasses override what differs from a plain Llama.
+    """A method for one base and one target length. Subclasses override what differs from the base.
 
     original_length: the base's window C, tokens.  model_max_length: the window to reach, tokens.
-    rope: the base's own `rope_parameters`.        head_dim: d, even.
+    rope: the base's own `rope_parameters`.        head_dim: d, the elements of a head
+    that rope turns, even.
     pose: whether it is trained by PoSE, on rows of the original length.
     """
 
@@ -46,7 +48,8 @@ class ContextExtension:
     extends_rows = True  # False: model_max_length is a training block; longer rows are cut into blocks
     set_for_longest_text = False  # extend.py sets it for the longest text that is evaluated
     supports = ("sequence_parallel_size", "document_mask", "pose")  # flags of fine-tune.py
-    modeling = None  # "x": the checkpoint contains modeling/modeling_x.py
+    modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, which is written for Llama
+    llama_only = False  # True: written for Llama's modules
     foreign_options = {}  # {entry of `rope_parameters` in a checkpoint of other code: option}
 
     @property
@@ -73,6 +76,13 @@ class ContextExtension:
         """The `rope_parameters` of the checkpoint's config.json (Transformers' names)."""
         return self.rope
 
+    def checkpoint_rope(self) -> dict:
+        """`rope_parameters`, with the share of each head that rope turns if the base's rope names it (GLM-4)."""
+        rope = self.rope_parameters()
+        if "partial_rotary_factor" in self.rope:
+            rope = {"partial_rotary_factor": self.rope["partial_rotary_factor"], **rope}
+        return rope
+
     @classmethod
     def scales_rope(cls) -> bool:
         """Whether the method computes a rope of its own, which needs a base with a plain one."""
@@ -86,10 +96,11 @@ class ContextExtension:
         """What the config class of the `modeling` file needs beyond a LlamaConfig's fields."""
         return self.options()
 
-    def auto_classes(self) -> dict[str, type]:
+    def auto_classes(self, config) -> dict[str, type]:
+        """The checkpoint's classes. config: the base's."""
         if self.modeling is not None:
             return importlib.import_module(f"modeling.modeling_{self.modeling}").AUTO_MAP
-        return {"AutoConfig": LlamaConfig, "AutoModel": LlamaModel, "AutoModelForCausalLM": LlamaForCausalLM}
+        return {"AutoConfig": type(config), "AutoModelForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]}
 
     @classmethod
     def options_in_config(cls, config) -> dict:
@@ -171,9 +182,9 @@ def add_flags(parser: ArgumentParser) -> None:
 def build(name: str, config, model_max_length: int, flags: dict, config_options=None) -> ContextExtension:
     """The method `name` for one base and one target length.
 
-    config: the base's `LlamaConfig`, unchanged here.  model_max_length: tokens.  flags: all parsed command-line values.
+    config: the base's, unchanged here.  model_max_length: tokens.  flags: all parsed command-line values.
     config_options: defaults, from an imported checkpoint's config. Raises ValueError on an option of another method or
-    that is not positive, a length that is not above the original one, or a base whose rope the method cannot extend.
+    that is not positive, a length that is not above the original one, or a base that the method cannot extend.
     """
     cls = get(name)
     options = dict(config_options or {})
@@ -190,8 +201,23 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
     depends_on_length = rope["rope_type"] in ("dynamic", "longrope")
     if (cls.scales_rope() and rope["rope_type"] != "default") or (cls.modeling and depends_on_length):
         raise ValueError(f"the base's rope is already scaled ({rope['rope_type']}); {name} needs one with plain rope")
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return cls(original_length, model_max_length, rope, head_dim, flags.get("pose", False), **options)
+    method = cls(original_length, model_max_length, rope, rotary_dim(config), flags.get("pose", False), **options)
+    if config.model_type != "llama":
+        check_architecture(name, method, config)
+    return method
+
+
+def check_architecture(name: str, method: ContextExtension, config) -> None:
+    """Raises ValueError if a method cannot extend a base that is not a Llama. config: the base's."""
+    if method.modeling or method.llama_only:
+        raise ValueError(f"{name} extends Llama models only, and the base is a '{config.model_type}' model")
+    window = getattr(config, "sliding_window", None) or math.inf
+    has_full_layers = "full_attention" in (getattr(config, "layer_types", None) or [])
+    if window < method.model_max_length and not has_full_layers:
+        remedy = 'set "sliding_window": null in its config.json'
+        raise ValueError(f"every layer of the base attends to the last {window} tokens only; {remedy}")
+    with errors_of(f"{name} cannot extend a '{config.model_type}' model"):
+        checkpoint_writer.extended_config(config, method, {})
 
 
 def positive(name: str, value: float) -> float:
@@ -212,12 +238,13 @@ def import_checkpoint(name: str, config, original_length: int | None, model_max_
         raise ValueError(f"{name} is not trained; leave --adopt out")
     base = copy.deepcopy(config)
     if cls.scales_rope():
-        base.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+        kept = ("rope_theta", "partial_rotary_factor")
+        base.rope_parameters = {"rope_type": "default"} | {key: rope[key] for key in kept if key in rope}
     recorded = rope.get("original_max_position_embeddings") or config.max_position_embeddings
     base.max_position_embeddings = original_length or recorded
     method = build(name, base, model_max_length, flags, cls.options_in_config(config))
     theirs = frequencies(base, rope, model_max_length)
-    ours = frequencies(base, method.rope_parameters(), model_max_length)
+    ours = frequencies(base, method.checkpoint_rope(), model_max_length)
     if not torch.allclose(theirs, ours, rtol=1e-5, atol=0):
         raise ValueError(f"{name} with {method.options()} does not have the rope of the checkpoint's config, {rope}")
     return base, method
@@ -227,7 +254,9 @@ def frequencies(config, rope_parameters: dict, length: int) -> torch.Tensor:
     """The frequencies of a text of `length` tokens in Transformers, times the attention factor, float32 [d/2]."""
     config = copy.deepcopy(config)
     config.rope_parameters = rope_parameters
-    rotary = LlamaRotaryEmbedding(config)
+    with torch.device("meta"):
+        rotary_class = type(AutoModel.from_config(config).rotary_emb)
+    rotary = rotary_class(config)
     last_position = torch.tensor([[length - 1]])
     rotary(last_position, last_position)  # sets a dynamic rope
     return rotary.inv_freq * rotary.attention_scaling

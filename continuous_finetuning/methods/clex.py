@@ -99,6 +99,7 @@ class Method(ContextExtension):
     log_scale: bool = option(True, "multiply the scores by ln L / ln C", bool)
 
     supports = ("sequence_parallel_size", "document_mask")
+    llama_only = True
 
     def __post_init__(self):
         if self.max_factor < self.ratio:

@@ -74,6 +74,7 @@ class Method(pi.Method):
     use_full_attn: bool = option(False, "full attention while training, instead of shifted sparse attention", bool)
     trainable_params: str = option("embed,norm", "with LoRA, also train parameters whose names contain these", str)
 
+    llama_only = True
     exact_attention = False
     supports = ("low_rank_training", "sequence_parallel_size")
 

@@ -47,7 +47,8 @@ def counted_flops(model, n):
 @pytest.mark.parametrize("changes", [{}, {"head_dim": 24, "tie_word_embeddings": True}])
 def test_flops_equal_those_that_pytorch_counts(changes):
     n, config = 32, LlamaConfig(**{**TINY, **changes})
-    assert counted_flops(LlamaForCausalLM(config), n) == n * tracking.model_flops_per_token(config, keys=n)
+    model = LlamaForCausalLM(config)
+    assert counted_flops(model, n) == n * tracking.model_flops_per_token(model, keys=n)
 
 
 def test_flops_of_lora():
@@ -56,7 +57,7 @@ def test_flops_of_lora():
     method = methods.build("longlora", config, L, {"use_full_attn": True})
     adapters = make_plan(config, "longlora", L, low_rank_training=True).adapters
     model = method.prepare(LlamaForCausalLM(config), True)
-    assert counted_flops(model, n) == n * tracking.model_flops_per_token(config, n, adapters)
+    assert counted_flops(model, n) == n * tracking.model_flops_per_token(model, n, adapters)
 
 
 def test_attended_keys_of_longlora_and_landmark():

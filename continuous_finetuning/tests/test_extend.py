@@ -123,7 +123,7 @@ def test_longest_text(base, tmp_path, name, length):
     "changes, reason",
     [
         ({"auto_map": {"AutoConfig": "evil.Config"}}, "contains its own modeling code"),
-        ({"model_type": "mistral"}, "is a 'mistral' model"),
+        ({"model_type": "gemma3_text"}, "is a 'gemma3_text' model"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised"),
         ({"context_extension": {"method": "yarn"}}, "is already extended (yarn)"),
         ({"num_hidden_layers": 3}, ""),

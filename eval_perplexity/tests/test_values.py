@@ -12,8 +12,13 @@ import rope
 import scoring
 import summary
 import windows
+from attention import choose_attention
+from checkpoint import load_model, open_config
 from conftest import RULE, content, documents, save_model, write_tokens
 from stats import mean_over_documents
+from tiny import BASES, save_base
+
+CPU = torch.device("cpu")
 
 
 def reference(model, tokens, starts, length):
@@ -43,6 +48,22 @@ def test_scoring_equals_full_logits_for_any_chunk(model, monkeypatch):
         nll, hit = scoring.score(model, ids_BL1)
         assert (nll - full_nll).abs().max() < 1e-6 * full_nll.max()
         assert torch.equal(hit, logits.argmax(-1) == ids_BL1[:, 1:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_type", BASES)
+def test_other_architectures(tmp_path, model_type):
+    """Scaled and capped logits, sliding windows, capped scores: as a plain loop over eager attention's full logits."""
+    folder = save_base(tmp_path, model_type)
+    tokens = documents(4)[: 61 * 3]
+    config = open_config(folder, False)
+    model = load_model(folder, config, "float32", choose_attention("auto", CPU, "float32", config), CPU)
+    scoring.check_head(model, torch.tensor(tokens[:16])[None])
+    nll, hit = scoring.score(model, torch.tensor(tokens).view(3, 61))
+    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    expected, hits = reference(plain, tokens, (0, 61, 122), 60)
+    np.testing.assert_allclose(nll[:, :-1].numpy(), expected, rtol=1e-4, atol=1e-4)
+    assert hit[:, :-1].sum() == hits
 
 
 def test_hits_follow_argmax_in_a_tie():

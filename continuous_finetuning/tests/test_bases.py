@@ -1,0 +1,82 @@
+"""Bases other than Llama: trained, extended, reloaded by plain Transformers; what does not fit is refused."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+import methods
+from scripts import fails, losses, run_here, training_flags
+from tiny import BASES, C, L, edit_config, save_base
+
+SHORT = ("--max_steps", "3", "--save_strategy", "no", "--tiled_mlp", "True")
+
+
+def extend_flags(base, name, output):
+    command = ["extend.py", "--model_name_or_path", base, "--method_name", name, "--output_dir", output]
+    return [*command, "--model_max_length", L]
+
+
+@torch.no_grad()
+def plain_loss(folder, ids_L) -> float:
+    """Of the whole row, with all logits at a time and eager attention."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    return cross_entropy(model(ids_L[None]).logits[0, :-1].float(), ids_L[1:]).item()
+
+
+@pytest.mark.parametrize("model_type", BASES)
+def test_trained_extended_and_reloaded(tmp_path, model_type):
+    base = save_base(tmp_path / "base", model_type)
+    name = "ntk" if model_type == "phi3" else "yarn"
+    row = (torch.arange(L) * 7 % 40 + 2).tolist()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text((json.dumps({"input_ids": row}) + "\n") * 12)
+    frozen, trained = tmp_path / "frozen", tmp_path / "trained"
+    run_here(*extend_flags(base, name, frozen))
+    run_here("fine-tune.py", *training_flags(base, rows, name, trained), *SHORT)
+
+    loss = losses(trained)  # before the step: of the base's weights with the method's rope
+    assert loss[0] == pytest.approx(plain_loss(frozen, torch.tensor(row)), rel=1e-4)
+    assert plain_loss(trained, torch.tensor(row)) < loss[-1] < loss[0]
+    model = AutoModelForCausalLM.from_pretrained(trained)
+    original = AutoModelForCausalLM.from_pretrained(base)
+    assert type(model) is type(original) and model.config.max_position_embeddings == L
+    embeddings_are_tied = model.lm_head.weight is model.model.embed_tokens.weight
+    assert embeddings_are_tied == original.config.tie_word_embeddings
+    method = methods.build(name, original.config, L, {})
+    angles, old_angles = model.model.rotary_emb.inv_freq, original.model.rotary_emb.inv_freq
+    assert len(angles) == len(old_angles) == method.head_dim / 2
+    if name == "yarn":  # the slowest angle is divided by s, the fastest is kept
+        assert angles[0] == old_angles[0] and angles[-1] == pytest.approx(old_angles[-1].item() / (L / C))
+    fields = json.loads((trained / "config.json").read_text())
+    del fields["rope_parameters"]  # Transformers 4 reads rope_theta, rope_scaling and partial_rotary_factor
+    older = type(original)(type(original.config)(**fields))
+    torch.testing.assert_close(older.model.rotary_emb.inv_freq, angles)
+
+
+@pytest.mark.parametrize(
+    "model_type, changes, name, message",
+    [
+        ("qwen2", {}, "lm_infinite", "lm_infinite extends Llama models only"),
+        ("qwen2", {}, "clex", "clex extends Llama models only"),
+        ("olmo2", {}, "longlora", "longlora extends Llama models only"),
+        ("phi3", {}, "pi", "pi cannot extend a 'phi3' model: "),
+        ("mistral", {"sliding_window": 32}, "pi", "attends to the last 32 tokens only"),
+        ("gemma3_text", {}, "pi", "is a 'gemma3_text' model"),
+        ("olmo3", {}, "pi", "is a 'olmo3' model"),
+    ],
+)
+def test_a_base_that_does_not_fit_is_refused(tmp_path, rows, model_type, changes, name, message):
+    base = edit_config(save_base(tmp_path / "base", model_type), **changes)
+    assert message in fails(*extend_flags(base, name, tmp_path / "out"))
+    assert message in fails("fine-tune.py", *training_flags(base, rows, name, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_estimate_of_another_architecture(tmp_path, rows):
+    base = save_base(tmp_path / "base", "glm4")
+    printed = run_here("fine-tune.py", *training_flags(base, rows, "yarn", tmp_path / "out"), "--estimate", "1xH100")
+    parameters = AutoModelForCausalLM.from_pretrained(base).num_parameters()
+    assert f"{parameters / 1e6:,.1f} M, {parameters / 1e6:,.1f} M of them trained" in printed
