@@ -11,6 +11,7 @@ the documents. A prompt has at most the base's window, and its rope is that of t
 """
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,7 @@ METRICS = ("acc_norm", "acc", "exact_match")  # the first of these that a task h
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument(
-        "--base_model", nargs="*", default=[], help="checkpoint folders or hub ids, the base among them"
-    )
+    parser.add_argument("--base_model", nargs="*", default=[], help="checkpoint folders or hub ids, with the base")
     add_trust_flag(parser)
     parser.add_argument("--tasks", nargs="+", default=list(SHOTS), help=f"tasks of lm-eval [{' '.join(SHOTS)}]")
     parser.add_argument("--include_path", type=Path, help="folder of further tasks, in lm-eval's YAML format")
@@ -81,13 +80,15 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     if not missing:
         print(f"{path}: already done")
         return
-    length = description["original_length"]
+    length = description["original_length"] or config.max_position_embeddings
     model = load_model(name_or_path, config, dtype, attention, device)
     RopeSetter(model).set(rope_at(config, length))
     for task in missing:
         reset_peak_memory(device)
+        start_time = time.perf_counter()
         entry = run_task(args, model, open_tokenizer(name_or_path), task, length)
-        store.append(entry | {"peak_memory_bytes": peak_memory(device)})
+        seconds = round(time.perf_counter() - start_time, 3)
+        store.append(entry | {"seconds": seconds, "peak_memory_bytes": peak_memory(device)})
         print(f"{name}: {task} {entry['score']:.2f}, {entry['n']} items", flush=True)
     result = {"benchmark": "short", "name": name, "model": name_or_path, **description, **settings, "length": length}
     result |= {"protocol": "lm-eval", "seed": 1234, "engine": "transformers", "versions": versions("lm_eval")}
@@ -132,7 +133,6 @@ def run_task(args: argparse.Namespace, model, tokenizer, task: str, max_length: 
         "complete": args.limit is None,
         "score": 100 * sum(scores) / len(scores),
         "interval_95": [100 * low, 100 * high],
-        "seconds": float(results["total_evaluation_time_seconds"]),
         "ids": ids,
         "row_scores": scores,
         "versions": results["versions"],
@@ -191,7 +191,7 @@ def write_table(args: argparse.Namespace) -> None:
 def measure(args: argparse.Namespace, name: str, result: dict) -> dict[str, dict]:
     """{task: entry} of a model, and its result of perplexity at the original length."""
     entries = dict(result["sets"])
-    length = result["original_length"]
+    length = result["length"]
     for path in sorted(args.perplexity.glob(f"{name}_{length}_*.json")) if args.perplexity else ():
         perplexity = read_json(path) or {}
         if "val_perplexity" in perplexity:

@@ -139,9 +139,10 @@ def test_a_corpus_with_an_unreadable_line_is_an_error(tmp_path, call):
     assert f"{corpus}, line 2 is not a JSON object" in printed
 
 
-@pytest.mark.parametrize(
-    "answer_of", [lambda row: row["answers"][0] + "\nKey:", lambda row: ""], ids=["oracle", "mute"]
-)
+ANSWERS = {"oracle": lambda row: row["answers"][0] + "\nKey:", "mute": lambda row: ""}
+
+
+@pytest.mark.parametrize("answer_of", ANSWERS.values(), ids=ANSWERS)
 def test_key_values_and_shuffled_labels(answer_of, folder, tmp_path, capsys):
     """An oracle that reads the prompt alone scores 100, a mute model 0; more shots have the labels of fewer."""
     flags = ["--sets", "--shots", "--pairs", 4, 40, "--icl_shots", 5, 25, "--classes", 5, "--rows", 12]
