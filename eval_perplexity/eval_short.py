@@ -192,7 +192,7 @@ def measure(args: argparse.Namespace, name: str, result: dict) -> dict[str, dict
     """{task: entry} of a model, and its result of perplexity at the original length."""
     entries = dict(result["sets"])
     length = result["length"]
-    for path in sorted(args.perplexity.glob(f"{name}_{length}_*.json")) if args.perplexity else ():
+    for path in sorted(args.perplexity.rglob(f"{name}_{length}_*.json")) if args.perplexity else ():
         perplexity = read_json(path) or {}
         if "val_perplexity" in perplexity:
             entries[f"perplexity at {length}, %"] = perplexity

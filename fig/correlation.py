@@ -48,7 +48,7 @@ def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
 
 
 def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
-    """rho, low, high for each measure and benchmark, all methods and EXACT, each length, and the mean of the lengths."""
+    """rho, low, high of each measure and benchmark, for all methods and EXACT, at each length and their mean."""
     exact = [row.label for row in rows if row.group == EXACT]
     lines = []
     for (measure, benchmark), points in pairs.groupby(["measure", "benchmark"], sort=False):

@@ -84,12 +84,8 @@ def reach(columns: list[Column], rows: list[Row], target: int) -> str:
 
 def relation(correlations: pd.DataFrame) -> str:
     """Where the rank correlation of perplexity and score, over all methods, is below 0."""
-    total = (
-        correlations.query("measure == 'perplexity' and methods == 'all methods'")
-        .groupby("benchmark", sort=False)
-        .tail(1)
-        .dropna()
-    )
+    own = correlations.query("measure == 'perplexity' and methods == 'all methods'")
+    total = own.groupby("benchmark", sort=False).tail(1).dropna()
     shown, not_shown = [], []
     for line in total.itertuples():
         place = f"{BENCHMARKS[line.benchmark]} (ρ = {line.rho:.2f} [{line.low:.2f}, {line.high:.2f}])"
