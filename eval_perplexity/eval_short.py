@@ -6,7 +6,7 @@
 
 Writes {output_dir}/{model}/scores.json, a task at a time: rerun the same command to resume. short.csv has, for each
 model and task, the score of the base, the change from it, and its 95 % interval, paired over the items. With
---perplexity, a folder of eval_ppl.py's results, also the change of perplexity in % at the original length, paired over
+--perplexity, a folder of eval_ppl.py's results, also the loss (log of perplexity) at the original length, paired over
 the documents. A prompt has at most the base's window, and its rope is that of this length.
 """
 
@@ -17,27 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from attention import CHOICES, choose_attention
+import run
+from attention import choose_attention
 from checkpoint import add_trust_flag, choose_dtype, describe, fingerprint, load_model, open_config
 from lock import lock
 from rope import RopeSetter, rope_at
-from run import (
-    Parser,
-    checkpoint_name,
-    command_line,
-    default_device,
-    errors_of,
-    for_each_checkpoint,
-    int_between,
-    name_results,
-    peak_memory,
-    positive_int,
-    read_json,
-    reset_peak_memory,
-    run_script,
-    versions,
-    write_json,
-)
 from stats import mean_over_documents, mean_over_tasks
 from store import Store
 from tokenizer import open_tokenizer
@@ -47,20 +31,17 @@ METRICS = ("acc_norm", "acc", "exact_match")  # the first of these that a task h
 
 
 def parse_args() -> argparse.Namespace:
-    parser = Parser(__doc__)
+    parser = run.Parser(__doc__)
     parser.add_argument("--base_model", nargs="*", default=[], help="checkpoint folders or hub ids, with the base")
     add_trust_flag(parser)
     parser.add_argument("--tasks", nargs="+", default=list(SHOTS), help=f"tasks of lm-eval [{' '.join(SHOTS)}]")
     parser.add_argument("--include_path", type=Path, help="folder of further tasks, in lm-eval's YAML format")
-    parser.add_argument("--num_fewshot", type=int_between(0), help="examples in a prompt [5 to 25, see SHOTS]")
-    parser.add_argument("--limit", type=positive_int, help="the first N items of each task [all]")
-    parser.add_argument("--batch_size", type=positive_int, default=1, help="[1]")
-    parser.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="[auto]")
+    parser.add_argument("--limit", type=run.positive_int, help="the first N items of each task [all]")
+    parser.add_argument("--batch_size", type=run.positive_int, default=1, help="[1]")
     parser.add_argument("--perplexity", type=Path, help="folder of eval_ppl.py's results")
     parser.add_argument("--output_dir", required=True, type=Path)
     args = parser.parse_args()
-    name_results(None, sorted(set(args.base_model)), "each its own --output_dir")
+    run.name_results(None, sorted(set(args.base_model)), "each its own --output_dir")
     return args
 
 
@@ -68,12 +49,12 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     """Runs the tasks that the checkpoint's result lacks."""
     config = open_config(name_or_path, args.trust_remote_code)
     description = describe(name_or_path, config)
-    device = default_device()
-    dtype = choose_dtype(device, args.dtype)
-    attention = choose_attention(args.attention, device, dtype, config)
+    device = run.default_device()
+    dtype = choose_dtype(device, "auto")
+    attention = choose_attention("auto", device, dtype, config)
     settings = {"checkpoint": fingerprint(name_or_path, config), "dtype": dtype, "attention": attention}
-    settings |= {"limit": args.limit, "num_fewshot": args.num_fewshot, "include_path": str(args.include_path)}
-    name = checkpoint_name(name_or_path)
+    settings |= {"limit": args.limit, "include_path": str(args.include_path)}
+    name = run.checkpoint_name(name_or_path)
     path = args.output_dir / name / "scores.json"
     store = Store(path.with_name("tasks.jsonl"), settings, lambda entry: entry["task"], results=lambda: [path])
     missing = [task for task in args.tasks if task not in store.open()]
@@ -84,15 +65,15 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     model = load_model(name_or_path, config, dtype, attention, device)
     RopeSetter(model).set(rope_at(config, length))
     for task in missing:
-        reset_peak_memory(device)
+        run.reset_peak_memory(device)
         start_time = time.perf_counter()
         entry = run_task(args, model, open_tokenizer(name_or_path), task, length)
         seconds = round(time.perf_counter() - start_time, 3)
-        store.append(entry | {"seconds": seconds, "peak_memory_bytes": peak_memory(device)})
+        store.append(entry | {"seconds": seconds, "peak_memory_bytes": run.peak_memory(device)})
         print(f"{name}: {task} {entry['score']:.2f}, {entry['n']} items", flush=True)
     result = {"benchmark": "short", "name": name, "model": name_or_path, **description, **settings, "length": length}
-    result |= {"protocol": "lm-eval", "seed": 1234, "engine": "transformers", "versions": versions("lm_eval")}
-    write_json(path, result | {"command": command_line(), "sets": store.gather()})
+    result |= {"protocol": "lm-eval", "seed": 1234, "engine": "transformers", "versions": run.versions("lm_eval")}
+    run.write_json(path, result | {"command": run.command_line(), "sets": store.gather()})
 
 
 def run_task(args: argparse.Namespace, model, tokenizer, task: str, max_length: int) -> dict:
@@ -104,14 +85,13 @@ def run_task(args: argparse.Namespace, model, tokenizer, task: str, max_length: 
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    with errors_of(f"lm-eval cannot run the task {task}"):
+    with run.errors_of(f"lm-eval cannot run the task {task}"):
         adapter = HFLM(model, tokenizer=tokenizer, batch_size=args.batch_size, max_length=max_length)
         folder = str(args.include_path) if args.include_path else None
-        shots = SHOTS.get(task) if args.num_fewshot is None else args.num_fewshot
         results = simple_evaluate(
             adapter,
             tasks=[task],
-            num_fewshot=shots,
+            num_fewshot=SHOTS.get(task),
             limit=args.limit,
             task_manager=TaskManager(include_path=folder),
             bootstrap_iters=0,
@@ -129,7 +109,7 @@ def run_task(args: argparse.Namespace, model, tokenizer, task: str, max_length: 
         "source": "user" if args.include_path else "official",
         "n": len(scores),
         "metric": metric,
-        "num_fewshot": shots,
+        "num_fewshot": SHOTS.get(task),
         "complete": args.limit is None,
         "score": 100 * sum(scores) / len(scores),
         "interval_95": [100 * low, 100 * high],
@@ -139,73 +119,53 @@ def run_task(args: argparse.Namespace, model, tokenizer, task: str, max_length: 
     }
 
 
-def change_of_scores(base: dict, other: dict) -> tuple[float, float, float | None, float | None, int] | None:
-    """(base's score, change, low, high, number of items) over the items that both have; None without any."""
-    scores_0 = dict(zip(base["ids"], base["row_scores"], strict=True))
-    scores_1 = dict(zip(other["ids"], other["row_scores"], strict=True))
-    shared = [id_ for id_ in scores_0 if id_ in scores_1]
-    if not shared:
-        return None
-    before, after = (100 * np.array([scores[id_] for id_ in shared]) for scores in (scores_0, scores_1))
-    estimate = mean_over_documents(after - before, np.ones(len(shared)))
-    low, high = estimate.interval() or (None, None)
-    return before.mean(), estimate.mean_M[0], low, high, len(shared)
-
-
-def change_of_perplexity(base: dict, other: dict) -> tuple[float, float, float | None, float | None, int] | None:
-    """(base's perplexity, change in %, low, high, number of documents); None unless the windows are the same."""
-    losses_0, losses_1 = base.get("document_losses"), other.get("document_losses")
-    if not losses_0 or not losses_1 or losses_0["targets"] != losses_1["targets"]:
-        return None
-    difference_D = np.array(losses_1["sum"]) - np.array(losses_0["sum"])
-    estimate = mean_over_documents(difference_D, losses_0["targets"])
-    values = [estimate.mean_M[0], *(estimate.interval() or (np.nan, np.nan))]
-    change, low, high = 100 * np.expm1(values)
-    return base["val_perplexity"], change, low, high, estimate.n
+def read_measures(args: argparse.Namespace, name: str, result: dict) -> pd.DataFrame:
+    """What is compared of a model: task, item or document, its value (losses: their sum), and number of targets."""
+    frames = []
+    for task, entry in result["sets"].items():
+        values = 100 * np.array(entry["row_scores"])
+        frames.append(pd.DataFrame({"task": task, "id": entry["ids"], "value": values, "targets": 1}))
+    length = result["length"]
+    for path in sorted(args.perplexity.rglob(f"{name}_{length}_*.json")) if args.perplexity else ():
+        losses = (run.read_json(path) or {}).get("document_losses")
+        if losses and "longppl" not in path.name:
+            task = f"loss at {length}, {path.parent.name}"
+            ids = list(map(str, range(len(losses["sum"]))))
+            frames.append(pd.DataFrame({"task": task, "id": ids, "value": losses["sum"], "targets": losses["targets"]}))
+    return pd.concat(frames)
 
 
 def write_table(args: argparse.Namespace) -> None:
     """Writes short.csv from all results in --output_dir, and prints it."""
-    found = {path.parent.name: read_json(path) for path in sorted(args.output_dir.glob("*/scores.json"))}
-    results = {name: result for name, result in found.items() if result and result.get("benchmark") == "short"}
-    bases = [name for name, result in results.items() if result["method"] == "base"]
+    measures, bases = {}, []
+    for path in sorted(args.output_dir.glob("*/scores.json")):
+        result = run.read_json(path) or {}
+        if result.get("benchmark") == "short":
+            measures[path.parent.name] = read_measures(args, path.parent.name, result)
+            bases += [path.parent.name] if result["method"] == "base" else []
     if len(bases) != 1:
         print(f"no table: it needs the results of one base in {args.output_dir}, not of {len(bases)}")
         return
-    [base] = bases
-    measures = {name: measure(args, name, result) for name, result in results.items()}
+    before = measures.pop(bases[0])
     lines = []
-    for name in results:
-        for task, entry in measures[name].items():
-            if name == base or task not in measures[base]:
-                continue
-            compare = change_of_perplexity if task.startswith("perplexity") else change_of_scores
-            change = compare(measures[base][task], entry)
-            if change:
-                lines.append((name, task, *change))
+    for name, after in measures.items():
+        pairs = before.merge(after, on=["task", "id", "targets"])
+        for task, own in pairs.groupby("task", sort=False):
+            change = mean_over_documents(own.value_y - own.value_x, own.targets)
+            interval = change.interval() or (None, None)
+            lines.append((name, task, own.value_x.sum() / own.targets.sum(), change.mean_M[0], *interval, change.n))
     table = pd.DataFrame(lines, columns=["model", "task", "base", "change", "low", "high", "n"])
     table.to_csv(args.output_dir / "short.csv", index=False, lineterminator="\n")
-    print(table.to_string(index=False, float_format="{:.2f}".format))
-
-
-def measure(args: argparse.Namespace, name: str, result: dict) -> dict[str, dict]:
-    """{task: entry} of a model, and its result of perplexity at the original length."""
-    entries = dict(result["sets"])
-    length = result["length"]
-    for path in sorted(args.perplexity.rglob(f"{name}_{length}_*.json")) if args.perplexity else ():
-        perplexity = read_json(path) or {}
-        if "val_perplexity" in perplexity:
-            entries[f"perplexity at {length}, %"] = perplexity
-    return entries
+    print(table.to_string(index=False, float_format="{:.3f}".format))
 
 
 def main() -> None:
     args = parse_args()
-    for_each_checkpoint(args.base_model, lambda name_or_path: evaluate_checkpoint(args, name_or_path))
+    run.for_each_checkpoint(args.base_model, lambda name_or_path: evaluate_checkpoint(args, name_or_path))
     locked = lock(args.output_dir / ".short.lock")  # other processes may write the table, too
     write_table(args)
     locked.close()
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run.run_script(main)

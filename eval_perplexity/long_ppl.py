@@ -15,24 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import run
 from attention import choose_attention
 from checkpoint import choose_dtype, fingerprint, load_model, open_config
 from lock import lock
 from rope import RopeSetter, rope_at
-from run import (
-    RANK,
-    WORLD_SIZE,
-    barrier,
-    checkpoint_name,
-    default_device,
-    positive_int,
-    print_rank0,
-    progress_bar,
-    read_text,
-    release_memory,
-    run_key,
-    write_text,
-)
 from scoring import check_head, score
 from stats import mean_over_documents
 from summary import perplexity
@@ -58,13 +45,15 @@ def add_flags(parser) -> None:
     )
     parser.add_argument("--long_ppl", metavar="EVALUATOR", help=evaluator)
     short = "LongPPL: tokens of the short context [4096]; shorter --seq_len have no LongPPL"
-    parser.add_argument("--short_context", type=positive_int, default=4096, help=short)
+    parser.add_argument("--short_context", type=run.positive_int, default=4096, help=short)
     stride = "LongPPL: tokens that share a beginning of their short context [1024]"
-    parser.add_argument("--short_stride", type=positive_int, default=1024, help=stride)
+    parser.add_argument("--short_stride", type=run.positive_int, default=1024, help=stride)
 
 
 def text_losses(model, rope: RopeSetter, ids: list[int]) -> np.ndarray:
     """The loss of each token of a text, float64 [N], nats; infinite for the first, which nothing predicts."""
+    if len(ids) < 2:
+        return np.full(len(ids), math.inf)
     rope.set(rope_at(model.config, len(ids)))
     nll_1N, _ = score(model, torch.tensor([ids], device=model.device))
     return np.concatenate([[math.inf], nll_1N[0].cpu().double().numpy()])
@@ -100,14 +89,6 @@ def tokens_inside(offsets: list, intervals: list) -> np.ndarray:
     inside_N = start_K[next_N] <= start_N
     inside_N[:1] = False
     return np.flatnonzero(inside_N)
-
-
-def read_intervals(path: Path) -> list[tuple[int, int]]:
-    """Raises ValueError if the file is not a list of intervals."""
-    text = read_text(path).strip()
-    if not re.fullmatch(r"(\[\d+, ?\d+\];?)*", text):
-        raise ValueError(f"{path} is not a list of key tokens, such as [0, 5];[17, 29]")
-    return [(int(start), int(stop)) for start, stop in re.findall(r"(\d+), ?(\d+)", text)]
 
 
 def prepare(args) -> dict[int, KeyTexts]:
@@ -147,34 +128,38 @@ def cut_text(document: np.ndarray, length: int, tokenizer) -> str:
 
 
 def read_list(folder: Path, texts: list[str], record: dict) -> KeyTexts:
-    """The texts with the key tokens of a folder's slice_<i>.txt. Raises ValueError if a text has no file."""
+    """The texts with the key tokens of a folder. Raises ValueError if a text has no file, or one has no intervals."""
     intervals = []
     for i in range(len(texts)):
         path = folder / f"slice_{i}.txt"
-        if not path.is_file():
-            raise ValueError(f"{folder} has no key tokens of text {i}, {path.name}; give --documents {i}")
-        intervals.append(read_intervals(path))
+        content = run.read_text(path).strip() if path.is_file() else "missing"
+        if not re.fullmatch(r"(\[\d+, ?\d+\];?)*", content):
+            raise ValueError(
+                f"{path} has no key tokens, such as [0, 5];[17, 29]; give fewer --documents, or another list"
+            )
+        pairs = re.findall(r"(\d+), ?(\d+)", content)
+        intervals.append([(int(start), int(stop)) for start, stop in pairs])
     return KeyTexts(texts, intervals, record)
 
 
 def find_key_texts(args, texts: dict[int, list[str]], sha256: str) -> dict[int, KeyTexts]:
     """Finds the key tokens that are not on disk yet, those of each text by one of the ranks."""
     config = open_config(args.long_ppl, args.trust_remote_code)
-    device = default_device()
+    device = run.default_device()
     dtype = choose_dtype(device, args.dtype)
     options = {"short_context": args.short_context, "short_stride": args.short_stride, "evaluator_dtype": dtype}
     record = {"evaluator": args.long_ppl, "evaluator_checkpoint": fingerprint(args.long_ppl, config), **options}
     root = args.output_dir.parent if args.output_dir.suffix == ".json" else args.output_dir
     folders, missing = {}, []
     for length, own_texts in texts.items():
-        key = run_key({**record, "data": sha256, "length": length})
-        folders[length] = root / f"key_text_{checkpoint_name(args.long_ppl)}_{length}_{key}"
+        key = run.run_key({**record, "data": sha256, "length": length})
+        folders[length] = root / f"key_text_{run.checkpoint_name(args.long_ppl)}_{length}_{key}"
         missing += [(folders[length] / f"slice_{i}.txt", text) for i, text in enumerate(own_texts)]
         if length > config.max_position_embeddings:
-            print_rank0(f"WARNING: {args.long_ppl} finds key tokens of {length} tokens, which exceed its window")
-    locked = lock(root / ".key_text.lock") if RANK == 0 else None  # a second process waits for these key tokens
-    barrier()
-    missing = [(path, text) for path, text in missing[RANK::WORLD_SIZE] if not path.exists()]
+            run.print_rank0(f"WARNING: {args.long_ppl} finds key tokens of {length} tokens, which exceed its window")
+    locked = lock(root / ".key_text.lock") if run.RANK == 0 else None  # a second process waits for these key tokens
+    run.barrier()
+    missing = [(path, text) for path, text in missing[run.RANK :: run.WORLD_SIZE] if not path.exists()]
     if missing:
         tokenizer = open_offset_tokenizer(args.long_ppl)
         model = load_model(
@@ -182,15 +167,15 @@ def find_key_texts(args, texts: dict[int, list[str]], sha256: str) -> dict[int, 
         )
         rope = RopeSetter(model)
         check_head(model, torch.tensor([tokenizer("a b c").input_ids], device=device))
-        bar = progress_bar(len(missing), "key tokens", "text")
+        bar = run.progress_bar(len(missing), "key tokens", "text")
         for path, text in missing:
             intervals = find_key_intervals(model, rope, tokenizer, text, args.short_context, args.short_stride)
-            write_text(path, ";".join(f"[{start}, {stop}]" for start, stop in intervals))
+            run.write_text(path, ";".join(f"[{start}, {stop}]" for start, stop in intervals))
             bar.update()
         bar.close()
         del model, rope
-        release_memory()
-    barrier()
+        run.release_memory()
+    run.barrier()
     if locked:
         locked.close()
     return {length: read_list(folders[length], texts[length], record) for length in texts}
@@ -202,8 +187,6 @@ def score_text(model, rope: RopeSetter, tokenizer, text: str, intervals: list) -
     The sums are None if a loss is not finite.
     """
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    if len(encoding.input_ids) < 2:
-        return {"key_loss": 0.0, "key_tokens": 0, "loss": 0.0, "tokens": 0}
     nll_N = text_losses(model, rope, encoding.input_ids)
     keys = tokens_inside(encoding.offset_mapping, intervals)
     is_finite = bool(np.isfinite(nll_N[1:]).all())
@@ -223,12 +206,11 @@ def summarise_texts(records: list[dict]) -> dict:
     if any(record["loss"] is None for record in records):
         return result
     n_tokens = sum(record["tokens"] for record in records)
+    sum_D = [record["key_loss"] for record in records]
     if n_tokens:
         result["text_perplexity"] = perplexity(sum(record["loss"] for record in records) / n_tokens)
-    sum_D = [record["key_loss"] for record in records]
     if sum(target_D):
         estimate = mean_over_documents(sum_D, target_D)
-        interval = estimate.interval()
         result["long_ppl"] = perplexity(float(estimate.mean_M[0]))
-        result["long_ppl_interval_95"] = [perplexity(bound) for bound in interval] if interval else None
+        result["long_ppl_interval_95"] = [perplexity(bound) for bound in estimate.interval() or ()] or None
     return result | {"document_losses": {"sum": sum_D, "targets": target_D}}

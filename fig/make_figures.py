@@ -16,8 +16,8 @@ from lock import lock
 from run import Parser, positive_int, read_text, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("eval_perplexity/results", "eval_perplexity/results_short", "needle/results", "longbench/pred",
-          "longbench/pred_e", "longbench/pred_trec", "longbench/pred_kv", "longbench/pred_icl", "ruler/results")  # fmt: skip
+STAGES = ("eval_perplexity/results", "eval_perplexity/results_short", "needle/results", "ruler/results")
+STAGES += tuple(f"longbench/{name}" for name in ("pred", "pred_e", "pred_trec", "pred_kv", "pred_icl"))
 
 
 def main():

@@ -167,6 +167,9 @@ def test_a_run_equals_the_formula_and_its_list_can_be_read(evaluate, tokens, tmp
     assert again["document_losses"] == result["document_losses"] and again["settings"] == result["settings"]
     evaluate(*flags, "--long_ppl", folder)
     assert json.loads(done.read_text())["document_losses"] == result["document_losses"]
-    for wrong, message in ((["--short_context", 200], "above --short_context"), (["--documents", 11], "text 10")):
+    for wrong, message in (
+        (["--short_context", 200], "above --short_context"),
+        (["--documents", 11], "slice_10.txt has no"),
+    ):
         with pytest.raises(SystemExit, match=message):
             evaluate(*flags, "--long_ppl", folder, *wrong)

@@ -77,10 +77,12 @@ def test_a_local_task_its_resume_and_the_changes(short, checkpoint, tmp_path, mo
     for name, factor in (("tiny", 1.0), ("other", 1.1)):  # the losses of three documents
         losses = {"sum": [20.0 * factor, 30.0 * factor, 40.0], "targets": [10, 10, 10]}
         perplexity = {"val_perplexity": 8.0, "document_losses": losses}
-        (tmp_path / f"{name}_{tiny.C}_x.json").write_text(json.dumps(perplexity))
+        path = tmp_path / "heldout" / f"{name}_{tiny.C}_heldout.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(perplexity))
     table = short("--output_dir", out, "--perplexity", tmp_path)
-    change = pd.read_csv(out / "short.csv").set_index("task").change[f"perplexity at {tiny.C}, %"]
-    assert change == pytest.approx(100 * np.expm1(5 / 30)) and "letters" in table
+    change = pd.read_csv(out / "short.csv").set_index("task").change[f"loss at {tiny.C}, heldout"]
+    assert change == pytest.approx(5 / 30) and "letters" in table
     with pytest.raises(SystemExit, match="lm-eval cannot run the task nosuch"):
         monkeypatch.undo()
         monkeypatch.setattr(sys, "argv", ["eval_short.py", "--base_model", str(other), "--tasks", "nosuch"])
