@@ -75,7 +75,7 @@ fi
 # --- the evaluations of all checkpoints that could be made
 setting NPROC=1 CHECKPOINTS="$(existing "${checkpoints[@]}")"
 if selected long_ppl; then
-  PERPLEXITY_FLAGS+=" --long_ppl ${LONG_PPL:-${checkpoints[1]:-$base}} $LONG_PPL_FLAGS"
+  PERPLEXITY_FLAGS+=" --long_ppl $(local_path "${LONG_PPL:-${checkpoints[1]:-$base}}") $LONG_PPL_FLAGS"
 fi
 if selected perplexity || selected long_ppl; then
   for text in $TEXTS; do # the paper's two come from the hub
