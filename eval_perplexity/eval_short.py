@@ -45,7 +45,18 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
+def open_tasks(args: argparse.Namespace):
+    """lm-eval's TaskManager. Raises ValueError if it lacks one of the tasks."""
+    from lm_eval.tasks import TaskManager  # takes seconds, which the table alone does not need
+
+    manager = TaskManager(include_path=str(args.include_path) if args.include_path else None)
+    for task in args.tasks:
+        if not manager.match_tasks([task]):
+            raise ValueError(f"lm-eval has no task {task}; give --include_path, the folder of its YAML file")
+    return manager
+
+
+def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) -> None:
     """Runs the tasks that the checkpoint's result lacks."""
     config = open_config(name_or_path, args.trust_remote_code)
     description = describe(name_or_path, config)
@@ -57,8 +68,9 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     name = run.checkpoint_name(name_or_path)
     path = args.output_dir / name / "scores.json"
     store = Store(path.with_name("tasks.jsonl"), settings, lambda entry: entry["task"], results=lambda: [path])
-    missing = [task for task in args.tasks if task not in store.open()]
-    if not missing:
+    finished = store.open()
+    missing = [task for task in args.tasks if task not in finished]
+    if not missing and path.exists():
         print(f"{path}: already done")
         return
     length = description["original_length"] or config.max_position_embeddings
@@ -67,7 +79,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     for task in missing:
         run.reset_peak_memory(device)
         start_time = time.perf_counter()
-        entry = run_task(args, model, open_tokenizer(name_or_path), task, length)
+        entry = run_task(args, manager, model, open_tokenizer(name_or_path), task, length)
         seconds = round(time.perf_counter() - start_time, 3)
         store.append(entry | {"seconds": seconds, "peak_memory_bytes": run.peak_memory(device)})
         print(f"{name}: {task} {entry['score']:.2f}, {entry['n']} items", flush=True)
@@ -76,24 +88,22 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     run.write_json(path, result | {"command": run.command_line(), "sets": store.gather()})
 
 
-def run_task(args: argparse.Namespace, model, tokenizer, task: str, max_length: int) -> dict:
+def run_task(args: argparse.Namespace, manager, model, tokenizer, task: str, max_length: int) -> dict:
     """The entry of a task, or group of tasks, in scores.json: its items' mean score, 0 to 100, with its interval.
 
-    Raises ValueError if lm-eval does not know the task, or cannot run it.
+    Raises ValueError if lm-eval cannot run it.
     """
-    from lm_eval import simple_evaluate  # takes seconds, which the table alone does not need
+    from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     with run.errors_of(f"lm-eval cannot run the task {task}"):
         adapter = HFLM(model, tokenizer=tokenizer, batch_size=args.batch_size, max_length=max_length)
-        folder = str(args.include_path) if args.include_path else None
         results = simple_evaluate(
             adapter,
             tasks=[task],
             num_fewshot=SHOTS.get(task),
             limit=args.limit,
-            task_manager=TaskManager(include_path=folder),
+            task_manager=manager,
             bootstrap_iters=0,
         )
         ids, scores = [], []
@@ -161,7 +171,8 @@ def write_table(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    run.for_each_checkpoint(args.base_model, lambda name_or_path: evaluate_checkpoint(args, name_or_path))
+    manager = open_tasks(args) if args.base_model else None
+    run.for_each_checkpoint(args.base_model, lambda path: evaluate_checkpoint(args, manager, path))
     locked = lock(args.output_dir / ".short.lock")  # other processes may write the table, too
     write_table(args)
     locked.close()

@@ -72,6 +72,10 @@ def test_a_local_task_its_resume_and_the_changes(short, checkpoint, tmp_path, mo
         (difference.mean(), difference.mean() - half, difference.mean() + half)
     )
 
+    (out / "other" / "scores.json").unlink()  # as after a kill: the task is recorded, the result is not written
+    monkeypatch.setattr(eval_short, "run_task", None)
+    short("--base_model", other, *flags, "--output_dir", out)
+    assert json.loads((out / "other" / "scores.json").read_text())["sets"]["letters"]["row_scores"] == hits[1]
     monkeypatch.setattr(eval_short, "load_model", None)
     assert "already done" in short("--base_model", other, *flags, "--output_dir", out)
     for name, factor in (("tiny", 1.0), ("other", 1.1)):  # the losses of three documents
@@ -83,7 +87,7 @@ def test_a_local_task_its_resume_and_the_changes(short, checkpoint, tmp_path, mo
     table = short("--output_dir", out, "--perplexity", tmp_path)
     change = pd.read_csv(out / "short.csv").set_index("task").change[f"loss at {tiny.C}, heldout"]
     assert change == pytest.approx(5 / 30) and "letters" in table
-    with pytest.raises(SystemExit, match="lm-eval cannot run the task nosuch"):
+    with pytest.raises(SystemExit, match="lm-eval has no task nosuch"):
         monkeypatch.undo()
         monkeypatch.setattr(sys, "argv", ["eval_short.py", "--base_model", str(other), "--tasks", "nosuch"])
         sys.argv += ["--output_dir", str(out)]
