@@ -18,11 +18,13 @@
 #   EXTENDED              lengths to train, tokens; the first one is also the target without training
 #   RECIPE, SEEDS         beginning of the checkpoints' names; seeds of the fine-tuning [42]
 #   FLAGS_<method>        flags of one method; all variables of finetune.sh (BATCH_SIZE, LR, ...) can be set, too
-#   BENCHMARKS            [perplexity needle longbench trec ruler]
+#   BENCHMARKS            [perplexity needle longbench trec ruler]; also long_ppl kv icl short
+#   TABLE1                benchmarks in Table 1 and the correlations, longbench_e too [the paper's five]
 #   PERPLEXITY_LENGTHS, NEEDLE_LENGTHS, RULER_LENGTHS        tokens; no NEEDLE_LENGTHS: the paper's 40
 #   TEXTS                 token files, paths from eval_perplexity/; empty: text held out from the base made here
-#   LONGBENCH_SETS, TREC_SETS, RULER_TASKS, RULER_SAMPLES    no RULER_TASKS: all 13
-#   PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE
+#   LONG_PPL              checkpoint that finds the key tokens of long_ppl [the first that is trained, else the base]
+#   LONGBENCH_SETS, TREC_SETS, KV_SETS, ICL_SETS, RULER_TASKS, RULER_SAMPLES    no RULER_TASKS: all 13
+#   LONG_PPL_FLAGS, SHORT_FLAGS (of eval_short.py), PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE
 #   STANDIN_FLAGS         of longbench/make_standin.py; empty: the official sets
 #   FIGURES               folder for the table, the figures and the report [$RUN/fig]
 #   NPROC, GPUS, JOBS     training processes [one per GPU]; GPU ids [all]; processes side by side on a CPU [2]
@@ -73,7 +75,10 @@ fi
 
 # --- the evaluations of all checkpoints that could be made
 setting NPROC=1 CHECKPOINTS="$(existing "${checkpoints[@]}")"
-if selected perplexity; then
+if selected long_ppl; then
+  PERPLEXITY_FLAGS+=" --long_ppl $(local_path "${LONG_PPL:-${checkpoints[1]:-$base}}") $LONG_PPL_FLAGS"
+fi
+if selected perplexity || selected long_ppl; then
   for text in $TEXTS; do # the paper's two come from the hub
     if [ -e "eval_perplexity/$text" ]; then continue; fi
     case $text in
@@ -98,14 +103,16 @@ fi
 sets=
 if selected longbench; then sets=$LONGBENCH_SETS; fi
 if selected trec; then sets+=" $TREC_SETS"; fi
+if selected kv; then sets+=" $KV_SETS"; fi
+if selected icl; then sets+=" $ICL_SETS"; fi
 if [ -n "$sets" ] && [ -n "$STANDIN_FLAGS" ]; then
   LONGBENCH_FLAGS+=" --data_dir $run/longbench_data"
   if [ -z "$BASE" ]; then STANDIN_FLAGS+=" --exclude $base/data/corpus.jsonl"; fi # code that the base was trained on
-  step standins "stand-in sets for LongBench and many-shot TREC" longbench \
+  step standins "generated sets for LongBench, many-shot TREC, kv and icl" longbench \
     "$PYTHON" make_standin.py --output_dir "$run/longbench_data" $STANDIN_FLAGS
 fi
 if [ -n "$sets" ]; then
-  step longbench "LongBench and many-shot TREC" longbench \
+  step longbench "sets of the longbench stage: $sets" longbench \
     env DATASETS="$sets" OUTPUT_ROOT="$run/longbench" \
     bash eval.sh --trust_remote_code "$modeling" $LONGBENCH_FLAGS
 fi
@@ -118,8 +125,16 @@ if selected ruler; then
   step ruler_table "RULER: the table of all models" ruler env "${ruler[@]}" bash eval.sh
 fi
 
+if selected short; then
+  step short "short tasks" eval_perplexity \
+    env OUTPUT_ROOT="$run/short" bash eval_short.sh --trust_remote_code "$modeling" $SHORT_FLAGS
+  step short_table "short tasks: the changes from the base" eval_perplexity \
+    "$PYTHON" eval_short.py --output_dir "$run/short" --perplexity "$run/results"
+fi
+
 # --- the table, the figures and the report
 figures=$(absolute "${FIGURES:-$run/fig}")
 step figures "table, figures, report" fig \
-  "$PYTHON" make_figures.py --results "$run" --output_dir "$figures" --checkpoints "$ckpts" --failures "$failures"
+  "$PYTHON" make_figures.py --results "$run" --output_dir "$figures" --checkpoints "$ckpts" --failures "$failures" \
+  ${TABLE1:+--columns $TABLE1}
 end_study "$figures"

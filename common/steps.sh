@@ -16,12 +16,13 @@ load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the 
   [[ $preset != */* && -f "presets/$preset.sh" ]] || refuse "no preset '$preset'; presets/ has $(cd presets && echo *.sh)"
   set -a
   . "presets/$preset.sh"
-  : "${SEEDS=42}" "${BENCHMARKS=perplexity needle longbench trec ruler}" "${BASE=}" "${DATASET=}" "${TRAINED=}" "${FROZEN=}" "${ROWS_TEXT=}"
+  : "${SEEDS=42}" "${BENCHMARKS=perplexity needle longbench trec ruler}" "${BASE=}" "${DATASET=}" "${TRAINED=}" "${FROZEN=}"
+  : "${ROWS_TEXT=}" "${TABLE1=}" "${LONG_PPL=}" "${LONG_PPL_FLAGS=}" "${KV_SETS=}" "${ICL_SETS=}" "${SHORT_FLAGS=}"
   : "${TEXTS=}" "${PERPLEXITY_LENGTHS=}" "${NEEDLE_LENGTHS=}" "${LONGBENCH_SETS=}" "${TREC_SETS=}"
   : "${ORIGINAL:=128}" "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
   : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
   set +a
-  local name benchmark known="perplexity needle longbench trec ruler"
+  local name benchmark known="perplexity long_ppl needle longbench trec kv icl ruler short"
   for benchmark in $BENCHMARKS; do
     [[ " $known " == *" $benchmark "* ]] || refuse "BENCHMARKS: no '$benchmark'; there are: $known"
   done
@@ -123,7 +124,7 @@ end_study() { # FIGURES: prints where the results are, then what failed
   printf '\n[%d:%02d] done\n' $((SECONDS / 60)) $((SECONDS % 60))
   echo "  report       $1/report.html"
   echo "  table        $1/table1.md (also .tex, .csv); every number is in $1/results.csv"
-  echo "  results      $run: results/ (perplexity), needle/, longbench/, ruler/; logs/ has what was printed"
+  echo "  results      $run: results/ (perplexity), needle/, longbench/, ruler/, short/; logs/ has what was printed"
   echo "  checkpoints  $run/ckpts"
   list_failures
 }

@@ -1,6 +1,7 @@
 """Perplexity of checkpoints over sliding windows of a token file, at one or more lengths.
 
     python eval_ppl.py --base_model CKPT --data_path data/pg19/test.bin --seq_len 2048 4096 --output_dir results/pg19
+    python eval_ppl.py ... --long_ppl EVALUATOR        also LongPPL (see long_ppl.py), {model}_..._longppl.json
     torchrun --nproc_per_node=8 eval_ppl.py ...        (the ranks share the windows, the result is the same)
 
 eval_pi.py, eval_ntk.py, ... are links to this script that check the checkpoint's method. --output_dir is a folder,
@@ -13,6 +14,7 @@ Accuracy counts the token after the window too. `seconds` sums the time of all r
 """
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import long_ppl
 from attention import CHOICES, choose_attention, sdpa_kernels
 from checkpoint import add_trust_flag, choose_dtype, describe, fingerprint, load_model, open_config
 from rope import RopeSetter, rope_at
@@ -41,6 +44,7 @@ from run import (
     progress_bar,
     read_json,
     reset_peak_memory,
+    run_key,
     run_script,
     versions,
     write_json,
@@ -77,6 +81,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
     parser.add_argument("--batch_size", type=positive_int, default=1, help="windows per forward pass [1]")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="[auto]")
+    long_ppl.add_flags(parser)
     args = parser.parse_args()
     args.max_windows = args.max_windows or [None]
     if len(args.max_windows) == 1:
@@ -134,7 +139,27 @@ class Job:
         self.store = Store(progress, self.settings, lambda window: window["start"], results=lambda: [self.path])
 
 
-def finished_windows(job: Job) -> set[int] | None:
+class TextJob:
+    """LongPPL of one length; its `starts` are the numbers of the texts. The other fields are as those of `Job`."""
+
+    def __init__(self, windows: Job, key_texts: long_ppl.KeyTexts, settings: dict):
+        self.key_texts = key_texts
+        self.length = windows.length
+        self.starts = list(range(len(key_texts.texts)))
+        self.settings = {
+            "protocol": "longppl",
+            "seq_len": windows.length,
+            "documents": len(key_texts.texts),
+            "key_tokens": run_key({"intervals": key_texts.intervals}),
+            **key_texts.record,
+            **settings,
+        }
+        self.path = windows.path.with_name(f"{windows.path.stem}_longppl.json")
+        progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
+        self.store = Store(progress, self.settings, lambda text: text["start"], results=lambda: [self.path])
+
+
+def finished_windows(job: Job | TextJob) -> set[int] | None:
     """The starts of the recorded windows, on every rank; None if the result of exactly these settings is there."""
     finished = None
     if RANK == 0:
@@ -171,8 +196,39 @@ def score_batches(model, tokens_N: np.ndarray, document_starts: np.ndarray, job:
     job.store.close()
 
 
-def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[str]:
-    """Evaluates one checkpoint at every length; returns the results without a perplexity (on rank 0)."""
+def evaluate_texts(job: TextJob, load, facts: dict) -> None:
+    """Measures LongPPL at one length. load: returns the model and its RopeSetter."""
+    finished = finished_windows(job)
+    if finished is None:
+        return
+    model, rope = load()
+    tokenizer = long_ppl.open_offset_tokenizer(facts["model"])
+    reset_peak_memory(model.device)
+    bar = progress_bar(len(job.starts), f"LongPPL at {job.length}", "text")
+    for i in job.starts[RANK::WORLD_SIZE]:
+        if i not in finished:
+            start_time = time.perf_counter()
+            losses = long_ppl.score_text(model, rope, tokenizer, job.key_texts.texts[i], job.key_texts.intervals[i])
+            job.store.append({"start": i, **losses, "seconds": round(time.perf_counter() - start_time, 6)})
+        bar.update()
+    bar.close()
+    job.store.close()
+    barrier()
+    if RANK == 0:
+        records = gather_records(job)
+        result = {**long_ppl.summarise_texts(records), **facts, "peak_memory_bytes": peak_memory(model.device)}
+        write_result(job, result, records)
+        value, n = result["long_ppl"], result["n_key_tokens"]
+        shown = "no LongPPL" if value is None else f"LongPPL {value:.3f}"
+        print_rank0(f"{job.path}: {shown}, {n} key tokens in {len(records)} texts")
+    barrier()
+
+
+def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: dict) -> list[str]:
+    """Evaluates one checkpoint at every length; returns the results without a perplexity (on rank 0).
+
+    key_texts: {length: long_ppl.KeyTexts} at the lengths to measure LongPPL at.
+    """
     config = open_config(name_or_path, args.trust_remote_code)
     description = describe(name_or_path, config)
     check_script(name_or_path, description["method"])
@@ -190,68 +246,86 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> list[str
     }
     ropes = {length: rope_at(config, length) for length in args.seq_len}  # raises ValueError on an unknown rule
     jobs = [Job(args, name_or_path, len(tokens_N), settings, length) for length in args.seq_len]
-    model = None
+
+    @functools.cache
+    def load():
+        print_rank0(f"{name_or_path}: {facts['method']}, {dtype}, {attention}, {WORLD_SIZE} x {device.type}")
+        model = load_model(name_or_path, config, dtype, attention, device)
+        check_head(model, torch.tensor([tokens_N[:16].tolist()], device=device))
+        return model, RopeSetter(model)
+
     for job in jobs:
         finished = finished_windows(job)
         if finished is None:
             continue
-        if model is None:
-            print_rank0(f"{name_or_path}: {facts['method']}, {dtype}, {attention}, {WORLD_SIZE} x {device.type}")
-            model = load_model(name_or_path, config, dtype, attention, device)
-            rope = RopeSetter(model)
-            check_head(model, torch.tensor([tokens_N[:16].tolist()], device=device))
+        model, rope = load()
         rope.set(ropes[job.length])
         reset_peak_memory(device)
         score_batches(model, tokens_N, document_starts, job, finished)
         barrier()
         if RANK == 0:
-            facts |= {"rope": rope.parameters, "batch_size": args.batch_size, "peak_memory_bytes": peak_memory(device)}
-            write_result(job, facts)
+            costs = {"batch_size": args.batch_size, "peak_memory_bytes": peak_memory(device)}
+            write_windows(job, {**facts, "rope": rope.parameters, **costs})
         barrier()
+    for job in jobs:
+        if job.length in key_texts:
+            evaluate_texts(TextJob(job, key_texts[job.length], settings), load, facts)
     if RANK > 0:
         return []
     return [str(job.path) for job in jobs if (read_json(job.path) or {}).get("val_perplexity") is None]
 
 
-def write_result(job: Job, facts: dict) -> None:
-    """Writes the result file from the recorded windows, removes the record and prints one line.
+def gather_records(job: Job | TextJob) -> list[dict]:
+    """What is recorded of each window or text.
 
-    Raises ValueError if windows are missing: their records were deleted, or another run wrote to the same files.
+    Raises ValueError if any is missing: its record was deleted, or another run wrote to the same files.
     """
     entries = job.store.gather()
     records = [entries[start] for start in job.starts if start in entries]
-    n_windows = len(records)
-    if n_windows < len(job.starts):
-        recorded = f"{n_windows} of {len(job.starts)} windows are recorded"
+    if len(records) < len(job.starts):
+        recorded = f"{len(records)} of {len(job.starts)} windows are recorded"
         raise ValueError(f"{job.store.path}: {recorded}; rerun the same command, one at a time")
-    seconds = sum(window["seconds"] for window in records)
+    return records
+
+
+def write_result(job: Job | TextJob, values: dict, records: list[dict]) -> None:
+    """Writes the result file, `values` and what all results have, and removes the record."""
+    seconds = sum(record["seconds"] for record in records)
     result = {
-        **summarise(records, job.length, job.settings["documents"]),
-        "n_windows": n_windows,
-        "n_windows_total": job.n_total,
-        **facts,
+        **values,
         "settings": job.settings,
         "versions": versions("numpy"),
         "command": command_line(),
         "processes": WORLD_SIZE,
         "seconds": round(seconds, 3),
-        "tokens_per_second": round(n_windows * job.length / seconds, 1),
+        "tokens_per_second": round(sum(record.get("tokens", job.length) for record in records) / seconds, 1),
     }
     for key in ("protocol", "seq_len", "sliding_window", "documents", "seed", "dtype", "attention"):
-        result[key] = job.settings[key]
+        result[key] = job.settings.get(key)
     write_json(job.path, result)
     job.store.remove()
+
+
+def write_windows(job: Job, facts: dict) -> None:
+    """Writes the result file from the recorded windows, and prints one line."""
+    records = gather_records(job)
+    n_windows = len(records)
+    counts = {"n_windows": n_windows, "n_windows_total": job.n_total}
+    result = {**summarise(records, job.length, job.settings["documents"]), **counts, **facts}
+    write_result(job, result, records)
 
     value, interval = result["val_perplexity"], result["perplexity_interval_95"]
     perplexity = "no perplexity" if value is None else f"perplexity {value:.3f}"
     interval = "[{:.3f}, {:.3f}]".format(*interval) if interval else result["interval_method"]
+    seconds = sum(record["seconds"] for record in records)
     print_rank0(f"{job.path}: {perplexity} {interval}, {n_windows} windows, {seconds:.1f} s")
 
 
 def main():
     args = parse_args()
+    key_texts = long_ppl.prepare(args) if args.long_ppl else {}
     broken = []
-    for_each_checkpoint(args.base_model, lambda name_or_path: broken.extend(evaluate_checkpoint(args, name_or_path)))
+    for_each_checkpoint(args.base_model, lambda path: broken.extend(evaluate_checkpoint(args, path, key_texts)))
     if broken:
         raise ValueError(f"losses are not finite, so there is no perplexity in {' '.join(broken)}")
 

@@ -17,11 +17,15 @@ from scores import Score, set_interval, with_value
 
 BENCHMARKS = {
     "perplexity": "Perplexity",
+    "long_ppl": "LongPPL",
     "needle": "Needle",
     "trec": "Many-shot",
     "longbench": "LongBench",
     "longbench_e": "LongBench-E",
     "ruler": "RULER",
+    "kv": "Key-value recall",
+    "icl": "In-context labels",
+    "short": "Short tasks",
 }
 MODEL_KEYS = (
     "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
@@ -39,7 +43,11 @@ TYPES = {  # of fields; the others are text
     **dict.fromkeys(("versions", "samples", "targets", "settings"), dict),
     "seeds": list,
 }
-RANGES = {"perplexity": (0.99, 1e300), "needle": (0, 1)}  # of values [0 to 100]; a perplexity is at least 1, rounded
+RANGES = {  # of values [0 to 100]; a perplexity is at least 1, rounded
+    "perplexity": (0.99, 1e300),
+    "long_ppl": (0.99, 1e300),
+    "needle": (0, 1),
+}
 ODD_FILE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError)
 
 
@@ -127,6 +135,20 @@ def read_perplexity(result: dict, identity: dict) -> tuple[list[Score], list[dic
     return scores, [run_entry(score, data, result)]
 
 
+def read_long_ppl(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
+    """LongPPL of eval_perplexity: one model, data set and length; n is the number of key tokens."""
+    data, length, n = result["data"], result["seq_len"], result["n_key_tokens"]
+    dataset = Path(data["path"]).parent.name
+    score = Score("long_ppl", dataset, length, n, data["source"], metric="perplexity", **identity)
+    settings = {"evaluator": result["settings"].get("evaluator"), "sha256": data.get("sha256")}
+    whole = with_value(score, result["long_ppl"], result["long_ppl_interval_95"], settings=settings)
+    if whole.value is not None:
+        losses = result["document_losses"]
+        whole.samples = dict(enumerate(losses["sum"]))
+        whole.targets = dict(enumerate(map(int, losses["targets"])))
+    return [whole], [run_entry(score, data, result)]
+
+
 def read_needle(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
     """A result of needle: one model, length and depth."""
     length, depth, data = result["context_length"], result["depth_percent"], result["data"]
@@ -151,7 +173,7 @@ def read_needle(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
 
 
 def read_scores(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
-    """A scores.json of LongBench, LongBench-E, many-shot or RULER: one model, all sets or tasks."""
+    """A scores.json of all benchmarks but perplexities and needle: one model, all sets or tasks."""
     scores, runs = [], []
     benchmark = result["benchmark"]
     if benchmark not in BENCHMARKS or benchmark in RANGES:  # those have files of their own
@@ -160,8 +182,8 @@ def read_scores(result: dict, identity: dict) -> tuple[list[Score], list[dict]]:
     entries = result["tasks" if is_ruler else "sets"]
     for name, entry in entries.items():
         task, length = name, result.get("length")
-        if benchmark == "trec":
-            task, shots = re.fullmatch(r"((?:standin_)?trec)_(\d+)shots", name).groups()
+        if benchmark in ("trec", "icl", "kv"):
+            task, shots = re.fullmatch(r"((?:standin_)?(?:trec|icl|kv))_(\d+)(?:shots|pairs)", name).groups()
             length = int(shots)
         run = entry.get("run") or {}
         source = entry["source"] or "unverified"
@@ -211,6 +233,8 @@ def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
         read = read_needle
     elif "val_perplexity" in result:
         read = read_perplexity
+    elif "long_ppl" in result:
+        read = read_long_ppl
     else:
         return {}, [], []
     info = {key: result.get(key) for key in MODEL_KEYS}

@@ -1,4 +1,4 @@
-"""Does perplexity rank the methods as the benchmarks do? Spearman's rank correlation over methods, within a length.
+"""Do perplexity and LongPPL rank the methods as the benchmarks do? Spearman's rank correlation, within a length.
 
 Lengths are never pooled: length changes perplexity and scores far more than a method does.
 """
@@ -8,46 +8,50 @@ import pandas as pd
 from collect import BENCHMARKS
 from plots import Drawn, draw_grid, plain_log_axis
 from rows import Row
+from scores import PERPLEXITIES
 from stats import MIN_METHODS, rank_correlation
 from tables import Column
 
 EXACT = "exact attention, fine-tuned"  # the methods of which the paper claims a correlation
-PAIRS = ["benchmark", "label", "length", "perplexity", "score"]
+MEASURES = {"perplexity": "perplexity", "long_ppl": "LongPPL"}
+PAIRS = ["measure", "benchmark", "label", "length", "perplexity", "score"]
 
 
 def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
-    """Perplexity on the first data set and score in %, a mean over what Table 1 shows. Columns: PAIRS.
+    """Perplexity, or LongPPL, on the first data set and score in %, a mean over what Table 1 shows. Columns: PAIRS.
 
-    Needle and RULER at every length, the others, which have no length, at that of Table 1.
+    measure: one of PERPLEXITIES. Needle and RULER at every length, the others, which have none, at that of Table 1.
     """
     pairs = pd.DataFrame(columns=PAIRS)
-    if not columns or columns[0].benchmark != "perplexity":
+    perplexity_columns = [column for column in columns if column.benchmark == "perplexity"]
+    if not perplexity_columns:
         return pairs
     whole = scores.query("part == ''")
-    shown = columns[0].scores
-    perplexities = whole.query("benchmark == 'perplexity' and task in @shown.task")
-    perplexities = perplexities[["label", "length", "value"]].rename(columns={"value": "perplexity"})
-    for column in columns[1:]:
+    shown = perplexity_columns[0].scores
+    measures = whole.query("benchmark in @PERPLEXITIES and task in @shown.task")
+    measures = measures.rename(columns={"benchmark": "measure", "value": "perplexity"})
+    measures = measures[["measure", "label", "length", "perplexity"]]
+    for column in columns:
         own = column.scores
         if column.benchmark in ("needle", "ruler"):
             own = whole.query("benchmark == @column.benchmark and task in @own.task")
-        elif column.benchmark == "perplexity":
+        elif column.benchmark in PERPLEXITIES:
             continue
         else:
             own = own.assign(length=shown.length.iloc[0])
         means = own.groupby(["label", "length"], sort=False, as_index=False)
         means = means.agg(score=("value", "mean"), n_tasks=("task", "size"))
         complete = means[means.n_tasks == own.task.nunique()]
-        lines = complete.merge(perplexities).assign(benchmark=column.benchmark)
+        lines = complete.merge(measures).assign(benchmark=column.benchmark)
         pairs = pd.concat([pairs, lines], join="inner")
     return pairs
 
 
 def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
-    """rho, low, high for each benchmark, of all methods and of EXACT, at each length, and the mean of the lengths."""
+    """rho, low, high of each measure and benchmark, for all methods and EXACT, at each length and their mean."""
     exact = [row.label for row in rows if row.group == EXACT]
     lines = []
-    for benchmark, points in pairs.groupby("benchmark", sort=False):
+    for (measure, benchmark), points in pairs.groupby(["measure", "benchmark"], sort=False):
         groups = {"all methods": points, EXACT: points[points.label.isin(exact)]}
         for methods, own in groups.items():
             parts = {f"{length:g}": part for length, part in own.groupby("length")}
@@ -56,32 +60,47 @@ def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
             for length, part in parts.items():
                 wide = part.pivot(index="label", columns="length", values=["perplexity", "score"])
                 rho = rank_correlation(wide.perplexity.to_numpy(float), wide.score.to_numpy(float))
-                lines.append((benchmark, methods, length, len(wide), len(part), *rho))
-    names = ["benchmark", "methods", "length", "n_methods", "n_points", "rho", "low", "high"]
+                lines.append((measure, benchmark, methods, length, len(wide), len(part), *rho))
+    names = ["measure", "benchmark", "methods", "length", "n_methods", "n_points", "rho", "low", "high"]
     return pd.DataFrame(lines, columns=names)
 
 
+def draw_panel(panel, rows, points: pd.DataFrame) -> None:
+    """points: of one measure and benchmark, with their size."""
+    for row in rows:  # each in every panel, so that the legend has them all
+        own = points.query("label == @row.label")
+        inside = "none" if row.kind == "frozen" else row.color
+        style = {"facecolor": inside, "edgecolor": row.color, "marker": row.marker, "alpha": 0.85}
+        panel.scatter(own.perplexity, own.score, own["size"], label=row.label, **style)
+    panel.set(xscale="log", ylim=(-4, 104))
+    plain_log_axis(panel.xaxis)
+    panel.grid()
+
+
+def format_rho(lines: pd.DataFrame) -> str:
+    """The last line's rho with its interval, the mean of the lengths if there are several; – if there is none."""
+    if lines.empty:
+        return "–"
+    total = lines.iloc[-1]
+    text = f"{total.rho:.2f} [{total.low:.2f}, {total.high:.2f}]"
+    return text.replace(" [nan, nan]", "").replace("nan", "–")
+
+
 def draw(rows, pairs, table) -> Drawn:
-    """Score against perplexity, a panel for each benchmark; the longer, the larger."""
+    """Score against perplexity, below it against LongPPL, a panel for each benchmark; the longer, the larger."""
     benchmarks = pairs.benchmark.unique()
+    measures = [measure for measure in PERPLEXITIES if measure in set(pairs.measure)]
     note = "larger: longer; open: not trained; needle and RULER at every length, the others at Table 1's"
-    drawing, [panels] = draw_grid(1, len(benchmarks), 2.6, 3, note)
-    for panel, benchmark in zip(panels, benchmarks, strict=True):
-        points = pairs.query("benchmark == @benchmark")
-        points = points.assign(size=20 * points.length.rank(method="dense"))
-        for row in rows:  # each in every panel, so that the legend has them all
-            own = points.query("label == @row.label")
-            inside = "none" if row.kind == "frozen" else row.color
-            style = {"facecolor": inside, "edgecolor": row.color, "marker": row.marker, "alpha": 0.85}
-            panel.scatter(own.perplexity, own.score, own["size"], label=row.label, **style)
-        panel.set(xscale="log", xlabel="perplexity (log scale)", ylim=(-4, 104))
-        plain_log_axis(panel.xaxis)
-        panel.grid()
-        total = table.query("benchmark == @benchmark and methods == 'all methods'").iloc[-1]
-        rho = f"{total.rho:.2f} [{total.low:.2f}, {total.high:.2f}]".replace(" [nan, nan]", "").replace("nan", "–")
-        panel.set_title(f"{BENCHMARKS[benchmark]}\nρ = {rho}")
-    panels[0].set_ylabel("score, %")
-    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    drawing, panels = draw_grid(len(measures), len(benchmarks), 2.6, 3, note)
+    for line, measure in zip(panels, measures, strict=True):
+        for panel, benchmark in zip(line, benchmarks, strict=True):
+            points = pairs.query("measure == @measure and benchmark == @benchmark")
+            draw_panel(panel, rows, points.assign(size=20 * points.length.rank(method="dense")))
+            panel.set_xlabel(f"{MEASURES[measure]} (log scale)")
+            total = table.query("measure == @measure and benchmark == @benchmark and methods == 'all methods'")
+            panel.set_title(f"{BENCHMARKS[benchmark]}\nρ = {format_rho(total)}")
+        line[0].set_ylabel("score, %")
+    panels[0, -1].legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     caption = (
         "ρ: the mean over lengths of Spearman's correlation over methods within a length; below 0, lower perplexity "
         f"goes with higher scores. Brackets: 95 % intervals, none with fewer than {MIN_METHODS} methods."

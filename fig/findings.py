@@ -4,7 +4,7 @@ import pandas as pd
 
 from collect import BENCHMARKS
 from rows import Row, short
-from scores import make_estimate
+from scores import PERPLEXITIES, make_estimate
 from stats import tied_with_best
 from tables import Cell, Column, comparable_cells
 
@@ -36,13 +36,13 @@ def best_cell(column: Column, rows: list[Row]) -> tuple[str, Cell] | None:
         cell = column.cells.get(row.label)
         if cell and not cell.lacks:
             cells.append((row.label, cell))
-    choose = min if column.benchmark == "perplexity" else max
+    choose = min if column.benchmark in PERPLEXITIES else max
     return choose(cells, key=lambda labelled: labelled[1].value, default=None)
 
 
 def verdict(column: Column, first: Cell, second: Cell) -> str:
     """AHEAD or BEHIND if stats.tied_with_best tells `first` from `second`, else TIED."""
-    lower_is_better = column.benchmark == "perplexity"
+    lower_is_better = column.benchmark in PERPLEXITIES
     is_ahead = (first.value < second.value) == lower_is_better
     pair = [first, second] if is_ahead else [second, first]
     if first.value == second.value or len(comparable_cells(pair)) < 2:
@@ -84,7 +84,8 @@ def reach(columns: list[Column], rows: list[Row], target: int) -> str:
 
 def relation(correlations: pd.DataFrame) -> str:
     """Where the rank correlation of perplexity and score, over all methods, is below 0."""
-    total = correlations.query("methods == 'all methods'").groupby("benchmark", sort=False).tail(1).dropna()
+    own = correlations.query("measure == 'perplexity' and methods == 'all methods'")
+    total = own.groupby("benchmark", sort=False).tail(1).dropna()
     shown, not_shown = [], []
     for line in total.itertuples():
         place = f"{BENCHMARKS[line.benchmark]} (ρ = {line.rho:.2f} [{line.low:.2f}, {line.high:.2f}])"

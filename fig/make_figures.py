@@ -16,8 +16,8 @@ from lock import lock
 from run import Parser, positive_int, read_text, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("eval_perplexity/results", "needle/results", "longbench/pred", "longbench/pred_e", "longbench/pred_trec",
-          "ruler/results")  # fmt: skip
+STAGES = ("eval_perplexity/results", "eval_perplexity/results_short", "needle/results", "ruler/results")
+STAGES += tuple(f"longbench/{name}" for name in ("pred", "pred_e", "pred_trec", "pred_kv", "pred_icl"))
 
 
 def main():
@@ -27,6 +27,8 @@ def main():
     parser.add_argument("--checkpoints", type=Path, help="folder of the checkpoints: costs and settings of training")
     parser.add_argument("--failures", type=Path, help="a file with a line for each step that failed, for the report")
     parser.add_argument("--length", type=positive_int, help="Table 1's length, tokens [the commonest trained length]")
+    columns = "benchmarks in Table 1 and the correlations [the paper's five]"
+    parser.add_argument("--columns", nargs="+", help=columns)
     paper_data = "token files in pg19/ or proof_file/ that are the paper's own: results on them are compared with it"
     parser.add_argument("--paper_data", nargs="+", default=[], metavar="SHA256", help=paper_data)
     args = parser.parse_args()
@@ -38,9 +40,13 @@ def main():
     import plots
     import report
     import tables
-    from collect import collect
+    from collect import BENCHMARKS, collect
     from rows import make_frame, make_rows, target_length
 
+    shown = args.columns or tables.PAPER_COLUMNS
+    unknown = set(shown) - set(BENCHMARKS)
+    if unknown:
+        raise ValueError(f"--columns: no benchmark {unknown.pop()}; there are: {' '.join(BENCHMARKS)}")
     failures = read_text(args.failures).splitlines() if args.failures else []
     roots = args.results or [ROOT / name for name in STAGES]
     results = collect([root.resolve() for root in roots if root.is_dir()])
@@ -58,7 +64,7 @@ def main():
     scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
     target = args.length or target_length(rows)
     comparisons = paper.compare(rows, all_scores, args.paper_data)
-    columns = tables.make_columns(scores, target)
+    columns = tables.make_columns(scores, target, shown)
     tables.fill(columns, rows, comparisons)
     pairs = correlation.pair_scores(scores, columns)
     correlations = correlation.correlations(pairs, rows)

@@ -98,7 +98,7 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
         notes=tables.notes(columns),
         figures=figures,
         images=images,
-        correlations=html_table(correlations.replace({"benchmark": BENCHMARKS})),
+        correlations=html_table(correlations.replace({"measure": BENCHMARKS, "benchmark": BENCHMARKS})),
         comparisons=html_table(comparisons.replace({"benchmark": BENCHMARKS})),
         paper=PAPER,
         overview=overview(results, rows, runs, target),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from collect import Results
-from scores import Score, set_interval, with_value
+from scores import PERPLEXITIES, Score, set_interval, with_value
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
 STYLE = {
@@ -147,7 +147,7 @@ def merge_seeds(scores: list[Score]) -> Score:
     if len(scores) == 1:
         return scores[0]
     frame = pd.DataFrame(scores)
-    is_perplexity = scores[0].benchmark == "perplexity"
+    is_perplexity = scores[0].benchmark in PERPLEXITIES
     value = np.exp(np.log(frame.value).mean()) if is_perplexity else frame.value.mean()
     mean = with_value(scores[0], float(value), seeds=frame.value.tolist(), n=int(frame.n.min()), samples=None)
     if frame.samples.all() and all(score.targets == mean.targets for score in scores):
@@ -169,7 +169,7 @@ def mean_of(scores: list[Score]) -> Score:
         mean.samples, mean.seeds = None, []
         if frame.seeds.map(len).nunique() == 1:
             mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
-    if mean.benchmark != "perplexity":
+    if mean.benchmark not in PERPLEXITIES:
         set_interval(mean, scores)
     return mean
 

@@ -7,16 +7,18 @@ import pandas as pd
 
 from stats import Estimate, mean_over_documents, mean_over_grid, mean_over_tasks
 
+PERPLEXITIES = ("perplexity", "long_ppl")  # benchmarks of which lower is better
+
 
 @dataclass
 class Score:
     """One number of one model.
 
-    length: tokens (many-shot: examples; LongBench: None).
+    length: tokens (many-shot and in-context labels: examples; key-value: pairs; LongBench: None).
     part: "" for the whole, else "last 64", "positions 64-127", "depth 25" or "category".
     value: perplexity, 0 to 1 (needle) or 0 to 100, with its 95 % interval from `low` to `high`.
     samples: {id: value} of the samples whose mean the value is; the ids of needle are (length, depth, trial).
-    targets: of perplexity, whose samples are documents with their summed losses, nats: {document: number of targets}.
+    targets: of perplexities, whose samples are documents with their summed losses, nats: {document: number of targets}.
     drawn_text: of needle: whether each trial has its own text, the same in all cells.
     seeds: the values of the training seeds that were averaged.
     settings: settings that must agree with the paper's before the two are compared.

@@ -16,14 +16,16 @@ import pandas as pd
 from collect import BENCHMARKS, Results, Score
 from paper import find_comparison
 from rows import Row, mean_of, nearest, short, source_names
-from scores import make_estimate
+from scores import PERPLEXITIES, make_estimate
 from stats import tied_with_best
 
+PAPER_COLUMNS = ("perplexity", "needle", "trec", "longbench", "ruler")
+COUNTED = {"trec": "TREC, {} examples", "icl": "TREC, {} examples", "kv": "{} pairs"}  # by the number in a set's name
 NOTE = (
-    "Brackets: 95 % intervals; the sampled units are documents (perplexity), trials or, where these share their text, "
+    "Brackets: 95 % intervals; the sampled units are documents (perplexities), trials or, where these share text, "
     "cells (needle), and single samples (the others). Bold: the best; ≈: not told apart from it by multiple "
     "comparisons with the best: of several equally good methods, each keeps its mark in 95 % of studies. "
-    "All but perplexity in %."
+    "All but perplexities in %."
 )
 SEEDS_NOTE = "Several training seeds: their mean, its interval over the samples, the standard deviation (sd) of seeds."
 MISSING_NOTE = "Cells that lack a part of what others have are not compared."
@@ -65,7 +67,7 @@ class Cell:
     def format(self, number: float) -> str:
         if abs(number) >= 1e4:
             return f"{number:.1e}"
-        return f"{number:.2f}" if self.scores[0].benchmark == "perplexity" else f"{number:.1f}"
+        return f"{number:.2f}" if self.scores[0].benchmark in PERPLEXITIES else f"{number:.1f}"
 
     @property
     def details(self) -> list[str]:
@@ -97,7 +99,7 @@ class Column:
 
     @property
     def head(self) -> str:
-        return BENCHMARKS[self.benchmark] + (" ↓" if self.benchmark == "perplexity" else " ↑")
+        return BENCHMARKS[self.benchmark] + (" ↓" if self.benchmark in PERPLEXITIES else " ↑")
 
     @property
     def n(self) -> str:
@@ -105,12 +107,12 @@ class Column:
         return f"n = {counts[0]:,}" if len(counts) == 1 else f"n = {counts[0]:,} to {counts[-1]:,}"
 
 
-def make_columns(scores: pd.DataFrame, target: int) -> list[Column]:
-    """The columns that there are results for, without their cells. target: see rows.target_length."""
+def make_columns(scores: pd.DataFrame, target: int, benchmarks=PAPER_COLUMNS) -> list[Column]:
+    """The columns of these benchmarks that there are results for, without cells. target: see rows.target_length."""
     columns = []
-    for benchmark in BENCHMARKS:
-        own = scores.query("benchmark == @benchmark and benchmark != 'longbench_e' and part == ''")
-        for _, part in own.groupby("task" if benchmark == "perplexity" else "benchmark"):
+    for benchmark in benchmarks:
+        own = scores.query("benchmark == @benchmark and part == ''")
+        for _, part in own.groupby("task" if benchmark in PERPLEXITIES else "benchmark"):
             shown, what = choose_scores(part, target)
             data = source_names(shown.source)
             columns.append(Column(benchmark, what if data == "official" else f"{what}, {data} data", shown))
@@ -120,10 +122,10 @@ def make_columns(scores: pd.DataFrame, target: int) -> list[Column]:
 def choose_scores(scores: pd.DataFrame, target: int) -> tuple[pd.DataFrame, str]:
     """(the scores of a benchmark that Table 1 shows, what they are)."""
     benchmark = scores.benchmark.iloc[0]
-    if benchmark in ("perplexity", "ruler"):
+    if benchmark in (*PERPLEXITIES, "ruler"):
         length = nearest(scores.length, target)
         scores = scores.query("length == @length")
-        name = scores.task.iloc[0] if benchmark == "perplexity" else counted(scores.task, "task")
+        name = scores.task.iloc[0] if benchmark in PERPLEXITIES else counted(scores.task, "task")
         targets = scores.score.iloc[0].targets or {}
         documents = f", {sum(map(bool, targets.values()))} documents" if targets else ""
         return scores, f"{name}, {short(length)} tokens{documents}"
@@ -133,10 +135,10 @@ def choose_scores(scores: pd.DataFrame, target: int) -> tuple[pd.DataFrame, str]
         range_shown = f"{short(lengths.min())}–{short(lengths.max())}"
         return scores.loc[lengths.index], f"{counted(lengths, 'length')}, {range_shown} tokens"
     scores = scores[scores.source == scores.source.min()]  # official and stand-in data are never averaged
-    if benchmark == "longbench":
-        return scores, counted(scores.task, "set")
+    if benchmark not in COUNTED:
+        return scores, counted(scores.task, "task" if benchmark == "short" else "set")
     shots = scores.length.mode().max()  # the number of examples that most rows have, the largest of those
-    return scores.query("length == @shots"), f"TREC, {shots:g} examples"
+    return scores.query("length == @shots"), COUNTED[benchmark].format(f"{shots:g}")
 
 
 def counted(values: pd.Series, word: str) -> str:
@@ -155,7 +157,7 @@ def fill(columns: list[Column], rows: list[Row], comparisons: pd.DataFrame) -> N
                 published = find_comparison(comparisons, row, own.score.iloc[0])
                 column.cells[row.label] = Cell(own.score.tolist(), n_parts - len(own), published)
         complete = [cell for cell in column.cells.values() if not cell.lacks]
-        complete.sort(key=lambda cell: cell.value, reverse=column.benchmark != "perplexity")
+        complete.sort(key=lambda cell: cell.value, reverse=column.benchmark not in PERPLEXITIES)
         if complete and complete[0].value > 0:  # where all scores are 0, none is best
             mark_cells(complete)
 
@@ -184,7 +186,7 @@ def mark_cells(cells: list[Cell]) -> None:
     compared = comparable_cells(cells)
     estimate = make_estimate([cell.scores for cell in compared]) if len(compared) > 1 else None
     if estimate and estimate.n_units > 1:
-        tied = tied_with_best(estimate, lower_is_better=cells[0].scores[0].benchmark == "perplexity")
+        tied = tied_with_best(estimate, lower_is_better=cells[0].scores[0].benchmark in PERPLEXITIES)
         for cell, is_tied in zip(compared, tied, strict=True):
             cell.mark = "tie" if is_tied else "worse"
     for cell in cells:

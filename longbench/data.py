@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from run import errors_of, first_line, write_bytes
-from sets import SETS, STANDIN, base_set, official_rows, shots_of
+from sets import ALL_SETS, STANDIN, base_set, official_rows, shots_of
 from store import read_rows
 
 LONGBENCH_REPOS = ("Leooyii/longbench", "THUDM/LongBench")
@@ -35,9 +35,9 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
     Raises ValueError if the set is unknown, or its file cannot be found or is not a valid file of that set.
     """
     base, shots = base_set(name), shots_of(name)
-    if e and (shots or SETS[base].rows_e is None):
+    if e and (shots or ALL_SETS[base].rows_e is None):
         raise ValueError(f"{name} is not in LongBench-E; leave out --e")
-    benchmark = "trec" if shots else "longbench_e" if e else "longbench"
+    benchmark = base if shots else "longbench_e" if e else "longbench"
     stem = f"{name}_e" if e else name
     path = folder / f"{stem}.jsonl"
     if not path.is_file():

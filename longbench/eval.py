@@ -4,13 +4,14 @@
     python eval.py --models A B          these models
     python eval.py --e                   LongBench-E, under pred_e/
     python eval_trec.py                  many-shot TREC, under pred_trec/ (a link to this script)
+    python eval.py --benchmark kv        key-value recall, under pred_kv/; icl: in-context learning, under pred_icl/
     python eval.py --output_dir ROOT     the folder that contains pred/ [this one]
 
 Needs no GPU. Predictions of the paper's own code can be scored as well. For each model:
 
     result.json              {set: score}; with --e {set: {"0-4k", "4-8k", "8k+"}}, as LongBench-E reports it
-    result_by_length.json    {set: scores by length in words, numbers of rows, total score}; not for TREC
-    result_by_details.json   {set: length, score and _id of each row}; not for TREC
+    result_by_length.json    {set: scores by length in words, numbers of rows, total score}; LongBench only
+    result_by_details.json   {set: length, score and _id of each row}; LongBench only
     scores.json              ours: intervals, means, both first-line rules, the settings of the run
 
 By the paper's rule only the first line of an answer counts, except for summaries and code; `score_upstream` follows
@@ -25,7 +26,7 @@ import pandas as pd
 
 from run import Parser, command_line, explain, run_script, versions, write_json
 from scoring import means, score_set
-from sets import FOLDERS, SETS, base_set, shots_of
+from sets import ALL_SETS, FOLDERS, base_set, shots_of
 
 SOURCES = ("official", "user", "standin")  # user: own data under an official name, or predictions without a record
 BUCKETS_LCEG = ("0-4k", "4-8k", "8-16k", "16-32k", "4k+")
@@ -42,9 +43,10 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--model", "--models", nargs="+", dest="models", help="folders of predictions [all]")
     parser.add_argument("--e", action="store_true", help="LongBench-E")
+    parser.add_argument("--benchmark", choices=FOLDERS, default="longbench", help="[longbench]")
     parser.add_argument("--output_dir", type=Path, default=Path(__file__).resolve().parent, help="[this folder]")
     args = parser.parse_args()
-    benchmark = "longbench_e" if args.e else "longbench"
+    benchmark = "longbench_e" if args.e else args.benchmark
     if Path(sys.argv[0]).stem == "eval_trec":
         benchmark = "trec"
     root = args.output_dir / FOLDERS[benchmark]
@@ -93,7 +95,7 @@ def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
         result[key] = runs[0].get(key) if runs else None
     result["scorer"] = {"command": command_line(), "versions": versions("numpy", "rapidfuzz", "rouge")}
     result["sets"] = sets
-    if benchmark != "trec":
+    if benchmark.startswith("longbench"):
         result |= {"categories": {}, "overall": {}}
         for source in SOURCES:
             categories, overall = means(sets, source, benchmark == "longbench_e")
@@ -104,7 +106,7 @@ def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
 
 def set_order(name: str) -> tuple:
     """Sorts sets as LongBench lists them, many-shot sets by their number of shots."""
-    return list(SETS).index(base_set(name)), shots_of(name) or 0, name
+    return list(ALL_SETS).index(base_set(name)), shots_of(name) or 0, name
 
 
 def rounded(entry: dict) -> float | None:
@@ -125,7 +127,7 @@ def write_files(folder: Path, result: dict) -> None:
         by_length[name]["total_score"] = rounded(entry)
         details[name] = {"length": entry["lengths"], "score": entry["row_scores"], "_id": entry["ids"]}
     write_json(folder / "result.json", totals)
-    if benchmark != "trec":
+    if benchmark.startswith("longbench"):
         write_json(folder / "result_by_length.json", by_length)
         write_json(folder / "result_by_details.json", details)
     write_json(folder / "scores.json", result)

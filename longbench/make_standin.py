@@ -3,6 +3,7 @@
     python make_standin.py                                      6 sets, many-shot TREC; LongBench's lengths and rows
     python make_standin.py --sets trec lcc --words 120 --rows 50 --shots            two short sets
     python make_standin.py --sets --shots 1 5 25 --classes 5    only many-shot TREC, with 5 types of questions
+    python make_standin.py --sets --shots --pairs 30 400 --icl_shots 25 100     key-value recall, in-context learning
 
 Writes data/standin_<set>.jsonl, and data/standin.json, which records how each file was made. The text is this Python's
 own: passages of its help texts (passage_retrieval_en), generated facts hidden in them (qasper, multifieldqa_en), the
@@ -16,6 +17,7 @@ import json
 import platform
 import re
 import sysconfig
+import uuid
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -24,7 +26,7 @@ from random import Random
 from lock import lock
 from python_text import read_help_pages, read_sources
 from run import Parser, command_line, int_between, read_json, run_script, write_bytes, write_json
-from sets import SETS, STANDIN, TREC_SHOTS, base_set, shots_of
+from sets import ALL_SETS, STANDIN, TREC_SHOTS, base_set, shots_of
 from store import read_rows
 
 STAGE = Path(__file__).resolve().parent
@@ -167,6 +169,28 @@ def trec(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
     return "\n".join(examples), f"Question: {question}\nType:", [answer]
 
 
+def in_context_learning(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
+    """Many-shot TREC in which a row has its own numbers for the types, so that it takes the examples to know them."""
+    labels = [str(i) for i in range(len(kinds))]
+    rng.shuffle(labels)
+    label_of = dict(zip(kinds, labels, strict=True))
+    context, question, [answer] = trec(rng, source, words, shots, kinds)
+    lines = []
+    for line in context.split("\n"):
+        name, _, text = line.partition(": ")
+        lines.append(f"Label: {label_of[text]}" if name == "Type" else line)
+    return "\n".join(lines), question.removesuffix("Type:") + "Label:", [label_of[answer]]
+
+
+def key_value_recall(rng: Random, source: Source, words: int, pairs: int):
+    """A JSON object of UUIDs, two of its keys with their values as demonstrations, and a key without."""
+    identifiers = [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(2 * pairs)]
+    values = dict(zip(identifiers[:pairs], identifiers[pairs:], strict=True))
+    *demonstrations, key = rng.sample(list(values), min(3, pairs))
+    shown = [f'Key: "{name}"\nValue: "{values[name]}"\n\n' for name in demonstrations]
+    return json.dumps(values, indent=0), f'{"".join(shown)}Key: "{key}"\nValue:', [values[key]]
+
+
 def code_before(rng: Random, source: Source, words: int) -> tuple[str, list[str], str]:
     """(name of a file, at most `words` words of lines before a random line of it, that line, which can be scored)."""
     while True:
@@ -231,12 +255,15 @@ MAKERS = {
 def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
     """Writes standin_<stem>.jsonl; returns its entry in standin.json. Sets with more shots ask the same questions."""
     name = base_set(STANDIN + stem)
-    words = args.words or SETS[name].words
-    n = args.rows or SETS[name].rows
-    make, kinds = MAKERS[name], None
-    if name == "trec":
+    words = args.words or ALL_SETS[name].words
+    n = args.rows or ALL_SETS[name].rows
+    make, kinds = MAKERS.get(name), None
+    count = shots_of(stem)
+    if name == "kv":
+        make = partial(key_value_recall, pairs=count)
+    elif name in ("trec", "icl"):
         kinds = list(TYPES)[:: len(TYPES) // args.classes][: args.classes]
-        make = partial(trec, shots=shots_of(stem) or words // TREC_WORDS, kinds=kinds)
+        make = partial(trec if name == "trec" else in_context_learning, shots=count or words // TREC_WORDS, kinds=kinds)
     lines, total = [], 0
     for i in range(n):
         rng = Random(f"{name} {args.seed} {i}")
@@ -247,7 +274,7 @@ def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
             "answers": answers,
             "length": length(" ".join([context, question, *answers])),
             "dataset": STANDIN + name,
-            "language": "python" if SETS[name].category == "code" else "en",
+            "language": "python" if ALL_SETS[name].category == "code" else "en",
             "all_classes": kinds,
             "_id": f"{STANDIN}{name}-{args.seed}-{i}",
         }
@@ -266,7 +293,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sets", nargs="*", choices=MAKERS, default=list(MAKERS), help="sets of LongBench [all 6]")
     shots = "of trec_<N>shots [the paper's]"
     parser.add_argument("--shots", nargs="*", type=int_between(1, 10**4), default=list(TREC_SHOTS), help=shots)
-    rows = "rows of each set [LongBench's: 150, 200, 500; many-shot 200]"
+    pairs = "of kv_<N>pairs: a key's value in a JSON object of N pairs [none]"
+    parser.add_argument("--pairs", nargs="*", type=int_between(1, 10**6), default=[], help=pairs)
+    shots = "of icl_<N>shots: trec with numbers as labels, shuffled for each row [none]"
+    parser.add_argument("--icl_shots", nargs="*", type=int_between(1, 10**5), default=[], help=shots)
+    rows = "rows of each set [LongBench's: 150, 200, 500; many-shot 200, icl 500, kv 100]"
     parser.add_argument("--rows", type=int_between(1, 10**6), help=rows)
     words = "approximate words of a context [LongBench's average for each set]"
     parser.add_argument("--words", type=int_between(40, 10**4), help=words)
@@ -285,7 +316,10 @@ def main() -> None:
     origin = {"python": platform.python_version(), "command": command_line()}
     with lock(args.output_dir / ".standin.lock"):
         manifest = read_json(manifest_path) or {}
-        for name in [*args.sets, *(f"trec_{shots}shots" for shots in args.shots)]:
+        names = [*args.sets, *(f"trec_{shots}shots" for shots in args.shots)]
+        names += [f"icl_{shots}shots" for shots in args.icl_shots]
+        names += [f"kv_{pairs}pairs" for pairs in args.pairs]
+        for name in names:
             manifest[STANDIN + name] = make_set(name, source, args) | origin
             write_json(manifest_path, manifest)
 

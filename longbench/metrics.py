@@ -83,7 +83,19 @@ def code_sim(prediction: str, answer: str, all_classes=None) -> float:
     return round(fuzz.ratio(code[0] if code else "", answer)) / 100
 
 
+def contained(prediction: str, answer: str, all_classes=None) -> float:
+    """1 if the answer is part of the prediction (HELMET's score of JSON key-value recall)."""
+    return float(answer.lower() in prediction.lower())
+
+
+def exact(prediction: str, answer: str, all_classes=None) -> float:
+    """1 if the prediction is the answer (HELMET's score of labels), spaces and a full stop left out."""
+    return float(prediction.strip().rstrip(".") == answer)
+
+
 METRICS = {
+    "contained": contained,
+    "exact": exact,
     "qa_f1": qa_f1,
     "rouge": rouge_l,
     "classification": classification,

@@ -28,7 +28,7 @@ from answers import add_engine_flags, answer_all, check_engine_flags, open_engin
 from checkpoint import open_config
 from data import Dataset, load
 from prompts import prompt_ids, template
-from sets import FOLDERS, SETS, base_set, expand
+from sets import ALL_SETS, FOLDERS, SETS, base_set, expand
 from store import Store
 
 STAGE = Path(__file__).resolve().parent
@@ -129,7 +129,7 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
     Raises ValueError if the window has no room for a prompt.
     """
     base = base_set(dataset.name)
-    max_new_tokens = min(SETS[base].new_tokens, args.max_new_tokens)
+    max_new_tokens = min(ALL_SETS[base].new_tokens, args.max_new_tokens)
     record = record | {
         "benchmark": dataset.benchmark,
         "dataset": dataset.name,

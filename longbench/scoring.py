@@ -11,7 +11,7 @@ import numpy as np
 from data import check_answers
 from metrics import METRICS
 from run import errors_of, read_json
-from sets import CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, base_set, official_rows
+from sets import ALL_SETS, CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, base_set, official_rows
 from stats import Estimate, mean_over_tasks
 from store import read_lines
 
@@ -52,7 +52,7 @@ def score_set(path: Path, e: bool) -> dict:
         "source": source,
         "expected_n": expected,
         "complete": len(rows) == expected and not run.get("errors"),
-        "metric": SETS[base].metric,
+        "metric": ALL_SETS[base].metric,
         **summary(row_scores),
         "score_upstream": upstream["score"],
         "interval_95_upstream": upstream["interval_95"],
@@ -82,7 +82,7 @@ def read_predictions(path: Path) -> list[dict]:
 
 def score_row(row: dict, base: str) -> list[float]:
     """The scores of a prediction, 0 to 1: by the paper's first-line rule, and by LongBench's."""
-    metric = METRICS[SETS[base].metric]
+    metric = METRICS[ALL_SETS[base].metric]
     first_line = row["pred"].lstrip("\n").split("\n")[0]
     scores = {}  # by text: both rules often score the same one
     texts = []

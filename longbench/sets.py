@@ -1,6 +1,8 @@
-"""The English sets of LongBench (arXiv 2308.14508) and many-shot TREC (arXiv 2409.12181).
+"""The English sets of LongBench (arXiv 2308.14508), many-shot TREC (arXiv 2409.12181), and two sets after HELMET.
 
 Names: <set> as in LongBench, trec_<N>shots for many-shot TREC; the prefix standin_ marks stand-ins by make_standin.py.
+After HELMET (arXiv 2410.02694), made by make_standin.py: standin_kv_<N>pairs, the value of a key in a JSON object, and
+standin_icl_<N>shots, many-shot TREC with numbers as labels that each row shuffles anew.
 """
 
 import re
@@ -9,7 +11,13 @@ from dataclasses import dataclass
 STANDIN = "standin_"
 STANDIN_SETS = ("qasper", "multifieldqa_en", "trec", "passage_retrieval_en", "lcc", "repobench-p")
 CATEGORIES = ("single-doc", "multi-doc", "summarization", "few-shot", "synthetic", "code")
-FOLDERS = {"longbench": "pred", "longbench_e": "pred_e", "trec": "pred_trec"}  # of predictions, by benchmark
+FOLDERS = {  # of predictions, by benchmark
+    "longbench": "pred",
+    "longbench_e": "pred_e",
+    "trec": "pred_trec",
+    "kv": "pred_kv",
+    "icl": "pred_icl",
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,15 @@ SETS = {  # in the order of the paper's script
     "repobench-p": Set("code", "code_sim", 64, 500, 300, 4206),
 }
 LONGBENCH_E = tuple(name for name, official in SETS.items() if official.rows_e)
+ALL_SETS = SETS | {  # with those after HELMET, whose length is in their names
+    "kv": Set("recall", "contained", 50, 100, None, 0),
+    "icl": Set("few-shot", "exact", 20, 500, None, 0),
+}
 TREC_SHOTS = (1, 5, 10, 25, 50, 75, 100, 200, 300, 400, 500, 625, 750, 875, 1000)  # 200 rows each
 # sets whose answers are cut to their first line before they are scored: by LongBench, and by the paper
 FIRST_LINE = {
-    "upstream": frozenset({"trec", "triviaqa", "samsum"}),
-    "lceg": frozenset(SETS) - {"gov_report", "qmsum", "multi_news", "lcc", "repobench-p"},
+    "upstream": frozenset({"trec", "triviaqa", "samsum", "icl"}),
+    "lceg": frozenset({*SETS, "icl"}) - {"gov_report", "qmsum", "multi_news", "lcc", "repobench-p"},
 }
 
 
@@ -62,17 +74,28 @@ def expand(names: list[str], e: bool) -> list[str]:
     return list(expanded)
 
 
+def split_name(name: str) -> tuple[str, int | None]:
+    """(set, number of shots or pairs): "standin_trec_5shots" -> ("trec", 5), "standin_qasper" -> ("qasper", None)."""
+    stem = name.removeprefix(STANDIN)
+    match = re.fullmatch(r"(trec|icl)_(\d+)shots|(kv)_(\d+)pairs", stem)
+    if not match:
+        return stem, None
+    base, count = filter(None, match.groups())
+    return base, int(count)
+
+
 def shots_of(name: str) -> int | None:
-    """The number of shots of a many-shot set; None for other sets."""
-    match = re.fullmatch(r"trec_(\d+)shots", name.removeprefix(STANDIN))
-    return int(match[1]) if match else None
+    """The number of shots or pairs of a set that has it in its name; None for LongBench's sets."""
+    return split_name(name)[1]
 
 
 def base_set(name: str) -> str:
-    """The LongBench set whose prompt and metric `name` has: "standin_trec_5shots" -> "trec". ValueError if unknown."""
-    base = "trec" if shots_of(name) else name.removeprefix(STANDIN)
-    if base not in SETS:
-        raise ValueError(f"unknown set {name}; known: {' '.join(SETS)}, trec_<N>shots, and stand-ins {STANDIN}<set>")
+    """The set whose prompt and metric `name` has: "standin_trec_5shots" -> "trec". ValueError if unknown."""
+    base, count = split_name(name)
+    is_made = name.startswith(STANDIN) and count
+    if base not in SETS and not (base in ALL_SETS and is_made):
+        made = f"{STANDIN}<set>, {STANDIN}kv_<N>pairs, {STANDIN}icl_<N>shots"
+        raise ValueError(f"unknown set {name}; known: {' '.join(SETS)}, trec_<N>shots, and stand-ins {made}")
     return base
 
 

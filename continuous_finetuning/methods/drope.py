@@ -19,8 +19,9 @@ class Method(ContextExtension):
     supports = ("sequence_parallel_size",)
 
     def __post_init__(self):
-        # of d/2 angles, 1 / d leaves none; vLLM refuses 0
-        self.partial_rotary_factor = self.partial_rotary_factor or 1 / self.head_dim
+        # the factor 1 / (all elements of a head) leaves no angle; vLLM refuses 0
+        turned = self.rope.get("partial_rotary_factor", 1.0)  # share of the elements that the base's rope turns
+        self.partial_rotary_factor = self.partial_rotary_factor or turned / self.head_dim
         if self.partial_rotary_factor >= 1:
             raise ValueError(
                 f"--partial_rotary_factor {self.partial_rotary_factor} must be below 1: that is all angles"

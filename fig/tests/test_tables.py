@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import correlation
 import making
 import paper
 import tables
@@ -218,3 +219,37 @@ def test_perplexity_is_compared_on_the_papers_token_files_only(tmp_path):
     assert build(tmp_path)[2].empty
     with pytest.raises(ValueError, match="--paper_data"):
         build(tmp_path, token_files=["2" * 64])
+
+
+def test_further_columns_are_chosen_and_long_ppl_has_its_correlation(tmp_path):
+    making.study(tmp_path)
+    for name, method, tokens, quality in making.MODELS:
+        who = making.info(name, method, tokens, protocol="longppl")
+        losses = [3 - 2 * quality, 2 - quality]
+        result = {"seq_len": 512, "long_ppl": math.exp(np.mean(losses)), "long_ppl_interval_95": None}
+        result |= {"n_key_tokens": 80, "document_losses": {"sum": [40 * loss for loss in losses], "targets": [40, 40]}}
+        result |= {"data": {"path": "heldout/test.bin", "source": "standin"}, "settings": {"evaluator": "e"}}
+        making.write(tmp_path / "results" / f"{name}_512_heldout_longppl.json", {**who, **result})
+        for benchmark, set_ in (("kv", "standin_kv_40pairs"), ("icl", "standin_icl_5shots"), ("short", "arc_easy")):
+            scores = [1.0] * round(20 * quality) + [0.0] * (20 - round(20 * quality))
+            sets = {"sets": {set_: making.entry(scores, "ids")}, "benchmark": benchmark, "length": 128}
+            making.write(tmp_path / benchmark / name / "scores.json", {**who, **sets})
+    results = collect([tmp_path])
+    assert not results.warnings
+    rows = make_rows(results)
+    scores = make_frame(rows, results).query("metric in ('perplexity', 'score')")
+    columns = tables.make_columns(scores, 512, ["perplexity", "long_ppl", "kv", "icl", "short"])
+    tables.fill(columns, rows, paper.compare(rows, scores, ()))
+    assert [(column.head, column.what.split(",")[0]) for column in columns[1:]] == [
+        ("LongPPL ↓", "heldout"), ("Key-value recall ↑", "40 pairs"), ("In-context labels ↑", "TREC"),
+        ("Short tasks ↑", "1 task")]  # fmt: skip
+    cells = columns[1].cells
+    assert cells["ntk"].value == pytest.approx(math.exp((3 - 1.6 + 2 - 0.8) / 2)) and cells["ntk"].n == 80
+    assert [label for label, cell in cells.items() if cell.mark == "best"] == ["self_extend (frozen)"]  # the lowest
+    assert columns[2].cells["ntk"].value == 80
+
+    pairs = correlation.pair_scores(scores, columns)
+    table = correlation.correlations(pairs, rows).query("methods == 'all methods'").set_index(["measure", "benchmark"])
+    assert table.rho["long_ppl", "kv"] == pytest.approx(-1)  # each better model has the lower LongPPL
+    figure = correlation.draw(rows, pairs, table.reset_index()).figure
+    assert [len(axes.collections) for axes in figure.axes] == [len(rows)] * 6  # two measures, three benchmarks

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Scores all predictions: LongBench, LongBench-E and many-shot TREC, every model, every set. Needs no GPU.
+# Scores all predictions: LongBench, LongBench-E, many-shot TREC and the sets after HELMET, every model, every set. Needs no GPU.
 #
 #   bash scripts/score.sh                     predictions in this stage's folder
 #   OUTPUT_ROOT=/some/folder bash scripts/score.sh --models A B      further flags go to the scorers
@@ -15,5 +15,7 @@ score() { # folder of predictions, script, flags
 score pred eval.py "$@"
 score pred_e eval.py --e "$@"
 score pred_trec eval_trec.py "$@"
+score pred_kv eval.py --benchmark kv "$@"
+score pred_icl eval.py --benchmark icl "$@"
 ls -d "$output_root"/pred* >/dev/null 2>&1 || echo "no predictions in $output_root" >>"$failures"
 finish

@@ -5,12 +5,14 @@ import re
 
 import pytest
 
+import eval as longbench_eval
 import make_standin
 import tiny
 from conftest import read_rows, run_main, write_rows
 from data import load
 from metrics import METRICS
-from sets import SETS, STANDIN_SETS
+from prompts import template
+from sets import SETS, STANDIN_SETS, base_set
 
 FLAGS = ["--rows", 24, "--words", 80, "--shots", 1, 5, 25, "--classes", 5]
 
@@ -135,3 +137,45 @@ def test_a_corpus_with_an_unreadable_line_is_an_error(tmp_path, call):
     corpus.write_text('{"text": "a"}\n{"text": \n')
     printed = call(make_standin.main, "--output_dir", tmp_path, "--rows", 2, "--exclude", corpus)[1][-1]
     assert f"{corpus}, line 2 is not a JSON object" in printed
+
+
+ANSWERS = {"oracle": lambda row: row["answers"][0] + "\nKey:", "mute": lambda row: ""}
+
+
+@pytest.mark.parametrize("answer_of", ANSWERS.values(), ids=ANSWERS)
+def test_key_values_and_shuffled_labels(answer_of, folder, tmp_path, capsys):
+    """An oracle that reads the prompt alone scores 100, a mute model 0; more shots have the labels of fewer."""
+    flags = ["--sets", "--shots", "--pairs", 4, 40, "--icl_shots", 5, 25, "--classes", 5, "--rows", 12]
+    run_main(make_standin.main, "--output_dir", tmp_path, *flags)
+    for name in ("kv_4pairs", "kv_40pairs", "icl_5shots", "icl_25shots"):
+        dataset = load(f"standin_{name}", tmp_path)
+        for row in dataset.rows:
+            prompt = template(base_set(dataset.name)).format(**row)
+            if name.startswith("kv"):
+                _, known = prompt.split("\n", 1)
+                values, _ = json.JSONDecoder().raw_decode(known)
+                *shown, key = re.findall(r'^Key: "(.*)"$', prompt, re.M)
+                assert len(values) == int(name[3:-5]) and len(shown) == 2 and key not in shown
+                assert all(f'Key: "{other}"\nValue: "{values[other]}"' in prompt for other in shown)
+                answer = values[key]
+            else:
+                noun = row["input"].split(" ?\nLabel:")[0].split()[-1]
+                [nouns] = [nouns for nouns in make_standin.TYPES.values() if noun in nouns]
+                found = re.findall(rf" (?:{'|'.join(nouns)}) \?\nLabel: (.+)", row["context"])
+                labels = re.findall(r"Label: (\d+)", row["context"])
+                assert {labels.count(label) for label in set(labels)} == {len(labels) / 5}  # balanced
+                [answer] = set(found)
+            assert row["answers"] == [answer]
+        predictions = [{**row, "pred": f" {answer_of(row)}"} for row in dataset.rows]
+        write_rows(tmp_path / f"pred_{base_set(dataset.name)}" / "m" / f"standin_{name}.jsonl", predictions)
+    for benchmark in ("kv", "icl"):
+        run_main(longbench_eval.main, "--output_dir", tmp_path, "--benchmark", benchmark)
+        scores = json.loads((tmp_path / f"pred_{benchmark}" / "m" / "scores.json").read_text())
+        entries = scores["sets"].values()
+        assert [entry["score"] for entry in entries] == [100 if answer_of(dataset.rows[0]) else 0] * 2
+        assert all(entry["n"] == 12 and entry["interval_95"][1] - entry["interval_95"][0] > 10 for entry in entries)
+    five, more = (rows_of(tmp_path, f"icl_{n}shots") for n in (5, 25))
+    assert all(
+        b["context"].startswith(a["context"]) and a["answers"] == b["answers"] for a, b in zip(five, more, strict=True)
+    )
+    assert len({row["context"].split("\n")[1] for row in five}) > 2  # each row has its own labels
