@@ -64,7 +64,6 @@ flags=(
   --tf32 "${TF32:-True}"
   --use_flash_attn "${USE_FLASH_ATTN:-True}"
   --num_train_epochs "${EPOCHS:-1}"
-  --max_steps "${MAX_STEPS:--1}"
   --per_device_train_batch_size "$batch_size"
   --gradient_accumulation_steps "$accumulation"
   --sequence_parallel_size "$sequence_parallel"
@@ -82,6 +81,7 @@ flags=(
   ${deepspeed:+--deepspeed "$deepspeed"}
   ${estimate:+--estimate "$estimate"}
 )
+if [ -n "${MAX_STEPS:-}" ]; then flags+=(--max_steps "$MAX_STEPS"); fi
 user_flags=("$@")
 evaluate() { # "method length" ...: trains them one after the other
   local item method length name method_flags

@@ -23,6 +23,14 @@ STYLE = {
     "landmark": ("#882255", "h"),
     "lm_infinite": ("#56B4E9", "<"),
     "self_extend": ("#661100", ">"),
+    "abf": ("#117733", "s"),
+    "llama3": ("#CC6677", "D"),
+    "longrope": ("#6699CC", "^"),
+    "drope": ("#DDCC77", "v"),
+    "streaming": ("#004488", "P"),
+    "rerope": ("#BB5566", "X"),
+    "string": ("#997700", "h"),
+    "dca": ("#888888", "<"),
 }
 SPARE_STYLES = [("#44AA99", "p"), ("#AA4499", "*"), ("#999933", "8"), ("#332288", "H")]  # for methods of your own
 ATTENTION = {True: "exact attention", False: "approximate attention", None: "attention unknown"}

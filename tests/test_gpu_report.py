@@ -31,7 +31,7 @@ def test_the_tiny_report_is_complete(tmp_path):
     assert "| train | ok |  |" in text and "| extend |  | ok |" in text
     for stage in ("perplexity", "needle", "longbench", "ruler"):
         assert f"| {stage} | ok | ok |" in text
-    for what, rows in {"decoding": 6, "prefill": 5, "perplexity": 2}.items():
+    for what, rows in {"decoding": 9, "prefill": 5, "perplexity": 2}.items():
         assert text.count(f"| {what} | ") == rows + (what == "perplexity")  # also a row of the stages
     assert text.count("| origin | ") == 10 and "out of memory" not in text
     assert "cannot open" not in text

@@ -44,7 +44,7 @@ class ContextExtension:
 
     # not annotated, hence not fields
     trained = True  # False: applied by extend.py only
-    exact_attention = True  # tokens attend to all tokens before them (a group of the result table)
+    exact_attention = True  # as the base: all tokens, at their own positions (a group of the result table)
     extends_rows = True  # False: model_max_length is a training block; longer rows are cut into blocks
     set_for_longest_text = False  # extend.py sets it for the longest text that is evaluated
     supports = ("sequence_parallel_size", "document_mask", "pose")  # flags of fine-tune.py
@@ -201,16 +201,17 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
     depends_on_length = rope["rope_type"] in ("dynamic", "longrope")
     if (cls.scales_rope() and rope["rope_type"] != "default") or (cls.modeling and depends_on_length):
         raise ValueError(f"the base's rope is already scaled ({rope['rope_type']}); {name} needs one with plain rope")
+    is_llama = config.model_type == "llama"
+    if (cls.modeling or cls.llama_only) and not is_llama:
+        raise ValueError(f"{name} extends Llama models only, and the base is a '{config.model_type}' model")
     method = cls(original_length, model_max_length, rope, rotary_dim(config), flags.get("pose", False), **options)
-    if config.model_type != "llama":
+    if not is_llama:
         check_architecture(name, method, config)
     return method
 
 
 def check_architecture(name: str, method: ContextExtension, config) -> None:
     """Raises ValueError if a method cannot extend a base that is not a Llama. config: the base's."""
-    if method.modeling or method.llama_only:
-        raise ValueError(f"{name} extends Llama models only, and the base is a '{config.model_type}' model")
     window = getattr(config, "sliding_window", None) or math.inf
     has_full_layers = "full_attention" in (getattr(config, "layer_types", None) or [])
     if window < method.model_max_length and not has_full_layers:
