@@ -6,5 +6,5 @@
 : "${FLAGS_string=--model_max_length 252 --longest_text 252}" # as far as its positions stay in the base's window
 : "${BENCHMARKS=perplexity long_ppl needle longbench trec ruler}"
 : "${TABLE1=perplexity long_ppl needle trec longbench ruler}"
-: "${LONG_PPL=$RUN/ckpts/pocket_ntk_512}" "${LONG_PPL_FLAGS=--short_context 128 --short_stride 32}"
+: "${LONG_PPL=$RUN/ckpts/pocket_ntk_512}" "${LONG_PPL_FLAGS=--short_context 32 --short_stride 8}"
 . presets/pocket.sh
