@@ -13,7 +13,7 @@ TABLE_BYTES = 8 * 2**30  # of a GPU for vLLM's cos and sin of every position
 
 
 def check_rope(name_or_path: str, config, max_length: int) -> None:
-    """Raises ValueError if vLLM (0.33) would compute another rope than Transformers, or lacks positions for it.
+    """Raises ValueError if vLLM (0.32) would compute another rope than Transformers, or lacks positions for it.
 
     Its tables have C s positions with yarn and, in float32, max_position_embeddings s with linear. Its longrope ignores
     `attention_factor`: it multiplies cos and sin by long_mscale (short_mscale within the original window), or by
