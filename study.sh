@@ -24,7 +24,8 @@
 #   TEXTS                 token files, paths from eval_perplexity/; empty: text held out from the base made here
 #   LONG_PPL              checkpoint that finds the key tokens of long_ppl [the first that is trained, else the base]
 #   LONGBENCH_SETS, TREC_SETS, KV_SETS, ICL_SETS, RULER_TASKS, RULER_SAMPLES    no RULER_TASKS: all 13
-#   LONG_PPL_FLAGS, SHORT_FLAGS (of eval_short.py), PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE
+#   PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE
+#   LONG_PPL_FLAGS, SHORT_FLAGS   of eval_ppl.py and of eval_short.py
 #   STANDIN_FLAGS         of longbench/make_standin.py; empty: the official sets
 #   FIGURES               folder for the table, the figures and the report [$RUN/fig]
 #   NPROC, GPUS, JOBS     training processes [one per GPU]; GPU ids [all]; processes side by side on a CPU [2]

@@ -26,6 +26,10 @@ load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the 
   for benchmark in $BENCHMARKS; do
     [[ " $known " == *" $benchmark "* ]] || refuse "BENCHMARKS: no '$benchmark'; there are: $known"
   done
+  ! selected kv || [ -n "$KV_SETS" ] ||
+    refuse "KV_SETS is empty; set it to standin_kv_400pairs, say, and STANDIN_FLAGS to '--sets --shots --pairs 400'"
+  ! selected icl || [ -n "$ICL_SETS" ] ||
+    refuse "ICL_SETS is empty; set it to standin_icl_100shots, say, and STANDIN_FLAGS to '--sets --shots --icl_shots 100'"
   for name in RUN RECIPE EXTENDED SEEDS; do
     [ -n "${!name:-}" ] || refuse "$name is empty; set it, here or in presets/$preset.sh"
   done

@@ -32,7 +32,7 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
 
     Raises ValueError if the base cannot be opened, is not of ARCHITECTURES, is quantised, or is already extended.
     """
-    config = open_config(name_or_path, False, "the methods extend plain models", weights)
+    config = open_config(name_or_path, False, "the methods extend models without code of their own", weights)
     if config.model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend {known}")

@@ -108,7 +108,9 @@ def run_task(args: argparse.Namespace, manager, model, tokenizer, task: str, max
         )
         ids, scores = [], []
         for subtask, samples in results["samples"].items():
-            metric = next(name for name in METRICS if name in samples[0])
+            metric = next((name for name in METRICS if name in samples[0]), None)
+            if metric is None:
+                raise ValueError(f"it has none of the scores {', '.join(METRICS)}")
             for sample in samples:
                 if sample["filter"] == samples[0]["filter"]:
                     ids.append(f"{subtask}:{sample['doc_id']}")

@@ -127,7 +127,8 @@ def choose_scores(scores: pd.DataFrame, target: int) -> tuple[pd.DataFrame, str]
         scores = scores.query("length == @length")
         name = scores.task.iloc[0] if benchmark in PERPLEXITIES else counted(scores.task, "task")
         targets = scores.score.iloc[0].targets or {}
-        documents = f", {sum(map(bool, targets.values()))} documents" if targets else ""
+        n = sum(map(bool, targets.values()))
+        documents = f", {n} document{'s' if n > 1 else ''}" if n else ""
         return scores, f"{name}, {short(length)} tokens{documents}"
     if benchmark == "needle":  # as in the paper: lengths up to twice the target
         lengths = scores.length

@@ -7,6 +7,11 @@
 : "${RUN=runs/smollm2}" "${RECIPE=smollm2-135m}" "${BASE=HuggingFaceTB/SmolLM2-135M}" "${MACHINE=1xRTX4090}"
 : "${DATASET=}" "${ROWS_TEXT=cerebras/SlimPajama-627B}" "${ROWS_FLAGS=--total_tokens 263M --workers 8}"
 
+: "${TRAINED=origin pi ntk abf yarn llama3 longrope clex longlora drope landmark}"
+: "${FROZEN=ntk_frozen lm_infinite streaming self_extend rerope string dca}"
+: "${FLAGS_drope=--per_device_train_batch_size 4}" # rows of the base's window, a quarter of a row of 32k
+: "${FLAGS_string=--model_max_length 16256 --longest_text 16256}" # as far as its positions stay in the base's window
+
 # fine-tuning: 500 steps of 16 rows
 : "${NPROC=1}" "${DEEPSPEED=}" "${GLOBAL_BATCH=16}" "${MAX_STEPS=500}" "${LR=1e-4}" "${SAVE_STEPS=50}"
 : "${REPORT_TO=none}" "${USE_WANDB=False}"

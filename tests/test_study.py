@@ -110,6 +110,7 @@ def assert_one_line(log: str) -> None:
 WRONG = (
     {"PRESET": "nosuch"}, {"PRESET": "../presets/pocket"}, {"BENCHMARKS": "needle nosuch"}, {"RUN": "a b"},
     {"RUN": "README.md"}, {"RUN": "/proc/run"}, {"EXTENDED": ""}, {"GPUS": "all"}, {"BASE": "meta-llama/Llama-2-7b-hf"},
+    {"BENCHMARKS": "kv"}, {"BENCHMARKS": "icl"},
 )  # fmt: skip
 
 

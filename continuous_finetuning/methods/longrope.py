@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from methods import ContextExtension, option
-from run import errors_of
+from run import errors_of, run_key
 
 
 def read_factors(path: str, pairs: int) -> list[float]:
@@ -54,6 +54,12 @@ class Method(ContextExtension):
         if not 0 < self.critical_dim < pairs:
             raise ValueError(f"--critical_dim {self.critical_dim} must be an index of an angle, 1 to {pairs - 1}")
         self._factors = [self.scaling_factor ** min(j / self.critical_dim, 1.0) for j in range(pairs)]
+
+    def options(self):
+        options = super().options()
+        if self.factor_file is not None:
+            options["factors"] = run_key({"factors": self._factors})  # the same file with other numbers is another run
+        return options
 
     @classmethod
     def options_in_config(cls, config):

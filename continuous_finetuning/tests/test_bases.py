@@ -56,6 +56,12 @@ def test_trained_extended_and_reloaded(tmp_path, model_type):
     torch.testing.assert_close(older.model.rotary_emb.inv_freq, angles)
 
 
+def test_drope_removes_the_rope_of_a_half_head(tmp_path):
+    base, frozen = save_base(tmp_path / "base", "glm4"), tmp_path / "frozen"
+    run_here(*extend_flags(base, "drope", frozen))
+    assert not AutoModelForCausalLM.from_pretrained(frozen).model.rotary_emb.inv_freq.any()
+
+
 @pytest.mark.parametrize(
     "model_type, changes, name, message",
     [

@@ -128,6 +128,10 @@ def test_abf_llama3_longrope_and_drope(tmp_path, theta, window, length):
     for layers in (1, 32):  # one row, and one for each layer
         np.savetxt(tmp_path / "factors.csv", [factors] * layers, delimiter=",", fmt="%.17g")
         check("longrope", plain / factors, sharpened, factor_file=str(tmp_path / "factors.csv"))
+    file = {"factor_file": str(tmp_path / "factors.csv")}
+    before = methods.build("longrope", llama2(), 32768, file).options()
+    np.savetxt(tmp_path / "factors.csv", [factors[::-1]])
+    assert methods.build("longrope", llama2(), 32768, file).options() != before  # a rerun is another run
 
     check("drope", 0 * plain)
     for share in (0.25, 0.75):

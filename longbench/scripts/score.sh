@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Scores all predictions: LongBench, LongBench-E, many-shot TREC and the sets after HELMET, every model, every set. Needs no GPU.
+# Scores all predictions: LongBench, LongBench-E, many-shot TREC, kv and icl, every model, every set. Needs no GPU.
 #
 #   bash scripts/score.sh                     predictions in this stage's folder
 #   OUTPUT_ROOT=/some/folder bash scripts/score.sh --models A B      further flags go to the scorers
