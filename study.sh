@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A study in one command: base, training data, fine-tuning, every evaluation, and one table with figures and a report.
+# A study in one command: training data, fine-tuning, every evaluation, and one table with figures and a report.
 #
 #   bash study.sh                           the pocket study, on this machine alone (quickstart.sh runs this)
 #   PRESET=paper bash study.sh --dry_run    prints every command and what the training needs; starts nothing
@@ -12,14 +12,14 @@
 #
 # Settings are variables; a preset gives their defaults:
 #   PRESET, RUN           file in presets/ [pocket]; folder for everything that the study writes
-#   BASE, DATASET         base model and training rows, folders or hub ids; empty: made here
+#   BASE, DATASET         base model and training rows, folders or hub ids; no DATASET: the pocket study's, ROWS rows
 #   TRAINED, FROZEN       methods to fine-tune, and methods to apply without training
 #   EXTENDED              lengths to train, tokens; the first one is also the target without training
 #   RECIPE, SEEDS         beginning of the checkpoints' names; seeds of the fine-tuning [42]
 #   FLAGS_<method>        flags of one method; all variables of finetune.sh (BATCH_SIZE, LR, ...) can be set, too
 #   BENCHMARKS            [perplexity needle longbench trec ruler]
 #   PERPLEXITY_LENGTHS, NEEDLE_LENGTHS, RULER_LENGTHS        tokens; no NEEDLE_LENGTHS: the paper's 40
-#   TEXTS                 token files, paths from eval_perplexity/; empty: text held out from the base made here
+#   TEXTS                 token files, paths from eval_perplexity/; empty: the pocket study's held-out text
 #   LONGBENCH_SETS, TREC_SETS, RULER_TASKS, RULER_SAMPLES    no RULER_TASKS: all 13
 #   PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE
 #   STANDIN_FLAGS         of longbench/make_standin.py; empty: the official sets
@@ -36,20 +36,25 @@ longest=$(printf '%s\n' $PERPLEXITY_LENGTHS | sort -n | tail -n 1)
 modeling=../continuous_finetuning/modeling # seen from every stage; the only modeling code that a study trusts
 start_study
 
-# --- the base model and the training rows
-if [ -z "$base" ]; then
-  base=$run/base
-  setting HF_HUB_OFFLINE=1
-  step base "base: a Llama of 0.6 M parameters with a window of $ORIGINAL tokens" continuous_finetuning \
-    "$PYTHON" make_base_model.py --output_dir "$base" --context_length "$ORIGINAL" --extension_length "$window" ||
+# --- the pocket study's data; other presets name their own
+if [ -z "$dataset" ] || [ -z "$TEXTS" ]; then
+  data=$run/data rows=$run/rows_$window
+  step data "data: documents to train on and held-out text" continuous_finetuning \
+    "$PYTHON" make_pocket_data.py --tokenizer "$base" --length "$window" --rows "$ROWS" --output_dir "$data" ||
     list_failures
 fi
 if [ -z "$dataset" ] && [ -n "$TRAINED" ]; then
-  dataset=$run/rows_$window
-  step rows "training data: rows of $window tokens" continuous_finetuning \
-    "$PYTHON" prepare_data.py --dataset "$base/data/corpus.jsonl" --tokenizer "$base" --length "$window" \
-    --source_column source --mix passkey=0.3,python=0.65,prose=0.05 --keep_short 1 \
-    --total_tokens $((1000 * window)) --output_dir "$dataset" --workers 1 || list_failures
+  dataset=$rows
+  step rows "training data: $ROWS rows of $window tokens" continuous_finetuning \
+    "$PYTHON" prepare_data.py --dataset "$data/corpus.jsonl" --tokenizer "$base" --length "$window" \
+    --source_column source --mix task=0.5,python=0.4,prose=0.1 --keep_short 1 \
+    --total_tokens $((ROWS * window)) --output_dir "$dataset" --workers 1 || list_failures
+fi
+if [ -z "$TEXTS" ] && selected perplexity; then
+  TEXTS=$data/heldout.bin
+  step heldout "texts: sources of Python that the base has not seen" eval_perplexity \
+    "$PYTHON" prepare_data.py --dataset "$data/heldout.jsonl" --standin --tokenizer "$base" --output "$TEXTS" \
+    --min_tokens "$longest" --max_documents 16
 fi
 
 # --- the checkpoints
@@ -84,7 +89,7 @@ if selected perplexity; then
     esac
   done
   step perplexity "perplexity at $PERPLEXITY_LENGTHS tokens" eval_perplexity \
-    env DATASETS="${TEXTS:-$base/data/heldout/test.bin}" LENGTHS="$PERPLEXITY_LENGTHS" OUTPUT_ROOT="$run/results" \
+    env DATASETS="$TEXTS" LENGTHS="$PERPLEXITY_LENGTHS" OUTPUT_ROOT="$run/results" \
     bash eval.sh --trust_remote_code "$modeling" $PERPLEXITY_FLAGS
 fi
 
@@ -99,7 +104,6 @@ if selected longbench; then sets=$LONGBENCH_SETS; fi
 if selected trec; then sets+=" $TREC_SETS"; fi
 if [ -n "$sets" ] && [ -n "$STANDIN_FLAGS" ]; then
   LONGBENCH_FLAGS+=" --data_dir $run/longbench_data"
-  if [ -z "$BASE" ]; then STANDIN_FLAGS+=" --exclude $base/data/corpus.jsonl"; fi # code that the base was trained on
   step standins "stand-in sets for LongBench and many-shot TREC" longbench \
     "$PYTHON" make_standin.py --output_dir "$run/longbench_data" $STANDIN_FLAGS
 fi

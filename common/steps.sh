@@ -18,14 +18,14 @@ load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the 
   . "presets/$preset.sh"
   : "${SEEDS=42}" "${BENCHMARKS=perplexity needle longbench trec ruler}" "${BASE=}" "${DATASET=}" "${TRAINED=}" "${FROZEN=}"
   : "${TEXTS=}" "${PERPLEXITY_LENGTHS=}" "${NEEDLE_LENGTHS=}" "${LONGBENCH_SETS=}" "${TREC_SETS=}"
-  : "${ORIGINAL:=128}" "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
+  : "${ROWS=}" "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
   : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
   set +a
   local name benchmark known="perplexity needle longbench trec ruler"
   for benchmark in $BENCHMARKS; do
     [[ " $known " == *" $benchmark "* ]] || refuse "BENCHMARKS: no '$benchmark'; there are: $known"
   done
-  for name in RUN RECIPE EXTENDED SEEDS; do
+  for name in RUN RECIPE BASE EXTENDED SEEDS; do
     [ -n "${!name:-}" ] || refuse "$name is empty; set it, here or in presets/$preset.sh"
   done
   check_settings
@@ -57,8 +57,8 @@ existing() { # BASE CHECKPOINT...: the base, and those of the others that could 
 start_study() { # prepares the environment, the folder, the lock and the variables of the machine
   [[ $run$base$RECIPE != *[[:space:]]* ]] ||
     refuse "a space in RUN, BASE or RECIPE: '$run', '$base', '$RECIPE'; choose names without"
-  if [ -n "$TRAINED" ] && [ -n "$base" ] && [ -z "$dataset" ]; then
-    refuse "BASE needs DATASET, the rows to train on; continuous_finetuning/prepare_data.py makes them"
+  if [ -n "$TRAINED" ] && [ -z "$dataset$ROWS" ]; then
+    refuse "DATASET, the rows to train on, is empty; continuous_finetuning/prepare_data.py makes them"
   fi
   failures=$run/failures.txt logs=$run/logs
   if [ -n "$dry_run" ]; then
@@ -110,8 +110,8 @@ estimate() { # BASE VARIABLE=VALUE...: prints what fine-tuning with these variab
   local machine=${MACHINE:-8xH100} shape=$PWD/presets/${1##*/}
   [ -f "$shape/config.json" ] || shape=$1 # a preset may have the base's config.json, so that the hub is not needed
   printf '\nfine-tuning on %s:\n' "$machine"
-  if [ ! -x "$PYTHON" ] || [ "$shape" = "$run/base" ] && [ ! -f "$shape/config.json" ]; then
-    echo "no estimate: it needs .venv and the base, which a run without --dry_run makes"
+  if [ ! -x "$PYTHON" ]; then
+    echo "no estimate: it needs .venv, which a run without --dry_run makes"
     return
   fi
   (cd continuous_finetuning &&

@@ -1,0 +1,368 @@
+"""Documents of the pocket study's tasks: each states something and asks for it again.
+
+Seven tasks, with words, names, numbers, labels and wordings drawn anew for each document; none of the wordings is that
+of a benchmark. A task is a function of (draw, size, level) and returns a Document of at most about `size` characters;
+`level`, from 0 to 1, is its difficulty. The same random generator gives the same documents on every machine.
+"""
+
+from random import Random
+
+LINKS = ("is", "is", "is", "is:", "was", "are", "equals", "has", "in", "means", "=", ":")
+INTROS = ("", "", "Now tell:", "Look above.", "Recall:", "Task:", "Q:", "Then", "Please answer.", "Read it again.")
+ANSWER_WORDS = ("A:", "Reply:", "Result:", "Solution:", "Response:", "Out:", "->", "=", "It is", "That is")
+FIELDS = (  # names of an example and of its label
+    ("Input", "Output"), ("Text", "Class"), ("Item", "Group"), ("Phrase", "Kind"), ("Line", "Tag"), ("Entry", "Label"),
+    ("Sentence", "Topic"), ("Case", "Result"), ("Note", "Sort"), ("X", "Y"),
+)  # fmt: skip
+PARTS = ("Section", "Passage", "Part", "Block", "Chapter", "Item", "Piece", "Note", "Page", "Text", "Record", "Entry")
+QUOTING = ("Where", "Find", "Which", "Source", "From")
+FACTS = (
+    "{thing} {relation} {value}.", "The {relation} of {thing} is {value}.", "In {thing} the {relation} was {value}.",
+    "{relation} {thing}: {value}", "{thing} has {value} as its {relation}.",
+)  # fmt: skip
+QUESTIONS = (
+    "Which {relation} has {thing}?", "What is {thing} {relation}?", "{thing}, {relation}?",
+    "Give {relation} of {thing}.", "Say the {relation} in {thing}.",
+)  # fmt: skip
+FREQUENT = ("Frequent", "Often seen", "Repeated", "Main words", "Not rare", "Most of all")
+COUNTED = ("Times", "How often", "Number of", "Count of")
+ASSIGNMENTS = ("{0} := {1}", "set {0} to {1}", "{0} <- {1}", "let {0} = {1}", "{0} gets {1}", "copy {1} into {0}")
+HOLDERS = ("Same as", "Equal to", "Have", "Holders of", "Names with")
+HEX_GROUPS = ((4,), (8,), (4, 4), (6, 2, 6), (8, 4, 4), (8, 4, 4, 4, 12))
+CONSONANTS, VOWELS, CAPITALS = "bcdfghjklmnprstvwz", "aeiou", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+TAGGED = 12  # words that may stand before a cue in an example of `classify`
+
+
+class Document:
+    """A text, and the (start, end) characters of its answers: what can be known from the text before them.
+
+    An answer begins with the space before it, if there is one: to answer is to write that, too.
+    """
+
+    def __init__(self):
+        self.text = ""
+        self.answers = []
+
+    def add(self, text: str) -> None:
+        self.text += text
+
+    def add_answer(self, text: str) -> None:
+        start = len(self.text) - self.text.endswith(" ")
+        self.answers.append((start, len(self.text) + len(text)))
+        self.text += text
+
+
+class Draw:
+    """Draws what documents are made of.
+
+    words: lower-case words.  texts: plain texts of several lines each.  sentences: of prose.
+    """
+
+    def __init__(self, rng: Random, words: list[str], texts: list[str], sentences: list[str]):
+        self.rng, self.words, self.texts, self.sentences = rng, words, texts, sentences
+        self.choice, self.randint = rng.choice, rng.randint
+
+    def count(self, most: int) -> int:
+        """From 1 to `most`; small numbers are as frequent as large ones."""
+        return int(max(1, most) ** self.rng.random() + 0.5)
+
+    def name(self) -> str:
+        syllables = [self.choice(CONSONANTS) + self.choice(VOWELS) for _ in range(self.randint(2, 3))]
+        name = "".join(syllables) + self.choice(("", "n", "r", "l", "s"))
+        return name.capitalize()
+
+    def hexadecimal(self) -> str:
+        groups = [self.rng.choices("0123456789abcdef", k=digits) for digits in self.choice(HEX_GROUPS)]
+        return "-".join(map("".join, groups))
+
+    def value(self, kind: str) -> str:
+        """A value or a key of a kind: number, passkey (four digits), word, pair, name, capitals or hexadecimal."""
+        if kind == "number":
+            digits = self.randint(1, 7)
+            return str(self.rng.randrange(10 ** (digits - 1), 10**digits))
+        if kind == "passkey":
+            return f"{self.rng.randrange(10**4):04d}"
+        if kind == "word":
+            return self.choice(self.words)
+        if kind == "pair":
+            return f"{self.choice(self.words)}-{self.choice(self.words)}"
+        if kind == "capitals":
+            return "".join(self.rng.choices(CAPITALS, k=self.randint(3, 5)))
+        if kind == "hexadecimal":
+            return self.hexadecimal()
+        return self.name()
+
+    def values(self, kind: str, count: int) -> list[str]:
+        """`count` distinct values."""
+        values = {}  # a dict keeps the order
+        while len(values) < count:
+            values[self.value(kind)] = None
+        return list(values)
+
+    def phrase(self, smallest: int, largest: int) -> str:
+        """Words, half the time those of a sentence."""
+        length = self.randint(smallest, largest)
+        words = self.choice(self.sentences).split()
+        if len(words) <= length or self.rng.random() < 0.5:
+            return " ".join(self.rng.sample(self.words, length))
+        start = self.rng.randrange(len(words) - length)
+        return " ".join(words[start : start + length])
+
+    def sentence(self, share: float) -> str:
+        """A sentence, and a space or a line break, in this share of the cases; else nothing."""
+        return self.choice(self.sentences) + self.choice((" ", "\n")) if self.rng.random() < share else ""
+
+    def lines(self, characters: int) -> list[str]:
+        """Consecutive lines of a plain text, at most so many characters; none for fewer than 20."""
+        if characters < 20:
+            return []
+        text = self.choice(self.texts)
+        start = self.rng.randrange(max(1, len(text) - characters))
+        start = text.find("\n", start) + 1
+        end = text.rfind("\n", start, start + characters)
+        return text[start:end].split("\n") if end > start else []
+
+    def scatter(self, statements: list[str], room: int) -> str:
+        """The statements, in order, between lines of plain text if there is room for it, in characters.
+
+        A third of the documents has no plain text.
+        """
+        room -= sum(map(len, statements))
+        characters = 0 if self.rng.random() < 0.33 else self.randint(room // 3, max(room // 3, room))
+        lines = self.lines(characters)
+        separator = self.choice(("\n", "\n", " "))
+        places = sorted(self.randint(0, len(lines)) for _ in statements)
+        for shift, (place, statement) in enumerate(zip(places, statements, strict=True)):
+            lines.insert(place + shift, statement)
+        return separator.join(lines) + separator
+
+
+def copy(draw: Draw, size: int, level: float) -> Document:
+    """Items that are repeated from a random one on, after something else."""
+    document = Document()
+    kind = draw.choice(("word", "word", "word", "name", "hexadecimal", "number", "line"))
+    separator = draw.choice((" ", " ", "\n", ", ", " / "))
+    between = []
+    if kind == "line":
+        separator = "\n"
+        items = [line for line in draw.lines(size // 2) if line.strip()]
+    else:
+        most = int(size * 0.45) // (18 if kind == "hexadecimal" else 6)
+        items = [draw.value(kind) for _ in range(draw.randint(2, max(3, most)))]
+        for _ in range(draw.randint(0, max(1, size // 12 - len(items)))):
+            between.append(draw.value(kind))
+    if len(items) < 2:
+        return copy(draw, size, level)
+    first = draw.rng.randrange(len(items) - 1)
+    document.add(separator.join([*items, *between, items[first]]))
+    for item in items[first + 1 :]:
+        document.add(separator)
+        document.add_answer(item)
+    document.add("\n")
+    return document
+
+
+def lookup_wording(draw: Draw) -> tuple[str, str]:
+    """(statement with {key} and {value}, question with {key}) in words drawn for a document."""
+    start = draw.choice(("", "", "# ", "- ", "The ", "* ")) + draw.phrase(0, 3)
+    link = f"{draw.phrase(0, 2)} {draw.choice(LINKS)}"
+    statement = " ".join(f"{start} {{key}} {link} {{value}}".split()) + draw.choice((".", "", ";", " ."))
+    tail = draw.phrase(0, 5)
+    style = draw.rng.random()
+    if style < 0.35:  # the words of the statement
+        question = f"{start} {{key}} {link}"
+    elif style < 0.7:
+        question = f"{draw.choice(INTROS)} {start} {{key}} {tail} {link}"
+    elif style < 0.85:  # asked, and begun to answer
+        question = f"{draw.phrase(1, 3)} {start} {{key}} {tail}? {start} {{key}} {tail} {link}"
+    else:
+        question = f"{draw.choice(INTROS)} {start} {{key}} {tail}? {draw.choice(ANSWER_WORDS)}"
+    return statement, " ".join(question.split())
+
+
+def lookup(draw: Draw, size: int, level: float) -> Document:
+    """Values by key. A key may have several values, and a question several keys."""
+    key_kind = draw.choice(("word", "word", "name", "pair", "capitals", "hexadecimal"))
+    value_kind = draw.choice(("number", "number", "passkey", "word", "name", "hexadecimal"))
+    if key_kind == "hexadecimal" and draw.rng.random() < 0.5:
+        value_kind = "hexadecimal"
+    statement, question = lookup_wording(draw)
+    questions = draw.randint(1, max(1, min(8, size // 3 // (len(question) + 14))))
+    characters = len(statement) + (30 if "hexadecimal" in (key_kind, value_kind) else 10)
+    most = (size - questions * (len(question) + 14)) // characters
+    count = min(max(1, most), draw.count(1 + round(12 * level)))
+    keys, values = draw.values(key_kind, count), draw.values(value_kind, count)
+    if count >= 4 and draw.rng.random() < 0.25:
+        repeated = draw.randint(2, 4)
+        keys[:repeated] = keys[:1] * repeated
+    pairs = list(zip(keys, values, strict=True))
+    draw.rng.shuffle(pairs)
+    document = Document()
+    statements = [statement.format(key=key, value=value) for key, value in pairs]
+    document.add(draw.sentence(0.3))
+    room = size - len(document.text) - questions * (len(question) + 14)
+    document.add(draw.scatter(statements, room) + draw.sentence(0.2))
+    asked = [[key] for key in draw.rng.choices(keys, k=questions)]
+    if count > 1 and draw.rng.random() < 0.25:
+        asked = [draw.rng.sample(sorted(set(keys)), min(len(set(keys)), questions))]
+    for group in asked:
+        document.add(question.format(key=", ".join(group)))
+        separator = " "
+        for value in [value for name in group for key, value in pairs if key == name]:
+            document.add(separator)
+            document.add_answer(value)
+            separator = ", "
+        document.add("\n")
+    return document
+
+
+def classify(draw: Draw, size: int, level: float) -> Document:
+    """Examples with their labels. Each has a cue for its label: an answer is a label whose cue has occurred before."""
+    field, label_field = draw.choice(FIELDS)
+    classes = draw.randint(2, 2 + round(4 * level))
+    cues_of_class = draw.randint(1, 1 + round(2 * level))
+    cues = draw.rng.sample(draw.words, classes * cues_of_class)
+    labels = [draw.phrase(2, 3).capitalize() for _ in range(classes)]
+    if draw.rng.random() < 0.5:
+        labels = draw.values(draw.choice(("word", "name", "number")), classes)
+    tagged = draw.rng.sample(draw.words, TAGGED)
+    templates = []
+    more = round(3 * level)  # words around the cue
+    for _ in range(draw.randint(1, 1 + more)):
+        tag = draw.choice(("", "{tag}")) if more else ""
+        template = f"{draw.phrase(0, more)} {tag} {draw.phrase(0, more)} {{cue}} {draw.phrase(0, more)}"
+        templates.append(" ".join(template.split()) + draw.choice(("", "", " ?", ".", " !")))
+    document = Document()
+    document.add(draw.sentence(0.4))
+    seen, order = set(), []
+    while len(document.text) < size - 50:
+        if not order:
+            order = draw.rng.sample(range(classes), classes)
+        number = order.pop()
+        cue = cues[number * cues_of_class + draw.rng.randrange(cues_of_class)]
+        text = draw.choice(templates).format(cue=cue, tag=draw.choice(tagged))
+        document.add(f"{field}: {text}\n{label_field}: ")
+        add = document.add_answer if cue in seen else document.add
+        add(labels[number])
+        document.add("\n")
+        seen.add(cue)
+    return document
+
+
+def answer(draw: Draw, size: int, level: float) -> Document:
+    """Facts about invented things, one or several for each, and questions in other words."""
+    things = draw.values(draw.choice(("name", "name", "word", "pair")), draw.count(1 + round(4 * level)))
+    relations = []
+    for _ in range(draw.randint(1, 3)):
+        relations.append((draw.phrase(1, 2), draw.choice(("number", "name", "word"))))
+    fact, question, end = draw.choice(FACTS), draw.choice(QUESTIONS), draw.choice(ANSWER_WORDS)
+    most = max(1, (size - 80) // 40)
+    facts, paragraphs = [], []
+    for thing in things:
+        sentences = []
+        for relation, kind in relations:
+            if len(facts) < most:
+                fields = {"thing": thing, "relation": relation, "value": draw.value(kind)}
+                facts.append(fields)
+                sentences.append(fact.format(**fields))
+        paragraphs.append(" ".join(sentences))
+    document = Document()
+    document.add(draw.sentence(0.4))
+    document.add(draw.scatter(list(filter(None, paragraphs)), size - 100 - len(document.text)) + draw.sentence(0.3))
+    for fields in draw.rng.choices(facts, k=draw.randint(1, max(1, min(6, size // 200)))):
+        document.add(f"{draw.choice(INTROS)} {question.format(**fields)}\n{end} ".lstrip())
+        document.add_answer(fields["value"])
+        document.add("\n")
+    return document
+
+
+def passage(draw: Draw, size: int, level: float) -> Document:
+    """Numbered passages, and words of one of them: which one is it?"""
+    part, line_break = draw.choice(PARTS), draw.choice(("\n", "\n\n"))
+    count = draw.randint(2, 2 + round(6 * level))
+    first = 1 if draw.rng.random() < 0.7 else draw.randint(1, 90)
+    length = max(16, (size - 60) * 2 // 3 // count - len(part))
+    document = Document()
+    document.add(draw.sentence(0.4))
+    passages = []
+    for number in range(first, first + count):
+        words = " ".join(draw.lines(2 * length)).split()
+        if draw.rng.random() < 0.5 or not words:
+            words = draw.phrase(1, draw.count(min(12, length // 7))).split()
+        while len(" ".join(words)) > length and len(words) > 1:
+            words.pop()
+        passages.append((number, words))
+        document.add(f"{part} {number}: {' '.join(words)}{line_break}")
+    document.add(draw.sentence(0.3))
+    for _ in range(draw.randint(1, max(1, min(8, size // 60)))):
+        number, words = draw.choice(passages)
+        start = draw.rng.randrange(max(1, len(words) - 2))
+        quote = " ".join(words[start : start + draw.randint(2, 6)])
+        document.add(f"{draw.choice(QUOTING)}: {quote}{line_break}{draw.choice(ANSWER_WORDS)} {part}")
+        document.add_answer(f" {number}")
+        document.add(line_break)
+    return document
+
+
+def frequent(draw: Draw, size: int, level: float) -> Document:
+    """A list with repeated words: which are the most frequent ones, or how often does one occur?"""
+    numbered = draw.rng.random() < 0.5
+    common = draw.randint(1, 1 + round(3 * level))
+    room = (size - 60 - 10 * common) // (12 if numbered else 8)
+    repeats = max(2, min(draw.randint(2, 6), room // (common + 1)))
+    rare = max(1, draw.randint(1, max(1, room - common * repeats)))
+    words = draw.values(draw.choice(("word", "word", "name")), common + rare)
+    more = draw.rng.random() < 0.5  # the first of them is the most frequent one, and so on
+    items = words[common:]
+    for i in range(common):
+        items += [words[i]] * (repeats + (common - 1 - i if more else 0))
+    draw.rng.shuffle(items)
+    counted = words[0], items.count(words[0])
+    if numbered:
+        items = [f"{i}. {item}" for i, item in enumerate(items, 1)]
+    document = Document()
+    document.add(draw.choice((" ", " ", "\n", " ... ")).join(items) + "\n")
+    if draw.rng.random() < 0.25:
+        document.add(f"{draw.choice(COUNTED)} {counted[0]}:")
+        document.add_answer(f" {counted[1]}")
+    else:
+        document.add(f"{draw.choice(INTROS)} {draw.choice(FREQUENT)}:".lstrip())
+        for place, word in enumerate(words[:common], 1):
+            document.add(f" {place}. " if numbered else " ")
+            document.add_answer(word)
+    document.add("\n")
+    return document
+
+
+def chain(draw: Draw, size: int, level: float) -> Document:
+    """Assignments from name to name: which names have the value?"""
+    assignment, kind = draw.choice(ASSIGNMENTS), draw.choice(("word", "capitals", "name", "capitals"))
+    if draw.rng.random() < 0.5:  # a word before each name
+        word = draw.choice((draw.choice(draw.words), draw.choice(draw.words).upper()))
+        assignment = assignment.replace("{0}", f"{word} {{0}}").replace("{1}", f"{word} {{1}}")
+    chains = draw.randint(1, 1 + round(level))
+    longest = (size - 60) // (30 * chains)
+    length = draw.randint(1, max(1, min(1 + round(4 * level), longest)))
+    names, values = draw.values(kind, chains * length), draw.values("number", chains)
+    groups, waiting = [], []
+    for i, value in enumerate(values):
+        group = names[i * length : (i + 1) * length]
+        groups.append(group)
+        sources = [value, *group[:-1]]
+        waiting.append([assignment.format(name, source) for name, source in zip(group, sources, strict=True)])
+    statements = []
+    for i in draw.rng.sample([i for i in range(chains) for _ in range(length)], chains * length):
+        statements.append(waiting[i].pop(0))
+    document = Document()
+    document.add(draw.sentence(0.4))
+    document.add(draw.scatter(statements, size - 80 - len(document.text)) + draw.sentence(0.2))
+    for i in draw.rng.sample(range(chains), draw.randint(1, chains)):
+        document.add(f"{draw.choice(INTROS)} {draw.choice(HOLDERS)} {values[i]}:".lstrip())
+        for name in groups[i]:
+            document.add(" ")
+            document.add_answer(name)
+        document.add("\n")
+    return document
+
+
+TASKS = {task.__name__: task for task in (copy, lookup, classify, answer, passage, frequent, chain)}
