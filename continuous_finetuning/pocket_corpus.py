@@ -22,7 +22,7 @@ NUMBER_WEIGHT = 3000  # of all numbers of two and three digits: each becomes a t
 CHARACTERS_PER_TOKEN = 2.6  # of task documents
 SHORTEST = 60  # characters of a task document
 TASK_SHARES = {
-    "copy": 0.06, "lookup": 0.2, "classify": 0.16, "answer": 0.1, "passage": 0.07, "frequent": 0.07, "chain": 0.08,
+    "copy": 0.05, "lookup": 0.24, "classify": 0.18, "answer": 0.1, "passage": 0.08, "frequent": 0.06, "chain": 0.08,
 }  # fmt: skip
 # Loss weights. What a task states is random: learning it is wasted, so few of its tokens count. Answers count more.
 TEXT_WEIGHT, ANSWER_WEIGHT = 1.0, 6.0

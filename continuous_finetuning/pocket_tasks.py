@@ -16,13 +16,18 @@ FIELDS = (  # names of an example and of its label
 )  # fmt: skip
 PARTS = ("Section", "Passage", "Part", "Block", "Chapter", "Item", "Piece", "Note", "Page", "Text", "Record", "Entry")
 QUOTING = ("Where", "Find", "Which", "Source", "From")
+ARTICLES = ("The", "A", "One of the", "Here, the", "This", "Our")
+PREPOSITIONS = ("of", "for", "in", "with", "at", "on", "by", "to")
+ASKING = ("What is the", "What are the", "What was the", "Which is the", "Tell me the", "Give the", "Who knows the")
 FACTS = (
-    "{thing} {relation} {value}.", "The {relation} of {thing} is {value}.", "In {thing} the {relation} was {value}.",
-    "{relation} {thing}: {value}", "{thing} has {value} as its {relation}.",
+    "The {relation} of {thing} is {value}.", "In {thing} the {relation} was {value}.", "{relation} {thing}: {value}",
+    "{thing} has {value} as its {relation}.", "The {relation} at {thing} was set to {value}.",
+    "With {thing}, the {relation} is {value}.", "A {relation} in {thing} came in {value}.",
 )  # fmt: skip
 QUESTIONS = (
-    "Which {relation} has {thing}?", "What is {thing} {relation}?", "{thing}, {relation}?",
-    "Give {relation} of {thing}.", "Say the {relation} in {thing}.",
+    "Which {relation} has {thing}?", "What is the {relation} of {thing}?", "{thing}, {relation}?",
+    "Give the {relation} of {thing}.", "What was the {relation} in {thing}?", "Where is the {relation} at {thing} set?",
+    "When did the {relation} of {thing} come?", "Who has the {relation} with {thing}?",
 )  # fmt: skip
 FREQUENT = ("Frequent", "Often seen", "Repeated", "Main words", "Not rare", "Most of all")
 COUNTED = ("Times", "How often", "Number of", "Count of")
@@ -108,9 +113,31 @@ class Draw:
         start = self.rng.randrange(len(words) - length)
         return " ".join(words[start : start + length])
 
-    def sentence(self, share: float) -> str:
-        """A sentence, and a space or a line break, in this share of the cases; else nothing."""
-        return self.choice(self.sentences) + self.choice((" ", "\n")) if self.rng.random() < share else ""
+    def title(self) -> str:
+        return self.choice(self.words).capitalize()
+
+    def instruction(self, characters: int) -> str:
+        """Sentences and phrases, at most so many characters; nothing in a third of the cases."""
+        text = ""
+        while self.rng.random() < 0.67:
+            if self.rng.random() < 0.5:
+                part = self.choice(self.sentences)
+            else:
+                part = self.phrase(3, 10).capitalize() + self.choice((".", ".", ":"))
+            if len(text) + len(part) > characters:
+                break
+            text += part + self.choice((" ", "\n", "\n\n"))
+        return text
+
+    def marker(self, markers: tuple) -> str:
+        """What stands before a question or an answer: one of the markers, or a word and a colon."""
+        return self.choice(markers) if self.rng.random() < 0.5 else f"{self.title()}:"
+
+    def enumeration(self, items: list[str]) -> str:
+        """"a, b, c" or "a, b, and c"."""
+        if len(items) == 1 or self.rng.random() < 0.5:
+            return ", ".join(items)
+        return ", ".join(items[:-1]) + self.choice((" and ", ", and ")) + items[-1]
 
     def lines(self, characters: int) -> list[str]:
         """Consecutive lines of a plain text, at most so many characters; none for fewer than 20."""
@@ -162,27 +189,42 @@ def copy(draw: Draw, size: int, level: float) -> Document:
     return document
 
 
-def lookup_wording(draw: Draw) -> tuple[str, str]:
-    """(statement with {key} and {value}, question with {key}) in words drawn for a document."""
+def repeated_wording(draw: Draw) -> tuple[str, str]:
+    """(statement with {key} and {value}, question with {key}), in the same words drawn for a document."""
     start = draw.choice(("", "", "# ", "- ", "The ", "* ")) + draw.phrase(0, 3)
     link = f"{draw.phrase(0, 2)} {draw.choice(LINKS)}"
-    statement = " ".join(f"{start} {{key}} {link} {{value}}".split()) + draw.choice((".", "", ";", " ."))
     tail = draw.phrase(0, 5)
+    statement = f"{start} {{key}} {link} {{value}}"
     style = draw.rng.random()
-    if style < 0.35:  # the words of the statement
+    if style < 0.5:
         question = f"{start} {{key}} {link}"
-    elif style < 0.7:
+    elif style < 0.75:
         question = f"{draw.choice(INTROS)} {start} {{key}} {tail} {link}"
-    elif style < 0.85:  # asked, and begun to answer
-        question = f"{draw.phrase(1, 3)} {start} {{key}} {tail}? {start} {{key}} {tail} {link}"
     else:
-        question = f"{draw.choice(INTROS)} {start} {{key}} {tail}? {draw.choice(ANSWER_WORDS)}"
-    return statement, " ".join(question.split())
+        question = f"{draw.choice(INTROS)} {start} {{key}} {tail}? {draw.marker(ANSWER_WORDS)}"
+    return statement, question
+
+
+def asked_wording(draw: Draw) -> tuple[str, str]:
+    """Like `repeated_wording`, as a question whose answer is begun."""
+    subject, asked = draw.phrase(1, 3), draw.choice(ASKING)
+    preposition = draw.choice(PREPOSITIONS)
+    plural = draw.choice(("", "s"))
+    statement = f"{draw.choice(ARTICLES)} {subject}{plural} {preposition} {{key}} {draw.choice(LINKS)} {{value}}"
+    name = f"{subject} {preposition} {{key}} {draw.phrase(0, 6)}"
+    return statement, f"{asked} {name}? The {name} {draw.choice(LINKS)}"
+
+
+def lookup_wording(draw: Draw) -> tuple[str, str]:
+    make_wording = repeated_wording if draw.rng.random() < 0.4 else asked_wording
+    statement, question = make_wording(draw)
+    statement = " ".join(statement.split()) + draw.choice((".", ".", "", ";", " ."))
+    return statement, " ".join(question.split()).replace(" ?", "?")
 
 
 def lookup(draw: Draw, size: int, level: float) -> Document:
     """Values by key. A key may have several values, and a question several keys."""
-    key_kind = draw.choice(("word", "word", "name", "pair", "capitals", "hexadecimal"))
+    key_kind = draw.choice(("word", "word", "name", "pair", "pair", "capitals", "hexadecimal"))
     value_kind = draw.choice(("number", "number", "passkey", "word", "name", "hexadecimal"))
     if key_kind == "hexadecimal" and draw.rng.random() < 0.5:
         value_kind = "hexadecimal"
@@ -199,14 +241,14 @@ def lookup(draw: Draw, size: int, level: float) -> Document:
     draw.rng.shuffle(pairs)
     document = Document()
     statements = [statement.format(key=key, value=value) for key, value in pairs]
-    document.add(draw.sentence(0.3))
-    room = size - len(document.text) - questions * (len(question) + 14)
-    document.add(draw.scatter(statements, room) + draw.sentence(0.2))
+    document.add(draw.instruction(size // 3))
+    room = size - len(document.text) - size // 16 - questions * (len(question) + 14)
+    document.add(draw.scatter(statements, room) + draw.instruction(size // 8))
     asked = [[key] for key in draw.rng.choices(keys, k=questions)]
     if count > 1 and draw.rng.random() < 0.25:
         asked = [draw.rng.sample(sorted(set(keys)), min(len(set(keys)), questions))]
     for group in asked:
-        document.add(question.format(key=", ".join(group)))
+        document.add(question.format(key=draw.enumeration(group)))
         separator = " "
         for value in [value for name in group for key, value in pairs if key == name]:
             document.add(separator)
@@ -219,6 +261,8 @@ def lookup(draw: Draw, size: int, level: float) -> Document:
 def classify(draw: Draw, size: int, level: float) -> Document:
     """Examples with their labels. Each has a cue for its label: an answer is a label whose cue has occurred before."""
     field, label_field = draw.choice(FIELDS)
+    if draw.rng.random() < 0.5:
+        field, label_field = draw.title(), draw.title()
     classes = draw.randint(2, 2 + round(4 * level))
     cues_of_class = draw.randint(1, 1 + round(2 * level))
     cues = draw.rng.sample(draw.words, classes * cues_of_class)
@@ -233,7 +277,7 @@ def classify(draw: Draw, size: int, level: float) -> Document:
         template = f"{draw.phrase(0, more)} {tag} {draw.phrase(0, more)} {{cue}} {draw.phrase(0, more)}"
         templates.append(" ".join(template.split()) + draw.choice(("", "", " ?", ".", " !")))
     document = Document()
-    document.add(draw.sentence(0.4))
+    document.add(draw.instruction(size // 4))
     seen, order = set(), []
     while len(document.text) < size - 50:
         if not order:
@@ -255,7 +299,12 @@ def answer(draw: Draw, size: int, level: float) -> Document:
     relations = []
     for _ in range(draw.randint(1, 3)):
         relations.append((draw.phrase(1, 2), draw.choice(("number", "name", "word"))))
-    fact, question, end = draw.choice(FACTS), draw.choice(QUESTIONS), draw.choice(ANSWER_WORDS)
+    fact, question = draw.choice(FACTS), draw.choice(QUESTIONS)
+    ask, end = draw.marker(INTROS), draw.marker(ANSWER_WORDS)
+    line_break = draw.choice(("\n", "\n\n", " "))
+    if draw.rng.random() < 0.5:  # "sample Xyz" instead of "Xyz"
+        word = draw.choice(draw.words)
+        things = [f"{word} {thing}" for thing in things]
     most = max(1, (size - 80) // 40)
     facts, paragraphs = [], []
     for thing in things:
@@ -267,10 +316,11 @@ def answer(draw: Draw, size: int, level: float) -> Document:
                 sentences.append(fact.format(**fields))
         paragraphs.append(" ".join(sentences))
     document = Document()
-    document.add(draw.sentence(0.4))
-    document.add(draw.scatter(list(filter(None, paragraphs)), size - 100 - len(document.text)) + draw.sentence(0.3))
+    document.add(draw.instruction(size // 4))
+    document.add(draw.scatter(list(filter(None, paragraphs)), size - 120 - len(document.text)))
+    document.add(draw.instruction(size // 6))
     for fields in draw.rng.choices(facts, k=draw.randint(1, max(1, min(6, size // 200)))):
-        document.add(f"{draw.choice(INTROS)} {question.format(**fields)}\n{end} ".lstrip())
+        document.add(f"{ask} {question.format(**fields)}{line_break}{end} ".lstrip())
         document.add_answer(fields["value"])
         document.add("\n")
     return document
@@ -283,7 +333,7 @@ def passage(draw: Draw, size: int, level: float) -> Document:
     first = 1 if draw.rng.random() < 0.7 else draw.randint(1, 90)
     length = max(16, (size - 60) * 2 // 3 // count - len(part))
     document = Document()
-    document.add(draw.sentence(0.4))
+    document.add(draw.instruction(size // 4))
     passages = []
     for number in range(first, first + count):
         words = " ".join(draw.lines(2 * length)).split()
@@ -293,12 +343,13 @@ def passage(draw: Draw, size: int, level: float) -> Document:
             words.pop()
         passages.append((number, words))
         document.add(f"{part} {number}: {' '.join(words)}{line_break}")
-    document.add(draw.sentence(0.3))
+    document.add(draw.instruction(size // 8))
+    end = draw.instruction(size // 8) + draw.marker(ANSWER_WORDS)
     for _ in range(draw.randint(1, max(1, min(8, size // 60)))):
         number, words = draw.choice(passages)
         start = draw.rng.randrange(max(1, len(words) - 2))
         quote = " ".join(words[start : start + draw.randint(2, 6)])
-        document.add(f"{draw.choice(QUOTING)}: {quote}{line_break}{draw.choice(ANSWER_WORDS)} {part}")
+        document.add(f"{draw.choice(QUOTING)}: {quote}{line_break}{end} {part}")
         document.add_answer(f" {number}")
         document.add(line_break)
     return document
@@ -326,7 +377,8 @@ def frequent(draw: Draw, size: int, level: float) -> Document:
         document.add(f"{draw.choice(COUNTED)} {counted[0]}:")
         document.add_answer(f" {counted[1]}")
     else:
-        document.add(f"{draw.choice(INTROS)} {draw.choice(FREQUENT)}:".lstrip())
+        question = draw.choice(FREQUENT) if draw.rng.random() < 0.5 else draw.phrase(1, 5).capitalize()
+        document.add(f"{draw.choice(INTROS)} {question}{draw.choice((':', '? ' + draw.marker(ANSWER_WORDS)))}".lstrip())
         for place, word in enumerate(words[:common], 1):
             document.add(f" {place}. " if numbered else " ")
             document.add_answer(word)
@@ -354,10 +406,18 @@ def chain(draw: Draw, size: int, level: float) -> Document:
     for i in draw.rng.sample([i for i in range(chains) for _ in range(length)], chains * length):
         statements.append(waiting[i].pop(0))
     document = Document()
-    document.add(draw.sentence(0.4))
-    document.add(draw.scatter(statements, size - 80 - len(document.text)) + draw.sentence(0.2))
+    document.add(draw.instruction(size // 4))
+    document.add(draw.scatter(statements, size - 100 - len(document.text)))
+    before, after, end = draw.phrase(0, 5), draw.phrase(0, 4), draw.marker(ANSWER_WORDS)
     for i in draw.rng.sample(range(chains), draw.randint(1, chains)):
-        document.add(f"{draw.choice(INTROS)} {draw.choice(HOLDERS)} {values[i]}:".lstrip())
+        style = draw.rng.random()
+        if style < 0.4:
+            question = f"{draw.choice(INTROS)} {draw.choice(HOLDERS)} {values[i]}:"
+        elif style < 0.7:
+            question = f"{before} {values[i]} {after}? {end}"
+        else:  # asked, and begun to answer
+            question = f"{before} {values[i]} {after}? {end} {after} {values[i]} {draw.choice(LINKS)}"
+        document.add(" ".join(question.split()).replace(" ?", "?"))
         for name in groups[i]:
             document.add(" ")
             document.add_answer(name)
