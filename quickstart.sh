@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole study, small but real, on a bare machine: no GPU, no hub. Trains a small base on the text of this machine's
-# own Python, extends its context 4 times with every method, evaluates every checkpoint with every benchmark, and writes
-# the table, the figures and the report.
+# The whole study, small but real, on a bare machine: no GPU, no hub. Extends the context of a small base, which is part
+# of this repository, 4 times with every method, evaluates every checkpoint with every benchmark, and writes the table,
+# the figures and the report.
 #
 #   bash quickstart.sh                     about 12 to 15 minutes on 2 cores; rerun it to resume
 #   PYTHON=python3.12 bash quickstart.sh   with another interpreter

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A study in one command: base, training data, fine-tuning, every evaluation, and one table with figures and a report.
+# A study in one command: training data, fine-tuning, every evaluation, and one table with figures and a report.
 #
 #   bash study.sh                           the pocket study, on this machine alone (quickstart.sh runs this)
 #   PRESET=paper bash study.sh --dry_run    prints every command and what the training needs; starts nothing
@@ -12,8 +12,9 @@
 #
 # Settings are variables; a preset gives their defaults:
 #   PRESET, RUN           file in presets/ [pocket]; folder for everything that the study writes
-#   BASE, DATASET         base model and training rows, folders or hub ids; empty: made here
-#   ROWS_TEXT, ROWS_FLAGS text that the rows are made of, hub id or files; flags of prepare_data.py for it
+#   BASE, DATASET         base model and training rows, folders or hub ids
+#   ROWS_TEXT, ROWS_FLAGS without DATASET: text to make rows of, hub id or files; flags of prepare_data.py for it
+#   ROWS                  without either: so many rows of the pocket study's tasks and text
 #   TRAINED, FROZEN       methods to fine-tune, and methods to apply without training
 #   EXTENDED              lengths to train, tokens; the first one is also the target without training
 #   RECIPE, SEEDS         beginning of the checkpoints' names; seeds of the fine-tuning [42]
@@ -21,9 +22,10 @@
 #   BENCHMARKS            [perplexity needle longbench trec ruler]; also long_ppl kv icl short
 #   TABLE1                benchmarks in Table 1 and the correlations, longbench_e too [the paper's five]
 #   PERPLEXITY_LENGTHS, NEEDLE_LENGTHS, RULER_LENGTHS        tokens; no NEEDLE_LENGTHS: the paper's 40
-#   TEXTS                 token files, paths from eval_perplexity/; empty: text held out from the base made here
+#   TEXTS                 token files, paths from eval_perplexity/; empty: the pocket study's held-out text
 #   LONG_PPL              checkpoint that finds the key tokens of long_ppl [the first that is trained, else the base]
-#   LONGBENCH_SETS, TREC_SETS, KV_SETS, ICL_SETS, RULER_TASKS, RULER_SAMPLES    no RULER_TASKS: all 13
+#   LONGBENCH_SETS, TREC_SETS, KV_SETS, ICL_SETS
+#   RULER_TASKS, RULER_SAMPLES, RULER_BENCHMARK   no RULER_TASKS: all 13; file of tasks in ruler/ [synthetic]
 #   PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE
 #   LONG_PPL_FLAGS, SHORT_FLAGS   of eval_ppl.py and of eval_short.py
 #   STANDIN_FLAGS         of longbench/make_standin.py; empty: the official sets
@@ -40,20 +42,24 @@ longest=$(printf '%s\n' $PERPLEXITY_LENGTHS | sort -n | tail -n 1)
 modeling=../continuous_finetuning/modeling # seen from every stage; the only modeling code that a study trusts
 start_study
 
-# --- the base model and the training rows
-if [ -z "$base" ]; then
-  base=$run/base
-  setting HF_HUB_OFFLINE=1
-  step base "base: a Llama of 0.6 M parameters with a window of $ORIGINAL tokens" continuous_finetuning \
-    "$PYTHON" make_base_model.py --output_dir "$base" --context_length "$ORIGINAL" --extension_length "$window" ||
+# --- the training rows, and the pocket study's data
+if [ -n "$ROWS" ]; then
+  data=$run/data
+  step data "documents to train on, and held-out text" continuous_finetuning \
+    "$PYTHON" make_pocket_data.py --tokenizer "$base" --length "$window" --rows "$ROWS" --output_dir "$data" ||
     list_failures
 fi
 if [ -z "$dataset" ] && [ -n "$TRAINED" ]; then
   dataset=$run/rows_$window
   step rows "training data: rows of $window tokens" continuous_finetuning \
-    "$PYTHON" prepare_data.py --dataset "${ROWS_TEXT:-$base/data/corpus.jsonl}" --tokenizer "$base" --length "$window" \
-    --output_dir "$dataset" ${ROWS_FLAGS:---source_column source --mix passkey=0.3,python=0.65,prose=0.05 --keep_short 1 \
-    --total_tokens $((1000 * window)) --workers 1} || list_failures
+    "$PYTHON" prepare_data.py --dataset "${ROWS_TEXT:-$data/corpus.jsonl}" --tokenizer "$base" --length "$window" \
+    --output_dir "$dataset" $ROWS_FLAGS || list_failures
+fi
+if [ -z "$TEXTS" ] && { selected perplexity || selected long_ppl; }; then
+  TEXTS=$data/heldout.bin
+  step heldout "texts: sources of Python that the base has not seen" eval_perplexity \
+    "$PYTHON" prepare_data.py --dataset "$data/heldout.jsonl" --standin --tokenizer "$base" --output "$TEXTS" \
+    --min_tokens "$longest" --max_documents 16
 fi
 
 # --- the checkpoints
@@ -91,7 +97,7 @@ if selected perplexity || selected long_ppl; then
     esac
   done
   step perplexity "perplexity at $PERPLEXITY_LENGTHS tokens" eval_perplexity \
-    env DATASETS="${TEXTS:-$base/data/heldout/test.bin}" LENGTHS="$PERPLEXITY_LENGTHS" OUTPUT_ROOT="$run/results" \
+    env DATASETS="$TEXTS" LENGTHS="$PERPLEXITY_LENGTHS" OUTPUT_ROOT="$run/results" \
     bash eval.sh --trust_remote_code "$modeling" $PERPLEXITY_FLAGS
 fi
 
@@ -108,7 +114,6 @@ if selected kv; then sets+=" $KV_SETS"; fi
 if selected icl; then sets+=" $ICL_SETS"; fi
 if [ -n "$sets" ] && [ -n "$STANDIN_FLAGS" ]; then
   LONGBENCH_FLAGS+=" --data_dir $run/longbench_data"
-  if [ -z "$BASE" ]; then STANDIN_FLAGS+=" --exclude $base/data/corpus.jsonl"; fi # code that the base was trained on
   step standins "generated sets for LongBench, many-shot TREC, kv and icl" longbench \
     "$PYTHON" make_standin.py --output_dir "$run/longbench_data" $STANDIN_FLAGS
 fi
@@ -119,10 +124,10 @@ if [ -n "$sets" ]; then
 fi
 
 if selected ruler; then
-  ruler=(SEQ_LENGTHS="$RULER_LENGTHS" NUM_SAMPLES="$RULER_SAMPLES" TASKS="$RULER_TASKS" ROOT_DIR="$run/ruler")
+  ruler=(SEQ_LENGTHS="$RULER_LENGTHS" NUM_SAMPLES="$RULER_SAMPLES" TASKS="$RULER_TASKS" ROOT_DIR="$run/ruler" BENCHMARK="$RULER_BENCHMARK")
   step ruler "RULER at $RULER_LENGTHS tokens" ruler \
     env "${ruler[@]}" PREPARE_FLAGS="$RULER_PREPARE_FLAGS" \
-    bash run.sh synthetic --trust_remote_code "$modeling" $RULER_FLAGS
+    bash run.sh "$RULER_BENCHMARK" --trust_remote_code "$modeling" $RULER_FLAGS
   step ruler_table "RULER: the table of all models" ruler env "${ruler[@]}" bash eval.sh
 fi
 

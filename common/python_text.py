@@ -1,9 +1,11 @@
-"""Text that every machine with Python has: the sources of a standard library and its help pages.
+"""Text that every machine with Python has: the sources of a standard library, their docstrings, and its help pages.
 
-The pocket study trains its base model on this text, and LongBench's stand-in sets are made from it.
+The pocket study trains its base model on the sources and docstrings; the help pages and one of HELD_OUT files are for
+evaluation only.
 """
 
 import ast
+import hashlib
 from pathlib import Path
 
 SKIPPED_FOLDERS = {
@@ -12,19 +14,60 @@ SKIPPED_FOLDERS = {
 }  # fmt: skip
 BUILD_RECORDS = ("_sysconfigdata", "sitecustomize")  # files that depend on the machine on which Python was built
 MIN_FILE_BYTES = 2000  # shorter files are mostly re-exports
+HELD_OUT = 12  # one of so many files is for evaluation
+PASSAGE = 300  # characters
 
 
-def read_sources(folder: Path) -> dict[str, str]:
-    """The .py files under `folder` by relative path, sorted, without tests, encodings and installed packages."""
-    sources = {}
+def is_held_out(name: str) -> bool:
+    """Whether a source, by its relative path, is for evaluation only: the same files in every version of Python."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT == 0
+
+
+def passages(text: str) -> set[int]:
+    """Hashes of the PASSAGE characters from the beginning of each line on."""
+    hashes, start = set(), 0
+    for line in text.splitlines(keepends=True):
+        if start + PASSAGE <= len(text):
+            hashes.add(hash(text[start : start + PASSAGE]))
+        start += len(line)
+    return hashes
+
+
+def read_sources(folder: Path, held_out: bool) -> dict[str, str]:
+    """The .py files under `folder` by relative path, sorted, without tests, encodings and installed packages.
+
+    held_out: those for evaluation that share no passage with a file for training; else those for training.
+    """
+    training, evaluation = {}, {}
     for path in filter(Path.is_file, folder.rglob("*.py")):
         name = path.relative_to(folder)
         if name.parts[0].startswith("config-") or name.name.startswith(BUILD_RECORDS):
             continue
         if SKIPPED_FOLDERS.intersection(name.parts[:-1]) or path.stat().st_size < MIN_FILE_BYTES:
             continue
-        sources[name.as_posix()] = read_text(path)
-    return dict(sorted(sources.items()))
+        files = evaluation if is_held_out(name.as_posix()) else training
+        files[name.as_posix()] = read_text(path)
+    if not held_out:
+        return dict(sorted(training.items()))
+    known = set()
+    for text in training.values():
+        known |= passages(text)
+    return {name: text for name, text in sorted(evaluation.items()) if known.isdisjoint(passages(text))}
+
+
+def read_docstrings(source: str) -> str:
+    """The docstrings of a source, a sentence or a line of a list on each line; empty if it is not valid Python."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ""
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+                text = " ".join(paragraph.split())
+                lines += text.replace(". ", ".\n").splitlines()
+    return "\n".join(lines)
 
 
 def read_help_pages(folder: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ check() { # PATTERN MEANING VARIABLE...: refuses a variable that is not empty an
 check_settings() { # of study.sh and all launchers
   local space='[[:space:]]' count='[1-9][0-9]{0,8}' number='[0-9]{1,9}'
   check "$count" "a whole number above 0" NPROC JOBS NNODES SLURM_NNODES MASTER_PORT BATCH_SIZE GLOBAL_BATCH MAX_STEPS \
-    GRADIENT_ACCUMULATION SEQUENCE_PARALLEL TENSOR_PARALLEL EVAL_BATCH_SIZE NUM_SAMPLES RULER_SAMPLES ORIGINAL
+    GRADIENT_ACCUMULATION SEQUENCE_PARALLEL TENSOR_PARALLEL EVAL_BATCH_SIZE NUM_SAMPLES RULER_SAMPLES ROWS
   check "$number" "a whole number" NODE_RANK SLURM_NODEID
   check "$space*$number($space+$number)*$space*" "whole numbers" SEEDS
   check "$space*$count($space+$count)*$space*" "whole numbers above 0" \

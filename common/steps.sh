@@ -19,7 +19,7 @@ load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the 
   : "${SEEDS=42}" "${BENCHMARKS=perplexity needle longbench trec ruler}" "${BASE=}" "${DATASET=}" "${TRAINED=}" "${FROZEN=}"
   : "${ROWS_TEXT=}" "${TABLE1=}" "${LONG_PPL=}" "${LONG_PPL_FLAGS=}" "${KV_SETS=}" "${ICL_SETS=}" "${SHORT_FLAGS=}"
   : "${TEXTS=}" "${PERPLEXITY_LENGTHS=}" "${NEEDLE_LENGTHS=}" "${LONGBENCH_SETS=}" "${TREC_SETS=}"
-  : "${ORIGINAL:=128}" "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
+  : "${ROWS=}" "${RULER_BENCHMARK=synthetic}" "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
   : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
   set +a
   local name benchmark known="perplexity long_ppl needle longbench trec kv icl ruler short"
@@ -30,7 +30,7 @@ load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the 
     refuse "KV_SETS is empty; set it to standin_kv_400pairs, say, and STANDIN_FLAGS to '--sets --shots --pairs 400'"
   ! selected icl || [ -n "$ICL_SETS" ] ||
     refuse "ICL_SETS is empty; set it to standin_icl_100shots, say, and STANDIN_FLAGS to '--sets --shots --icl_shots 100'"
-  for name in RUN RECIPE EXTENDED SEEDS; do
+  for name in RUN RECIPE BASE EXTENDED SEEDS; do
     [ -n "${!name:-}" ] || refuse "$name is empty; set it, here or in presets/$preset.sh"
   done
   check_settings
@@ -62,8 +62,11 @@ existing() { # BASE CHECKPOINT...: the base, and those of the others that could 
 start_study() { # prepares the environment, the folder, the lock and the variables of the machine
   [[ $run$base$RECIPE != *[[:space:]]* ]] ||
     refuse "a space in RUN, BASE or RECIPE: '$run', '$base', '$RECIPE'; choose names without"
-  if [ -n "$TRAINED" ] && [ -n "$base" ] && [ -z "$dataset$ROWS_TEXT" ]; then
-    refuse "BASE needs DATASET, the rows to train on, or ROWS_TEXT, a text to make them of"
+  if [ -n "$TRAINED" ] && [ -z "$dataset$ROWS_TEXT$ROWS" ]; then
+    refuse "there are no rows to train on; set DATASET to rows, or ROWS_TEXT to a text to make them of"
+  fi
+  if selected perplexity || selected long_ppl; then
+    [ -n "$TEXTS$ROWS" ] || refuse "TEXTS is empty; set it to token files that eval_perplexity/prepare_data.py made"
   fi
   failures=$run/failures.txt logs=$run/logs
   if [ -n "$dry_run" ]; then
@@ -115,8 +118,8 @@ estimate() { # BASE VARIABLE=VALUE...: prints what fine-tuning with these variab
   local machine=${MACHINE:-8xH100} shape=$PWD/presets/${1##*/}
   [ -f "$shape/config.json" ] || shape=$1 # a preset may have the base's config.json, so that the hub is not needed
   printf '\nfine-tuning on %s:\n' "$machine"
-  if [ ! -x "$PYTHON" ] || [ "$shape" = "$run/base" ] && [ ! -f "$shape/config.json" ]; then
-    echo "no estimate: it needs .venv and the base, which a run without --dry_run makes"
+  if [ ! -x "$PYTHON" ]; then
+    echo "no estimate: it needs .venv, which a run without --dry_run makes"
     return
   fi
   (cd continuous_finetuning &&

@@ -1,44 +1,46 @@
-"""Trains the pocket study's base model: a Llama of 0.6 M parameters with a window of 128 tokens, on this CPU.
+"""Trains the pocket study's base model on this CPU: a Llama of 1.3 M parameters with a window of 256 tokens.
 
-    python make_base_model.py --output_dir pocket/base
+    python make_base_model.py --output_dir pocket/base --steps 300          a try: 3 minutes on a core
+    python make_base_model.py --output_dir pocket/base                      hours; how pocket_base/ was made
 
-Needs no download: the text is the standard library of the Python that runs it, mixed with generated documents that
-state a passkey or a number and ask for it again. Writes an ordinary Llama folder with
+Needs no download: the text is the standard library of the Python that runs it, and its docstrings, mixed with generated
+documents of seven tasks (pocket_tasks.py). Writes an ordinary Llama folder, and training_log.jsonl in it with the loss
+on text and the share of right answers of each task, all on data that is drawn for the first time.
 
-    data/corpus.jsonl             documents (`text`, `source`) for prepare_data.py, to extend to --extension_length
-    data/heldout/test.bin(.json)  held-out tokens (uint16, BOS before each document) for the evaluations
-
-Rerunning the same command does nothing once the base is finished; the weights depend on the settings only.
+Rerun the same command to resume. The weights depend on the settings and on the Python only.
 """
 
 import argparse
-import random
+import json
+import math
+import os
 import sysconfig
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import pocket_corpus as pocket
 from checkpoint_writer import claim, move_in
 from run import Parser, positive_int, run_key, run_script
 
-THREADS = 2  # the weights depend on it
-VOCAB_SIZE = 1024
-TOKENS_PER_STEP = 2048
-LOOKUP_ROWS = 300  # in corpus.jsonl
-HELD_OUT_EVERY = 12  # every 12th document is for evaluation only
-RECIPE = 3  # increase it with every change of the model, the recipe or the data, so that no older base is reused
-# From easy to hard. until: share of the steps at which a stage ends; window: length of its rows, as a share of the
-# window; text: share of rows of plain text, the others are look-up documents with up to `facts` facts; numbers: share
-# of numbers among these.
+THREADS = 1  # the weights depend on it
+VOCAB_SIZE = 3072
+TOKENS_PER_STEP = 4096
+LOG_STEPS, SAVE_STEPS = 100, 200
+RECIPE = 6  # increase it with every change of the model, the recipe or the data, so that no older base is reused
+MUON_RATE, ADAMW_RATE = 0.015, 3e-3
+# From easy to hard. until: the step at which a stage ends; window: length of its rows, as a share of the window; level:
+# of the hardest documents; shares: of the rows.
+ALL_TASKS = {"text": 0.21, **pocket.TASK_SHARES}
 STAGES = (
-    {"until": 0.20, "window": 0.5, "text": 0.35, "numbers": 0.3, "facts": 1},
-    {"until": 0.50, "window": 0.5, "text": 0.35, "numbers": 0.5, "facts": 2},
-    {"until": 0.75, "window": 1.0, "text": 0.60, "numbers": 0.5, "facts": 3},
-    {"until": 1.00, "window": 1.0, "text": 0.75, "numbers": 0.5, "facts": 3},
+    {"until": 600, "window": 0.25, "level": 0.1, "shares": {"text": 0.2, "copy": 0.45, "lookup": 0.35}},
+    {"until": 1800, "window": 0.5, "level": 0.4, "shares": ALL_TASKS},
+    {"until": math.inf, "window": 1.0, "level": 1.0, "shares": ALL_TASKS},
 )
 
 
@@ -46,42 +48,77 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--corpus_dir", type=Path, default=sysconfig.get_path("stdlib"), help="folder of .py files")
-    parser.add_argument("--context_length", type=int, default=128, help="the base's window, tokens")
-    parser.add_argument("--extension_length", type=int, default=512, help="row length that corpus.jsonl is for, tokens")
-    parser.add_argument("--steps", type=positive_int, default=1150, help=f"steps of {TOKENS_PER_STEP} tokens")
+    parser.add_argument("--context_length", type=int, default=256, help="the base's window, tokens [256]")
+    parser.add_argument("--steps", type=positive_int, default=9000, help=f"steps of {TOKENS_PER_STEP} tokens [9000]")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16; faster on CPUs that have AMX")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.context_length < 128 or TOKENS_PER_STEP % args.context_length:
-        raise ValueError(f"--context_length must be at least 128 and divide the {TOKENS_PER_STEP} tokens of a step")
+    if args.context_length < 256 or TOKENS_PER_STEP % args.context_length:
+        raise ValueError(f"--context_length must be at least 256 and divide the {TOKENS_PER_STEP} tokens of a step")
     if not 0 <= args.seed < 2**63:
         raise ValueError("--seed must be from 0 to 2**63 - 1")
     return args
 
 
-def make_batch(step: int, args: argparse.Namespace, lookups: pocket.LookupDocuments):
-    """(ids_BL int64, weight_BL float32) of a step: rows cut from the text, and look-up documents."""
-    stage = next(stage for stage in STAGES if step < stage["until"] * args.steps)
+def make_batch(step: int, args: argparse.Namespace, corpus: pocket.Corpus, rows: pocket.Rows):
+    """(kind of each row, ids_BL int64, weights_BL float32, answers_BL) of a step."""
+    stage = next(stage for stage in STAGES if step < stage["until"])
     length = int(stage["window"] * args.context_length)
-    rng = random.Random(f"base {args.seed} {step}")
-    rows, weights = [], []
-    for _ in range(TOKENS_PER_STEP // length):
-        if rng.random() < stage["text"]:
-            start = rng.randrange(len(lookups.stream_N) - length)
-            ids_L = lookups.stream_N[start : start + length]
-            weights_L = np.full(length, pocket.TEXT_WEIGHT, dtype=np.float32)
+    draw = corpus.draw(f"base {args.seed} {step}")
+    count = TOKENS_PER_STEP // length
+    kinds = draw.rng.choices(list(stage["shares"]), weights=stage["shares"].values(), k=count)
+    batch = []
+    for kind in kinds:
+        if kind == "text":
+            batch.append(rows.text_row(draw.rng, length))
         else:
-            facts = rng.randint(1, stage["facts"])
-            questions = rng.randint(1, facts)
-            if rng.random() < stage["numbers"]:
-                ids_L, weights_L = lookups.numbers(rng, length, min(2, facts), 2)
-            else:
-                ids_L, weights_L = lookups.passkeys(rng, length, facts, questions)
-        rows.append(ids_L)
-        weights.append(weights_L)
-    return torch.from_numpy(np.stack(rows)).long(), torch.from_numpy(np.stack(weights))
+            batch.append(rows.task_row(draw, kind, length, stage["level"] * draw.rng.random()))
+    ids_BL, weights_BL, answers_BL = map(np.stack, zip(*batch, strict=True))
+    return kinds, torch.from_numpy(ids_BL).long(), torch.from_numpy(weights_BL), answers_BL
 
 
-def train(model: LlamaForCausalLM, args: argparse.Namespace, lookups: pocket.LookupDocuments) -> None:
+class Log:
+    """Collects the loss on text and the share of right answers of each task; an answer is right as a whole."""
+
+    def __init__(self):
+        self.text_losses, self.right_answers = [], defaultdict(list)
+
+    def add(self, kinds, losses_BL, right_BL, answers_BL) -> None:
+        for kind, losses_L, right_L, answers_L in zip(kinds, losses_BL, right_BL, answers_BL, strict=True):
+            if kind == "text":
+                self.text_losses.append(losses_L.mean())
+            for number in range(answers_L.max() + 1):
+                self.right_answers[kind].append(right_L[answers_L == number].all())
+
+    def describe(self, step: int) -> dict:
+        text_loss = float(np.mean(self.text_losses))
+        record = {"step": step, "tokens": step * TOKENS_PER_STEP, "text_loss": round(text_loss, 3)}
+        for task, right in sorted(self.right_answers.items()):
+            record[task] = round(float(np.mean(right)), 3)
+        return record
+
+
+def compute_loss(model: LlamaForCausalLM, ids_BL, weights_BM, bf16: bool):
+    """The weighted mean loss of all tokens but the first of each row; logits are computed where weights are not 0.
+
+    weights_BM: float32, one column less than ids_BL.
+    Returns (loss with gradient, losses_BM float32, right_BM bool: the likeliest token is the right one).
+    """
+    counted_BM = weights_BM > 0
+    targets_T = ids_BL[:, 1:][counted_BM]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        hidden_BMD = model.model(input_ids=ids_BL, use_cache=False).last_hidden_state[:, :-1]
+        logits_TV = model.lm_head(hidden_BMD[counted_BM])
+    losses_T = F.cross_entropy(logits_TV.float(), targets_T, reduction="none")
+    loss = (losses_T * weights_BM[counted_BM]).sum() / counted_BM.numel()
+    losses_BM = torch.zeros_like(weights_BM)
+    losses_BM[counted_BM] = losses_T.detach()
+    right_BM = torch.zeros_like(counted_BM)
+    right_BM[counted_BM] = logits_TV.argmax(-1) == targets_T
+    return loss, losses_BM, right_BM
+
+
+def train(model: LlamaForCausalLM, args: argparse.Namespace, corpus: pocket.Corpus, rows: pocket.Rows) -> None:
     """Trains in place: Muon updates the matrices of the layers, AdamW the embedding and the norms."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
@@ -89,70 +126,104 @@ def train(model: LlamaForCausalLM, args: argparse.Namespace, lookups: pocket.Loo
         group.append(parameter)
     muon = torch.optim.Muon(matrices, weight_decay=0.01)
     adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
+    parts = {"model": model, "muon": muon, "adamw": adamw}
+    log_path, state_path = args.output_dir / "training_log.jsonl", args.output_dir / "state.pt"
+    first_step = load_state(state_path, parts, log_path)
+    log = Log()
     model.train()
-    for step in range(args.steps):  # 50 steps of warm-up, constant to 30 % of the run, then linearly down to 5 %
+    for step in range(first_step, args.steps):  # 50 steps of warm-up, constant for half the run, then down to 5 %
         warmup = min(1.0, (step + 1) / 50)
-        decay = 1.0 - 0.95 * max(0.0, (step / args.steps - 0.3) / 0.7)
-        factor = min(warmup, decay)
-        muon.param_groups[0]["lr"] = 0.015 * factor
-        adamw.param_groups[0]["lr"] = 3e-3 * factor
-        ids_BL, weight_BL = make_batch(step, args, lookups)
-        logits_BLV = model(input_ids=ids_BL, use_cache=False).logits
-        loss_T = F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), ids_BL[:, 1:].flatten(), reduction="none")
-        loss = (loss_T * weight_BL[:, 1:].flatten()).sum() / loss_T.numel()
+        decay = 1.0 - 0.95 * max(0.0, step / args.steps - 0.5) / 0.5
+        muon.param_groups[0]["lr"] = MUON_RATE * warmup * decay
+        adamw.param_groups[0]["lr"] = ADAMW_RATE * warmup * decay
+        kinds, ids_BL, weights_BL, answers_BL = make_batch(step, args, corpus, rows)
+        loss, losses_BL, right_BL = compute_loss(model, ids_BL, weights_BL[:, 1:], args.bf16)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in (muon, adamw):
             optimizer.step()
             optimizer.zero_grad()
-        if step % 50 == 0:
-            print(f"base model: step {step}/{args.steps}, loss {loss.item():.2f}", flush=True)
+        log.add(kinds, losses_BL.numpy(), right_BL.numpy(), answers_BL[:, 1:])
+        done = step + 1
+        if done % LOG_STEPS == 0 or done == args.steps:
+            record = log.describe(done)
+            log = Log()
+            print(f"base model, {args.steps} steps: {record}", flush=True)
+            with log_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        if done % SAVE_STEPS == 0:
+            save_state(state_path, parts, done, log_path)
+    state_path.unlink(missing_ok=True)
 
 
-def main() -> None:
-    args = parse_args()
-    texts = pocket.read_corpus(args.corpus_dir)
-    settings = vars(args) | {"recipe": RECIPE, "corpus": run_key(texts)}
-    del settings["output_dir"], settings["corpus_dir"]
-    if claim(args.output_dir, settings):
-        print(f"base model: {args.output_dir} is already finished")
-        return
+def save_state(path: Path, parts: dict, step: int, log_path: Path) -> None:
+    """Replaces the state to resume from in one step."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    partial = path.with_suffix(".partial.pt")
+    torch.save({"step": step, "log": log_path.read_text(encoding="utf-8"), **states}, partial)
+    os.replace(partial, path)
 
-    heldout = [texts.pop(name) for name in list(texts)[::HELD_OUT_EVERY]]
-    training = list(texts.values())
-    tokenizer = pocket.train_tokenizer(training, VOCAB_SIZE)
-    lookups = pocket.LookupDocuments(tokenizer, training)
 
-    data = args.output_dir / "data"
-    rng = random.Random(f"passkeys {args.seed}")
-    lookup_texts = lookups.texts(rng, args.extension_length, LOOKUP_ROWS)
-    pocket.write_corpus(texts, lookup_texts, args.seed, data / "corpus.jsonl")
-    pocket.write_heldout(heldout, tokenizer, data / "heldout" / "test.bin")
+def load_state(path: Path, parts: dict, log_path: Path) -> int:
+    """Restores the last state, if there is one; returns the number of steps done."""
+    log_path.unlink(missing_ok=True)
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    log_path.write_text(state["log"], encoding="utf-8")
+    print(f"base model: resumes after step {state['step']}")
+    return state["step"]
 
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(args.seed)
+
+def make_model(context_length: int) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=128,
         intermediate_size=256,
-        num_hidden_layers=3,
+        num_hidden_layers=4,
         num_attention_heads=4,
-        max_position_embeddings=args.context_length,
+        head_dim=64,
+        max_position_embeddings=context_length,
         tie_word_embeddings=True,
         initializer_range=0.06,
         bos_token_id=0,
         eos_token_id=1,
     )
     model = LlamaForCausalLM(config)
-    train(model, args, lookups)
     model.generation_config = GenerationConfig(do_sample=False, bos_token_id=0, eos_token_id=1)
-    partial = args.output_dir / "base.partial"
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=pocket.BOS, eos_token=pocket.EOS, clean_up_tokenization_spaces=False
-    ).save_pretrained(partial)
-    model.save_pretrained(partial)
-    move_in(partial, args.output_dir)
+    return model
+
+
+def main() -> None:
+    args = parse_args()
+    corpus = pocket.Corpus(args.corpus_dir)
+    settings = {"recipe": RECIPE, "corpus": run_key(corpus.sources)}
+    for name in ("context_length", "steps", "bf16", "seed"):
+        settings[name] = getattr(args, name)
+    if claim(args.output_dir, settings):
+        print(f"base model: {args.output_dir} is already finished")
+        return
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(args.seed)
+    tokenizer = pocket.train_tokenizer(corpus, VOCAB_SIZE)
+    model = make_model(args.context_length)
+    train(model, args, corpus, pocket.Rows(tokenizer, corpus.texts))
+    save(model, tokenizer, args.output_dir)
     print(f"base model: {args.output_dir} is finished")
+
+
+def save(model: LlamaForCausalLM, tokenizer: Tokenizer, output_dir: Path) -> None:
+    """Writes the checkpoint, the weights in bfloat16."""
+    partial = output_dir / "base.partial"
+    fast_tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=pocket.BOS, eos_token=pocket.EOS, clean_up_tokenization_spaces=False
+    )
+    fast_tokenizer.save_pretrained(partial)
+    model.to(torch.bfloat16).save_pretrained(partial)
+    move_in(partial, output_dir)
 
 
 if __name__ == "__main__":

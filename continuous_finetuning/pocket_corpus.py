@@ -1,62 +1,73 @@
-"""Text, tokenizer and look-up documents of the pocket study, made from the standard library of this Python.
+"""Text, tokenizer and rows of the pocket study, made from the standard library of this Python.
 
 Everything is a function of its arguments: the same Python gives the same tokens on every machine.
-`make_base_model.py` is the script that uses it.
+`make_base_model.py` trains the base on it, `make_pocket_data.py` writes what the base is extended and evaluated with.
 """
 
 import collections
-import hashlib
-import json
-import random
 import re
 from pathlib import Path
+from random import Random
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from python_text import read_help_pages, read_sources
-from run import write_bytes, write_text
+from pocket_draw import Document, Draw
+from pocket_tasks import TASKS
+from python_text import read_docstrings, read_sources
 
 BOS, EOS = "<s>", "</s>"
-TOPICS = "pydoc_data/topics/"  # the names of help pages begin with it
-MIN_PAGE_CHARACTERS = 2000
-SECTION_CHARACTERS = 8000  # about 3,000 tokens: six rows of the extension data
-TEST_DOCUMENTS = 16  # the longest held-out documents make up test.bin
-DOCUMENTS_PER_ROW = (1, 1, 2, 4, 8)  # long look-up documents teach the distance, short ones the look-up
-
-# Loss weights of a look-up document: lines are random, so learning them is wasted; the few answers count more.
-TEXT_WEIGHT, LINE_WEIGHT, ANSWER_WEIGHT = 1.0, 0.2, 6.0
-# Statement and question of a number. {key} is what has the number, {a} and {b} are any words, {tail} is one of TAILS.
-NUMBERS = (
-    ("The {a} of {key} is", "The {a} of {key} is"),
-    ("{key} has the {a} number", "Which {a} number has {key}? It is"),
-    ("One of the {a} numbers of {key} is:", "What is the {a} number of {key}? The {a} number of {key}{tail} is"),
-    (
-        "One of the {a} {b} numbers for {key} is:",
-        "What is the {a} {b} number for {key}{tail}? The {a} {b} number for {key}{tail} is",
-    ),
-    ("The {a} number for {key} is:", "The {a} number for {key}{tail} is"),
-    ("The {a} number for {key} is:", "Question: What is the {a} number for {key}{tail}?\nAnswer:"),
-    ("The {a} in {key} was {b} in", "Question: When was the {a} in {key} {b}?\nAnswer:"),
-)
-TAILS = ("", " given in this text", " in the text above", " that this text tells")
+WORDS = 3000  # the most frequent words of the text: tasks are made of them
+PROSE_WEIGHT = 4  # of the docstrings when the tokenizer is trained: the benchmarks' prompts are English
+NUMBER_WEIGHT = 3000  # of all numbers of two and three digits: each becomes a token
+CHARACTERS_PER_TOKEN = 2.6  # of task documents
+SHORTEST = 60  # characters of a task document
+TASK_SHARES = {
+    "copy": 0.05, "lookup": 0.24, "classify": 0.18, "answer": 0.1, "passage": 0.08, "frequent": 0.06, "chain": 0.08,
+}  # fmt: skip
+# Loss weights. What a task states is random: learning it is wasted, so few of its tokens count. Answers count more.
+TEXT_WEIGHT, ANSWER_WEIGHT = 1.0, 6.0
+TASK_SHARE = 0.1  # of the other tokens of task documents; the rest has weight 0
 
 
-def read_corpus(folder: Path) -> dict[str, str]:
-    """The Python sources and long help pages under `folder` by name. Raises ValueError if they are too few."""
-    documents = read_sources(folder)
-    for topic, page in read_help_pages(folder).items():
-        if len(page) >= MIN_PAGE_CHARACTERS:
-            documents[TOPICS + topic] = page
-    if len(documents) < 24:
-        raise ValueError(f"{folder} has {len(documents)} usable Python files, 24 are needed; set another --corpus_dir")
-    return dict(sorted(documents.items()))
+class Corpus:
+    """The training text of the standard library in `folder`. Raises ValueError if it has too few files.
+
+    sources, prose: {name: text} of its files and of their docstrings.  words: the words that tasks draw from.
+    """
+
+    def __init__(self, folder: Path):
+        self.sources = read_sources(folder, held_out=False)
+        if len(self.sources) < 20:
+            raise ValueError(f"{folder} has {len(self.sources)} usable Python files, 20 are needed; set --corpus_dir")
+        self.prose = {}
+        for name, text in self.sources.items():
+            docstrings = read_docstrings(text)
+            if docstrings.count("\n") > 10:
+                self.prose[name] = docstrings
+        self.texts = [*self.sources.values(), *self.prose.values()]
+        lines = "\n".join(self.prose.values()).splitlines()
+        self.sentences = [line for line in lines if re.fullmatch(r"[A-Z][\w ,'-]{20,90}[.]", line)]
+        counts = collections.Counter()
+        for text in self.sources.values():
+            counts.update(re.findall(r"\b[a-z]{3,9}\b", text))
+        by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
+        self.words = sorted(by_frequency[:WORDS])
+
+    def draw(self, seed: str) -> Draw:
+        """For task documents with half code and half prose between their statements."""
+        rng = Random(seed)
+        texts = self.sources if rng.random() < 0.5 else self.prose
+        return Draw(rng, self.words, list(texts.values()), self.sentences)
 
 
-def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer with one token per digit; it puts `<s>` before each text."""
+def train_tokenizer(corpus: Corpus, vocab_size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer that cuts numbers after every third digit; it puts `<s>` before each text.
+
+    A token of three digits rarely occurs twice in a document, so a number can be copied like a word.
+    """
     tokenizer = Tokenizer(models.BPE())
-    digits = pre_tokenizers.Digits(individual_digits=True)
+    digits = pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -65,6 +76,9 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
+    numbers = " ".join(f"{number:03d}" for number in range(1000))
+    numbers += " " + " ".join(f"{number:02d}" for number in range(100))
+    texts = [*corpus.sources.values(), *list(corpus.prose.values()) * PROSE_WEIGHT, *[numbers] * NUMBER_WEIGHT]
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
@@ -78,145 +92,57 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
     return [np.array(encoding.ids, dtype=np.int32) for encoding in tokenizer.encode_batch_fast(texts)]
 
 
-class LookupDocuments:
-    """Makes documents of text in which facts are stated and, later, asked for.
+def encode_document(tokenizer: Tokenizer, document: Document) -> tuple[list[int], list[int]]:
+    """(ids, answers) of the tokens of a document, with BOS; answers: the number of a token's answer, or -1."""
+    encoding = tokenizer.encode(document.text)
+    answers = [-1] * len(encoding.ids)
+    number = 0
+    for i, (start, end) in enumerate(encoding.offsets):
+        while number < len(document.answers) and document.answers[number][1] <= start:
+            number += 1
+        if number < len(document.answers) and document.answers[number][0] < end:
+            answers[i] = number if end > start else -1  # BOS has no characters
+    return encoding.ids, answers
 
-    All facts come before all questions, with text of random lengths between them, so that a single fact is anywhere
-    (uniformly) before its question. A document ends with a question.
-    """
 
-    def __init__(self, tokenizer: Tokenizer, training_texts: list[str]):
+class Rows:
+    """Makes rows of exactly `length` tokens for the training of the base. texts: what is not a task's is taken from."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: list[str]):
         self.tokenizer = tokenizer
-        self.stream_N = np.concatenate(encode(tokenizer, training_texts))
-        self.filler_N = self.stream_N[self.stream_N != tokenizer.token_to_id(BOS)]
-        vocabulary = sorted(tokenizer.get_vocab())
-        self.names = [token[1:] for token in vocabulary if re.fullmatch("Ġ[a-z]{3,}", token)]  # words, Ġ for a space
-        counts = collections.Counter()
-        for text in training_texts:
-            counts.update(re.findall(r"\b[a-z]{4,9}\b", text))
-        by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
-        self.words = sorted(by_frequency[:2000])
+        self.stream_N = np.concatenate(encode(tokenizer, texts))
 
-    def encode_line(self, line: str) -> list[int]:
-        return self.tokenizer.encode(line, add_special_tokens=False).ids
+    def text(self, rng: Random, length: int) -> np.ndarray:
+        """[length] token ids from a random place of the text, int32."""
+        start = rng.randrange(len(self.stream_N) - length)
+        return self.stream_N[start : start + length]
 
-    def passkeys(self, rng, length: int, facts: int, questions: int):
-        """A document of `length` tokens with passkeys of 4 digits, each asked for once at most.
+    def text_row(self, rng: Random, length: int) -> tuple:
+        """(ids_L int32, weights_L float32, answers_L int32) of text; a row without answers."""
+        weights_L = np.full(length, TEXT_WEIGHT, dtype=np.float32)
+        return self.text(rng, length), weights_L, np.full(length, -1, dtype=np.int32)
 
-        Returns (ids_L int32, weights_L float32); the digits asked for have ANSWER_WEIGHT.
+    def task_row(self, draw: Draw, task: str, length: int, level: float) -> tuple:
+        """Like `text_row`, of one or several documents of a task and, in what is left, text.
+
+        answers_L numbers the tokens of each answer of the row; -1 elsewhere.
         """
-        lines = {}
-        for name in rng.sample(self.names, facts):
-            value = rng.randrange(10**4)
-            lines[name] = self.encode_line(f"\n# key {name} is {value:04d}\n")
-        asked = [lines[name] for name in rng.sample(list(lines), questions)]
-        return self.join(rng, length, list(lines.values()), asked, 4)
-
-    def numbers(self, rng, length: int, facts: int, questions: int):
-        """Like `passkeys`, in one of the wordings of NUMBERS, with 4 to 7 digits; facts may be asked for repeatedly.
-
-        There are fewer facts and questions if they do not fit into `length` tokens, at least 64.
-        """
-        while True:
-            statement, question = rng.choice(NUMBERS)
-            digits = rng.randint(4, 7)
-            a, b, *words = rng.sample(self.words, 2 + 2 * facts)
-            hyphen = rng.random() < 0.5
-            tail = rng.choice(TAILS)
-            stated, asked = [], []
-            for first, second in zip(words[::2], words[1::2], strict=True):
-                key = f"{first}-{second}" if hyphen else first.capitalize()
-                value = rng.randrange(10 ** (digits - 1), 10**digits)
-                fields = {"a": a, "b": b, "key": key, "tail": tail}
-                stated.append(self.encode_line(f"\n{statement} {value}.\n".format(**fields)))
-                asked.append(self.encode_line(f"\n{question} {value}\n".format(**fields)))
-            asked = rng.choices(asked, k=questions)
-            if sum(map(len, stated + asked)) < length:
-                return self.join(rng, length, stated, asked, digits)
-            facts = max(1, facts - 1)
-            questions = max(1, questions - 1)
-
-    def join(self, rng, length: int, stated: list, asked: list, digits: int):
-        """A document of the lines (lists of ids) with one stretch of text, cut at random places, between them."""
-        lines = stated + asked
-        text_tokens = length - 1 - sum(map(len, lines))
-        assert text_tokens >= 0
-        start = rng.randrange(len(self.filler_N) - text_tokens)
-        cuts = sorted(rng.randrange(text_tokens + 1) for _ in lines[1:])
-        cuts.append(text_tokens)
-        ids = self.filler_N[start : start + text_tokens].tolist()
-        weights = [TEXT_WEIGHT] * text_tokens
-        for i in reversed(range(len(lines))):  # from the end: an insertion does not move the cuts before it
-            cut, line = cuts[i], lines[i]
-            ids[cut:cut] = line
-            weights[cut:cut] = [LINE_WEIGHT] * len(line)
-            if i >= len(stated):
-                line_end = cut + len(line) - 1
-                weights[line_end - digits : line_end] = [ANSWER_WEIGHT] * digits
-        ids.insert(0, self.tokenizer.token_to_id(BOS))
-        weights.insert(0, TEXT_WEIGHT)
-        return np.array(ids, dtype=np.int32), np.array(weights, dtype=np.float32)
-
-    def texts(self, rng: random.Random, length: int, rows: int) -> list[str]:
-        """Texts that fill `rows` rows of `length` tokens, at least 64, with 1, 2, 4 or 8 documents each."""
-        texts = []
-        possible = [count for count in DOCUMENTS_PER_ROW if length >= 64 * count]
-        for _ in range(rows):
-            count = rng.choice(possible)
-            for part in np.array_split(range(length), count):
-                texts.append(self.exact_text(rng, len(part)))
-        return texts
-
-    def exact_text(self, rng: random.Random, tokens: int) -> str:
-        """A text with up to six facts that tokenises to the ids it was made of; else it is drawn again."""
-        max_facts = min(6, tokens // 40)
-        facts = rng.randint(1, max(1, max_facts))
-        while True:
-            make_document = self.passkeys if rng.random() < 0.5 else self.numbers
-            ids_L, _ = make_document(rng, tokens, facts, facts)
-            text = self.tokenizer.decode(ids_L[1:].tolist(), skip_special_tokens=False)
-            if np.array_equal(encode(self.tokenizer, [text])[0], ids_L):
-                return text
-
-
-def write_corpus(training: dict[str, str], lookups: list[str], seed: int, path: Path) -> None:
-    """Writes documents for prepare_data.py as JSON lines with `text` and `source`: passkey, python or prose.
-
-    The look-up documents come first: they fill whole rows, so none is cut when the rows are packed. The others are cut
-    at line ends into sections and shuffled, so that a small budget includes many files.
-    """
-    documents = []
-    for name, text in training.items():
-        source = "prose" if name.startswith(TOPICS) else "python"
-        section = ""
-        for line in text.splitlines(keepends=True):
-            if len(section) >= SECTION_CHARACTERS:
-                documents.append({"text": section, "source": source})
-                section = ""
-            section += line
-        documents.append({"text": section, "source": source})
-    random.Random(f"corpus {seed}").shuffle(documents)
-    documents = [{"text": text, "source": "passkey"} for text in lookups] + documents
-    write_text(path, "".join(json.dumps(document) + "\n" for document in documents))
-
-
-def write_heldout(texts: list[str], tokenizer: Tokenizer, path: Path) -> None:
-    """Writes the longest held-out documents as one file of uint16 tokens, and `<file>.json` that describes it."""
-    documents = sorted(encode(tokenizer, texts), key=len, reverse=True)
-    longest = documents[:TEST_DOCUMENTS]
-    random.Random("held out").shuffle(longest)
-    tokens_N = np.concatenate(longest).astype("<u2")
-    tokens = tokens_N.tobytes()
-    tokenizer_sha256 = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-    description = {
-        "source": "standin",
-        "dataset": "python stdlib held-out files",
-        "tokenizer": f"byte-level BPE, tokenizer.json sha256 {tokenizer_sha256}",
-        "dtype": "uint16",
-        "vocab_size": tokenizer.get_vocab_size(),
-        "documents": len(longest),
-        "tokens": len(tokens_N),
-        "sha256": hashlib.sha256(tokens).hexdigest(),
-    }
-    write_bytes(path, tokens)
-    write_text(path.with_name(path.name + ".json"), json.dumps(description, indent=2))
+        ids, answers = [], []
+        while len(ids) < length - 20:
+            room = length - len(ids)
+            tokens = room if draw.rng.random() < 0.4 else draw.rng.uniform(0.2 * room, room)
+            size = max(SHORTEST, int(tokens * CHARACTERS_PER_TOKEN))
+            new_ids, new_answers = encode_document(self.tokenizer, TASKS[task](draw, size, level))
+            if len(new_ids) <= room:
+                first = max(answers, default=-1) + 1
+                ids += new_ids
+                answers += [number + first if number >= 0 else -1 for number in new_answers]
+            elif ids:
+                break
+        ids_L, weights_L, answers_L = self.text_row(draw.rng, length)
+        ids_L = np.concatenate([ids, ids_L[len(ids) :]]).astype(np.int32)
+        answers_L[: len(ids)] = answers
+        for i in range(len(ids)):
+            weights_L[i] = TEXT_WEIGHT if draw.rng.random() < TASK_SHARE else 0.0
+        weights_L[answers_L >= 0] = ANSWER_WEIGHT
+        return ids_L, weights_L, answers_L

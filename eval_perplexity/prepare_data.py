@@ -85,6 +85,7 @@ def main():
     parser.add_argument("--min_tokens", type=int, default=0, help="leave out shorter documents [0]")
     parser.add_argument("--max_documents", type=positive_int, help="stop after so many documents [all]")
     parser.add_argument("--output", required=True, type=Path, help="the token file, .bin")
+    parser.add_argument("--standin", action="store_true", help="the text stands in for a benchmark's; results say so")
     args = parser.parse_args()
     args.lock = lock(args.output.with_name(f".{args.output.name}.lock"))  # until the end
     logging.set_verbosity_error()  # no warning that a document is longer than the model's window
@@ -92,7 +93,8 @@ def main():
     name = args.dataset[0]
     paths = [Path(path) for path in args.dataset]
     if paths[0].exists() or len(paths) > 1 or name.startswith((".", "/", "~")):
-        source, dataset, split = "user", " ".join(args.dataset), None
+        source = "standin" if args.standin else "user"
+        dataset, split = " ".join(args.dataset), None
         texts = local_documents(paths, args.text_column)
     else:
         dataset, split = BENCHMARKS.get(name, (name, "test"))

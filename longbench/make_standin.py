@@ -27,7 +27,6 @@ from lock import lock
 from python_text import read_help_pages, read_sources
 from run import Parser, command_line, int_between, read_json, run_script, write_bytes, write_json
 from sets import ALL_SETS, STANDIN, TREC_SHOTS, base_set, shots_of
-from store import read_rows
 
 STAGE = Path(__file__).resolve().parent
 LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -78,18 +77,9 @@ class Source:
         return rng.sample(passages[:-1], count)
 
 
-def read_source(exclude: Path | None) -> Source:
-    """This Python's help texts and the sources of its standard library.
-
-    exclude: a corpus of JSON lines with `text`; files that begin like one of its texts are left out.
-    """
-    sentences = help_sentences()
-    excluded = set()
-    if exclude:
-        rows = read_rows(exclude, lambda row: row["text"].encode()[0])  # raises if it is not text, or empty
-        excluded = {row["text"][:500] for row in rows}
-    sources = read_sources(LIBRARY).items()
-    return Source(sentences, {name: text for name, text in sources if text[:500] not in excluded})
+def read_source() -> Source:
+    """This Python's help texts, and the sources of its standard library that no pocket model was trained on."""
+    return Source(help_sentences(), read_sources(LIBRARY, held_out=True))
 
 
 def help_sentences() -> list[str]:
@@ -304,14 +294,12 @@ def parse_args() -> argparse.Namespace:
     classes = int_between(2, len(TYPES))
     parser.add_argument("--classes", type=classes, default=50, help="types of questions in trec, 2 to 50 [50]")
     parser.add_argument("--seed", type=int, default=42)
-    exclude = "JSON lines with `text` that a model was trained on: no code from the files that they begin with"
-    parser.add_argument("--exclude", type=Path, help=exclude)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    source = read_source(args.exclude)
+    source = read_source()
     manifest_path = args.output_dir / "standin.json"
     origin = {"python": platform.python_version(), "command": command_line()}
     with lock(args.output_dir / ".standin.lock"):

@@ -9,3 +9,4 @@ synthetic=(${TASKS//,/ })
   niah_single_1 niah_single_2 niah_single_3 niah_multikey_1 niah_multikey_2 niah_multikey_3 niah_multivalue
   niah_multiquery vt cwe fwe qa_1 qa_2
 )
+pocket=("${synthetic[@]}") # of pocket.yaml, which has some of them

@@ -1,0 +1,98 @@
+"""Writes what the pocket study's base is extended and evaluated with, from the standard library of this Python.
+
+python make_pocket_data.py --tokenizer pocket_base --length 1024 --rows 1000 --output_dir pocket/data
+
+corpus.jsonl     documents for prepare_data.py, with `source`: task (the tasks of the base's training, at the new
+                 length), python and prose (text that the base was trained on)
+heldout.jsonl    files that the base was not trained on, for eval_perplexity/prepare_data.py
+"""
+
+import argparse
+import json
+import sysconfig
+from pathlib import Path
+from random import Random
+
+from pocket_corpus import CHARACTERS_PER_TOKEN, SHORTEST, TASK_SHARES, Corpus, Rows
+from pocket_draw import Draw
+from pocket_tasks import TASKS
+from python_text import read_sources
+from run import Parser, int_between, positive_int, run_script, write_text
+from tokenizer import open_tokenizer
+
+SECTION_TOKENS = 2000  # of text in a document, about
+FILLER_TEXTS = 50  # what fills the ends of the rows is from so many texts
+
+
+def task_texts(draw: Draw, rows: Rows, length: int) -> list[str]:
+    """Documents of tasks, and text at the end, of exactly `length` tokens: prepare_data.py makes one row of them."""
+    texts, tokens = [], 0
+    while length - tokens > 60:
+        [task] = draw.rng.choices(list(TASK_SHARES), weights=TASK_SHARES.values())
+        room = length - tokens
+        wanted = room if draw.rng.random() < 0.5 else draw.rng.uniform(0.1 * room, room)
+        size = max(SHORTEST, int(wanted * CHARACTERS_PER_TOKEN))
+        text = TASKS[task](draw, size, draw.rng.random()).text
+        text_tokens = len(rows.tokenizer.encode(text).ids)
+        if text_tokens < room - 1:  # at least one token of text follows
+            texts.append(text)
+            tokens += text_tokens
+    while True:
+        ids = rows.text(draw.rng, length - tokens - 1).tolist()
+        text = rows.tokenizer.decode(ids)
+        if rows.tokenizer.encode(text).ids[1:] == ids:  # true if it begins and ends between two words, without BOS
+            return [*texts, text]
+
+
+def sections(corpus: Corpus, seed: int, tokens: int) -> list[dict]:
+    """Sections of files and of docstrings, in random order, with about so many tokens of each."""
+    rng = Random(f"sections {seed}")
+    documents = []
+    for source, texts in (("python", corpus.sources), ("prose", corpus.prose)):
+        parts = []
+        for text in texts.values():
+            lines, characters = [], 0
+            for line in text.splitlines(keepends=True):
+                lines.append(line)
+                characters += len(line)
+                if characters > SECTION_TOKENS * CHARACTERS_PER_TOKEN:
+                    parts.append("".join(lines))
+                    lines, characters = [], 0
+            parts.append("".join(lines))
+        parts = [part for part in parts if part.strip()]
+        rng.shuffle(parts)
+        needed = 1 + int(tokens / SECTION_TOKENS * 2)
+        documents += [{"text": part, "source": source} for part in parts[:needed]]
+    return documents
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("--tokenizer", required=True, help="checkpoint folder of the base")
+    parser.add_argument("--output_dir", required=True, type=Path)
+    parser.add_argument("--corpus_dir", type=Path, default=sysconfig.get_path("stdlib"), help="folder of .py files")
+    parser.add_argument("--length", type=int_between(256, 2**20), required=True, help="tokens of a row")
+    parser.add_argument("--rows", type=positive_int, required=True, help="rows of tasks; the text is for as many")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    corpus = Corpus(args.corpus_dir)
+    fillers = Random(f"fillers {args.seed}").sample(corpus.texts, min(FILLER_TEXTS, len(corpus.texts)))
+    rows = Rows(open_tokenizer(args.tokenizer).backend_tokenizer, fillers)
+    documents = []
+    for i in range(args.rows):
+        texts = task_texts(corpus.draw(f"extension {args.seed} {i}"), rows, args.length)
+        documents += [{"text": text, "source": "task"} for text in texts]
+    documents += sections(corpus, args.seed, args.rows * args.length)
+    heldout = [{"text": text} for text in read_sources(args.corpus_dir, held_out=True).values()]
+    for name, records in (("corpus", documents), ("heldout", heldout)):
+        path = args.output_dir / f"{name}.jsonl"
+        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+        print(f"{path}: {len(records)} documents")
+
+
+if __name__ == "__main__":
+    run_script(main)

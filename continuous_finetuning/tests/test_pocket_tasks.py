@@ -1,0 +1,102 @@
+"""Documents of the pocket study's tasks: each answer follows from the text before it."""
+
+import itertools
+import random
+import re
+
+import pytest
+
+import pocket_draw
+import pocket_tasks
+
+SYLLABLES = ("ba", "ko", "li", "stee", "mu", "ra", "ple", "to", "gri", "nen")
+WORDS = ["".join(parts) for parts in itertools.product(SYLLABLES, repeat=3)]
+TEXT = "\n".join(f"def function_{i}(argument, other={i * 7}):  # line {i}" for i in range(200))
+SENTENCES = [f"Return the {word} of every {other} in it." for word, other in itertools.pairwise(WORDS[:300])]
+SIZES, LEVELS = (60, 200, 660, 2600), (0.0, 0.4, 1.0)
+
+
+def make(task, seed, size, level):
+    draw = pocket_draw.Draw(random.Random(f"{task} {seed} {size} {level}"), WORDS, [TEXT], SENTENCES)
+    return pocket_tasks.TASKS[task](draw, size, level)
+
+
+def documents(task):
+    """Forty of each size and level."""
+    for size in SIZES:
+        for level in LEVELS:
+            for seed in range(40):
+                yield size, make(task, seed, size, level)
+
+
+@pytest.mark.parametrize("task", pocket_tasks.TASKS)
+def test_documents_fit_and_are_the_same_in_every_run(task):
+    answers = 0
+    for size, document in documents(task):
+        assert len(document.text) < 1.5 * size + 700, document.text
+        last_end = 0
+        for start, end in document.answers:
+            assert last_end <= start < end <= len(document.text)
+            last_end = end
+            answers += 1
+    assert answers > 480  # one in each document, on average
+    assert make(task, 1, 660, 1.0).text == make(task, 1, 660, 1.0).text != make(task, 2, 660, 1.0).text
+
+
+@pytest.mark.parametrize("task", ["copy", "lookup", "classify", "answer", "chain", "frequent"])
+def test_an_answer_occurs_in_the_text_before_it(task):
+    for _, document in documents(task):
+        for start, end in document.answers:
+            answer, before = document.text[start:end].strip(), document.text[:start]
+            is_count = task == "frequent" and answer.isdecimal()
+            assert answer in before or is_count, document.text
+
+
+def test_an_answer_of_lookup_stands_behind_its_key():
+    for _, document in documents("lookup"):
+        start, end = document.answers[0]
+        question = document.text[:start].splitlines()[-1]
+        answer = document.text[start:end].strip()
+        statements = [line for line in document.text[:start].splitlines() if answer in line]
+        assert any(set(re.findall(r"[\w-]+", line)) & set(re.findall(r"[\w-]+", question)) for line in statements)
+
+
+def test_a_label_of_classify_has_been_seen_with_its_cue():
+    for _, document in documents("classify"):
+        for start, end in document.answers:
+            label = document.text[start:end].strip()
+            examples = document.text[:start].split("\n")
+            words = set(examples[-2].split())
+            earlier = [examples[i - 1] for i in range(1, len(examples) - 2) if examples[i].endswith(f": {label}")]
+            assert any(words & set(example.split()) for example in earlier)
+
+
+def test_a_passage_has_the_words_of_its_quote():
+    for _, document in documents("passage"):
+        for start, end in document.answers:
+            before = document.text[:start]
+            part = before.split()[-1]
+            quote = re.findall(rf"(?:{'|'.join(pocket_tasks.QUOTING)}): (.*)$", before, re.MULTILINE)[-1]
+            passages = re.findall(rf"(?:^| ){part} (\d+): (.*)$", document.text, re.MULTILINE)
+            assert quote in dict(passages)[document.text[start:end].strip()]
+
+
+def test_frequent_words_are_the_most_frequent_ones():
+    for _, document in documents("frequent"):
+        listed, _, rest = document.text.rpartition("\n")[0].rpartition("\n")
+        items = re.sub(r"\b\d+\. |\.\.\. ", "", listed).split()
+        answers = [document.text[start:end].strip() for start, end in document.answers]
+        counts = sorted(map(items.count, set(items)), reverse=True)
+        if answers[0].isdecimal():
+            assert items.count(rest.split(":")[0].split()[-1]) == int(answers[0])
+        else:
+            assert [items.count(answer) for answer in answers] == counts[: len(answers)]
+
+
+def test_a_chain_names_all_holders_of_the_value():
+    for _, document in documents("chain"):
+        start, end = document.answers[0]
+        value = re.findall(r"\d+", document.text[:start])[-1]  # the question has it
+        statements = document.text[: document.text.rindex(value, 0, start)]
+        first_name = document.text[start:end].strip()
+        assert any(value in line and first_name in line for line in statements.splitlines()), document.text

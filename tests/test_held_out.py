@@ -1,0 +1,55 @@
+"""What the pocket study evaluates with does not occur in what its base and its extensions are trained on."""
+
+import json
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tiny import ROOT, run
+
+LIBRARY = Path(sysconfig.get_path("stdlib"))
+sys.path[:0] = [str(ROOT / "common"), str(ROOT / "continuous_finetuning")]
+
+import pocket_corpus  # noqa: E402
+import python_text  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def trained_text(tmp_path_factory) -> str:
+    """The text of the training, the documents of some of the base's steps, and the extension's documents."""
+    corpus = pocket_corpus.Corpus(LIBRARY)
+    texts = [*corpus.texts]
+    for step in range(400):
+        draw = corpus.draw(f"base 0 {step}")
+        for task in pocket_corpus.TASKS.values():
+            texts.append(task(draw, 600, draw.rng.random()).text)
+    folder = tmp_path_factory.mktemp("pocket_data")
+    base = ROOT / "continuous_finetuning" / "pocket_base"
+    flags = ["--tokenizer", base, "--length", 1024, "--rows", 40, "--output_dir", folder]
+    run(sys.executable, "make_pocket_data.py", *flags, cwd=ROOT / "continuous_finetuning")
+    texts += [json.loads(line)["text"] for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    return "\n".join(texts)
+
+
+def test_no_passage_of_the_held_out_text_is_trained_on(trained_text):
+    """By hash, from every beginning of a line."""
+    trained = python_text.passages(trained_text)
+    held_out = python_text.read_sources(LIBRARY, held_out=True)
+    assert len(held_out) > 10
+    for text in [*held_out.values(), *python_text.read_help_pages(LIBRARY).values()]:
+        assert trained.isdisjoint(python_text.passages(text))
+
+
+def test_no_line_of_the_generated_prompts_is_trained_on(trained_text, tmp_path):
+    """By search: questions, facts and examples of the sets of the longbench stage."""
+    flags = ["--words", 200, "--rows", 20, "--shots", 16, "--classes", 4, "--output_dir", tmp_path]
+    sets = ["qasper", "multifieldqa_en", "passage_retrieval_en"]
+    run(sys.executable, "make_standin.py", "--sets", *sets, *flags, cwd=ROOT / "longbench")
+    for path in tmp_path.glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            assert row["input"] not in trained_text
+            for text in row["context"].replace(". ", ".\n").splitlines():
+                assert len(text) < 60 or text not in trained_text
