@@ -133,7 +133,7 @@ fi
 
 if selected short; then
   step short "short tasks" eval_perplexity \
-    env OUTPUT_ROOT="$run/short" bash eval_short.sh --trust_remote_code "$modeling" $SHORT_FLAGS
+    env OUTPUT_ROOT="$run/short" bash eval_short.sh --trust_remote_code "$modeling" $SHORT_FLAGS ${ROWS:+--include_path "$data/short"}
   step short_table "short tasks: the changes from the base" eval_perplexity \
     "$PYTHON" eval_short.py --output_dir "$run/short" --perplexity "$run/results"
 fi

@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--corpus_dir", type=Path, default=sysconfig.get_path("stdlib"), help="folder of .py files")
     parser.add_argument("--context_length", type=int, default=256, help="the base's window, tokens [256]")
-    parser.add_argument("--steps", type=positive_int, default=9000, help=f"steps of {TOKENS_PER_STEP} tokens [9000]")
+    parser.add_argument("--steps", type=positive_int, default=7000, help=f"steps of {TOKENS_PER_STEP} tokens [7000]")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16; faster on CPUs that have AMX")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

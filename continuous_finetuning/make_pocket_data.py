@@ -5,6 +5,7 @@ python make_pocket_data.py --tokenizer pocket_base --length 1024 --rows 1000 --o
 corpus.jsonl     documents for prepare_data.py, with `source`: task (the tasks of the base's training, at the new
                  length), python and prose (text that the base was trained on)
 heldout.jsonl    files that the base was not trained on, for eval_perplexity/prepare_data.py
+short/           three of the tasks inside the base's window, for eval_perplexity/eval_short.py --include_path
 """
 
 import argparse
@@ -21,6 +22,7 @@ from run import Parser, int_between, positive_int, run_script, write_text
 from tokenizer import open_tokenizer
 
 SECTION_TOKENS = 2000  # of text in a document, about
+SHORT_TASKS, SHORT_ROWS, SHORT_CHARACTERS = ("lookup", "classify", "answer"), 200, 400
 FILLER_TEXTS = 50  # what fills the ends of the rows is from so many texts
 
 
@@ -66,6 +68,30 @@ def sections(corpus: Corpus, seed: int, tokens: int) -> list[dict]:
     return documents
 
 
+def write_short_tasks(folder: Path, corpus: Corpus, seed: int) -> None:
+    """Tasks of lm-eval: is the last answer of a document the likeliest continuation?"""
+    for name in SHORT_TASKS:
+        rows = []
+        while len(rows) < SHORT_ROWS:
+            document = TASKS[name](corpus.draw(f"short {seed} {name} {len(rows)}"), SHORT_CHARACTERS, 0.5)
+            start, end = document.answers[-1]
+            rows.append({"prompt": document.text[:start], "answer": document.text[start:end]})
+        data = folder / f"{name}.jsonl"
+        write_text(data, "".join(json.dumps(row) + "\n" for row in rows))
+        task = {
+            "task": f"pocket_{name}",
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(data.resolve())}},
+            "test_split": "test",
+            "output_type": "loglikelihood",
+            "doc_to_text": "{{prompt}}",
+            "doc_to_target": "{{answer}}",
+            "target_delimiter": "",
+            "metric_list": [{"metric": "acc"}],
+        }
+        write_text(folder / f"{name}.yaml", json.dumps(task, indent=2))  # JSON is YAML
+
+
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--tokenizer", required=True, help="checkpoint folder of the base")
@@ -87,6 +113,7 @@ def main() -> None:
         texts = task_texts(corpus.draw(f"extension {args.seed} {i}"), rows, args.length)
         documents += [{"text": text, "source": "task"} for text in texts]
     documents += sections(corpus, args.seed, args.rows * args.length)
+    write_short_tasks(args.output_dir / "short", corpus, args.seed)
     heldout = [{"text": text} for text in read_sources(args.corpus_dir, held_out=True).values()]
     for name, records in (("corpus", documents), ("heldout", heldout)):
         path = args.output_dir / f"{name}.jsonl"
