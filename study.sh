@@ -43,7 +43,8 @@ modeling=../continuous_finetuning/modeling # seen from every stage; the only mod
 start_study
 
 # --- the training rows, and the pocket study's data
-if [ -n "$ROWS" ]; then
+data=
+if [ -n "$ROWS" ] && { [ -z "$dataset$ROWS_TEXT" ] || [ -z "$TEXTS" ]; }; then
   data=$run/data
   step data "documents to train on, and held-out text" continuous_finetuning \
     "$PYTHON" make_pocket_data.py --tokenizer "$base" --length "$window" --rows "$ROWS" --output_dir "$data" ||
@@ -53,7 +54,7 @@ if [ -z "$dataset" ] && [ -n "$TRAINED" ]; then
   dataset=$run/rows_$window
   step rows "training data: rows of $window tokens" continuous_finetuning \
     "$PYTHON" prepare_data.py --dataset "${ROWS_TEXT:-$data/corpus.jsonl}" --tokenizer "$base" --length "$window" \
-    --output_dir "$dataset" $ROWS_FLAGS || list_failures
+    --output_dir "$dataset" $ROWS_FLAGS ${ROWS:+--total_tokens $((ROWS * window))} || list_failures
 fi
 if [ -z "$TEXTS" ] && { selected perplexity || selected long_ppl; }; then
   TEXTS=$data/heldout.bin
@@ -133,7 +134,7 @@ fi
 
 if selected short; then
   step short "short tasks" eval_perplexity \
-    env OUTPUT_ROOT="$run/short" bash eval_short.sh --trust_remote_code "$modeling" $SHORT_FLAGS ${ROWS:+--include_path "$data/short"}
+    env OUTPUT_ROOT="$run/short" bash eval_short.sh --trust_remote_code "$modeling" $SHORT_FLAGS ${data:+--include_path "$data/short"}
   step short_table "short tasks: the changes from the base" eval_perplexity \
     "$PYTHON" eval_short.py --output_dir "$run/short" --perplexity "$run/results"
 fi

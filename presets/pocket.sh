@@ -6,7 +6,7 @@
 : "${EXTENDED=1024}"                                                     # tokens; the window of the base is 256
 : "${TRAINED=origin pi ntk yarn clex longlora landmark}" "${FROZEN=ntk_frozen lm_infinite self_extend}"
 
-: "${ROWS_FLAGS=--source_column source --mix task=0.5,python=0.4,prose=0.1 --keep_short 1 --total_tokens $((ROWS * EXTENDED)) --workers 1}"
+: "${ROWS_FLAGS=--source_column source --mix task=0.5,python=0.4,prose=0.1 --keep_short 1 --workers 1}"
 
 # fine-tuning: 200 steps, one process per core
 : "${NPROC=1}" "${DEEPSPEED=}" "${BATCH_SIZE=2}" "${GRADIENT_ACCUMULATION=1}" "${LR=1e-3}" "${LR_SCHEDULER=linear}"

@@ -1,5 +1,6 @@
 """What the pocket study evaluates with does not occur in what its base and its extensions are trained on."""
 
+import hashlib
 import json
 import sys
 import sysconfig
@@ -9,6 +10,7 @@ import pytest
 
 from tiny import ROOT, run
 
+BASE = ROOT / "continuous_finetuning" / "pocket_base"
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 sys.path[:0] = [str(ROOT / "common"), str(ROOT / "continuous_finetuning")]
 
@@ -26,8 +28,7 @@ def trained_text(tmp_path_factory) -> str:
         for task in pocket_corpus.TASKS.values():
             texts.append(task(draw, 600, draw.rng.random()).text)
     folder = tmp_path_factory.mktemp("pocket_data")
-    base = ROOT / "continuous_finetuning" / "pocket_base"
-    flags = ["--tokenizer", base, "--length", 1024, "--rows", 40, "--output_dir", folder]
+    flags = ["--tokenizer", BASE, "--length", 1024, "--rows", 40, "--output_dir", folder]
     run(sys.executable, "make_pocket_data.py", *flags, cwd=ROOT / "continuous_finetuning")
     texts += [json.loads(line)["text"] for line in (folder / "corpus.jsonl").read_text().splitlines()]
     return "\n".join(texts)
@@ -53,3 +54,9 @@ def test_no_line_of_the_generated_prompts_is_trained_on(trained_text, tmp_path):
             assert row["input"] not in trained_text
             for text in row["context"].replace(". ", ".\n").splitlines():
                 assert len(text) < 60 or text not in trained_text
+
+
+def test_the_card_names_the_weights_that_are_there():
+    weights = (BASE / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() in (BASE / "README.md").read_text()
+    assert sum(path.stat().st_size for path in BASE.iterdir()) < 10e6
