@@ -79,13 +79,13 @@ class Niah(Task):
             query = ", ".join(asked[:-1]) + ", and " + query
         prefix = self.prefix.replace("{query}", query)
         before, after = self.template.replace("{query}", query).split("{context}")
+        smallest = len(needles)
         if self.haystack == "essay":
-            depths = sorted(rng.sample(DEPTHS, len(needles)))
-            sums = self.word_sums
             smallest = MIN_WORDS
+            sums = self.word_sums
+            depths = sorted(rng.sample(DEPTHS, len(needles)))
         else:
             lines, sums = self.draw_lines(index, taken)
-            smallest = len(needles)
 
         def render(size):
             if self.haystack == "essay":

@@ -21,9 +21,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
-import threading
-from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -77,11 +76,12 @@ def parse_args() -> argparse.Namespace:
 def list_jobs(args: argparse.Namespace) -> list[Job]:
     """Every task at every length."""
     tasks = read_tasks(args.benchmark)
+    sampling = {"num_samples": args.num_samples, "seed": args.random_seed, "profile": args.profile}
     jobs = []
     for length, name in product(args.max_seq_length, choose_tasks(args.task, tasks)):
-        family, task_args = tasks[name]["task"], tasks[name]["args"]
-        new_tokens = args.tokens_to_generate or tasks[name]["tokens_to_generate"]
-        jobs.append(Job(name, family, task_args, length, new_tokens, args.num_samples, args.random_seed, args.profile))
+        task = tasks[name]
+        new_tokens = args.tokens_to_generate or task["tokens_to_generate"]
+        jobs.append(Job(name, task["task"], task["args"], length, new_tokens, **sampling))
     return jobs
 
 
@@ -120,10 +120,10 @@ def put_in_place(folder: Path, record: dict) -> None:
     os.replace(folder / "validation.jsonl.partial", rows)
 
 
-def link(source: Path, folder: Path) -> None:
+def link_data(source: Path, folder: Path) -> None:
     """Gives a folder the data of another one."""
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "validation.jsonl.partial"
+    folder.mkdir(parents=True, exist_ok=True)
     partial.unlink(missing_ok=True)
     os.link(source / "validation.jsonl", partial)
     put_in_place(folder, run.read_json(source / "run.json"))
@@ -135,43 +135,19 @@ data_files = []  # (task, folder, record) of each file to be made; worker proces
 def make_file(number: int) -> None:
     """Writes validation.jsonl and run.json."""
     task, folder, record = data_files[number]
+    name, length, n = task.job.name, task.job.length, task.job.num_samples
     task.tokens.cost.cache_clear()
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
+    partial = folder / "validation.jsonl.partial"
     fill = 0
-    with (folder / "validation.jsonl.partial").open("wb") as file:
-        for index in range(task.job.num_samples):
+    with partial.open("w", encoding="utf-8") as file:
+        for index in range(n):
             row = task.row(index)
-            line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-            file.write(line)
-            digest.update(line)
-            fill += row["fill"]
-    fill = round(fill / task.job.num_samples, 5)
-    put_in_place(folder, record | {"mean_fill": fill, "sha256": digest.hexdigest()})
-    name, length, n = task.job.name, task.job.length, task.job.num_samples
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            fill += row["fill"] / n
+    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    put_in_place(folder, record | {"mean_fill": round(fill, 5), "sha256": digest})
     print(f"ruler data: {name} at {length}: {n} samples, mean fill {fill:.4f}", flush=True)
-
-
-def make_files(workers: int) -> None:
-    """Makes the data files, each in one of so many processes."""
-    numbers = range(len(data_files))
-    if workers == 1 or len(data_files) < 2:
-        for number in numbers:
-            make_file(number)
-        return
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(workers, len(data_files)), fork, exit_with_parent) as pool:
-        list(pool.map(make_file, numbers))
-
-
-def exit_with_parent() -> None:
-    """Ends a worker when its parent has ended, since a parent that is killed cannot do it."""
-
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def prepare(model: str, args: argparse.Namespace) -> None:
@@ -191,9 +167,15 @@ def prepare(model: str, args: argparse.Namespace) -> None:
             if data["source"] == "standin":
                 print(f"ruler data: {job.name} uses a stand-in for {data['path']} (see data/download.py)")
             data_files.append((set_up(job, tokens), folders[0], record))
-        elif complete[0] != folders[0]:
-            link(complete[0], folders[0])
-    make_files(args.workers)
+        elif complete[0] != folders[0]:  # of a model with the same tokenizer
+            link_data(complete[0], folders[0])
+    numbers = range(len(data_files))
+    if min(args.workers, len(numbers)) < 2:
+        list(map(make_file, numbers))
+    else:  # Ctrl-C stops the parent, and that its workers
+        ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)
+        with multiprocessing.get_context("fork").Pool(args.workers, signal.signal, ignore_interrupt) as pool:
+            pool.map(make_file, numbers, chunksize=1)
     print(f"ruler data: {model}: all files are there", flush=True)
 
 
