@@ -17,7 +17,7 @@ from itertools import cycle, pairwise
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from run import errors_of
+from run import read_text
 
 ESSAYS = (49, 645_142)  # number of files and bytes of the essays that the paper used
 # a full stop and closing quotes before white space; an ideographic full stop; an empty line
@@ -43,21 +43,18 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
 
     Raises ValueError if there is no text in the folder, or a file that is not UTF-8.
     """
-    texts = {}
     if folder is None:
         texts = dict(sorted(topics.items()))
         data = {"source": "standin", "path": "pydoc_data of this Python"}
     else:
-        size = 0
+        texts, size = {}, 0
         for path in sorted(folder.rglob("*.txt"), key=lambda path: path.parts):
-            content = path.read_bytes()
-            size += len(content)
-            with errors_of(f"{path} is not UTF-8 text"):
-                texts[path.relative_to(folder).as_posix()] = content.decode("utf-8-sig").replace("\r\n", "\n")
-        if not "".join(texts.values()).strip():
-            raise ValueError(f"no text in {folder}: --haystack_dir is a folder of .txt files")
+            texts[path.relative_to(folder).as_posix()] = read_text(path)
+            size += path.stat().st_size
         data = {"source": "official" if (len(texts), size) == ESSAYS else "user", "path": str(folder)}
     content = "".join(f"{name}\0{text}\0" for name, text in texts.items())
+    if not "".join(texts.values()).strip():
+        raise ValueError(f"no text in {folder}: --haystack_dir is a folder of .txt files")
     data["files"] = len(texts)
     data["sha256"] = hashlib.sha256(content.encode()).hexdigest()
     return texts, data
@@ -69,8 +66,7 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
     There are no special tokens and no space in front, which SentencePiece adds at the beginning of a text: a character
     is encoded in front and cut off again. If it merges with the text, the ids are those at the beginning of a text.
     """
-    anchors = ("\n", "a", "") if text[:1].isalnum() else ("a", "\n", "")
-    for anchor in anchors:
+    for anchor in ("\n", "a", "") if text[:1].isalnum() else ("a", "\n", ""):
         encoded = tokenizer(
             anchor + text,
             add_special_tokens=False,
@@ -82,8 +78,7 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
         shift = len(anchor)
         seam = bisect_left(offsets, (shift, 0))
         if not anchor or (seam and tokenizer.decode(ids[:seam]) == anchor):
-            shifted = [(start - shift, end - shift) for start, end in offsets[seam:]]
-            return ids[seam:], shifted
+            return ids[seam:], [(start - shift, end - shift) for start, end in offsets[seam:]]
 
 
 def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:

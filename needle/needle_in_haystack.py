@@ -29,7 +29,7 @@ import numpy as np
 import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
 from endpoint import Endpoint
-from facts import STYLES, Facts
+from facts import STYLES, Fact, Facts
 from haystack import Prompts, build_haystack, read_texts, rotate
 from scoring import contained, totals, word_share, write_cell
 from stats import mean_over_grid
@@ -82,7 +82,8 @@ def parse_args() -> argparse.Namespace:
 
 def check_args(args: argparse.Namespace) -> None:
     """Sets `engine` ("transformers", "vllm" or "openai"), `models` (folders, hub ids or a server's name), `test_names`
-    ({model: name of its results}), `lengths` and `depths`. Raises ValueError if flags do not fit together.
+    ({model: name of its results}), `lengths`, `depths` and `fact` (the user's). Raises ValueError if flags do not fit
+    together.
     """
     args.engine = PROVIDERS[args.model_provider]
     check_engine_flags(args, args.engine)
@@ -100,6 +101,12 @@ def check_args(args: argparse.Namespace) -> None:
     if not all(0 <= depth <= 100 for depth in args.depths):
         raise ValueError("--depths are percent, 0 to 100")
     args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths))]
+    texts = (args.needle, args.question, args.answer)
+    args.fact = Fact(*texts) if any(texts) else None
+    if args.fact and not all(texts):
+        raise ValueError("give --needle, --question and --answer together; they replace the paper's fact")
+    if args.fact and not contained(args.answer, args.needle):
+        raise ValueError(f"--needle {args.needle!r} does not contain --answer {args.answer!r}")
 
 
 def open_model(model: str, args: argparse.Namespace):
@@ -112,7 +119,6 @@ def open_model(model: str, args: argparse.Namespace):
         return Endpoint(args.base_url, model, args.api_key, tokenizer)
     longest = args.lengths[-1]
     engine = open_engine(args.engine, model, args, longest)
-    engine.api_key = args.api_key  # not needed, but to be masked in the recorded command
     if engine.window and longest > engine.window and not args.allow_beyond:
         advice = "add --allow_beyond to measure it, or leave it out with --e_len"
         raise ValueError(f"length {longest} exceeds the window of {model}, {engine.window} tokens; {advice}")
@@ -156,22 +162,24 @@ def answer_cells(engine, facts: Facts, texts: dict, todo: list[tuple], args: arg
                 entries.append(cell | vars(fact) | {"prompt_tokens": len(ids)})
                 prompts.append(ids)
         for i, answer in answer_all(engine, prompts, args.max_new_tokens, f"trial {trial + 1} of {args.trials}"):
-            entry = entries[i]
+            entry = entries[i] | answer.costs()
+            entry["utc"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
             if answer.error:
                 entry["error"] = answer.error
             else:
                 entry["response"] = answer.text
                 entry["score"] = word_share(entry["answer"], answer.text)
                 entry["exact"] = contained(entry["answer"], answer.text)
-            entry |= answer.costs()
-            entry["utc"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
             store.append(entry)
 
 
 def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: dict) -> None:
-    """Answers the grid for one checkpoint and writes its cell files."""
+    """Answers the grid for one checkpoint and writes its cell files.
+
+    Raises ValueError if answers are missing for lack of memory.
+    """
     engine = open_model(model, args)
-    facts = Facts(args.template, args.needle, args.question, args.answer, args.seed, engine.tokenizer)
+    facts = Facts(args.template, args.fact, args.seed, engine.tokenizer)
     record = {
         "protocol": args.protocol,
         "seed": args.seed,
@@ -189,27 +197,21 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
     answer_cells(engine, facts, texts, todo, args, store)
     store.close()
     run.barrier()
-    if run.RANK == 0:
-        entries = store.gather() | store.errors
-        report(folder, [entries[key] for key in requested], record)
-
-
-def report(folder: Path, entries: list[dict], record: dict) -> None:
-    """Writes the cell files and prints the mean score. Raises ValueError if answers are missing for lack of memory."""
-    cells = {}
-    for entry in entries:
-        cells.setdefault((entry["length"], entry["depth"]), []).append(entry)
+    if run.RANK > 0:
+        return
+    entries = store.gather() | store.errors
     score_CT = []
-    for trials in cells.values():
+    for cell in product(args.lengths, args.depths):
+        trials = [entries[(*cell, trial)] for trial in range(args.trials)]
         write_cell(folder, trials, record)
         score_CT.append([trial.get("score", math.nan) for trial in trials])
-    n, _, exact = totals(entries)
+    n, _, exact = totals([entries[key] for key in requested])
     if n:
         mean = mean_over_grid(score_CT, drawn_text=True)
         low, high = mean.interval()
         print(f"{folder}: score {mean.mean_M[0]:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}", flush=True)
-    if n < len(entries):
-        failed = f"{len(entries) - n} of {len(entries)} prompts ran out of memory; the others are recorded"
+    if n < len(requested):
+        failed = f"{len(requested) - n} of {len(requested)} prompts ran out of memory; the others are recorded"
         raise ValueError(f"{failed}. Rerun with a smaller --prefill_chunk or with --cache_on_cpu to retry them")
 
 

@@ -71,7 +71,7 @@ def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
     """Writes the result file of one cell.
 
     entries: its trials, answered or failed, in order.  run: what all cells share. Several trials have texts of their
-    own, the same in all cells (haystack.rotate); then they are the sampled units of a mean over cells.
+    own (`drawn_text`), the same in all cells (haystack.rotate); then they are the sampled units of a mean over cells.
     """
     n, score, exact = totals(entries)
     first = entries[0]
@@ -92,18 +92,13 @@ def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
         "rate": exact / n if n else None,
         "rate_interval_95": wilson(exact, n) if n else None,
         "drawn_text": len(entries) > 1,
-        "sampled_unit": "trial" if len(entries) > 1 else "cell",
     }
     if run["protocol"] == "lceg":
         result |= {"lceg_overlap": None, "lceg_rouge1_f_x10": None}
         if response is not None:
             result["lceg_overlap"] = lceg_overlap(first["answer"], response)
             result["lceg_rouge1_f_x10"] = 10 * rouge1_f(first["needle"], response)
-    result["trials"] = []
-    for entry in entries:
-        trial = entry.copy()
-        del trial["length"], trial["depth"]  # the same in all trials
-        result["trials"].append(trial)
+    result["trials"] = entries
     result["prompt_tokens"] = first["prompt_tokens"]
     result["peak_memory_bytes"] = max(entry["peak_memory_bytes"] or 0 for entry in entries) or None
     name = f"{folder.name}_len_{first['length']}_depth_{round(first['depth'] * 100)}_results.json"
