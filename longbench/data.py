@@ -90,9 +90,7 @@ def fetch(stem: str, path: Path, repos: tuple[str, ...]) -> None:
     """
     content = find_set(path.parent, stem)
     for repo in repos:
-        folder = None if content else download(repo)
-        if folder:
-            content = find_set(folder, stem)
+        content = content or find_set(download(repo), stem)
     if content is None:
         advice = "put the file there, or LongBench's data.zip; or use stand-ins (python make_standin.py)"
         raise ValueError(f"no {path}, and not found on the hub in {' or '.join(repos)}; {advice}")
@@ -100,8 +98,8 @@ def fetch(stem: str, path: Path, repos: tuple[str, ...]) -> None:
 
 
 @functools.cache
-def download(repo: str) -> Path | None:
-    """The folder of a dataset from the hub; None, with a message, if it cannot be downloaded."""
+def download(repo: str) -> Path:
+    """The folder of a dataset from the hub; an absent one, with a message, if it cannot be downloaded."""
     from huggingface_hub import snapshot_download  # here: local data need no hub
 
     print(f"downloading {repo} from the hub", flush=True)
@@ -109,6 +107,7 @@ def download(repo: str) -> Path | None:
         return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=["*.jsonl", "data.zip"]))
     except (OSError, ValueError) as error:
         print(f"{repo}: {first_line(error)}", flush=True)
+        return Path("not downloaded")
 
 
 def find_set(folder: Path, stem: str) -> bytes | None:

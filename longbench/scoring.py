@@ -33,12 +33,13 @@ def score_set(path: Path, e: bool) -> dict:
     name = path.stem
     base = base_set(name)
     rows = read_predictions(path)
+    same_rule = (base in FIRST_LINE["lceg"]) == (base in FIRST_LINE["upstream"])
     scores, upstream_scores = [], []
     for number, row in enumerate(rows, 1):
         with errors_of(f"row {number} is not a prediction"):
             check_answers(row)
             scores.append(score_row(row, base, "lceg"))
-            upstream_scores.append(score_row(row, base, "upstream"))
+            upstream_scores.append(scores[-1] if same_rule else score_row(row, base, "upstream"))
     run = read_json(path.parent / "runs" / f"{name}.json") or {}
     data = run.get("data", {})
     source = "standin" if name.startswith(STANDIN) else data.get("source", "user")

@@ -28,26 +28,27 @@ def test_a_name_of_config_models_and_variables_that_come_before_it(launch, tmp_p
     assert f"pred/call_api.py --data_dir {root}/data --save_dir {root}/pred" in call
     assert "--model_name llama2-7b-hf --model_name_or_path meta-llama/Llama-2-7b-hf --server_type hf" in call
     for line in (prepare, call):
-        assert f"--task {','.join(read_tasks('synthetic'))} " in line and "--batch_size" not in line
+        assert f"--task {','.join(read_tasks('synthetic'))} " in line
         assert "--max_seq_length 4096 8192 16384 32768 65536" in line
 
     name = "llama2-7b-hf-slimpajama-yarn-32k"
     printed = launch(name, "synthetic", MODEL_DIR="/m", MODEL_FRAMEWORK="vllm", TENSOR_PARALLEL=2, BATCH_SIZE=4)
     assert "--model_name_or_path /m/llama2-7b-hf-slimpajama_yarn_32768 --server_type vllm" in printed
-    assert "--tensor_parallel_size 2" in printed and "--batch_size" not in printed
+    assert "--batch_size 16 --tensor_parallel_size 2" in printed  # BATCH_SIZE is the training's
     printed = launch("served", "synthetic", "--server_host", "h", MODEL_FRAMEWORK="openai", TOKENIZER_PATH="some/where")
     assert "--model_name_or_path served" in printed and "--tokenizer_path some/where" in printed
 
 
 def test_several_models_are_shared_among_gpus(launch, tmp_path):
-    models = [tmp_path / name for name in "abc"]
+    models = [tmp_path / "a", tmp_path / "b", tmp_path / "c" / "checkpoint-7"]
     for model in models:
-        model.mkdir()
+        model.mkdir(parents=True)
     variables = {"SEQ_LENGTHS": "256 512", "TASKS": "vt,cwe qa_1", "EVAL_BATCH_SIZE": 4}
     printed = launch(*models, "synthetic", "--dtype", "bfloat16", GPUS="3 5", **variables)
     assert f"--tokenizer_path {models[0]} {models[1]} {models[2]} --max_seq_length 256 512 " in printed
-    assert "--model_name a c --model_name_or_path" in printed and "--model_name b --model_name_or_path" in printed
-    assert printed.count("--batch_size 4 --dtype bfloat16") == 2 and printed.count("--task vt,cwe,qa_1 ") == 3
+    assert "--model_name a c_checkpoint-7 --model_name_or_path" in printed and "--model_name b --model_name_or_path" in printed
+    assert printed.count("--batch_size 4 ") == printed.count(" --dtype bfloat16") == 2
+    assert printed.count("--task vt,cwe,qa_1 ") == 3
     printed = launch("synthetic", CHECKPOINTS=f"{models[1]} {models[2]}", NPROC=2, PYTHON="false", expect=1)
     assert "--nproc_per_node=2" in printed and f"failed: {models[1]}" in printed
 
