@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from run import Parser, command_line, explain, run_script, versions, write_json
+from run import Parser, explain, run_script, write_json
 from scoring import means, score_set
 from sets import ALL_SETS, FOLDERS, base_set, shots_of
 
@@ -95,7 +95,6 @@ def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
     result = {"benchmark": benchmark, "name": folder.name}
     for key in MODEL_KEYS:
         result[key] = runs[0].get(key) if runs else None
-    result["scorer"] = {"command": command_line(), "versions": versions("numpy", "rapidfuzz", "rouge")}
     result["sets"] = sets
     if benchmark.startswith("longbench"):
         result |= {"categories": {}, "overall": {}}

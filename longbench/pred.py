@@ -83,8 +83,10 @@ def choose_checkpoints(args: argparse.Namespace) -> dict[str, str]:
             raise ValueError(f"--model {unknown.pop()} is not in config/model2path.json, which has {' '.join(known)}")
         paths = []
         for name in args.model:
-            is_relative = known[name].startswith("..")  # to this folder
-            paths.append(str((STAGE / known[name]).resolve()) if is_relative else known[name])
+            path = known[name]
+            if path.startswith(".."):  # relative to this folder
+                path = str((STAGE / path).resolve())
+            paths.append(path)
     names = run.name_results(args.model, paths, "--model")
     return dict(zip(names, paths, strict=True))
 
@@ -125,6 +127,7 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
     Raises ValueError if the window has no room for a prompt.
     """
     base = base_set(dataset.name)
+    max_length = record["max_length"]
     max_new_tokens = min(ALL_SETS[base].new_tokens, args.max_new_tokens)
     record = record | {
         "benchmark": dataset.benchmark,
@@ -133,17 +136,19 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
         "of": len(dataset.rows),
         "max_new_tokens": max_new_tokens,
     }
-    store = open_store(dataset, record, args.output_dir / FOLDERS[dataset.benchmark] / record["name"])
+    folder = args.output_dir / FOLDERS[dataset.benchmark] / record["name"]
+    store = open_store(dataset, record, folder)
     answered = run.broadcast(set(store.open(record | {"n": None})) if run.RANK == 0 else None)
     wanted = draw_rows(len(dataset.rows), args.limit, args.seed)
     missing = [dataset.rows[index] for index in wanted if index not in answered]
-    if answered:
-        run.print_rank0(f"{dataset.name}: {len(wanted) - len(missing)} of {len(wanted)} rows are already answered")
+    found = len(wanted) - len(missing)
+    if found:
+        run.print_rank0(f"{dataset.name}: {found} of {len(wanted)} rows are already answered")
 
     prompts, truncated = [], []
     for row in missing:
         prompt = template(base).format(context=row["context"], input=row["input"])
-        ids, is_cut = prompt_ids(engine.tokenizer, prompt, record["max_length"], max_new_tokens, args.protocol)
+        ids, is_cut = prompt_ids(engine.tokenizer, prompt, max_length, max_new_tokens, args.protocol)
         prompts.append(ids)
         truncated.append(is_cut)
     stops = {}
@@ -158,7 +163,9 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
         entry = {"pred": answer.text}
         for field in ROW_FIELDS:
             entry[field] = row.get(field)
-        entry |= {"dataset": dataset.name, "prompt_tokens": len(prompts[i]), "truncated": truncated[i]}
+        entry["dataset"] = dataset.name
+        entry["prompt_tokens"] = len(prompts[i])
+        entry["truncated"] = truncated[i]
         store.append(entry | answer.costs())
     store.close()
     run.barrier()
@@ -172,7 +179,8 @@ def open_store(dataset: Dataset, record: dict, folder: Path) -> Store:
     settings["template"] = hashlib.sha256(template(base_set(dataset.name)).encode()).hexdigest()
     index = {row["_id"]: i for i, row in enumerate(dataset.rows)}
     path = folder / f"{dataset.name}.jsonl"
-    return Store(path, settings, key=lambda entry: index[entry["_id"]], record=folder / "runs" / f"{dataset.name}.json")
+    record_path = folder / "runs" / f"{dataset.name}.json"
+    return Store(path, settings, key=lambda entry: index[entry["_id"]], record=record_path)
 
 
 def draw_rows(n: int, limit: int | None, seed: int) -> list[int]:

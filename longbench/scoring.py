@@ -93,7 +93,9 @@ def errors(estimate: Estimate) -> dict:
     """stderr (None for a single row) and interval_95 of a mean, 0 to 100."""
     error = estimate.standard_error
     low, high = estimate.interval()
-    return {"stderr": None if error is None else 100 * error, "interval_95": [100 * low, 100 * high]}
+    if error is not None:
+        error *= 100
+    return {"stderr": error, "interval_95": [100 * low, 100 * high]}
 
 
 def summary(scores: list[float]) -> dict:
@@ -116,19 +118,27 @@ def means(sets: dict[str, dict], source: str, e: bool) -> tuple[dict, dict | Non
 
     A mean is complete if every set that it should have is there and complete; stand-ins: every set that can be made.
     """
-    own = {name: entry for name, entry in sets.items() if entry["source"] == source}
-    complete = {base_set(name) for name, entry in own.items() if entry["complete"]}
-    missing = set(STANDIN_SETS if source == "standin" else LONGBENCH_E if e else SETS) - complete
+    missing = set(STANDIN_SETS if source == "standin" else LONGBENCH_E if e else SETS)
+    members = {category: [] for category in CATEGORIES}
+    for name, entry in sets.items():
+        base = base_set(name)
+        if entry["source"] == source:
+            members[SETS[base].category].append(name)
+            if entry["complete"]:
+                missing.discard(base)
+    incomplete = {SETS[base].category for base in missing}
+
     categories, weights = {}, {}
-    for category in CATEGORIES:
-        names = [name for name in own if SETS[base_set(name)].category == category]
+    for category, names in members.items():
         if names:
-            categories[category] = mean([own[name] for name in names], own, dict.fromkeys(names, 1.0))
-            categories[category]["complete"] = category not in {SETS[name].category for name in missing}
+            entries = [sets[name] for name in names]
+            categories[category] = mean(entries, sets, dict.fromkeys(names, 1.0))
+            categories[category]["complete"] = category not in incomplete
             weights |= dict.fromkeys(names, 1 / len(names))
     if not categories:
         return {}, None
-    return categories, mean(categories.values(), own, weights) | {"complete": not missing}
+    overall = mean(categories.values(), sets, weights)
+    return categories, overall | {"complete": not missing}
 
 
 def mean(entries, sets: dict[str, dict], weights: dict[str, float]) -> dict:

@@ -51,7 +51,8 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
         for path in sorted(folder.rglob("*.txt"), key=lambda path: path.parts):
             texts[path.relative_to(folder).as_posix()] = read_text(path)
             size += path.stat().st_size
-        data = {"source": "official" if (len(texts), size) == ESSAYS else "user", "path": str(folder)}
+        source = "official" if (len(texts), size) == ESSAYS else "user"
+        data = {"source": source, "path": str(folder)}
     content = "".join(f"{name}\0{text}\0" for name, text in texts.items())
     if not "".join(texts.values()).strip():
         raise ValueError(f"no text in {folder}: --haystack_dir is a folder of .txt files")
@@ -66,7 +67,8 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
     There are no special tokens and no space in front, which SentencePiece adds at the beginning of a text: a character
     is encoded in front and cut off again. If it merges with the text, the ids are those at the beginning of a text.
     """
-    for anchor in ("\n", "a", "") if text[:1].isalnum() else ("a", "\n", ""):
+    anchors = ("\n", "a", "") if text[:1].isalnum() else ("a", "\n", "")
+    for anchor in anchors:
         encoded = tokenizer(
             anchor + text,
             add_special_tokens=False,
@@ -78,7 +80,8 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
         shift = len(anchor)
         seam = bisect_left(offsets, (shift, 0))
         if not anchor or (seam and tokenizer.decode(ids[:seam]) == anchor):
-            return ids[seam:], [(start - shift, end - shift) for start, end in offsets[seam:]]
+            shifted = [(start - shift, end - shift) for start, end in offsets[seam:]]
+            return ids[seam:], shifted
 
 
 def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:

@@ -100,7 +100,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
     if not all(0 <= depth <= 100 for depth in args.depths):
         raise ValueError("--depths are percent, 0 to 100")
-    args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths))]
+    depths = sorted(set(args.depths))
+    args.depths = [int(depth) if depth == int(depth) else depth for depth in depths]
     texts = (args.needle, args.question, args.answer)
     args.fact = Fact(*texts) if any(texts) else None
     if args.fact and not all(texts):
@@ -150,9 +151,11 @@ def answer_cells(engine, facts: Facts, texts: dict, todo: list[tuple], args: arg
 
     todo: (length in tokens, depth in percent, trial) of each prompt.
     """
+    template = STYLES[args.template].template
+    longest = args.lengths[-1]
     for trial in sorted({trial for _, _, trial in todo}):
-        haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), args.lengths[-1])
-        builder = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
+        haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), longest)
+        builder = Prompts(engine.tokenizer, haystack, template, args.max_new_tokens)
         entries, prompts = [], []
         for length, depth, number in todo:
             if number == trial:
@@ -161,7 +164,8 @@ def answer_cells(engine, facts: Facts, texts: dict, todo: list[tuple], args: arg
                 cell = {"length": length, "depth": depth, "trial": trial}
                 entries.append(cell | vars(fact) | {"prompt_tokens": len(ids)})
                 prompts.append(ids)
-        for i, answer in answer_all(engine, prompts, args.max_new_tokens, f"trial {trial + 1} of {args.trials}"):
+        label = f"trial {trial + 1} of {args.trials}"
+        for i, answer in answer_all(engine, prompts, args.max_new_tokens, label):
             entry = entries[i] | answer.costs()
             entry["utc"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
             if answer.error:
@@ -174,10 +178,7 @@ def answer_cells(engine, facts: Facts, texts: dict, todo: list[tuple], args: arg
 
 
 def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: dict) -> None:
-    """Answers the grid for one checkpoint and writes its cell files.
-
-    Raises ValueError if answers are missing for lack of memory.
-    """
+    """Answers the grid for one checkpoint and writes its cell files."""
     engine = open_model(model, args)
     facts = Facts(args.template, args.fact, args.seed, engine.tokenizer)
     record = {
@@ -193,26 +194,35 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
     answered = run.broadcast(set(store.open(record)) if run.RANK == 0 else None)
     requested = list(product(args.lengths, args.depths, range(args.trials)))
     todo = [key for key in requested if key not in answered]
-    run.print_rank0(f"{folder}: {len(requested) - len(todo)} of {len(requested)} answers are there")
+    found = len(requested) - len(todo)
+    run.print_rank0(f"{folder}: {found} of {len(requested)} answers are there")
     answer_cells(engine, facts, texts, todo, args, store)
     store.close()
     run.barrier()
-    if run.RANK > 0:
-        return
-    entries = store.gather() | store.errors
+    if run.RANK == 0:
+        entries = store.gather() | store.errors
+        report(folder, [entries[key] for key in requested], record)
+
+
+def report(folder: Path, entries: list[dict], record: dict) -> None:
+    """Writes the cell files and prints the mean score. Raises ValueError if answers are missing for lack of memory."""
+    cells = {}
+    for entry in entries:
+        cells.setdefault((entry["length"], entry["depth"]), []).append(entry)
     score_CT = []
-    for cell in product(args.lengths, args.depths):
-        trials = [entries[(*cell, trial)] for trial in range(args.trials)]
+    for trials in cells.values():
         write_cell(folder, trials, record)
         score_CT.append([trial.get("score", math.nan) for trial in trials])
-    n, _, exact = totals([entries[key] for key in requested])
+    n, _, exact = totals(entries)
+    failed = len(entries) - n
     if n:
-        mean = mean_over_grid(score_CT, drawn_text=True)
-        low, high = mean.interval()
-        print(f"{folder}: score {mean.mean_M[0]:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}", flush=True)
-    if n < len(requested):
-        failed = f"{len(requested) - n} of {len(requested)} prompts ran out of memory; the others are recorded"
-        raise ValueError(f"{failed}. Rerun with a smaller --prefill_chunk or with --cache_on_cpu to retry them")
+        estimate = mean_over_grid(score_CT, drawn_text=True)
+        mean = estimate.mean_M[0]
+        low, high = estimate.interval()
+        print(f"{folder}: score {mean:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}", flush=True)
+    if failed:
+        advice = "Rerun with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
+        raise ValueError(f"{failed} of {len(entries)} prompts ran out of memory; the others are recorded. {advice}")
 
 
 def main() -> None:

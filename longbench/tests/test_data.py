@@ -1,15 +1,12 @@
 """Sets, their rows from files and from the hub's datasets (a stub), their prompts and the truncation of these."""
 
 import hashlib
-import shutil
-import zipfile
 
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoTokenizer
 
-import data
 import prompts
 from conftest import make_row, write_rows
 from data import load
@@ -78,32 +75,22 @@ def test_an_invalid_file_is_refused(tmp_path, name, row, message):
 
 
 def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
-    cache, asked = tmp_path / "cache", []
+    asked = []
 
     def snapshot_download(repo, **flags):
-        asked.append(repo)
-        if not (cache / repo).is_dir():
+        asked.append((repo, flags["allow_patterns"]))
+        if repo == "Leooyii/manyshots_trec":
             raise LocalEntryNotFoundError("cannot be reached\nmore")
-        return cache / repo
+        return tmp_path / "cache"
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    write_rows(cache / "Leooyii/longbench/data/hotpotqa.jsonl", rows_of("hotpotqa", 200))
-    (cache / "THUDM/LongBench").mkdir(parents=True)
-    with zipfile.ZipFile(cache / "THUDM/LongBench/data.zip", "w") as archive:
-        archive.writestr("data/2wikimqa_e.jsonl", write_rows(tmp_path / "2", rows_of("2wikimqa", 300)).read_text())
-    sets = [("hotpotqa", False), ("2wikimqa", True)]
-    for name, e in sets + sets:
-        assert load(name, tmp_path / "data", e).record["source"] == "official"
-    assert asked == ["Leooyii/longbench", "THUDM/LongBench"]  # each once
-    data.download.cache_clear()
-    shutil.move(cache / "THUDM/LongBench/data.zip", tmp_path / "data.zip")  # the user's, beside the files
-    shutil.rmtree(cache)
-    assert load("2wikimqa", tmp_path, True).rows
-    with pytest.raises(ValueError, match=r"not found on the hub in Leooyii/longbench or THUDM/LongBench;"):
-        load("gov_report", tmp_path)
-    (tmp_path / "data.zip").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"data.zip cannot be unpacked"):
-        load("gov_report", tmp_path)
+    write_rows(tmp_path / "cache" / "data" / "hotpotqa.jsonl", rows_of("hotpotqa", 200))
+    for _ in range(2):
+        assert load("hotpotqa", tmp_path / "data").record["source"] == "official"
+    assert asked == [("Leooyii/longbench", ["*hotpotqa.jsonl"])]
+    for name in ("gov_report", "trec_1shots"):
+        with pytest.raises(ValueError, match=rf"{name}\.jsonl; put the file there, .* Leooyii/.*"):
+            load(name, tmp_path / "data")
 
 
 # --- prompts
