@@ -4,8 +4,8 @@ r"""Scores RULER's predictions and prints one table of models and lengths; needs
 
 Writes into each folder RULER's summary.csv (summary-<task>.csv if there is one task) and scores.json: the mean over the
 tasks, and for each task the score with its 95 % interval (over the samples), the strict score (whole words only), the
-number of empty answers, the score of every sample, and the cost of the answers. Ends with status 1 if a task that
-another model or length has is missing or incomplete.
+number of empty answers, the score of every sample, and the cost of the answers. Ends with status 1 if a folder is left
+out or a task is incomplete.
 
 As in NVIDIA/RULER (arXiv 2404.06654), a gold answer counts where it occurs in the prediction, in upper or lower case.
 """
@@ -61,7 +61,8 @@ def percent(scores: list[float]) -> float:
 
 def interval(estimate: Estimate) -> list[float]:
     """The 95 % interval of a mean, in percent."""
-    return np.round(100 * np.array(estimate.interval()), 2).tolist()
+    bounds = 100 * np.array(estimate.interval())
+    return bounds.round(2).tolist()
 
 
 def read_predictions(path: Path) -> list[dict]:
@@ -163,40 +164,34 @@ def write_summary(folder: Path, entries: dict[str, dict]) -> None:
         rows[1].append(entry["score"])
         rows[2].append(f"{entry['nulls']}/{entry['n']}")
     name = "summary" if len(entries) > 1 else f"summary-{rows[0][1]}"
-    write_text(folder / f"{name}.csv", pandas.DataFrame(rows).to_csv(index=False))
+    table = pandas.DataFrame(rows)
+    write_text(folder / f"{name}.csv", table.to_csv(index=False))
 
 
 # --- the table
 def table_row(scores: dict) -> dict:
     """A row of the table.  scores: the content of a scores.json."""
-    low, high = scores["mean"]["interval_95"]
+    mean = scores["mean"]
+    low, high = mean["interval_95"]
     row = {"length": scores["length"], "name": scores["name"], "method": scores["method"]}
-    row |= {"mean": scores["mean"]["score"], "low": low, "high": high, "nulls": 0}
+    row |= {"mean": mean["score"], "low": low, "high": high, "nulls": 0}
     for name, entry in scores["tasks"].items():
+        row[name] = entry["score"]
         row["nulls"] += entry["nulls"]
-        if entry["complete"]:
-            row[name] = entry["score"]
     return row
 
 
-def print_table(rows: list[dict], tasks: list[str]) -> list[str]:
-    """Prints a line for each length and model, and the effective lengths; returns a line for each missing score."""
-    frame = pandas.DataFrame(rows).set_index(["length", "name"])
-    frame = frame.reindex(pandas.MultiIndex.from_product(frame.index.levels))  # every model at every length
+def print_table(rows: list[dict], tasks: list[str]) -> None:
+    """Prints a line for each length and model, then the effective lengths."""
+    frame = pandas.DataFrame(rows).sort_values(["length", "name"])
     tasks = [task for task in tasks if task in frame]
-    table = frame[["method", "mean", "low", "high", *tasks, "nulls"]]
+    table = frame[["length", "name", "method", "mean", "low", "high", *tasks, "nulls"]]
     for long, short in (("niah_", ""), ("single", "s"), ("multi", "m")):
         table.columns = table.columns.str.replace(long, short)
-    print(f"RULER in %: mean of {len(tasks)} tasks, its 95 % interval over the samples, tasks; nulls: empty answers\n")
-    print(table.to_string(na_rep="-", float_format="%.1f"))
+    print("RULER in %: mean of the tasks and its 95 % interval over the samples; the tasks; empty answers\n")
+    print(table.to_string(index=False, na_rep="-", float_format="%.1f"))
     for name, passed in frame[frame["mean"] >= THRESHOLD].groupby("name"):
-        longest = passed.index.get_level_values("length").max()
-        print(f"{name}: effective length {longest}, the longest whose mean reaches {THRESHOLD}")
-    missing = []
-    for (length, name), is_missing in frame[tasks].isna().iterrows():
-        if is_missing.any():
-            missing.append(f"missing or incomplete: {name} at {length}: {', '.join(is_missing[is_missing].index)}")
-    return missing
+        print(f"{name}: effective length {passed.length.max()}, the longest whose mean reaches {THRESHOLD}")
 
 
 def main():
@@ -214,10 +209,14 @@ def main():
             continue
         rows.append(table_row(scores))
         standins.update(scores["mean"]["standin"])
+        for name, entry in scores["tasks"].items():
+            if not entry["complete"]:
+                problems.append(f"incomplete: {folder}/{name}.jsonl: {entry['n']} of {entry['expected_n']} samples")
     if rows:
-        problems += print_table(rows, list(tasks))
+        print_table(rows, list(tasks))
     if standins:
-        print(f"stand-in data, not RULER's: {' '.join(sorted(standins))}; compare these tasks with each other only")
+        names = " ".join(sorted(standins))
+        print(f"stand-in data, not RULER's: {names}; compare these tasks with each other only")
     if problems:
         sys.exit("\n".join(problems))
 

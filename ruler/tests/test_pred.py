@@ -5,7 +5,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import call_api
-import tiny
 from endpoint import Endpoint
 from run import read_json
 from samples import rows, save_data
@@ -160,15 +159,6 @@ def test_answers_without_memory_are_noted_and_tried_again(ask, whole, checkpoint
     assert noted == {"index": 5, "error": "out of memory: no memory for this"}
     assert ask(save_dir)[1] is None and answers(save_dir) == whole  # with enough of it
     assert read_json(save_dir / "runs" / "qa_1.json")["errors"] == []
-
-
-def test_a_second_process_waits(ask, data, tmp_path, checkpoint, monkeypatch):
-    flags = ["--task", "qa_1", "--data_dir", data, "--save_dir", tmp_path / "pred", "--max_seq_length", 256]
-    flags += ["--model_name_or_path", checkpoint]
-    second = tiny.start_second(monkeypatch, call_api.Store, "append", "pred/call_api.py", *flags)
-    assert ask(tmp_path / "pred", *flags)[1] is None
-    assert "all 12 answers are there" in second[0].communicate()[0] and second[0].returncode == 0
-    assert len(read_lines(tmp_path / "pred" / "qa_1.jsonl")[0]) == 12
 
 
 # --- bad input
