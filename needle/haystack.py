@@ -93,11 +93,13 @@ def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
     if trial == 0:
         return contents
     rng = random.Random(f"haystack {seed} {trial}")
-    [number] = rng.choices(range(len(contents)), weights=list(map(len, contents)))
+    lengths = list(map(len, contents))
+    [number] = rng.choices(range(len(contents)), weights=lengths)
     text = contents[number]
     sentence_end = SENTENCE_END.search(text, rng.randrange(len(text)))
     start = sentence_end.end() if sentence_end else len(text)
-    return [text[start:], *contents[number + 1 :], *contents[:number], text[:start]]
+    others = contents[number + 1 :] + contents[:number]
+    return [text[start:], *others, text[:start]]
 
 
 def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:

@@ -92,7 +92,8 @@ def check_args(args: argparse.Namespace) -> None:
         if not args.base_url or not args.model_name or len(args.model_path) > 1:
             raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
         args.models = [args.model_name]
-    names = run.name_results([args.test_name] if args.test_name else None, args.models, "--test_name")
+    names = [args.test_name] if args.test_name else None
+    names = run.name_results(names, args.models, "--test_name")
     args.test_names = dict(zip(args.models, names, strict=True))
     paper_lengths = [length for length in LENGTHS if args.s_len <= length <= args.e_len]
     args.lengths = sorted(set(args.lengths or paper_lengths))

@@ -37,7 +37,9 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
             continue  # answers with other settings
         result = read_json(path) or {}
         if score in result and "depth_percent" in result:
-            cells.append(result | {"model": path.parent.name, "source": result["data"]["source"]})
+            result["model"] = path.parent.name
+            result["source"] = result["data"]["source"]
+            cells.append(result)
         else:
             print(f"left out: {path} is not a needle result with '{score}'")
     if not cells:
@@ -64,7 +66,8 @@ def draw_panel(axes, model: str, cells: pd.DataFrame, score: str):
     step = math.ceil(len(grid) / 5)
     axes.set_yticks(range(0, len(grid), step), grid.index[::step])
     axes.tick_params(length=2, labelsize=8)
-    axes.set_title(f"{model}  {cells[score].mean():.2f}", fontsize=9, parse_math=False)
+    mean = cells[score].mean()
+    axes.set_title(f"{model}  {mean:.2f}", fontsize=9, parse_math=False)
     return image
 
 
@@ -96,7 +99,8 @@ def main() -> None:
     figure = draw(cells, args.score)
     for ending in ("png", "svg", "pdf"):
         figure.savefig(args.output_dir / f"needle.{ending}", dpi=200)
-    print(cells.groupby("model")[args.score].mean().round(2).to_string())
+    means = cells.groupby("model")[args.score].mean()
+    print(means.round(2).to_string())
     print(f"picture: {args.output_dir / 'needle.png'}")
 
 
