@@ -46,7 +46,6 @@ def score_set(path: Path, e: bool) -> dict:
     expected = official_rows(name, e)
     if source != "official":
         expected = data.get("rows", expected)
-    upstream = summary(upstream_scores)
     lengths = [row["length"] for row in rows]
     return {
         "source": source,
@@ -54,14 +53,12 @@ def score_set(path: Path, e: bool) -> dict:
         "complete": len(rows) == expected and not run.get("errors"),
         "metric": ALL_SETS[base].metric,
         **summary(scores),
-        "score_upstream": upstream["score"],
-        "interval_95_upstream": upstream["interval_95"],
+        "score_upstream": 100 * sum(upstream_scores) / len(rows),
         "by_length": by_length(scores, lengths),
         "empty": sum(not row["pred"].strip() for row in rows),
         "ids": [row.get("_id") for row in rows],
         "lengths": lengths,
         "row_scores": scores,
-        "row_scores_upstream": upstream_scores,
         "seconds": run.get("seconds"),
         "tokens_per_second": run.get("tokens_per_second"),
         "peak_memory_bytes": run.get("peak_memory_bytes"),

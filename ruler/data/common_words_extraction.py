@@ -11,7 +11,8 @@ from texts import read_texts, read_words
 
 
 def numbered(items: list[str]) -> str:
-    return " ".join(f"{i}. {item}" for i, item in enumerate(items, 1))
+    lines = [f"{i}. {item}" for i, item in enumerate(items, 1)]
+    return " ".join(lines)
 
 
 class CommonWords(Task):
@@ -43,8 +44,9 @@ class CommonWords(Task):
     def numbered_list(self, words, repeats):
         """The list, in the fixed order: the first num_common words repeats[0] times, the others repeats[1] times."""
         n = self.num_common
-        items = words[:n] * repeats[0] + words[n:] * repeats[1]
-        return numbered(shuffled(items, self.job.seed))
+        common = words[:n] * repeats[0]
+        others = words[n:] * repeats[1]
+        return numbered(shuffled(common + others, self.job.seed))
 
     def example(self, index):
         words = self.rng(index).sample(self.vocabulary, self.example_words)

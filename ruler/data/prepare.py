@@ -146,7 +146,8 @@ def make_file(number: int) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             fill += row["fill"] / n
     digest = hashlib.sha256(partial.read_bytes()).hexdigest()
-    put_in_place(folder, record | {"mean_fill": round(fill, 5), "sha256": digest})
+    record |= {"mean_fill": round(fill, 5), "sha256": digest}
+    put_in_place(folder, record)
     print(f"ruler data: {name} at {length}: {n} samples, mean fill {fill:.4f}", flush=True)
 
 
@@ -160,8 +161,10 @@ def prepare(model: str, args: argparse.Namespace) -> None:
     data_files.clear()
     for job in list_jobs(args):
         _, data = read_source(source_kind(job.args))
-        record = job._asdict() | settings | {"source": data["source"], "data_sha256": data["sha256"], "data": data}
-        folders = [fill_in(args.save_dir, name, job.length) / job.name for name in [model, *args.model_name]]
+        record = job._asdict() | settings
+        record |= {"source": data["source"], "data_sha256": data["sha256"], "data": data}
+        names = [model, *args.model_name]
+        folders = [fill_in(args.save_dir, name, job.length) / job.name for name in names]
         complete = [folder for folder in folders if is_complete(folder, record)]
         if not complete:
             if data["source"] == "standin":

@@ -37,7 +37,8 @@ class World:
 
     def filler(self, smallest: int, largest: int) -> str:
         """So many sentences, each after a space."""
-        sentences = self.rng.sample(WORDS["fillers"], self.rng.randint(smallest, largest))
+        n = self.rng.randint(smallest, largest)
+        sentences = self.rng.sample(WORDS["fillers"], n)
         crop, crop2 = self.rng.sample(WORDS["crops"], 2)
         text = "".join(f" {sentence}" for sentence in sentences)
         return text.replace("{crop2}", crop2).replace("{crop}", crop)
@@ -92,9 +93,12 @@ def hotpotqa(questions: int = 1000) -> list[dict]:
         asked, answer = ("town", town) if i % 2 == 0 else ("year", year)
         question = f"In which {asked} was the designer of the {bridge} born?"
         pairs.append([[bridge, of_bridge], [architect, of_architect]])
-        rows.append({"question": question, "answer": answer, "supporting_facts": [[bridge, 1], [architect, 1]]})
+        facts = [[bridge, 1], [architect, 1]]
+        rows.append({"question": question, "answer": answer, "supporting_facts": facts})
     for i, row in enumerate(rows):
-        others = [world.rng.choice(pairs[(i + shift) % questions]) for shift in range(1, 9)]
-        row["context"] = pairs[i] + others
+        row["context"] = list(pairs[i])
+        for shift in range(1, 9):
+            other_pair = pairs[(i + shift) % questions]
+            row["context"].append(world.rng.choice(other_pair))
         world.rng.shuffle(row["context"])
     return rows

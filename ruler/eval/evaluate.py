@@ -44,7 +44,8 @@ def contains(pred: str, gold: str) -> bool:
 
 def contains_word(pred: str, gold: str) -> bool:
     """As `contains`, but not inside a longer word ("no" in "know"). An underscore is markdown, not part of a word."""
-    return re.search(rf"(?<![^\W_]){re.escape(gold.lower())}(?![^\W_])", pred.lower()) is not None
+    word = re.escape(gold.lower())
+    return re.search(rf"(?<![^\W_]){word}(?![^\W_])", pred.lower()) is not None
 
 
 def score(pred: str, golds: list[str], metric: str, match=contains) -> float:

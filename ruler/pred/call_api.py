@@ -94,7 +94,8 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]) -> Non
         data = run.read_json(folder / "run.json") or {}  # empty for data of other code
         new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
         unit = {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
-        units.append((rows, new_tokens, unit | {"protocol": data.get("profile"), "seed": data.get("seed")}))
+        unit |= {"protocol": data.get("profile"), "seed": data.get("seed")}
+        units.append((rows, new_tokens, unit))
     engine = open_model(path, args)
     description = {"benchmark": "ruler", "name": name, **engine.describe()}
     run.print_rank0(f"{name}: {description['method']}, {engine.name}, {engine.dtype}, {run.WORLD_SIZE} process(es)")
@@ -134,8 +135,15 @@ def answer_task(engine, rows: list[dict], new_tokens: int, folder: Path, notes: 
         if answer.error:
             store.append({"index": row["index"], "error": answer.error})
             continue
-        entry = {"index": row["index"], "pred": answer.text, "input": row["input"], "outputs": row["outputs"]}
-        entry |= {"others": {}, "truncation": -1, "length": row.get("length", -1)}
+        entry = {
+            "index": row["index"],
+            "pred": answer.text,
+            "input": row["input"],
+            "outputs": row["outputs"],
+            "others": {},
+            "truncation": -1,
+            "length": row.get("length", -1),
+        }
         entry["prompt_tokens"] = answer.prefilled_tokens if hosted else len(prompts[i])
         store.append(entry | answer.costs())
     store.close()
