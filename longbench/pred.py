@@ -127,7 +127,6 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
     Raises ValueError if the window has no room for a prompt.
     """
     base = base_set(dataset.name)
-    max_length = record["max_length"]
     max_new_tokens = min(ALL_SETS[base].new_tokens, args.max_new_tokens)
     record = record | {
         "benchmark": dataset.benchmark,
@@ -145,12 +144,7 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
     if found:
         run.print_rank0(f"{dataset.name}: {found} of {len(wanted)} rows are already answered")
 
-    prompts, truncated = [], []
-    for row in missing:
-        prompt = template(base).format(context=row["context"], input=row["input"])
-        ids, is_cut = prompt_ids(engine.tokenizer, prompt, max_length, max_new_tokens, args.protocol)
-        prompts.append(ids)
-        truncated.append(is_cut)
+    prompts, truncated = build_prompts(missing, engine.tokenizer, record)
     stops = {}
     if base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
         newline = engine.tokenizer("\n", add_special_tokens=False).input_ids[-1]
@@ -170,6 +164,18 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
     store.close()
     run.barrier()
     return run.broadcast(finish(store, record) if run.RANK == 0 else None)
+
+
+def build_prompts(rows: list[dict], tokenizer, record: dict) -> tuple[list[list[int]], list[bool]]:
+    """(token ids of each row's prompt, whether its middle was cut)."""
+    text = template(base_set(record["dataset"]))
+    prompts, truncated = [], []
+    for row in rows:
+        prompt = text.format(context=row["context"], input=row["input"])
+        ids, is_cut = prompt_ids(tokenizer, prompt, record["max_length"], record["max_new_tokens"], record["protocol"])
+        prompts.append(ids)
+        truncated.append(is_cut)
+    return prompts, truncated
 
 
 def open_store(dataset: Dataset, record: dict, folder: Path) -> Store:
