@@ -21,8 +21,9 @@ import hashlib
 import json
 import multiprocessing
 import os
-import signal
 import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -151,6 +152,27 @@ def make_file(number: int) -> None:
     print(f"ruler data: {name} at {length}: {n} samples, mean fill {fill:.4f}", flush=True)
 
 
+def make_files(workers: int) -> None:
+    """Makes the data files, each in one of so many processes."""
+    numbers = range(len(data_files))
+    if min(workers, len(numbers)) < 2:
+        list(map(make_file, numbers))
+        return
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(min(workers, len(numbers)), fork, exit_with_parent) as pool:
+        list(pool.map(make_file, numbers))
+
+
+def exit_with_parent() -> None:
+    """Ends a worker when its parent has ended, since a parent that is killed cannot do it."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def prepare(model: str, args: argparse.Namespace) -> None:
     """Makes the data of one model that are missing. Raises ValueError before any of them is made if it cannot."""
     path = args.tokenizer_path[args.model_name.index(model)]
@@ -172,13 +194,7 @@ def prepare(model: str, args: argparse.Namespace) -> None:
             data_files.append((set_up(job, tokens), folders[0], record))
         elif complete[0] != folders[0]:  # of a model with the same tokenizer
             link_data(complete[0], folders[0])
-    numbers = range(len(data_files))
-    if min(args.workers, len(numbers)) < 2:
-        list(map(make_file, numbers))
-    else:  # Ctrl-C stops the parent, and that its workers
-        ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)
-        with multiprocessing.get_context("fork").Pool(args.workers, signal.signal, ignore_interrupt) as pool:
-            pool.map(make_file, numbers, chunksize=1)
+    make_files(args.workers)
     print(f"ruler data: {model}: all files are there", flush=True)
 
 
