@@ -4,19 +4,17 @@ A row has LongBench's fields: input, context (str), answers (list of str), lengt
 None), dataset, language, _id.
 """
 
-import functools
 import hashlib
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from run import errors_of, first_line, write_bytes
+from run import errors_of, write_bytes
 from sets import ALL_SETS, STANDIN, base_set, official_rows, shots_of
 from store import read_rows
 
-LONGBENCH_REPOS = ("Leooyii/longbench", "THUDM/LongBench")
-MANY_SHOT_REPOS = ("Leooyii/manyshots_trec",)
+LONGBENCH_REPO = "Leooyii/longbench"  # LongBench's own repository has a zip file only
+MANY_SHOT_REPO = "Leooyii/manyshots_trec"
 
 
 @dataclass
@@ -43,7 +41,7 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
     if not path.is_file():
         if name.startswith(STANDIN):
             raise ValueError(f"no {path}; make it with python make_standin.py")
-        fetch(stem, path, MANY_SHOT_REPOS if shots else LONGBENCH_REPOS)
+        fetch(stem, path, MANY_SHOT_REPO if shots else LONGBENCH_REPO)
     rows = read_rows(path, check_row)
     expected = official_rows(name, e)
     if expected and len(rows) != expected:
@@ -83,42 +81,13 @@ def add_ids(rows: list[dict], stem: str) -> None:
         seen.add(row["_id"])
 
 
-def fetch(stem: str, path: Path, repos: tuple[str, ...]) -> None:
-    """Writes `path` from a data.zip beside it, else from the first of the hub's datasets that has the set.
-
-    Raises ValueError if none has it.
-    """
-    content = find_set(path.parent, stem)
-    for repo in repos:
-        folder = None if content else download(repo)
-        if folder:
-            content = find_set(folder, stem)
-    if content is None:
-        advice = "put the file there, or LongBench's data.zip; or use stand-ins (python make_standin.py)"
-        raise ValueError(f"no {path}, and not found on the hub in {' or '.join(repos)}; {advice}")
-    write_bytes(path, content)
-
-
-@functools.cache
-def download(repo: str) -> Path | None:
-    """The folder of a dataset from the hub; None, with a message, if it cannot be downloaded."""
+def fetch(stem: str, path: Path, repo: str) -> None:
+    """Writes `path` from a dataset on the hub. Raises ValueError if it does not have the set or cannot be reached."""
     from huggingface_hub import snapshot_download  # here: local data need no hub
 
-    print(f"downloading {repo} from the hub", flush=True)
-    try:
-        return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=["*.jsonl", "data.zip"]))
-    except (OSError, ValueError) as error:
-        print(f"{repo}: {first_line(error)}", flush=True)
-
-
-def find_set(folder: Path, stem: str) -> bytes | None:
-    """The content of <stem>.jsonl below a folder or in its data.zip; None if it is not there."""
-    for path in folder.rglob(f"{stem}.jsonl"):
-        return path.read_bytes()
-    archive = folder / "data.zip"
-    if archive.is_file():
-        with errors_of(f"{archive} cannot be unpacked; download it again"), zipfile.ZipFile(archive) as files:
-            for name in files.namelist():
-                if Path(name).name == f"{stem}.jsonl":
-                    return files.read(name)
-    return None
+    print(f"downloading {stem}.jsonl from {repo} on the hub", flush=True)
+    advice = "put the file there, from LongBench's data.zip; or use stand-ins (python make_standin.py)"
+    with errors_of(f"no {path}; {advice}; {repo}"):
+        folder = snapshot_download(repo, repo_type="dataset", allow_patterns=[f"*{stem}.jsonl"])
+        found = next(Path(folder).rglob(f"{stem}.jsonl"))
+    write_bytes(path, found.read_bytes())

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from run import Parser, command_line, explain, run_script, versions, write_json
+from run import Parser, explain, run_script, write_json
 from scoring import means, score_set
 from sets import ALL_SETS, FOLDERS, base_set, shots_of
 
@@ -54,13 +54,15 @@ def main() -> None:
     if not models:
         raise ValueError(f"no predictions {root}/<model>/<set>.jsonl; run pred.py, or give --output_dir")
 
-    results, problems = [], []
+    columns, problems = {}, []
     for model in models:
         result = evaluate(root / model, benchmark, problems)
         if result["sets"]:
-            results.append(result)
             write_files(root / model, result)
-    print_table(results)
+            columns[model] = column(result)
+    if columns:
+        print("score (standard error), * incomplete; standin: stand-in data, not LongBench's")
+        print(pd.DataFrame(columns).fillna("-").to_string())
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
@@ -93,7 +95,6 @@ def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
     result = {"benchmark": benchmark, "name": folder.name}
     for key in MODEL_KEYS:
         result[key] = runs[0].get(key) if runs else None
-    result["scorer"] = {"command": command_line(), "versions": versions("numpy", "rapidfuzz", "rouge")}
     result["sets"] = sets
     if benchmark.startswith("longbench"):
         result |= {"categories": {}, "overall": {}}
@@ -115,38 +116,32 @@ def rounded(entry: dict) -> float | None:
 
 def write_files(folder: Path, result: dict) -> None:
     """Writes the files that the module's description lists."""
-    benchmark = result["benchmark"]
     totals, by_length, details = {}, {}, {}
     for name, entry in result["sets"].items():
         buckets = entry["by_length"]
         totals[name] = rounded(entry)
-        if benchmark == "longbench_e":
+        if result["benchmark"] == "longbench_e":
             totals[name] = {bucket: rounded(buckets[bucket]) for bucket in BUCKETS_E}
         by_length[name] = {bucket: rounded(buckets[bucket]) for bucket in BUCKETS_LCEG}
         by_length[name] |= {f"#{bucket}": buckets[bucket]["n"] for bucket in BUCKETS_LCEG}
         by_length[name]["total_score"] = rounded(entry)
         details[name] = {"length": entry["lengths"], "score": entry["row_scores"], "_id": entry["ids"]}
     write_json(folder / "result.json", totals)
-    if benchmark.startswith("longbench"):
+    if result["benchmark"].startswith("longbench"):
         write_json(folder / "result_by_length.json", by_length)
         write_json(folder / "result_by_details.json", details)
     write_json(folder / "scores.json", result)
 
 
-def print_table(results: list[dict]) -> None:
-    """Prints the scores: sets, and for each source of data the categories and their mean, x models."""
-    columns = {}
-    for result in results:
-        cells = {name: cell(entry) for name, entry in result["sets"].items()}
-        for source, categories in result.get("categories", {}).items():
-            for category, entry in categories.items():
-                cells[f"{category} ({source})"] = cell(entry)
-            if categories:
-                cells[f"overall ({source})"] = cell(result["overall"][source])
-        columns[result["name"]] = cells
-    if columns:
-        print("score (standard error), * incomplete; standin: stand-in data, not LongBench's")
-        print(pd.DataFrame(columns).fillna("-").to_string())
+def column(result: dict) -> dict[str, str]:
+    """A model's column of the table: its sets, and for each source of data the categories and their mean."""
+    cells = {name: cell(entry) for name, entry in result["sets"].items()}
+    for source, categories in result.get("categories", {}).items():
+        for category, entry in categories.items():
+            cells[f"{category} ({source})"] = cell(entry)
+        if categories:
+            cells[f"overall ({source})"] = cell(result["overall"][source])
+    return cells
 
 
 def cell(entry: dict) -> str:

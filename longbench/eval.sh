@@ -16,23 +16,20 @@ cd "$(dirname "$0")" || exit 1
 checkpoints=(${CHECKPOINTS:-}) # folders or hub ids
 models=(${MODELS:-})           # names of config/model2path.json
 if [ ${#checkpoints[@]} -eq 0 ] && [ ${#models[@]} -eq 0 ]; then models=(llama2-7b-hf); fi
-datasets=(${DATASETS:-longbench})               # longbench: all 16, with --e its 13; manyshots_trec: all shots
-output_root=${OUTPUT_ROOT:-.}                   # of pred/, pred_e/, pred_trec/
-batch_size=${EVAL_BATCH_SIZE:-16}               # answers decoded together
-tensor_parallel=${TENSOR_PARALLEL:-1}           # GPUs for one model, with --engine vllm
-score=${SCORE:-yes}                             # no: predictions only
-flags=("$@")
+output_root=${OUTPUT_ROOT:-.} # of pred/, pred_e/, pred_trec/
+# DATASETS: longbench has all 16, with --e its 13; manyshots_trec all shots.  TENSOR_PARALLEL: GPUs of a model in vLLM
+flags=(--dataset_name ${DATASETS:-longbench} --output_dir "$output_root" --batch_size "${EVAL_BATCH_SIZE:-16}"
+  --tensor_parallel_size "${TENSOR_PARALLEL:-1}" "$@")
 
 evaluate() { # checkpoints, by the flag in $kind
-  run "${launch[@]}" pred.py "$kind" "$@" --dataset_name "${datasets[@]}" --output_dir "$output_root" \
-    --batch_size "$batch_size" --tensor_parallel_size "$tensor_parallel" ${flags[@]+"${flags[@]}"}
+  run "${launch[@]}" pred.py "$kind" "$@" "${flags[@]}"
 }
 
 kind=--model
 if [ ${#models[@]} -gt 0 ]; then pool "${models[@]}"; fi
 kind=--model_path
 if [ ${#checkpoints[@]} -gt 0 ]; then pool "${checkpoints[@]}"; fi
-if [ "$score" != no ]; then
+if [ "${SCORE:-yes}" != no ]; then # no: predictions only
   OUTPUT_ROOT=$output_root PYTHON=$python bash scripts/score.sh || echo "the scores" >>"$failures"
 fi
 finish

@@ -77,11 +77,12 @@ def choose_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     """{name of the results: checkpoint folder or hub id}. Raises ValueError if a name is unknown or used twice."""
     paths = args.model_path
     if not paths:
-        paths = []
         known = read_config("model2path.json")
+        unknown = set(args.model) - known.keys()
+        if unknown:
+            raise ValueError(f"--model {unknown.pop()} is not in config/model2path.json, which has {' '.join(known)}")
+        paths = []
         for name in args.model:
-            if name not in known:
-                raise ValueError(f"--model {name} is not in config/model2path.json, which has {' '.join(known)}")
             path = known[name]
             if path.startswith(".."):  # relative to this folder
                 path = str((STAGE / path).resolve())
@@ -114,10 +115,7 @@ def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace)
     run.print_rank0(f"{path}: {record['method']}, {engine.name}, {engine.dtype}, window {max_length}")
     if engine.window and max_length > engine.window:
         run.print_rank0(f"WARNING: --max_length {max_length} exceeds the window of {path}, {engine.window} tokens")
-    incomplete = []
-    for dataset in sets:
-        if not predict_set(dataset, engine, record, args):
-            incomplete.append(dataset.name)
+    incomplete = [dataset.name for dataset in sets if not predict_set(dataset, engine, record, args)]
     if incomplete:
         advice = "rerun with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
         raise ValueError(f"{name}: rows of {' '.join(incomplete)} ran out of memory; {advice}")
@@ -137,19 +135,20 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
         "of": len(dataset.rows),
         "max_new_tokens": max_new_tokens,
     }
-    store = open_store(dataset, record, args.output_dir / FOLDERS[dataset.benchmark] / record["name"])
+    folder = args.output_dir / FOLDERS[dataset.benchmark] / record["name"]
+    store = open_store(dataset, record, folder)
     answered = run.broadcast(set(store.open(record | {"n": None})) if run.RANK == 0 else None)
     wanted = draw_rows(len(dataset.rows), args.limit, args.seed)
     missing = [dataset.rows[index] for index in wanted if index not in answered]
-    if answered:
-        run.print_rank0(f"{dataset.name}: {len(wanted) - len(missing)} of {len(wanted)} rows are already answered")
+    found = len(wanted) - len(missing)
+    if found:
+        run.print_rank0(f"{dataset.name}: {found} of {len(wanted)} rows are already answered")
 
     prompts, truncated = build_prompts(missing, engine.tokenizer, record)
     stops = {}
     if base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
         newline = engine.tokenizer("\n", add_special_tokens=False).input_ids[-1]
         stops = {"stop_ids": [newline], "min_new_tokens": 1}
-    first_retry = len(engine.oom_retries)
     for i, answer in answer_all(engine, prompts, max_new_tokens, dataset.name, **stops):
         row = missing[i]
         if answer.error:
@@ -164,7 +163,6 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
         store.append(entry | answer.costs())
     store.close()
     run.barrier()
-    record["oom_retries"] = engine.oom_retries[first_retry:]
     return run.broadcast(finish(store, record) if run.RANK == 0 else None)
 
 
@@ -187,7 +185,8 @@ def open_store(dataset: Dataset, record: dict, folder: Path) -> Store:
     settings["template"] = hashlib.sha256(template(base_set(dataset.name)).encode()).hexdigest()
     index = {row["_id"]: i for i, row in enumerate(dataset.rows)}
     path = folder / f"{dataset.name}.jsonl"
-    return Store(path, settings, key=lambda entry: index[entry["_id"]], record=folder / "runs" / f"{dataset.name}.json")
+    record_path = folder / "runs" / f"{dataset.name}.json"
+    return Store(path, settings, key=lambda entry: index[entry["_id"]], record=record_path)
 
 
 def draw_rows(n: int, limit: int | None, seed: int) -> list[int]:
@@ -200,24 +199,19 @@ def draw_rows(n: int, limit: int | None, seed: int) -> list[int]:
 def finish(store: Store, record: dict) -> bool:
     """Merges the rows of all ranks and writes the record; returns whether every row was answered. For rank 0."""
     rows = pd.DataFrame(store.gather().values(), columns=COST_COLUMNS)
-    n = len(rows)
     seconds = float(rows.seconds.sum())
+    tokens = float(rows.prompt_tokens.sum() + rows.generated_tokens.sum())
     peak = rows.peak_memory_bytes.max()
     results = {
-        "n": n,
+        "n": len(rows),
         "errors": list(store.errors.values()),
         "truncated": int(rows.truncated.sum()),
-        "prompt_tokens": None,
         "seconds": seconds,
-        "tokens_per_second": None,
+        "tokens_per_second": tokens / seconds if seconds else None,
         "peak_memory_bytes": None if pd.isna(peak) else int(peak),
     }
-    if n:
-        lengths = rows.prompt_tokens
-        results["prompt_tokens"] = {"mean": float(lengths.mean()), "max": int(lengths.max())}
-        results["tokens_per_second"] = float(lengths.sum() + rows.generated_tokens.sum()) / seconds
     store.write_record(record | results)
-    print(f"{store.path}: {n} of {record['of']} rows, {seconds:.1f} s", flush=True)
+    print(f"{store.path}: {len(rows)} of {record['of']} rows, {seconds:.1f} s", flush=True)
     return not store.errors
 
 

@@ -33,35 +33,32 @@ def score_set(path: Path, e: bool) -> dict:
     name = path.stem
     base = base_set(name)
     rows = read_predictions(path)
-    row_scores, upstream_scores = [], []
+    same_rule = (base in FIRST_LINE["lceg"]) == (base in FIRST_LINE["upstream"])
+    scores, upstream_scores = [], []
     for number, row in enumerate(rows, 1):
         with errors_of(f"row {number} is not a prediction"):
             check_answers(row)
-            score, upstream = score_row(row, base)
-        row_scores.append(score)
-        upstream_scores.append(upstream)
+            scores.append(score_row(row, base, "lceg"))
+            upstream_scores.append(scores[-1] if same_rule else score_row(row, base, "upstream"))
     run = read_json(path.parent / "runs" / f"{name}.json") or {}
     data = run.get("data", {})
     source = "standin" if name.startswith(STANDIN) else data.get("source", "user")
     expected = official_rows(name, e)
     if source != "official":
         expected = data.get("rows", expected)
-    upstream = summary(upstream_scores)
     lengths = [row["length"] for row in rows]
     return {
         "source": source,
         "expected_n": expected,
         "complete": len(rows) == expected and not run.get("errors"),
         "metric": ALL_SETS[base].metric,
-        **summary(row_scores),
-        "score_upstream": upstream["score"],
-        "interval_95_upstream": upstream["interval_95"],
-        "by_length": by_length(row_scores, lengths),
+        **summary(scores),
+        "score_upstream": 100 * sum(upstream_scores) / len(rows),
+        "by_length": by_length(scores, lengths),
         "empty": sum(not row["pred"].strip() for row in rows),
         "ids": [row.get("_id") for row in rows],
         "lengths": lengths,
-        "row_scores": row_scores,
-        "row_scores_upstream": upstream_scores,
+        "row_scores": scores,
         "seconds": run.get("seconds"),
         "tokens_per_second": run.get("tokens_per_second"),
         "peak_memory_bytes": run.get("peak_memory_bytes"),
@@ -80,25 +77,22 @@ def read_predictions(path: Path) -> list[dict]:
     return list(rows.values())
 
 
-def score_row(row: dict, base: str) -> list[float]:
-    """The scores of a prediction, 0 to 1: by the paper's first-line rule, and by LongBench's."""
+def score_row(row: dict, base: str, rule: str) -> float:
+    """The score of a prediction, 0 to 1. rule: which sets are cut to their first line, a key of FIRST_LINE."""
     metric = METRICS[ALL_SETS[base].metric]
-    first_line = row["pred"].lstrip("\n").split("\n")[0]
-    scores = {}  # by text: both rules often score the same one
-    texts = []
-    for cut_sets in (FIRST_LINE["lceg"], FIRST_LINE["upstream"]):
-        text = first_line if base in cut_sets else row["pred"]
-        if text not in scores:
-            scores[text] = max(metric(text, answer, row["all_classes"]) for answer in row["answers"])
-        texts.append(text)
-    return [scores[text] for text in texts]
+    text = row["pred"]
+    if base in FIRST_LINE[rule]:
+        text = text.lstrip("\n").split("\n")[0]
+    return max(metric(text, answer, row["all_classes"]) for answer in row["answers"])
 
 
 def errors(estimate: Estimate) -> dict:
     """stderr (None for a single row) and interval_95 of a mean, 0 to 100."""
     error = estimate.standard_error
     low, high = estimate.interval()
-    return {"stderr": None if error is None else 100 * error, "interval_95": [100 * low, 100 * high]}
+    if error is not None:
+        error *= 100
+    return {"stderr": error, "interval_95": [100 * low, 100 * high]}
 
 
 def summary(scores: list[float]) -> dict:
@@ -121,25 +115,26 @@ def means(sets: dict[str, dict], source: str, e: bool) -> tuple[dict, dict | Non
 
     A mean is complete if every set that it should have is there and complete; stand-ins: every set that can be made.
     """
-    own = {name: entry for name, entry in sets.items() if entry["source"] == source}
     missing = set(STANDIN_SETS if source == "standin" else LONGBENCH_E if e else SETS)
     members = {category: [] for category in CATEGORIES}
-    for name, entry in own.items():
+    for name, entry in sets.items():
         base = base_set(name)
-        members[SETS[base].category].append(name)
-        if entry["complete"]:
-            missing.discard(base)
+        if entry["source"] == source:
+            members[SETS[base].category].append(name)
+            if entry["complete"]:
+                missing.discard(base)
     incomplete = {SETS[base].category for base in missing}
 
     categories, weights = {}, {}
     for category, names in members.items():
         if names:
-            categories[category] = mean([own[name] for name in names], own, dict.fromkeys(names, 1.0))
+            entries = [sets[name] for name in names]
+            categories[category] = mean(entries, sets, dict.fromkeys(names, 1.0))
             categories[category]["complete"] = category not in incomplete
             weights |= dict.fromkeys(names, 1 / len(names))
     if not categories:
         return {}, None
-    overall = mean(categories.values(), own, weights)
+    overall = mean(categories.values(), sets, weights)
     return categories, overall | {"complete": not missing}
 
 
@@ -149,10 +144,9 @@ def mean(entries, sets: dict[str, dict], weights: dict[str, float]) -> dict:
     weights: {name of a set in `sets`: its weight in this mean}, for the interval.
     """
     row_scores = [sets[name]["row_scores"] for name in weights]
-    estimate = mean_over_tasks(row_scores, list(weights.values()))
     return {
         "score": float(np.mean([entry["score"] for entry in entries])),
-        **errors(estimate),
+        **errors(mean_over_tasks(row_scores, list(weights.values()))),
         "score_upstream": float(np.mean([entry["score_upstream"] for entry in entries])),
         "sets": list(weights),
     }

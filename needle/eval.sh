@@ -13,18 +13,14 @@ cd "$(dirname "$0")" || exit 1
 . ./pool.sh
 
 checkpoints=(${CHECKPOINTS:-meta-llama/Llama-2-7b-hf})
-lengths=(${LENGTHS:-}) # tokens; none: the paper's, evenly spaced from s_len to e_len
-s_len=${S_LEN:-0}
-e_len=${E_LEN:-65536}
-
-haystack=${HAYSTACK:-}              # folder of .txt files, such as the paper's essays; none: a stand-in
 output_root=${OUTPUT_ROOT:-results} # results go to $output_root/<checkpoint's name>/
-figures=${FIGURES:-img}
-batch_size=${EVAL_BATCH_SIZE:-16} # prompts decoded together
-
-flags=(--output_dir "$output_root" --batch_size "$batch_size" --allow_beyond) # lengths beyond a window are measured
-if [ ${#lengths[@]} -gt 0 ]; then flags+=(--lengths "${lengths[@]}"); else flags+=(--s_len "$s_len" --e_len "$e_len"); fi
-if [ -n "$haystack" ]; then flags+=(--haystack_dir "$haystack"); fi
+flags=(--output_dir "$output_root" --batch_size "${EVAL_BATCH_SIZE:-16}" --allow_beyond) # lengths beyond a window, too
+if [ -n "${LENGTHS:-}" ]; then # tokens; none: the paper's, evenly spaced
+  flags+=(--lengths $LENGTHS)
+else
+  flags+=(--s_len "${S_LEN:-0}" --e_len "${E_LEN:-65536}")
+fi
+if [ -n "${HAYSTACK:-}" ]; then flags+=(--haystack_dir "$HAYSTACK"); fi # .txt files, as the paper's essays
 flags+=("$@")
 
 evaluate() { # checkpoints
@@ -32,5 +28,5 @@ evaluate() { # checkpoints
 }
 
 pool "${checkpoints[@]}"
-run "$python" needle_plot.py --results "$output_root" --output_dir "$figures" || echo "the picture" >>"$failures"
+run "$python" needle_plot.py --results "$output_root" --output_dir "${FIGURES:-img}" || echo "the picture" >>"$failures"
 finish

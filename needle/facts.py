@@ -8,8 +8,6 @@ import random
 import re
 from dataclasses import asdict, dataclass
 
-from scoring import contained
-
 CITIES = (
     "Accra Algiers Amman Ankara Antwerp Athens Auckland Bangkok Barcelona Beijing Belgrade Berlin Bogota Boston "
     "Brussels Budapest Cairo Chicago Copenhagen Dakar Damascus Delhi Denver Dublin Edinburgh Florence Geneva "
@@ -65,12 +63,12 @@ STYLES = {
 class Facts:
     """Gives each cell and trial its fact, which depends on nothing else but the seed.
 
-    style: a key of STYLES.  needle, question, answer: the user's fact, or None three times.
+    style: a key of STYLES.  own: the user's fact, instead of the fixed one.
 
-    Raises ValueError if these do not fit together, or if the tokenizer has too few words of one token for passkeys.
+    Raises ValueError if the tokenizer has too few words of one token for passkeys.
     """
 
-    def __init__(self, style: str, needle: str | None, question: str | None, answer: str | None, seed: int, tokenizer):
+    def __init__(self, style: str, own: Fact | None, seed: int, tokenizer):
         self.seed = seed
         self.names = CITIES
         if style == "passkey":
@@ -80,15 +78,9 @@ class Facts:
             self.names = sorted(words)
         self.digits = STYLES[style].digits
         self.drawn = STYLES[style].drawn
-        self.fixed = STYLES[style].fixed
-        if needle or question or answer:
-            if not (needle and question and answer):
-                raise ValueError("give --needle, --question and --answer together; they replace the paper's fact")
-            if not contained(answer, needle):
-                raise ValueError(f"--needle {needle!r} does not contain --answer {answer!r}")
-            self.fixed = Fact(needle, question, answer)
-            if "{key}" in needle or "{number}" in needle:
-                self.drawn, self.fixed = self.fixed, None
+        self.fixed = own or STYLES[style].fixed
+        if own and ("{key}" in own.needle or "{number}" in own.needle):
+            self.drawn, self.fixed = own, None
 
     def settings(self) -> dict:
         return {"fixed": asdict(self.fixed) if self.fixed else None, "drawn": asdict(self.drawn)}
@@ -100,8 +92,8 @@ class Facts:
         rng = random.Random(f"needle {self.seed} {length} {depth:g} {trial}")
         [name] = rng.sample(self.names, 1)
         number = str(rng.randrange(10**self.digits)).zfill(self.digits)
-        texts = []
-        for text in (self.drawn.needle, self.drawn.question, self.drawn.answer):
+        texts = {}
+        for field, text in asdict(self.drawn).items():
             text = text.replace("{name}", name).replace("{key}", name)
-            texts.append(text.replace("{number}", number))
-        return Fact(*texts)
+            texts[field] = text.replace("{number}", number)
+        return Fact(**texts)

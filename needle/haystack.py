@@ -17,7 +17,7 @@ from itertools import cycle, pairwise
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from run import errors_of
+from run import read_text
 
 ESSAYS = (49, 645_142)  # number of files and bytes of the essays that the paper used
 # a full stop and closing quotes before white space; an ideographic full stop; an empty line
@@ -43,21 +43,19 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
 
     Raises ValueError if there is no text in the folder, or a file that is not UTF-8.
     """
-    texts = {}
     if folder is None:
         texts = dict(sorted(topics.items()))
         data = {"source": "standin", "path": "pydoc_data of this Python"}
     else:
-        size = 0
+        texts, size = {}, 0
         for path in sorted(folder.rglob("*.txt"), key=lambda path: path.parts):
-            content = path.read_bytes()
-            size += len(content)
-            with errors_of(f"{path} is not UTF-8 text"):
-                texts[path.relative_to(folder).as_posix()] = content.decode("utf-8-sig").replace("\r\n", "\n")
-        if not "".join(texts.values()).strip():
-            raise ValueError(f"no text in {folder}: --haystack_dir is a folder of .txt files")
-        data = {"source": "official" if (len(texts), size) == ESSAYS else "user", "path": str(folder)}
+            texts[path.relative_to(folder).as_posix()] = read_text(path)
+            size += path.stat().st_size
+        source = "official" if (len(texts), size) == ESSAYS else "user"
+        data = {"source": source, "path": str(folder)}
     content = "".join(f"{name}\0{text}\0" for name, text in texts.items())
+    if not "".join(texts.values()).strip():
+        raise ValueError(f"no text in {folder}: --haystack_dir is a folder of .txt files")
     data["files"] = len(texts)
     data["sha256"] = hashlib.sha256(content.encode()).hexdigest()
     return texts, data
@@ -95,11 +93,13 @@ def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
     if trial == 0:
         return contents
     rng = random.Random(f"haystack {seed} {trial}")
-    [number] = rng.choices(range(len(contents)), weights=list(map(len, contents)))
+    lengths = list(map(len, contents))
+    [number] = rng.choices(range(len(contents)), weights=lengths)
     text = contents[number]
     sentence_end = SENTENCE_END.search(text, rng.randrange(len(text)))
     start = sentence_end.end() if sentence_end else len(text)
-    return [text[start:], *contents[number + 1 :], *contents[:number], text[:start]]
+    others = contents[number + 1 :] + contents[:number]
+    return [text[start:], *others, text[:start]]
 
 
 def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:

@@ -29,7 +29,7 @@ import numpy as np
 import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
 from endpoint import Endpoint
-from facts import STYLES, Facts
+from facts import STYLES, Fact, Facts
 from haystack import Prompts, build_haystack, read_texts, rotate
 from scoring import contained, totals, word_share, write_cell
 from stats import mean_over_grid
@@ -82,7 +82,8 @@ def parse_args() -> argparse.Namespace:
 
 def check_args(args: argparse.Namespace) -> None:
     """Sets `engine` ("transformers", "vllm" or "openai"), `models` (folders, hub ids or a server's name), `test_names`
-    ({model: name of its results}), `lengths` and `depths`. Raises ValueError if flags do not fit together.
+    ({model: name of its results}), `lengths`, `depths` and `fact` (the user's). Raises ValueError if flags do not fit
+    together.
     """
     args.engine = PROVIDERS[args.model_provider]
     check_engine_flags(args, args.engine)
@@ -91,7 +92,8 @@ def check_args(args: argparse.Namespace) -> None:
         if not args.base_url or not args.model_name or len(args.model_path) > 1:
             raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
         args.models = [args.model_name]
-    names = run.name_results([args.test_name] if args.test_name else None, args.models, "--test_name")
+    names = [args.test_name] if args.test_name else None
+    names = run.name_results(names, args.models, "--test_name")
     args.test_names = dict(zip(args.models, names, strict=True))
     paper_lengths = [length for length in LENGTHS if args.s_len <= length <= args.e_len]
     args.lengths = sorted(set(args.lengths or paper_lengths))
@@ -99,7 +101,14 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
     if not all(0 <= depth <= 100 for depth in args.depths):
         raise ValueError("--depths are percent, 0 to 100")
-    args.depths = [int(depth) if depth == int(depth) else depth for depth in sorted(set(args.depths))]
+    depths = sorted(set(args.depths))
+    args.depths = [int(depth) if depth == int(depth) else depth for depth in depths]
+    texts = (args.needle, args.question, args.answer)
+    args.fact = Fact(*texts) if any(texts) else None
+    if args.fact and not all(texts):
+        raise ValueError("give --needle, --question and --answer together; they replace the paper's fact")
+    if args.fact and not contained(args.answer, args.needle):
+        raise ValueError(f"--needle {args.needle!r} does not contain --answer {args.answer!r}")
 
 
 def open_model(model: str, args: argparse.Namespace):
@@ -112,7 +121,6 @@ def open_model(model: str, args: argparse.Namespace):
         return Endpoint(args.base_url, model, args.api_key, tokenizer)
     longest = args.lengths[-1]
     engine = open_engine(args.engine, model, args, longest)
-    engine.api_key = args.api_key  # not needed, but to be masked in the recorded command
     if engine.window and longest > engine.window and not args.allow_beyond:
         advice = "add --allow_beyond to measure it, or leave it out with --e_len"
         raise ValueError(f"length {longest} exceeds the window of {model}, {engine.window} tokens; {advice}")
@@ -144,9 +152,11 @@ def answer_cells(engine, facts: Facts, texts: dict, todo: list[tuple], args: arg
 
     todo: (length in tokens, depth in percent, trial) of each prompt.
     """
+    template = STYLES[args.template].template
+    longest = args.lengths[-1]
     for trial in sorted({trial for _, _, trial in todo}):
-        haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), args.lengths[-1])
-        builder = Prompts(engine.tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
+        haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), longest)
+        builder = Prompts(engine.tokenizer, haystack, template, args.max_new_tokens)
         entries, prompts = [], []
         for length, depth, number in todo:
             if number == trial:
@@ -155,23 +165,23 @@ def answer_cells(engine, facts: Facts, texts: dict, todo: list[tuple], args: arg
                 cell = {"length": length, "depth": depth, "trial": trial}
                 entries.append(cell | vars(fact) | {"prompt_tokens": len(ids)})
                 prompts.append(ids)
-        for i, answer in answer_all(engine, prompts, args.max_new_tokens, f"trial {trial + 1} of {args.trials}"):
-            entry = entries[i]
+        label = f"trial {trial + 1} of {args.trials}"
+        for i, answer in answer_all(engine, prompts, args.max_new_tokens, label):
+            entry = entries[i] | answer.costs()
+            entry["utc"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
             if answer.error:
                 entry["error"] = answer.error
             else:
                 entry["response"] = answer.text
                 entry["score"] = word_share(entry["answer"], answer.text)
                 entry["exact"] = contained(entry["answer"], answer.text)
-            entry |= answer.costs()
-            entry["utc"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
             store.append(entry)
 
 
 def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: dict) -> None:
     """Answers the grid for one checkpoint and writes its cell files."""
     engine = open_model(model, args)
-    facts = Facts(args.template, args.needle, args.question, args.answer, args.seed, engine.tokenizer)
+    facts = Facts(args.template, args.fact, args.seed, engine.tokenizer)
     record = {
         "protocol": args.protocol,
         "seed": args.seed,
@@ -185,7 +195,8 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
     answered = run.broadcast(set(store.open(record)) if run.RANK == 0 else None)
     requested = list(product(args.lengths, args.depths, range(args.trials)))
     todo = [key for key in requested if key not in answered]
-    run.print_rank0(f"{folder}: {len(requested) - len(todo)} of {len(requested)} answers are there")
+    found = len(requested) - len(todo)
+    run.print_rank0(f"{folder}: {found} of {len(requested)} answers are there")
     answer_cells(engine, facts, texts, todo, args, store)
     store.close()
     run.barrier()
@@ -204,13 +215,15 @@ def report(folder: Path, entries: list[dict], record: dict) -> None:
         write_cell(folder, trials, record)
         score_CT.append([trial.get("score", math.nan) for trial in trials])
     n, _, exact = totals(entries)
+    failed = len(entries) - n
     if n:
-        mean = mean_over_grid(score_CT, drawn_text=True)
-        low, high = mean.interval()
-        print(f"{folder}: score {mean.mean_M[0]:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}", flush=True)
-    if n < len(entries):
-        failed = f"{len(entries) - n} of {len(entries)} prompts ran out of memory; the others are recorded"
-        raise ValueError(f"{failed}. Rerun with a smaller --prefill_chunk or with --cache_on_cpu to retry them")
+        estimate = mean_over_grid(score_CT, drawn_text=True)
+        mean = estimate.mean_M[0]
+        low, high = estimate.interval()
+        print(f"{folder}: score {mean:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}", flush=True)
+    if failed:
+        advice = "Rerun with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
+        raise ValueError(f"{failed} of {len(entries)} prompts ran out of memory; the others are recorded. {advice}")
 
 
 def main() -> None:

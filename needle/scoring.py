@@ -27,7 +27,8 @@ def words(text: str) -> list[str]:
 def word_share(answer: str, response: str) -> float:
     """Share of the answer's distinct words that the response has, 0 to 1."""
     expected = set(words(answer))
-    found = set(words(response)) | set(words(NUMBER_EDGE.sub(" ", response)))
+    found = set(words(response))
+    found.update(words(NUMBER_EDGE.sub(" ", response)))
     return len(expected & found) / len(expected)
 
 
@@ -48,7 +49,8 @@ def lceg_overlap(answer: str, response: str) -> float:
     answer, repeated ones counted. The paper's answer has "a" twice in 12 words, so it reaches 11/12.
     """
     expected = answer.lower().split()
-    return len(set(expected) & set(response.lower().split())) / len(expected)
+    found = response.lower().split()
+    return len(set(expected) & set(found)) / len(expected)
 
 
 def rouge1_f(reference: str, response: str) -> float:
@@ -71,7 +73,7 @@ def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
     """Writes the result file of one cell.
 
     entries: its trials, answered or failed, in order.  run: what all cells share. Several trials have texts of their
-    own, the same in all cells (haystack.rotate); then they are the sampled units of a mean over cells.
+    own (`drawn_text`), the same in all cells (haystack.rotate); then they are the sampled units of a mean over cells.
     """
     n, score, exact = totals(entries)
     first = entries[0]
@@ -92,19 +94,15 @@ def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
         "rate": exact / n if n else None,
         "rate_interval_95": wilson(exact, n) if n else None,
         "drawn_text": len(entries) > 1,
-        "sampled_unit": "trial" if len(entries) > 1 else "cell",
     }
     if run["protocol"] == "lceg":
         result |= {"lceg_overlap": None, "lceg_rouge1_f_x10": None}
         if response is not None:
             result["lceg_overlap"] = lceg_overlap(first["answer"], response)
             result["lceg_rouge1_f_x10"] = 10 * rouge1_f(first["needle"], response)
-    result["trials"] = []
-    for entry in entries:
-        trial = entry.copy()
-        del trial["length"], trial["depth"]  # the same in all trials
-        result["trials"].append(trial)
+    result["trials"] = entries
     result["prompt_tokens"] = first["prompt_tokens"]
-    result["peak_memory_bytes"] = max(entry["peak_memory_bytes"] or 0 for entry in entries) or None
-    name = f"{folder.name}_len_{first['length']}_depth_{round(first['depth'] * 100)}_results.json"
-    write_json(folder / name, result | run)
+    peak = max(entry["peak_memory_bytes"] or 0 for entry in entries)
+    result["peak_memory_bytes"] = peak or None
+    length, depth = first["length"], round(first["depth"] * 100)
+    write_json(folder / f"{folder.name}_len_{length}_depth_{depth}_results.json", result | run)

@@ -46,7 +46,7 @@ select_model() { # model: sets MODEL_PATH, TOKENIZER_PATH, framework (the same f
     MODEL_PATH=$1
     [ -d "$1" ] || [ ! -d "$MODEL_DIR/$1" ] || MODEL_PATH=$MODEL_DIR/$1
     [ ! -d "$MODEL_PATH" ] || name=$(cd "$MODEL_PATH" && pwd -P)
-    name=$(basename "$name")
+    name=$(result_name "$name")
   fi
   framework=${framework:-${MODEL_FRAMEWORK:-hf}}
   TOKENIZER_PATH=${tokenizer:-${TOKENIZER_PATH:-$MODEL_PATH}}
@@ -70,12 +70,10 @@ evaluate() { # models
     select_model "$model"
     names+=("$name") paths+=("$MODEL_PATH")
   done
-  local command=("${launch[@]}" pred/call_api.py --data_dir "$folder/data" --save_dir "$folder/pred"
-    --benchmark "$benchmark" --task "$tasks" --max_seq_length "${SEQ_LENGTHS[@]}" --model_name "${names[@]}"
-    --model_name_or_path "${paths[@]}" --server_type "$framework")
-  if [ "$framework" = vllm ]; then command+=(--tensor_parallel_size "${TENSOR_PARALLEL:-1}"); fi
-  if [ -n "${EVAL_BATCH_SIZE:-}" ]; then command+=(--batch_size "$EVAL_BATCH_SIZE"); fi
-  run "${command[@]}" ${flags[@]+"${flags[@]}"}
+  run "${launch[@]}" pred/call_api.py --data_dir "$folder/data" --save_dir "$folder/pred" \
+    --benchmark "$benchmark" --task "$tasks" --max_seq_length "${SEQ_LENGTHS[@]}" --model_name "${names[@]}" \
+    --model_name_or_path "${paths[@]}" --server_type "$framework" --batch_size "${EVAL_BATCH_SIZE:-16}" \
+    --tensor_parallel_size "${TENSOR_PARALLEL:-1}" ${flags[@]+"${flags[@]}"}
 }
 pool "${models[@]}"
 

@@ -75,10 +75,6 @@ def test_random_texts_score_as_in_the_published_code(published):
             assert metrics.code_sim(prediction, "x = 1") == published.code_sim_score(prediction, "x = 1")
 
 
-def test_rouge_of_a_sentence_on_which_the_published_code_fails(published):
-    text = " ".join(f"w{i}" for i in range(1200))
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(1000)
-    assert published.rouge_score(text, "w0") == 0.0  # RecursionError
-    sys.setrecursionlimit(limit)
-    assert metrics.rouge_l(text, "w0") == pytest.approx(2 / 1201)
+def test_rouge_of_a_sentence_on_which_the_published_code_fails():
+    """Python's default recursion limit is 1,000."""
+    assert metrics.rouge_l(" ".join(f"w{i}" for i in range(1200)), "w0") == pytest.approx(2 / 1201)

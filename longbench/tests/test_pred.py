@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import weakref
 
 import pytest
 import torch
@@ -38,8 +37,11 @@ def whole(base, data, tmp_path_factory):
 
 
 @pytest.fixture
-def run(call, base, data):
-    return lambda *flags: call(pred.main, "--model_path", base, "--data_dir", data, *flags)
+def run(call, base, data, tmp_path):
+    """run(flags...) calls pred.py for the tiny model; its output and errors. Flags given again win."""
+    return lambda *flags: call(
+        pred.main, "--model_path", base, "--data_dir", data, "--output_dir", tmp_path, "--dataset_name", *flags
+    )
 
 
 def content(root) -> dict[str, list[dict]]:
@@ -51,8 +53,8 @@ def content(root) -> dict[str, list[dict]]:
     return files
 
 
-def record_of(root, name: str, folder: str = "pred", model: str = "tiny") -> dict:
-    return json.loads((root / folder / model / "runs" / f"{name}.json").read_text())
+def record_of(root, name: str, model: str = "tiny") -> dict:
+    return json.loads((root / NAMES[name] / model / "runs" / f"{name}.json").read_text())
 
 
 def test_rows_and_record(whole, data):
@@ -64,7 +66,7 @@ def test_rows_and_record(whole, data):
             assert list(row)[:4] == ["pred", "answers", "all_classes", "length"]  # the paper's
             assert all(row[key] == source[key] for key in list(row)[1:4])
             assert row["prompt_tokens"] + new_tokens <= WINDOW
-        record = record_of(whole, name, folder)
+        record = record_of(whole, name)
         assert record["n"] == record["of"] == len(rows)
         assert 0 < record["truncated"] == sum(row["truncated"] for row in rows) < len(rows)
         assert record["seconds"] == pytest.approx(sum(row["seconds"] for row in rows)) and record["errors"] == []
@@ -76,9 +78,10 @@ def test_samsums_answers_are_those_of_longbenchs_call(whole, base, data):
     newline = tokenizer("\n", add_special_tokens=False).input_ids[-1]
     flags = {"max_new_tokens": 128, "do_sample": False, "eos_token_id": [tokenizer.eos_token_id, newline]}
     sources = {row["_id"]: row for row in read_rows(data / "standin_samsum.jsonl")}
-    rows = [row for row in read_rows(whole / "pred" / "tiny" / "standin_samsum.jsonl") if not row["truncated"]]
     ended = 0
-    for row in rows:
+    for row in read_rows(whole / "pred" / "tiny" / "standin_samsum.jsonl"):
+        if row["truncated"]:
+            continue
         source = sources[row["_id"]]
         text = template("samsum").format(context=source["context"], input=source["input"])
         ids = tokenizer(text, return_tensors="pt").input_ids
@@ -98,7 +101,7 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(whole, base, data,
         if store.path.read_text().count("\n") == 7:
             raise ValueError("stopped")
 
-    flags = ["--dataset_name", *NAMES, "--output_dir"]
+    flags = [*NAMES, "--output_dir"]
     with monkeypatch.context() as patch:
         patch.setattr(pred.Store, "append", stop_at_the_seventh)
         assert run(*flags, stopped)[1]
@@ -108,7 +111,7 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(whole, base, data,
     shutil.copytree(stopped, sharded)
 
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "pred.py"]
-    tiny.python(*launch, "--model_path", base, "--data_dir", data, *flags, sharded)
+    tiny.python(*launch, "--model_path", base, "--data_dir", data, "--dataset_name", *flags, sharded)
     out, errors = run(*flags, stopped)
     assert not errors and "7 of 24 rows are already answered" in out
     assert content(stopped) == content(sharded) == content(whole)
@@ -117,29 +120,16 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(whole, base, data,
     assert not run(*flags, stopped)[1] and rows.read_bytes() == before
 
 
-def test_several_checkpoints_are_answered_by_one_process(whole, base, call, data, monkeypatch, tmp_path):
+def test_several_checkpoints_are_answered_by_one_process(whole, base, run, tmp_path):
     other = shutil.copytree(base, tmp_path / "other")
-    models, alive = [], []
-    load_model = transformers_engine.load_model
-
-    def load(*args):
-        alive.append(sum(model() is not None for model in models))
-        model = load_model(*args)
-        models.append(weakref.ref(model))
-        return model
-
-    monkeypatch.setattr(transformers_engine, "load_model", load)
-    flags = ["--data_dir", data, "--output_dir", tmp_path, "--dataset_name", "standin_trec_5shots"]
-    errors = call(pred.main, "--model_path", base, tmp_path / "absent", other, *flags)[1]
+    errors = run("standin_trec_5shots", "--model_path", base, tmp_path / "absent", other)[1]
     assert len(errors) == 2 and "absent" in errors[0]  # the others are still evaluated
-    assert alive == [0, 0]  # a model is freed before the next is loaded
     first, second = (content(tmp_path)[f"pred_trec/{name}/standin_trec_5shots.jsonl"] for name in ("tiny", "other"))
     assert first == second == content(whole)["pred_trec/tiny/standin_trec_5shots.jsonl"]
-    assert "need as many different names" in call(pred.main, "--model_path", base, base, *flags)[1][-1]
 
 
 def test_a_larger_limit_adds_rows_and_other_settings_start_again(run, tmp_path):
-    flags = ["--output_dir", tmp_path, "--dataset_name", "standin_multifieldqa_en", "--max_new_tokens", 4, "--limit"]
+    flags = ["standin_multifieldqa_en", "--max_new_tokens", 4, "--limit"]
     path = tmp_path / "pred" / "tiny" / "standin_multifieldqa_en.jsonl"
     assert "9 of 24 rows" in run(*flags, 9)[0]
     few = path.read_text().splitlines()
@@ -154,7 +144,7 @@ def test_a_larger_limit_adds_rows_and_other_settings_start_again(run, tmp_path):
 
 
 def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
-    flags = ["--output_dir", tmp_path, "--dataset_name", "standin_trec_5shots", "standin_samsum"]
+    flags = ["standin_trec_5shots", "standin_samsum"]
     generate_ids = transformers_engine.Transformers.generate_ids
 
     def small(self, prompts, *args):
@@ -165,7 +155,7 @@ def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(transformers_engine.Transformers, "generate_ids", small)
         out, errors = run(*flags)
-    record = record_of(tmp_path, "standin_trec_5shots", "pred_trec")
+    record = record_of(tmp_path, "standin_trec_5shots")
     failed = len(record["errors"])
     assert 0 < failed < 12 and record["n"] == 12 - failed and "12 of 12 rows" in out  # samsum's
     assert "rows of standin_trec_5shots ran out of memory" in errors[-1]
@@ -175,28 +165,24 @@ def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--dataset_name", "standin_samsum", "lsht"], "unknown set lsht"),
-        (["--max_length", 128, "--dataset_name", "standin_samsum"], "a window of 128 tokens has no room"),
-        (["--engine", "vllm", "--dataset_name", "standin_samsum"], "vLLM is not installed"),
-        (["--model", "a", "b"], "1 checkpoints need as many different names"),
-        (["--limit", 0], "--limit: 0: must be at least 1"),
+        (["lsht"], "unknown set lsht"),
+        (["standin_samsum", "--max_length", 128], "a window of 128 tokens has no room"),
+        (["standin_samsum", "--engine", "vllm"], "vLLM is not installed"),
+        (["standin_samsum", "--model", "a", "b"], "1 checkpoints need as many different names"),
     ],
 )
 def test_bad_input_gives_an_error(run, tmp_path, flags, message):
-    assert message in run("--output_dir", tmp_path, *flags)[1][-1]
+    assert message in run(*flags)[1][-1]
     assert not list(tmp_path.glob("pred/*/*.jsonl"))
 
 
-def test_changed_rows_are_answered_again_and_a_second_process_waits(base, call, data, tmp_path, monkeypatch):
-    flags = ["--model_path", base, "--data_dir", tmp_path, "--output_dir", tmp_path, "--max_new_tokens", 1]
-    flags += ["--dataset_name", "standin_trec_5shots"]
+def test_changed_rows_are_answered_again(run, data, tmp_path):
+    flags = ["standin_trec_5shots", "--data_dir", tmp_path, "--max_new_tokens", 1]
     rows = read_rows(data / "standin_trec_5shots.jsonl")
     path = write_rows(tmp_path / "standin_trec_5shots.jsonl", rows)
-    second = tiny.start_second(monkeypatch, pred.Store, "append", "pred.py", *flags)
-    assert not call(pred.main, *flags)[1]
-    assert "12 of 12 rows are already answered" in second[0].communicate()[0] and second[0].returncode == 0
+    assert not run(*flags)[1]
     write_rows(path, [rows[0] | {"context": "changed"}, *rows[1:]])
-    assert "moved to old/ (other data)" in call(pred.main, *flags)[0]
+    assert "moved to old/ (other data)" in run(*flags)[0]
 
 
 # --- names and launchers
@@ -206,7 +192,7 @@ def test_names_of_config(base, call, data, monkeypatch, tmp_path):
     monkeypatch.setattr(pred, "read_config", config.get)
     flags = ["--data_dir", data, "--output_dir", tmp_path, "--dataset_name", "standin_trec_5shots", "--limit", 1]
     assert not call(pred.main, "--model", "mine", *flags)[1]
-    record = record_of(tmp_path, "standin_trec_5shots", "pred_trec", "mine")
+    record = record_of(tmp_path, "standin_trec_5shots", "mine")
     assert (record["max_length"], record["model"], record["name"]) == (256, str(base), "mine")
 
 

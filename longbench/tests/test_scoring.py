@@ -1,7 +1,6 @@
 """From predictions on disk to scores: first-line rules, files, intervals, means, and whatever can be invalid."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -27,12 +26,17 @@ def row(name: str, i: int, pred: str | None = None, **changes) -> dict:
     return fields | {"length": 1000 * (i % 20), "_id": f"{name}-{i}"} | changes
 
 
-def write(root, name: str, rows: list, benchmark: str = "longbench", **run):
-    """Writes predictions of the model `m`; run: keys of the record beside an official set's."""
-    folder = root / FOLDERS[benchmark] / "m"
-    write_rows(folder / f"{name}.jsonl", rows)
-    record = {"data": {"source": "official", "rows": len(rows)}, "limit": None, "checkpoint": "c", **run}
-    write_rows(folder / "runs" / f"{name}.json", [record])
+@pytest.fixture
+def write(tmp_path):
+    """write(name, rows) writes predictions of the model `m`; run: keys of the record beside an official set's."""
+
+    def write(name: str, rows: list, benchmark: str = "longbench", **run):
+        folder = tmp_path / FOLDERS[benchmark] / "m"
+        write_rows(folder / f"{name}.jsonl", rows)
+        record = {"data": {"source": "official", "rows": len(rows)}, "limit": None, "checkpoint": "c", **run}
+        write_rows(folder / "runs" / f"{name}.json", [record])
+
+    return write
 
 
 @pytest.fixture
@@ -40,23 +44,22 @@ def score(call, tmp_path):
     return lambda *flags, script="eval.py": call(scorer.main, "--output_dir", tmp_path, *flags, script=script)
 
 
-def read(path) -> dict:
-    return json.loads(path.read_text(), parse_constant=lambda value: pytest.fail(f"{path} has {value}"))
+def read(folder, name: str = "scores.json") -> dict:
+    return json.loads((folder / "m" / name).read_text(), parse_constant=lambda value: pytest.fail(value))
 
 
 @pytest.mark.parametrize(("pred", "expected"), [(None, 100.0), ("", 0.0)])
-def test_an_oracle_scores_100_and_a_mute_0_in_every_set(pred, expected, tmp_path, score):
+def test_an_oracle_scores_100_and_a_mute_0_in_every_set(pred, expected, tmp_path, write, score):
     names = {"longbench": SETS, "longbench_e": LONGBENCH_E, "trec": ("trec_1000shots", "trec_1shots", "trec_25shots")}
     for benchmark, sets in names.items():
         for name in sets:
             n = official_rows(name, benchmark == "longbench_e")
-            write(tmp_path, name, [row(name, i, pred) for i in range(n)], benchmark)
+            write(name, [row(name, i, pred) for i in range(n)], benchmark)
     for out, errors in (score(), score("--e"), score(script="eval_trec.py")):
         assert not errors and ")*" not in out
 
-    folder = tmp_path / "pred" / "m"
-    assert read(folder / "result.json") == dict.fromkeys(SETS, expected)
-    scores = read(folder / "scores.json")
+    assert read(tmp_path / "pred", "result.json") == dict.fromkeys(SETS, expected)
+    scores = read(tmp_path / "pred")
     overall = scores["overall"]["official"]
     assert overall["score"] == pytest.approx(expected, abs=1e-5) and overall["complete"]
     assert scores["overall"]["standin"] is None and list(scores["categories"]["official"]) == list(CATEGORIES)
@@ -66,19 +69,19 @@ def test_an_oracle_scores_100_and_a_mute_0_in_every_set(pred, expected, tmp_path
         assert (low, high)[expected > 0] == pytest.approx(expected, abs=1e-5) and 0.5 < high - low < 4
         assert entry["n"] == entry["expected_n"] == official_rows(name) and entry["complete"]
         assert entry["empty"] == (0 if expected else entry["n"])
-    e = read(tmp_path / "pred_e" / "m" / "result.json")
+        assert all(part["interval_95"][0] < part["interval_95"][1] for part in entry["by_length"].values())
+    e = read(tmp_path / "pred_e", "result.json")
     assert e == {name: {"0-4k": expected, "4-8k": expected, "8k+": expected} for name in LONGBENCH_E}
-    trec = read(tmp_path / "pred_trec" / "m" / "result.json")
+    trec = read(tmp_path / "pred_trec", "result.json")
     assert list(trec.items()) == [(f"trec_{shots}shots", expected) for shots in (1, 25, 1000)]
-    low, high = overall["interval_95"]
-    assert low < high and all(part["interval_95"][0] < part["interval_95"][1] for part in entry["by_length"].values())
 
 
 def test_the_first_line_counts_by_the_papers_rule_and_by_longbenchs():
     """A base model continues after a right answer: which sets are cut by which rule."""
     for name, official in SETS.items():
         right, _ = RIGHT[official.metric]
-        ours, upstream = scoring.score_row(row(name, 0, f"\n\n{right.strip()}\nDish 3 and more words"), name)
+        continued = row(name, 0, f"\n\n{right.strip()}\nDish 3 and more words")
+        ours, upstream = (scoring.score_row(continued, name, rule) for rule in ("lceg", "upstream"))
         if name not in ("trec", "triviaqa", "samsum") and official.metric in ("qa_f1", "count", "retrieval"):
             assert ours == 1 > upstream, name  # only the paper cuts
         elif official.metric == "rouge" and name != "samsum":
@@ -92,40 +95,39 @@ def test_predictions_of_the_papers_code_and_its_result_files(tmp_path, score):
     rows = [row("hotpotqa", i, "Ada Bell" if i % 3 else "Ada", length=n) for i, n in enumerate(lengths)]
     for r in rows:
         del r["_id"]
-    folder = tmp_path / "pred" / "m"
-    write_rows(folder / "hotpotqa.jsonl", rows)
+    write_rows(tmp_path / "pred" / "m" / "hotpotqa.jsonl", rows)
     out, errors = score()
     assert "hotpotqa.jsonl: 8 rows, not 200" in errors[0] and "overall (user)" in out
-    by_length = read(folder / "result_by_length.json")["hotpotqa"]
+    by_length = read(tmp_path / "pred", "result_by_length.json")["hotpotqa"]
     buckets = ["0-4k", "4-8k", "8-16k", "16-32k", "4k+"]
     assert list(by_length) == [*buckets, *(f"#{bucket}" for bucket in buckets), "total_score"]
     assert [by_length[f"#{bucket}"] for bucket in buckets] == [2, 3, 2, 1, 5]
     expected = [2 / 3 if i % 3 == 0 else 1.0 for i in range(8)]  # "Ada" for "Ada Bell": 2 * 1 * 0.5 / 1.5
-    assert by_length["total_score"] == read(folder / "result.json")["hotpotqa"] == round(100 * sum(expected) / 8, 2)
-    details = read(folder / "result_by_details.json")["hotpotqa"]
+    total = read(tmp_path / "pred", "result.json")["hotpotqa"]
+    assert by_length["total_score"] == total == round(100 * sum(expected) / 8, 2)
+    details = read(tmp_path / "pred", "result_by_details.json")["hotpotqa"]
     assert details["length"] == lengths and details["score"] == pytest.approx(expected) and len(details["_id"]) == 8
 
 
-def test_stand_ins_never_mix_with_official_sets(tmp_path, score):
-    write(tmp_path, "lcc", [row("lcc", i) for i in range(500)])
+def test_stand_ins_never_mix_with_official_sets(tmp_path, write, score):
+    write("lcc", [row("lcc", i) for i in range(500)])
     for name in STANDIN_SETS:
-        rows = [row(name, i, "") for i in range(30)]
-        write(tmp_path, f"standin_{name}", rows, data={"source": "standin", "rows": 30})
+        write(f"standin_{name}", [row(name, i, "") for i in range(30)], data={"source": "standin", "rows": 30})
     out, errors = score()
-    scores = read(tmp_path / "pred" / "m" / "scores.json")
+    scores = read(tmp_path / "pred")
     official, standin = scores["overall"]["official"], scores["overall"]["standin"]
     assert not errors and official["score"] == 100 and standin["score"] == 0 and standin["complete"]
     code = scores["categories"]["official"]["code"]
     assert code["sets"] == ["lcc"] and not code["complete"]  # repobench-p is missing
-    assert re.search(r"\noverall \(official\) +100\.0 ", out) and re.search(r"\noverall \(standin\) +0\.0 ", out)
+    assert "overall (official)" in out and "overall (standin)" in out
 
 
-def test_means_are_of_sets_then_of_categories_with_a_narrower_interval(tmp_path, score):
+def test_means_are_of_sets_then_of_categories_with_a_narrower_interval(tmp_path, write, score):
     rng = np.random.default_rng(2)
     for i, name in enumerate(["hotpotqa", "2wikimqa", "musique", "lcc"]):
-        write(tmp_path, name, [row(name, k, None if rng.random() < 0.2 * (i + 1) else "") for k in range(200)])
+        write(name, [row(name, k, None if rng.random() < 0.2 * (i + 1) else "") for k in range(200)])
     score()
-    scores = read(tmp_path / "pred" / "m" / "scores.json")
+    scores = read(tmp_path / "pred")
     sets = [entry["score"] for entry in scores["sets"].values()]
     mean, overall = scores["categories"]["official"]["multi-doc"], scores["overall"]["official"]
     assert mean["score"] == pytest.approx(np.mean(sets[:3])) and mean["complete"]
@@ -139,42 +141,32 @@ def test_means_are_of_sets_then_of_categories_with_a_narrower_interval(tmp_path,
         assert low < entry["score"] < high and high - low == pytest.approx(2 * 1.96 * entry["stderr"], rel=0.05)
 
 
-def test_invalid_predictions_are_reported_and_the_rest_is_scored(tmp_path, score):
+def test_invalid_predictions_are_reported_and_the_rest_is_scored(tmp_path, write, score):
     data = {"source": "official", "rows": 200}
     good = [row("musique", i) for i in range(200)]
-    write(tmp_path, "musique", good)
-    write(tmp_path, "qasper", ["{not json", *(row("qasper", i) for i in range(199))], data=data)
-    write(tmp_path, "trec", [row("trec", i, all_classes=None) for i in range(200)])
-    write(tmp_path, "passage_retrieval_en", [row("lcc", i) for i in range(200)])
-    write(tmp_path, "nonsense", good)
-    write(tmp_path, "2wikimqa", good[:20], data=data, limit=20)
-    write(tmp_path, "narrativeqa", [row("narrativeqa", 0, "wrong"), *(row("narrativeqa", i) for i in range(200))])
-    write(tmp_path, "lcc", [row("lcc", i) for i in range(500)], checkpoint="another")
+    write("musique", good)
+    write("qasper", ["{not json", *(row("qasper", i) for i in range(199))], data=data)
+    write("trec", [row("trec", i, all_classes=None) for i in range(200)])
+    write("passage_retrieval_en", [row("lcc", i) for i in range(200)])
+    write("nonsense", good)
+    write("hotpotqa", ["[" * 100_000, row("hotpotqa", 0, pred=None) | {"pred": None}])
+    write("2wikimqa", good[:20], data=data, limit=20)
+    write("narrativeqa", [row("narrativeqa", 0, "wrong"), *(row("narrativeqa", i) for i in range(200))])
+    write("lcc", [row("lcc", i) for i in range(500)], checkpoint="another")
     _, errors = score("--models", "m", "absent")
     for part in [
         "qasper.jsonl: 199 rows, not 200",
         "trec.jsonl: row 1 is not a prediction: TypeError",
         "passage_retrieval_en.jsonl: row 1 is not a prediction: the answer ' return x'",
         "nonsense.jsonl: unknown set nonsense",
+        "hotpotqa.jsonl: row 1 is not a prediction",
         "the sets have different values of checkpoint",
         f"no predictions {tmp_path / 'pred' / 'absent'}",
-        "6 problems",
+        "7 problems",
     ]:
         assert sum(part in error for error in errors) == 1, (part, errors)
-    assert len(errors) == 7
-    sets = read(tmp_path / "pred" / "m" / "scores.json")["sets"]
+    assert len(errors) == 8
+    sets = read(tmp_path / "pred")["sets"]
     assert sets["musique"]["score"] == sets["narrativeqa"]["score"] == 100 and sets["narrativeqa"]["n"] == 200
     assert not sets["qasper"]["complete"] and not sets["2wikimqa"]["complete"] and sets["lcc"]["complete"]
     assert score("--output_dir", tmp_path / "empty")[1][-1].startswith("error: no predictions")
-
-
-FIELDS = [{"answers": "return"}, {"length": float("nan")}, {"pred": None}, {"pred": "\ud800"}]
-
-
-@pytest.mark.parametrize("fields", FIELDS)
-def test_one_odd_line_does_not_stop_the_scores_of_others(tmp_path, score, fields):
-    write(tmp_path, "lcc", ["[" * 100_000, row("lcc", 0, **fields)])
-    write(tmp_path, "musique", [row("musique", i) for i in range(200)])
-    _, errors = score()
-    assert f"{tmp_path}/pred/m/lcc.jsonl" in errors[0] and "1 problems, listed above" in errors[-1]
-    assert read(tmp_path / "pred" / "m" / "result.json")["musique"] == 100

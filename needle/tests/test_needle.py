@@ -20,10 +20,8 @@ from needle_in_haystack import DEPTHS, LENGTHS
 from stats import mean_over_grid
 from transformers_engine import Transformers
 
-LCEG_KEYS = (
-    "model", "context_length", "depth_percent", "version", "needle", "model_response", "score",
-    "test_duration_seconds", "test_timestamp_utc",
-)  # fmt: skip
+LCEG_KEYS = ["model", "context_length", "depth_percent", "version", "needle", "model_response", "score"]
+LCEG_KEYS += ["test_duration_seconds", "test_timestamp_utc"]
 COSTS = (*LCEG_KEYS[-2:], "peak_memory_bytes", "command", "processes", "seconds", "utc", "prefilled_tokens")
 
 
@@ -85,21 +83,20 @@ def test_an_oracle_scores_1_and_a_silent_model_0(run, base, tmp_path):
     out = run(f"{flags} oracle", FakeEngine(base, oracle))
     assert "score 1.000" in out and "exact 60/60" in out and "stand-in data" in out
     for result in read_results(tmp_path / "oracle").values():
-        assert (result["score"], result["rate"], result["n"], result["exact"]) == (1, 1, 3, 3)
+        assert result["score"] == result["rate"] == 1 and result["n"] == result["exact"] == 3
         assert result["rate_interval_95"] == pytest.approx([0.43849, 1.0], abs=1e-4)  # Wilson, 3 of 3
-        assert tuple(result)[:9] == LCEG_KEYS and result["data"]["source"] == "standin"
+        assert list(result)[:9] == LCEG_KEYS and result["data"]["source"] == "standin"
         assert result["needle"] == PAPER.needle and result["model_response"] == PAPER.answer
         assert result["lceg_overlap"] == pytest.approx(11 / 12) and 6 < result["lceg_rouge1_f_x10"] < 10
     for result in read_results(tmp_path / "silent").values():
-        assert (result["score"], result["rate"], result["lceg_overlap"], result["lceg_rouge1_f_x10"]) == (0, 0, 0, 0)
+        assert result["score"] == result["rate"] == result["lceg_overlap"] == result["lceg_rouge1_f_x10"] == 0
 
 
 def test_documented_command(run, base, tmp_path):
     assert LENGTHS[:4] == [1000, 4256, 7513, 10769] and LENGTHS[19] == 62872 and len(LENGTHS) == 40
     assert DEPTHS == [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
     flags = f"-s 0 --e_len 1500 --model_provider LLaMA --model_path {base} --test_name NTK-32k --allow_beyond"
-    run(f"{flags} --max_new_tokens 3 --output_dir {tmp_path} --api_key sesame --trials 2")
-    assert "sesame" not in "".join(path.read_text() for path in (tmp_path / "NTK-32k").iterdir())
+    run(f"{flags} --max_new_tokens 3 --output_dir {tmp_path} --trials 2")
     names = {f"NTK-32k_len_1000_depth_{100 * depth}_results.json" for depth in DEPTHS}
     assert {path.name for path in (tmp_path / "NTK-32k").glob("[!.]*")} == {*names, "answers.jsonl", "run.json"}
     cells = read_results(tmp_path / "NTK-32k").values()
@@ -121,7 +118,7 @@ def test_trials_have_texts_of_their_own_and_are_what_the_interval_resamples(run,
     score_CT = [[trial["score"] for trial in cell["trials"]] for cell in cells.values()]
     low, high = mean_over_grid(score_CT, drawn_text=True).interval()
     assert f"score {np.mean(score_CT):.3f} [{low:.3f}, {high:.3f}]" in out
-    assert all(cell["drawn_text"] and cell["sampled_unit"] == "trial" for cell in cells.values())
+    assert all(cell["drawn_text"] for cell in cells.values())
 
 
 def test_a_server_answers_like_a_model(run, base, tmp_path, monkeypatch):
@@ -183,7 +180,7 @@ def test_larger_grids_reuse_answers_and_other_settings_start_again(run, base, tm
     assert len(larger.asked) == 1 + 3 + 6  # depth 50 is new; 0 and 100 at 1000 tokens were there
     cells = read_results(folder)
     assert len(cells) == 10 + 1 + 3  # the cells of the first grid as well
-    assert [cells[1000, depth]["sampled_unit"] for depth in (11, 50)] == ["cell", "trial"]
+    assert [cells[1000, depth]["drawn_text"] for depth in (11, 50)] == [False, True]
     out = run(f"{flags} --max_new_tokens 20", FakeEngine(base, oracle))
     assert "moved to old/ (other max_new_tokens)" in out
     assert len(read_results(folder / "old")) == 14 and len(read_results(folder)) == 10
@@ -213,21 +210,16 @@ def test_prompts_that_run_out_of_memory_are_recorded_and_retried(run, base, tmp_
         ("--haystack_dir latin", "a.txt is not UTF-8"),
         ("--lengths 1000 2048", "length 2048 exceeds the window of wide, 2000 tokens; add --allow_beyond"),
         ("--lengths 1000 64", "length 64 is too short"),
-        ("--lengths 4000000000", "from 1 to 16777216"),
         ("--answer cake", "together"),
         ("--needle bread --question What --answer cake", "does not contain --answer 'cake'"),
         ("--template passkey", "0 words of one token"),
         ("--depths nan", "percent, 0 to 100"),
-        ("--trials 0", "from 1 to 10000"),
-        ("--test_name a/b", "--test_name"),
         ("--model_provider openai", "needs --base_url"),
-        ("--model_path own_code", "add --trust_remote_code"),
-        ("--model_path wide own_code --test_name a", "--test_name"),
+        ("--model_path wide other --test_name a", "--test_name"),
     ],
 )
 def test_bad_input_ends_with_one_line_before_the_model_is_loaded(run, tmp_path, monkeypatch, flags, message):
     tiny.save_base(tmp_path / "wide", max_position_embeddings=2000)
-    tiny.edit_config(tiny.save_base(tmp_path / "own_code"), auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
     (tmp_path / "latin").mkdir()
     (tmp_path / "latin" / "a.txt").write_text("Zoë", encoding="latin-1")
     monkeypatch.delattr(Transformers, "load")

@@ -1,14 +1,12 @@
-"""The heat-maps, read back from the figure, and the table."""
+"""The heat-maps, read back from the figure."""
 
-import json
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import needle_plot
-from stats import mean_over_grid
+from run import read_json, write_json
 
 LENGTHS, DEPTHS = (1000, 4256, 7513, 10769), (0, 50, 100)
 VALUE_DL = np.array([[1.0, 0.5, 0.0, 0.25], [1.0, 0.75, 0.0, 0.0], [1.0, 1.0, 0.5, 1.0]])
@@ -16,12 +14,10 @@ LCEG_COLOURS = [(0xF0, 0x49, 0x6E), (0xEB, 0xB8, 0x39), (0x0C, 0xD7, 0x9F)]  # a
 
 
 def write(folder):
-    folder.mkdir(parents=True)
     for (i, j), value in np.ndenumerate(VALUE_DL):
-        result = {"context_length": LENGTHS[j], "depth_percent": DEPTHS[i], "score": value, "n": 4, "drawn_text": True}
-        result["trials"] = [{"score": int(number < 4 * value)} for number in range(4)]
+        result = {"context_length": LENGTHS[j], "depth_percent": DEPTHS[i], "score": value}
         result |= {"data": {"source": "standin"}, "original_length": 4256, "trained_length": 8000}
-        (folder / f"len_{LENGTHS[j]}_depth_{DEPTHS[i] * 100}_results.json").write_text(json.dumps(result))
+        write_json(folder / f"len_{LENGTHS[j]}_depth_{DEPTHS[i] * 100}_results.json", result)
 
 
 def test_the_figure_shows_the_results(tmp_path):
@@ -29,15 +25,12 @@ def test_the_figure_shows_the_results(tmp_path):
         write(tmp_path / name)
     (tmp_path / "a" / "len_1000_depth_0_results.json").unlink()
     failed = tmp_path / "a" / "len_4256_depth_0_results.json"
-    failed.write_text(json.dumps(json.loads(failed.read_text()) | {"score": None, "n": 0, "trials": 4 * [{}]}))
+    write_json(failed, read_json(failed) | {"score": None})
     figure = needle_plot.draw(needle_plot.read_cells(tmp_path, "score"), "score")
     panels = [axes for axes in figure.axes if axes.images]
-    titles = [axes.get_title() for axes in panels]
-    assert [title.split("  ")[0] for title in titles] == ["a", "b", "d"]
-    score_CT = 4 * VALUE_DL.reshape(-1, 1) > np.arange(4)
-    low, high = mean_over_grid(score_CT.astype(float), drawn_text=True).interval()
-    assert titles[1] == f"b  {VALUE_DL.mean():.2f} [{low:.2f}, {high:.2f}]"
-    assert titles[0].startswith(f"a  {(VALUE_DL.sum() - 1.5) / 10:.2f} [")
+    means = [(VALUE_DL.sum() - 1.5) / 10, VALUE_DL.mean(), VALUE_DL.mean()]
+    titles = [f"{name}  {mean:.2f}" for name, mean in zip("abd", means, strict=True)]
+    assert [axes.get_title() for axes in panels] == titles
     for axes in panels:
         image = axes.images[0]
         missing_DL = np.ma.getmaskarray(image.get_array())
@@ -52,18 +45,15 @@ def test_the_figure_shows_the_results(tmp_path):
 
 def test_command(tmp_path, monkeypatch, capsys):
     results, pictures = tmp_path / "results", tmp_path / "img"
-    for name in ("llama", "yarn-32k", "$x^{"):
+    for name in ("llama", "$x^{"):
         write(results / name)
-    odd = ['{"context_length": 10', '{"model_response": "a", "score": 3.2}', '{"data": null, "trials": []}']
-    for number, text in enumerate(odd):
+    for number, text in enumerate(['{"context_length": 10', '{"model_response": "a", "score": 3.2}']):
         (results / "llama" / f"odd{number}_results.json").write_text(text)
     monkeypatch.setattr(sys, "argv", f"needle_plot.py --output_dir {pictures} --results {results}".split())
     needle_plot.main()
     out = capsys.readouterr().out
-    assert out.count("left out: ") == len(odd) and "llama: share of the answer's words 0.58 [0.35, 0.79]" in out
-    table = pd.read_csv(pictures / "needle.csv").set_index(["model", "length", "depth"])
-    assert len(table) == 3 * 12 and table.value["llama", 4256, 50] == 0.75 and table.n["llama", 4256, 50] == 4
-    assert {path.name for path in pictures.iterdir()} == {f"needle.{ending}" for ending in ("png", "svg", "pdf", "csv")}
+    assert out.count("left out: ") == 2 and f"llama    {VALUE_DL.mean():.2f}" in out
+    assert {path.name for path in pictures.iterdir()} == {f"needle.{ending}" for ending in ("png", "svg", "pdf")}
     with pytest.raises(ValueError, match="no needle results with 'score' in"):
         needle_plot.read_cells(pictures, "score")
     write(results / "other" / "llama")

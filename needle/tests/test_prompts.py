@@ -133,7 +133,7 @@ def test_each_trial_has_a_text_of_its_own_that_begins_with_a_sentence():
 
 # --- facts
 def test_facts_depend_on_cell_trial_and_seed_only():
-    facts = Facts("book", None, None, None, 3, None)
+    facts = Facts("book", None, 3, None)
     assert facts.draw(1000, 50, 0) == facts.draw(9000, 0, 0) == PAPER
     drawn = {cell: facts.draw(*cell) for cell in product((1000, 2000), (0, 50, 12.5), range(1, 9))}
     assert len({fact.needle for fact in drawn.values()}) == len(drawn)
@@ -143,17 +143,17 @@ def test_facts_depend_on_cell_trial_and_seed_only():
         assert name in CITIES and fact.needle == f"\nThe magic number of {name} is {fact.answer}.\n"
     first = drawn[1000, 50, 1]
     assert first.answer == "7461461"  # must never change
-    assert Facts("book", None, None, None, 4, None).draw(1000, 50, 1) != first
-    own = ("\nThe cat is grey.\n", "What colour is the cat?", "grey")
-    facts = Facts("book", *own, 3, None)
-    assert facts.draw(10, 0, 0) == Fact(*own) and facts.draw(1000, 50, 1) == first
-    own = Facts("book", "{key}: {number} {}", "{key}?", "{number}", 3, None).draw(1000, 50, 0)
+    assert Facts("book", None, 4, None).draw(1000, 50, 1) != first
+    own = Fact("\nThe cat is grey.\n", "What colour is the cat?", "grey")
+    facts = Facts("book", own, 3, None)
+    assert facts.draw(10, 0, 0) == own and facts.draw(1000, 50, 1) == first
+    own = Facts("book", Fact("{key}: {number} {}", "{key}?", "{number}"), 3, None).draw(1000, 50, 0)
     assert own.needle == f"{own.question[:-1]}: {own.answer} {{}}" and re.fullmatch(r"\d{7}", own.answer)
 
 
 @each_tokenizer
 def test_passkeys_have_names_of_one_token(tokenizer):
-    facts = Facts("passkey", None, None, None, 0, tokenizer)
+    facts = Facts("passkey", None, 0, tokenizer)
     assert "the" in facts.names and facts.names == sorted(set(facts.names))
     for name in facts.names[:20]:
         assert len(encode_inside(tokenizer, f" {name}")[0]) == 1

@@ -6,7 +6,7 @@ words are wonderwords' nouns, adjectives and verbs; a prompt beyond about 128k t
 
 from itertools import accumulate
 
-from task import Draft, Task, shuffled
+from task import Sample, Task, shuffled
 from texts import read_texts, read_words
 
 
@@ -29,25 +29,24 @@ class CommonWords(Task):
             self.example_words = 20
             self.example_repeats = (3, 1)
         template, self.prefix = read_texts()["cwe"]
-        text = template + self.prefix
-        self.before, self.after = text.split("{context}")
+        self.before, self.after = template.split("{context}")
+        self.after += self.prefix
         nouns, adjectives, verbs = read_words()
         words = sorted({*nouns, *adjectives, *verbs})
         self.vocabulary = shuffled(words, job.seed)
         max_items = self.token_budget // 2  # an item of the list has at least two tokens
         numbers = [f"{i}." for i in range(1, max_items + 1)]
-        costs = map(tokens.cost, numbers)
-        self.number_sums = list(accumulate(costs, initial=0))
+        self.number_sums = list(accumulate(map(tokens.cost, numbers), initial=0))
         common_repeats, other_repeats = self.repeats
         other_items = max(0, max_items - self.num_common * common_repeats)
-        max_words = self.num_common + other_items // other_repeats
-        self.max_words = min(max_words, len(words))
+        self.max_words = min(self.num_common + other_items // other_repeats, len(words))
 
     def numbered_list(self, words, repeats):
         """The list, in the fixed order: the first num_common words repeats[0] times, the others repeats[1] times."""
         n = self.num_common
-        items = words[:n] * repeats[0] + words[n:] * repeats[1]
-        return numbered(shuffled(items, self.job.seed))
+        common = words[:n] * repeats[0]
+        others = words[n:] * repeats[1]
+        return numbered(shuffled(common + others, self.job.seed))
 
     def example(self, index):
         words = self.rng(index).sample(self.vocabulary, self.example_words)
@@ -64,12 +63,11 @@ class CommonWords(Task):
     def draw(self, index):
         before = self.example(index) + self.before
         words = self.rng(index, "words").sample(self.vocabulary, self.max_words)
-        costs = map(self.item_tokens, words)
-        sums = list(accumulate(costs, initial=0))
+        sums = list(accumulate(map(self.item_tokens, words), initial=0))
         n = self.num_common
         common_repeats, other_repeats = self.repeats
 
-        def tokens(size):
+        def estimate(size):
             common_tokens = common_repeats * sums[n]
             other_tokens = other_repeats * (sums[size] - sums[n])
             items = common_repeats * n + other_repeats * (size - n)
@@ -79,4 +77,4 @@ class CommonWords(Task):
             context = self.numbered_list(words[:size], self.repeats)
             return before + context + self.after
 
-        return Draft(render, self.prefix, words[:n], n + 1, self.max_words, tokens)
+        return Sample(render, self.prefix, words[:n], n + 1, self.max_words, estimate)

@@ -39,7 +39,8 @@ def main():
         path = FOLDER / name
         if not path.exists():
             write_bytes(path, download(kind))
-        print(f"{path}: {read_source(kind)[1]['source']}", flush=True)
+        _, data = read_source(kind)
+        print(f"{path}: {data['source']}", flush=True)
 
 
 if __name__ == "__main__":

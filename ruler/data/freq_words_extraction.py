@@ -11,8 +11,8 @@ from string import ascii_lowercase
 import numpy as np
 from scipy.special import zeta
 
-from task import Draft, Task, shuffled
-from texts import draw_new, random_letters, read_texts
+from task import Sample, Task, shuffled
+from texts import draw_letters, read_texts
 
 LETTERS = 6
 DOTS = "..."
@@ -30,8 +30,9 @@ class FrequentWords(Task):
         self.start = job.length // LETTERS
         self.step = max(1, job.length // 32)
         template, self.prefix = read_texts()["fwe"]
-        before, self.after = (template + self.prefix).split("{context}")
+        before, after = template.split("{context}")
         self.before = before.rstrip(" ")
+        self.after = after + self.prefix
         self.smallest = ceil(1 / self.shares[LAST_ASKED])
         while not self.has_answer(self.smallest):
             self.smallest += 1
@@ -51,16 +52,13 @@ class FrequentWords(Task):
             n -= 1
         return n
 
-    def draw(self, index: int) -> Draft:
-        rng = self.rng(index)
-        taken = set()
-        draw_word = random_letters(ascii_lowercase, LETTERS)
-        words = [draw_new(draw_word, rng, taken) for _ in self.shares]
+    def draw(self, index: int) -> Sample:
+        words = draw_letters(self.rng(index), ascii_lowercase, LETTERS, len(self.shares), set())
         words = shuffled(sorted(words), self.job.seed)
         words[0] = DOTS
         costs = np.array(list(map(self.tokens.cost, words[: self.max_ranks])))
 
-        def tokens(n):
+        def estimate(n):
             return int(self.counts(n)[: self.max_ranks] @ costs)
 
         def render(n):
@@ -70,4 +68,4 @@ class FrequentWords(Task):
             text = " ".join(shuffled(text, self.job.seed))
             return f"{self.before} {text}{self.after}"
 
-        return Draft(render, self.prefix, words[1 : LAST_ASKED + 1], self.smallest, self.token_budget, tokens)
+        return Sample(render, self.prefix, words[1 : LAST_ASKED + 1], self.smallest, self.token_budget, estimate)

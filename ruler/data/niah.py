@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from itertools import accumulate
 
-from task import Draft, Task, shuffled
+from task import Sample, Task, shuffled
 from texts import draw_new, random_number, random_uuid, random_word, read_texts
 
 DRAW = {"words": random_word, "numbers": random_number, "uuids": random_uuid}
@@ -20,9 +20,9 @@ MIN_WORDS = 8  # of an essay
 
 
 class Niah(Task):
-    """source: the words of the essays."""
+    """essay: its words."""
 
-    def __init__(self, tokens, job, source=None):
+    def __init__(self, tokens, job, essay=None):
         super().__init__(tokens, job)
         args = job.args
         self.haystack = args["type_haystack"]
@@ -31,29 +31,26 @@ class Niah(Task):
         self.num_asked = args["num_needle_q"]
         self.num_values = args["num_needle_v"]
         self.num_keys = max(args["num_needle_k"], self.num_asked)
-        self.num_needles = self.num_keys * self.num_values
         texts = read_texts()
-        kinds = args["type_needle_v"]
-        self.needle = texts["needle"].replace("{type_needle_v}", kinds)
+        name, kind = "niah_multi", args["type_needle_v"]
+        self.needle = texts["needle"].replace("{type_needle_v}", kind)
         self.noise = texts["noise"]
-        name, kind = "niah_multi", kinds
         if self.num_asked * self.num_values == 1:
-            name, kind = "niah_single", kinds.removesuffix("s")
+            name, kind = "niah_single", kind.removesuffix("s")
         template, prefix = texts[name]
-        self.text = (template + prefix).replace("{type_needle_v}", kind)
+        self.template = template.replace("{type_needle_v}", kind)
         self.prefix = prefix.replace("{type_needle_v}", kind)
         self.step = 25 if job.length >= 4096 else 5
         if self.haystack == "essay":
             self.step = 500
-            self.read_essay(source)
+            self.read_essay(essay)
 
     def read_essay(self, words):
         """Repeats the essays until they fill the prompt; in profile lceg the haystack stops where they end."""
         if not self.lceg:
             words = words * (self.token_budget // len(words) + 1)
         self.words = words[: self.token_budget]
-        costs = map(self.tokens.cost, self.words)
-        self.word_sums = list(accumulate(costs, initial=0))
+        self.word_sums = list(accumulate(map(self.tokens.cost, self.words), initial=0))
         self.sentence_starts = [0]
         for i, word in enumerate(self.words[:-1], 1):
             if SENTENCE_END.search(word):
@@ -81,24 +78,23 @@ class Niah(Task):
         if len(asked) > 1:
             query = ", ".join(asked[:-1]) + ", and " + query
         prefix = self.prefix.replace("{query}", query)
-        before, after = self.text.replace("{query}", query).split("{context}")
+        before, after = self.template.replace("{query}", query).split("{context}")
+        smallest = len(needles)
         if self.haystack == "essay":
-            depths = sorted(rng.sample(DEPTHS, len(needles)))
-            sums = self.word_sums
             smallest = MIN_WORDS
+            sums = self.word_sums
+            depths = sorted(rng.sample(DEPTHS, len(needles)))
         else:
             lines, sums = self.draw_lines(index, taken)
-            smallest = len(needles)
 
         def render(size):
             if self.haystack == "essay":
                 context = self.in_essay(needles, depths, size)
             else:
                 context = self.in_lines(needles, lines[:size], self.rng(index, "places"))
-            return before + context + after
+            return before + context + after + prefix
 
-        largest = len(sums) - 1
-        return Draft(render, prefix, answers, smallest, largest, sums.__getitem__)
+        return Sample(render, prefix, answers, smallest, len(sums) - 1, sums.__getitem__)
 
     def statement(self, key, value):
         return self.needle.replace("{key}", key).replace("{value}", value)
@@ -109,7 +105,7 @@ class Niah(Task):
         line = self.noise
         cost = self.line_tokens(line)
         lines, sums = [], [0]
-        while sums[-1] <= self.token_budget or len(lines) < self.num_needles:
+        while sums[-1] <= self.token_budget:
             if self.haystack == "needle":
                 key = draw_new(self.draw_key, rng, taken)
                 value = draw_new(self.draw_value, rng, taken)
@@ -141,8 +137,7 @@ class Niah(Task):
         last_spot = 0
         for depth, needle in zip(depths, needles, strict=True):
             spot = starts[int(num_sentences * depth / 100)]
-            parts += self.words[last_spot:spot]
-            parts.append(needle)
+            parts += [*self.words[last_spot:spot], needle]
             last_spot = spot
         return " ".join(parts + self.words[last_spot:n])
 

@@ -77,31 +77,27 @@ def parse_args() -> argparse.Namespace:
 def list_jobs(args: argparse.Namespace) -> list[Job]:
     """Every task at every length."""
     tasks = read_tasks(args.benchmark)
+    sampling = {"num_samples": args.num_samples, "seed": args.random_seed, "profile": args.profile}
     jobs = []
     for length, name in product(args.max_seq_length, choose_tasks(args.task, tasks)):
-        family, task_args = tasks[name]["task"], tasks[name]["args"]
-        new_tokens = args.tokens_to_generate or tasks[name]["tokens_to_generate"]
-        jobs.append(Job(name, family, task_args, length, new_tokens, args.num_samples, args.random_seed, args.profile))
+        task = tasks[name]
+        new_tokens = args.tokens_to_generate or task["tokens_to_generate"]
+        jobs.append(Job(name, task["task"], task["args"], length, new_tokens, **sampling))
     return jobs
 
 
 def set_up(job: Job, tokens: Tokens) -> Task:
-    """The task of a job, ready to make rows. Raises ValueError if no sample fits."""
+    """The task of a job, ready to make rows of about the size of the first. Raises ValueError if no sample fits."""
+    source, _ = read_source(source_kind(job.args))
     try:
-        kind = source_kind(job.family, job.args)
-        source = read_source(kind)[0] if kind else None
         task = FAMILIES[job.family](tokens, job, source)
-        task.calibrate()
     except (KeyError, TypeError) as error:
         raise ValueError(f"the args of the task {job.name} are wrong ({error!r})") from None
+    task.guess = task.common_size = task.build(0).size
     return task
 
 
-# --- the data that are there
-def data_folder(args: argparse.Namespace, model: str, job: Job) -> Path:
-    return fill_in(args.save_dir, model, job.length) / job.name
-
-
+# --- files
 def is_complete(folder: Path, record: dict) -> bool:
     """Whether a folder has as many samples as `record` says, or more, made with the same settings.
 
@@ -109,66 +105,61 @@ def is_complete(folder: Path, record: dict) -> bool:
     """
     known = run.read_json(folder / "run.json")
     rows = folder / "validation.jsonl"
-    if known is None and rows.exists():
+    if not rows.exists():
+        return False
+    if known is None:
         raise ValueError(f"{rows} was not made by this script (no run.json); give another --save_dir or move it")
-    settings = {key: record[key] for key in SETTINGS} | {"complete": True}
-    complete = rows.exists() and settings.items() <= known.items()
-    return complete and known["num_samples"] >= record["num_samples"]
+    same = all(known.get(key) == record[key] for key in SETTINGS)
+    return same and known["num_samples"] >= record["num_samples"]
 
 
-def find_data(args: argparse.Namespace, model: str, job: Job, record: dict) -> bool:
-    """Whether the data of a task exist, for this model or for one with the same tokenizer, whose data are linked."""
-    folder = data_folder(args, model, job)
-    if is_complete(folder, record):
-        return True
-    for other in args.model_name:
-        source = data_folder(args, other, job)
-        if source != folder and is_complete(source, record):
-            with lock(folder / ".lock"):
-                run.write_json(folder / "run.json", {"complete": False})
-                (folder / "validation.jsonl").unlink(missing_ok=True)
-                os.link(source / "validation.jsonl", folder / "validation.jsonl")
-                run.write_json(folder / "run.json", run.read_json(source / "run.json"))
-            return True
-    return False
+def put_in_place(folder: Path, record: dict) -> None:
+    """Renames validation.jsonl.partial and writes its run.json. A kill leaves no data, or data with their record."""
+    rows = folder / "validation.jsonl"
+    rows.unlink(missing_ok=True)
+    run.write_json(folder / "run.json", record)
+    os.replace(folder / "validation.jsonl.partial", rows)
 
 
-# --- making data
+def link_data(source: Path, folder: Path) -> None:
+    """Gives a folder the data of another one."""
+    partial = folder / "validation.jsonl.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)
+    os.link(source / "validation.jsonl", partial)
+    put_in_place(folder, run.read_json(source / "run.json"))
+
+
 data_files = []  # (task, folder, record) of each file to be made; worker processes, which are forks, have a copy
 
 
-def prepare(model: str, args: argparse.Namespace) -> None:
-    """Makes the data of one model that are missing. Raises ValueError before anything is written if it cannot."""
-    path = args.tokenizer_path[args.model_name.index(model)]
-    tokenizer_json = read_tokenizer(path, args.trust_remote_code)
-    tokens = Tokens(tokenizer_json)
-    settings = {"tokenizer_sha256": hashlib.sha256(tokenizer_json.encode()).hexdigest(), "version": VERSION}
-    settings |= {"tokenizer": path, "command": run.command_line()}
-    data_files.clear()
-    for job in list_jobs(args):
-        kind = source_kind(job.family, job.args)
-        data = read_source(kind)[1] if kind else None
-        record = job._asdict() | settings | {"source": "official", "data_sha256": None}
-        if data:
-            record |= {"source": data["source"], "data_sha256": data["sha256"], "data": data}
-        if find_data(args, model, job, record):
-            continue
-        if record["source"] == "standin":
-            print(f"ruler data: {job.name} uses a stand-in for {data['path']} (see data/download.py)")
-        data_files.append((set_up(job, tokens), data_folder(args, model, job), record))
-    make_files(args.workers)
-    print(f"ruler data: {model}: all files are there", flush=True)
+def make_file(number: int) -> None:
+    """Writes validation.jsonl and run.json."""
+    task, folder, record = data_files[number]
+    name, length, n = task.job.name, task.job.length, task.job.num_samples
+    task.tokens.cost.cache_clear()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "validation.jsonl.partial"
+    fill = 0
+    with partial.open("w", encoding="utf-8") as file:
+        for index in range(n):
+            row = task.row(index)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            fill += row["fill"] / n
+    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    record |= {"mean_fill": round(fill, 5), "sha256": digest}
+    put_in_place(folder, record)
+    print(f"ruler data: {name} at {length}: {n} samples, mean fill {fill:.4f}", flush=True)
 
 
 def make_files(workers: int) -> None:
     """Makes the data files, each in one of so many processes."""
     numbers = range(len(data_files))
-    if workers == 1 or len(data_files) < 2:
-        for number in numbers:
-            make_file(number)
+    if min(workers, len(numbers)) < 2:
+        list(map(make_file, numbers))
         return
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(workers, len(data_files)), fork, exit_with_parent) as pool:
+    with ProcessPoolExecutor(min(workers, len(numbers)), fork, exit_with_parent) as pool:
         list(pool.map(make_file, numbers))
 
 
@@ -182,34 +173,35 @@ def exit_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def make_file(number: int) -> None:
-    """Writes validation.jsonl and run.json, unless another run has made them meanwhile."""
-    task, folder, record = data_files[number]
-    with lock(folder / ".lock"):
-        if is_complete(folder, record):
-            return
-        run.write_json(folder / "run.json", {"complete": False})  # if the run is killed
-        partial = folder / "validation.jsonl.partial"
-        digest = hashlib.sha256()
-        fill = 0
-        with partial.open("wb") as file:
-            for index in range(task.job.num_samples):
-                row = task.row(index)
-                line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-                file.write(line)
-                digest.update(line)
-                fill += row["fill"]
-        os.replace(partial, folder / "validation.jsonl")
-        record["mean_fill"] = round(fill / task.job.num_samples, 5)
-        record |= {"complete": True, "sha256": digest.hexdigest()}
-        run.write_json(folder / "run.json", record)
-    name, length, fill = record["name"], record["length"], record["mean_fill"]
-    print(f"ruler data: {name} at {length}: {record['num_samples']} samples, mean fill {fill:.4f}", flush=True)
+def prepare(model: str, args: argparse.Namespace) -> None:
+    """Makes the data of one model that are missing. Raises ValueError before any of them is made if it cannot."""
+    path = args.tokenizer_path[args.model_name.index(model)]
+    tokenizer_json = read_tokenizer(path, args.trust_remote_code)
+    tokens = Tokens(tokenizer_json)
+    settings = {"tokenizer_sha256": hashlib.sha256(tokenizer_json.encode()).hexdigest(), "version": VERSION}
+    settings |= {"tokenizer": path, "command": run.command_line()}
+    data_files.clear()
+    for job in list_jobs(args):
+        _, data = read_source(source_kind(job.args))
+        record = job._asdict() | settings
+        record |= {"source": data["source"], "data_sha256": data["sha256"], "data": data}
+        names = [model, *args.model_name]
+        folders = [fill_in(args.save_dir, name, job.length) / job.name for name in names]
+        complete = [folder for folder in folders if is_complete(folder, record)]
+        if not complete:
+            if data["source"] == "standin":
+                print(f"ruler data: {job.name} uses a stand-in for {data['path']} (see data/download.py)")
+            data_files.append((set_up(job, tokens), folders[0], record))
+        elif complete[0] != folders[0]:  # of a model with the same tokenizer
+            link_data(complete[0], folders[0])
+    make_files(args.workers)
+    print(f"ruler data: {model}: all files are there", flush=True)
 
 
 def main():
     args = parse_args()
-    run.for_each_checkpoint(args.model_name, lambda model: prepare(model, args))
+    with lock(Path(args.save_dir.partition("{")[0], ".prepare.lock")):  # one run at a time
+        run.for_each_checkpoint(args.model_name, lambda model: prepare(model, args))
 
 
 if __name__ == "__main__":

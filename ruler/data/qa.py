@@ -6,10 +6,11 @@ When a document does not fit, up to a dozen others are tried. If the file is too
 """
 
 from collections.abc import Iterator
+from functools import cache
 from random import Random
 
 from sources import Question
-from task import Draft, Task, fixed_order
+from task import Sample, Task, fixed_order
 from texts import read_texts
 
 MAX_MISSES = 12
@@ -23,18 +24,18 @@ class QuestionAnswering(Task):
         super().__init__(tokens, job)
         texts = read_texts()
         template, self.prefix = texts["qa"]
-        self.before, self.after = (template + self.prefix).split("{context}")
+        self.before, after = template.split("{context}")
+        self.after = after.removeprefix("\n\n") + self.prefix
         self.template = texts["document"]
         self.documents, questions = source
-        self.document_tokens = {}
+        self.document_tokens = cache(self.count_document)
         self.questions = self.choose_questions(questions)
 
     def choose_questions(self, questions: list[Question]) -> list[Question]:
         """The first `num_samples` questions whose documents fit. Raises ValueError if there are not enough."""
         chosen = []
         for question in questions:
-            total = self.tokens.count(self.before + self.ending(question)) + NUMBERS_TOKENS
-            total += sum(map(self.count_document, question.needed))
+            total = self.count_fixed(question) + NUMBERS_TOKENS + sum(map(self.document_tokens, question.needed))
             if total <= self.token_budget:
                 chosen.append(question)
             if len(chosen) == self.job.num_samples:
@@ -44,7 +45,11 @@ class QuestionAnswering(Task):
 
     def ending(self, question: Question) -> str:
         """The text after the documents."""
-        return self.after.removeprefix("\n\n").replace("{query}", question.query)
+        return self.after.replace("{query}", question.query)
+
+    def count_fixed(self, question: Question) -> int:
+        """Tokens of a prompt without documents."""
+        return self.tokens.count(self.before + self.ending(question))
 
     def render_document(self, number: int, document: int) -> str:
         """A document with its number, and a blank line."""
@@ -53,10 +58,8 @@ class QuestionAnswering(Task):
 
     def count_document(self, document: int) -> int:
         """Tokens of a document with number 7."""
-        if document not in self.document_tokens:
-            text = self.render_document(7, document)
-            self.document_tokens[document] = self.tokens.count(text + text) - self.tokens.count(text)
-        return self.document_tokens[document]
+        text = self.render_document(7, document)
+        return self.tokens.count(text + text) - self.tokens.count(text)
 
     def candidates(self, rng: Random, question: Question) -> Iterator[int]:
         """Indices of documents, best first; in the end all of them, again and again."""
@@ -77,12 +80,12 @@ class QuestionAnswering(Task):
 
     def choose_documents(self, index: int) -> list[int]:
         question = self.questions[index]
-        total = self.tokens.count(self.before + self.ending(question))
+        total = self.count_fixed(question)
         chosen = []
         misses = 0
         for document in self.candidates(self.rng(index), question):
             number_tokens = self.tokens.cost(f"{len(chosen) + 1}:") - self.tokens.cost("7:")
-            tokens = self.count_document(document) + number_tokens
+            tokens = self.document_tokens(document) + number_tokens
             if total + tokens <= self.token_budget:
                 chosen.append(document)
                 total += tokens
@@ -91,7 +94,7 @@ class QuestionAnswering(Task):
             if misses > MAX_MISSES:
                 return chosen
 
-    def draw(self, index: int) -> Draft:
+    def draw(self, index: int) -> Sample:
         question = self.questions[index]
         documents = self.choose_documents(index)
         ending = self.ending(question)
@@ -103,4 +106,4 @@ class QuestionAnswering(Task):
             return text + ending
 
         self.guess = len(documents)
-        return Draft(render, self.prefix, question.answers, len(question.needed), len(documents))
+        return Sample(render, self.prefix, question.answers, len(question.needed), len(documents))

@@ -29,22 +29,20 @@ class Question(NamedTuple):
     shuffle: bool
 
 
-def source_kind(family: str, args: dict) -> str | None:
-    """The text that a task needs: squad, hotpotqa, essays, or None."""
-    if family == "qa":
-        return args["dataset"]
-    if args.get("type_haystack") == "essay":
-        return "essays"
-    return None
+def source_kind(args: dict) -> str | None:
+    """The text that a task with these arguments needs: squad, hotpotqa, essays, or None."""
+    return "essays" if args.get("type_haystack") == "essay" else args.get("dataset")
 
 
 @lru_cache
-def read_source(kind: str) -> tuple[list[str] | tuple, dict]:
+def read_source(kind: str | None) -> tuple[list[str] | tuple | None, dict]:
     """(the words of the essays or (documents, questions) of a data set, where they are from).
 
     "source" is "standin", "official" (a file known by its digest) or "user" (another file). Raises ValueError if a file
     does not have the form of the official one.
     """
+    if kind is None:
+        return None, {"source": "official", "path": None, "sha256": None}
     path = FOLDER / FILE_NAMES[kind]
     if path.exists():
         content = path.read_bytes()
@@ -81,10 +79,9 @@ def parse_squad(data: dict) -> tuple[list[str], list[Question]]:
             own = index[paragraph["context"]]
             given = [i for i in siblings if i != own]
             for question in paragraph["qas"]:
-                if question["is_impossible"] or not question["answers"]:
-                    continue
                 answers = [answer["text"] for answer in question["answers"]]
-                questions.append(Question(question["question"], answers, [own], given, shuffle=True))
+                if answers and not question["is_impossible"]:
+                    questions.append(Question(question["question"], answers, [own], given, shuffle=True))
     return documents, questions
 
 

@@ -32,12 +32,13 @@ class World:
     def person(self) -> str:
         return f"{self.name()} {self.name()}"
 
-    def year(self) -> int:
-        return self.rng.randint(1100, 1899)
+    def year(self) -> str:
+        return str(self.rng.randint(1100, 1899))
 
     def filler(self, smallest: int, largest: int) -> str:
         """So many sentences, each after a space."""
-        sentences = self.rng.sample(WORDS["fillers"], self.rng.randint(smallest, largest))
+        n = self.rng.randint(smallest, largest)
+        sentences = self.rng.sample(WORDS["fillers"], n)
         crop, crop2 = self.rng.sample(WORDS["crops"], 2)
         text = "".join(f" {sentence}" for sentence in sentences)
         return text.replace("{crop2}", crop2).replace("{crop}", crop)
@@ -46,8 +47,7 @@ class World:
 def essays() -> dict:
     from pydoc_data.topics import topics
 
-    texts = [topics[name] for name in sorted(topics)]
-    return {"text": " ".join(texts)}
+    return {"text": " ".join(topics[name] for name in sorted(topics))}
 
 
 def squad(articles: int = 120) -> dict:
@@ -61,7 +61,7 @@ def squad(articles: int = 120) -> dict:
         paragraphs = []
         for i, building in enumerate(WORDS["buildings"]):
             builder = world.person()
-            year = str(world.year())
+            year = world.year()
             trade = world.rng.choice(WORDS["trades"])
             fact = f"The {building} of {town} was built in {year} by the {trade} {builder}."
             filler = world.filler(0, 3) if i % 4 == 0 else world.filler(3, 12)
@@ -79,28 +79,26 @@ def squad(articles: int = 120) -> dict:
 def hotpotqa(questions: int = 1000) -> list[dict]:
     """Questions over two paragraphs, a bridge's and its architect's, among ten."""
     world = World(2)
-    pairs, answers = [], []
+    rows, pairs = [], []
     for i in range(questions):
         bridge = f"{world.name()} Bridge"
         architect = world.person()
         town = world.name()
         of_bridge = [f"The {bridge} crosses the river {world.name()}.", f" It was designed by {architect}."]
-        year = str(world.year())
+        year = world.year()
         trade = world.rng.choice(WORDS["trades"])
         of_architect = [f"{architect} was a {trade} and builder.", f" {architect} was born in {town} in {year}."]
         of_bridge.append(world.filler(0, 4))
         of_architect.append(world.filler(0, 4))
-        pairs.append(([bridge, of_bridge], [architect, of_architect]))
-        answers.append(town if i % 2 == 0 else year)
-    rows = []
-    for i, (bridge, architect) in enumerate(pairs):
-        context = [bridge, architect]
+        asked, answer = ("town", town) if i % 2 == 0 else ("year", year)
+        question = f"In which {asked} was the designer of the {bridge} born?"
+        pairs.append([[bridge, of_bridge], [architect, of_architect]])
+        facts = [[bridge, 1], [architect, 1]]
+        rows.append({"question": question, "answer": answer, "supporting_facts": facts})
+    for i, row in enumerate(rows):
+        row["context"] = list(pairs[i])
         for shift in range(1, 9):
             other_pair = pairs[(i + shift) % questions]
-            context.append(world.rng.choice(other_pair))
-        world.rng.shuffle(context)
-        asked = "In which town" if i % 2 == 0 else "In which year"
-        question = f"{asked} was the designer of the {bridge[0]} born?"
-        facts = [[bridge[0], 1], [architect[0], 1]]
-        rows.append({"question": question, "answer": answers[i], "supporting_facts": facts, "context": context})
+            row["context"].append(world.rng.choice(other_pair))
+        world.rng.shuffle(row["context"])
     return rows

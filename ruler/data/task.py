@@ -29,12 +29,13 @@ class Job(NamedTuple):
 
 
 @dataclass
-class Draft:
-    """A sample without its size (the lines, words or documents of its haystack).
+class Sample:
+    """A question and a haystack of any size (its lines, words or documents).
 
     render(size): the prompt, which ends with `prefix`, the beginning of the answer.
     smallest, largest: the sizes that are possible.
-    tokens(size): a fast estimate of the tokens that grow with the size. Without it prompts are rendered and counted.
+    estimate(size): the tokens that grow with the size, fast. Without it prompts are rendered and counted.
+    size, prompt, tokens: those that fill the length, set by Task.build. tokens: with the special ones.
     """
 
     render: Callable[[int], str]
@@ -42,17 +43,10 @@ class Draft:
     answers: list[str]
     smallest: int
     largest: int
-    tokens: Callable[[int], int] | None = None
-
-
-class Sample(NamedTuple):
-    """tokens: of the prompt, special tokens included."""
-
-    prompt: str
-    prefix: str
-    answers: list[str]
-    tokens: int
-    size: int
+    estimate: Callable[[int], int] | None = None
+    size: int = 0
+    prompt: str = ""
+    tokens: int = 0
 
 
 def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, largest: int, guess: int) -> int:
@@ -78,34 +72,29 @@ def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, large
 
 
 class Task:
-    """A family of tasks with the arguments of one job.  source: the text from outside, see sources.py.
+    """A family of tasks with the arguments of one job.
 
-    guess: where the search for the size of a sample begins [the size of the first sample].
+    guess: where the search for the size of a sample begins: the size of the first sample, see prepare.set_up.
+    common_size: profile lceg: the size of all samples that have room for it.
     """
 
     step, start = 1, 0  # of RULER's linear search (profile lceg): units at a time, units to begin with
 
-    def __init__(self, tokens: Tokens, job: Job, source=None):
+    def __init__(self, tokens: Tokens, job: Job):
         self.tokens = tokens
         self.job = job
         self.lceg = job.profile == "lceg"
         self.token_budget = job.length - job.new_tokens
         self.guess = self.token_budget // 20
-        self.common_size = None  # profile lceg: the size of all samples that have room for it
+        self.common_size = self.token_budget
         self.attempt = 0
 
-    def draw(self, index: int) -> Draft:
+    def draw(self, index: int) -> Sample:
         raise NotImplementedError
 
     def positions(self, prompt: str, answers: list[str]) -> list[int] | None:
         """Where the answers are in the prompt, in tokens; None for tasks that do not say."""
         return None
-
-    def calibrate(self) -> None:
-        """Sizes the first sample; all others are of about its size."""
-        self.guess = self.build(0).size
-        if self.lceg:
-            self.common_size = self.guess
 
     def rng(self, index: int, purpose: str = "") -> random.Random:
         """Random numbers of a sample: the same for any length and tokenizer."""
@@ -116,43 +105,39 @@ class Task:
         if not self.lceg:
             return fits
         size = self.start + max(0, fits - self.start) // self.step * self.step
-        if self.common_size is not None:
-            size = min(size, self.common_size)
-        return min(fits, size)
+        return min(fits, size, self.common_size)
 
     def build(self, index: int) -> Sample:
         """Sample `index`, drawn again if not even the smallest size fits. Raises ValueError if no draw fits."""
         for self.attempt in range(MAX_DRAWS):
-            sample = self.fit(self.draw(index))
-            if sample:
+            sample = self.draw(index)
+            if sample.smallest <= sample.largest and self.fit(sample):
                 return sample
         raise ValueError(f"{self.job.length} tokens are too few for a prompt of {self.job.name}; leave this task out")
 
-    def fit(self, draft: Draft) -> Sample | None:
-        """The draft at the largest size that fits; None if there is none."""
-        if draft.largest < draft.smallest:
-            return None
+    def fit(self, sample: Sample) -> bool:
+        """Gives a sample the largest size that fits; returns whether there is one."""
 
         @lru_cache(maxsize=2)
         def render(size: int) -> tuple[str, int]:
-            prompt = draft.render(size)
+            prompt = sample.render(size)
             return prompt, self.tokens.count(prompt)
 
-        def tokens(size: int) -> int:
-            if draft.tokens is None:
+        def count(size: int) -> int:
+            if sample.estimate is None:
                 return render(size)[1]
-            return fixed_tokens + draft.tokens(size)
+            return fixed_tokens + sample.estimate(size)
 
-        if draft.tokens:
-            fixed_tokens = render(draft.smallest)[1] - draft.tokens(draft.smallest)
-        fits = largest_size(tokens, self.token_budget, draft.smallest, draft.largest, self.guess)
-        while fits >= draft.smallest:
-            size = max(draft.smallest, self.round_size(fits))
-            prompt, total = render(size)
-            if total <= self.token_budget:
-                return Sample(prompt, draft.prefix, draft.answers, total, size)
-            fits = size - 1
-        return None
+        if sample.estimate:
+            fixed_tokens = render(sample.smallest)[1] - sample.estimate(sample.smallest)
+        fits = largest_size(count, self.token_budget, sample.smallest, sample.largest, self.guess)
+        while fits >= sample.smallest:
+            sample.size = max(sample.smallest, self.round_size(fits))
+            sample.prompt, sample.tokens = render(sample.size)
+            if sample.tokens <= self.token_budget:
+                return True
+            fits = sample.size - 1
+        return False
 
     def row(self, index: int) -> dict:
         """The row of sample `index`. Raises ValueError if its tokens were not counted correctly."""

@@ -22,12 +22,11 @@ WORDS_DIGEST = "d5d824355ae7b50ad780bdcfb1655caf378ef6bab70acf24b2c7d78e2e22e5d3
 REMEDY = "pip install -r requirements.txt"
 
 
-def package_folder(name: str) -> Path:
-    """The folder of an installed package. Raises ValueError if it is not installed."""
-    spec = importlib.util.find_spec(name)
-    if spec is None:
-        raise ValueError(f"RULER's texts come from the package {name}: {REMEDY}")
-    return Path(spec.submodule_search_locations[0])
+def read_package(name: str, *path: str) -> str:
+    """The text of a file of an installed package. Raises ValueError if it cannot be read."""
+    with errors_of(f"RULER's texts come from the package {name} ({REMEDY})"):
+        folder = importlib.util.find_spec(name).submodule_search_locations[0]
+        return Path(folder, *path).read_text(encoding="utf-8")
 
 
 def check_digest(texts, digest: str, package: str) -> None:
@@ -37,18 +36,17 @@ def check_digest(texts, digest: str, package: str) -> None:
 
 
 # --- templates
-def constants(name: str) -> dict:
+def read_constants(name: str) -> dict:
     """The first constant that is assigned to each name in a module of lm-eval's RULER tasks, also inside functions."""
-    path = package_folder("lm_eval") / "tasks" / "ruler" / f"{name}.py"
-    values = {}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
-            continue
-        try:
-            values.setdefault(node.targets[0].id, ast.literal_eval(node.value))
-        except ValueError:
-            pass  # not a constant
-    return values
+    module = ast.parse(read_package("lm_eval", "tasks", "ruler", f"{name}.py"))
+    constants = {}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                constants.setdefault(node.targets[0].id, ast.literal_eval(node.value))
+            except ValueError:
+                pass  # not a constant
+    return constants
 
 
 def niah_template(text: str, question: str, verb: str) -> tuple[str, str]:
@@ -65,21 +63,21 @@ def read_texts() -> dict:
     or its texts are not those of RULER.
     """
     with errors_of(f"lm-eval's templates cannot be read ({REMEDY})"):
-        plural = constants("niah_utils")["TEMPLATE"]
+        plural = read_constants("niah_utils")["TEMPLATE"]
         singular = plural
         for old, new in SINGULAR:
             singular = singular.replace(old, new)
         texts = {"niah_single": niah_template(singular, "What is the", "is")}
         texts["niah_multi"] = niah_template(plural, "What are all the", "are")
         for name in ("vt", "cwe", "fwe", "qa"):
-            config = constants(f"{name}_utils")["CONFIG"]
+            config = read_constants(f"{name}_utils")["CONFIG"]
             config = config.get("variable_tracking", config)
             prefix = config["answer_prefix"].removeprefix(" ")
             texts[name] = (config["template"], f" {prefix}")
-        haystack = constants("prepare_niah")
+        haystack = read_constants("prepare_niah")
         texts["needle"] = haystack["NEEDLE"]
         texts["noise"] = haystack["haystack"]
-        texts["document"] = constants("qa_utils")["DOCUMENT_PROMPT"]
+        texts["document"] = read_constants("qa_utils")["DOCUMENT_PROMPT"]
     check_digest(texts, DIGEST, "lm-eval")
     return texts
 
@@ -90,8 +88,8 @@ def read_words() -> tuple[list[str], list[str], list[str]]:
     """(nouns, adjectives, verbs) of wonderwords, each distinct and sorted."""
     lists = []
     for kind in ("noun", "adjective", "verb"):
-        path = package_folder("wonderwords") / "assets" / f"{kind}list.txt"
-        words = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()}
+        lines = read_package("wonderwords", "assets", f"{kind}list.txt").splitlines()
+        words = {line.strip() for line in lines}
         lists.append(sorted(words - {""}))
     check_digest(lists, WORDS_DIGEST, "wonderwords")
     return tuple(lists)
@@ -115,11 +113,6 @@ def random_uuid(rng: Random) -> str:
     return str(UUID(int=rng.getrandbits(128), version=4))
 
 
-def random_letters(alphabet: str, length: int) -> Callable[[Random], str]:
-    """A function that draws words of `length` letters."""
-    return lambda rng: "".join(rng.choices(alphabet, k=length))
-
-
 def draw_new(draw: Callable[[Random], str], rng: Random, taken: set[str]) -> str:
     """Draws something that is not in `taken` and adds it there."""
     drawn = draw(rng)
@@ -127,3 +120,8 @@ def draw_new(draw: Callable[[Random], str], rng: Random, taken: set[str]) -> str
         drawn = draw(rng)
     taken.add(drawn)
     return drawn
+
+
+def draw_letters(rng: Random, alphabet: str, length: int, n: int, taken: set[str]) -> list[str]:
+    """n new words of `length` letters."""
+    return [draw_new(lambda rng: "".join(rng.choices(alphabet, k=length)), rng, taken) for _ in range(n)]

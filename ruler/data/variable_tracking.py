@@ -9,18 +9,16 @@ all samples, with spaces for the template's line breaks and its question without
 from random import Random
 from string import ascii_uppercase
 
-from task import Draft, Task, largest_size
-from texts import draw_new, random_letters, read_texts
+from task import Sample, Task, largest_size
+from texts import draw_letters, draw_new, read_texts
 
 EXAMPLE_TOKENS = 500  # with its answer
 EXAMPLE_ANSWER_TOKENS = 30
 EXAMPLE_VALUE = "12345"
 
 
-def draw_names(rng: Random, letters: int, n: int, taken: set[str]) -> list[str]:
-    """n new names of capital letters."""
-    draw = random_letters(ascii_uppercase, letters)
-    return [draw_new(draw, rng, taken) for _ in range(n)]
+def random_value(rng: Random) -> str:
+    return str(rng.randint(10000, 99998))
 
 
 def assignments(names: list[str], value: str) -> list[str]:
@@ -80,18 +78,16 @@ class VariableTracking(Task):
 
     def example(self, index, size):
         """The solved example, with what separates it from the task."""
-        job = self.job
-        rng = Random(f"{job.seed}/{job.name}/-1/0/example")  # the same for all samples
-        names = draw_names(rng, 3, min(11, self.num_names), set())
+        rng = Random(f"{self.job.seed}/{self.job.name}/-1/0/example")  # the same for all samples
+        names = draw_letters(rng, ascii_uppercase, 3, min(11, self.num_names), set())
         context = self.hide(rng, size, [assignments(names, EXAMPLE_VALUE)])
         text, prefix = self.fill_in(EXAMPLE_VALUE, len(names))
         end = "\n\n"
         if self.lceg:
-            words = text.split()
-            text = " " + " ".join(words[:-1])
+            text = " " + " ".join(text.split()[:-1])
             end = "\n\n\n\n"
         else:
-            new_names = draw_names(self.rng(index, "example"), 3, len(names), set(names))
+            new_names = draw_letters(self.rng(index, "example"), ascii_uppercase, 3, len(names), set(names))
             for old, new in zip(names, new_names, strict=True):
                 context = context.replace(f"VAR {old} ", f"VAR {new} ")
             names = new_names
@@ -105,8 +101,8 @@ class VariableTracking(Task):
         taken_values = {EXAMPLE_VALUE}
         names, values, chains = [], [], []
         for _ in range(self.num_chains):
-            chain_names = draw_names(rng, 5, self.num_names, taken_names)
-            value = draw_new(lambda rng: str(rng.randint(10000, 99998)), rng, taken_values)
+            chain_names = draw_letters(rng, ascii_uppercase, 5, self.num_names, taken_names)
+            value = draw_new(random_value, rng, taken_values)
             names.append(chain_names)
             values.append(value)
             chains.append(assignments(chain_names, value))
@@ -118,4 +114,4 @@ class VariableTracking(Task):
             context = self.hide(self.rng(index, "places"), size, chains)
             return example + before + context + after + prefix
 
-        return Draft(render, prefix, names[0], 1, self.token_budget)
+        return Sample(render, prefix, names[0], 1, self.token_budget)

@@ -1,12 +1,11 @@
 r"""Scores RULER's predictions and prints one table of models and lengths; needs no GPU and no model.
 
     python eval/evaluate.py --data_dir results/*/synthetic/*/pred --benchmark synthetic
-    python eval/evaluate.py --data_dir results/NAME/synthetic/4096/pred --verbose 3       (prints three answers a task)
 
 Writes into each folder RULER's summary.csv (summary-<task>.csv if there is one task) and scores.json: the mean over the
 tasks, and for each task the score with its 95 % interval (over the samples), the strict score (whole words only), the
-number of empty answers, the score of every sample, and the cost of the answers. Ends with status 1 if a score is
-missing.
+number of empty answers, the score of every sample, and the cost of the answers. Ends with status 1 if a folder is left
+out or a task is incomplete.
 
 As in NVIDIA/RULER (arXiv 2404.06654), a gold answer counts where it occurs in the prediction, in upper or lower case.
 """
@@ -23,13 +22,14 @@ import pandas
 from run import Parser, errors_of, read_json, run_script, write_json, write_text
 from stats import Estimate, mean_over_tasks
 from store import read_lines
-from table import find_missing, make_row, print_means, print_tasks
-from tasks import check_row, choose_tasks, read_tasks
+from tasks import check_row, read_tasks
 
 RECORD_KEYS = (
     "name", "model", "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens",
     "training_seed", "checkpoint", "engine", "dtype", "attention", "protocol", "seed", "versions", "command",
 )  # fmt: skip
+# the effective length (arXiv 2404.06654) is the longest whose mean reaches Llama-2-7B-chat's score at 4,096 tokens
+THRESHOLD = 85.6
 
 
 # --- one answer
@@ -44,7 +44,8 @@ def contains(pred: str, gold: str) -> bool:
 
 def contains_word(pred: str, gold: str) -> bool:
     """As `contains`, but not inside a longer word ("no" in "know"). An underscore is markdown, not part of a word."""
-    return re.search(rf"(?<![^\W_]){re.escape(gold.lower())}(?![^\W_])", pred.lower()) is not None
+    word = re.escape(gold.lower())
+    return re.search(rf"(?<![^\W_]){word}(?![^\W_])", pred.lower()) is not None
 
 
 def score(pred: str, golds: list[str], metric: str, match=contains) -> float:
@@ -61,19 +62,21 @@ def percent(scores: list[float]) -> float:
 
 def interval(estimate: Estimate) -> list[float]:
     """The 95 % interval of a mean, in percent."""
-    return np.round(100 * np.array(estimate.interval()), 2).tolist()
+    bounds = 100 * np.array(estimate.interval())
+    return bounds.round(2).tolist()
 
 
 def read_predictions(path: Path) -> list[dict]:
-    """The predictions of a task, the last one of each index. Raises an error on odd lines."""
-    entries, unreadable = read_lines(path)
-    if unreadable:
-        raise ValueError(f"{unreadable} unreadable lines")
-    rows = {}
-    for row in entries:
-        if "error" not in row:  # the answer ran out of memory, and a kill left the line
-            check_row(row, "pred")
-            rows[int(row["index"])] = row
+    """The predictions of a task, the last one of each index. Raises ValueError, which names the file, on odd lines."""
+    with errors_of(str(path)):
+        entries, unreadable = read_lines(path)
+        if unreadable:
+            raise ValueError(f"{unreadable} unreadable lines")
+        rows = {}
+        for row in entries:
+            if "error" not in row:  # the answer ran out of memory, and a kill left the line
+                check_row(row, "pred")
+                rows[int(row["index"])] = row
     return [rows[index] for index in sorted(rows)]
 
 
@@ -85,10 +88,9 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
         scores.append(score(pred, row["outputs"], metric))
         strict_scores.append(score(pred, row["outputs"], metric, contains_word))
         nulls += pred == ""
-    data = record.get("data", {})
     expected = record.get("samples", len(rows))
     return {
-        "source": data.get("source"),
+        "source": record.get("data", {}).get("source"),
         "n": len(rows),
         "expected_n": expected,
         "complete": len(rows) >= expected,
@@ -98,7 +100,8 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
         "nulls": nulls,
         "indices": [row["index"] for row in rows],
         "row_scores": np.round(scores, 6).tolist(),
-    } | costs(rows)
+        **costs(rows),
+    }
 
 
 def costs(rows: list[dict]) -> dict:
@@ -127,29 +130,20 @@ def summarize(entries: dict[str, dict]) -> dict:
     }
 
 
-def score_folder(folder: Path, tasks: dict[str, dict], verbose: int = 0) -> tuple[dict, list[str]]:
-    """Scores a folder and writes its files; returns the content of scores.json and what was left out.
+def score_folder(folder: Path, tasks: dict[str, dict]) -> dict:
+    """Scores a folder and writes its files; returns the content of scores.json.
 
-    Raises ValueError, and writes nothing, if no task can be scored or the tasks do not belong together.
+    Raises ValueError, and writes nothing, if there are no or odd predictions, or the tasks do not belong together.
     """
-    entries, records, problems = {}, {}, []
+    entries, records = {}, {}
     for name, task in tasks.items():
-        path = folder / f"{name}.jsonl"
-        try:
-            with errors_of(f"{path} or its record in runs/"):
-                rows = read_predictions(path)
-                record = read_json(folder / "runs" / f"{name}.json") or {}
-                record |= record.get("settings", {})
-                if rows:
-                    entries[name] = evaluate_task(rows, task["metric"], record)
-                    records[name] = record
-        except ValueError as error:
-            problems.append(f"left out: {error}")
-            continue
-        for row in rows[:verbose]:
-            print(f"{name} {row['index']}: gold {row['outputs']}, prediction {row['pred']!r}")
+        rows = read_predictions(folder / f"{name}.jsonl")
+        if rows:
+            record = read_json(folder / "runs" / f"{name}.json") or {}
+            records[name] = record | record.get("settings", {})
+            entries[name] = evaluate_task(rows, task["metric"], record)
     if not entries:
-        raise ValueError("; ".join([f"{folder} has no predictions of any task", *problems]))
+        raise ValueError(f"{folder} has no predictions of any task")
     for key in ("checkpoint", "protocol"):
         if len({record.get(key) for record in records.values()}) > 1:
             raise ValueError(f"{folder}: the tasks have different values of {key}; answer one set of them again")
@@ -161,7 +155,7 @@ def score_folder(folder: Path, tasks: dict[str, dict], verbose: int = 0) -> tupl
     scores |= {"tasks": entries, "mean": summarize(entries)}
     write_json(folder / "scores.json", scores)
     write_summary(folder, entries)
-    return scores, problems
+    return scores
 
 
 def write_summary(folder: Path, entries: dict[str, dict]) -> None:
@@ -171,36 +165,59 @@ def write_summary(folder: Path, entries: dict[str, dict]) -> None:
         rows[1].append(entry["score"])
         rows[2].append(f"{entry['nulls']}/{entry['n']}")
     name = "summary" if len(entries) > 1 else f"summary-{rows[0][1]}"
-    write_text(folder / f"{name}.csv", pandas.DataFrame(rows).to_csv(index=False))
+    table = pandas.DataFrame(rows)
+    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+
+
+# --- the table
+def table_row(scores: dict) -> dict:
+    """A row of the table.  scores: the content of a scores.json."""
+    mean = scores["mean"]
+    low, high = mean["interval_95"]
+    row = {"length": scores["length"], "name": scores["name"], "method": scores["method"]}
+    row |= {"mean": mean["score"], "low": low, "high": high, "nulls": 0}
+    for name, entry in scores["tasks"].items():
+        row[name] = entry["score"]
+        row["nulls"] += entry["nulls"]
+    return row
+
+
+def print_table(rows: list[dict], tasks: list[str]) -> None:
+    """Prints a line for each length and model, then the effective lengths."""
+    frame = pandas.DataFrame(rows).sort_values(["length", "name"])
+    tasks = [task for task in tasks if task in frame]
+    table = frame[["length", "name", "method", "mean", "low", "high", *tasks, "nulls"]]
+    for long, short in (("niah_", ""), ("single", "s"), ("multi", "m")):
+        table.columns = table.columns.str.replace(long, short)
+    print("RULER in %: mean of the tasks and its 95 % interval over the samples; the tasks; empty answers\n")
+    print(table.to_string(index=False, na_rep="-", float_format="%.1f"))
+    for name, passed in frame[frame["mean"] >= THRESHOLD].groupby("name"):
+        print(f"{name}: effective length {passed.length.max()}, the longest whose mean reaches {THRESHOLD}")
 
 
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--data_dir", type=Path, nargs="+", required=True, help="folders of predictions")
     parser.add_argument("--benchmark", default="synthetic", help="[synthetic]")
-    parser.add_argument("--verbose", type=int, default=0, help="answers of each task to print [0]")
-    parser.add_argument("--task", nargs="+", help="tasks that must be there, separated by spaces or commas [any]")
-    parser.add_argument("--max_seq_length", type=int, nargs="+", help="lengths that must be there [any]")
     args = parser.parse_args()
     tasks = read_tasks(args.benchmark)
-    wanted = choose_tasks(args.task, tasks) if args.task else []
-    rows, problems = [], []
+    rows, standins, problems = [], set(), []
     for folder in args.data_dir:
         try:
-            scores, left_out = score_folder(folder, tasks, args.verbose)
+            scores = score_folder(folder, tasks)
         except ValueError as error:
             problems.append(f"left out: {error}")
             continue
-        problems += left_out
-        rows.append(make_row(scores, wanted))
-    if not rows:
-        raise ValueError("; ".join(problems))
-
-    frame = pandas.DataFrame(rows).sort_values(["name", "length"])
-    names = [name for name in tasks if name in wanted or name in frame]
-    print_means(frame, len(names))
-    print_tasks(frame, names)
-    problems += find_missing(frame, args.max_seq_length)
+        rows.append(table_row(scores))
+        standins.update(scores["mean"]["standin"])
+        for name, entry in scores["tasks"].items():
+            if not entry["complete"]:
+                problems.append(f"incomplete: {folder}/{name}.jsonl: {entry['n']} of {entry['expected_n']} samples")
+    if rows:
+        print_table(rows, list(tasks))
+    if standins:
+        names = " ".join(sorted(standins))
+        print(f"stand-in data, not RULER's: {names}; compare these tasks with each other only")
     if problems:
         sys.exit("\n".join(problems))
 

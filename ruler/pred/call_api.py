@@ -15,10 +15,9 @@ settings of a run; answers of other settings or to other data are moved to old/.
 """
 
 import argparse
-import hashlib
-import json
 import os
 import sys
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -70,22 +69,6 @@ def read_data(path: Path) -> list[dict]:
     return rows
 
 
-def read_data_record(folder: Path) -> dict:
-    """The run.json beside the data; empty for data of other code."""
-    record = run.read_json(folder / "run.json") or {}
-    digest = hashlib.sha256((folder / "validation.jsonl").read_bytes()).hexdigest()
-    if record.get("sha256", digest) != digest:
-        record["source"] = "user"  # changed since prepare.py made it
-    return record
-
-
-def data_identity(rows: list[dict], known: dict) -> dict:
-    """A digest of as many rows as a run with the settings `known` had, so that it resumes after rows were added."""
-    n = min(known.get("data_rows") or len(rows), len(rows))
-    content = json.dumps([(row["index"], row["input"], row["outputs"]) for row in rows[:n]])
-    return {"data_rows": n, "data_sha256": hashlib.sha256(content.encode()).hexdigest()}
-
-
 def open_model(path: str, args: argparse.Namespace):
     """The engine of --server_type; reads no weights yet."""
     if args.server_type == "openai":
@@ -105,38 +88,37 @@ def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]) -> Non
     """
     path = args.model_name_or_path[args.model_name.index(name)]
     units = []
-    for length in args.max_seq_length:
-        for task in choose_tasks(args.task, tasks):
-            folder = fill_in(args.data_dir, name, length) / task
-            units.append((length, task, folder, read_data(folder / "validation.jsonl")))
+    for length, task in product(args.max_seq_length, choose_tasks(args.task, tasks)):
+        folder = fill_in(args.data_dir, name, length) / task
+        rows = read_data(folder / "validation.jsonl")
+        data = run.read_json(folder / "run.json") or {}  # empty for data of other code
+        new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
+        unit = {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
+        unit |= {"protocol": data.get("profile"), "seed": data.get("seed")}
+        units.append((rows, new_tokens, unit))
     engine = open_model(path, args)
-    description = engine.describe()
+    description = {"benchmark": "ruler", "name": name, **engine.describe()}
     run.print_rank0(f"{name}: {description['method']}, {engine.name}, {engine.dtype}, {run.WORLD_SIZE} process(es)")
     errors = 0
-    for length, task, folder, rows in units:
-        data = read_data_record(folder)
-        notes = {"benchmark": "ruler", "name": name, **description}
-        notes |= {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
-        notes |= {"protocol": data.get("profile"), "seed": data.get("seed")}
-        new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
-        settings = engine.settings() | {"tokens_to_generate": new_tokens}
-        errors += answer_task(engine, rows, fill_in(args.save_dir, name, length), notes, settings)
+    for rows, new_tokens, unit in units:
+        folder = fill_in(args.save_dir, name, unit["max_seq_length"])
+        errors += answer_task(engine, rows, new_tokens, folder, description | unit)
     if errors:
         advice = "rerun the same command to try them again, with a smaller --prefill_chunk or --cache_on_cpu"
         raise ValueError(f"{name}: {errors} answers ran out of memory; {advice}")
 
 
-def answer_task(engine, rows: list[dict], folder: Path, notes: dict, settings: dict) -> int:
+def answer_task(engine, rows: list[dict], new_tokens: int, folder: Path, notes: dict) -> int:
     """Answers the rows of one task that have no answer yet; returns how many ran out of memory.
 
-    notes, settings: of the record beside the predictions; see Store.
+    new_tokens: longest answer.  notes: for the record beside the predictions.
     """
     task, length = notes["task"], notes["max_seq_length"]
     label = f"{length} {task}"
-    record = folder / "runs" / f"{task}.json"
-    known = run.broadcast(run.read_json(record) or {})
-    settings = settings | data_identity(rows, known.get("settings") or {})
+    # the first row stands for the data: samples may be added
+    settings = engine.settings() | {"tokens_to_generate": new_tokens, "first_row": run.run_key(rows[0])}
     indices = {row["index"]: row["index"] for row in rows}  # raises KeyError on the index of an odd line
+    record = folder / "runs" / f"{task}.json"
     store = Store(folder / f"{task}.jsonl", settings, key=lambda row: indices[row["index"]], record=record)
     answered = run.broadcast(set(store.open(notes)) if run.RANK == 0 else None)
     rows = [row for row in rows if row["index"] not in answered]
@@ -146,20 +128,22 @@ def answer_task(engine, rows: list[dict], folder: Path, notes: dict, settings: d
 
     prompts = [row["input"] for row in rows]
     hosted = engine.config is None  # a server takes text
-    new_tokens = settings["tokens_to_generate"]
     if not hosted:
         prompts = engine.tokenizer(prompts, verbose=False)["input_ids"]
-        longest = max(map(len, prompts)) + new_tokens
-        if longest > length:
-            message = f"WARNING: {label}: a prompt and its answer take {longest} tokens of this model"
-            run.warn_rank0(f"{message}; were the data made with another tokenizer?")
     for i, answer in answer_all(engine, prompts, new_tokens, label):
         row = rows[i]
         if answer.error:
             store.append({"index": row["index"], "error": answer.error})
             continue
-        entry = {"index": row["index"], "pred": answer.text, "input": row["input"], "outputs": row["outputs"]}
-        entry |= {"others": {}, "truncation": -1, "length": row.get("length", -1)}
+        entry = {
+            "index": row["index"],
+            "pred": answer.text,
+            "input": row["input"],
+            "outputs": row["outputs"],
+            "others": {},
+            "truncation": -1,
+            "length": row.get("length", -1),
+        }
         entry["prompt_tokens"] = answer.prefilled_tokens if hosted else len(prompts[i])
         store.append(entry | answer.costs())
     store.close()

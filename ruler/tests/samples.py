@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from run import write_json
+
 
 def rows(task: str, count: int) -> list[dict]:
     """Short rows of data in RULER's format with 1, 2, 3, 1, ... golds and a common beginning."""
@@ -16,20 +18,18 @@ def rows(task: str, count: int) -> list[dict]:
     return made
 
 
-def save_data(folder: Path, task: str, data: list[dict], **run) -> None:
+def write_lines(path: Path, lines: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def save_data(folder: Path, task: str, data: list[dict]) -> None:
     """<folder>/<task>/validation.jsonl and run.json, as prepare.py leaves them."""
-    (folder / task).mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row) + "\n" for row in data)
-    (folder / task / "validation.jsonl").write_text(text)
-    about = {"complete": True, "source": "official", "profile": "upstream", "seed": 42, "mean_fill": 0.97}
-    (folder / task / "run.json").write_text(json.dumps(about | {"num_samples": len(data)} | run))
+    write_lines(folder / task / "validation.jsonl", data)
+    write_json(folder / task / "run.json", {"source": "official", "profile": "upstream", "seed": 42})
 
 
 def save_predictions(folder: Path, task: str, data: list[dict], reply, **cost) -> None:
     """<folder>/<task>.jsonl with reply(row) as each answer, in RULER's format."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{task}.jsonl").open("w") as file:
-        for row in data:
-            kept = {"index": row["index"], "pred": reply(row), "input": row["input"], "outputs": row["outputs"]}
-            kept |= {"others": {}, "truncation": -1, "length": row["length"]}
-            file.write(json.dumps(kept | cost) + "\n")
+    others = {"others": {}, "truncation": -1, **cost}
+    write_lines(folder / f"{task}.jsonl", [{**row, "pred": reply(row), **others} for row in data])

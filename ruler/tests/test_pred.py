@@ -5,7 +5,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import call_api
-import tiny
 from endpoint import Endpoint
 from run import read_json
 from samples import rows, save_data
@@ -68,7 +67,6 @@ def whole(ask, tmp_path):
 def test_rows_hold_new_tokens_in_the_format_of_ruler(whole, checkpoint, tmp_path):
     """Against generate() of Transformers, one prompt at a time without a cache shared with others."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
-    assert list(whole) == list(TASKS)
     for task in TASKS:
         made = read_lines(tmp_path / "whole" / f"{task}.jsonl")[0]
         for row, asked in zip(made, rows(task, 12), strict=True):
@@ -110,12 +108,10 @@ def test_a_server_gets_the_text_of_each_prompt(ask, tmp_path, monkeypatch):
 
     def post(self, path, body):
         asked.append(body)
-        usage = {"prompt_tokens": 50, "completion_tokens": 3}
-        return 200, {"choices": [{"text": f"I read {len(body['prompt'])}"}], "usage": usage}
+        return 200, {"choices": [{"text": f"I read {len(body['prompt'])}"}]}
 
     monkeypatch.setattr(Endpoint, "post", post)
-    flags = ["--server_type", "openai", "--task", "qa_1"]
-    assert ask(tmp_path / "pred", *flags, models=("served",))[1] is None
+    assert ask(tmp_path / "pred", "--server_type", "openai", "--task", "qa_1", models=("served",))[1] is None
     expected = [f"I read {len(row['input'])}" for row in rows("qa_1", 12)]
     assert [pred for _, pred in answers(tmp_path / "pred")["qa_1"]] == expected
     assert all(body | {"max_tokens": 8, "temperature": 0} == body for body in asked)
@@ -135,8 +131,8 @@ def test_an_interrupted_run_resumes_to_the_same_answers(ask, whole, checkpoint, 
     path.write_text("".join(lines) + lines[3][:40])  # cut off by a kill
     engine = Limited(str(checkpoint), batch_size=4)
     assert ask(save_dir, engine=engine)[1] is None and engine.answered == 4 + 12 and answers(save_dir) == whole
-    out, _ = ask(save_dir, engine=engine)
-    assert out.count("all 12 answers are there") == 2 and engine.answered == 16 and answers(save_dir) == whole
+    ask(save_dir, engine=engine)
+    assert engine.answered == 16 and answers(save_dir) == whole
 
 
 def test_more_samples_resume_and_other_answers_are_moved_aside(ask, data, whole, tmp_path, checkpoint, other):
@@ -144,14 +140,14 @@ def test_more_samples_resume_and_other_answers_are_moved_aside(ask, data, whole,
     save_data(data, "qa_1", rows("qa_1", 5))
     ask(save_dir, *flags)
     save_data(data, "qa_1", rows("qa_1", 12))
-    out, _ = ask(save_dir, *flags, engine=engine)
-    assert engine.answered == 7 and "moved" not in out and answers(save_dir) == {"qa_1": whole["qa_1"]}
+    ask(save_dir, *flags, engine=engine)
+    assert engine.answered == 7 and answers(save_dir) == {"qa_1": whole["qa_1"]}
     out, _ = ask(save_dir, *flags, models=(other,))
     assert "earlier answers moved to old/ (other checkpoint)" in out
     assert answers(save_dir / "old") == {"qa_1": whole["qa_1"]} != answers(save_dir)
     save_data(data, "qa_1", [row | {"outputs": ["other"]} for row in rows("qa_1", 12)])
     out, _ = ask(save_dir, *flags, models=(other,))
-    assert "earlier answers moved to old2/ (other data_sha256)" in out
+    assert "earlier answers moved to old2/ (other first_row)" in out
 
 
 def test_answers_without_memory_are_noted_and_tried_again(ask, whole, checkpoint, tmp_path):
@@ -169,38 +165,14 @@ def test_answers_without_memory_are_noted_and_tried_again(ask, whole, checkpoint
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--benchmark", "other"], "no benchmark other: "),
+        (["--benchmark", "other"], "no benchmark other"),
         (["--task", "qa_1,vt"], "no data {data}/vt/validation.jsonl; make it with "),
         (["--max_seq_length", 1, 2], "several lengths need {{length}} in --data_dir"),
+        (["--task", "fwe"], "{data}/fwe"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_leaves_nothing(ask, data, checkpoint, tmp_path, flags, message):
+def test_bad_input_ends_with_one_line_and_leaves_nothing(ask, data, tmp_path, flags, message):
+    save_data(data, "fwe", [{"index": 0, "input": "a", "outputs": "b"}])
     error = ask(tmp_path / "pred", *flags)[1]
-    assert error.startswith("error: " + message.format(data=data, model=checkpoint)) and "\n" not in error
+    assert error.startswith("error: " + message.format(data=data)) and "\n" not in error
     assert not (tmp_path / "pred").exists()
-
-
-def test_bad_data_are_named(ask, data, tmp_path):
-    out, error = ask(tmp_path / "short", "--task", "qa_1", "--max_seq_length", 64)
-    longest = max(row["length"] for row in rows("qa_1", 12))
-    assert f"take {longest} tokens of this model; were the data made with another tokenizer?" in out
-    path = data / "qa_1" / "validation.jsonl"
-    for line in ("", '{"index": 0}', '{"index": 0, "input": "a", "outputs": "b"}', '{"index": "\\ud800"}', '{"ind'):
-        path.write_text(line + "\n")
-        error = ask(tmp_path / "pred", "--task", "qa_1")[1]
-        assert error.startswith(f"error: {path}") and "\n" not in error and "unexpected" not in error
-
-
-def test_data_changed_by_hand_are_not_official(ask, data, tmp_path):
-    save_data(data, "qa_1", rows("qa_1", 2), sha256="0" * 64)
-    assert ask(tmp_path, "--task", "qa_1")[1] is None
-    assert read_json(tmp_path / "runs" / "qa_1.json")["data"]["source"] == "user"
-
-
-def test_a_second_process_waits_and_costs_are_counted_once(ask, data, tmp_path, checkpoint, monkeypatch):
-    flags = ["--task", "qa_1", "--data_dir", data, "--save_dir", tmp_path / "pred", "--max_seq_length", 256]
-    flags += ["--model_name_or_path", checkpoint]
-    second = tiny.start_second(monkeypatch, call_api.Store, "append", "pred/call_api.py", *flags)
-    assert ask(tmp_path / "pred", *flags)[1] is None
-    assert "all 12 answers are there" in second[0].communicate()[0] and second[0].returncode == 0
-    assert len(read_lines(tmp_path / "pred" / "qa_1.jsonl")[0]) == 12
