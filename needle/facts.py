@@ -53,9 +53,16 @@ STYLES = {
         Fact("\nThe magic number of {name} is {number}.\n", "What is the magic number of {name}?", "{number}"),
         7,
     ),
-    # the line that make_base_model.py teaches its pocket base; any model can continue it
+    # for small models: the text and the question, whose answer is begun
     "passkey": Style(
-        "{context}{question}", None, Fact("\n# key {name} is {number}\n", "\n# key {name} is", "{number}"), 4
+        "{context}{question}",
+        None,
+        Fact(
+            "\nThe magic number of {name} is {number}.\n",
+            "\nWhat is the magic number of {name}? The magic number of {name} is",
+            "{number}",
+        ),
+        4,
     ),
 }
 

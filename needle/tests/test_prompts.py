@@ -158,8 +158,8 @@ def test_passkeys_have_names_of_one_token(tokenizer):
     for name in facts.names[:20]:
         assert len(encode_inside(tokenizer, f" {name}")[0]) == 1
     fact = facts.draw(64, 0, 0)
-    assert re.fullmatch(r"\n# key [a-z]{3,} is \d{4}\n", fact.needle)
-    assert fact.needle == f"{fact.question} {fact.answer}\n"
+    assert re.fullmatch(r"\nThe magic number of [a-z]{3,} is \d{4}\.\n", fact.needle)
+    assert f"{fact.question} {fact.answer}".endswith(fact.needle.strip("\n."))  # the question begins the answer
 
 
 # --- scores
