@@ -34,6 +34,12 @@ def with_capacity(states_BHnd: torch.Tensor, capacity: int) -> torch.Tensor:
     return pad(states_BHnd, (0, 0, 0, capacity - states_BHnd.shape[2]))
 
 
+def empty_rows(states_1Hnd: torch.Tensor, rows: int, capacity: int) -> torch.Tensor:
+    """Room for the keys or values of several prompts, [rows, H, capacity, d]."""
+    _, H, _, d = states_1Hnd.shape
+    return states_1Hnd.new_zeros(rows, H, capacity, d)
+
+
 class CacheLayer(DynamicLayer):
     """Keys and values of one layer, [B, H, capacity, d], of which the first `length` positions are filled.
 

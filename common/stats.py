@@ -183,14 +183,13 @@ def tied_with_best(estimate: Estimate, lower_is_better: bool = False) -> np.ndar
 
 def spearman(x_ML: np.ndarray, y_ML: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of the methods with both values, at each length, [L]; NaN if a side is constant."""
-    rho_L = np.full(x_ML.shape[1], math.nan)
-    for k in range(x_ML.shape[1]):
-        known_M = np.isfinite(x_ML[:, k] + y_ML[:, k])
-        x_rank_M = scipy.stats.rankdata(x_ML[known_M, k])
-        y_rank_M = scipy.stats.rankdata(y_ML[known_M, k])
-        if min(len(set(x_rank_M)), len(set(y_rank_M))) > 1:
-            rho_L[k] = np.corrcoef(x_rank_M, y_rank_M)[0, 1]
-    return rho_L
+    rho_L = []
+    for x_M, y_M in zip(x_ML.T, y_ML.T, strict=True):
+        known_M = np.isfinite(x_M + y_M)
+        ranks_2M = scipy.stats.rankdata([x_M[known_M], y_M[known_M]], axis=1)
+        varies = known_M.any() and np.ptp(ranks_2M, axis=1).all()
+        rho_L.append(np.corrcoef(ranks_2M)[0, 1] if varies else math.nan)
+    return np.array(rho_L)
 
 
 def rank_correlation(x_ML: np.ndarray, y_ML: np.ndarray) -> tuple[float, float, float]:

@@ -20,7 +20,6 @@ TEXT = "  Spelt out: </s> and <s>.\n\tNo 12, é;  two spaces" * 3
 BROKEN = (
     {"tokenizer.json": '{"version": "1.0", '},
     {"tokenizer_config.json": "[]"},
-    {"tokenizer_config.json": '{"bos_token": "", "eos_token": "", "unk_token": ""}'},
     {"tokenizer.json": None, "tokenizer_config.json": '{"auto_map": {"AutoTokenizer": ["a.A", null]}}'},  # its own code
 )
 
