@@ -132,30 +132,28 @@ class Decoder:
             layer.values[row, :, : source.length] = source.values[0, :, : source.length]
 
     def start(self, lengths: list[int], visible: int):
-        """Begins a group. lengths: tokens of each prompt.  visible: positions that the graph's attention reads."""
+        """Begins a group. lengths: tokens of each prompt.  visible: positions that the attention reads."""
         self.position_B1.copy_(torch.tensor(lengths)[:, None])
         self.visible = visible
-        self.longest = max(lengths)
+        for layer in self.cache.layers:
+            layer.visible = visible
 
     def step(self, tokens: list[int]) -> list[int]:
         """Appends one token to each row; returns the most probable next tokens."""
         self.token_B1.copy_(torch.tensor(tokens)[:, None])
-        self.longest += 1
         if self.use_graph:
             if self.visible not in self.graphs:
-                self.graphs[self.visible] = self.capture(self.visible)
+                self.graphs[self.visible] = self.capture()
             self.graphs[self.visible].replay()
         else:
             with eager_kernels():
-                self.forward(self.longest)
+                self.forward()
         return self.token_B1[:, 0].tolist()
 
-    def forward(self, visible: int):
+    def forward(self):
         """One step: reads `token_B1` and `position_B1` and replaces both."""
-        hidden_Bm = self.position_m[:visible] > self.position_B1
+        hidden_Bm = self.position_m[: self.visible] > self.position_B1
         mask_Bm = torch.zeros_like(hidden_Bm, dtype=self.model.dtype).masked_fill(hidden_Bm, -math.inf)
-        for layer in self.cache.layers:
-            layer.visible = visible
         output = self.model(
             input_ids=self.token_B1,
             position_ids=self.position_B1,
@@ -167,18 +165,18 @@ class Decoder:
         self.token_B1.copy_(most_probable(output.logits[:, -1]))
         self.position_B1.add_(1)
 
-    def capture(self, visible: int) -> torch.cuda.CUDAGraph:
+    def capture(self) -> torch.cuda.CUDAGraph:
         """The graph of one step. The warm-up writes the same keys and values as the first replay."""
         token_B1 = self.token_B1.clone()
         position_B1 = self.position_B1.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), graph_kernels():
-            self.forward(visible)
+            self.forward()
             self.token_B1.copy_(token_B1)
             self.position_B1.copy_(position_B1)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph), graph_kernels():
-            self.forward(visible)
+            self.forward()
         return graph
