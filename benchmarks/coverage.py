@@ -6,9 +6,8 @@ Nominal is 0.95. Actual must be 0.93 to 0.98 at the sizes of the paper's study (
 those of the pocket study (presets/pocket.sh); the exit status is 1 if a case is outside. Each study draws new data of
 which the truth is known:
 
-documents   Losses of tokens, nats: noise of a token (sd 2.5), local correlation (sd .4, over about 500 tokens), an
-            effect of the document (sd .15, as measured on held-out text). Ten documents of log-normal lengths (median
-            `size` tokens); windows every 256 tokens, each split between its documents.
+documents   Losses of tokens, nats: noise of a token, local correlation, an effect of the document (ALL, as measured on
+            held-out text). Ten documents of log-normal lengths (median `size` tokens); windows every 256 tokens.
 tasks       Each task has a true score; its samples are the mean of one or more right or wrong answers.
 fixed_text  Needle: the trials of a cell share its text and true rate, which is drawn from Beta(.5, .5).
 drawn_text  Needle: each trial has an easy or hard text (logit, sd 1); the cells are unlike (logits -4 to 3).

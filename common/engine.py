@@ -43,10 +43,7 @@ class Engine:
     prefilled_tokens = generated_tokens = 0
 
     def open_checkpoint(self, dtype: str, trust: bool | str):
-        """Reads everything but the weights. trust: see checkpoint.is_trusted.
-
-        Raises ValueError if the checkpoint cannot be opened.
-        """
+        """Reads everything but the weights; raises ValueError if it cannot. trust: see checkpoint.is_trusted."""
         self.name_or_path = str(self.name_or_path)
         self.oom_retries = []
         self.config = open_config(self.name_or_path, trust)

@@ -125,7 +125,7 @@ def explain(error: BaseException) -> str:
 
 
 def end_progress_bars() -> None:
-    """Leaves the bars as they are and begins a new line below them."""
+    """Begins a new line below the bars."""
     for bar in list(getattr(tqdm, "_instances", [])):
         bar.close()
 
