@@ -30,7 +30,7 @@ def round_length(length: int) -> int:
 
 
 def with_capacity(states_BHnd: torch.Tensor, capacity: int) -> torch.Tensor:
-    """Keys or values with room for `capacity` positions, [B, H, capacity, d]; the new ones are 0, as masks need."""
+    """Keys or values with room for `capacity` positions, [B, H, capacity, d]; the new ones are 0: masks need finite."""
     return pad(states_BHnd, (0, 0, 0, capacity - states_BHnd.shape[2]))
 
 

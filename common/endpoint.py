@@ -98,10 +98,12 @@ class Endpoint(Engine):
             usage = reply.get("usage") or {}
             self.prefilled_tokens += int(usage.get("prompt_tokens") or 0)
             self.generated_tokens += int(usage.get("completion_tokens") or 0)
-            return (text or "") + ""  # raises TypeError if it is not a text
+            if not isinstance(text, str | None):
+                raise TypeError("not a text")
         except (LookupError, TypeError, AttributeError, ValueError):
             content = self.one_line(response.text)
             raise ValueError(f"{response.url}: the server sent no text of an answer: {content}") from None
+        return text or ""
 
     def one_line(self, message) -> str:
         """The beginning of a message, without the key."""
