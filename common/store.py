@@ -155,7 +155,8 @@ class Store:
         reason = "no record of their settings"
         if isinstance(known, dict):
             names = sorted(known.keys() | self.settings.keys())
-            reason = "other " + ", ".join(name for name in names if known.get(name) != self.settings.get(name))
+            changed = [name for name in names if known.get(name) != self.settings.get(name)]
+            reason = f"other {', '.join(changed)}"
         print(f"{self.path}: earlier answers moved to {folder.name}/ ({reason}); they are made again", flush=True)
 
     def remove(self) -> None:
