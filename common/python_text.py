@@ -46,7 +46,7 @@ def read_sources(folder: Path, held_out: bool) -> dict[str, str]:
         if SKIPPED_FOLDERS.intersection(name.parts[:-1]) or path.stat().st_size < MIN_FILE_BYTES:
             continue
         files = evaluation if is_held_out(name.as_posix()) else training
-        files[name.as_posix()] = read_text(path)
+        files[name.as_posix()] = path.read_text(encoding="utf-8", errors="ignore")
     if not held_out:
         return dict(sorted(training.items()))
     known = set()
@@ -75,14 +75,6 @@ def read_help_pages(folder: Path) -> dict[str, str]:
     path = folder / "pydoc_data" / "topics.py"
     if not path.exists():
         return {}
-    _, brace, rest = read_text(path).partition("{")
-    try:
-        pages = ast.literal_eval(brace + rest)  # the file assigns one dict
-    except (ValueError, SyntaxError) as error:
-        raise ValueError(f"{path} does not assign a dict of help pages: {error}") from None
+    _, brace, rest = path.read_text(encoding="utf-8").partition("{")
+    pages = ast.literal_eval(brace + rest)  # the file assigns one dict
     return dict(sorted(pages.items()))
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file with Unix line ends."""
-    return path.read_bytes().decode("utf-8", errors="ignore").replace("\r\n", "\n")
