@@ -20,29 +20,27 @@ FEW = 100  # samples; with fewer an interval is wider than most differences betw
 
 def warnings(results: Results, rows: list[Row], columns: list[Column], failures: list[str]) -> list[str]:
     """What a reader has to know before the numbers, most important first. failures: steps that failed."""
-    standin, gaps, few = [], [], []
+    lines = []
+    standin = [column.name for column in columns if "stand-in" in column.what]
+    if standin:
+        lines.append(f"Stand-in data in {', '.join(standin)}: a demonstration, not a result of those benchmarks.")
+    lines += [f"Failed: {line}" for line in failures if line]
+    lines += results.warnings
+    few = []
     for column in columns:
-        name = BENCHMARKS[column.benchmark]
+        place = f"{column.name} ({column.what})"
         missing = [row.label for row in rows if row.label not in column.cells]
         incomplete = [label for label, cell in column.cells.items() if cell.lacks]
         n = min(cell.n for cell in column.cells.values())
-        if "stand-in" in column.what:
-            standin.append(name)
         if missing:
-            gaps.append(f"No result: {name} ({column.what}) of {', '.join(missing)}.")
+            lines.append(f"No result: {place} of {', '.join(missing)}.")
         if incomplete:
-            gaps.append(f"Incomplete, so not compared: {name} ({column.what}) of {', '.join(incomplete)}.")
+            lines.append(f"Incomplete, so not compared: {place} of {', '.join(incomplete)}.")
         if n < FEW:
-            few.append(f"{name} ({column.what}) {n}")
-    lines = [f"Failed: {line}" for line in failures if line]
-    lines += results.warnings + gaps
-    if standin:
-        names = ", ".join(standin)
-        lines.insert(0, f"Stand-in data in {names}: a demonstration, not a result of those benchmarks.")
+            few.append(f"{place} {n}")
     for score in results.scores:
         if score.value is None and score.part == "":
-            place = f"{score.benchmark} of {score.model} at {score.length}"
-            lines.append(f"No number: {place} ({score.file}).")
+            lines.append(f"No number: {score.benchmark} of {score.model} at {score.length} ({score.file}).")
     if few:
         lines.append(f"Few samples (fewer than {FEW}): {'; '.join(few)}.")
     if max(len(row.models) for row in rows) == 1:
@@ -57,15 +55,20 @@ def overview(results: Results, rows: list[Row], runs: pd.DataFrame, target: int)
         bases.add(re.sub(r"^[./~].*/", "", info["base_model"] or "unknown"))  # of a folder its name
     for record in runs.versions.dropna():
         versions |= {f"{name} {version}" for name, version in record.items()}
-    engines = runs[["engine", "dtype", "attention"]].fillna({"engine": "transformers"}).dropna().drop_duplicates()
-    window = max(row.info["original_length"] or 0 for row in rows)
+    engines = runs[["engine", "dtype", "attention"]].fillna({"engine": "transformers"}).dropna()
+    window = max(row.window for row in rows)
     return {
         "Base": ", ".join(sorted(bases)),
         "Window": f"{short(window)} tokens, extended to {short(target)}",
         "Methods": ", ".join(row.label for row in rows if row.kind != "base"),
-        "Engines": "; ".join(sorted(", ".join(engine) for engine in engines.itertuples(index=False))),
+        "Engines": "; ".join(sorted(set(engines.agg(", ".join, axis=1)))),
         "Versions": ", ".join(sorted(versions)),
     }
+
+
+def embed(path: Path) -> str:
+    """The SVG file as a URL that contains it."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def html_table(table: pd.DataFrame) -> str:
@@ -84,10 +87,6 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
     data = runs[["benchmark", "task", "source", "data", "sha256"]].drop_duplicates()
     data["sha256"] = data.sha256.str[:12]
     recipe = pd.DataFrame({row.label: recipes.get(row.models[0], {}) for row in rows if row.kind == "fine-tuned"})
-    images = {}
-    for drawn in figures:
-        svg = (output / f"{drawn.name}.svg").read_bytes()
-        images[drawn.name] = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, **options)
     page = environment.get_template("report.html.j2").render(
@@ -97,7 +96,7 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
         groups=groupby(rows, key=lambda row: row.group),
         notes=tables.notes(columns),
         figures=figures,
-        images=images,
+        images={drawn.name: embed(output / f"{drawn.name}.svg") for drawn in figures},
         correlations=html_table(correlations.replace({"measure": BENCHMARKS, "benchmark": BENCHMARKS})),
         comparisons=html_table(comparisons.replace({"benchmark": BENCHMARKS})),
         paper=PAPER,
@@ -109,5 +108,5 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
         files=sorted(path.name for path in output.iterdir() if path.suffix in (".csv", ".md", ".tex")),
     )
     path = output / "report.html"
-    path.write_text(page, encoding="utf-8", errors="replace")
+    path.write_text(page, encoding="utf-8")
     return path
