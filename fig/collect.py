@@ -43,20 +43,26 @@ class Results:
 
 
 def read_perplexity(result: dict, identity: dict) -> list[Score]:
-    """A result of eval_perplexity: one model, data set and window length."""
+    """Perplexity or LongPPL of eval_perplexity: one model, data set and length. n: windows, of LongPPL key tokens."""
+    name, value, n = "perplexity", result.get("val_perplexity"), result.get("n_windows")
+    if "long_ppl" in result:
+        name, value, n = "long_ppl", result["long_ppl"], result["n_key_tokens"]
     data = result["data"]
-    dataset, n = Path(data["path"]).parent.name, result["n_windows"]
-    score = Score("perplexity", dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
+    dataset = Path(data["path"]).parent.name
+    score = Score(name, dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
     settings = {
         "dataset": data.get("dataset"),
         "sliding_window": result.get("sliding_window"),
         "documents": result.get("documents"),
         "all_windows": n == result.get("n_windows_total"),
         "sha256": data.get("sha256"),
+        "evaluator": result.get("settings", {}).get("evaluator"),
     }
-    interval = result["perplexity_interval_95"]
-    whole = with_value(score, result["val_perplexity"], interval, settings=settings)
-    add_documents(whole, result)
+    whole = with_value(score, value, result[f"{name}_interval_95"], settings=settings)
+    losses = result.get("document_losses")
+    if losses:
+        whole.samples = dict(enumerate(losses["sum"]))
+        whole.targets = dict(enumerate(losses["targets"]))
     scores = [whole]
     for last in (64, 256):
         entry = result.get(f"last_{last}")
@@ -67,25 +73,6 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
         part = f"positions {bucket['from']}-{bucket['to']}"
         scores.append(with_value(score, bucket["perplexity"], part=part))
     return scores
-
-
-def read_long_ppl(result: dict, identity: dict) -> list[Score]:
-    """LongPPL of eval_perplexity: one model, data set and length; n is the number of key tokens."""
-    data = result["data"]
-    dataset, n = Path(data["path"]).parent.name, result["n_key_tokens"]
-    score = Score("long_ppl", dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
-    settings = {"evaluator": result["settings"].get("evaluator"), "sha256": data.get("sha256")}
-    whole = with_value(score, result["long_ppl"], result["long_ppl_interval_95"], settings=settings)
-    add_documents(whole, result)
-    return [whole]
-
-
-def add_documents(score: Score, result: dict) -> None:
-    """Adds the samples of a perplexity: the summed losses and numbers of targets of the documents."""
-    losses = result.get("document_losses")
-    if losses:
-        score.samples = dict(enumerate(losses["sum"]))
-        score.targets = dict(enumerate(losses["targets"]))
 
 
 def read_needle(result: dict, identity: dict) -> list[Score]:
@@ -126,7 +113,7 @@ def read_set(result: dict, identity: dict) -> list[Score]:
     score = Score(result["benchmark"], task, length, result["n"], result["source"], **identity)
     settings = {"complete": result.get("complete"), "max_length": result.get("max_length")}
     scores = [with_value(score, result["score"], result["interval_95"], samples=samples, settings=settings)]
-    for metric, key in (("strict", "strict"), ("upstream", "score_upstream")):
+    for metric, key in {"strict": "strict", "upstream": "score_upstream"}.items():
         if result.get(key) is not None:
             scores.append(with_value(score, result[key], metric=metric))
     return scores
@@ -188,10 +175,8 @@ def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
         read, parts = read_set, split_sets(result)
     elif path.name.endswith("_results.json"):
         read = read_needle
-    elif "val_perplexity" in result:
+    elif "val_perplexity" in result or "long_ppl" in result:
         read = read_perplexity
-    elif "long_ppl" in result:
-        read = read_long_ppl
     else:
         return {}, [], []
     info = {key: result.get(key) for key in MODEL_KEYS}
@@ -208,24 +193,25 @@ def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
 
 
 def add_model(results: Results, info: dict) -> str:
-    """Adds a result's model. Returns its name: its folder's, after those above if another checkpoint has that name."""
-    parts = Path(info.pop("path")).parts
-    for i in reversed(range(len(parts))):
-        name = "/".join(parts[i:])  # its end is the same in every stage
-        known = results.models.setdefault(name, dict(info))
-        conflict = find_conflict(known, info)
-        if conflict is None:
-            break
-        values = f"{known[conflict]} in one result and {info[conflict]} in another"
-        results.warnings.append(f"{name}: {conflict} is {values}")
-    known |= {key: value for key, value in info.items() if known[key] is None}
+    """Adds a result's model. Returns its name: its folder's, or its path if another checkpoint has that name."""
+    path = info.pop("path")
+    name = Path(path).name
+    known = results.models.setdefault(name, info)
+    conflict = find_conflict(known, info)
+    if conflict:
+        results.warnings.append(f"{name}: {conflict} is {known[conflict]} in one result and {info[conflict]} in {path}")
+        name = path.strip("./")
+        known = results.models.setdefault(name, info)
+    for key, value in info.items():
+        if known[key] is None:
+            known[key] = value
     return name
 
 
 def find_conflict(known: dict, info: dict) -> str | None:
     """The first key that tells two models apart; the path of the base depends on the stage."""
-    for key, value in info.items():
-        if key != "base_model" and value != known[key] and None not in (value, known[key]):
+    for key, value in known.items():
+        if key != "base_model" and value != info[key] and None not in (value, info[key]):
             return key
     return None
 
@@ -250,16 +236,9 @@ def collect(roots: list[Path]) -> Results:
             if first is not score:
                 results.warnings.append(f"{score.file} repeats {first.file}, which is the one used")
     results.warnings = list(dict.fromkeys(results.warnings))  # once each
-    results.scores = [*first_scores.values(), *needle_means(first_scores.values())]
-    results.scores.sort(key=sort_key)
+    scores = first_scores.values()
+    results.scores = sorted([*needle_means(scores), *scores], key=lambda score: score.place)  # parts as in their files
     return results
-
-
-def sort_key(score: Score) -> tuple:
-    """By model, benchmark, task, length and part, whose numbers are compared as numbers."""
-    name = score.part.split(" ")[0]
-    numbers = [int(digits) for digits in re.findall(r"\d+", score.part)]
-    return score.model, score.benchmark, score.task, score.length or 0, name, numbers, score.metric, score.source
 
 
 def needle_means(scores: list[Score]) -> list[Score]:
@@ -267,6 +246,5 @@ def needle_means(scores: list[Score]) -> list[Score]:
     cells_by_length = defaultdict(list)
     for score in scores:
         if score.benchmark == "needle" and score.value is not None:
-            key = (score.model, score.task, score.length, score.metric, score.source)
-            cells_by_length[key].append(score)
+            cells_by_length[score.place].append(score)
     return list(map(merge_depths, cells_by_length.values()))

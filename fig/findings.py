@@ -1,12 +1,10 @@
 """Whether the findings of the paper (arXiv 2409.12181) show in a study, in words."""
 
-import math
-
 import pandas as pd
 
 from collect import BENCHMARKS
 from rows import Row, short
-from tables import Cell, Column, find_ties, share_samples
+from tables import Cell, Column, compare_with_best
 
 AHEAD, TIED, BEHIND = "ahead in", "not told apart in", "behind in"
 
@@ -34,20 +32,18 @@ def join(places: dict[str, list[str]]) -> str:
     return "; ".join(f"{words} {', '.join(names)}" for words, names in places.items() if names)
 
 
-def best_cell(column: Column, rows: list[Row]) -> tuple[str, Cell] | None:
-    """(label, cell) of the best of these rows in a column, of those that lack nothing."""
-    labels = {row.label for row in rows}
-    cells = [(label, cell) for label, cell in column.cells.items() if label in labels and not cell.lacks]
+def best_label(column: Column, rows: list[Row]) -> str | None:
+    """The best of these rows in a column, of those that lack nothing."""
+    values = {row.label: column.cells[row.label].value for row in rows if row.label in column.complete}
     choose = min if column.lower_is_better else max
-    return choose(cells, key=lambda labelled: labelled[1].value, default=None)
+    return choose(values, key=values.get, default=None)
 
 
 def verdict(column: Column, first: Cell, second: Cell) -> str:
     """AHEAD or BEHIND if stats.tied_with_best tells `first` from `second`, else TIED."""
     is_ahead = (first.value < second.value) == column.lower_is_better
     pair = [first, second] if is_ahead else [second, first]
-    ties = find_ties(pair) if share_samples(pair) else None
-    if first.value == second.value or ties is None or all(ties):
+    if first.value == second.value or compare_with_best(pair)[1] != "worse":
         return TIED
     return AHEAD if is_ahead else BEHIND
 
@@ -56,28 +52,26 @@ def compare(columns: list[Column], first_rows: list[Row], second_rows: list[Row]
     """The best of some rows against the best of others, in each column."""
     places = {AHEAD: [], TIED: [], BEHIND: []}
     for column in columns:
-        pair = best_cell(column, first_rows), best_cell(column, second_rows)
-        if None not in pair:
-            (first_label, first), (second_label, second) = pair
-            values = f"{first_label} {first.format(first.value)}, {second_label} {second.format(second.value)}"
+        labels = [best_label(column, first_rows), best_label(column, second_rows)]
+        if None not in labels:
+            first, second = [column.cells[label] for label in labels]
+            values = f"{labels[0]} {first}, {labels[1]} {second}"
             places[verdict(column, first, second)].append(f"{column.name} ({values})")
     return join(places)
 
 
 def reach(columns: list[Column], rows: list[Row], target: int) -> str:
     """Needles found up to the target length and beyond it, means over methods."""
+    kinds = {row.label: row.kind for row in rows}
     parts = []
     for column in columns:
         if column.benchmark != "needle":
             continue
-        for kind in ("fine-tuned", "frozen"):
-            labels = [row.label for row in rows if row.kind == kind]
-            own = column.scores.query("label in @labels")
-            inside = own.query("length <= @target").value.mean()
-            beyond = own.query("length > @target").value.mean()
-            if not math.isnan(inside + beyond):
-                found = f"{inside:.0f} % of needles up to {short(target)} tokens and {beyond:.0f} % beyond"
-                parts.append(f"{kind} methods find {found}")
+        scores = column.scores.assign(kind=column.scores.label.map(kinds), is_beyond=column.scores.length > target)
+        means = scores.pivot_table("value", "kind", "is_beyond").reindex(columns=[False, True]).dropna()
+        for kind, (inside, beyond) in means.drop("base", errors="ignore").iterrows():
+            found = f"{inside:.0f} % of needles up to {short(target)} tokens and {beyond:.0f} % beyond"
+            parts.append(f"{kind} methods find {found}")
     return ", ".join(parts)
 
 

@@ -71,7 +71,7 @@ def main():
     target = target_length(rows)
     comparisons = paper.compare(rows, all_scores, args.paper_data)
     columns = tables.make_columns(scores, target, args.columns)
-    tables.fill(columns, rows, comparisons)
+    tables.fill(columns, rows)
     pairs = correlation.pair_scores(scores, columns)
     correlations = correlation.correlations(pairs, rows)
     trainings, recipes = costs.read_training(args.checkpoints, results) if args.checkpoints else ([], {})

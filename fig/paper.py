@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from collect import Score
 from rows import Row
 
 FOLDER = Path(__file__).parent
@@ -68,13 +67,3 @@ def compare(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd
     published = pd.read_table(FOLDER / "paper.tsv")
     comparisons = pd.concat([means.assign(task="mean").drop(columns="n"), ours]).merge(published)
     return comparisons.assign(difference=comparisons[OURS] - comparisons.paper)
-
-
-def find_comparison(comparisons: pd.DataFrame, row: Row, score: Score) -> dict:
-    """OURS, paper and difference for the cell of Table 1 in which this score is shown; {} if it is not compared."""
-    task = score.task if score.benchmark == "perplexity" else "mean"
-    own = comparisons.query("label == @row.label and benchmark == @score.benchmark and task == @task")
-    if score.length:
-        own = own.query("length == @score.length")
-    lines = own[[OURS, "paper", "difference"]].to_dict("records")
-    return lines[0] if lines else {}

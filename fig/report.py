@@ -28,16 +28,9 @@ def warnings(results: Results, rows: list[Row], columns: list[Column], failures:
     lines += results.warnings
     few = []
     for column in columns:
-        place = f"{column.name} ({column.what})"
-        missing = [row.label for row in rows if row.label not in column.cells]
-        incomplete = [label for label, cell in column.cells.items() if cell.lacks]
         n = min(cell.n for cell in column.cells.values())
-        if missing:
-            lines.append(f"No result: {place} of {', '.join(missing)}.")
-        if incomplete:
-            lines.append(f"Incomplete, so not compared: {place} of {', '.join(incomplete)}.")
         if n < FEW:
-            few.append(f"{place} {n}")
+            few.append(f"{column.name} ({column.what}) {n}")
     for score in results.scores:
         if score.value is None and score.part == "":
             lines.append(f"No number: {score.benchmark} of {score.model} at {score.length} ({score.file}).")
@@ -60,7 +53,6 @@ def overview(results: Results, rows: list[Row], runs: pd.DataFrame, target: int)
     return {
         "Base": ", ".join(sorted(bases)),
         "Window": f"{short(window)} tokens, extended to {short(target)}",
-        "Methods": ", ".join(row.label for row in rows if row.kind != "base"),
         "Engines": "; ".join(sorted(set(engines.agg(", ".join, axis=1)))),
         "Versions": ", ".join(sorted(versions)),
     }

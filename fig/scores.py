@@ -1,5 +1,6 @@
 """Score: a number of a model with its samples, means of scores, and their intervals by stats.py."""
 
+from collections import ChainMap
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,6 +49,11 @@ class Score:
     def key(self) -> tuple:
         """What this is a score of."""
         return self.benchmark, self.task, self.length, self.part, self.metric, self.source
+
+    @property
+    def place(self) -> tuple:
+        """Where it stands in results.csv."""
+        return self.model, self.benchmark, self.task, self.length or 0, self.metric, self.source
 
     @property
     def design(self) -> tuple:
@@ -115,13 +121,14 @@ def mean_of(scores: list[Score]) -> Score:
 
 def merge_depths(cells: list[Score]) -> Score:
     """The mean over the depths of a needle grid at one length, with all of their trials."""
-    mean = mean_of(cells)
-    mean.value = float(np.average([cell.value for cell in cells], weights=[cell.n for cell in cells]))
-    mean.samples = {}
-    for cell in cells:
-        mean.samples |= cell.samples
-    folder = mean.file.rpartition("/")[0]
-    return replace(mean, part="", file=folder, settings={}, drawn_text=all(cell.drawn_text for cell in cells))
+    frame = pd.DataFrame(cells)
+    folder = cells[0].file.rpartition("/")[0]
+    mean = replace(cells[0], part="", file=folder, settings={}, n=int(frame.n.sum()))
+    mean.value = float(np.average(frame.value, weights=frame.n))
+    mean.drawn_text = bool(frame.drawn_text.all())
+    mean.samples = dict(ChainMap(*frame.samples))
+    set_interval(mean, [mean])
+    return mean
 
 
 def merge_seeds(scores: list[Score]) -> Score:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from collect import BENCHMARKS, Results, Score
-from paper import find_comparison
 from rows import Row, nearest, short, source_names
 from scores import PERPLEXITIES, make_estimate, mean_of
 from stats import tied_with_best
@@ -34,7 +33,7 @@ RESULT_COLUMNS = (
 )  # fmt: skip
 CSV_COLUMNS = (
     "group", "method", "models", "benchmark", "what", "value", "low", "high", "n", "seeds", "seeds_sd", "mark",
-    "lacks", "paper_protocol_value", "paper", "difference",
+    "lacks",
 )  # fmt: skip
 LATEX = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"})
 
@@ -44,14 +43,12 @@ class Cell:
     """One value of the table, in its units: perplexity, else %.
 
     scores: the value is their mean.  lacks: how many scores of the column it lacks.
-    published: the paper's number beside ours, see paper.find_comparison.
     mark: "best", "tie", "worse", "not compared" for want of shared samples, or "" if the cell lacks scores.
     seeds, seeds_sd: number of training seeds, and the standard deviation between them.
     """
 
     scores: list[Score]
     lacks: int
-    published: dict
     mark: str = ""
 
     def __post_init__(self):
@@ -67,6 +64,9 @@ class Cell:
         if self.seeds > 1:
             self.seeds_sd = scale * float(np.std(mean.seeds, ddof=1))
 
+    def __str__(self):
+        return self.format(self.value)
+
     def format(self, number: float) -> str:
         if abs(number) >= 1e4:
             return f"{number:.1e}"
@@ -74,7 +74,7 @@ class Cell:
 
     @property
     def details(self) -> list[str]:
-        """What follows the value: the interval, training seeds, what is missing, the paper's number."""
+        """What follows the value: the interval, training seeds, what is missing."""
         details = []
         if self.low is not None:
             details.append(f"[{self.format(self.low)}, {self.format(self.high)}]")
@@ -83,11 +83,6 @@ class Cell:
         if self.lacks:
             n = len(self.scores)
             details.append(f"{n} of {n + self.lacks} only")
-        if self.published:
-            detail = "paper {paper:g}, difference {difference:+.2f}"
-            if abs(self.published["paper_protocol_value"] - self.value) >= 0.005:
-                detail = "by its protocol {paper_protocol_value:.2f}, " + detail
-            details.append(detail.format(**self.published))
         return details
 
 
@@ -107,6 +102,11 @@ class Column:
     @property
     def lower_is_better(self) -> bool:
         return self.benchmark in PERPLEXITIES
+
+    @property
+    def complete(self) -> dict[str, Cell]:
+        """The cells that lack nothing, which can be compared."""
+        return {label: cell for label, cell in self.cells.items() if not cell.lacks}
 
     @property
     def head(self) -> str:
@@ -147,7 +147,7 @@ def choose_scores(scores: pd.DataFrame, target: int) -> tuple[pd.DataFrame, str]
         return scores, f"{task}, {short(length)} tokens{documents}"
     if benchmark == "needle":  # as in the paper: lengths up to twice the target
         longest = max(scores.length.min(), 2 * (target or math.inf))
-        scores = scores.query("length <= @longest")
+        scores = scores[scores.length <= longest]
         range_shown = f"{short(scores.length.min())}–{short(scores.length.max())}"
         return scores, f"{counted(scores.length, 'length')}, {range_shown} tokens"
     scores = scores[scores.source == scores.source.min()]  # official and stand-in data are never averaged
@@ -163,20 +163,18 @@ def counted(values: pd.Series, word: str) -> str:
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
-def fill(columns: list[Column], rows: list[Row], comparisons: pd.DataFrame) -> None:
-    """Adds the cells, and marks which of them are best and which tie with the best. comparisons: see paper.compare."""
+def fill(columns: list[Column], rows: list[Row]) -> None:
+    """Adds the cells, in the order of the rows, and marks which of them are best and which tie with the best."""
     for column in columns:
         n_parts = len(column.scores.drop_duplicates(["task", "length"]))
-        by_label = column.scores.sort_values(["task", "length"]).groupby("label")
         for row in rows:
-            if row.label in by_label.groups:
-                scores = by_label.get_group(row.label).score.tolist()
-                published = find_comparison(comparisons, row, scores[0])
-                column.cells[row.label] = Cell(scores, n_parts - len(scores), published)
-        complete = [cell for cell in column.cells.values() if not cell.lacks]
-        complete.sort(key=lambda cell: cell.value, reverse=not column.lower_is_better)
+            own = column.scores.query("label == @row.label").sort_values(["task", "length"])
+            if len(own):
+                column.cells[row.label] = Cell(own.score.tolist(), n_parts - len(own))
+        complete = sorted(column.complete.values(), key=lambda cell: cell.value, reverse=not column.lower_is_better)
         if complete and complete[0].value > 0:  # where all scores are 0, none is best
-            mark_cells(complete)
+            for cell, mark in zip(complete, compare_with_best(complete), strict=True):
+                cell.mark = "best" if cell.value == complete[0].value else mark
 
 
 def share_samples(cells: list[Cell]) -> bool:
@@ -191,30 +189,20 @@ def share_samples(cells: list[Cell]) -> bool:
     return True
 
 
-def find_ties(cells: list[Cell]) -> list[bool] | None:
-    """Which of the cells are not told apart from the best, the first; None if there is nothing to compare them by."""
-    if len(cells) < 2:
-        return None
-    estimate = make_estimate([cell.scores for cell in cells])
-    if estimate.n_units < 2:
-        return None
-    return tied_with_best(estimate, lower_is_better=cells[0].is_perplexity).tolist()
-
-
-def mark_cells(cells: list[Cell]) -> None:
-    """Marks the best of the cells, which come first, and those that are not told apart from them."""
-    compared = cells[:1]
-    for cell in cells[1:]:
-        cell.mark = "not compared"
-        if share_samples([*compared, cell]):
-            compared.append(cell)
-    ties = find_ties(compared)
-    if ties:
-        for cell, is_tied in zip(compared, ties, strict=True):
-            cell.mark = "tie" if is_tied else "worse"
-    for cell in cells:
-        if cell.value == cells[0].value:
-            cell.mark = "best"
+def compare_with_best(cells: list[Cell]) -> list[str]:
+    """The mark of each cell: "tie" or "worse" than the first, the best, or "not compared" for want of samples."""
+    compared = [0]
+    for i in range(1, len(cells)):
+        if share_samples([cells[j] for j in (*compared, i)]):
+            compared.append(i)
+    marks = ["not compared"] * len(cells)
+    if len(compared) > 1:
+        estimate = make_estimate([cells[i].scores for i in compared])
+        if estimate.n_units > 1:
+            is_tied = tied_with_best(estimate, lower_is_better=cells[0].is_perplexity)
+            for i, tied in zip(compared, is_tied, strict=True):
+                marks[i] = "tie" if tied else "worse"
+    return marks
 
 
 def notes(columns: list[Column]) -> list[str]:
@@ -242,7 +230,7 @@ def make_texts(columns: list[Column], row: Row, missing: str, best: str, tie: st
         text = missing
         cell = column.cells.get(row.label)
         if cell:
-            text = patterns.get(cell.mark, "{}").format(cell.format(cell.value))
+            text = patterns.get(cell.mark, "{}").format(cell)
             if cell.details:
                 text += details.format("; ".join(cell.details))
         texts.append(text)
@@ -292,5 +280,5 @@ def write(columns: list[Column], rows: list[Row], folder: Path) -> None:
         for column in columns:
             cell = column.cells.get(row.label)
             if cell:
-                lines.append(names | vars(column) | vars(cell) | cell.published)
+                lines.append(names | vars(column) | vars(cell))
     pd.DataFrame(lines, columns=CSV_COLUMNS, dtype=object).to_csv(folder / "table1.csv", index=False)
