@@ -4,7 +4,7 @@
     python make_figures.py --results all/ --checkpoints ckpts/ --failures failed.txt --output_dir out
 
 Needs no GPU and reads only result files (and of checkpoint folders config.json and metrics.jsonl). Writes results.csv
-(every number, the same bytes for the same results), table1.md, .tex and .csv, costs.csv, correlation.csv, each figure
+(every number, the same bytes for the same results), table1.md, .tex and .csv, costs.csv, correlation.csv, paper.csv, each figure
 as .png and .svg, and report.html, which contains all of it in one file. An incomplete file is reported and left out;
 the exit status is 1 only if there is nothing to show.
 """
@@ -81,6 +81,8 @@ def main():
     tables.write(columns, rows, output)
     cost_table.to_csv(output / "costs.csv", index=False)
     correlations.to_csv(output / "correlation.csv", index=False)
+    if len(comparisons):
+        comparisons.to_csv(output / "paper.csv", index=False)
     figures = draw_figures(rows, scores, target, pairs, correlations)
     for drawn in figures:
         drawn.figure.savefig(output / f"{drawn.name}.png", dpi=160)

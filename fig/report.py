@@ -10,52 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import findings
 import tables
-from collect import BENCHMARKS, Results
+from collect import BENCHMARKS
 from paper import PAPER
-from rows import Row, short
-from tables import Column
-
-FEW = 100  # samples; with fewer an interval is wider than most differences between methods
-
-
-def warnings(results: Results, rows: list[Row], columns: list[Column], failures: list[str]) -> list[str]:
-    """What a reader has to know before the numbers, most important first. failures: steps that failed."""
-    lines = []
-    standin = [column.name for column in columns if "stand-in" in column.what]
-    if standin:
-        lines.append(f"Stand-in data in {', '.join(standin)}: a demonstration, not a result of those benchmarks.")
-    lines += [f"Failed: {line}" for line in failures if line]
-    lines += results.warnings
-    few = []
-    for column in columns:
-        n = min(cell.n for cell in column.cells.values())
-        if n < FEW:
-            few.append(f"{column.name} ({column.what}) {n}")
-    for score in results.scores:
-        if score.value is None and score.part == "":
-            lines.append(f"No number: {score.benchmark} of {score.model} at {score.length} ({score.file}).")
-    if few:
-        lines.append(f"Few samples (fewer than {FEW}): {'; '.join(few)}.")
-    if max(len(row.models) for row in rows) == 1:
-        lines.append("One training seed a method: how much another seed would change is not in the intervals.")
-    return lines
-
-
-def overview(results: Results, rows: list[Row], runs: pd.DataFrame, target: int) -> dict[str, str]:
-    """Base, windows, methods, engines and versions."""
-    bases, versions = set(), set()
-    for info in results.models.values():
-        bases.add(re.sub(r"^[./~].*/", "", info["base_model"] or "unknown"))  # of a folder its name
-    for record in runs.versions.dropna():
-        versions |= {f"{name} {version}" for name, version in record.items()}
-    engines = runs[["engine", "dtype", "attention"]].fillna({"engine": "transformers"}).dropna()
-    window = max(row.window for row in rows)
-    return {
-        "Base": ", ".join(sorted(bases)),
-        "Window": f"{short(window)} tokens, extended to {short(target)}",
-        "Engines": "; ".join(sorted(set(engines.agg(", ".join, axis=1)))),
-        "Versions": ", ".join(sorted(versions)),
-    }
+from rows import short
 
 
 def embed(path: Path) -> str:
@@ -78,13 +35,18 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
     runs = pd.DataFrame(results.runs).replace({"benchmark": BENCHMARKS})
     data = runs[["benchmark", "task", "source", "data", "sha256"]].drop_duplicates()
     data["sha256"] = data.sha256.str[:12]
+    engines = runs[["engine", "dtype", "attention"]].fillna({"engine": "transformers"}).dropna()
+    bases = [info["base_model"] or "unknown" for info in results.models.values()]
+    versions = [version for record in runs.versions.dropna() for version in record.items()]
     recipe = pd.DataFrame({row.label: recipes.get(row.models[0], {}) for row in rows if row.kind == "fine-tuned"})
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, **options)
     page = environment.get_template("report.html.j2").render(
-        warnings=warnings(results, rows, columns, failures),
-        findings=findings.describe(columns, rows, correlations, target),
+        results=results,
+        rows=rows,
         columns=columns,
+        failures=failures,
+        findings=findings.describe(columns, rows, correlations, target),
         groups=groupby(rows, key=lambda row: row.group),
         notes=tables.notes(columns),
         figures=figures,
@@ -92,7 +54,11 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
         correlations=html_table(correlations.replace({"measure": BENCHMARKS, "benchmark": BENCHMARKS})),
         comparisons=html_table(comparisons.replace({"benchmark": BENCHMARKS})),
         paper=PAPER,
-        overview=overview(results, rows, runs, target),
+        short=short,
+        target=target,
+        bases=[re.sub(r"^[./~].*/", "", base) for base in bases],  # of a folder its name
+        engines=engines.agg(", ".join, axis=1),
+        versions=map(" ".join, versions),
         recipe=html_table(recipe.astype(object).sort_index().rename_axis("setting").reset_index()),
         data=html_table(data.sort_values(["benchmark", "task"])),
         commands=runs.dropna(subset="command").groupby("benchmark").command.unique(),

@@ -113,10 +113,13 @@ class Column:
         return f"{self.name} {'↓' if self.lower_is_better else '↑'}"
 
     @property
+    def least_n(self) -> int:
+        return min(cell.n for cell in self.cells.values())
+
+    @property
     def n(self) -> str:
-        counts = [cell.n for cell in self.cells.values()]
-        least, most = min(counts), max(counts)
-        return f"n = {least:,}" if least == most else f"n = {least:,} to {most:,}"
+        most = max(cell.n for cell in self.cells.values())
+        return f"n = {most:,}" if most == self.least_n else f"n = {self.least_n:,} to {most:,}"
 
 
 def make_columns(scores: pd.DataFrame, target: int, benchmarks=PAPER_COLUMNS) -> list[Column]:

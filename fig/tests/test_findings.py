@@ -38,4 +38,6 @@ def test_reach_and_relation(study):
     beyond = tuned[tuned.length == 1024].value.mean()
     expected = f"fine-tuned methods find {inside:.0f} % of needles up to 512 tokens and {beyond:.0f} % beyond"
     assert expected in sentences[2]
-    assert "no clear relation in Needle (ρ = -0.98 [-1.00, 0.98]), Many-shot (ρ = -" in sentences[3]  # its interval includes 0
+    assert (
+        "no clear relation in Needle (ρ = -0.98 [-1.00, 0.98]), Many-shot (ρ = -" in sentences[3]
+    )  # its interval includes 0
