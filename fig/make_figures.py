@@ -4,9 +4,9 @@
     python make_figures.py --results all/ --checkpoints ckpts/ --failures failed.txt --output_dir out
 
 Needs no GPU and reads only result files (and of checkpoint folders config.json and metrics.jsonl). Writes results.csv
-(every number, the same bytes for the same results), table1.md, .tex and .csv, costs.csv, correlation.csv, paper.csv, each figure
-as .png and .svg, and report.html, which contains all of it in one file. An incomplete file is reported and left out;
-the exit status is 1 only if there is nothing to show.
+(every number, the same bytes for the same results), table1.md, .tex and .csv, costs.csv, correlation.csv, paper.csv
+(comparisons with the paper), each figure as .png and .svg, and report.html, which contains all of it in one file. An
+incomplete file is reported and left out; the exit status is 1 only if there is nothing to show.
 """
 
 import sys
@@ -61,7 +61,8 @@ def main():
     results.warnings += [f"no folder {root}" for root in args.results or () if not root.is_dir()]
     rows = make_rows(results)
     all_scores = make_frame(rows, results)
-    print(*results.warnings, sep="\n")
+    for warning in results.warnings:
+        print(warning)
     if not results.scores:
         raise ValueError(f"no results in {', '.join(map(str, roots))}; run eval_perplexity/eval.sh first")
     output = args.output_dir
