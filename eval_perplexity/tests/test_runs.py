@@ -17,7 +17,7 @@ import eval_ppl
 import prepare_data
 from conftest import content, documents, save_model, write_tokens
 from store import Store
-from tiny import STAGE, python, run, start_second
+from tiny import STAGE, python, run
 
 PYTHON = sys.executable
 LINKS = sorted(path.name for path in STAGE.glob("eval_*.py") if path.is_symlink())
@@ -74,17 +74,6 @@ def test_results_of_other_settings_are_set_aside(evaluate, tmp_path):
     assert "moved to old/ (other max_windows)" in evaluate(*flags)
     assert few["n_windows"] == 2 < few["n_windows_total"] == content(out)["n_windows"]
     assert content(tmp_path / "old" / "a.json") == few
-
-
-def test_a_second_run_waits_and_finds_the_whole_result(evaluate, checkpoint, tokens, tmp_path, monkeypatch):
-    flags = ["--seq_len", 200, "--sliding_window", 50, "--output_dir"]
-    evaluate(*flags, tmp_path / "alone.json")
-    out = tmp_path / "both" / "one.json"
-    command = ["eval_ppl.py", "--base_model", checkpoint, "--data_path", tokens, *flags, out]
-    second = start_second(monkeypatch, Store, "append", *command)
-    evaluate(*flags, out)
-    assert "already done" in second[0].communicate()[0] and second[0].returncode == 0
-    assert content(out) == content(tmp_path / "alone.json") and os.listdir(out.parent) == ["one.json"]
 
 
 def test_windows_are_kept_at_another_batch_size_and_a_missing_one_is_scored(evaluate, tmp_path, monkeypatch):
