@@ -7,6 +7,7 @@ length that the study extends to, tokens.
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,20 +22,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator  # noqa: E402
 GREY = "#555555"
 HEAT_MAP = {"cmap": "cividis", "vmin": 0, "vmax": 100, "aspect": "auto"}
 plt.rcdefaults()  # not those of a matplotlibrc
-plt.rcParams |= {
-    "text.parse_math": False,  # a name may contain $
-    "svg.hashsalt": "fig",  # the same results give the same SVG ids
-    "figure.constrained_layout.use": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "grid.color": "#e5e5e5",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-}
+plt.style.use(Path(__file__).with_name("figures.mplstyle"))
 
 
 @dataclass
