@@ -11,26 +11,7 @@ from collect import Results
 from scores import merge_seeds
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
-STYLE = {
-    "base": ("#000000", "o"),
-    "origin": ("#7f7f7f", "s"),
-    "pi": ("#E69F00", "^"),
-    "ntk": ("#0072B2", "D"),
-    "yarn": ("#009E73", "v"),
-    "clex": ("#CC79A7", "P"),
-    "longlora": ("#D55E00", "X"),
-    "landmark": ("#882255", "h"),
-    "lm_infinite": ("#56B4E9", "<"),
-    "self_extend": ("#661100", ">"),
-    "abf": ("#117733", "s"),
-    "llama3": ("#CC6677", "D"),
-    "longrope": ("#6699CC", "^"),
-    "drope": ("#DDCC77", "v"),
-    "streaming": ("#004488", "P"),
-    "rerope": ("#BB5566", "X"),
-    "string": ("#997700", "h"),
-    "dca": ("#888888", "<"),
-}
+METHODS = pd.read_table(Path(__file__).with_name("methods.tsv"))
 SPARE_STYLES = [("#44AA99", "p"), ("#AA4499", "*"), ("#999933", "8"), ("#332288", "H")]  # for methods of your own
 ATTENTION = {True: "exact attention", False: "approximate attention", None: "attention unknown"}
 FRAME_COLUMNS = [
@@ -104,7 +85,9 @@ def make_rows(results: Results) -> list[Row]:
     rows = sorted(rows.values(), key=lambda row: row.order)
     add_to_labels(rows, lambda row: f" {short(row.length)}")
     add_to_labels(rows, lambda row: f", {row.models[0]}")
-    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__, STYLE)
+    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__)
+    for method, *style in METHODS.itertuples(index=False):
+        styles[method] = style
     for row in rows:
         row.color, row.marker = styles[row.method]
     return rows
