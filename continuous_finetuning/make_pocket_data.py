@@ -72,10 +72,12 @@ def write_short_tasks(folder: Path, corpus: Corpus, seed: int) -> None:
     """Tasks of lm-eval: is the last answer of a document the likeliest continuation?"""
     for name in SHORT_TASKS:
         rows = []
+        draw = corpus.draw(f"short {seed} {name}")
         while len(rows) < SHORT_ROWS:
-            document = TASKS[name](corpus.draw(f"short {seed} {name} {len(rows)}"), SHORT_CHARACTERS, 0.5)
-            start, end = document.answers[-1]
-            rows.append({"prompt": document.text[:start], "answer": document.text[start:end]})
+            document = TASKS[name](draw, SHORT_CHARACTERS, 0.5)
+            if document.answers:
+                start, end = document.answers[-1]
+                rows.append({"prompt": document.text[:start], "answer": document.text[start:end]})
         data = folder / f"{name}.jsonl"
         write_text(data, "".join(json.dumps(row) + "\n" for row in rows))
         task = {
