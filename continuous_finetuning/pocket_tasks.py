@@ -10,10 +10,6 @@ from pocket_draw import Document, Draw
 LINKS = ("is", "is", "is", "is:", "was", "are", "equals", "has", "in", "means", "=", ":")
 INTROS = ("", "", "Now tell:", "Look above.", "Recall:", "Task:", "Q:", "Then", "Please answer.", "Read it again.")
 ANSWER_WORDS = ("A:", "Reply:", "Result:", "Solution:", "Response:", "Out:", "->", "=", "It is", "That is")
-FIELDS = (  # names of an example and of its label
-    ("Input", "Output"), ("Text", "Class"), ("Item", "Group"), ("Phrase", "Kind"), ("Line", "Tag"), ("Entry", "Label"),
-    ("Sentence", "Topic"), ("Case", "Result"), ("Note", "Sort"), ("X", "Y"),
-)  # fmt: skip
 PARTS = ("Section", "Passage", "Part", "Block", "Chapter", "Item", "Piece", "Note", "Page", "Text", "Record", "Entry")
 QUOTING = ("Where", "Find", "Which", "Source", "From")
 ARTICLES = ("The", "A", "One of the", "Here, the", "This", "Our")
@@ -132,22 +128,21 @@ def lookup(draw: Draw, size: int, level: float) -> Document:
 
 def classify(draw: Draw, size: int, level: float) -> Document:
     """Examples with their labels. Each has a cue for its label: an answer is a label whose cue has occurred before."""
-    field, label_field = draw.choice(FIELDS)
-    if draw.rng.random() < 0.5:
-        field, label_field = draw.title(), draw.title()
+    field, label_field = draw.title(), draw.title()
     classes = draw.randint(2, 2 + round(4 * level))
     cues_of_class = draw.randint(1, 1 + round(2 * level))
-    cues = draw.rng.sample(draw.words, classes * cues_of_class)
+    cues = draw.values(draw.choice(("word", "word", "word", "name")), classes * cues_of_class)
     labels = [draw.phrase(2, 3).capitalize() for _ in range(classes)]
     if draw.rng.random() < 0.5:
         labels = draw.values(draw.choice(("word", "name", "number")), classes)
-    tagged = draw.rng.sample(draw.words, TAGGED)
+    tagged = draw.values(draw.choice(("word", "name")), TAGGED)
     templates = []
     more = round(3 * level)  # words around the cue
     for _ in range(draw.randint(1, 1 + more)):
         tag = draw.choice(("", "{tag}")) if more else ""
         template = f"{draw.phrase(0, more)} {tag} {draw.phrase(0, more)} {{cue}} {draw.phrase(0, more)}"
-        templates.append(" ".join(template.split()) + draw.choice(("", "", " ?", ".", " !")))
+        template = " ".join(template.split()) + draw.choice(("", "", " ?", "?", ".", " !"))
+        templates.append(template.capitalize() if draw.rng.random() < 0.5 else template)
     document = Document()
     document.add(draw.instruction(size // 4))
     seen, order = set(), []
@@ -217,12 +212,17 @@ def passage(draw: Draw, size: int, level: float) -> Document:
         document.add(f"{part} {number}: {' '.join(words)}{line_break}")
     document.add(draw.instruction(size // 8))
     end = draw.instruction(size // 8) + draw.marker(ANSWER_WORDS)
+    named = draw.rng.random() < 0.5
     for _ in range(draw.randint(1, max(1, min(8, size // 60)))):
         number, words = draw.choice(passages)
         start = draw.rng.randrange(max(1, len(words) - 2))
-        quote = " ".join(words[start : start + draw.randint(2, 6)])
-        document.add(f"{draw.choice(QUOTING)}: {quote}{line_break}{end} {part}")
-        document.add_answer(f" {number}")
+        quote = " ".join(words[start : start + draw.choice((3, 6, 12, len(words)))])
+        document.add(f"{draw.choice(QUOTING)}: {quote}{line_break}{end} ")
+        if named:
+            document.add(part)
+            document.add_answer(f" {number}")
+        else:
+            document.add_answer(f"{part} {number}")
         document.add(line_break)
     return document
 
