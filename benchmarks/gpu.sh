@@ -4,7 +4,7 @@
 #
 #   bash benchmarks/gpu.sh               7B-shaped models with random weights, bfloat16
 #   bash benchmarks/gpu.sh --tiny        the same script with tiny models, for a CPU; keeps its report in RESULTS only
-#   PARTS="speed training" bash benchmarks/gpu.sh      some parts: tests, methods, speed, training, zero3
+#   PARTS="speed training" bash benchmarks/gpu.sh      some parts: tests, methods, speed, training
 #
 # Each part has a time limit. A part that fails does not stop the others.
 set -u
@@ -35,10 +35,9 @@ part() { # NAME TITLE SECONDS COMMAND...
 measure_all() { # [--tiny]
   printf '# GPU report, %s\n\n`bash benchmarks/gpu.sh %s`\n\n%s\n' "$(date +%Y-%m-%d)" "$*" "$machine"
   part tests "Tests that need a GPU" 45 -m pytest -q -rs -p no:cacheprovider -k gpu common
-  part methods "Every method through every stage, tiny model" 110 benchmarks/gpu_methods.py "$@"
+  part methods "Every method through every stage, tiny model" 185 benchmarks/gpu_methods.py "$@"
   part speed "Speed of the engine and of perplexity" 130 benchmarks/gpu_speed.py "$@"
   part training "Training steps, then the longest rows" 120 benchmarks/train_step.py "$@"
-  part zero3 "DeepSpeed ZeRO-3 with offload, tiny model" 75 benchmarks/gpu_methods.py --zero3 "$@"
   [ ${#failed[@]} -eq 0 ] || printf 'failed or stopped: %s\n' "${failed[@]}"
   return ${#failed[@]}
 }

@@ -1,8 +1,7 @@
 """Every method through every stage on a tiny model, by the launchers that users call: a table of what worked.
 
     python benchmarks/gpu_methods.py               all methods
-    python benchmarks/gpu_methods.py --zero3       the trained methods under DeepSpeed ZeRO-3 with offload
-    python benchmarks/gpu_methods.py --tiny        two methods, for a CPU
+    python benchmarks/gpu_methods.py --tiny        the base, and lm_infinite with its own attention, for a CPU
 
 A cell is "ok" if the stage wrote its result for that method's checkpoint. The end of the output of a stage in which
 anything failed follows the table.
@@ -32,49 +31,46 @@ VARIABLES = {
     "FLAGS_clex": "--time_dt 0.1",
     "FLAGS_string": "--model_max_length 126 --longest_text 126",  # all that it reaches
 }
-STAGES = {  # command; the result of the checkpoint {name}
-    "ZeRO-3": (
-        "METHODS='{methods}' DEEPSPEED=ds_configs/stage3_offload.json bash continuous_finetuning/finetune.sh",
-        "{name}/config.json",
-    ),
-    "train": ("METHODS='{methods}' DEEPSPEED= bash continuous_finetuning/finetune.sh", "{name}/config.json"),
-    "extend": ("METHODS='{methods}' bash continuous_finetuning/extend.sh", "{name}/config.json"),
+CHECKPOINT = "{name}/config.json"
+STAGES = {  # whose stage; command; the result of the checkpoint {name}
+    "train": ("trained", "DEEPSPEED= bash continuous_finetuning/finetune.sh", CHECKPOINT),
+    "extend": ("frozen", "bash continuous_finetuning/extend.sh", CHECKPOINT),
     "perplexity": (
+        "all",
         "DATASETS=$OUTPUT_ROOT/text/test.bin bash eval_perplexity/eval.sh --trust_remote_code --max_windows 2",
         "text/{name}_256_*.json",
     ),
     "needle": (
+        "all",
         "LENGTHS=700 bash needle/eval.sh --trust_remote_code --depths 50 --max_new_tokens 8",
         "{name}/*_results.json",
     ),
     "longbench": (
+        "all",
         "$PYTHON longbench/make_standin.py --sets lcc --words 45 --rows 2 --shots --output_dir $OUTPUT_ROOT/sets;"
         "DATASETS=standin_lcc bash longbench/eval.sh --trust_remote_code --data_dir $OUTPUT_ROOT/sets --max_length 512",
         "pred/{name}/scores.json",
     ),
     "ruler": (
+        "all",
         "ROOT_DIR=$OUTPUT_ROOT SEQ_LENGTHS=2048 NUM_SAMPLES=1 TASKS=niah_single_1 "
         "PREPARE_FLAGS='--tokens_to_generate 8' bash ruler/run.sh synthetic --trust_remote_code",
         "{name}/synthetic/2048/pred/scores.json",
     ),
+    "ZeRO-3": (
+        "trained",
+        "OUTPUT_ROOT=$OUTPUT_ROOT/zero3 DEEPSPEED=ds_configs/stage3_offload.json "
+        "bash continuous_finetuning/finetune.sh",
+        f"zero3/{CHECKPOINT}",
+    ),
 }
 
 
-def run_stage(out: Path, stage: str, command: str, result: str, checkpoints: dict[str, str], used: list[str]) -> str:
-    """Runs a command for the methods `used` and prints a row: which of them now have the result.
-
-    checkpoints: the folder of each method's checkpoint below `out`. Returns the end of the output if one failed, or "".
-    """
-    start = time.perf_counter()
-    command = command.format(methods=" ".join(used))
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, text=True, **streams)
-    cells = []
-    for name, checkpoint in checkpoints.items():
-        found = any(out.glob(result.format(name=checkpoint)))
-        cells.append("" if name not in used else "ok" if found else "FAILED")
-    print_row(stage, *cells, round(time.perf_counter() - start))
-    return f"\n{stage}:\n\n```\n{done.stdout[-2000:]}\n```" if "FAILED" in cells else ""
+def checkpoint_name(method: str) -> str:
+    """The folder of a method's checkpoint, as the launchers name it, or of the base."""
+    if method == "base":
+        return method
+    return f"tiny_{method}_256" if methods.get(method).trained else f"tiny_{method.removesuffix('_frozen')}_frozen"
 
 
 def write_inputs(out: Path) -> None:
@@ -89,29 +85,37 @@ def write_inputs(out: Path) -> None:
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--tiny", action="store_true", help="origin and lm_infinite only")
-    parser.add_argument("--zero3", action="store_true", help="ZeRO-3 with offload instead of the stages")
-    args = parser.parse_args()
-    names = ["origin", "lm_infinite"] if args.tiny else methods.available()
+    parser.add_argument("--tiny", action="store_true", help="the base and lm_infinite only")
+    is_tiny = parser.parse_args().tiny
+    names = ["lm_infinite"] if is_tiny else methods.available()
+    columns = ["base", *names]
     trained = [name for name in names if methods.get(name).trained]
-    frozen = [name for name in names if not methods.get(name).trained]
-    checkpoints = {name: f"tiny_{name}_256" for name in trained}  # as the launchers name them
-    checkpoints |= {name: f"tiny_{name.removesuffix('_frozen')}_frozen" for name in frozen}
+    frozen = [name for name in names if name not in trained]
     out = Path(tempfile.mkdtemp())
     write_inputs(out)
-    paths = " ".join(f"{out}/{checkpoint}" for checkpoint in checkpoints.values())
-    os.environ.update(VARIABLES, BASE=f"{out}/base", DATASET=f"{out}/rows.jsonl", CHECKPOINTS=paths)
-    os.environ.update(OUTPUT_ROOT=str(out), FIGURES=f"{out}/img", PYTHON=sys.executable)
-    os.environ["JOBS"] = str(1 if args.tiny else min(8, os.cpu_count()))
+    os.environ.update(VARIABLES, BASE=f"{out}/base", DATASET=f"{out}/rows.jsonl", PYTHON=sys.executable)
+    os.environ.update(OUTPUT_ROOT=str(out), FIGURES=f"{out}/img", JOBS=str(1 if is_tiny else min(8, os.cpu_count())))
+    os.environ["CHECKPOINTS"] = " ".join(f"{out}/{checkpoint_name(name)}" for name in columns)
 
-    users = dict.fromkeys(STAGES, names) | {"ZeRO-3": trained, "train": trained, "extend": frozen}
-    print_head("stage", *checkpoints, "seconds")
-    logs = []
-    for stage, (command, result) in STAGES.items():
-        if args.zero3 == (stage == "ZeRO-3"):
-            logs.append(run_stage(out, stage, command, result, checkpoints, users[stage]))
-    print("".join(logs))
-    sys.exit(1 if any(logs) else 0)
+    print_head("stage", *columns, "seconds")
+    failures = ""
+    for stage, (group, command, result) in STAGES.items():
+        used = {"trained": trained, "frozen": frozen, "all": columns}[group]
+        if not used:
+            continue
+        start = time.perf_counter()
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        command = f"export METHODS='{' '.join(used)}'; {command}"
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, text=True, **streams)
+        cells = dict.fromkeys(columns, "")
+        for method in used:
+            found = any(out.glob(result.format(name=checkpoint_name(method))))
+            cells[method] = "ok" if found else "FAILED"
+        print_row(stage, *cells.values(), round(time.perf_counter() - start))
+        if "FAILED" in cells.values():
+            failures += f"\n{stage}:\n\n```\n{done.stdout[-2000:]}\n```"
+    print(failures)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from harness import DEVICE, ROOT, fastest, installed_attentions, measure, model_config, print_head, random_model
+from harness import ATTENTIONS, DEVICE, ROOT, fastest, measure, model_config, print_head, random_model
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -26,6 +26,8 @@ from transformers_engine import Transformers
 
 sys.path.insert(0, str(ROOT / "eval_perplexity"))
 from scoring import score  # noqa: E402
+
+FEW, MANY = 8, 40  # tokens of short and long answers
 
 
 def random_ids(model, rows: int, length: int) -> torch.Tensor:
@@ -56,69 +58,64 @@ def plain(model, rows: int, length: int) -> Callable[[int], object]:
     return lambda max_new_tokens: model.generate(ids_Bn, max_new_tokens=max_new_tokens, do_sample=False)
 
 
-def decode(engine: Callable, model, rows: int, length: int, few: int, many: int, **options):
-    """Milliseconds and tokens/s of one step. engine: `kit` or `plain`.  few, many: tokens of short and long answers."""
+def time_decoding(engine: Callable, model, rows: int, length: int, **options):
+    """Milliseconds and tokens/s of one step. engine: `kit` or `plain`."""
     answer = engine(model, rows, length, **options)
-    answer(few)  # captures the CUDA graph
-    seconds = (fastest(partial(answer, many)) - fastest(partial(answer, few))) / (many - few)
+    answer(FEW)  # captures the CUDA graph
+    extra_seconds = fastest(partial(answer, MANY)) - fastest(partial(answer, FEW))
+    seconds = extra_seconds / (MANY - FEW)
     return 1000 * seconds, rows / seconds
 
 
-def prefill(engine: Callable, model, length: int, **options):
+def time_prefill(engine: Callable, model, length: int, **options):
     """Milliseconds and tokens/s of an answer of one token."""
     answer = engine(model, 1, length, **options)
     seconds = fastest(partial(answer, 1))
     return 1000 * seconds, length / seconds
 
 
-def perplexity(model, attention: str, length: int):
+def time_perplexity(model, attention: str, length: int):
     model.set_attn_implementation(attention)
     ids_1n = random_ids(model, 1, length + 1)
     seconds = fastest(partial(score, model, ids_1n))
     return 1000 * seconds, length / seconds
 
 
-def decode_own_attention(name: str, shape: str, length: int, few: int, many: int):
-    """One prompt of a method with its own attention."""
+def time_own_attention(name: str, shape: str, length: int):
+    """`time_decoding` of one prompt by a method with its own attention."""
     base = model_config(shape, length // 2)
     window = length + 1024 if methods.get(name).extends_rows else 512
     method = methods.build(name, base, window, {})
     config = checkpoint_writer.extended_config(base, method, {"method": name})
     model = random_model(config, model_class=method.auto_classes(base)["AutoModelForCausalLM"])
-    return decode(kit, model, 1, length, few, many, method=method)
+    return time_decoding(kit, model, 1, length, method=method)
 
 
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short texts, for a CPU")
-    tiny = parser.parse_args().tiny
-    shape, lengths = ("tiny", [100, 200, 300]) if tiny else ("7b", [8000, 32000, 64000])
-    groups = [(1, 100), (4, 50)] if tiny else [(1, 8000), (8, 4000), (1, 32000), (8, 8000)]  # rows, tokens of each
-    few, many, plain_many = (2, 6, 6) if tiny else (8, 72, 24)  # tokens of short and long answers
-    model = random_model(model_config(shape, max(lengths) + 1024))
+    shape, short, long = "7b", 8000, 64000
+    if parser.parse_args().tiny:
+        shape, short, long = "tiny", 100, 300
+    model = random_model(model_config(shape, long + 1024))
 
     print_head("what", "by", "rows", "tokens", "ms", "tokens/s", "peak GiB")
-    for rows, length in groups:
-        measure(["decoding", "kit", rows, length], decode, kit, model, rows, length, few, many)
+    for rows, length in ((1, short), (8, short // 2), (8, short), (1, long // 2)):
+        measure(["decoding", "kit", rows, length], time_decoding, kit, model, rows, length)
     model.set_attn_implementation("sdpa")
-    for rows, length in groups[:2]:
-        measure(["decoding", "model.generate", rows, length], decode, plain, model, rows, length, few, plain_many)
-    for attention in installed_attentions():
+    for rows, length in ((1, short), (8, short // 2)):
+        measure(["decoding", "model.generate", rows, length], time_decoding, plain, model, rows, length)
+    measure(["prefill", "model.generate", 1, long // 2], time_prefill, plain, model, long // 2)
+    for attention in ATTENTIONS:
         options = {"attention": attention, "reuse_prefix": False}
-        for length in lengths:
-            measure(["prefill", f"kit, {attention}", 1, length], prefill, kit, model, length, **options)
-    model.set_attn_implementation("sdpa")
-    for length in lengths[:2]:
-        measure(["prefill", "model.generate", 1, length], prefill, plain, model, length)
-    for attention in installed_attentions():
-        for length in lengths[1:]:
-            measure(["perplexity", f"kit, {attention}", 1, length], perplexity, model, attention, length)
+        for length in (short, long // 2, long):
+            measure(["prefill", f"kit, {attention}", 1, length], time_prefill, kit, model, length, **options)
+        for length in (long // 2, long):
+            measure(["perplexity", f"kit, {attention}", 1, length], time_perplexity, model, attention, length)
     del model
     for name in methods.available():
-        method = methods.get(name)
-        if method.modeling and (method.extends_rows or not tiny):  # landmark's blocks are longer than the tiny texts
-            label = ["decoding", name, 1, lengths[0]]
-            measure(label, decode_own_attention, name, shape, lengths[0], few, plain_many)
+        if methods.get(name).modeling:
+            measure(["decoding", name, 1, short], time_own_attention, name, shape, short)
 
 
 if __name__ == "__main__":

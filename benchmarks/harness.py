@@ -3,12 +3,12 @@
 python benchmarks/harness.py        prints the machine and the versions of what the figures depend on
 """
 
-import importlib.metadata
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -16,12 +16,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / folder) for folder in ("common", "continuous_finetuning", "common/tests")]
-from attention import CHOICES, choose_attention  # noqa: E402
+from attention import choose_attention  # noqa: E402
 from run import default_device, first_line, out_of_memory, peak_memory, release_memory, reset_peak_memory  # noqa: E402
 
 DEVICE = default_device()
 CUDA = DEVICE.type == "cuda"
 DTYPE = "bfloat16" if CUDA else "float32"
+FASTEST_ATTENTION = choose_attention("auto", DEVICE, DTYPE)
+ATTENTIONS = ["sdpa"] if FASTEST_ATTENTION == "sdpa" else ["sdpa", FASTEST_ATTENTION]
 SHAPES = {  # what differs from LlamaConfig's defaults, which are those of Llama-2-7B
     "tiny": dict(hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=4, vocab_size=258),
     "7b": dict(),
@@ -43,17 +45,6 @@ def random_model(config: LlamaConfig, attention: str = "sdpa", model_class=Llama
         model = model_class(config)
     torch.set_default_dtype(torch.float32)
     return model.eval()
-
-
-def installed_attentions() -> list[str]:
-    """ "sdpa" and each FlashAttention that this machine can run."""
-    names = ["sdpa"]
-    for name in CHOICES[2:]:
-        try:
-            names.append(choose_attention(name, DEVICE, DTYPE))
-        except ValueError:
-            continue
-    return names
 
 
 def fastest(function: Callable, repetitions: int = 2) -> float:
@@ -95,8 +86,8 @@ def describe_machine() -> str:
     parts = [torch.cuda.get_device_name() if CUDA else cpu, f"Python {platform.python_version()}"]
     for name in PACKAGES:
         try:
-            parts.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
+            parts.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
             parts.append(f"no {name}")
     return ", ".join(parts)
 

@@ -1,9 +1,9 @@
-"""Times ruler/data/prepare.py beside lm-eval's copy of NVIDIA's generator: 500 samples of each task, in one run.
+"""Times ruler/data/prepare.py beside lm-eval's copy of NVIDIA's generator: 500 samples of each of six tasks.
 
     python benchmarks/ruler_prepare.py --tokenizer_path CKPT         (CPU, about 10 minutes)
 
-Ours is one command with a process per core, its start and the writing of the files included; lm-eval's generator is one
-process without its start. Only tasks are made that lm-eval makes without downloads.
+Ours is one command with a process per core, its start included; lm-eval's generator is one process without its start.
+Only tasks are made that lm-eval makes without downloads. Fill: prompt and answer's mean share of the length.
 """
 
 import os
@@ -15,6 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import nltk
+import numpy as np
 from harness import ROOT, describe_machine, print_head, print_row
 
 from run import Parser, positive_int, read_json, run_script
@@ -32,40 +33,31 @@ TASKS = {
 }
 
 
-def time_ours(tokenizer: str, length: int, folder: Path) -> float:
-    """Seconds of the command that makes all TASKS in `folder`."""
-    command = [sys.executable, ROOT / "ruler" / "data" / "prepare.py", "--save_dir", folder, "--task", *TASKS]
-    command += ["--tokenizer_path", tokenizer, "--max_seq_length", str(length)]
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
-
-
-def time_lm_eval(tokenizer: str, length: int, task: str) -> tuple[float, float]:
-    """(seconds, mean fill) of one task by lm-eval."""
-    start = time.perf_counter()
-    with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
-        rows = TASKS[task](tokenizer=tokenizer, max_seq_lengths=[length])["test"]
-    return time.perf_counter() - start, sum(rows["length"]) / len(rows) / length
-
-
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--tokenizer_path", required=True, help="checkpoint folder")
-    parser.add_argument("--lengths", type=positive_int, nargs="+", default=[4096, 32768], help="tokens")
+    parser.add_argument("--length", type=positive_int, default=32768, help="tokens [32768]")
     args = parser.parse_args()
+    folder = tempfile.mkdtemp()
+    command = [sys.executable, ROOT / "ruler" / "data" / "prepare.py", "--save_dir", folder, "--task", *TASKS]
+    command += ["--tokenizer_path", args.tokenizer_path, "--max_seq_length", str(args.length)]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    ours = time.perf_counter() - start
+
     print(f"{describe_machine()}\n")
-    print_head("tokens", "task", "fill", "lm-eval's fill", "lm-eval, s")
-    for length in args.lengths:
-        with tempfile.TemporaryDirectory() as folder:
-            ours = time_ours(args.tokenizer_path, length, Path(folder))
-            fills = {task: read_json(Path(folder, task, "run.json"))["mean_fill"] for task in TASKS}
-        total = 0
-        for task, fill in fills.items():
-            seconds, lm_eval_fill = time_lm_eval(args.tokenizer_path, length, task)
-            print_row(length, task, f"{fill:.4f}", f"{lm_eval_fill:.4f}", seconds)
-            total += seconds
-        print_row(length, f"all: ours {ours:.1f} s, {total / ours:.1f} times as fast", "", "", total)
+    print_head("task", "fill", "lm-eval's fill", "lm-eval, s")
+    total = 0
+    for task, generate in TASKS.items():
+        start = time.perf_counter()
+        with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
+            rows = generate(tokenizer=args.tokenizer_path, max_seq_lengths=[args.length])["test"]
+        seconds = time.perf_counter() - start
+        fill = read_json(Path(folder, task, "run.json"))["mean_fill"]
+        lm_eval_fill = np.mean(rows["length"]) / args.length
+        print_row(task, f"{fill:.4f}", f"{lm_eval_fill:.4f}", seconds)
+        total += seconds
+    print_row(f"all: ours {ours:.1f} s, {total / ours:.1f} times as fast", "", "", total)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,8 @@ def add_engine_flags(parser) -> None:
     add_trust_flag(group)
     group.add_argument("--dtype", choices=dtypes, default="auto", help="[auto: bfloat16 on a GPU, float32 on a CPU]")
     group.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
-    together = "prompts decoded together, if memory allows [16]"
-    group.add_argument("--batch_size", type=run.positive_int, default=16, help=together)
-    chunk = "prompt tokens in one forward pass [what fits in memory]"
-    group.add_argument("--prefill_chunk", type=run.int_between(2), help=chunk)
+    group.add_argument("--batch_size", type=run.positive_int, default=16, help="most prompts decoded together [16]")
+    group.add_argument("--prefill_chunk", type=run.int_between(2), help="prompt tokens at a time [what fits in memory]")
     group.add_argument("--cache_on_cpu", action="store_true", help="keep keys and values in CPU memory")
     group.add_argument("--device_map", choices=["auto"], help="auto: spread the model over all visible GPUs")
     group.add_argument("--tensor_parallel_size", type=run.positive_int, default=1, help="vllm: GPUs for one model [1]")
@@ -89,15 +87,14 @@ def answer_group(engine, prompts: list, max_new_tokens: int, **stops) -> list[An
     start = time.perf_counter()
     prefilled = engine.prefilled_tokens
     generated = engine.generated_tokens
-    error = None
+    n = len(prompts)
+    texts, error = [None], None
     try:
         texts = engine.generate(prompts, max_new_tokens, **stops)
     except (RuntimeError, MemoryError) as failure:
         if not run.out_of_memory(failure):
             raise
-        texts = [None]
         error = run.explain(failure)
-    n = len(prompts)
     if error and (n > 1 or engine.shorten_chunks()):
         engine.oom_retries.append({"prompts": n, "tokens": max(map(len, prompts))})
         if n > 1:

@@ -48,15 +48,11 @@ def choose_attention(requested: str, device: torch.device, dtype: str, config=No
     half = dtype in ("bfloat16", "float16")
     major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else None
     for name, is_available, majors in FLASH:
-        if requested not in ("auto", name):
-            continue
-        installed = is_available()
-        if installed and half and major in majors:
+        if requested in ("auto", name) and half and major in majors and is_available():
             return name
-        if requested == name and not installed:
-            raise ValueError(f"--attention {name} is not installed: pip install it as requirements-gpu.txt says")
-        if requested == name:
-            raise ValueError(f"--attention {name} needs a GPU that it supports, and bfloat16; use --attention sdpa")
+    if requested != "auto":
+        needs = "a GPU that it supports, bfloat16, and its package as in requirements-gpu.txt"
+        raise ValueError(f"--attention {requested} needs {needs}; use --attention sdpa")
     return sdpa
 
 
@@ -66,11 +62,12 @@ def sdpa_kernels(device: torch.device | None) -> list[str] | None:
         return None
     if device.type != "cuda":
         return ["cpu"]
+    backends = torch.backends.cuda
     enabled = {
-        "cudnn": torch.backends.cuda.cudnn_sdp_enabled(),
-        "flash": torch.backends.cuda.flash_sdp_enabled(),
-        "efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
-        "math": torch.backends.cuda.math_sdp_enabled(),
+        "cudnn": backends.cudnn_sdp_enabled(),
+        "flash": backends.flash_sdp_enabled(),
+        "efficient": backends.mem_efficient_sdp_enabled(),
+        "math": backends.math_sdp_enabled(),
     }
     return [name for name, on in enabled.items() if on]
 
@@ -106,11 +103,11 @@ def causal_attention(module, q_BHnd, k_BKmd, v_BKmd, attention_mask=None, scalin
         out_BHnd = scaled_dot_product_attention(q_BHnd, k_BKmd, v_BKmd, attn_mask=bias, **options)
     else:  # the CPU has no lower-right kernel: a few queries at a time, with a small mask over the keys they may see
         blocks = []
-        for start in range(0, n, QUERY_BLOCK):
-            q_BHbd = q_BHnd[:, :, start : start + QUERY_BLOCK]
+        keys = m - n  # that the block sees
+        for q_BHbd in q_BHnd.split(QUERY_BLOCK, dim=2):
             b = q_BHbd.shape[2]
-            keys = m - n + start + b
-            mask_bk = torch.ones(b, keys, dtype=torch.bool).tril(keys - b)
+            mask_bk = torch.ones(b, keys + b, dtype=torch.bool).tril(keys)
+            keys += b
             k_BKkd, v_BKkd = k_BKmd[:, :, :keys], v_BKmd[:, :, :keys]
             blocks.append(scaled_dot_product_attention(q_BHbd, k_BKkd, v_BKkd, attn_mask=mask_bk, **options))
         out_BHnd = torch.cat(blocks, dim=2)

@@ -43,10 +43,7 @@ class Engine:
     prefilled_tokens = generated_tokens = 0
 
     def open_checkpoint(self, dtype: str, trust: bool | str):
-        """Reads everything but the weights. trust: see checkpoint.is_trusted.
-
-        Raises ValueError if the checkpoint cannot be opened.
-        """
+        """Reads everything but the weights; raises ValueError if it cannot. trust: see checkpoint.is_trusted."""
         self.name_or_path = str(self.name_or_path)
         self.oom_retries = []
         self.config = open_config(self.name_or_path, trust)
@@ -106,17 +103,18 @@ class Engine:
     def batches(self, order: Sequence[int], prompts: list, max_new_tokens: int) -> list[list[int]]:
         """Cuts `order` into groups of at most `batch_size` prompts of one rope whose caches fit `token_budget`."""
         budget = self.token_budget() if order and self.batch_size > 1 else 0
-        groups, group_rope, longest = [], None, 0
+        groups = []
+        group_rope, longest = None, 0
         for i in order:
             length = len(prompts[i]) + max_new_tokens
             rope = rope_at(self.config, length)
-            if groups and rope == group_rope and len(groups[-1]) < self.batch_size:
-                longest = max(longest, length)
-                if (len(groups[-1]) + 1) * longest <= budget:
-                    groups[-1].append(i)
-                    continue
-            groups.append([i])
-            group_rope, longest = rope, length
+            longest = max(longest, length)
+            size = len(groups[-1]) + 1 if groups else math.inf
+            if rope == group_rope and size <= self.batch_size and size * longest <= budget:
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+                group_rope, longest = rope, length
         return groups
 
     def plan(self, prompts: list, max_new_tokens: int, ranks: int = 1) -> list[list[int]]:
@@ -127,11 +125,11 @@ class Engine:
         Raises ValueError if a prompt has an id that the model lacks.
         """
         self.check_ids(prompts)
+        lengths = list(map(len, prompts))
         ropes = []
-        for ids in prompts:
-            rope = rope_at(self.config, len(ids) + max_new_tokens)
+        for length in lengths:
+            rope = rope_at(self.config, length + max_new_tokens)
             ropes.append(json.dumps(rope, sort_keys=True))
-        lengths = [len(ids) for ids in prompts]
         order = sorted(range(len(prompts)), key=lambda i: (ropes[i], prompts[i]))
         work = list(lengths)  # tokens to compute for each prompt
         for previous, i in itertools.pairwise(order):
@@ -156,6 +154,6 @@ class Engine:
         if self.config is None:
             return
         vocab_size = self.config.get_text_config().vocab_size
-        largest = max((max(ids, default=0) for ids in prompts), default=0)
-        if largest >= vocab_size:
-            raise ValueError(f"{self.name_or_path}: token id {largest} in a prompt, the model has {vocab_size} ids")
+        for ids in prompts:
+            if ids and max(ids) >= vocab_size:
+                raise ValueError(f"{self.name_or_path} has {vocab_size} token ids, a prompt has the id {max(ids)}")

@@ -1,7 +1,6 @@
 """What the scripts share besides their own work: ranks, errors, files, versions, memory.
 
-Under torchrun the ranks share prompts or windows and exchange only a few bytes, over gloo. torch is imported where it
-is used, because scripts without a model start ten times faster without it.
+torch is imported where it is used, because scripts without a model start ten times faster without it.
 """
 
 import argparse
@@ -84,7 +83,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_with_error(message: str) -> None:
-    """Exits with status 1 after printing `error: message`, below any progress bar."""
+    """Exits with status 1 after printing `error: message`."""
     if RANK > 0:
         time.sleep(10)  # torchrun stops all ranks as soon as rank 0 has printed
     end_progress_bars()
@@ -92,10 +91,7 @@ def exit_with_error(message: str) -> None:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs an entry script. Any error ends it with one line and status 1, Ctrl-C with one line and status 130.
-
-    With the environment variable SHOW_TRACEBACK, the traceback is printed, too.
-    """
+    """Runs an entry script. An error ends it with one line and status 1; SHOW_TRACEBACK=1 prints its traceback, too."""
     try:
         main()
     except KeyboardInterrupt:
@@ -129,7 +125,7 @@ def explain(error: BaseException) -> str:
 
 
 def end_progress_bars() -> None:
-    """Leaves the bars as they are and begins a new line below them."""
+    """Begins a new line below the bars."""
     for bar in list(getattr(tqdm, "_instances", [])):
         bar.close()
 
@@ -137,7 +133,7 @@ def end_progress_bars() -> None:
 def for_each_checkpoint(checkpoints: list, evaluate: Callable) -> None:
     """Calls `evaluate(checkpoint)` for each checkpoint in turn, and frees its memory before the next.
 
-    An error is reported, and the process exits with status 1 after the last checkpoint. Under torchrun, where the other
+    After an error the others are still evaluated; then the process exits with status 1. Under torchrun, where the other
     ranks would wait forever, the first error ends the run.
     """
     failed = []
@@ -177,10 +173,7 @@ def errors_of(action: str):
 
 
 def checkpoint_name(name_or_path: str) -> str:
-    """The name of a checkpoint in results: the last part of its folder or hub id.
-
-    Before a training's `checkpoint-<step>` comes the name of its folder, so that two trainings do not share a name.
-    """
+    """The name of a checkpoint in results: the last part of its path, for `checkpoint-<step>` the last two."""
     path = Path(name_or_path).resolve()
     return f"{path.parent.name}_{path.name}" if re.fullmatch(r"checkpoint-\d+", path.name) else path.name
 
@@ -296,10 +289,7 @@ def reset_peak_memory(device) -> None:
 
 
 def peak_memory(device) -> int | None:
-    """Peak memory in bytes: the GPU's since `reset_peak_memory`, or on a CPU the resident memory of this process.
-
-    None without a device: the model belongs to another process or machine.
-    """
+    """Peak memory in bytes: of a GPU since `reset_peak_memory`, of this process on a CPU; None without a device."""
     import torch
 
     if device is None:

@@ -91,9 +91,9 @@ def mean_over_documents(loss_MD, target_D) -> Estimate:
     documents (Kish 1965) less 1 as degrees of freedom. A window must be split between its documents: assigned as a
     whole, windows of 32,768 tokens on documents of 60,000 cover .82 to .91 only.
     """
-    target_D = np.asarray(target_D, dtype=np.float64)
-    known_D = target_D > 0
-    target_D, loss_MD = target_D[known_D], np.atleast_2d(loss_MD)[:, known_D]
+    known_D = np.asarray(target_D) > 0
+    target_D = np.asarray(target_D, dtype=np.float64)[known_D]
+    loss_MD = np.atleast_2d(loss_MD)[:, known_D]
     n_documents, n_targets = len(target_D), target_D.sum()
     loss_M1 = loss_MD.sum(axis=1, keepdims=True)
     error_MD = np.zeros(loss_MD.shape)
@@ -113,23 +113,23 @@ def mean_over_tasks(tasks: list, weights=None, highest: float = 1.0) -> Estimate
 
     Stratified sampling (Cochran 1977, chapter 5). If a task has a single sample, all samples form one stratum.
     """
+    weights = np.ones(len(tasks)) if weights is None else np.asarray(weights)
     tasks = [np.atleast_2d(scores) for scores in tasks]
-    count_K = np.array([scores.shape[1] for scores in tasks])
-    weight_K = np.ones(len(tasks)) if weights is None else np.asarray(weights)
-    stratum_U = np.repeat(np.arange(len(tasks)), count_K)
-    share_U = (weight_K / weight_K.sum() / count_K)[stratum_U]  # of each sample in the mean
-    score_MU = np.concatenate(tasks, axis=1)
-    mean_M = (score_MU * share_U).sum(axis=1)
-    if count_K.min() == 1:
+    counts = [scores.shape[1] for scores in tasks]
+    share_U = np.repeat(weights / weights.sum() / counts, counts)  # of each sample in the mean
+    stratum_U = np.repeat(np.arange(len(tasks)), counts)
+    if min(counts) == 1:
         stratum_U = np.zeros_like(stratum_U)
-
-    error_MU = np.zeros(score_MU.shape)
     df_K = np.maximum(np.bincount(stratum_U) - 1, 1)
+
+    score_MU = np.concatenate(tasks, axis=1)
+    error_MU = np.zeros(score_MU.shape)
     for stratum, df in enumerate(df_K):
         inside_U = stratum_U == stratum
         own_MU, own_share_U = score_MU[:, inside_U], share_U[inside_U]
-        deviation_MU = own_MU - np.average(own_MU, axis=1, weights=own_share_U, keepdims=True)
-        error_MU[:, inside_U] = math.sqrt((df + 1) / df) * own_share_U * deviation_MU
+        mean_M1 = np.average(own_MU, axis=1, weights=own_share_U, keepdims=True)
+        error_MU[:, inside_U] = math.sqrt((df + 1) / df) * own_share_U * (own_MU - mean_M1)
+    mean_M = (score_MU * share_U).sum(axis=1)
     return Estimate(mean_M, error_MU, stratum_U, df_K, 1 / (share_U**2).sum(), highest)
 
 
@@ -163,39 +163,33 @@ def tied_with_best(estimate: Estimate, lower_is_better: bool = False) -> np.ndar
     drawn_MR = (factors_MF * size_F) @ normal_FR
 
     tied_M = np.ones(len(error_MU), dtype=bool)
-    for i in range(len(error_MU)):
+    for i, error_U in enumerate(error_MU):
         lead_M = value_M - value_M[i]
-        difference_MU = error_MU - error_MU[i]
+        difference_MU = error_MU - error_U
         variance_M = (difference_MU**2).sum(axis=1)
         varies_M = variance_M > ROUNDING  # false for i itself, and where all samples differ by the same value
         if (lead_M[~varies_M] > math.sqrt(ROUNDING)).any():
             tied_M[i] = False
         elif varies_M.any():
-            error_M1 = np.sqrt(variance_M[varies_M])[:, None]
-            df = [estimate.degrees_of_freedom(difference_U) for difference_U in difference_MU[varies_M]]
-            tail = scipy.stats.t.sf(lead_M[varies_M] / error_M1[:, 0], df)
-            largest = scipy.stats.norm.isf(tail).max()  # of the normal values with the same tails
-            largest_R = ((drawn_MR[varies_M] - drawn_MR[i]) / error_M1).max(axis=0)
+            error_M = np.sqrt(variance_M[varies_M])
+            df_M = [estimate.degrees_of_freedom(difference_U) for difference_U in difference_MU[varies_M]]
+            tail_M = scipy.stats.t.sf(lead_M[varies_M] / error_M, df_M)
+            largest = scipy.stats.norm.isf(tail_M).max()  # of the normal values with the same tails
+            lead_MR = drawn_MR[varies_M] - drawn_MR[i]
+            largest_R = (lead_MR / error_M[:, None]).max(axis=0)
             tied_M[i] = largest <= np.quantile(largest_R, 0.95)
     return tied_M
 
 
-def spearman(x_ML: np.ndarray, y_ML: np.ndarray, count_RM: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation within each length, [R, L]; NaN if one side is constant.
-
-    count_RM: how often each method counts; with a NaN at a length, not there.
-    """
-    missing_ML = np.isnan(x_ML + y_ML)
-    ranks = []
-    for values_ML in (x_ML, y_ML):
-        values_ML = np.where(missing_ML, np.nan, values_ML)
-        sign_MML = np.sign(values_ML - values_ML[:, None])  # of each value less the one of the first axis
-        ranks.append(np.tensordot(count_RM, np.nan_to_num(sign_MML), axes=1))  # 2 (rank - mean rank), ties share theirs
-    x_RML, y_RML = ranks
-    count_RM1 = count_RM[:, :, None]
-    norm_RL = np.sqrt((count_RM1 * x_RML**2).sum(axis=1) * (count_RM1 * y_RML**2).sum(axis=1))
-    with np.errstate(invalid="ignore"):
-        return (count_RM1 * x_RML * y_RML).sum(axis=1) / norm_RL
+def spearman(x_ML: np.ndarray, y_ML: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation of the methods with both values, at each length, [L]; NaN if a side is constant."""
+    rho_L = []
+    for x_M, y_M in zip(x_ML.T, y_ML.T, strict=True):
+        known_M = np.isfinite(x_M + y_M)
+        ranks_2M = scipy.stats.rankdata([x_M[known_M], y_M[known_M]], axis=1)
+        varies = known_M.any() and np.ptp(ranks_2M, axis=1).all()
+        rho_L.append(np.corrcoef(ranks_2M)[0, 1] if varies else math.nan)
+    return np.array(rho_L)
 
 
 def rank_correlation(x_ML: np.ndarray, y_ML: np.ndarray) -> tuple[float, float, float]:
@@ -209,13 +203,16 @@ def rank_correlation(x_ML: np.ndarray, y_ML: np.ndarray) -> tuple[float, float, 
     11), with Student's t. A percentile bootstrap covers .92 to .95 with 11 methods and 5 lengths.
     """
     n_methods_L = np.isfinite(x_ML + y_ML).sum(axis=0)
-    [rho_L] = spearman(x_ML, y_ML, np.ones((1, len(x_ML))))
+    rho_L = spearman(x_ML, y_ML)
     used_L = (n_methods_L >= 4) & np.isfinite(rho_L)
     if not used_L.any():
         return math.nan, math.nan, math.nan
     rho = float(rho_L[used_L].mean())
-    rho_ML = spearman(x_ML[:, used_L], y_ML[:, used_L], 1 - np.eye(len(x_ML)))  # without each method
-    rho_M = np.nan_to_num(rho_ML).mean(axis=1)
+    x_ML, y_ML = x_ML[:, used_L], y_ML[:, used_L]
+    rho_M = []  # without each method
+    for i in range(len(x_ML)):
+        rho_L = spearman(np.delete(x_ML, i, axis=0), np.delete(y_ML, i, axis=0))
+        rho_M.append(np.nan_to_num(rho_L).mean())
     z, *z_M = np.arctanh(np.clip([rho, *rho_M], -0.999, 0.999))
     n_methods = n_methods_L[used_L].min()
     if n_methods < MIN_METHODS or np.ptp(z_M) == 0:

@@ -14,11 +14,11 @@ answered = store.gather()          rank 0, when all ranks are done: one file wit
 import glob
 import json
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
 from lock import lock
-from run import RANK, read_json, write_json, write_text
+from run import RANK, errors_of, read_json, write_json, write_text
 
 
 def parse_line(line: bytes) -> dict:
@@ -30,20 +30,25 @@ def parse_line(line: bytes) -> dict:
     return value
 
 
+def parse_lines(path: Path) -> Iterator[tuple[int, dict | None]]:
+    """Yields (number, JSON object) of each line that is not empty; None instead of what is not an object."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, parse_line(line)
+        except (ValueError, RecursionError):
+            yield number, None
+
+
 def read_lines(path: Path) -> tuple[list[dict], int]:
     """(the JSON objects of a file, one per line; the number of unreadable lines, without a last one cut off)."""
     if not path.is_file():
         return [], 0
-    *lines, last = path.read_bytes().split(b"\n")
-    entries = []
-    unreadable = 0
-    for line in [*lines, last]:
-        try:
-            entries.append(parse_line(line))
-        except (ValueError, RecursionError):
-            if line.strip() and line is not last:
-                unreadable += 1
-    return entries, unreadable
+    values = [value for _, value in parse_lines(path)]
+    entries = [value for value in values if value is not None]
+    is_cut_off = bool(values) and values[-1] is None and not path.read_bytes().endswith(b"\n")
+    return entries, len(values) - len(entries) - is_cut_off
 
 
 def read_rows(path: Path, check: Callable[[dict], None]) -> list[dict]:
@@ -52,18 +57,11 @@ def read_rows(path: Path, check: Callable[[dict], None]) -> list[dict]:
     Raises ValueError, which names the line, for such a row and for what is not JSON, and if there are no rows.
     """
     rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_line(line)
-        except (ValueError, RecursionError):
-            raise ValueError(f"{path}, line {number} is not a JSON object of UTF-8 text; get the file again") from None
-        try:
+    for number, row in parse_lines(path):
+        if row is None:
+            raise ValueError(f"{path}, line {number} is not a JSON object of UTF-8 text; get the file again")
+        with errors_of(f"{path}, line {number} is not a row of this kind of data"):
             check(row)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{path}, line {number} is not a row of this kind of data ({reason})") from None
         rows.append(row)
     if not rows:
         raise ValueError(f"{path} has no rows")
@@ -79,14 +77,7 @@ class Store:
     errors: {key: entry} of the answers that could not be made, which have the key "error". They are tried again.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        settings: dict,
-        key: Callable[[dict], Hashable],
-        record: Path | None = None,
-        results: Callable[[], list[Path]] = list,
-    ):
+    def __init__(self, path: Path, settings: dict, key: Callable, record: Path | None = None, results: Callable = list):
         self.path = path
         self.settings = json.loads(json.dumps(settings))  # as the record has them: tuples become lists
         self.key = key
@@ -164,7 +155,8 @@ class Store:
         reason = "no record of their settings"
         if isinstance(known, dict):
             names = sorted(known.keys() | self.settings.keys())
-            reason = "other " + ", ".join(name for name in names if known.get(name) != self.settings.get(name))
+            changed = [name for name in names if known.get(name) != self.settings.get(name)]
+            reason = f"other {', '.join(changed)}"
         print(f"{self.path}: earlier answers moved to {folder.name}/ ({reason}); they are made again", flush=True)
 
     def remove(self) -> None:

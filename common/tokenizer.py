@@ -28,8 +28,6 @@ def open_tokenizer(name_or_path: str, trust_remote_code: bool = False):
         else:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code is True)
         tokenizer.split_special_tokens = True
-        if "" in tokenizer.special_tokens_map.values():
-            raise ValueError("special tokens are empty; name them in tokenizer_config.json, as <s> and </s>")
         if tokenizer.is_fast:
             use_text_only(tokenizer.backend_tokenizer)
     return tokenizer

@@ -137,9 +137,12 @@ LAUNCHERS = {
 def test_variables_are_checked_before_bash_calculates_with_them(launcher, tmp_path):
     marker = tmp_path / "marker"
     for name in LAUNCHERS[launcher].split():
-        values = [f"a[$(touch {marker})]", "x-y"]
-        if name not in ("GPUS", "METHODS", "TRAINED", "FROZEN", "SEEDS", "NODE_RANK"):
-            values += ["0", "-1", "9" * 20]
-        for value in values:
-            assert_one_line(run("bash", *launcher.split(), cwd=ROOT, expect=1, **{"PYTHON": "true", name: value}))
-            assert not marker.exists(), name
+        command = {"PYTHON": "true", name: f"a[$(touch {marker})]"}
+        assert_one_line(run("bash", *launcher.split(), cwd=ROOT, expect=1, **command))
+        assert not marker.exists(), name
+
+
+@pytest.mark.parametrize("value", ["x-y", "0", "-1", "9" * 20])
+def test_a_count_is_a_whole_number_above_0(value):
+    for name in ("NPROC", "JOBS", "LENGTHS", "EVAL_BATCH_SIZE"):
+        assert_one_line(run("bash", "needle/eval.sh", cwd=ROOT, expect=1, **{"PYTHON": "true", name: value}))

@@ -29,13 +29,9 @@ def refusal(folder, trust=False) -> str:
 BROKEN_CONFIGS = (
     {"num_hidden_layers": 3},
     {"num_hidden_layers": 1},
-    {"num_hidden_layers": -1},
     {"num_attention_heads": 0},
-    {"hidden_size": "64"},
     {"vocab_size": 500},
-    {"hidden_act": "none"},
     {"model_type": "nothing"},
-    {"max_position_embeddings": None},
     {"rope_parameters": {"rope_type": "none", "rope_theta": 1e4}},
     {"context_extension": {"method": "ntk", "rope_by_length": {"rule": "other"}}},
     {"context_extension": {"method": "ntk", "rope_by_length": {"rule": "ntk"}}},
@@ -50,13 +46,12 @@ def test_a_config_that_cannot_be_right_is_refused(copy, changes):
 def test_folders_that_are_no_checkpoint_are_refused(base, tmp_path):
     assert "no folder" in refusal(tmp_path / "nowhere")
     assert "no config.json" in refusal(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    (tmp_path / "model.safetensors").touch()
-    refusal(tmp_path)
     shutil.copyfile(base / "config.json", tmp_path / "config.json")
-    assert "tokenizer" in refusal(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
     assert "no *.safetensors weights" in refusal(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    assert "tokenizer" in refusal(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    refusal(tmp_path)
 
 
 @pytest.mark.parametrize("change", ["cut", "missing", "misshapen", "pickle"])
@@ -76,19 +71,6 @@ def test_broken_weights_are_refused(copy, change):
     refusal(copy)
 
 
-def test_an_index_stays_inside_its_folder(copy, tmp_path):
-    shard = "model-00001-of-00001.safetensors"
-    weights = load_file(copy / "model.safetensors")
-    (copy / "model.safetensors").rename(copy / shard)
-    index = copy / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}))
-    Transformers(copy, device="cpu").load()
-    shutil.copyfile(copy / shard, tmp_path / shard)
-    for weight_map in (dict.fromkeys(weights, f"../{shard}"), None):
-        index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-        assert "index.json" in refusal(copy)
-
-
 def test_code_runs_only_where_it_is_trusted(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints["self_extend"], tmp_path / "model")
     modeling = tmp_path / "modeling"
@@ -97,8 +79,8 @@ def test_code_runs_only_where_it_is_trusted(checkpoints, tmp_path):
         shutil.copyfile(path, modeling / path.name)
     config = open_config(folder, str(modeling))
     load_model(folder, config, "float32", "sdpa", torch.device("cpu"))
-    assert "--trust_remote_code" in refusal(folder)
-    assert "--trust_remote_code" in refusal(folder, str(tmp_path))  # a folder without these files
+    for trust in (False, str(tmp_path)):  # a folder without these files
+        assert "--trust_remote_code" in refusal(folder, trust)
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
     edit_config(folder, auto_map={name: f"someone/else--{value}" for name, value in auto_map.items()})
     assert "--trust_remote_code" in refusal(folder, str(modeling))

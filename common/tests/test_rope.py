@@ -23,13 +23,11 @@ LONGROPE = {
 NTK = {"rule": "ntk", "rope_theta": 10000.0, "factor": 2.0, "original_length": C, "trained_length": L}
 INV_FREQ = [[10000.0 ** (-2 * j / D) / t for j in range(D // 2)] for t in (1, 2, 3, 4)]
 CLEX = {"rule": "frequencies", "rope_theta": 10000.0, "original_length": C, "inv_freq": INV_FREQ, "log_scale": True}
-SIZES = {"vocab_size": 8, "hidden_size": 2 * D, "intermediate_size": 8, "num_hidden_layers": 1}
+SIZES = dict(vocab_size=8, hidden_size=2 * D, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
 
 
 def tiny_config(rope_parameters=None, rule=None, window=C) -> LlamaConfig:
-    config = LlamaConfig(
-        **SIZES, num_attention_heads=2, max_position_embeddings=window, rope_parameters=rope_parameters
-    )
+    config = LlamaConfig(**SIZES, max_position_embeddings=window, rope_parameters=rope_parameters)
     config.context_extension = {"rope_by_length": rule}
     return config
 

@@ -22,13 +22,12 @@ def test_wilson_equals_scipy():
 
 
 def test_equal_documents_have_the_t_interval_of_their_means():
-    loss_D = RNG.normal(3, 0.2, 10)
+    loss_D, other_D = RNG.normal(3, 0.2, (2, 10))
     estimate = mean_over_documents(500 * loss_D, [500] * 10)
     assert estimate.mean_M == pytest.approx([loss_D.mean()]) and estimate.n_units == 10
     assert estimate.interval() == pytest.approx(t_interval(loss_D))
-    other_D = RNG.normal(3, 0.2, 10)  # a paired difference
-    difference = mean_over_documents(500 * (loss_D - other_D), [500] * 10)
-    assert difference.interval() == pytest.approx(t_interval(loss_D - other_D))
+    paired = mean_over_documents(500 * (loss_D - other_D), [500] * 10)
+    assert paired.interval() == pytest.approx(t_interval(loss_D - other_D))
 
 
 def test_unequal_documents_are_left_out_one_by_one():

@@ -18,35 +18,18 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 torch.set_num_threads(1)  # sums in float32 depend on the number of threads
 
 C, L = 64, 256  # the base's window and the extended one, tokens
-EXTEND = {  # flags of extend.py for each method; landmark is told its training block
-    "origin": [],
-    "pi": [],
-    "ntk": [],
-    "ntk_frozen": [],
-    "yarn": [],
-    "abf": [],
-    "llama3": [],
-    "longrope": [],
+WITHOUT_FLAGS = "origin pi ntk ntk_frozen yarn abf llama3 longrope longlora dca streaming".split()
+EXTEND = dict.fromkeys(WITHOUT_FLAGS, []) | {  # flags of extend.py for each method
     "drope": ["--partial_rotary_factor", "0.25"],
     "clex": ["--log_scale", "True"],
-    "longlora": [],
     "lm_infinite": ["--global_tokens", "4"],
     "self_extend": ["--neighbor_window", "32"],
     "rerope": ["--local_window", "32"],
     "string": ["--model_max_length", "126"],  # all that it reaches
-    "dca": [],
-    "streaming": [],
     "landmark": ["--mem_freq", "7", "--top_k", "2"],
 }
-SHAPE = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": C,
-    "initializer_range": 0.3,
-}
+SHAPE = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+SHAPE |= dict(max_position_embeddings=C, initializer_range=0.3)
 BASES = {  # what differs from SHAPE in a tiny model of each architecture
     "mistral": {"sliding_window": None},
     "qwen2": {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
