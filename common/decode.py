@@ -8,7 +8,6 @@ of positions (`visible`, rounded up by `round_length`), and a mask hides those t
 import math
 
 import torch
-from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -29,17 +28,6 @@ def round_length(length: int) -> int:
     return math.ceil(length / step) * step
 
 
-def with_capacity(states_BHnd: torch.Tensor, capacity: int) -> torch.Tensor:
-    """Keys or values with room for `capacity` positions, [B, H, capacity, d]; the new ones are 0: masks need finite."""
-    return pad(states_BHnd, (0, 0, 0, capacity - states_BHnd.shape[2]))
-
-
-def empty_rows(states_1Hnd: torch.Tensor, rows: int, capacity: int) -> torch.Tensor:
-    """Room for the keys or values of several prompts, [rows, H, capacity, d]."""
-    _, H, _, d = states_1Hnd.shape
-    return states_1Hnd.new_zeros(rows, H, capacity, d)
-
-
 class CacheLayer(DynamicLayer):
     """Keys and values of one layer, [B, H, capacity, d], of which the first `length` positions are filled.
 
@@ -52,30 +40,38 @@ class CacheLayer(DynamicLayer):
         self.length = 0
         self.capacity_hint = 0
 
-    def crop(self, length: int, capacity: int):
-        """Keeps the first `length` positions and makes room for at least `capacity` positions in all."""
-        self.length = length
-        self.capacity_hint = max(self.capacity_hint, capacity)
-        if self.is_initialized and self.keys.shape[2] < self.capacity_hint:
-            self.keys = with_capacity(self.keys[:, :, :length], self.capacity_hint)
-            self.values = with_capacity(self.values[:, :, :length], self.capacity_hint)
-
     def update(self, key_states, value_states, *args, **kwargs):
         """Appends keys and values, [B, H, n, d] each; returns all of them so far."""
         device = key_states.device
-        if not self.is_initialized:
-            place = "cpu" if self.on_cpu else device
-            self.keys = with_capacity(key_states[:, :, :0].to(place), self.capacity_hint)
-            self.values = with_capacity(value_states[:, :, :0].to(place), self.capacity_hint)
-            self.is_initialized = True
         end = self.length + key_states.shape[2]
+        if not self.is_initialized or end > self.keys.shape[2]:
+            capacity = max(end, self.capacity_hint)
+            self.keys = self.grow(self.keys, key_states, capacity)
+            self.values = self.grow(self.values, value_states, capacity)
+            self.is_initialized = True
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
         return self.keys[:, :, :end].to(device), self.values[:, :, :end].to(device)
 
+    def grow(self, old, like, capacity: int):
+        """A tensor like `like` with `capacity` positions, the filled ones from `old`; the others must be finite."""
+        B, H, _, d = like.shape
+        new = like.new_zeros(B, H, capacity, d, device="cpu" if self.on_cpu else like.device)
+        if self.length:
+            new[:, :, : self.length] = old[:, :, : self.length]
+        return new
+
     def get_seq_length(self) -> int:
         return self.length
+
+    def crop(self, length: int, capacity: int):
+        """Keeps the first `length` positions and makes room for `capacity` positions in all."""
+        self.length = length
+        self.capacity_hint = capacity
+        if self.is_initialized and self.keys.shape[2] < capacity:
+            self.keys = self.grow(self.keys, self.keys, capacity)
+            self.values = self.grow(self.values, self.values, capacity)
 
 
 class DecodeLayer(DynamicLayer):
@@ -132,28 +128,31 @@ class Decoder:
             layer.values[row, :, : source.length] = source.values[0, :, : source.length]
 
     def start(self, lengths: list[int], visible: int):
-        """Begins a group. lengths: tokens of each prompt.  visible: positions that the attention reads."""
+        """Begins a group. lengths: tokens of each prompt.  visible: positions that the graph's attention reads."""
         self.position_B1.copy_(torch.tensor(lengths)[:, None])
         self.visible = visible
-        for layer in self.cache.layers:
-            layer.visible = visible
+        self.longest = max(lengths)
 
     def step(self, tokens: list[int]) -> list[int]:
         """Appends one token to each row; returns the most probable next tokens."""
         self.token_B1.copy_(torch.tensor(tokens)[:, None])
+        self.longest += 1
         if self.use_graph:
             if self.visible not in self.graphs:
-                self.graphs[self.visible] = self.capture()
+                self.graphs[self.visible] = self.capture(self.visible)
             self.graphs[self.visible].replay()
         else:
             with eager_kernels():
-                self.forward()
+                self.forward(self.longest)
         return self.token_B1[:, 0].tolist()
 
-    def forward(self):
+    def forward(self, visible: int):
         """One step: reads `token_B1` and `position_B1` and replaces both."""
-        hidden_Bm = self.position_m[: self.visible] > self.position_B1
-        mask_Bm = torch.zeros_like(hidden_Bm, dtype=self.model.dtype).masked_fill(hidden_Bm, -math.inf)
+        hidden_Bm = self.position_m[:visible] > self.position_B1
+        mask_Bm = torch.zeros(hidden_Bm.shape, dtype=self.model.dtype, device=hidden_Bm.device)
+        mask_Bm = mask_Bm.masked_fill(hidden_Bm, -math.inf)
+        for layer in self.cache.layers:
+            layer.visible = visible
         output = self.model(
             input_ids=self.token_B1,
             position_ids=self.position_B1,
@@ -165,18 +164,18 @@ class Decoder:
         self.token_B1.copy_(most_probable(output.logits[:, -1]))
         self.position_B1.add_(1)
 
-    def capture(self) -> torch.cuda.CUDAGraph:
+    def capture(self, visible: int) -> torch.cuda.CUDAGraph:
         """The graph of one step. The warm-up writes the same keys and values as the first replay."""
         token_B1 = self.token_B1.clone()
         position_B1 = self.position_B1.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), graph_kernels():
-            self.forward()
+            self.forward(visible)
             self.token_B1.copy_(token_B1)
             self.position_B1.copy_(position_B1)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph), graph_kernels():
-            self.forward()
+            self.forward(visible)
         return graph

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from attention import CACHED, choose_attention, eager_kernels, is_full_attention
 from checkpoint import load_model
-from decode import NOT_FINITE, CacheLayer, Decoder, empty_rows, most_probable, round_length
+from decode import NOT_FINITE, CacheLayer, Decoder, most_probable, round_length
 from engine import Engine, shared_prefix
 from rope import RopeSetter, head_dim, rope_at
 from run import default_device
@@ -210,8 +210,12 @@ class Transformers(Engine):
         if self.group is not None and self.group.shape == (rows, capacity):
             return
         self.group = None  # frees its memory before more is allocated
-        keys = [empty_rows(layer.keys, rows, capacity) for layer in self.cache.layers]
-        values = [empty_rows(layer.values, rows, capacity) for layer in self.cache.layers]
+        keys, values = [], []
+        for layer in self.cache.layers:
+            _, H, _, d = layer.keys.shape
+            keys.append(layer.keys.new_zeros(rows, H, capacity, d))
+            _, H, _, d = layer.values.shape
+            values.append(layer.values.new_zeros(rows, H, capacity, d))
         self.group = Decoder(self.model, keys, values, self.use_graph)
 
     @torch.inference_mode()

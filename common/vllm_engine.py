@@ -7,22 +7,28 @@ from dataclasses import dataclass
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from engine import Engine
-from rope import rope_at
+from rope import rope_at, rotary_dim
+
+TABLE_BYTES = 8 * 2**30  # of a GPU for vLLM's cos and sin of every position
 
 
 def check_rope(name_or_path: str, config, max_length: int) -> None:
     """Raises ValueError if vLLM (0.32) would compute another rope than Transformers, or lacks positions for it.
 
-    Its table has C s positions with yarn. Its longrope ignores `attention_factor`: it multiplies cos and sin by
-    long_mscale (short_mscale within the original window), or by sqrt(1 + ln s / ln C), s = max_position_embeddings / C.
+    Its tables have C s positions with yarn and, in float32, max_position_embeddings s with linear. Its longrope ignores
+    `attention_factor`: it multiplies cos and sin by long_mscale (short_mscale within the original window), or by
+    sqrt(1 + ln s / ln C), s = max_position_embeddings / C.
     """
     rope = config.rope_parameters or {}
-    rope_type = rope.get("rope_type")
+    rope_type, factor = rope.get("rope_type"), rope.get("factor", 1.0)
     window = config.max_position_embeddings
     original = rope.get("original_max_position_embeddings") or window
-    longest = original * rope.get("factor", 1.0)
-    if rope_type == "yarn" and max_length > longest:
-        raise ValueError(f"{name_or_path}: vLLM computes yarn for {longest:.0f} tokens, not {max_length}")
+    if rope_type == "yarn" and max_length > original * factor:
+        raise ValueError(f"{name_or_path}: vLLM computes yarn for {original * factor:.0f} tokens, not {max_length}")
+    table_bytes = 4 * window * factor * rotary_dim(config) if rope_type == "linear" else 0
+    if table_bytes > TABLE_BYTES:
+        size = f"{table_bytes / 2**30:.0f} GiB"
+        raise ValueError(f"{name_or_path}: vLLM's table of positions would take {size}; use Transformers")
     if rope_type == "longrope":
         key = "long_mscale" if max_length > original else "short_mscale"
         default = math.sqrt(1 + max(0.0, math.log(window / original)) / math.log(original))

@@ -63,18 +63,23 @@ def greedy_without_cache(folder, prompt: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("method", EXTEND)
+@pytest.mark.parametrize("method", [method for method in EXTEND if method != "landmark"])
 def test_cached_answer_equals_whole_forward_passes(checkpoints, method, length):
     prompt = random_prompt(1, length - NEW)
-    if method == "landmark":  # a decoded token retrieves other blocks than a prompt's token does, so its model decodes
-        model = AutoModelForCausalLM.from_pretrained(checkpoints[method], trust_remote_code=True).eval()
-        output = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, eos_token_id=None)
-        expected = output[0, len(prompt) :].tolist()
-    else:
-        expected = greedy_without_cache(checkpoints[method], prompt)
-    chunk = 33 if length < L else len(prompt) - 1  # with len - 1, the last token would come alone
-    assert answer_ids(open_tiny(checkpoints[method], prefill_chunk=chunk), prompt) == expected
-    assert len(set(expected)) > 3
+    answer = answer_ids(open_tiny(checkpoints[method], prefill_chunk=33), prompt)
+    assert answer == greedy_without_cache(checkpoints[method], prompt)
+    assert len(set(answer)) > 3
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_landmark_answers_as_its_own_generate(checkpoints, length):
+    """A decoded token retrieves other blocks than a prompt's token does, so the reference decodes too."""
+    prompt = random_prompt(1, length - NEW)
+    model = AutoModelForCausalLM.from_pretrained(checkpoints["landmark"], trust_remote_code=True).eval()
+    output = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, eos_token_id=None)
+    for chunk in (33, len(prompt) - 1):  # with len - 1, the last token would come alone
+        engine = open_tiny(checkpoints["landmark"], prefill_chunk=chunk)
+        assert answer_ids(engine, prompt) == output[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("method", EXTEND)
@@ -110,6 +115,17 @@ def test_prompts_decoded_together_get_the_answers_they_get_alone(checkpoints, me
 
 
 @pytest.mark.parametrize("method", EXTEND)
+def test_a_step_of_fixed_size_gives_the_same_answers(checkpoints, monkeypatch, method):
+    """What a CUDA graph computes: all positions that the cache has room for, most of them not filled yet."""
+    prompts = [random_prompt(seed, n) for seed, n in ((1, 30), (2, 77), (3, 200))]
+    expected = open_tiny(checkpoints[method], batch_size=1).generate(prompts, NEW)
+    forward = Decoder.forward
+    monkeypatch.setattr(Decoder, "forward", lambda decoder, longest: forward(decoder, decoder.visible))
+    assert open_tiny(checkpoints[method]).generate(prompts, NEW) == expected
+    assert open_tiny(checkpoints[method], batch_size=1).generate(prompts, NEW) == expected
+
+
+@pytest.mark.parametrize("method", EXTEND)
 def test_a_step_never_waits_for_the_gpu(checkpoints, method):
     """Tensors of the meta device have no values: a step that needed one, which no graph can hold, would fail."""
     engine = open_tiny(checkpoints[method])
@@ -119,8 +135,7 @@ def test_a_step_never_waits_for_the_gpu(checkpoints, method):
     heads, width = model.config.num_key_value_heads, model.config.head_dim
     keys = [torch.empty(3, heads, 320, width, device="meta") for _ in model.model.layers]
     decoder = Decoder(model, keys, keys, use_graph=False)
-    decoder.start([1, 2, 3], visible=256)
-    decoder.forward()
+    decoder.forward(256)
 
 
 @pytest.mark.parametrize("model_type", BASES)
@@ -285,6 +300,12 @@ def test_logits_that_are_not_finite_are_an_error(checkpoints, method, batch_size
             engine.generate_ids(prompts, 4)
 
 
+LONGROPE = {
+    "rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": C,
+    "short_factor": [2.0] * 16, "long_factor": [2.0] * 16,
+}  # fmt: skip
+
+
 # --- vLLM: its documented interface, played by a stand-in
 FORTY_TWO = [2 + sorted(pre_tokenizers.ByteLevel.alphabet()).index(character) for character in "Ġ42"]
 
@@ -311,18 +332,19 @@ def test_vllm(checkpoints, base, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=message):
             VLLM(checkpoints[method], max_length=length)
     shutil.copytree(base, tmp_path, dirs_exist_ok=True)
-    longrope = {"rope_type": "longrope", "factor": 4.0, "short_factor": [2.0] * 16, "long_factor": [2.0] * 16}
-    for rope, message in (
-        ({"rope_type": "yarn", "factor": 2.0}, "yarn for 128 tokens"),
-        ({"rope_type": "linear", "factor": 4.0}, "not installed"),
-        ({"rope_type": "dynamic", "factor": 4.0}, "depends on the length"),
-        (longrope | {"attention_factor": 1.5}, "does not read its attention_factor"),
-        (longrope | {"attention_factor": 1.5, "long_mscale": 1.5}, "not installed"),
-        (longrope, "not installed"),  # both compute sqrt(1 + ln s / ln C)
-        (longrope | {"short_factor": [1.0] * 16}, "depends on the length"),
+    for rope, window, message in (
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": C}, L, "yarn for 128 tokens"),
+        ({"rope_type": "linear", "factor": 256.0}, 2**20, "32 GiB"),
+        ({"rope_type": "linear", "factor": 4.0}, L, "not installed"),
+        ({"rope_type": "dynamic", "factor": 4.0}, L, "depends on the length"),
+        (LONGROPE | {"attention_factor": 1.5}, L, "does not read its attention_factor"),
+        (LONGROPE | {"attention_factor": 1.5, "long_mscale": 1.5}, L, "not installed"),
+        (LONGROPE | {"attention_factor": 1.5, "short_mscale": 1.5}, L, "does not read its attention_factor"),
+        (LONGROPE, L, "not installed"),  # both compute sqrt(1 + ln s / ln C)
+        (LONGROPE | {"short_factor": [1.0] * 16}, L, "depends on the length"),
     ):
-        rope = {"rope_theta": 1e4, "original_max_position_embeddings": C, **rope}
-        folder = edit_config(tmp_path, rope_parameters=rope, rope_scaling=rope, max_position_embeddings=L)
+        rope = {"rope_theta": 1e4, **rope}
+        folder = edit_config(tmp_path, rope_parameters=rope, rope_scaling=rope, max_position_embeddings=window)
         with pytest.raises(ValueError, match=message):
             VLLM(folder, max_length=L)
     module = SimpleNamespace(LLM=FakeLLM, SamplingParams=dict, __spec__=ModuleSpec("vllm", None))
