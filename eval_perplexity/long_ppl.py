@@ -7,8 +7,10 @@ key tokens. They are kept as intervals of characters, so that models with anothe
 As in the package `longppl`, the evaluator reads BOS before a text, and the tested model reads the text alone.
 """
 
+import functools
 import math
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import torch
 import run
 from attention import choose_attention
 from checkpoint import choose_dtype, fingerprint, load_model, open_config
+from job import Job
 from lock import lock
 from rope import RopeSetter, rope_at
 from scoring import check_head, score
@@ -40,9 +43,7 @@ class KeyTexts:
 
 
 def add_flags(parser) -> None:
-    evaluator = (
-        "also measure LongPPL; the key tokens are found by this checkpoint, or read from a folder of slice_*.txt"
-    )
+    evaluator = "also measure LongPPL; a checkpoint that finds the key tokens, or a folder of slice_*.txt"
     parser.add_argument("--long_ppl", metavar="EVALUATOR", help=evaluator)
     short = "LongPPL: tokens of the short context [4096]; shorter --seq_len have no LongPPL"
     parser.add_argument("--short_context", type=run.positive_int, default=4096, help=short)
@@ -134,9 +135,7 @@ def read_list(folder: Path, texts: list[str], record: dict) -> KeyTexts:
         path = folder / f"slice_{i}.txt"
         content = run.read_text(path).strip() if path.is_file() else "missing"
         if not re.fullmatch(r"(\[\d+, ?\d+\];?)*", content):
-            raise ValueError(
-                f"{path} has no key tokens, such as [0, 5];[17, 29]; give fewer --documents, or another list"
-            )
+            raise ValueError(f"{path} has no key tokens, such as [0, 5];[17, 29]; give fewer --documents")
         pairs = re.findall(r"(\d+), ?(\d+)", content)
         intervals.append([(int(start), int(stop)) for start, stop in pairs])
     return KeyTexts(texts, intervals, record)
@@ -147,38 +146,73 @@ def find_key_texts(args, texts: dict[int, list[str]], sha256: str) -> dict[int, 
     config = open_config(args.long_ppl, args.trust_remote_code)
     device = run.default_device()
     dtype = choose_dtype(device, args.dtype)
-    options = {"short_context": args.short_context, "short_stride": args.short_stride, "evaluator_dtype": dtype}
-    record = {"evaluator": args.long_ppl, "evaluator_checkpoint": fingerprint(args.long_ppl, config), **options}
+    record = {
+        "evaluator": args.long_ppl,
+        "evaluator_checkpoint": fingerprint(args.long_ppl, config),
+        "short_context": args.short_context,
+        "short_stride": args.short_stride,
+        "evaluator_dtype": dtype,
+    }
     root = args.output_dir.parent if args.output_dir.suffix == ".json" else args.output_dir
-    folders, missing = {}, []
-    for length, own_texts in texts.items():
-        key = run.run_key({**record, "data": sha256, "length": length})
-        folders[length] = root / f"key_text_{run.checkpoint_name(args.long_ppl)}_{length}_{key}"
-        missing += [(folders[length] / f"slice_{i}.txt", text) for i, text in enumerate(own_texts)]
-        if length > config.max_position_embeddings:
-            run.print_rank0(f"WARNING: {args.long_ppl} finds key tokens of {length} tokens, which exceed its window")
     locked = lock(root / ".key_text.lock") if run.RANK == 0 else None  # a second process waits for these key tokens
     run.barrier()
-    missing = [(path, text) for path, text in missing[run.RANK :: run.WORLD_SIZE] if not path.exists()]
-    if missing:
-        tokenizer = open_offset_tokenizer(args.long_ppl)
-        model = load_model(
-            args.long_ppl, config, dtype, choose_attention(args.attention, device, dtype, config), device
-        )
-        rope = RopeSetter(model)
-        check_head(model, torch.tensor([tokenizer("a b c").input_ids], device=device))
-        bar = run.progress_bar(len(missing), "key tokens", "text")
-        for path, text in missing:
-            intervals = find_key_intervals(model, rope, tokenizer, text, args.short_context, args.short_stride)
-            run.write_text(path, ";".join(f"[{start}, {stop}]" for start, stop in intervals))
-            bar.update()
-        bar.close()
-        del model, rope
-        run.release_memory()
-    run.barrier()
+
+    @functools.cache
+    def load():
+        attention = choose_attention(args.attention, device, dtype, config)
+        model = load_model(args.long_ppl, config, dtype, attention, device)
+        check_head(model, torch.tensor([[0, 1, 2]], device=device))
+        return model, RopeSetter(model), open_offset_tokenizer(args.long_ppl)
+
+    key_texts = {}
+    for length, own_texts in texts.items():
+        key = run.run_key({**record, "data": sha256, "length": length})
+        folder = root / f"key_text_{run.checkpoint_name(args.long_ppl)}_{length}_{key}"
+        if length > config.max_position_embeddings:
+            run.print_rank0(f"WARNING: {args.long_ppl} finds key tokens of {length} tokens, which exceed its window")
+        for i in range(run.RANK, len(own_texts), run.WORLD_SIZE):
+            path = folder / f"slice_{i}.txt"
+            if not path.exists():
+                intervals = find_key_intervals(*load(), own_texts[i], args.short_context, args.short_stride)
+                run.write_text(path, ";".join(f"[{start}, {stop}]" for start, stop in intervals))
+        run.barrier()
+        key_texts[length] = read_list(folder, own_texts, record)
+    load.cache_clear()
+    run.release_memory()
     if locked:
         locked.close()
-    return {length: read_list(folders[length], texts[length], record) for length in texts}
+    return key_texts
+
+
+class TextJob(Job):
+    """LongPPL of one length. path: the result of the windows, beside which it is written."""
+
+    name, value_key, interval_key = "LongPPL", "long_ppl", "long_ppl_interval_95"
+
+    def __init__(self, path: Path, length: int, key_texts: KeyTexts, name_or_path: str, settings: dict):
+        self.key_texts, self.name_or_path = key_texts, name_or_path
+        n_texts = len(key_texts.texts)
+        settings = {
+            "protocol": "longppl",
+            "seq_len": length,
+            "documents": n_texts,
+            "key_tokens": run.run_key({"intervals": key_texts.intervals}),
+            **key_texts.record,
+            **settings,
+        }
+        super().__init__(path.with_name(f"{path.stem}_longppl.json"), length, list(range(n_texts)), settings)
+
+    def score(self, model, rope: RopeSetter, finished: set[int]) -> None:
+        """Scores and records this rank's share of the unfinished texts."""
+        tokenizer = open_offset_tokenizer(self.name_or_path)
+        unfinished = [i for i in self.starts if i not in finished]
+        for i in unfinished[run.RANK :: run.WORLD_SIZE]:
+            start_time = time.perf_counter()
+            losses = score_text(model, rope, tokenizer, self.key_texts.texts[i], self.key_texts.intervals[i])
+            self.store.append({"start": i, **losses, "seconds": round(time.perf_counter() - start_time, 6)})
+
+    def summarise(self, records: list[dict]) -> dict:
+        return summarise_texts(records)
 
 
 def score_text(model, rope: RopeSetter, tokenizer, text: str, intervals: list) -> dict:
@@ -201,16 +235,21 @@ def score_text(model, rope: RopeSetter, tokenizer, text: str, intervals: list) -
 def summarise_texts(records: list[dict]) -> dict:
     """LongPPL with its 95 % interval over the texts, the sampled units; None without key tokens or finite losses."""
     target_D = [record["key_tokens"] for record in records]
-    result = {"long_ppl": None, "long_ppl_interval_95": None, "n_key_tokens": sum(target_D)}
-    result |= {"n_documents": len(records), "text_perplexity": None}
-    if any(record["loss"] is None for record in records):
-        return result
+    result = {
+        "long_ppl": None,
+        "long_ppl_interval_95": None,
+        "n_key_tokens": sum(target_D),
+        "n_documents": len(records),
+        "text_perplexity": None,
+    }
     n_tokens = sum(record["tokens"] for record in records)
+    if n_tokens == 0 or any(record["loss"] is None for record in records):
+        return result
     sum_D = [record["key_loss"] for record in records]
-    if n_tokens:
-        result["text_perplexity"] = perplexity(sum(record["loss"] for record in records) / n_tokens)
+    result["document_losses"] = {"sum": sum_D, "targets": target_D}
+    result["text_perplexity"] = perplexity(sum(record["loss"] for record in records) / n_tokens)
     if sum(target_D):
         estimate = mean_over_documents(sum_D, target_D)
         result["long_ppl"] = perplexity(float(estimate.mean_M[0]))
         result["long_ppl_interval_95"] = [perplexity(bound) for bound in estimate.interval() or ()] or None
-    return result | {"document_losses": {"sum": sum_D, "targets": target_D}}
+    return result

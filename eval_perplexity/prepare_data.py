@@ -18,7 +18,6 @@ import numpy as np
 from tqdm import tqdm
 from transformers.utils import logging
 
-from lock import lock
 from records import read_fields
 from run import Parser, errors_of, positive_int, read_text, run_script, write_bytes, write_json
 from tokenizer import open_tokenizer
@@ -86,7 +85,6 @@ def main():
     parser.add_argument("--max_documents", type=positive_int, help="stop after so many documents [all]")
     parser.add_argument("--output", required=True, type=Path, help="the token file, .bin")
     args = parser.parse_args()
-    args.lock = lock(args.output.with_name(f".{args.output.name}.lock"))  # until the end
     logging.set_verbosity_error()  # no warning that a document is longer than the model's window
 
     name = args.dataset[0]

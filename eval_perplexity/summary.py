@@ -25,24 +25,16 @@ def summarise(records: list[dict], length: int, n_documents: int) -> dict:
 
     total = mean_loss(complete, "loss", n_documents)
     sum_D, target_D = sum_by_document(complete, "loss", n_documents)
-    n_sampled = int((target_D > 0).sum())
-    method = f"leave-one-document-out jackknife, Student's t; the sampled units are documents, {n_sampled} of them"
-    if n_bad:
-        method = f"no interval: {n_bad} of {len(records)} windows have no finite loss"
-    elif total["perplexity_interval_95"] is None:
-        method = f"no interval: the sampled units are documents, too few of them ({n_sampled})"
     result = {
         "val_acc": n_correct / (len(records) * length),
         "val_loss": total["loss"],
         "val_perplexity": total["perplexity"],
         "val_perplexity_per_chunk": [total["perplexity"]],
         "perplexity_interval_95": total["perplexity_interval_95"],
-        "interval_method": method,
         "sampled_unit": "document",
-        "n_sampled_documents": n_sampled,
+        "n_sampled_documents": int((target_D > 0).sum()),
+        "n_windows_not_finite": n_bad,
     }
-    if n_bad:
-        result["n_windows_not_finite"] = n_bad
     result["loss_by_position"] = loss_by_position(complete, length)
     for n in LAST:
         if length > n:

@@ -28,15 +28,13 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray
     sha256 = hashlib.sha256(content).hexdigest()
     sidecar = {"source": "unverified", "dtype": "uint32" if vocab_size > 65536 else "uint16", "sha256": sha256}
     sidecar_path = path.with_name(path.name + ".json")
-    if sidecar_path.exists():
-        sidecar |= read_json(sidecar_path) or {"sha256": None}
-    dtype = sidecar["dtype"]
-    if sidecar["sha256"] != sha256 or dtype not in ("uint16", "uint32"):
+    sidecar |= read_json(sidecar_path) or {}
+    if sidecar["sha256"] != sha256:
         raise ValueError(f"{sidecar_path} does not describe {path}; make both files again with prepare_data.py")
-    dtype_on_disk = np.dtype(dtype).newbyteorder("<")
-    if not content or len(content) % dtype_on_disk.itemsize:
-        raise ValueError(f"{path} has {len(content)} bytes, not tokens of {dtype}; make it again with prepare_data.py")
-    tokens_N = np.frombuffer(content, dtype_on_disk)
+    dtype = np.dtype(sidecar["dtype"]).newbyteorder("<")
+    if not content or len(content) % dtype.itemsize:
+        raise ValueError(f"{path} has {len(content)} bytes, not tokens; make it again with prepare_data.py")
+    tokens_N = np.frombuffer(content, dtype)
     document_starts = np.flatnonzero(tokens_N == tokens_N[0])
     n_documents = len(document_starts)
     if n_documents < documents:

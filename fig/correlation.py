@@ -3,6 +3,8 @@
 Lengths are never pooled: length changes perplexity and scores far more than a method does.
 """
 
+import itertools
+
 import pandas as pd
 
 from collect import BENCHMARKS
@@ -22,29 +24,25 @@ def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
 
     measure: one of PERPLEXITIES. Needle and RULER at every length, the others, which have none, at that of Table 1.
     """
-    pairs = pd.DataFrame(columns=PAIRS)
-    perplexity_columns = [column for column in columns if column.benchmark == "perplexity"]
-    if not perplexity_columns:
-        return pairs
+    pairs = [pd.DataFrame(columns=PAIRS)]
+    shown = next((column.scores for column in columns if column.benchmark == "perplexity"), None)
+    if shown is None:
+        return pairs[0]
     whole = scores.query("part == ''")
-    shown = perplexity_columns[0].scores
     measures = whole.query("benchmark in @PERPLEXITIES and task in @shown.task")
     measures = measures.rename(columns={"benchmark": "measure", "value": "perplexity"})
     measures = measures[["measure", "label", "length", "perplexity"]]
     for column in columns:
-        own = column.scores
+        if column.lower_is_better:
+            continue
+        own = column.scores.assign(length=shown.length.iloc[0])
         if column.benchmark in ("needle", "ruler"):
             own = whole.query("benchmark == @column.benchmark and task in @own.task")
-        elif column.benchmark in PERPLEXITIES:
-            continue
-        else:
-            own = own.assign(length=shown.length.iloc[0])
         means = own.groupby(["label", "length"], sort=False, as_index=False)
         means = means.agg(score=("value", "mean"), n_tasks=("task", "size"))
         complete = means[means.n_tasks == own.task.nunique()]
-        lines = complete.merge(measures).assign(benchmark=column.benchmark)
-        pairs = pd.concat([pairs, lines], join="inner")
-    return pairs
+        pairs.append(complete.merge(measures).assign(benchmark=column.benchmark))
+    return pd.concat(pairs, join="inner")
 
 
 def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
@@ -92,14 +90,16 @@ def draw(rows, pairs, table) -> Drawn:
     measures = [measure for measure in PERPLEXITIES if measure in set(pairs.measure)]
     note = "larger: longer; open: not trained; needle and RULER at every length, the others at Table 1's"
     drawing, panels = draw_grid(len(measures), len(benchmarks), 2.6, 3, note)
-    for line, measure in zip(panels, measures, strict=True):
-        for panel, benchmark in zip(line, benchmarks, strict=True):
-            points = pairs.query("measure == @measure and benchmark == @benchmark")
-            draw_panel(panel, rows, points.assign(size=20 * points.length.rank(method="dense")))
-            panel.set_xlabel(f"{MEASURES[measure]} (log scale)")
-            total = table.query("measure == @measure and benchmark == @benchmark and methods == 'all methods'")
-            panel.set_title(f"{BENCHMARKS[benchmark]}\nρ = {format_rho(total)}")
-        line[0].set_ylabel("score, %")
+    totals = table.query("methods == 'all methods'")
+    places = itertools.product(measures, benchmarks)
+    for panel, (measure, benchmark) in zip(panels.flat, places, strict=True):
+        chosen = "measure == @measure and benchmark == @benchmark"
+        points = pairs.query(chosen)
+        draw_panel(panel, rows, points.assign(size=20 * points.length.rank(method="dense")))
+        panel.set_xlabel(f"{MEASURES[measure]} (log scale)")
+        panel.set_title(f"{BENCHMARKS[benchmark]}\nρ = {format_rho(totals.query(chosen))}")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("score, %")
     panels[0, -1].legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     caption = (
         "ρ: the mean over lengths of Spearman's correlation over methods within a length; below 0, lower perplexity "

@@ -5,29 +5,27 @@ from pathlib import Path
 
 import pandas as pd
 
-from collect import ODD_FILE, Results, check_fields
+from collect import INCOMPLETE, Results
 from rows import Row
 from run import read_text
 
 COLUMNS = ["model", "step", "seconds", "peak_memory_bytes", "device"]
 
 
-def read_training(root: Path | None, results: Results) -> tuple[list[dict], dict[str, dict]]:
+def read_training(root: Path, results: Results) -> tuple[list[dict], dict[str, dict]]:
     """(costs of each training, settings by model) from the checkpoint folders below `root`."""
     costs, recipes = [], {}
-    for path in sorted(root.rglob("config.json")) if root else ():
-        parts = path.parent.parts
-        names = ["/".join(parts[i:]) for i in range(len(parts))]  # as collect.add_model names it
-        model = next((name for name in names if name in results.models), None)
-        if model is None or model in recipes:
+    for model in sorted(results.models):
+        config = min(root.rglob(f"{model}/config.json"), default=None)
+        if config is None:
             continue
-        metrics = path.with_name("metrics.jsonl")
+        metrics = config.with_name("metrics.jsonl")
         try:
-            record = json.loads(read_text(path)).get("context_extension") or {}
+            record = json.loads(read_text(config)).get("context_extension") or {}
             recipes[model] = (record.get("recipe") or {}) | (record.get("options") or {})
             if metrics.exists():
                 costs.append({"model": model, "step": "training", **sum_metrics(metrics)})
-        except ODD_FILE as error:
+        except INCOMPLETE as error:
             results.warnings.append(f"no costs from {metrics} ({type(error).__name__}: {error})")
     return costs, recipes
 
@@ -38,9 +36,8 @@ def sum_metrics(path: Path) -> dict:
     metrics = pd.DataFrame(entries)
     tokens = metrics.tokens_seen.diff().fillna(metrics.tokens_seen)
     seconds = (tokens / metrics.tokens_per_second).sum()
-    peak = 2**30 * float(metrics.peak_memory_gib.max())
-    device = entries[-1].get("device")
-    return check_fields({"seconds": float(seconds), "peak_memory_bytes": int(peak), "device": device})
+    peak = 2**30 * metrics.peak_memory_gib.max()
+    return {"seconds": seconds, "peak_memory_bytes": peak, "device": entries[-1].get("device")}
 
 
 def sum_costs(rows: list[Row], results: Results, trainings: list[dict]) -> pd.DataFrame:

@@ -4,49 +4,57 @@
     python make_figures.py --results all/ --checkpoints ckpts/ --failures failed.txt --output_dir out
 
 Needs no GPU and reads only result files (and of checkpoint folders config.json and metrics.jsonl). Writes results.csv
-(every number, the same bytes for the same results), table1.md, .tex and .csv, costs.csv, correlation.csv, each figure
-as .png and .svg, and report.html, which contains all of it in one file. An incomplete file is reported and left out;
-the exit status is 1 only if there is nothing to show.
+(every number, the same bytes for the same results), table1.md, .tex and .csv, costs.csv, correlation.csv, paper.csv
+(comparisons with the paper), each figure as .png and .svg, and report.html, which contains all of it in one file. An
+incomplete file is reported and left out; the exit status is 1 only if there is nothing to show.
 """
 
 import sys
 from pathlib import Path
 
-from lock import lock
-from run import Parser, positive_int, read_text, run_script
+import correlation
+import costs
+import paper
+import plots
+import report
+import tables
+from collect import BENCHMARKS, collect
+from rows import make_frame, make_rows, target_length
+from run import Parser, read_text, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("eval_perplexity/results", "eval_perplexity/results_short", "needle/results", "ruler/results")
 STAGES += tuple(f"longbench/{name}" for name in ("pred", "pred_e", "pred_trec", "pred_kv", "pred_icl"))
 
 
-def main():
+def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("--results", type=Path, nargs="+", help="folders of result files [those of the stages]")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "fig", help="[this folder]")
     parser.add_argument("--checkpoints", type=Path, help="folder of the checkpoints: costs and settings of training")
     parser.add_argument("--failures", type=Path, help="a file with a line for each step that failed, for the report")
-    parser.add_argument("--length", type=positive_int, help="Table 1's length, tokens [the commonest trained length]")
     columns = "benchmarks in Table 1 and the correlations [the paper's five]"
-    parser.add_argument("--columns", nargs="+", help=columns)
+    parser.add_argument("--columns", nargs="+", choices=BENCHMARKS, default=tables.PAPER_COLUMNS, help=columns)
     paper_data = "token files in pg19/ or proof_file/ that are the paper's own: results on them are compared with it"
     parser.add_argument("--paper_data", nargs="+", default=[], metavar="SHA256", help=paper_data)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def draw_figures(rows, scores, target, pairs, correlations) -> list[plots.Drawn]:
+    """All figures that there are results for."""
+    figures = []
+    for draw, benchmark in plots.FIGURES.items():
+        own = scores[scores.benchmark == benchmark]
+        if len(own):
+            figures.append(draw(rows, own, target))
+    if len(pairs):
+        figures.append(correlation.draw(rows, pairs, correlations))
+    return [drawn for drawn in figures if drawn.figure]
+
+
+def main():
+    args = parse_args()
     sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 has no –
-
-    import correlation  # here, so that run_script reports a missing package
-    import costs
-    import paper
-    import plots
-    import report
-    import tables
-    from collect import BENCHMARKS, collect
-    from rows import make_frame, make_rows, target_length
-
-    shown = args.columns or tables.PAPER_COLUMNS
-    unknown = set(shown) - set(BENCHMARKS)
-    if unknown:
-        raise ValueError(f"--columns: no benchmark {unknown.pop()}; there are: {' '.join(BENCHMARKS)}")
     failures = read_text(args.failures).splitlines() if args.failures else []
     roots = args.results or [ROOT / name for name in STAGES]
     results = collect([root.resolve() for root in roots if root.is_dir()])
@@ -59,30 +67,24 @@ def main():
         raise ValueError(f"no results in {', '.join(map(str, roots))}; run eval_perplexity/eval.sh first")
     output = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
-    locked = lock(output / ".lock")  # two runs in one folder: the second waits
 
     scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
-    target = args.length or target_length(rows)
+    target = target_length(rows)
     comparisons = paper.compare(rows, all_scores, args.paper_data)
-    columns = tables.make_columns(scores, target, shown)
-    tables.fill(columns, rows, comparisons)
+    columns = tables.make_columns(scores, target, args.columns)
+    tables.fill(columns, rows)
     pairs = correlation.pair_scores(scores, columns)
     correlations = correlation.correlations(pairs, rows)
-    trainings, recipes = costs.read_training(args.checkpoints, results)
+    trainings, recipes = costs.read_training(args.checkpoints, results) if args.checkpoints else ([], {})
     cost_table = costs.sum_costs(rows, results, trainings)
 
     tables.write_results(results, output / "results.csv")
-    tables.write_csv(cost_table, output / "costs.csv")
-    tables.write_csv(correlations, output / "correlation.csv")
     tables.write(columns, rows, output)
-    figures = []
-    for draw, benchmark in plots.FIGURES.items():
-        own = scores[scores.benchmark == benchmark]
-        if len(own):
-            figures.append(draw(rows, own, target))
-    if len(pairs):
-        figures.append(correlation.draw(rows, pairs, correlations))
-    figures = [drawn for drawn in figures if drawn.figure]
+    cost_table.to_csv(output / "costs.csv", index=False)
+    correlations.to_csv(output / "correlation.csv", index=False)
+    if len(comparisons):
+        comparisons.to_csv(output / "paper.csv", index=False)
+    figures = draw_figures(rows, scores, target, pairs, correlations)
     for drawn in figures:
         drawn.figure.savefig(output / f"{drawn.name}.png", dpi=160)
         drawn.figure.savefig(output / f"{drawn.name}.svg", metadata={"Date": None})
@@ -92,7 +94,6 @@ def main():
         output, results, rows, target, columns, comparisons, correlations, cost_table, recipes, figures, failures
     )
     print(f"\n{tables.markdown(columns, rows)}\ntable: {output / 'table1.md'}\nreport: {page}")
-    locked.close()
 
 
 if __name__ == "__main__":

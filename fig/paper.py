@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from collect import Score
 from rows import Row
 
 FOLDER = Path(__file__).parent
@@ -23,33 +22,32 @@ def name_in_paper(row: Row) -> str | None:
     """What the paper calls this row; None if it is not one of its models."""
     info, base = row.info, PAPER["base"]
     released = str(info["base_model"]).startswith(base["released_by"])  # trained for an unknown number of tokens
-    if info["original_length"] != base["original_length"] or not (released or info["base_model"] in base["names"]):
+    if row.window != base["original_length"] or not (released or info["base_model"] in base["names"]):
         return None
     for name, model in PAPER["models"].items():
-        length, tokens = model.get("trained_length"), model.get("trained_tokens")
-        if info["method"] != model["method"] or length not in (None, info["trained_length"]):
+        if info["method"] != model["method"] or row.length != model.get("trained_length", row.length):
             continue
-        if row.kind == "base" or released or abs((info["trained_tokens"] or 0) - tokens) <= 0.05 * tokens:
+        expected = model.get("trained_tokens", 0)
+        difference = abs((info["trained_tokens"] or 0) - expected)
+        if released or difference <= 0.05 * expected:
             return name
     return None
 
 
 def comparable_scores(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
-    """Label, the paper's name, benchmark, task, length and value (`ours`) of all scores by the paper's protocol."""
+    """Label, the paper's name, benchmark, task, length and value (OURS) of all scores by the paper's protocol."""
     names = {row.label: name_in_paper(row) for row in rows}
     lines = []
-    for line in scores.itertuples():
-        score, name = line.score, names[line.label]
-        facts = vars(score) | score.settings
-        expected = PAPER["settings"].get(score.benchmark, {"no": "comparison"})
-        if name is None or not expected.items() <= facts.items():
+    for line in scores[scores.benchmark.isin(PAPER["settings"])].itertuples():
+        settings = vars(line.score) | line.score.settings
+        name, length = names[line.label], line.length
+        if name is None or not PAPER["settings"][line.benchmark].items() <= settings.items():
             continue
-        task, length = score.task, score.length
-        if score.benchmark == "longbench":
-            length = facts["max_length"]
-        elif score.benchmark == "perplexity" and facts["sha256"] not in token_files:
+        if line.benchmark == "perplexity" and settings["sha256"] not in token_files:
             continue
-        lines.append((line.label, name, score.benchmark, task, length, line.value))
+        if line.benchmark == "longbench":
+            length = settings["max_length"]
+        lines.append((line.label, name, line.benchmark, line.task, length, line.value))
     frame = pd.DataFrame(lines, columns=["label", "name", "benchmark", "task", "length", OURS])
     return frame.astype({"length": float, OURS: float})
 
@@ -63,18 +61,9 @@ def compare(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd
     unknown = set(token_files) - {score.settings.get("sha256") for score in scores.score}
     if unknown:
         raise ValueError(f"--paper_data: no perplexity was measured on a token file with SHA-256 {unknown.pop()}")
-    ours = comparable_scores(rows, scores, [*PAPER["token_files"], *token_files])
+    ours = comparable_scores(rows, scores, PAPER["token_files"] + list(token_files))
     means = ours.groupby(PART, as_index=False, sort=False).agg(value=(OURS, "mean"), n=(OURS, "size"))
     means = means[means.n == means.benchmark.map(PAPER["parts"])].rename(columns={"value": OURS})
     published = pd.read_table(FOLDER / "paper.tsv")
     comparisons = pd.concat([means.assign(task="mean").drop(columns="n"), ours]).merge(published)
     return comparisons.assign(difference=comparisons[OURS] - comparisons.paper)
-
-
-def find_comparison(comparisons: pd.DataFrame, row: Row, score: Score) -> dict:
-    """OURS, paper and difference for the cell of Table 1 in which this score is shown; {} if it is not compared."""
-    own = comparisons.query("label == @row.label and benchmark == @score.benchmark")
-    own = own[own.task == (score.task if score.benchmark == "perplexity" else "mean")]
-    if score.length:
-        own = own.query("length == @score.length")
-    return {} if own.empty else own[[OURS, "paper", "difference"]].iloc[0].to_dict()

@@ -7,11 +7,13 @@ length that the study extends to, tokens.
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rows import Row, mean_of, nearest, short, source_names
+from rows import Row, nearest, short, source_names
+from scores import mean_of
 
 os.environ["MPLBACKEND"] = "Agg"  # there may be no screen
 import matplotlib.pyplot as plt  # noqa: E402
@@ -20,20 +22,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator  # noqa: E402
 GREY = "#555555"
 HEAT_MAP = {"cmap": "cividis", "vmin": 0, "vmax": 100, "aspect": "auto"}
 plt.rcdefaults()  # not those of a matplotlibrc
-plt.rcParams |= {
-    "text.parse_math": False,  # a name may contain $
-    "svg.hashsalt": "fig",  # the same results give the same SVG ids
-    "figure.constrained_layout.use": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "grid.color": "#e5e5e5",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-}
+plt.style.use(Path(__file__).with_name("figures.mplstyle"))
 
 
 @dataclass
@@ -76,8 +65,17 @@ def draw_lines(panel, rows: list[Row], points: pd.DataFrame) -> None:
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
+def split_rows(rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows of each panel, by its title: trained and not trained methods apart, the base with both."""
+    sides = {}
+    for kind, title in (("fine-tuned", "trained"), ("frozen", "not trained")):
+        if kind in [row.kind for row in rows]:
+            sides[title] = [row for row in rows if row.kind in ("base", kind)]
+    return sides or {"base": rows}
+
+
 def draw_line_figure(rows: list[Row], points: dict[str, pd.DataFrame], x_label: str, target=None):
-    """Trained and not trained methods side by side, the base in both; a line of panels for each entry of points.
+    """Trained and not trained methods side by side; a line of panels for each entry of points.
 
     points: {y label: label, x, value, low, high}, perplexity on a log scale.  target: a length to mark.
     Returns None if there are no points.
@@ -85,24 +83,21 @@ def draw_line_figure(rows: list[Row], points: dict[str, pd.DataFrame], x_label: 
     points = {y_label: own for y_label, own in points.items() if len(own)}
     if not points:
         return None
-    kinds = {row.kind for row in rows}
-    sides = {"base": rows} if kinds == {"base"} else {}
-    for kind, title in (("fine-tuned", "trained"), ("frozen", "not trained")):
-        if kind in kinds:
-            sides[title] = [row for row in rows if row.kind in ("base", kind)]
+    sides = split_rows(rows)
     note = "shaded: 95 % intervals; dotted: original window and trained length"
     figure, panels = draw_grid(len(points), len(sides), 5, 3.7, note, sharex=True, sharey="row")
     for line, (y_label, own) in zip(panels, points.items(), strict=True):
-        for panel, (title, side_rows) in zip(line, sides.items(), strict=True):
-            draw_lines(panel, side_rows, own)
-            panel.set_title(title)
         line[0].set_ylabel(y_label)
         if y_label.startswith("perplexity"):
             line[0].set_yscale("log")
             plain_log_axis(line[0].yaxis)
+        for panel, (title, side_rows) in zip(line, sides.items(), strict=True):
+            draw_lines(panel, side_rows, own)
+            panel.set_title(title)
+    marked = {rows[0].window, target} if target else ()
     ticks = pd.concat(points).x.sort_values().unique()
     for panel in panels.flat:
-        for length in {rows[0].info["original_length"], target} - {None, 0} if target else ():
+        for length in filter(None, marked):
             panel.axvline(length, color="#999999", linewidth=1, linestyle=":")
         panel.set_xscale("log")
         plain_log_axis(panel.xaxis, ticks)
@@ -147,10 +142,9 @@ def ruler(rows, scores, target) -> Drawn:
     for (label, length), own in scores.groupby(["label", "length"]):
         if len(own) == n_tasks[length]:
             mean = mean_of(own.score.tolist())
-            lines.append((label, length, mean.value, mean.low, mean.high))
-    points = pd.DataFrame(lines, columns=["label", "x", "value", "low", "high"])
+            lines.append({"label": label, "x": length, **vars(mean)})
     name = f"score, %, mean of {n_tasks.max()} tasks ({source_names(scores.source)} data)"
-    figure = draw_line_figure(rows, {name: points}, "prompt, tokens", target)
+    figure = draw_line_figure(rows, {name: pd.DataFrame(lines)}, "prompt, tokens", target)
     return Drawn("ruler", "RULER by length", "Mean over the tasks at each length.", figure)
 
 
@@ -173,20 +167,25 @@ def needle_grid(rows, scores, target) -> Drawn:
         panel.remove()
     for panel, row in zip(panels.flat, shown, strict=False):
         found = cells.query("label == @row.label").pivot_table(index="depth", columns="length", values="value")
-        image = panel.imshow(found, **HEAT_MAP)
-        lengths = found.columns
-        for length in (row.info["original_length"], row.info["trained_length"]):
-            if length and lengths[0] <= length <= lengths[-1]:
-                place = np.interp(length, lengths, range(len(lengths)))
-                panel.axvline(place, color="#ffffff", linestyle=":")
-        label_axis(panel.xaxis, lengths.map(short), 4)
-        label_axis(panel.yaxis, found.index.map("{:g}".format), 3)
-        panel.set_title(row.label)
+        image = draw_heat_map(panel, found, row)
     figure.colorbar(image, ax=panels[0, -1], label="found, %")
     figure.supxlabel("length, tokens", fontsize=9)
     figure.supylabel("depth, %", fontsize=9)
     caption = "The share of needles found at each length and depth."
     return Drawn("needle_grid", "Needle by length and depth", caption, figure)
+
+
+def draw_heat_map(panel, found: pd.DataFrame, row: Row):
+    """Draws the grid of one row, depths by lengths; returns the image."""
+    lengths = found.columns
+    for length in (row.window, row.length):
+        if lengths[0] <= length <= lengths[-1]:
+            place = np.interp(length, lengths, range(len(lengths)))
+            panel.axvline(place, color="#ffffff", linestyle=":")
+    label_axis(panel.xaxis, lengths.map(short), 4)
+    label_axis(panel.yaxis, found.index.map("{:g}".format), 3)
+    panel.set_title(row.label)
+    return panel.imshow(found, **HEAT_MAP)
 
 
 def draw_matrix(rows: list[Row], scores: pd.DataFrame, note: str):

@@ -1,39 +1,22 @@
-"""From models to the rows of Table 1: groups, labels, colours, and means over training seeds, sets and lengths."""
+"""From models to the rows of Table 1: groups, labels and colours."""
 
 import itertools
-from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from collect import Results
-from scores import PERPLEXITIES, Score, set_interval, with_value
+from scores import merge_seeds
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
-STYLE = {
-    "base": ("#000000", "o"),
-    "origin": ("#7f7f7f", "s"),
-    "pi": ("#E69F00", "^"),
-    "ntk": ("#0072B2", "D"),
-    "yarn": ("#009E73", "v"),
-    "clex": ("#CC79A7", "P"),
-    "longlora": ("#D55E00", "X"),
-    "landmark": ("#882255", "h"),
-    "lm_infinite": ("#56B4E9", "<"),
-    "self_extend": ("#661100", ">"),
-    "abf": ("#117733", "s"),
-    "llama3": ("#CC6677", "D"),
-    "longrope": ("#6699CC", "^"),
-    "drope": ("#DDCC77", "v"),
-    "streaming": ("#004488", "P"),
-    "rerope": ("#BB5566", "X"),
-    "string": ("#997700", "h"),
-    "dca": ("#888888", "<"),
-}
+METHODS = pd.read_table(Path(__file__).with_name("methods.tsv"))
 SPARE_STYLES = [("#44AA99", "p"), ("#AA4499", "*"), ("#999933", "8"), ("#332288", "H")]  # for methods of your own
 ATTENTION = {True: "exact attention", False: "approximate attention", None: "attention unknown"}
+FRAME_COLUMNS = [
+    "label", "benchmark", "task", "part", "metric", "length", "value", "low", "high", "n", "source", "score",
+]  # fmt: skip
 
 
 @dataclass
@@ -63,6 +46,11 @@ class Row:
         return self.info["trained_length"] or 0
 
     @property
+    def window(self) -> int:
+        """The length that the base was trained at, tokens; 0 if unknown."""
+        return self.info["original_length"] or 0
+
+    @property
     def order(self) -> tuple:
         """Rows of Table 1 are sorted by this."""
         attention = list(ATTENTION).index(self.info["exact_attention"])
@@ -86,38 +74,45 @@ def make_rows(results: Results) -> list[Row]:
     rows = {}  # by set-up
     seen = set()  # (set-up, training seed)
     for model, info in sorted(results.models.items()):
-        frozen, seed = info["trained_tokens"] == 0, info["training_seed"]
-        kind = "base" if info["method"] == "base" else "frozen" if frozen else "fine-tuned"
+        row = make_row(info)
+        seed = info["training_seed"]
         base = Path(info["base_model"] or "").name
-        setup = (info["method"], base, info["original_length"], info["trained_length"], info["trained_tokens"])
-        if kind != "fine-tuned" or seed is None or (setup, seed) in seen:
+        setup = (info["method"], base, row.window, row.length, info["trained_tokens"])
+        if row.kind != "fine-tuned" or seed is None or (setup, seed) in seen:
             setup = model  # a row of its own: not trained, or trained by another recipe, which results do not state
         seen.add((setup, seed))
-        row = rows.setdefault(setup, Row(info["method"].removesuffix("_frozen"), kind, info, []))
-        row.models.append(model)
-    rows = list(rows.values())
-    for row in rows:
-        row.label = f"{row.method} (frozen)" if row.kind == "frozen" else row.method
-    rows.sort(key=lambda row: row.order)
-    label_rows(rows)
-    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__, STYLE)
+        rows.setdefault(setup, row).models.append(model)
+    rows = sorted(rows.values(), key=lambda row: row.order)
+    add_to_labels(rows, lambda row: f" {short(row.length)}")
+    add_to_labels(rows, lambda row: f", {row.models[0]}")
+    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__)
+    for method, *style in METHODS.itertuples(index=False):
+        styles[method] = style
     for row in rows:
         row.color, row.marker = styles[row.method]
     return rows
 
 
-def label_rows(rows: list[Row]) -> None:
-    """Tells rows of one method apart: adds the trained length, where that is not enough the model."""
-    lengths = defaultdict(set)
+def make_row(info: dict) -> Row:
+    """The row of a model, without models. info: collect.MODEL_KEYS."""
+    method = info["method"].removesuffix("_frozen")
+    kind = "base" if method == "base" else "fine-tuned"
+    label = method
+    if kind != "base" and info["trained_tokens"] == 0:
+        kind = "frozen"
+        label = f"{method} (frozen)"
+    return Row(method, kind, info, [], label)
+
+
+def add_to_labels(rows: list[Row], describe) -> None:
+    """Adds describe(row) to the labels of rows with one label, where it tells them apart."""
+    groups = defaultdict(list)
     for row in rows:
-        lengths[row.label].add(row.length)
-    for row in rows:
-        if len(lengths[row.label]) > 1:
-            row.label += f" {short(row.length)}"
-    counts = Counter(row.label for row in rows)
-    for row in rows:
-        if counts[row.label] > 1:
-            row.label += f", {row.models[0]}"
+        groups[row.label].append(row)
+    for group in groups.values():
+        if len(set(map(describe, group))) > 1:
+            for row in group:
+                row.label += describe(row)
 
 
 def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
@@ -131,68 +126,27 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
         for score in results.scores:
             if score.model in row.models and score.value is not None:
                 groups[score.key].append(score)
-        for scores in groups.values():
-            score = merge_seeds(scores)
+        for score in map(merge_seeds, groups.values()):
             lines.append({**vars(score), "label": row.label, "score": score})
-    columns = ["label", "benchmark", "task", "part", "metric", "length", "value", "low", "high", "n", "source", "score"]
-    frame = pd.DataFrame(lines, columns=columns)
+    frame = pd.DataFrame(lines, columns=FRAME_COLUMNS)
     frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
-    is_first = frame.source == frame.groupby(["benchmark", "task"]).source.transform("min")
-    for task, source in frame.loc[~is_first, ["task", "source"]].drop_duplicates().to_numpy():
-        results.warnings.append(
-            f"{task}: results on {source} data are in results.csv only; the others are on other data"
-        )
-    return frame[is_first]
-
-
-def merge_seeds(scores: list[Score]) -> Score:
-    """The mean over training seeds (perplexity: of the losses).
-
-    For the interval, samples that all seeds have are averaged; without any there is none, and of perplexity none if
-    the seeds' windows are not the same.
-    """
-    if len(scores) == 1:
-        return scores[0]
-    frame = pd.DataFrame(scores)
-    is_perplexity = scores[0].benchmark in PERPLEXITIES
-    value = np.exp(np.log(frame.value).mean()) if is_perplexity else frame.value.mean()
-    mean = with_value(scores[0], float(value), seeds=frame.value.tolist(), n=int(frame.n.min()), samples=None)
-    if frame.samples.all() and all(score.targets == mean.targets for score in scores):
-        mean.samples = pd.DataFrame(frame.samples.tolist()).dropna(axis=1).mean().to_dict()
-    set_interval(mean, [mean])
-    return mean
-
-
-def mean_of(scores: list[Score]) -> Score:
-    """The mean over sets, tasks or lengths as one score, its interval from their samples.
-
-    A perplexity is of one set and length, and keeps its interval. The mean has training seeds only if every score has
-    the same number of them.
-    """
-    mean = replace(scores[0])
-    if len(scores) > 1:
-        frame = pd.DataFrame(scores)
-        mean.value, mean.n = float(frame.value.mean()), int(frame.n.sum())
-        mean.samples, mean.seeds = None, []
-        if frame.seeds.map(len).nunique() == 1:
-            mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
-    if mean.benchmark not in PERPLEXITIES:
-        set_interval(mean, scores)
-    return mean
+    first_source = frame.groupby(["benchmark", "task"]).source.transform("min")
+    others = frame[frame.source != first_source].drop_duplicates(["task", "source"])
+    for task, source in zip(others.task, others.source, strict=True):
+        note = "are in results.csv only; the others are on other data"
+        results.warnings.append(f"{task}: results on {source} data {note}")
+    return frame[frame.source == first_source]
 
 
 def target_length(rows: list[Row]) -> int:
     """The length that the study extends to: the commonest trained length of the fine-tuned rows (else of the frozen,
     else the original one), the longest of them in a tie; 0 if unknown."""
-    lengths = {"fine-tuned": [], "frozen": [], "base": []}
-    windows = []
-    for row in rows:
-        window = row.info["original_length"] or 0
-        windows.append(window)
-        if row.length > window:
-            lengths[row.kind].append(row.length)
-    return int(pd.Series(lengths["fine-tuned"] or lengths["frozen"] or windows).mode().max())
+    lengths = [row.window for row in rows]
+    for kind in ("frozen", "fine-tuned"):
+        extended = [row.length for row in rows if row.kind == kind and row.length > row.window]
+        lengths = extended or lengths
+    return int(pd.Series(lengths).mode().max())
 
 
 def nearest(lengths: pd.Series, target: int) -> int:

@@ -1,5 +1,6 @@
-"""Score: a number of a model, its samples, and what stats.py makes of the samples of several."""
+"""Score: a number of a model with its samples, means of scores, and their intervals by stats.py."""
 
+from collections import ChainMap
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -50,6 +51,11 @@ class Score:
         return self.benchmark, self.task, self.length, self.part, self.metric, self.source
 
     @property
+    def place(self) -> tuple:
+        """Where it stands in results.csv."""
+        return self.model, self.benchmark, self.task, self.length or 0, self.metric, self.source
+
+    @property
     def design(self) -> tuple:
         """What agrees in scores whose samples of one id are pairs: texts of needle, data and windows of perplexity."""
         return self.drawn_text, self.targets, self.settings if self.targets else None
@@ -85,9 +91,59 @@ def make_estimate(methods: list[list[Score]]) -> Estimate:
 
 def set_interval(mean: Score, scores: list[Score]) -> None:
     """Sets the 95 % interval of the mean of these scores: none if one lacks samples, or if they are too few."""
-    interval = None
-    if all(score.samples for score in scores):
-        interval = make_estimate([scores]).interval()
-    if interval and mean.targets:
-        interval = np.exp(interval)
-    mean.low, mean.high = map(float, interval) if interval is not None else (None, None)
+    mean.low = mean.high = None
+    if not all(score.samples for score in scores):
+        return
+    interval = make_estimate([scores]).interval()
+    if interval:
+        bounds = np.exp(interval) if mean.targets else interval
+        mean.low, mean.high = map(float, bounds)
+
+
+def mean_of(scores: list[Score]) -> Score:
+    """The mean over sets, tasks, lengths or depths as one score, its interval from their samples.
+
+    A perplexity is of one set and length, and keeps its interval. The mean has training seeds only if every score has
+    the same number of them.
+    """
+    mean = replace(scores[0])
+    if len(scores) > 1:
+        frame = pd.DataFrame(scores)
+        mean.value = float(frame.value.mean())
+        mean.n = int(frame.n.sum())
+        mean.samples, mean.seeds = None, []
+        if frame.seeds.map(len).nunique() == 1:
+            mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
+    if mean.benchmark not in PERPLEXITIES:
+        set_interval(mean, scores)
+    return mean
+
+
+def merge_depths(cells: list[Score]) -> Score:
+    """The mean over the depths of a needle grid at one length, with all of their trials."""
+    frame = pd.DataFrame(cells)
+    folder = cells[0].file.rpartition("/")[0]
+    mean = replace(cells[0], part="", file=folder, settings={}, n=int(frame.n.sum()))
+    mean.value = float(np.average(frame.value, weights=frame.n))
+    mean.drawn_text = bool(frame.drawn_text.all())
+    mean.samples = dict(ChainMap(*frame.samples))
+    set_interval(mean, [mean])
+    return mean
+
+
+def merge_seeds(scores: list[Score]) -> Score:
+    """The mean over training seeds (perplexity: of the losses).
+
+    For the interval, samples that all seeds have are averaged; without any there is none, and of perplexity none if
+    the seeds' windows are not the same.
+    """
+    if len(scores) == 1:
+        return scores[0]
+    frame = pd.DataFrame(scores)
+    is_perplexity = scores[0].benchmark in PERPLEXITIES
+    value = np.exp(np.log(frame.value).mean()) if is_perplexity else frame.value.mean()
+    mean = with_value(scores[0], float(value), seeds=frame.value.tolist(), n=int(frame.n.min()), samples=None)
+    if frame.samples.all() and all(score.targets == mean.targets for score in scores):
+        mean.samples = pd.DataFrame(frame.samples.tolist()).dropna(axis=1).mean().to_dict()
+    set_interval(mean, [mean])
+    return mean

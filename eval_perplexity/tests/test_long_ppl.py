@@ -146,7 +146,7 @@ def test_a_run_equals_the_formula_and_its_list_can_be_read(evaluate, tokens, tmp
 
     # resumed after a kill, and from the list: the same result; windows and key tokens are not computed again
     monkeypatch.setattr(long_ppl, "find_key_intervals", None)
-    monkeypatch.setattr(eval_ppl, "score_batches", None)
+    monkeypatch.setattr(eval_ppl.WindowJob, "score", None)
     [folder] = out.glob("key_text_strong_90_*")
     done = out / f"weak_{LENGTH}_letters_longppl.json"
     done.unlink()

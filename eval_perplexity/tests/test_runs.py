@@ -1,13 +1,11 @@
 """Whole runs: documented commands, kills, several processes, bad input, data preparation, launchers."""
 
-import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -18,10 +16,11 @@ from transformers import AutoTokenizer
 import eval_ppl
 import prepare_data
 from conftest import content, documents, save_model, write_tokens
-from eval_ppl import SCRIPT_METHODS
-from tiny import STAGE, python, run, save_base, start_second
+from store import Store
+from tiny import STAGE, python, run
 
 PYTHON = sys.executable
+LINKS = sorted(path.name for path in STAGE.glob("eval_*.py") if path.is_symlink())
 
 
 def test_readme_command(evaluate, tmp_path):
@@ -31,8 +30,7 @@ def test_readme_command(evaluate, tmp_path):
     result = json.loads(out.read_text())
     assert result["seconds"] > 0 and result["peak_memory_bytes"] > 1e7 and "eval_pi.py" in result["command"]
     assert os.listdir(out.parent) == ["pi_pg19.json"]  # nothing else is left in the folder
-    links = {path.name for path in STAGE.glob("eval_*.py") if path.is_symlink()}
-    assert links == set(SCRIPT_METHODS) and {(STAGE / name).resolve().name for name in links} == {"eval_ppl.py"}
+    assert len(LINKS) == 7 and {(STAGE / name).resolve().name for name in LINKS} == {"eval_ppl.py"}
 
 
 def test_killed_and_sharded_runs_end_like_an_undisturbed_one(evaluate, checkpoint, tokens, tmp_path):
@@ -78,28 +76,17 @@ def test_results_of_other_settings_are_set_aside(evaluate, tmp_path):
     assert content(tmp_path / "old" / "a.json") == few
 
 
-def test_a_second_run_waits_and_finds_the_whole_result(evaluate, checkpoint, tokens, tmp_path, monkeypatch):
-    flags = ["--seq_len", 200, "--sliding_window", 50, "--output_dir"]
-    evaluate(*flags, tmp_path / "alone.json")
-    out = tmp_path / "both" / "one.json"
-    command = ["eval_ppl.py", "--base_model", checkpoint, "--data_path", tokens, *flags, out]
-    second = start_second(monkeypatch, eval_ppl.Store, "append", *command)
-    evaluate(*flags, out)
-    assert "already done" in second[0].communicate()[0] and second[0].returncode == 0
-    assert content(out) == content(tmp_path / "alone.json") and os.listdir(out.parent) == ["one.json"]
-
-
 def test_windows_are_kept_at_another_batch_size_and_a_missing_one_is_scored(evaluate, tmp_path, monkeypatch):
     out = tmp_path / "one.json"
     flags = ["--seq_len", 200, "--sliding_window", 50, "--output_dir", out]
-    append = eval_ppl.Store.append
+    append = Store.append
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="error: .* windows are recorded; rerun"):
-        patch.setattr(eval_ppl.Store, "append", lambda store, entry: entry["start"] and append(store, entry))
+        patch.setattr(Store, "append", lambda store, entry: entry["start"] and append(store, entry))
         evaluate(*flags)
     assert not out.exists()
     printed = evaluate(*flags, "--batch_size", 3)
     n_windows = content(out)["n_windows"]
-    assert f"resuming, {n_windows - 1} of {n_windows} windows" in printed and content(out)["val_loss"] > 0
+    assert f"resuming, {n_windows - 1} of {n_windows}" in printed and content(out)["val_loss"] > 0
     assert "already done" in evaluate(*flags)
 
 
@@ -131,41 +118,25 @@ def test_one_process_evaluates_several_checkpoints_past_a_bad_one(evaluate, chec
 # --- bad input
 def test_bad_input_is_one_line_before_the_model(evaluate, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(eval_ppl, "load_model", lambda *_: pytest.fail("the model was loaded"))
-    bare = shutil.copytree(checkpoint, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
-    own_code = save_base(tmp_path / "own", auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
-    spline = save_model(tmp_path / "spline", "ntk", rope_by_length={"rule": "spline"})
-    yarn = save_model(tmp_path / "yarn", "yarn")
     large = write_tokens(tmp_path / "large" / "test.bin", [*documents(9), 0, 65_000, *documents(4)])
-    broken = [write_tokens(tmp_path / "bins" / f"{number}.bin", documents(13)) for number in range(3)]
-    for path, sidecar in zip(broken, ("[1]", '{"dtype": "float"}', '{"sha256": "0"}'), strict=True):
-        path.with_name(path.name + ".json").write_text(sidecar)
-    odd = tmp_path / "bins" / "odd.bin"
-    odd.write_bytes(b"odd")
-    empty = write_tokens(tmp_path / "bins" / "empty.bin", [])
+    other = write_tokens(tmp_path / "other" / "test.bin", documents(13), sha256="0")
+    empty = write_tokens(tmp_path / "empty" / "test.bin", [])
+    copy = shutil.copytree(checkpoint, tmp_path / "tiny")
     cases = [
-        *((["--data_path", path], f"{path}") for path in [*broken, odd, empty]),
-        (["--base_model", checkpoint, shutil.copytree(checkpoint, tmp_path / "tiny")], "--output_dir"),
-        (["--seed", -1], "--seed: -1: must be from 0"),
-        (["--seq_len", 10**12], "need more than"),
-        (["--sliding_window", 10**30], "need more than"),
-        (["--documents", 10**12], "holds 13 documents"),
+        (["--data_path", other], "test.bin.json does not describe"),
+        (["--data_path", empty], "has 0 bytes"),
         (["--data_path", tmp_path / "no.bin"], "no token file .*prepare_data.py"),
         (["--data_path", large], "token id 65000.*the model has 258 tokens"),
+        (["--base_model", checkpoint, copy], "--output_dir"),
+        (["--base_model", tmp_path / "none"], "no folder .*none"),
         (["--documents", 14], "holds 13 documents, not 14"),
         (["--seq_len", 5000], "windows of 5000 tokens every 256 need more than 5256 tokens"),
         (["--seq_len", 1], "must be from 2"),
         (["--seq_len", 64, 128, "--output_dir", tmp_path / "one.json"], "one file, for one checkpoint and length"),
-        (["--base_model", tmp_path / "none"], "no folder .*none"),
-        (["--base_model", tmp_path], "not a checkpoint folder: no config.json"),
-        (["--base_model", bare], r"no \*.safetensors weights"),
-        (["--base_model", own_code], "add --trust_remote_code"),
-        (["--base_model", spline], "rule 'spline'; known: ntk"),
-        (["--base_model", yarn], "a yarn checkpoint; eval_ppl.py takes any"),
     ]
     for flags, message in cases:
-        script = "eval_ntk.py" if "yarn" in message else "eval_ppl.py"
         with pytest.raises(SystemExit, match=f"^error: .*{message}") as stopped:
-            evaluate("--seq_len", 128, "--output_dir", tmp_path / "out", *flags, script=script)
+            evaluate("--seq_len", 128, "--output_dir", tmp_path / "out", *flags)
         assert "\n" not in str(stopped.value)
     assert not (tmp_path / "out").exists()
 
@@ -212,19 +183,6 @@ def test_prepare_data_round_trip(checkpoint, tmp_path, prepare, evaluate):
     assert sorted(path.name for path in out.parent.glob("[!.]*")) == ["test.bin", "test.bin.json"]
 
 
-def test_a_second_preparation_of_a_file_waits_for_the_first(tmp_path, prepare):
-    (tmp_path / "a.txt").write_text("some text")
-    flags = (tmp_path / "test.bin", "--dataset", tmp_path / "a.txt")
-    with (tmp_path / ".test.bin.lock").open("a") as first:
-        fcntl.flock(first, fcntl.LOCK_EX)
-        second = threading.Thread(target=prepare, args=flags)
-        second.start()
-        second.join(0.5)
-        assert second.is_alive() and not (tmp_path / "test.bin").exists()
-    second.join()
-    assert (tmp_path / "test.bin").exists()
-
-
 def test_only_the_benchmark_texts_are_official(tmp_path, monkeypatch, prepare):
     calls = []
     monkeypatch.setattr(prepare_data, "hub_documents", lambda *words: calls.append(words) or ["some text", "more text"])
@@ -246,7 +204,7 @@ def test_eval_sh_continues_past_a_failure(checkpoint, tokens, tmp_path):
 
 
 def test_scripts_per_method_call_their_entry_point(tmp_path):
-    for script in SCRIPT_METHODS:
+    for script in LINKS:
         launcher = STAGE / "scripts" / script.replace(".py", ".sh")
         printed = run("bash", launcher, "--seed", 5, cwd=tmp_path, PYTHON="echo")
         first, second = [line for line in printed.splitlines() if not line.startswith("+")]  # one for each data set

@@ -179,13 +179,12 @@ def test_windows_are_split_between_their_documents_which_are_left_out_one_by_one
         assert (low + high) / 2 == pytest.approx(entry["loss"]) == pytest.approx(sum_D.sum() / target_D.sum())
         assert (low, high) == pytest.approx(mean_over_documents(sum_D, target_D).interval())
     assert result["sampled_unit"] == "document" and result["n_sampled_documents"] == 5
-    assert "documents, 5 of them" in result["interval_method"]
 
 
 def test_a_sample_inside_one_document_has_no_interval():
     result = summarise_stream(np.ones(800), [160, 200], 100)
     assert result["perplexity_interval_95"] is None and result["val_perplexity"] == pytest.approx(math.e)
-    assert result["interval_method"].startswith("no interval: ") and result["n_sampled_documents"] == 1
+    assert result["n_sampled_documents"] == 1
 
 
 def test_losses_that_are_not_finite_are_reported_not_hidden():
@@ -197,7 +196,7 @@ def test_losses_that_are_not_finite_are_reported_not_hidden():
     result = summary.summarise([*good, bad], 100, 6)
     json.dumps(result, allow_nan=False)
     assert result["val_loss"] is result["val_perplexity"] is result["perplexity_interval_95"] is None
-    assert result["n_windows_not_finite"] == 1 and "no finite loss" in result["interval_method"]
+    assert result["n_windows_not_finite"] == 1
     assert result["last_64"]["loss"] is None and result["loss_by_position"][0]["loss"] is None
 
 

@@ -5,14 +5,13 @@ import pytest
 import correlation
 import findings
 import making
-from collect import collect
-from rows import make_frame, target_length
+from rows import target_length
 from test_tables import build
 
 
 def describe(root) -> list[str]:
-    rows, columns, _ = build(root)
-    pairs = correlation.pair_scores(make_frame(rows, collect([root])), columns)
+    rows, scores, columns = build(root)
+    pairs = correlation.pair_scores(scores, columns)
     return findings.describe(columns, rows, correlation.correlations(pairs, rows), target_length(rows))
 
 
@@ -32,11 +31,13 @@ def test_groups_are_compared_by_their_samples(tmp_path, exact, approximate, expe
 def test_reach_and_relation(study):
     sentences = describe(study)
     assert len(sentences) == 4
-    rows, columns, _ = build(study)
+    rows, _, columns = build(study)
     needle = columns[1].scores
     tuned = needle[needle.label.isin([row.label for row in rows if row.kind == "fine-tuned"])]
     inside = tuned[tuned.length <= 512].value.mean()
     beyond = tuned[tuned.length == 1024].value.mean()
     expected = f"fine-tuned methods find {inside:.0f} % of needles up to 512 tokens and {beyond:.0f} % beyond"
     assert expected in sentences[2]
-    assert "no clear relation in Many-shot (ρ = -" in sentences[3]  # its interval includes 0
+    assert (
+        "no clear relation in Needle (ρ = -0.98 [-1.00, 0.98]), Many-shot (ρ = -" in sentences[3]
+    )  # its interval includes 0

@@ -15,18 +15,22 @@ from rows import make_frame, make_rows, target_length
 from stats import mean_over_documents, mean_over_grid
 
 
-def build(root, length=None, token_files=()):
+def build(root, benchmarks=tables.PAPER_COLUMNS):
+    """(rows, scores, columns) of the results in a folder."""
     results = collect([root])
     rows = make_rows(results)
-    scores = make_frame(rows, results)
-    comparisons = paper.compare(rows, scores, token_files)
-    columns = tables.make_columns(scores.query("metric in ('perplexity', 'score')"), length or target_length(rows))
-    tables.fill(columns, rows, comparisons)
-    return rows, columns, comparisons
+    scores = make_frame(rows, results).query("metric in ('perplexity', 'score')")
+    columns = tables.make_columns(scores, target_length(rows), benchmarks)
+    tables.fill(columns, rows)
+    return rows, scores, columns
+
+
+def marks(column) -> dict[str, str]:
+    return {label: cell.mark for label, cell in column.cells.items()}
 
 
 def test_columns_are_of_the_trained_length(study):
-    _, columns, _ = build(study)
+    _, scores, columns = build(study)
     assert [(column.head, column.what) for column in columns] == [
         ("Perplexity ↓", "heldout, 512 tokens, 10 documents, stand-in data"),
         ("Needle ↑", "3 lengths, 128–1k tokens, stand-in data"),
@@ -35,12 +39,12 @@ def test_columns_are_of_the_trained_length(study):
         ("RULER ↑", "3 tasks, 512 tokens, stand-in data"),
     ]
     assert columns[1].n == "n = 180"
-    _, columns, _ = build(study, 200)
+    columns = tables.make_columns(scores, 200)
     assert columns[0].what == "heldout, 128 tokens, 10 documents, stand-in data"
 
 
 def test_values_intervals_best_and_ties(study, tmp_path):
-    rows, columns, _ = build(study)
+    rows, _, columns = build(study)
     cells = columns[4].cells  # RULER: the mean over tasks
     values = columns[4].scores.query("label == 'ntk'").value
     assert len(values) == 3 and cells["ntk"].value == pytest.approx(values.mean())
@@ -59,7 +63,7 @@ def test_values_intervals_best_and_ties(study, tmp_path):
     table = pd.read_csv(tmp_path / "table1.csv").set_index(["method", "benchmark"])
     assert len(table) == 5 * len(rows)
     line = table.loc["yarn", "ruler"]
-    assert (line["mark"], line["n"]) == ("tie", 60) and np.isnan(line["paper"])
+    assert (line["mark"], line["n"]) == ("tie", 60)
 
 
 def test_perplexity_is_compared_document_by_document(tmp_path):
@@ -70,9 +74,8 @@ def test_perplexity_is_compared_document_by_document(tmp_path):
         making.perplexity(tmp_path, making.info(name, method, 5), 512, math.exp(3 + change), losses=changed)
     changed = [loss + 0.05 * math.cos(i) for i, loss in enumerate(losses)]
     making.perplexity(tmp_path, making.info("d", "origin", 5), 512, 20.2, losses=changed)
-    _, [column], _ = build(tmp_path)
-    marks = {label: cell.mark for label, cell in column.cells.items()}
-    assert marks == {"pi": "best", "ntk": "worse", "yarn": "worse", "origin": "tie"}
+    _, _, [column] = build(tmp_path)
+    assert marks(column) == {"pi": "best", "ntk": "worse", "yarn": "worse", "origin": "tie"}
 
 
 OTHER_DATA = {"path": "../data/heldout/test.bin", "sha256": "other", "source": "standin"}
@@ -86,9 +89,8 @@ def test_a_method_that_cannot_be_paired_leaves_the_others_compared(tmp_path, cha
     for name, method, value in (("a", "pi", 20.0), ("b", "yarn", 21.0), ("c", "ntk", 22.0)):
         own = changes if name == "b" else {}
         making.perplexity(tmp_path, making.info(name, method, 5), 512, value, **own)
-    _, [column], _ = build(tmp_path)
-    marks = {label: cell.mark for label, cell in column.cells.items()}
-    assert marks == {"pi": "best", "yarn": "not compared", "ntk": "worse"}
+    _, _, [column] = build(tmp_path)
+    assert marks(column) == {"pi": "best", "yarn": "not compared", "ntk": "worse"}
     assert "Not compared with the best, for want of shared samples: Perplexity." in tables.notes([column])
 
 
@@ -96,9 +98,8 @@ def test_a_method_with_few_of_the_samples_is_not_compared(tmp_path):
     answers = {"pi": [1.0] * 20, "yarn": [1.0] * 18 + [0.0] * 2, "ntk": [1.0, 0.0, 0.0], "origin": [0.0] * 20}
     for method, scores in answers.items():
         making.ruler(tmp_path, making.info(method, method, 5), 512, {"vt": making.entry(scores, "indices")})
-    _, [column], _ = build(tmp_path)
-    marks = {label: cell.mark for label, cell in column.cells.items()}
-    assert marks == {"pi": "best", "yarn": "tie", "ntk": "not compared", "origin": "worse"}
+    _, _, [column] = build(tmp_path)
+    assert marks(column) == {"pi": "best", "yarn": "tie", "ntk": "not compared", "origin": "worse"}
 
 
 def test_needle_samples_trials_if_their_texts_are_drawn_and_cells_otherwise(tmp_path):
@@ -109,7 +110,7 @@ def test_needle_samples_trials_if_their_texts_are_drawn_and_cells_otherwise(tmp_
             for depth in (0, 50, 100):
                 who = making.info(name, method, 5)
                 making.needle(tmp_path / str(drawn), who, 512, depth, scores, drawn_text=drawn)
-        _, [column], _ = build(tmp_path / str(drawn))
+        _, _, [column] = build(tmp_path / str(drawn))
         cell = column.cells["pi"]
         [mean] = cell.scores
         score_CT = [[1.0, 1.0, 0.0, 1.0]] * 3
@@ -124,18 +125,18 @@ def test_missing_tasks_zeros_and_standin_data(tmp_path):
     entries = {task: making.entry([0.5, 1.0], "indices") for task in making.TASKS}
     making.ruler(tmp_path / "a", making.info("good", "pi", 5), 512, entries)
     making.ruler(tmp_path / "a", making.info("bad", "yarn", 5), 512, {"vt": making.entry([1.0, 1.0], "indices")})
-    rows, [column], _ = build(tmp_path / "a")
+    rows, _, [column] = build(tmp_path / "a")
     assert column.cells["yarn"].mark == "" and column.cells["pi"].mark == "best"
     assert "100.0 [34.2, 100.0]; 1 of 3 only" in tables.markdown([column], rows)
 
     zeros = {task: making.entry([0.0] * 10, "indices") for task in "ab"}
     making.ruler(tmp_path / "b", making.info("m", "pi", 5), 512, zeros)
-    _, [column], _ = build(tmp_path / "b")  # though no sample differs from another
+    _, _, [column] = build(tmp_path / "b")  # though no sample differs from another
     assert (column.cells["pi"].details, column.cells["pi"].mark) == (["[0.0, 16.1]"], "")
 
     sets = {"standin_qasper": making.entry([1.0], "ids"), "lcc": making.entry([0.0], "ids", "official")}
     making.sets(tmp_path / "c", making.info("m", "pi", 5), "longbench", sets)
-    _, [column], _ = build(tmp_path / "c")  # official and stand-in sets are never averaged
+    _, _, [column] = build(tmp_path / "c")  # official and stand-in sets are never averaged
     assert (column.what, column.cells["pi"].value) == ("1 set", 0.0)
 
 
@@ -149,7 +150,7 @@ def test_training_seeds_show_their_mean_and_spread(tmp_path):
         making.perplexity(tmp_path, info, 512, 20.0 * seed, losses=losses)
         tasks = making.TASKS[: 1 + seed % 2]  # the second seed lacks a task
         making.ruler(tmp_path, info, 512, {task: making.entry([0.5, seed / 4], "indices") for task in tasks})
-    rows, [perplexity, trec, ruler], _ = build(tmp_path)
+    rows, _, [perplexity, trec, ruler] = build(tmp_path)
     assert ruler.cells["pi"].seeds == 1
     cell = trec.cells["pi"]
     assert len(rows) == 1 and (cell.n, cell.seeds) == (4, 3)
@@ -189,14 +190,20 @@ def paper_run(root, protocol="lceg"):
     return root
 
 
+def compare(root, token_files=(PG19["sha256"],)):
+    results = collect([root])
+    rows = make_rows(results)
+    return paper.compare(rows, make_frame(rows, results), token_files)
+
+
 def test_a_run_of_the_paper_is_compared_with_it(tmp_path):
-    rows, columns, comparisons = build(paper_run(tmp_path), token_files=[PG19["sha256"]])
-    text = tables.markdown(columns, rows)
-    assert "**5.80** [5.51, 6.09]; paper 5.79, difference +0.01" in text
-    assert "paper 35.32, difference +2.18" in text and "paper 59.42, difference +40.58" in text
+    comparisons = compare(paper_run(tmp_path))
     lines = comparisons.set_index(["table", "task"])
     assert set(lines.benchmark) == {"perplexity", "longbench", "ruler"}  # the needle's prompt is not the paper's
     assert lines.paper["Table 11", "qasper"] == 27.5 and lines.difference["Table 15", "cwe"] == pytest.approx(88.22)
+    means = comparisons.query("task == 'mean'").set_index("benchmark")
+    assert means.difference.to_dict() == pytest.approx({"longbench": 2.18, "ruler": 40.58})
+    assert comparisons.query("benchmark == 'perplexity'").difference.item() == pytest.approx(0.01)
 
 
 def test_another_model_protocol_or_data_is_not_compared(tmp_path):
@@ -206,19 +213,11 @@ def test_another_model_protocol_or_data_is_not_compared(tmp_path):
     for i, changes in enumerate(models + runs + [{"data": PG19}]):
         info = making.info("ntk32", "ntk", 1_008_000_000, **NTK)
         making.perplexity(tmp_path / str(i), info, 32768, 5.80, **{"data": PG19} | changes)
-        *_, comparisons = build(tmp_path / str(i), token_files=[PG19["sha256"]])
-        assert len(comparisons) == (changes == {"data": PG19})
-    *_, comparisons = build(paper_run(tmp_path / "ours", protocol="ours"), token_files=[PG19["sha256"]])
-    assert set(comparisons.benchmark) == {"perplexity"}
-
-
-def test_perplexity_is_compared_on_the_papers_token_files_only(tmp_path):
-    official = {"source": "official", "dataset": "emozilla/pg19-test"}  # the same books, perhaps in another order
-    info = making.info("ntk32", "ntk", 1_008_000_000, **NTK)
-    making.perplexity(tmp_path, info, 32768, 5.80, data=PG19 | official)
-    assert build(tmp_path)[2].empty
+        assert len(compare(tmp_path / str(i))) == (changes == {"data": PG19})
+    assert set(compare(paper_run(tmp_path / "ours", protocol="ours")).benchmark) == {"perplexity"}
+    assert compare(tmp_path / "9", token_files=()).empty  # perhaps the same books in another order
     with pytest.raises(ValueError, match="--paper_data"):
-        build(tmp_path, token_files=["2" * 64])
+        compare(tmp_path / "9", token_files=["2" * 64])
 
 
 def test_further_columns_are_chosen_and_long_ppl_has_its_correlation(tmp_path):
@@ -234,18 +233,13 @@ def test_further_columns_are_chosen_and_long_ppl_has_its_correlation(tmp_path):
             scores = [1.0] * round(20 * quality) + [0.0] * (20 - round(20 * quality))
             sets = {"sets": {set_: making.entry(scores, "ids")}, "benchmark": benchmark, "length": 128}
             making.write(tmp_path / benchmark / name / "scores.json", {**who, **sets})
-    results = collect([tmp_path])
-    assert not results.warnings
-    rows = make_rows(results)
-    scores = make_frame(rows, results).query("metric in ('perplexity', 'score')")
-    columns = tables.make_columns(scores, 512, ["perplexity", "long_ppl", "kv", "icl", "short"])
-    tables.fill(columns, rows, paper.compare(rows, scores, ()))
+    rows, scores, columns = build(tmp_path, ["perplexity", "long_ppl", "kv", "icl", "short"])
     assert [(column.head, column.what.split(",")[0]) for column in columns[1:]] == [
         ("LongPPL ↓", "heldout"), ("Key-value recall ↑", "40 pairs"), ("In-context labels ↑", "TREC"),
         ("Short tasks ↑", "1 task")]  # fmt: skip
     cells = columns[1].cells
     assert cells["ntk"].value == pytest.approx(math.exp((3 - 1.6 + 2 - 0.8) / 2)) and cells["ntk"].n == 80
-    assert [label for label, cell in cells.items() if cell.mark == "best"] == ["self_extend (frozen)"]  # the lowest
+    assert marks(columns[1])["self_extend (frozen)"] == "best"  # the lowest
     assert columns[2].cells["ntk"].value == 80
 
     pairs = correlation.pair_scores(scores, columns)
