@@ -2,11 +2,12 @@
 
     python eval_short.py --base_model BASE CKPT_A CKPT_B --output_dir results_short
     python eval_short.py --base_model BASE CKPT_A --tasks my_task --include_path my_tasks/ --output_dir out
-    python eval_short.py --output_dir results_short                 only the table
+    python eval_short.py --output_dir results_short --perplexity results/pg19      only the table
 
 Writes {output_dir}/{model}/scores.json, a task at a time: rerun the same command to resume. short.csv has, for each
-model and task, the score of the base, the change from it, and its 95 % interval, paired over the items. A prompt has at
-most the base's window, and its rope is that of this length.
+model and task, the score of the base, the change from it, and its 95 % interval, paired over the items. With
+--perplexity, a folder of eval_ppl.py's results, also the loss (log of perplexity) at the original length, paired over
+the documents. A prompt has at most the base's window, and its rope is that of this length.
 """
 
 import argparse
@@ -34,16 +35,28 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--base_model", nargs="*", default=[], help="checkpoint folders or hub ids, with the base")
     add_trust_flag(parser)
     parser.add_argument("--tasks", nargs="+", default=list(SHOTS), help=f"tasks of lm-eval [{' '.join(SHOTS)}]")
-    parser.add_argument("--include_path", help="folder of further tasks, in lm-eval's YAML format")
+    parser.add_argument("--include_path", type=Path, help="folder of further tasks, in lm-eval's YAML format")
     parser.add_argument("--limit", type=run.positive_int, help="the first N items of each task [all]")
     parser.add_argument("--batch_size", type=run.positive_int, default=1, help="[1]")
+    parser.add_argument("--perplexity", type=Path, help="folder of eval_ppl.py's results")
     parser.add_argument("--output_dir", required=True, type=Path)
     args = parser.parse_args()
     run.name_results(None, sorted(set(args.base_model)), "each its own --output_dir")
     return args
 
 
-def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
+def open_tasks(args: argparse.Namespace):
+    """lm-eval's TaskManager. Raises ValueError if it lacks one of the tasks."""
+    from lm_eval.tasks import TaskManager  # takes seconds, which the table alone does not need
+
+    manager = TaskManager(include_path=str(args.include_path) if args.include_path else None)
+    for task in args.tasks:
+        if not manager.match_tasks([task]):
+            raise ValueError(f"lm-eval has no task {task}; give --include_path, the folder of its YAML file")
+    return manager
+
+
+def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) -> None:
     """Runs the tasks that the checkpoint's result lacks."""
     config = open_config(name_or_path, args.trust_remote_code)
     description = describe(name_or_path, config)
@@ -66,7 +79,7 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     for task in missing:
         run.reset_peak_memory(device)
         start_time = time.perf_counter()
-        entry = run_task(args, model, open_tokenizer(name_or_path), task, length)
+        entry = run_task(args, manager, model, open_tokenizer(name_or_path), task, length)
         seconds = round(time.perf_counter() - start_time, 3)
         store.append(entry | {"seconds": seconds, "peak_memory_bytes": run.peak_memory(device)})
         print(f"{name}: {task} {entry['score']:.2f}, {entry['n']} items", flush=True)
@@ -75,14 +88,13 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str) -> None:
     run.write_json(path, result | {"command": run.command_line(), "sets": store.gather()})
 
 
-def run_task(args: argparse.Namespace, model, tokenizer, task: str, max_length: int) -> dict:
+def run_task(args: argparse.Namespace, manager, model, tokenizer, task: str, max_length: int) -> dict:
     """The entry of a task, or group of tasks, in scores.json: its items' mean score, 0 to 100, with its interval.
 
     Raises ValueError if lm-eval cannot run it.
     """
-    from lm_eval import simple_evaluate  # takes seconds, which the table alone does not need
+    from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     with run.errors_of(f"lm-eval cannot run the task {task}"):
         adapter = HFLM(model, tokenizer=tokenizer, batch_size=args.batch_size, max_length=max_length)
@@ -91,7 +103,7 @@ def run_task(args: argparse.Namespace, model, tokenizer, task: str, max_length: 
             tasks=[task],
             num_fewshot=SHOTS.get(task),
             limit=args.limit,
-            task_manager=TaskManager(include_path=args.include_path),
+            task_manager=manager,
             bootstrap_iters=0,
         )
         ids, scores = [], []
@@ -119,40 +131,50 @@ def run_task(args: argparse.Namespace, model, tokenizer, task: str, max_length: 
     }
 
 
-def read_items(path: Path) -> pd.DataFrame:
-    """The items of all tasks of a model: task, id, value (0 to 100). path: its scores.json."""
+def read_measures(args: argparse.Namespace, name: str, result: dict) -> pd.DataFrame:
+    """What is compared of a model: task, item or document, its value (losses: their sum), and number of targets."""
     frames = []
-    for task, entry in run.read_json(path)["sets"].items():
+    for task, entry in result["sets"].items():
         values = 100 * np.array(entry["row_scores"])
-        frames.append(pd.DataFrame({"task": task, "id": entry["ids"], "value": values}))
+        frames.append(pd.DataFrame({"task": task, "id": entry["ids"], "value": values, "targets": 1}))
+    length = result["length"]
+    for path in sorted(args.perplexity.rglob(f"{name}_{length}_*.json")) if args.perplexity else ():
+        losses = (run.read_json(path) or {}).get("document_losses")
+        if losses and "longppl" not in path.name:
+            task = f"loss at {length}, {path.parent.name}"
+            ids = list(map(str, range(len(losses["sum"]))))
+            frames.append(pd.DataFrame({"task": task, "id": ids, "value": losses["sum"], "targets": losses["targets"]}))
     return pd.concat(frames)
 
 
 def write_table(args: argparse.Namespace) -> None:
     """Writes short.csv from all results in --output_dir, and prints it."""
-    paths = sorted(args.output_dir.glob("*/scores.json"))
-    bases = [path for path in paths if run.read_json(path)["method"] == "base"]
+    measures, bases = {}, []
+    for path in sorted(args.output_dir.glob("*/scores.json")):
+        result = run.read_json(path) or {}
+        if result.get("benchmark") == "short":
+            measures[path.parent.name] = read_measures(args, path.parent.name, result)
+            bases += [path.parent.name] if result["method"] == "base" else []
     if len(bases) != 1:
         print(f"no table: it needs the results of one base in {args.output_dir}, not of {len(bases)}")
         return
-    before = read_items(bases[0])
+    before = measures.pop(bases[0])
     lines = []
-    for path in paths:
-        if path in bases:
-            continue
-        pairs = before.merge(read_items(path), on=["task", "id"])
+    for name, after in measures.items():
+        pairs = before.merge(after, on=["task", "id", "targets"])
         for task, own in pairs.groupby("task", sort=False):
-            change = mean_over_documents(own.value_y - own.value_x, np.ones(len(own)))
+            change = mean_over_documents(own.value_y - own.value_x, own.targets)
             interval = change.interval() or (None, None)
-            lines.append((path.parent.name, task, own.value_x.mean(), change.mean_M[0], *interval, change.n))
+            lines.append((name, task, own.value_x.sum() / own.targets.sum(), change.mean_M[0], *interval, change.n))
     table = pd.DataFrame(lines, columns=["model", "task", "base", "change", "low", "high", "n"])
-    table.to_csv(args.output_dir / "short.csv", index=False)
+    table.to_csv(args.output_dir / "short.csv", index=False, lineterminator="\n")
     print(table.to_string(index=False, float_format="{:.3f}".format))
 
 
 def main() -> None:
     args = parse_args()
-    run.for_each_checkpoint(args.base_model, lambda path: evaluate_checkpoint(args, path))
+    manager = open_tasks(args) if args.base_model else None
+    run.for_each_checkpoint(args.base_model, lambda path: evaluate_checkpoint(args, manager, path))
     locked = lock(args.output_dir / ".short.lock")  # other processes may write the table, too
     write_table(args)
     locked.close()

@@ -78,10 +78,20 @@ def test_a_local_task_its_resume_and_the_changes(short, checkpoint, tmp_path, mo
     assert json.loads((out / "other" / "scores.json").read_text())["sets"]["letters"]["row_scores"] == hits[1]
     monkeypatch.setattr(eval_short, "load_model", None)
     assert "already done" in short("--base_model", other, *flags, "--output_dir", out)
-    assert "letters" in short("--output_dir", out)  # the table alone
-    monkeypatch.undo()
-    with pytest.raises(SystemExit, match="cannot run the task nosuch"):
-        short("--base_model", other, "--tasks", "nosuch", "--output_dir", out)
+    for name, factor in (("tiny", 1.0), ("other", 1.1)):  # the losses of three documents
+        losses = {"sum": [20.0 * factor, 30.0 * factor, 40.0], "targets": [10, 10, 10]}
+        perplexity = {"val_perplexity": 8.0, "document_losses": losses}
+        path = tmp_path / "heldout" / f"{name}_{tiny.C}_heldout.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(perplexity))
+    table = short("--output_dir", out, "--perplexity", tmp_path)
+    change = pd.read_csv(out / "short.csv").set_index("task").change[f"loss at {tiny.C}, heldout"]
+    assert change == pytest.approx(5 / 30) and "letters" in table
+    with pytest.raises(SystemExit, match="lm-eval has no task nosuch"):
+        monkeypatch.undo()
+        monkeypatch.setattr(sys, "argv", ["eval_short.py", "--base_model", str(other), "--tasks", "nosuch"])
+        sys.argv += ["--output_dir", str(out)]
+        run_script(eval_short.main)
 
 
 def likeliest(model, tokenizer, item: dict) -> int:
