@@ -23,7 +23,7 @@ def read_sources(folder: Path) -> dict[str, str]:
             continue
         if SKIPPED_FOLDERS.intersection(name.parts[:-1]) or path.stat().st_size < MIN_FILE_BYTES:
             continue
-        sources[name.as_posix()] = path.read_text(encoding="utf-8", errors="ignore")
+        sources[name.as_posix()] = read_text(path)
     return dict(sorted(sources.items()))
 
 
@@ -32,6 +32,14 @@ def read_help_pages(folder: Path) -> dict[str, str]:
     path = folder / "pydoc_data" / "topics.py"
     if not path.exists():
         return {}
-    _, brace, rest = path.read_text(encoding="utf-8").partition("{")
-    pages = ast.literal_eval(brace + rest)  # the file assigns one dict
+    _, brace, rest = read_text(path).partition("{")
+    try:
+        pages = ast.literal_eval(brace + rest)  # the file assigns one dict
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{path} does not assign a dict of help pages: {error}") from None
     return dict(sorted(pages.items()))
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file with Unix line ends."""
+    return path.read_bytes().decode("utf-8", errors="ignore").replace("\r\n", "\n")
