@@ -13,9 +13,10 @@ from urllib3.util import Retry
 from checkpoint import KEYS
 from engine import Engine
 
-BUSY = (429, 500, 502, 503, 504)
 # waits 1, 2, 4, 8 and 16 seconds when the server is busy or cannot be reached
-RETRIES = Retry(5, backoff_factor=1, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False)
+RETRIES = Retry(
+    5, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None, raise_on_status=False
+)
 TIMEOUT_SECONDS = 3600
 
 
@@ -42,7 +43,7 @@ class Endpoint(Engine):
         self.api_key = (api_key or "").strip()
         self.tokenizer = tokenizer
         self.batch_size = threads
-        self.is_chat = None  # whether the server only has chats; unknown before the first request
+        self.is_chat = None  # whether the server only has chat completions; unknown before the first request
         self.model_info = dict.fromkeys(KEYS) | {"method": "hosted"}
         self.fingerprint = f"{model}@{self.base_url}"
         self.session = requests.Session()
@@ -60,39 +61,48 @@ class Endpoint(Engine):
         options = {"model": self.name_or_path, "max_tokens": max_new_tokens, "temperature": 0}
         if stop_strings:
             options["stop"] = list(stop_strings)
-        responses = []
+        replies = []
         if self.is_chat is None:  # the first request finds out which interface the server has
             first, *prompts = prompts
-            responses.append(self.ask(first, options))
+            replies.append(self.ask(first, options))
         with ThreadPoolExecutor(self.batch_size) as pool:
-            responses += pool.map(lambda prompt: self.ask(prompt, options), prompts)
-        return [self.read_answer(response) for response in responses]
+            replies += pool.map(lambda prompt: self.ask(prompt, options), prompts)
+        return [self.read_answer(reply) for reply in replies]
 
-    def ask(self, prompt, options: dict) -> requests.Response:
-        """The response of /completions or, if the server only has chats, of /chat/completions to a user's message."""
-        text = prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt, skip_special_tokens=True)
+    def to_text(self, prompt) -> str:
+        return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt, skip_special_tokens=True)
+
+    def ask(self, prompt, options: dict) -> dict:
+        """The reply of /completions or, if the server only has chats, of /chat/completions to a user's message."""
+        text = self.to_text(prompt)
         if not self.is_chat:
-            response = self.post("completions", options | {"prompt": text})
-            if self.is_chat is None:
-                self.is_chat = response.status_code in (400, 404, 405)
-        if self.is_chat:
-            response = self.post("chat/completions", options | {"messages": [{"role": "user", "content": text}]})
-        if response.status_code != 200:
-            message = response.headers.get("Location", response.text)
-            raise ValueError(f"{response.url}: {response.status_code} {self.one_line(message)}")
-        return response
+            status, reply = self.post("completions", options | {"prompt": text})
+            if status == 200:
+                self.is_chat = False
+                return reply
+            if self.is_chat is False or status not in (400, 404, 405):
+                raise ValueError(f"{self.base_url}/completions: {status} {reply}")
+        status, reply = self.post("chat/completions", options | {"messages": [{"role": "user", "content": text}]})
+        if status != 200:
+            raise ValueError(f"{self.base_url}/chat/completions: {status} {reply}")
+        self.is_chat = True
+        return reply
 
-    def post(self, path: str, body: dict) -> requests.Response:
+    def post(self, path: str, body: dict) -> tuple:
+        """(200, the JSON reply) or (another status, the server's message in one line)."""
         url = f"{self.base_url}/{path}"
         try:  # redirects are not followed: another host must not get the key
-            return self.session.post(url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+            response = self.session.post(url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+            if response.status_code == 200:
+                return 200, response.json()
         except requests.RequestException as error:
-            raise ValueError(f"{url}: no answer ({self.one_line(error)})") from None
+            return 0, self.one_line(f"no answer ({error})")
+        message = response.headers.get("Location", response.text)
+        return response.status_code, self.one_line(message)
 
-    def read_answer(self, response: requests.Response) -> str:
-        """The text of a response, whose tokens are counted. Raises ValueError if it is not the JSON of an answer."""
+    def read_answer(self, reply) -> str:
+        """The text of a reply, whose tokens are counted. Raises ValueError if it is not the JSON of an answer."""
         try:
-            reply = response.json()
             choice = reply["choices"][0]
             text = choice["message"]["content"] if self.is_chat else choice["text"]
             usage = reply.get("usage") or {}
@@ -101,8 +111,8 @@ class Endpoint(Engine):
             if not isinstance(text, str | None):
                 raise TypeError("not a text")
         except (LookupError, TypeError, AttributeError, ValueError):
-            content = self.one_line(response.text)
-            raise ValueError(f"{response.url}: the server sent no text of an answer: {content}") from None
+            message = f"{self.base_url}: the server sent no text of an answer: {self.one_line(reply)}"
+            raise ValueError(message) from None
         return text or ""
 
     def one_line(self, message) -> str:

@@ -147,18 +147,18 @@ def open_store(folder: Path, engine, facts: Facts, data: dict, args: argparse.Na
     )
 
 
-def answer_cells(engine, facts: Facts, texts: dict, todo: list[tuple], args: argparse.Namespace, store: Store):
+def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], args: argparse.Namespace, store: Store):
     """Answers this rank's share of the prompts, one trial of all cells after the other: a trial's cells share its text.
 
-    todo: (length in tokens, depth in percent, trial) of each prompt.
+    unanswered: (length in tokens, depth in percent, trial) of each prompt.
     """
     template = STYLES[args.template].template
     longest = args.lengths[-1]
-    for trial in sorted({trial for _, _, trial in todo}):
+    for trial in sorted({trial for _, _, trial in unanswered}):
         haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), longest)
         builder = Prompts(engine.tokenizer, haystack, template, args.max_new_tokens)
         entries, prompts = [], []
-        for length, depth, number in todo:
+        for length, depth, number in unanswered:
             if number == trial:
                 fact = facts.draw(length, depth, trial)
                 ids = builder.build(length, depth, fact.needle, fact.question)
@@ -194,10 +194,10 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
     store = open_store(folder, engine, facts, data, args)
     answered = run.broadcast(set(store.open(record)) if run.RANK == 0 else None)
     requested = list(product(args.lengths, args.depths, range(args.trials)))
-    todo = [key for key in requested if key not in answered]
-    found = len(requested) - len(todo)
+    unanswered = [key for key in requested if key not in answered]
+    found = len(requested) - len(unanswered)
     run.print_rank0(f"{folder}: {found} of {len(requested)} answers are there")
-    answer_cells(engine, facts, texts, todo, args, store)
+    answer_cells(engine, facts, texts, unanswered, args, store)
     store.close()
     run.barrier()
     if run.RANK == 0:

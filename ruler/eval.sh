@@ -3,7 +3,7 @@
 #
 #   bash eval.sh                              everything in ROOT_DIR
 #
-# Writes RULER's summary.csv and our scores.json beside the answers. Ends with status 1 if something is missing.
+# Writes RULER's summary.csv and our scores.json beside the answers. Ends with status 1 if a task is incomplete; a missing one is "-" in the table.
 set -u
 cd "$(dirname "$0")" || exit 1
 . ./pool.sh

@@ -90,15 +90,21 @@ def test_errors_are_one_line_and_a_refusal_is_not_retried(server):
     assert "no answer" in refusal("http://127.0.0.1:9/v1")
     server.reply = (401, "no secret" + " and no secret" * 100)
     assert "401" in refusal(server.url)
+    server.requests.clear()
     server.reply = (307, "", [("Location", server.url + "/elsewhere")])
-    assert "elsewhere" in refusal(server.url)
+    assert "elsewhere" in refusal(server.url) and len(server.requests) == 1
     for url in ("file:///etc/passwd", "localhost:8000/v1", "http:///v1", "http://user:secret@host/v1"):
         assert "http://localhost:8000/v1" in refusal(url)
 
 
-@pytest.mark.parametrize("choices", ["null", "[]", "{}", '"ab"', "[1]", '[{"text": 1}]', "[{}]", "<html>"])
-def test_an_odd_reply_is_one_line_that_names_the_server(server, choices):
-    server.reply = (200, f'{{"choices": {choices}}}')
+CHOICES = ("null", "[]", "{}", '"ab"', "[1]", '[{"text": 1}]', "[{}]")
+ODD_REPLIES = ["null", "[]", "<html>", '"a"', "{}", '{"choices": [{"text": "a"}], "usage": [1]}']
+ODD_REPLIES += [f'{{"choices": {choices}}}' for choices in CHOICES]
+
+
+@pytest.mark.parametrize("content", ODD_REPLIES)
+def test_an_odd_reply_is_one_line_that_names_the_server(server, content):
+    server.reply = (200, content)
     assert server.url in refusal(server.url)
 
 
