@@ -57,7 +57,7 @@ if [ -z "$dataset" ] && [ -n "$TRAINED" ]; then
     --output_dir "$dataset" $ROWS_FLAGS ${ROWS:+--total_tokens $((ROWS * window))} || list_failures
 fi
 if [ -z "$TEXTS" ] && { selected perplexity || selected long_ppl; }; then
-  TEXTS=$data/heldout.bin
+  TEXTS=$data/heldout/text.bin
   step heldout "texts: sources of Python that the base has not seen" eval_perplexity \
     "$PYTHON" prepare_data.py --dataset "$data/heldout.jsonl" --standin --tokenizer "$base" --output "$TEXTS" \
     --min_tokens "$longest" --max_documents 16

@@ -1,4 +1,4 @@
-# The pocket study: needs nothing but this machine. A Llama of 0.9 M parameters, which is part of this repository, is
+# The pocket study: needs nothing but this machine. A Llama of 2 M parameters, which is part of this repository, is
 # extended 4 times. Stand-in data and a tiny model: it illustrates the pipeline and the effects.
 [ -n "${RUN:-}" ] || : "${FIGURES=fig}"
 : "${RUN=quickstart_run}" "${RECIPE=pocket}"
