@@ -41,7 +41,8 @@ ALL_TASKS = {"text": 0.21, **pocket.TASK_SHARES}
 STAGES = (
     {"until": 800, "window": 0.25, "level": 0.1, "shares": {"text": 0.2, "copy": 0.45, "lookup": 0.35}},
     {"until": 2400, "window": 0.5, "level": 0.4, "shares": ALL_TASKS},
-    {"until": math.inf, "window": 1.0, "level": 1.0, "shares": ALL_TASKS},
+    {"until": 4800, "window": 1.0, "level": 1.0, "shares": ALL_TASKS},
+    {"until": math.inf, "window": 1.0, "level": 1.0, "shares": ALL_TASKS, "in_turn": False},
 )
 
 
@@ -68,6 +69,7 @@ def make_batch(step: int, args: argparse.Namespace, corpus: pocket.Corpus, rows:
     stage = next(stage for stage in STAGES if step < stage["until"])
     length = int(stage["window"] * args.context_length)
     draw = corpus.draw(f"base {args.seed} {step}")
+    draw.in_turn = stage.get("in_turn", True)
     count = TOKENS_PER_STEP // length
     kinds = draw.rng.choices(list(stage["shares"]), weights=stage["shares"].values(), k=count)
     batch = []

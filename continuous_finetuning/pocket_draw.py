@@ -32,7 +32,10 @@ class Draw:
     """Draws what documents are made of.
 
     words: lower-case words.  texts: plain texts of several lines each.  sentences: of prose.
+    in_turn: whether the labels of `classify` come in turn, each as often as the others, which is easier.
     """
+
+    in_turn = False
 
     def __init__(self, rng: Random, words: list[str], texts: list[str], sentences: list[str]):
         self.rng, self.words, self.texts, self.sentences = rng, words, texts, sentences

@@ -149,7 +149,7 @@ def classify(draw: Draw, size: int, level: float) -> Document:
     while len(document.text) < size - 50:
         if not order:
             order = draw.rng.sample(range(classes), classes)
-        number = order.pop()
+        number = order.pop() if draw.in_turn else draw.rng.randrange(classes)
         cue = cues[number * cues_of_class + draw.rng.randrange(cues_of_class)]
         text = draw.choice(templates).format(cue=cue, tag=draw.choice(tagged))
         document.add(f"{field}: {text}\n{label_field}: ")
