@@ -33,7 +33,7 @@ def documents(task):
 def test_documents_fit_and_are_the_same_in_every_run(task):
     answers = 0
     for size, document in documents(task):
-        assert len(document.text) < 1.5 * size + 700, document.text
+        assert len(document.text) < 2.5 * size + 700, document.text  # the quotes of `passage` make it longer
         last_end = 0
         for start, end in document.answers:
             assert last_end <= start < end <= len(document.text)
@@ -74,11 +74,10 @@ def test_a_label_of_classify_has_been_seen_with_its_cue():
 def test_a_passage_has_the_words_of_its_quote():
     for _, document in documents("passage"):
         for start, end in document.answers:
-            before = document.text[:start]
-            part = before.split()[-1]
-            quote = re.findall(rf"(?:{'|'.join(pocket_tasks.QUOTING)}): (.*)$", before, re.MULTILINE)[-1]
+            part, number = document.text[:end].split()[-2:]
+            quote = re.findall(rf"(?:{'|'.join(pocket_tasks.QUOTING)}): (.*)$", document.text[:start], re.MULTILINE)[-1]
             passages = re.findall(rf"(?:^| ){part} (\d+): (.*)$", document.text, re.MULTILINE)
-            assert quote in dict(passages)[document.text[start:end].strip()]
+            assert quote in dict(passages)[number]
 
 
 def test_frequent_words_are_the_most_frequent_ones():
