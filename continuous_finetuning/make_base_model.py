@@ -38,11 +38,13 @@ MUON_RATE, ADAMW_RATE = 0.015, 3e-3
 # From easy to hard. until: the step at which a stage ends; window: length of its rows, as a share of the window; level:
 # of the hardest documents; shares: of the rows.
 ALL_TASKS = {"text": 0.21, **pocket.TASK_SHARES}
+LAST_TASKS = {**ALL_TASKS, "copy": 0.02, "lookup": 0.3, "classify": 0.24, "passage": 0.04, "frequent": 0.04}
 STAGES = (
     {"until": 800, "window": 0.25, "level": 0.1, "shares": {"text": 0.2, "copy": 0.45, "lookup": 0.35}},
     {"until": 2400, "window": 0.5, "level": 0.4, "shares": ALL_TASKS},
     {"until": 4800, "window": 1.0, "level": 1.0, "shares": ALL_TASKS},
-    {"until": math.inf, "window": 1.0, "level": 1.0, "shares": ALL_TASKS, "in_turn": False},
+    {"until": 6600, "window": 1.0, "level": 1.0, "shares": ALL_TASKS, "in_turn": False},
+    {"until": math.inf, "window": 1.0, "easiest": 0.5, "level": 1.0, "shares": LAST_TASKS, "in_turn": False},
 )
 
 
@@ -77,7 +79,8 @@ def make_batch(step: int, args: argparse.Namespace, corpus: pocket.Corpus, rows:
         if kind == "text":
             batch.append(rows.text_row(draw.rng, length))
         else:
-            batch.append(rows.task_row(draw, kind, length, stage["level"] * draw.rng.random()))
+            level = draw.rng.uniform(stage.get("easiest", 0.0), stage["level"])
+            batch.append(rows.task_row(draw, kind, length, level))
     ids_BL, weights_BL, answers_BL = map(np.stack, zip(*batch, strict=True))
     return kinds, torch.from_numpy(ids_BL).long(), torch.from_numpy(weights_BL), answers_BL
 

@@ -19,8 +19,8 @@
 : "${FLAGS_landmark=--model_max_length 256 --per_device_train_batch_size 8 --mem_freq 31 --top_k 3}"
 
 # evaluation
-: "${TEXTS=}" "${PERPLEXITY_LENGTHS=128 256 512 1024 2048 4096}" # 1/2 to 16 times the base's window
-: "${PERPLEXITY_FLAGS=--batch_size 4 --max_windows 100 100 50 32 16 10}"
+: "${TEXTS=}" "${PERPLEXITY_LENGTHS=128 256 512 1024 2048}" # 1/2 to 8 times the base's window
+: "${PERPLEXITY_FLAGS=--batch_size 4 --max_windows 100 100 50 32 16}"
 : "${NEEDLE_LENGTHS=128 256 512 1024 2048}"
 : "${NEEDLE_FLAGS=--template passkey --depths 0 25 50 75 100 --trials 8 --max_new_tokens 5}"
 : "${STANDIN_FLAGS=--sets qasper multifieldqa_en lcc repobench-p passage_retrieval_en --words 200 --rows 24 --shots 4 8 16 32 48 --classes 4 --pairs 4 8 --icl_shots 16 48}"
