@@ -8,12 +8,12 @@ study. Each study draws new data of which the truth is known:
 documents   Losses of tokens, nats: noise of a token, local correlation, an effect of the document (sizes as measured
             on held-out text). Ten documents of log-normal lengths (median `size` tokens); windows every 256 tokens.
 tasks       Each task has a true score; its samples are the mean of one or more right or wrong answers.
-fixed_text  Needle: the trials of a cell share its text and true rate, which is drawn from Beta(.5, .5).
-drawn_text  Needle: each trial has an easy or hard text (logit, sd 1); the cells are unlike (logits -4 to 3).
+needle      The trials of a cell share its text and true rate, which is drawn from Beta(.5, .5). With drawn_text each
+            trial has an easy or hard text (logit, sd 1), and the cells are unlike (logits -4 to 3).
 ranks       Methods with a lasting strength on both sides, related or not. The length raises or lowers both sides, far
             more than methods differ.
 
-With methods=11 the first four simulate ties: the methods are equally good, samples are easier or harder for all of
+With methods=11 the first three simulate ties: the methods are equally good, samples are easier or harder for all of
 them, and the marks are counted that such a method keeps.
 """
 
@@ -87,19 +87,17 @@ def tasks(rng, count: int, n: int, low: float, high: float, answers=1, methods=1
     return outcome(mean_over_tasks(samples), rates.mean())
 
 
-def fixed_text(rng, cells: int, trials: int) -> float:
-    rate_C1 = rng.beta(0.5, 0.5, (cells, 1))
-    score_CT = rng.binomial(1, rate_C1, (cells, trials))
-    return outcome(mean_over_grid(score_CT, drawn_text=False), 0.5)
-
-
-def drawn_text(rng, cells: int, trials: int, methods=1) -> float:
-    cell_C1 = np.linspace(-4, 3, cells)[:, None]
-    rate_CT = expit(cell_C1 + rng.normal(size=trials))
+def needle(rng, cells: int, trials: int, drawn_text: bool, methods=1) -> float:
+    if drawn_text:
+        cell_C1 = np.linspace(-4, 3, cells)[:, None]
+        rate_CT = expit(cell_C1 + rng.normal(size=trials))
+        quantiles = scipy.stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
+        truth = expit(cell_C1 + quantiles).mean()
+    else:
+        rate_CT = np.repeat(rng.beta(0.5, 0.5, (cells, 1)), trials, axis=1)
+        truth = 0.5
     score_MCT = rng.binomial(1, rate_CT, (methods, cells, trials))
-    quantiles = scipy.stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
-    truth = expit(cell_C1 + quantiles).mean()
-    return outcome(mean_over_grid(score_MCT, drawn_text=True), truth)
+    return outcome(mean_over_grid(score_MCT, drawn_text), truth)
 
 
 def ranks(rng, methods: int, lengths: int, relation: float) -> float:
@@ -128,11 +126,11 @@ CASES = [  # function of a random generator, its settings
     (tasks, dict(count=11, n=6, low=0.05, high=0.05)),
     (tasks, dict(count=5, n=24, low=0.1, high=0.5, answers=4)),
     (tasks, dict(count=11, n=6, low=0, high=1, methods=11)),
-    (fixed_text, dict(cells=200, trials=1)),
-    (fixed_text, dict(cells=25, trials=16)),
-    (drawn_text, dict(cells=200, trials=16)),
-    (drawn_text, dict(cells=25, trials=16)),
-    (drawn_text, dict(cells=200, trials=16, methods=11)),
+    (needle, dict(cells=200, trials=1, drawn_text=False)),
+    (needle, dict(cells=25, trials=16, drawn_text=False)),
+    (needle, dict(cells=200, trials=16, drawn_text=True)),
+    (needle, dict(cells=25, trials=16, drawn_text=True)),
+    (needle, dict(cells=200, trials=16, drawn_text=True, methods=11)),
     (ranks, dict(methods=11, lengths=5, relation=0)),
     (ranks, dict(methods=11, lengths=5, relation=-0.8)),
     (ranks, dict(methods=11, lengths=2, relation=0)),
