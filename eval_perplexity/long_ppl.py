@@ -19,6 +19,7 @@ import run
 from attention import choose_attention
 from checkpoint import choose_dtype, fingerprint, open_config
 from job import Job
+from lock import lock
 from rope import RopeSetter, rope_at
 from scoring import load_scored_model, score
 from stats import mean_over_documents
@@ -145,6 +146,8 @@ def find_key_tokens(args, texts: dict[int, list[str]], sha256: str) -> tuple[dic
         "evaluator_dtype": dtype,
     }
     root = args.output_dir.parent if args.output_dir.suffix == ".json" else args.output_dir
+    locked = lock(root / ".key_text.lock") if run.RANK == 0 else None  # other processes wait for the same key tokens
+    run.barrier()
     folders, missing = {}, []
     for length, own_texts in texts.items():
         key = run.run_key({**record, "data": sha256, "length": length})
@@ -164,6 +167,8 @@ def find_key_tokens(args, texts: dict[int, list[str]], sha256: str) -> tuple[dic
         del model, rope
         run.release_memory()
     run.barrier()
+    if locked:
+        locked.close()
     return folders, record
 
 

@@ -64,6 +64,13 @@ def test_other_architectures(tmp_path, model_type):
     assert hit[:, :-1].sum() == hits
 
 
+def test_hits_follow_argmax_in_a_tie():
+    logits = torch.tensor([[0.0, 3.0, 3.0], [5.0, 1.0, 5.0], [1.0, 2.0, 0.0]])
+    for targets in ([1, 0, 1], [2, 2, 1], [0, 1, 2]):
+        hit = scoring.is_argmax(logits, torch.tensor(targets))
+        assert hit.tolist() == (logits.argmax(-1) == torch.tensor(targets)).tolist()
+
+
 @torch.no_grad()
 def test_a_model_that_changes_its_logits_is_an_error(model):
     scoring.check_head(model)
