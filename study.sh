@@ -133,10 +133,9 @@ if selected ruler; then
 fi
 
 if selected short; then
-  step short "short tasks" eval_perplexity \
-    env OUTPUT_ROOT="$run/short" bash eval_short.sh --trust_remote_code "$modeling" $SHORT_FLAGS ${data:+--include_path "$data/short"}
-  step short_table "short tasks: the changes from the base" eval_perplexity \
-    "$PYTHON" eval_short.py --output_dir "$run/short" --perplexity "$run/results"
+  step short "short tasks, and their changes from the base" eval_perplexity \
+    env OUTPUT_ROOT="$run/short" bash eval_short.sh --trust_remote_code "$modeling" --perplexity "$run/results" \
+    ${data:+--include_path "$data/short"} $SHORT_FLAGS
 fi
 
 # --- the table, the figures and the report

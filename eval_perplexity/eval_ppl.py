@@ -15,7 +15,6 @@ Accuracy counts the token after the window too. `seconds` sums the time of all r
 
 import argparse
 import functools
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +23,10 @@ import torch
 import long_ppl
 import run
 from attention import CHOICES, choose_attention, sdpa_kernels
-from checkpoint import add_trust_flag, choose_dtype, describe, fingerprint, load_model, open_config
+from checkpoint import add_trust_flag, choose_dtype, describe, fingerprint, open_config
 from job import Job
 from rope import RopeSetter, rope_at
-from scoring import check_head, score
+from scoring import load_scored_model, score
 from summary import summarise
 from windows import open_tokens, record, subsample, window_starts
 
@@ -72,58 +71,37 @@ def result_path(args: argparse.Namespace, model: str, length: int) -> Path:
     return args.output_dir / f"{run.checkpoint_name(model)}_{length}_{dataset}.json"
 
 
-class WindowJob(Job):
-    """Perplexity over the windows of one length. settings: what all lengths share."""
+def make_window_job(args, path: Path, length: int, tokens_N, document_starts, settings: dict, parameters) -> Job:
+    """Perplexity over the windows of one length. settings: what all lengths share.  parameters: `rope_parameters`."""
+    max_windows = args.max_windows[args.seq_len.index(length)]
+    all_starts = window_starts(len(tokens_N), length, args.sliding_window)
+    starts = subsample(all_starts, max_windows, args.seed).tolist()
+    settings = {
+        "protocol": "lceg-windows",
+        "record_version": 2,  # windows recorded otherwise are evaluated again
+        "seq_len": length,
+        "sliding_window": args.sliding_window,
+        "documents": args.documents,
+        "max_windows": max_windows,
+        "seed": args.seed,
+        **settings,
+    }
 
-    name, value_key, interval_key = "perplexity", "val_perplexity", "perplexity_interval_95"
+    def score_windows(model, rope: RopeSetter, starts: list[int]) -> list[dict]:
+        rope.set(parameters)
+        ids_BL1 = np.stack([tokens_N[start : start + length + 1] for start in starts]).astype(np.int64)
+        nll_BL, hit_BL = score(model, torch.from_numpy(ids_BL1).to(model.device))
+        nll_BL = nll_BL.cpu().double().numpy()
+        hit_BL = hit_BL.cpu().numpy()
+        windows = zip(starts, nll_BL, hit_BL, strict=True)
+        return [record(start, nll_L, hit_L, document_starts) for start, nll_L, hit_L in windows]
 
-    def __init__(self, args: argparse.Namespace, model: str, tokens_N, document_starts, settings: dict, length: int):
-        self.tokens_N, self.document_starts = tokens_N, document_starts
-        self.batch_size = args.batch_size
-        max_windows = args.max_windows[args.seq_len.index(length)]
-        all_starts = window_starts(len(tokens_N), length, args.sliding_window)
-        self.n_total = len(all_starts)
-        starts = subsample(all_starts, max_windows, args.seed).tolist()
-        settings = {
-            "protocol": "lceg-windows",
-            "record_version": 2,  # windows recorded otherwise are evaluated again
-            "seq_len": length,
-            "sliding_window": args.sliding_window,
-            "documents": args.documents,
-            "max_windows": max_windows,
-            "seed": args.seed,
-            **settings,
-        }
-        super().__init__(result_path(args, model, length), length, starts, settings)
+    def summarise_windows(records: list[dict]) -> dict:
+        counts = {"n_windows": len(records), "n_windows_total": len(all_starts), "batch_size": args.batch_size}
+        return summarise(records, length, len(document_starts)) | counts | {"rope": parameters}
 
-    def score(self, model, rope: RopeSetter, finished: set[int]) -> None:
-        """Scores this rank's share of the unfinished batches and records their windows as soon as a batch is done."""
-        rope.set(rope_at(model.config, self.length))
-        self.rope = rope.parameters
-        batches = [self.starts[i : i + self.batch_size] for i in range(0, len(self.starts), self.batch_size)]
-        unfinished = [starts for starts in batches if not finished.issuperset(starts)]
-        own = unfinished[run.RANK :: run.WORLD_SIZE]
-        bar = run.progress_bar(len(own), f"length {self.length}", "batch")
-        for starts in own:
-            start_time = time.perf_counter()
-            ids_BL1 = np.stack([self.tokens_N[start : start + self.length + 1] for start in starts]).astype(np.int64)
-            nll_BL, hit_BL = score(model, torch.from_numpy(ids_BL1).to(model.device))
-            nll_BL = nll_BL.cpu().double().numpy()
-            hit_BL = hit_BL.cpu().numpy()
-            seconds = round((time.perf_counter() - start_time) / len(starts), 6)
-            for start, nll_L, hit_L in zip(starts, nll_BL, hit_BL, strict=True):
-                self.store.append(record(start, nll_L, hit_L, self.document_starts) | {"seconds": seconds})
-            bar.update()
-        bar.close()
-
-    def summarise(self, records: list[dict]) -> dict:
-        return {
-            **summarise(records, self.length, len(self.document_starts)),
-            "n_windows": len(records),
-            "n_windows_total": self.n_total,
-            "batch_size": self.batch_size,
-            "rope": self.rope,
-        }
+    keys = ("val_perplexity", "perplexity_interval_95")
+    return Job(path, length, starts, args.batch_size, settings, score_windows, summarise_windows, keys)
 
 
 def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: dict) -> list[str]:
@@ -146,17 +124,16 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: 
     }
     windows, texts = [], []
     for length in args.seq_len:
-        windows.append(WindowJob(args, name_or_path, tokens_N, document_starts, settings, length))
+        path = result_path(args, name_or_path, length)
+        parameters = rope_at(config, length)
+        windows.append(make_window_job(args, path, length, tokens_N, document_starts, settings, parameters))
         if length in key_texts:
-            path = result_path(args, name_or_path, length)
-            texts.append(long_ppl.TextJob(path, length, key_texts[length], name_or_path, settings))
+            texts.append(long_ppl.make_text_job(path, length, key_texts[length], name_or_path, settings))
 
     @functools.cache
     def load():
         run.print_rank0(f"{name_or_path}: {facts['method']}, {dtype}, {attention}, {run.WORLD_SIZE} x {device.type}")
-        model = load_model(name_or_path, config, dtype, attention, device)
-        check_head(model, torch.tensor([tokens_N[:16].tolist()], device=device))
-        return model, RopeSetter(model)
+        return load_scored_model(name_or_path, config, dtype, attention, device)
 
     for job in windows + texts:
         job.evaluate(load, facts)

@@ -2,7 +2,6 @@
 
     python eval_short.py --base_model BASE CKPT_A CKPT_B --output_dir results_short
     python eval_short.py --base_model BASE CKPT_A --tasks my_task --include_path my_tasks/ --output_dir out
-    python eval_short.py --output_dir results_short --perplexity results/pg19      only the table
 
 Writes {output_dir}/{model}/scores.json, a task at a time: rerun the same command to resume. short.csv has, for each
 model and task, the score of the base, the change from it, and its 95 % interval, paired over the items. With
@@ -16,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 import run
 from attention import choose_attention
@@ -32,7 +34,7 @@ METRICS = ("acc_norm", "acc", "exact_match")  # the first of these that a task h
 
 def parse_args() -> argparse.Namespace:
     parser = run.Parser(__doc__)
-    parser.add_argument("--base_model", nargs="*", default=[], help="checkpoint folders or hub ids, with the base")
+    parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids, with the base")
     add_trust_flag(parser)
     parser.add_argument("--tasks", nargs="+", default=list(SHOTS), help=f"tasks of lm-eval [{' '.join(SHOTS)}]")
     parser.add_argument("--include_path", type=Path, help="folder of further tasks, in lm-eval's YAML format")
@@ -45,19 +47,8 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def open_tasks(args: argparse.Namespace):
-    """lm-eval's TaskManager. Raises ValueError if it lacks one of the tasks."""
-    from lm_eval.tasks import TaskManager  # takes seconds, which the table alone does not need
-
-    manager = TaskManager(include_path=str(args.include_path) if args.include_path else None)
-    for task in args.tasks:
-        if not manager.match_tasks([task]):
-            raise ValueError(f"lm-eval has no task {task}; give --include_path, the folder of its YAML file")
-    return manager
-
-
 def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) -> None:
-    """Runs the tasks that the checkpoint's result lacks."""
+    """Runs the tasks that the checkpoint's result lacks, and writes the result."""
     config = open_config(name_or_path, args.trust_remote_code)
     description = describe(name_or_path, config)
     device = run.default_device()
@@ -70,16 +61,15 @@ def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) ->
     store = Store(path.with_name("tasks.jsonl"), settings, lambda entry: entry["task"], results=lambda: [path])
     finished = store.open()
     missing = [task for task in args.tasks if task not in finished]
-    if not missing and path.exists():
-        print(f"{path}: already done")
-        return
     length = description["original_length"] or config.max_position_embeddings
-    model = load_model(name_or_path, config, dtype, attention, device)
-    RopeSetter(model).set(rope_at(config, length))
+    if missing:
+        model = load_model(name_or_path, config, dtype, attention, device)
+        RopeSetter(model).set(rope_at(config, length))
+        tokenizer = open_tokenizer(name_or_path)
     for task in missing:
         run.reset_peak_memory(device)
         start_time = time.perf_counter()
-        entry = run_task(args, manager, model, open_tokenizer(name_or_path), task, length)
+        entry = run_task(args, manager, model, tokenizer, task, length)
         seconds = round(time.perf_counter() - start_time, 3)
         store.append(entry | {"seconds": seconds, "peak_memory_bytes": run.peak_memory(device)})
         print(f"{name}: {task} {entry['score']:.2f}, {entry['n']} items", flush=True)
@@ -93,9 +83,6 @@ def run_task(args: argparse.Namespace, manager, model, tokenizer, task: str, max
 
     Raises ValueError if lm-eval cannot run it.
     """
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-
     with run.errors_of(f"lm-eval cannot run the task {task}"):
         adapter = HFLM(model, tokenizer=tokenizer, batch_size=args.batch_size, max_length=max_length)
         results = simple_evaluate(
@@ -131,41 +118,38 @@ def run_task(args: argparse.Namespace, manager, model, tokenizer, task: str, max
     }
 
 
-def read_measures(args: argparse.Namespace, name: str, result: dict) -> pd.DataFrame:
-    """What is compared of a model: task, item or document, its value (losses: their sum), and number of targets."""
-    frames = []
-    for task, entry in result["sets"].items():
-        values = 100 * np.array(entry["row_scores"])
-        frames.append(pd.DataFrame({"task": task, "id": entry["ids"], "value": values, "targets": 1}))
-    length = result["length"]
-    for path in sorted(args.perplexity.rglob(f"{name}_{length}_*.json")) if args.perplexity else ():
-        losses = (run.read_json(path) or {}).get("document_losses")
-        if losses and "longppl" not in path.name:
-            task = f"loss at {length}, {path.parent.name}"
-            ids = list(map(str, range(len(losses["sum"]))))
-            frames.append(pd.DataFrame({"task": task, "id": ids, "value": losses["sum"], "targets": losses["targets"]}))
-    return pd.concat(frames)
+def read_measures(args: argparse.Namespace) -> pd.DataFrame:
+    """All results: model, method, task, id of an item or document, value (loss: its sum) and number of targets."""
+    lines = []
+    for path in sorted(args.output_dir.glob("*/scores.json")):
+        result = run.read_json(path)
+        name, method, length = path.parent.name, result["method"], result["length"]
+        for task, entry in result["sets"].items():
+            values = 100 * np.array(entry["row_scores"])
+            lines.append((name, method, task, entry["ids"], values, np.ones(len(values))))
+        for path in sorted(args.perplexity.rglob(f"{name}_{length}_*.json")) if args.perplexity else ():
+            losses = (run.read_json(path) or {}).get("document_losses")
+            if losses and "longppl" not in path.name:
+                task, ids = f"loss at {length}, {path.parent.name}", range(len(losses["sum"]))
+                lines.append((name, method, task, ids, losses["sum"], losses["targets"]))
+    table = pd.DataFrame(lines, columns=["model", "method", "task", "id", "value", "targets"])
+    return table.explode(["id", "value", "targets"]).astype({"value": float, "targets": float})
 
 
 def write_table(args: argparse.Namespace) -> None:
     """Writes short.csv from all results in --output_dir, and prints it."""
-    measures, bases = {}, []
-    for path in sorted(args.output_dir.glob("*/scores.json")):
-        result = run.read_json(path) or {}
-        if result.get("benchmark") == "short":
-            measures[path.parent.name] = read_measures(args, path.parent.name, result)
-            bases += [path.parent.name] if result["method"] == "base" else []
-    if len(bases) != 1:
-        print(f"no table: it needs the results of one base in {args.output_dir}, not of {len(bases)}")
+    measures = read_measures(args)
+    is_base = measures.method == "base"
+    if measures[is_base].model.nunique() != 1:
+        print(f"no table: {args.output_dir} has the results of {measures[is_base].model.nunique()} bases, not of one")
         return
-    before = measures.pop(bases[0])
     lines = []
-    for name, after in measures.items():
-        pairs = before.merge(after, on=["task", "id", "targets"])
-        for task, own in pairs.groupby("task", sort=False):
-            change = mean_over_documents(own.value_y - own.value_x, own.targets)
-            interval = change.interval() or (None, None)
-            lines.append((name, task, own.value_x.sum() / own.targets.sum(), change.mean_M[0], *interval, change.n))
+    pairs = measures[~is_base].merge(measures[is_base], on=["task", "id", "targets"], suffixes=("", "_base"))
+    for (model, task), own in pairs.groupby(["model", "task"], sort=False):
+        change = mean_over_documents(own.value - own.value_base, own.targets)
+        interval = change.interval() or (None, None)
+        base = own.value_base.sum() / own.targets.sum()
+        lines.append((model, task, base, change.mean_M[0], *interval, change.n))
     table = pd.DataFrame(lines, columns=["model", "task", "base", "change", "low", "high", "n"])
     table.to_csv(args.output_dir / "short.csv", index=False, lineterminator="\n")
     print(table.to_string(index=False, float_format="{:.3f}".format))
@@ -173,11 +157,15 @@ def write_table(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    manager = open_tasks(args) if args.base_model else None
-    run.for_each_checkpoint(args.base_model, lambda path: evaluate_checkpoint(args, manager, path))
-    locked = lock(args.output_dir / ".short.lock")  # other processes may write the table, too
-    write_table(args)
-    locked.close()
+    manager = TaskManager(include_path=str(args.include_path) if args.include_path else None)
+
+    def evaluate(name_or_path: str) -> None:
+        evaluate_checkpoint(args, manager, name_or_path)
+        locked = lock(args.output_dir / ".short.lock")  # other processes may write the table, too
+        write_table(args)
+        locked.close()
+
+    run.for_each_checkpoint(args.base_model, evaluate)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""The work on one result of eval_ppl.py: how it is recorded, resumed and written."""
+"""The work on one result of eval_ppl.py: how it is shared among ranks, recorded, resumed and written."""
 
+import time
 from pathlib import Path
 
 import run
@@ -10,19 +11,20 @@ class Job:
     """One result: a checkpoint at one length.
 
     path: the result's file.  length: tokens.  settings: what must be equal to resume.
-    starts: what to score: the starts of windows, or the numbers of texts.
-
-    A subclass has `score(model, rope, finished)`, which appends a record of each start to `store`;
-    `summarise(records)`, the values of the result; `name`, of the perplexity, and its keys in these.
+    starts: what to score, `batch_size` at a time: the starts of windows, or the numbers of texts.
+    score: score(model, rope, starts) returns a record with its "start" for each of them.
+    summarise: summarise(records) returns the values of the result; keys: of the perplexity and its interval in these.
     """
 
-    name = value_key = interval_key = ""
-
-    def __init__(self, path: Path, length: int, starts: list[int], settings: dict):
+    def __init__(self, path: Path, length: int, starts: list[int], batch_size: int, settings, score, summarise, keys):
         self.path = path
         self.length = length
         self.starts = starts
+        self.batch_size = batch_size
         self.settings = settings
+        self.score = score
+        self.summarise = summarise
+        self.keys = keys
         progress = path.with_name(f"{path.stem}.progress.jsonl")
         self.store = Store(progress, settings, lambda record: record["start"], results=lambda: [path])
 
@@ -53,12 +55,27 @@ class Job:
             return
         model, rope = load()
         run.reset_peak_memory(model.device)
-        self.score(model, rope, finished)
-        self.store.close()
+        self.score_unfinished(model, rope, finished)
         run.barrier()
         if run.RANK == 0:
             self.write(facts | {"peak_memory_bytes": run.peak_memory(model.device)})
         run.barrier()
+
+    def score_unfinished(self, model, rope, finished: set[int]) -> None:
+        """Scores this rank's share of the unfinished batches, and records each batch as soon as it is done."""
+        batches = [self.starts[i : i + self.batch_size] for i in range(0, len(self.starts), self.batch_size)]
+        unfinished = [starts for starts in batches if not finished.issuperset(starts)]
+        own = unfinished[run.RANK :: run.WORLD_SIZE]
+        bar = run.progress_bar(len(own), self.path.stem, "batch")
+        for starts in own:
+            start_time = time.perf_counter()
+            records = self.score(model, rope, starts)
+            seconds = round((time.perf_counter() - start_time) / len(starts), 6)
+            for record in records:
+                self.store.append(record | {"seconds": seconds})
+            bar.update()
+        bar.close()
+        self.store.close()
 
     def write(self, facts: dict) -> None:
         """Writes the result, removes the record and prints one line.
@@ -86,8 +103,7 @@ class Job:
             result[key] = self.settings.get(key)
         run.write_json(self.path, result)
         self.store.remove()
-
-        value, interval = result[self.value_key], result[self.interval_key]
+        value, interval = [result[key] for key in self.keys]
         shown = "none" if value is None else f"{value:.3f}"
         bounds = "no interval" if interval is None else "[{:.3f}, {:.3f}]".format(*interval)
-        run.print_rank0(f"{self.path}: {self.name} {shown} {bounds}, {len(records)} scored, {seconds:.1f} s")
+        run.print_rank0(f"{self.path}: perplexity {shown} {bounds}, {len(records)} scored, {seconds:.1f} s")

@@ -7,10 +7,8 @@ key tokens. They are kept as intervals of characters, so that models with anothe
 As in the package `longppl`, the evaluator reads BOS before a text, and the tested model reads the text alone.
 """
 
-import functools
 import math
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +17,11 @@ import torch
 
 import run
 from attention import choose_attention
-from checkpoint import choose_dtype, fingerprint, load_model, open_config
+from checkpoint import choose_dtype, fingerprint, open_config
 from job import Job
 from lock import lock
 from rope import RopeSetter, rope_at
-from scoring import check_head, score
+from scoring import load_scored_model, score
 from stats import mean_over_documents
 from summary import perplexity
 from tokenizer import open_tokenizer
@@ -95,8 +93,7 @@ def tokens_inside(offsets: list, intervals: list) -> np.ndarray:
 def prepare(args) -> dict[int, KeyTexts]:
     """The texts at each of --seq_len that is longer than the short context, with their key tokens.
 
-    Raises ValueError if no length is, if a tokenizer cannot tell which characters a token has, or if the published list
-    has too few texts.
+    Raises ValueError if no length is, or if the published list has too few texts.
     """
     lengths = [length for length in args.seq_len if length > args.short_context]
     if not lengths:
@@ -104,22 +101,16 @@ def prepare(args) -> dict[int, KeyTexts]:
     first = args.base_model[0]  # all checkpoints share the vocabulary of the token file
     config = open_config(first, args.trust_remote_code)
     tokens_N, starts, data = open_tokens(args.data_path, args.documents, config.vocab_size)
-    tokenizer = open_offset_tokenizer(first)
+    tokenizer = open_tokenizer(first)
     texts = {}
     for length in lengths:
         texts[length] = [cut_text(document, length, tokenizer) for document in np.split(tokens_N, starts[1:])]
     folder = Path(args.long_ppl)
-    if list(folder.glob("slice_*.txt")):
-        record = {"evaluator": folder.name}
-        return {length: read_list(folder, texts[length], record) for length in lengths}
-    return find_key_texts(args, texts, data["sha256"])
-
-
-def open_offset_tokenizer(name_or_path: str):
-    tokenizer = open_tokenizer(name_or_path)
-    if not tokenizer.is_fast:
-        raise ValueError(f"LongPPL needs a tokenizer.json in {name_or_path}, to map tokens to characters")
-    return tokenizer
+    if any(folder.glob("slice_*.txt")):
+        folders, record = dict.fromkeys(lengths, folder), {"evaluator": folder.name}
+    else:
+        folders, record = find_key_tokens(args, texts, data["sha256"])
+    return {length: read_list(folders[length], texts[length], record) for length in lengths}
 
 
 def cut_text(document: np.ndarray, length: int, tokenizer) -> str:
@@ -141,11 +132,12 @@ def read_list(folder: Path, texts: list[str], record: dict) -> KeyTexts:
     return KeyTexts(texts, intervals, record)
 
 
-def find_key_texts(args, texts: dict[int, list[str]], sha256: str) -> dict[int, KeyTexts]:
-    """Finds the key tokens that are not on disk yet, those of each text by one of the ranks."""
+def find_key_tokens(args, texts: dict[int, list[str]], sha256: str) -> tuple[dict[int, Path], dict]:
+    """({length: folder}, record): finds the key tokens that are not on disk yet, each text by one of the ranks."""
     config = open_config(args.long_ppl, args.trust_remote_code)
     device = run.default_device()
     dtype = choose_dtype(device, args.dtype)
+    attention = choose_attention(args.attention, device, dtype, config)
     record = {
         "evaluator": args.long_ppl,
         "evaluator_checkpoint": fingerprint(args.long_ppl, config),
@@ -154,102 +146,78 @@ def find_key_texts(args, texts: dict[int, list[str]], sha256: str) -> dict[int, 
         "evaluator_dtype": dtype,
     }
     root = args.output_dir.parent if args.output_dir.suffix == ".json" else args.output_dir
-    locked = lock(root / ".key_text.lock") if run.RANK == 0 else None  # a second process waits for these key tokens
+    locked = lock(root / ".key_text.lock") if run.RANK == 0 else None  # other processes wait for the same key tokens
     run.barrier()
-
-    @functools.cache
-    def load():
-        attention = choose_attention(args.attention, device, dtype, config)
-        model = load_model(args.long_ppl, config, dtype, attention, device)
-        check_head(model, torch.tensor([[0, 1, 2]], device=device))
-        return model, RopeSetter(model), open_offset_tokenizer(args.long_ppl)
-
-    key_texts = {}
+    folders, missing = {}, []
     for length, own_texts in texts.items():
         key = run.run_key({**record, "data": sha256, "length": length})
-        folder = root / f"key_text_{run.checkpoint_name(args.long_ppl)}_{length}_{key}"
+        folders[length] = root / f"key_text_{run.checkpoint_name(args.long_ppl)}_{length}_{key}"
         if length > config.max_position_embeddings:
             run.print_rank0(f"WARNING: {args.long_ppl} finds key tokens of {length} tokens, which exceed its window")
         for i in range(run.RANK, len(own_texts), run.WORLD_SIZE):
-            path = folder / f"slice_{i}.txt"
+            path = folders[length] / f"slice_{i}.txt"
             if not path.exists():
-                intervals = find_key_intervals(*load(), own_texts[i], args.short_context, args.short_stride)
-                run.write_text(path, ";".join(f"[{start}, {stop}]" for start, stop in intervals))
-        run.barrier()
-        key_texts[length] = read_list(folder, own_texts, record)
-    load.cache_clear()
-    run.release_memory()
+                missing.append((path, own_texts[i]))
+    if missing:
+        tokenizer = open_tokenizer(args.long_ppl)
+        model, rope = load_scored_model(args.long_ppl, config, dtype, attention, device)
+        for path, text in missing:
+            intervals = find_key_intervals(model, rope, tokenizer, text, args.short_context, args.short_stride)
+            run.write_text(path, ";".join(f"[{start}, {stop}]" for start, stop in intervals))
+        del model, rope
+        run.release_memory()
+    run.barrier()
     if locked:
         locked.close()
-    return key_texts
+    return folders, record
 
 
-class TextJob(Job):
+def make_text_job(path: Path, length: int, key_texts: KeyTexts, name_or_path: str, settings: dict) -> Job:
     """LongPPL of one length. path: the result of the windows, beside which it is written."""
+    tokenizer = open_tokenizer(name_or_path)
+    texts, intervals = key_texts.texts, key_texts.intervals
+    settings = {
+        "protocol": "longppl",
+        "seq_len": length,
+        "documents": len(texts),
+        "key_tokens": run.run_key({"intervals": intervals}),
+        **key_texts.record,
+        **settings,
+    }
 
-    name, value_key, interval_key = "LongPPL", "long_ppl", "long_ppl_interval_95"
+    def score_texts(model, rope: RopeSetter, numbers: list[int]) -> list[dict]:
+        return [{"start": i, **score_text(model, rope, tokenizer, texts[i], intervals[i])} for i in numbers]
 
-    def __init__(self, path: Path, length: int, key_texts: KeyTexts, name_or_path: str, settings: dict):
-        self.key_texts, self.name_or_path = key_texts, name_or_path
-        n_texts = len(key_texts.texts)
-        settings = {
-            "protocol": "longppl",
-            "seq_len": length,
-            "documents": n_texts,
-            "key_tokens": run.run_key({"intervals": key_texts.intervals}),
-            **key_texts.record,
-            **settings,
-        }
-        super().__init__(path.with_name(f"{path.stem}_longppl.json"), length, list(range(n_texts)), settings)
-
-    def score(self, model, rope: RopeSetter, finished: set[int]) -> None:
-        """Scores and records this rank's share of the unfinished texts."""
-        tokenizer = open_offset_tokenizer(self.name_or_path)
-        unfinished = [i for i in self.starts if i not in finished]
-        for i in unfinished[run.RANK :: run.WORLD_SIZE]:
-            start_time = time.perf_counter()
-            losses = score_text(model, rope, tokenizer, self.key_texts.texts[i], self.key_texts.intervals[i])
-            self.store.append({"start": i, **losses, "seconds": round(time.perf_counter() - start_time, 6)})
-
-    def summarise(self, records: list[dict]) -> dict:
-        return summarise_texts(records)
+    path = path.with_name(f"{path.stem}_longppl.json")
+    keys = ("long_ppl", "long_ppl_interval_95")
+    return Job(path, length, list(range(len(texts))), 1, settings, score_texts, summarise_texts, keys)
 
 
 def score_text(model, rope: RopeSetter, tokenizer, text: str, intervals: list) -> dict:
-    """Sums of the losses, nats, and numbers of the key tokens and of all tokens but the first.
-
-    The sums are None if a loss is not finite.
-    """
+    """Sum of the losses of the key tokens, nats, None if one is not finite; the numbers of key tokens and of tokens."""
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    nll_N = text_losses(model, rope, encoding.input_ids)
     keys = tokens_inside(encoding.offset_mapping, intervals)
-    is_finite = bool(np.isfinite(nll_N[1:]).all())
+    loss = float(text_losses(model, rope, encoding.input_ids)[keys].sum())
     return {
-        "key_loss": float(nll_N[keys].sum()) if is_finite else None,
+        "key_loss": loss if math.isfinite(loss) else None,
         "key_tokens": len(keys),
-        "loss": float(nll_N[1:].sum()) if is_finite else None,
-        "tokens": len(nll_N) - 1,
+        "tokens": len(encoding.input_ids),
     }
 
 
 def summarise_texts(records: list[dict]) -> dict:
     """LongPPL with its 95 % interval over the texts, the sampled units; None without key tokens or finite losses."""
+    sum_D = [record["key_loss"] for record in records]
     target_D = [record["key_tokens"] for record in records]
     result = {
         "long_ppl": None,
         "long_ppl_interval_95": None,
         "n_key_tokens": sum(target_D),
         "n_documents": len(records),
-        "text_perplexity": None,
     }
-    n_tokens = sum(record["tokens"] for record in records)
-    if n_tokens == 0 or any(record["loss"] is None for record in records):
-        return result
-    sum_D = [record["key_loss"] for record in records]
-    result["document_losses"] = {"sum": sum_D, "targets": target_D}
-    result["text_perplexity"] = perplexity(sum(record["loss"] for record in records) / n_tokens)
-    if sum(target_D):
+    if sum(target_D) and None not in sum_D:
         estimate = mean_over_documents(sum_D, target_D)
         result["long_ppl"] = perplexity(float(estimate.mean_M[0]))
         result["long_ppl_interval_95"] = [perplexity(bound) for bound in estimate.interval() or ()] or None
+        result["document_losses"] = {"sum": sum_D, "targets": target_D}
     return result

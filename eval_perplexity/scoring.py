@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from checkpoint import transform_logits
+from checkpoint import load_model, transform_logits
+from rope import RopeSetter
 
 # float32 logits of one chunk; above 32 MiB glibc returns memory after every use, and each chunk pages it in again
 CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 512 << 20}
@@ -21,37 +22,42 @@ def score(model, tokens_BL1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     hidden_BLD = model.base_model(input_ids=tokens_BL1[:, :-1], use_cache=False).last_hidden_state
     hidden_ND = hidden_BLD.flatten(0, 1)
     targets_N = tokens_BL1[:, 1:].flatten()
-    nll_N = torch.empty(len(hidden_ND), device=hidden_ND.device)
-    hit_N = torch.empty_like(nll_N, dtype=torch.bool)
     lm_head = model.get_output_embeddings()
     row_bytes = 4 * lm_head.weight.shape[0]
     n_rows = max(1, CHUNK_BYTES[hidden_ND.device.type] // row_bytes)
-    for first in range(0, len(hidden_ND), n_rows):
-        chunk = slice(first, first + n_rows)
-        logits_nV = transform_logits(model.config, lm_head(hidden_ND[chunk])).float()
-        nll_N[chunk], hit_N[chunk] = score_chunk(logits_nV, targets_N[chunk])
+    losses, hits = [], []
+    for hidden_nD, target_n in zip(hidden_ND.split(n_rows), targets_N.split(n_rows), strict=True):
+        logits_nV = transform_logits(model.config, lm_head(hidden_nD)).float()
+        losses.append(F.cross_entropy(logits_nV, target_n, reduction="none"))
+        hits.append(is_argmax(logits_nV, target_n))
     shape = hidden_BLD.shape[:2]
-    return nll_N.view(shape), hit_N.view(shape)
+    return torch.cat(losses).view(shape), torch.cat(hits).view(shape)
 
 
-def score_chunk(logits_nV: torch.Tensor, target_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy, float32 [n], and whether the argmax is the target, bool [n]. logits_nV: float32."""
-    nll_n = F.cross_entropy(logits_nV, target_n, reduction="none")
-    target_logit_n = logits_nV.gather(1, target_n[:, None])[:, 0]
-    hit_n = target_logit_n == logits_nV.amax(-1)  # far cheaper than argmax, which then decides ties
+def is_argmax(logits_nV: torch.Tensor, target_n: torch.Tensor) -> torch.Tensor:
+    """Whether the argmax is the target, bool [n]."""
+    hit_n = logits_nV.gather(1, target_n[:, None])[:, 0] == logits_nV.amax(-1)  # far cheaper than argmax
     rows = hit_n.nonzero()[:, 0]
-    hit_n[rows] = logits_nV[rows].argmax(-1) == target_n[rows]
-    return nll_n, hit_n
+    hit_n[rows] = logits_nV[rows].argmax(-1) == target_n[rows]  # decides ties
+    return hit_n
+
+
+def load_scored_model(name_or_path: str, config, dtype: str, attention: str, device) -> tuple:
+    """(the model, its RopeSetter). Raises ValueError if `score` cannot compute its logits."""
+    model = load_model(name_or_path, config, dtype, attention, device)
+    check_head(model)
+    return model, RopeSetter(model)
 
 
 @torch.inference_mode()
-def check_head(model, tokens_1L: torch.Tensor) -> None:
-    """Makes sure that `score` computes the logits that the model does, on a short input, int64 [1, L].
+def check_head(model) -> None:
+    """Makes sure that `score` computes the logits that the model does, on a short input.
 
     Raises ValueError if its own logits differ (some architectures change them after the LM head).
     """
-    logits_1LV = model(input_ids=tokens_1L, use_cache=False).logits.float()
-    hidden_1LD = model.base_model(input_ids=tokens_1L, use_cache=False).last_hidden_state
+    ids_1L = torch.arange(16, device=model.device)[None]
+    logits_1LV = model(input_ids=ids_1L, use_cache=False).logits.float()
+    hidden_1LD = model.base_model(input_ids=ids_1L, use_cache=False).last_hidden_state
     ours_1LV = transform_logits(model.config, model.get_output_embeddings()(hidden_1LD)).float()
     scale = logits_1LV.nan_to_num(0, 0, 0).abs().max().item()  # a token that is never predicted has -inf
     # nan == nan here: a model whose weights are broken is reported by its losses, not by this check

@@ -1,11 +1,12 @@
 """From the records of the windows to the numbers of a result: means, perplexities and their 95 % intervals."""
 
 import math
+from statistics import fmean
 
 import numpy as np
 
 from stats import mean_over_documents
-from windows import LAST, mean, position_buckets
+from windows import position_buckets, recorded_parts
 
 
 def perplexity(loss: float | None) -> float | None:
@@ -22,10 +23,10 @@ def summarise(records: list[dict], length: int, n_documents: int) -> dict:
     n_correct = sum(record["correct"] for record in records)
     n_bad = sum(record["loss"] is None for record in records)
     complete = [] if n_bad else records
-
-    total = mean_loss(complete, "loss", n_documents)
+    means = {key: mean_loss(complete, key, n_documents) for key in recorded_parts(length)}
+    total = means.pop("loss")
     sum_D, target_D = sum_by_document(complete, "loss", n_documents)
-    result = {
+    return {
         "val_acc": n_correct / (len(records) * length),
         "val_loss": total["loss"],
         "val_perplexity": total["perplexity"],
@@ -34,18 +35,15 @@ def summarise(records: list[dict], length: int, n_documents: int) -> dict:
         "sampled_unit": "document",
         "n_sampled_documents": int((target_D > 0).sum()),
         "n_windows_not_finite": n_bad,
+        "loss_by_position": loss_by_position(complete, length),
+        **means,
+        # to compare two models document by document
+        "document_losses": {"sum": sum_D.tolist(), "targets": target_D.tolist()},
     }
-    result["loss_by_position"] = loss_by_position(complete, length)
-    for n in LAST:
-        if length > n:
-            result[f"last_{n}"] = mean_loss(complete, f"last_{n}", n_documents)
-    # to compare two models document by document
-    result["document_losses"] = {"sum": sum_D.tolist(), "targets": target_D.tolist()}
-    return result
 
 
 def sum_by_document(records: list[dict], key: str, n_documents: int) -> tuple[np.ndarray, np.ndarray]:
-    """(summed losses, numbers of targets) over all windows, float64 and int64 [D]. key: "loss" or "last_<n>"."""
+    """(summed losses, numbers of targets) over all windows, float64 and int64 [D]. key: of windows.recorded_parts."""
     sum_D = np.zeros(n_documents)
     target_D = np.zeros(n_documents, dtype=int)
     for record in records:
@@ -61,9 +59,9 @@ def mean_loss(records: list[dict], key: str, n_documents: int) -> dict:
 
     All windows have the same number of targets, so the mean over windows is that over targets, the interval's centre.
     """
-    loss = mean([record[key] for record in records])
-    interval = None
+    loss = interval = None
     if records:
+        loss = fmean(record[key] for record in records)
         interval = mean_over_documents(*sum_by_document(records, key, n_documents)).interval()
     if interval:
         interval = [perplexity(bound) for bound in interval]
@@ -74,8 +72,9 @@ def loss_by_position(records: list[dict], length: int) -> list[dict]:
     """Mean loss and perplexity in each bucket of positions (windows.position_buckets); null without records."""
     buckets = []
     for i, (first, last) in enumerate(position_buckets(length)):
-        loss = mean([record["buckets"][i] for record in records])  # sums over the bucket's positions
-        if loss is not None:
-            loss /= last - first + 1
+        loss = None
+        if records:
+            sums = [record["buckets"][i] for record in records]
+            loss = fmean(sums) / (last - first + 1)
         buckets.append({"from": first, "to": last, "loss": loss, "perplexity": perplexity(loss)})
     return buckets

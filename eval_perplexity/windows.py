@@ -5,7 +5,6 @@ beginning with the same token (BOS). `<file>.json` beside it, written by prepare
 """
 
 import hashlib
-import math
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +70,13 @@ def subsample(starts: np.ndarray, max_windows: int | None, seed: int) -> np.ndar
 
 def position_buckets(length: int) -> list[tuple[int, int]]:
     """Log-spaced ranges (first, last) of a target's position 1 .. length - 1, the number of tokens before it."""
-    buckets = []
-    first = 1
-    while first < length:
-        buckets.append((first, min(2 * first, length) - 1))
-        first *= 2
-    return buckets
+    firsts = [2**k for k in range((length - 1).bit_length())]
+    return [(first, min(2 * first, length) - 1) for first in firsts]
+
+
+def recorded_parts(length: int) -> dict[str, int]:
+    """{key in a record: number of last targets} of the mean losses that are recorded of a window."""
+    return {"loss": length - 1} | {f"last_{n}": n for n in LAST if n < length}
 
 
 def split_by_document(losses: np.ndarray, first_position: int, document_starts: np.ndarray) -> dict:
@@ -93,28 +93,20 @@ def split_by_document(losses: np.ndarray, first_position: int, document_starts: 
 
 
 def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray, document_starts: np.ndarray) -> dict:
-    """What is kept of a window: its mean loss over the L - 1 targets inside it, hits over all L positions, the sums
-    of the losses in each position bucket, the mean over the last targets; both means also split by document. Without
-    losses if one is not finite.
+    """What is kept of a window: hits over all L positions; of the L - 1 targets inside it the mean losses of
+    `recorded_parts`, also split by document, and the sums in each position bucket. No losses if one is not finite.
 
     nll_L: float64 [L].  hit_L: bool [L].  The last target is the token after the window and counts as a hit only.
     """
     inside = nll_L[:-1]
     length = len(nll_L)
-    kept = {"start": int(start), "correct": int(hit_L.sum()), "loss": None}
+    kept = {"start": start, "correct": int(hit_L.sum()), "loss": None}
     if np.isfinite(inside).all():
-        kept["loss"] = float(inside.mean())
-        kept["loss_documents"] = split_by_document(inside, start + 1, document_starts)
+        for key, n in recorded_parts(length).items():
+            losses = inside[-n:]
+            kept[key] = float(losses.mean())
+            kept[f"{key}_documents"] = split_by_document(losses, start + length - n, document_starts)
         kept["buckets"] = []
         for first, last in position_buckets(length):
             kept["buckets"].append(float(inside[first - 1 : last].sum()))
-        for n in LAST:
-            if length > n:
-                kept[f"last_{n}"] = float(inside[-n:].mean())
-                kept[f"last_{n}_documents"] = split_by_document(inside[-n:], start + length - n, document_starts)
     return kept
-
-
-def mean(values: list[float]) -> float | None:
-    """Mean that does not depend on how the sum was split; None without values."""
-    return math.fsum(values) / len(values) if values else None

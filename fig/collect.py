@@ -5,13 +5,12 @@ Files are recognised by their content, wherever they are. One that is incomplete
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from run import read_text
-from scores import Score, merge_depths, with_value
+from scores import Score, needle_means, with_value
 
 BENCHMARKS = {
     "perplexity": "Perplexity",
@@ -197,23 +196,17 @@ def add_model(results: Results, info: dict) -> str:
     path = info.pop("path")
     name = Path(path).name
     known = results.models.setdefault(name, info)
-    conflict = find_conflict(known, info)
-    if conflict:
-        results.warnings.append(f"{name}: {conflict} is {known[conflict]} in one result and {info[conflict]} in {path}")
-        name = path.strip("./")
-        known = results.models.setdefault(name, info)
+    for key in known:
+        values = {known[key], info[key]} - {None}
+        if len(values) > 1 and key != "base_model":  # the path of the base depends on the stage
+            results.warnings.append(f"{name}: {key} is {known[key]} in one result and {info[key]} in {path}")
+            name = path.strip("./")
+            known = results.models.setdefault(name, info)
+            break
     for key, value in info.items():
         if known[key] is None:
             known[key] = value
     return name
-
-
-def find_conflict(known: dict, info: dict) -> str | None:
-    """The first key that tells two models apart; the path of the base depends on the stage."""
-    for key, value in known.items():
-        if key != "base_model" and value != info[key] and None not in (value, info[key]):
-            return key
-    return None
 
 
 def collect(roots: list[Path]) -> Results:
@@ -239,12 +232,3 @@ def collect(roots: list[Path]) -> Results:
     scores = first_scores.values()
     results.scores = sorted([*needle_means(scores), *scores], key=lambda score: score.place)  # parts as in their files
     return results
-
-
-def needle_means(scores: list[Score]) -> list[Score]:
-    """The mean over depths at each length, as further scores."""
-    cells_by_length = defaultdict(list)
-    for score in scores:
-        if score.benchmark == "needle" and score.value is not None:
-            cells_by_length[score.place].append(score)
-    return list(map(merge_depths, cells_by_length.values()))

@@ -25,9 +25,10 @@ def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
     measure: one of PERPLEXITIES. Needle and RULER at every length, the others, which have none, at that of Table 1.
     """
     pairs = [pd.DataFrame(columns=PAIRS)]
-    shown = next((column.scores for column in columns if column.benchmark == "perplexity"), None)
-    if shown is None:
+    perplexities = [column.scores for column in columns if column.benchmark == "perplexity"]
+    if not perplexities:
         return pairs[0]
+    shown = perplexities[0]
     whole = scores.query("part == ''")
     measures = whole.query("benchmark in @PERPLEXITIES and task in @shown.task")
     measures = measures.rename(columns={"benchmark": "measure", "value": "perplexity"})
@@ -38,9 +39,9 @@ def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
         own = column.scores.assign(length=shown.length.iloc[0])
         if column.benchmark in ("needle", "ruler"):
             own = whole.query("benchmark == @column.benchmark and task in @own.task")
-        means = own.groupby(["label", "length"], sort=False, as_index=False)
-        means = means.agg(score=("value", "mean"), n_tasks=("task", "size"))
-        complete = means[means.n_tasks == own.task.nunique()]
+        groups = own.groupby(["label", "length"], sort=False)
+        means = groups.agg(score=("value", "mean"), n_tasks=("task", "size"))
+        complete = means[means.n_tasks == own.task.nunique()].reset_index()
         pairs.append(complete.merge(measures).assign(benchmark=column.benchmark))
     return pd.concat(pairs, join="inner")
 
@@ -50,12 +51,11 @@ def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
     exact = [row.label for row in rows if row.group == EXACT]
     lines = []
     for (measure, benchmark), points in pairs.groupby(["measure", "benchmark"], sort=False):
-        groups = {"all methods": points, EXACT: points[points.label.isin(exact)]}
-        for methods, own in groups.items():
-            parts = {f"{length:g}": part for length, part in own.groupby("length")}
+        for methods, own in {"all methods": points, EXACT: points[points.label.isin(exact)]}.items():
+            parts = [(f"{length:g}", part) for length, part in own.groupby("length")]
             if len(parts) > 1:
-                parts["mean of lengths"] = own
-            for length, part in parts.items():
+                parts.append(("mean of lengths", own))
+            for length, part in parts:
                 wide = part.pivot(index="label", columns="length", values=["perplexity", "score"])
                 rho = rank_correlation(wide.perplexity.to_numpy(float), wide.score.to_numpy(float))
                 lines.append((measure, benchmark, methods, length, len(wide), len(part), *rho))

@@ -96,12 +96,11 @@ def make_rows(results: Results) -> list[Row]:
 def make_row(info: dict) -> Row:
     """The row of a model, without models. info: collect.MODEL_KEYS."""
     method = info["method"].removesuffix("_frozen")
-    kind = "base" if method == "base" else "fine-tuned"
-    label = method
-    if kind != "base" and info["trained_tokens"] == 0:
-        kind = "frozen"
-        label = f"{method} (frozen)"
-    return Row(method, kind, info, [], label)
+    if method == "base":
+        return Row(method, "base", info, [], method)
+    if info["trained_tokens"] == 0:
+        return Row(method, "frozen", info, [], f"{method} (frozen)")
+    return Row(method, "fine-tuned", info, [], method)
 
 
 def add_to_labels(rows: list[Row], describe) -> None:
@@ -132,8 +131,7 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
     first_source = frame.groupby(["benchmark", "task"]).source.transform("min")
-    others = frame[frame.source != first_source].drop_duplicates(["task", "source"])
-    for task, source in zip(others.task, others.source, strict=True):
+    for task, source in frame[frame.source != first_source].groupby(["task", "source"]).groups:
         note = "are in results.csv only; the others are on other data"
         results.warnings.append(f"{task}: results on {source} data {note}")
     return frame[frame.source == first_source]

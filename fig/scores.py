@@ -1,6 +1,6 @@
 """Score: a number of a model with its samples, means of scores, and their intervals by stats.py."""
 
-from collections import ChainMap
+from collections import ChainMap, defaultdict
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -119,16 +119,23 @@ def mean_of(scores: list[Score]) -> Score:
     return mean
 
 
-def merge_depths(cells: list[Score]) -> Score:
-    """The mean over the depths of a needle grid at one length, with all of their trials."""
-    frame = pd.DataFrame(cells)
-    folder = cells[0].file.rpartition("/")[0]
-    mean = replace(cells[0], part="", file=folder, settings={}, n=int(frame.n.sum()))
-    mean.value = float(np.average(frame.value, weights=frame.n))
-    mean.drawn_text = bool(frame.drawn_text.all())
-    mean.samples = dict(ChainMap(*frame.samples))
-    set_interval(mean, [mean])
-    return mean
+def needle_means(scores: list[Score]) -> list[Score]:
+    """The mean over the depths of a needle grid at each length, with all of their trials, as further scores."""
+    cells_by_length = defaultdict(list)
+    for score in scores:
+        if score.benchmark == "needle" and score.value is not None:
+            cells_by_length[score.place].append(score)
+    means = []
+    for cells in cells_by_length.values():
+        frame = pd.DataFrame(cells)
+        folder = cells[0].file.rpartition("/")[0]
+        mean = replace(cells[0], part="", file=folder, settings={}, n=int(frame.n.sum()))
+        mean.value = float(np.average(frame.value, weights=frame.n))
+        mean.drawn_text = bool(frame.drawn_text.all())
+        mean.samples = dict(ChainMap(*frame.samples))
+        set_interval(mean, [mean])
+        means.append(mean)
+    return means
 
 
 def merge_seeds(scores: list[Score]) -> Score:

@@ -180,25 +180,20 @@ def fill(columns: list[Column], rows: list[Row]) -> None:
                 cell.mark = "best" if cell.value == complete[0].value else mark
 
 
-def share_samples(cells: list[Cell]) -> bool:
-    """Whether cells can be compared: of each score, all have at least half of the first cell's samples."""
-    for first, *others in zip(*(cell.scores for cell in cells), strict=True):
+def can_compare(cell: Cell, best: Cell) -> bool:
+    """Whether a cell can be compared with the best: of each score, it has at least half of the same samples."""
+    for own, first in zip(cell.scores, best.scores, strict=True):
         ids = set(first.samples or ())
-        least = max(1, len(ids) / 2)
-        for score in others:
-            ids &= set(score.samples or ())
-            if score.design != first.design or len(ids) < least:
-                return False
+        shared = ids.intersection(own.samples or ())
+        if own.design != first.design or len(shared) < max(1, len(ids) / 2):
+            return False
     return True
 
 
 def compare_with_best(cells: list[Cell]) -> list[str]:
     """The mark of each cell: "tie" or "worse" than the first, the best, or "not compared" for want of samples."""
-    compared = [0]
-    for i in range(1, len(cells)):
-        if share_samples([cells[j] for j in (*compared, i)]):
-            compared.append(i)
     marks = ["not compared"] * len(cells)
+    compared = [i for i, cell in enumerate(cells) if can_compare(cell, cells[0])]
     if len(compared) > 1:
         estimate = make_estimate([cells[i].scores for i in compared])
         if estimate.n_units > 1:

@@ -92,15 +92,19 @@ def test_windows_are_kept_at_another_batch_size_and_a_missing_one_is_scored(eval
 
 def test_losses_that_are_not_finite_end_with_status_1_and_keep_the_record(evaluate, tmp_path, monkeypatch):
     def broken_score(model, ids_BL1):
-        targets = ids_BL1[:, 1:]
-        return torch.full(targets.shape, float("nan")), torch.zeros_like(targets, dtype=torch.bool)
+        nll_BL = torch.ones(ids_BL1[:, 1:].shape)
+        nll_BL[-1, 5] = float("nan")
+        return nll_BL, nll_BL > 2
 
     monkeypatch.setattr(eval_ppl, "score", broken_score)
     out = tmp_path / "one.json"
     for _ in range(2):  # the second run finds the result
         with pytest.raises(SystemExit, match=f"^error: .*no perplexity in {out}"):
-            evaluate("--seq_len", 64, "--max_windows", 3, "--output_dir", out)
-        assert content(out)["val_perplexity"] is None and content(out)["n_windows_not_finite"] == 3
+            evaluate("--seq_len", 128, "--max_windows", 4, "--batch_size", 4, "--output_dir", out)
+        result = content(out)
+        assert result["val_loss"] is result["val_perplexity"] is result["perplexity_interval_95"] is None
+        assert result["last_64"]["loss"] is result["loss_by_position"][0]["loss"] is None
+        assert result["n_windows_not_finite"] == 1
 
 
 def test_one_process_evaluates_several_checkpoints_past_a_bad_one(evaluate, checkpoint, tmp_path, capsys):
@@ -117,7 +121,7 @@ def test_one_process_evaluates_several_checkpoints_past_a_bad_one(evaluate, chec
 
 # --- bad input
 def test_bad_input_is_one_line_before_the_model(evaluate, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(eval_ppl, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(eval_ppl, "load_scored_model", lambda *_: pytest.fail("the model was loaded"))
     large = write_tokens(tmp_path / "large" / "test.bin", [*documents(9), 0, 65_000, *documents(4)])
     other = write_tokens(tmp_path / "other" / "test.bin", documents(13), sha256="0")
     empty = write_tokens(tmp_path / "empty" / "test.bin", [])

@@ -5,7 +5,6 @@ import shutil
 import pandas as pd
 import pytest
 
-import costs
 import making
 import tables
 from collect import collect
@@ -71,14 +70,6 @@ def test_repeated_results_and_two_models_of_one_name_are_reported(tmp_path):
     assert [row.models for row in make_rows(results)] == [["b/m"], ["c/m"], ["m"]]
     assert results.warnings[0] == "m: trained_length is 512 in one result and 256 in /b/m"
     assert "m: checkpoint is first" in results.warnings[1] and "d/results" in results.warnings[2]
-
-
-def test_metrics_that_are_cut_are_named(study, tmp_path):
-    results = collect([study / "needle"])
-    making.write(tmp_path / "m_pi_512" / "config.json", {"context_extension": {}})
-    (tmp_path / "m_pi_512" / "metrics.jsonl").write_text('{"tokens_seen": 400}\n')
-    assert costs.read_training(tmp_path, results) == ([], {"m_pi_512": {}})
-    assert len(results.warnings) == 1 and "no costs" in results.warnings[0]
 
 
 def test_results_on_other_data_or_of_another_base_share_no_row(tmp_path):

@@ -36,8 +36,5 @@ def test_reach_and_relation(study):
     tuned = needle[needle.label.isin([row.label for row in rows if row.kind == "fine-tuned"])]
     inside = tuned[tuned.length <= 512].value.mean()
     beyond = tuned[tuned.length == 1024].value.mean()
-    expected = f"fine-tuned methods find {inside:.0f} % of needles up to 512 tokens and {beyond:.0f} % beyond"
-    assert expected in sentences[2]
-    assert (
-        "no clear relation in Needle (ρ = -0.98 [-1.00, 0.98]), Many-shot (ρ = -" in sentences[3]
-    )  # its interval includes 0
+    assert f"fine-tuned methods find {inside:.0f} % of needles up to 512 tokens and {beyond:.0f} %" in sentences[2]
+    assert "no clear relation in Needle (ρ = -0.98 [-1.00, 0.98])" in sentences[3]  # the interval includes 0
