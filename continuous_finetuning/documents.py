@@ -5,7 +5,6 @@
 tokens. Fu et al. estimate the tokens of a document as characters / 3.68; here they are counted.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from glob import escape
@@ -19,7 +18,7 @@ from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
 from records import read_fields
-from run import errors_of
+from run import errors_of, run_key
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 ENCODED_DOCUMENTS = 64  # at a time: while a text is encoded, it takes many times the memory of its ids
@@ -42,17 +41,6 @@ def file_format(path: Path) -> str | None:
     return FORMATS.get(Path(name).suffix)
 
 
-def hash_files(files: list[Path]) -> str:
-    """SHA-256 over the names and the content of files."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
 def open_dataset(name: str, subset: str | None, split: str, revision: str | None):
     """Opens local files or a hub dataset; returns (dataset for `read_documents`, string that identifies the data).
 
@@ -72,7 +60,8 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
     formats = {file_format(file) for file in files}
     if formats not in ({"json"}, {"parquet"}):
         raise ValueError(f"--dataset {path}: expected *.parquet or *.jsonl / *.json files (.gz, .zst), not both")
-    identity = f"sha256:{hash_files(files)}"
+    states = [file.stat() for file in files]
+    identity = run_key({"sizes": [s.st_size for s in states], "times": [s.st_mtime_ns for s in states]})
     if formats == {"json"}:
         return files, identity
     with errors_of(f"--dataset {path} cannot be read"):

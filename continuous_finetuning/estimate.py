@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedConfig
 
 import checkpoint_writer
-import packing
+import training_rows
 from memory import TILE_LOGITS
 from rope import head_dim
 from tracking import matmul_parameters, training_flops_per_token
@@ -74,15 +74,14 @@ def make_plan(config: PreTrainedConfig, method, flags, gpus: int) -> Plan:
 
 
 def steps(plan: Plan) -> float:
-    """Optimizer steps; 0 if only tokenising or downloading the data could tell."""
+    """Optimizer steps; 0 if the data must be downloaded first."""
     flags = plan.flags
     if flags.max_steps > 0:
         return flags.max_steps
     rows, data_length = DATASETS.get(flags.dataset_dir, (0, 0))
     if Path(flags.dataset_dir).exists():
-        data = packing.read(flags.dataset_dir)
-        if "input_ids" in data.column_names:
-            rows, data_length = len(data), len(data[0]["input_ids"])
+        data = training_rows.read(flags.dataset_dir)
+        rows, data_length = len(data), len(data[0]["input_ids"])
     blocks = data_length // plan.method.row_length
     return flags.num_train_epochs * rows * blocks / plan.rows_per_step
 

@@ -37,8 +37,8 @@ import ds_config  # noqa: E402
 import estimate  # noqa: E402
 import memory  # noqa: E402
 import methods  # noqa: E402
-import packing  # noqa: E402
 import training  # noqa: E402
+import training_rows  # noqa: E402
 from attention import CHOICES, choose_attention, is_full_attention, sdpa_kernels  # noqa: E402
 from checkpoint import transform_logits  # noqa: E402
 from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
@@ -244,12 +244,12 @@ def main() -> None:
     output = Path(args.output_dir)
     tokenizer = open_tokenizer(base)
     with args.main_process_first():
-        data = packing.read(flags.dataset_dir)
+        data = training_rows.read(flags.dataset_dir)
         cut = not method.extends_rows or method.row_length < length
-        data = packing.rows(data, tokenizer, method.row_length, config.vocab_size, cut, flags.document_mask)
+        data = training_rows.select(data, method.row_length, config.vocab_size, cut, flags.document_mask)
     recipe = training.recipe(args, flags, data)
     if flags.pose:
-        data = packing.draw_skips(data, method.row_length, length, args.seed)
+        data = training_rows.draw_skips(data, method.row_length, length, args.seed)
     settings = checkpoint_writer.run_settings(name, method, base, config, trained=True)
     settings |= {"low_rank_training": flags.low_rank_training, **recipe}
     with args.main_process_first():

@@ -22,6 +22,7 @@ import argparse
 import hashlib
 import math
 import os
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -32,7 +33,6 @@ import pyarrow.parquet
 
 import documents
 from checkpoint_writer import claim, move_in
-from packing import pack
 from run import Parser, command_line, positive_int, progress_bar, run_script, versions, write_json
 from tokenizer import open_tokenizer
 
@@ -86,6 +86,28 @@ def parse_args() -> argparse.Namespace:
     if args.mix and (args.source_column is None or args.total_tokens is None):
         raise ValueError("--mix needs --source_column, the name of each document's source, and --total_tokens")
     return args
+
+
+def pack(documents: Iterable[np.ndarray], length: int) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """Joins documents in order and cuts them every `length` tokens, without the last partial row.
+
+    Yields (ids int32 [length], where documents begin in the row). The first is 0: a row may begin inside a document.
+    """
+    pieces, starts, tokens = [], [], 0  # of the rows that are not complete
+    for ids_N in documents:
+        pieces.append(ids_N)
+        starts.append(tokens)
+        tokens += len(ids_N)
+        if tokens < length:
+            continue
+        joined_N = np.concatenate(pieces)
+        complete = tokens - tokens % length
+        for first in range(0, complete, length):
+            inside = [start - first for start in starts if first < start < first + length]
+            yield joined_N[first : first + length], [0, *inside]
+        pieces = [joined_N[complete:]]
+        starts = [start - complete for start in starts if start >= complete]
+        tokens -= complete
 
 
 def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[documents.Mixture, int, str]:
@@ -147,12 +169,9 @@ def main() -> None:
         "command": command_line(),
         "settings": settings,
         "rows": rows,
-        "length": args.length,
         "tokens": rows * args.length,
-        "tokens_dropped": mixture.tokens.total() - rows * args.length,  # of the last documents: less than a row
         "missing_tokens": missing_tokens,  # by source, if the data ended early
-        "documents_seen": mixture.documents_seen,  # by source, as the next two
-        "documents_kept": mixture.documents_kept,
+        "documents_kept": mixture.documents_kept,  # by source, as the next
         "tokens_kept": mixture.tokens,
         "input_ids_sha256": ids_sha256,  # over all ids in order, as little-endian int32
         "versions": versions("datasets", "tokenizers", "pyarrow", "numpy"),

@@ -18,8 +18,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import rotate_checkpoints
 
 import checkpoint_writer
-import packing
 import tracking
+import training_rows
 from run import errors_of, print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
@@ -36,7 +36,7 @@ def recipe(args: TrainingArguments, flags, data) -> dict:
     settings = {
         "dataset": flags.dataset_dir,
         "rows": len(data),
-        "rows_sha256": packing.rows_sha256(data),
+        "rows_sha256": training_rows.rows_sha256(data),
         "global_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * data_ranks,
         "precision": "bfloat16" if args.bf16 else "float32",
         "attention": flags.attention,
@@ -58,8 +58,8 @@ def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
     """A batch of int64 tensors [B, L]: ids and labels, which the model shifts. Rows without `labels` learn all ids.
 
     With `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside it. With
-    `chunk` and `skip` (see packing.draw_skips), positions skip some between two chunks of the row. Ranks that share a
-    row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
+    `chunk` and `skip`, positions skip some between two chunks of the row (see training_rows.draw_skips). Ranks that
+    share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
     """
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
     labels_BL = torch.tensor([example["labels"] for example in examples]) if "labels" in examples[0] else ids_BL
