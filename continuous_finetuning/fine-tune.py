@@ -137,8 +137,10 @@ def fit_to_machine(flags: Namespace, config) -> None:
     dtype = "bfloat16" if flags.bf16 else "float32"
     flags.attention = choose_attention(flags.attention, default_device(), dtype, config)
     flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
-    if flags.document_mask:
-        check_document_mask(flags)
+    if flags.document_mask and flags.attention == "sdpa":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
+    elif flags.document_mask and flags.per_device_train_batch_size > 1:
+        raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
     if flags.use_liger_kernel:
         if not torch.cuda.is_available():
             raise ValueError("--use_liger_kernel needs a GPU")
@@ -147,20 +149,6 @@ def fit_to_machine(flags: Namespace, config) -> None:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "offload": True}
     if flags.keep_attention:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "context_fn": memory.keep_attention}
-
-
-def check_document_mask(flags: Namespace) -> None:
-    """Raises ValueError if the batch, or SDPA's mask of --document_mask, [L, L] for each row, is too large."""
-    batch, length = flags.per_device_train_batch_size, flags.model_max_length
-    if flags.attention != "sdpa":
-        if batch > 1:
-            raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
-        return
-    torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
-    mask_bytes = 3 * batch * length**2  # as bool and as bfloat16
-    if torch.cuda.is_available() and mask_bytes > torch.cuda.mem_get_info()[0] / 2:
-        remedy = "FlashAttention needs none (pip install --pre -r requirements-gpu.txt)"
-        raise ValueError(f"--document_mask: SDPA's mask needs {mask_bytes / 2**30:.0f} GiB; {remedy}")
 
 
 def choose_trackers(flags: Namespace) -> None:

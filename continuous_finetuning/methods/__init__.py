@@ -31,8 +31,7 @@ class ContextExtension:
     """A method for one base and one target length. Subclasses override what differs from the base.
 
     original_length: the base's window C, tokens.  model_max_length: the window to reach, tokens.
-    rope: the base's own `rope_parameters`.        head_dim: d, the elements of a head
-    that rope turns, even.
+    rope: the base's own `rope_parameters`.  head_dim: d, the elements of a head that rope turns.
     pose: whether it is trained by PoSE, on rows of the original length.
     """
 

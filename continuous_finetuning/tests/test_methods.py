@@ -130,7 +130,7 @@ def test_abf_llama3_longrope_and_drope(tmp_path, theta, window, length):
         check("longrope", plain / factors, sharpened, factor_file=str(tmp_path / "factors.csv"))
     file = {"factor_file": str(tmp_path / "factors.csv")}
     before = methods.build("longrope", llama2(), 32768, file).options()
-    np.savetxt(tmp_path / "factors.csv", [factors[::-1]])
+    np.savetxt(tmp_path / "factors.csv", factors[::-1])
     assert methods.build("longrope", llama2(), 32768, file).options() != before  # a rerun is another run
 
     check("drope", 0 * plain)
@@ -145,14 +145,8 @@ def test_abf_llama3_longrope_and_drope(tmp_path, theta, window, length):
         assert "critical_dim" not in method.options()  # a finished yarn run is the same run as before
 
 
-@pytest.mark.parametrize("new_base, warns", [(639_999.0, True), (640_000.0, False)])
-def test_abf_warns_below_the_bound(capsys, new_base, warns):
-    rope("abf", 65535, new_base=new_base)
-    assert ("is below 640,000" in capsys.readouterr().err) == warns
-
-
 def test_bad_factor_files(tmp_path):
-    for text, message in {"1,2": "has 2 numbers", "1 " * 63 + "0": "positive", "x": "could not convert"}.items():
+    for text, message in {"1,2": "64 factors", "1," * 63 + "0": "positive", "x": "could not convert"}.items():
         (tmp_path / "factors.csv").write_text(text)
         with pytest.raises(ValueError, match=f"factors.csv.*{message}"):
             rope("longrope", 32768, factor_file=str(tmp_path / "factors.csv"))
@@ -178,7 +172,7 @@ def test_options_reach_the_rope():
         ("llama3", 32768, {"low_freq_factor": 4.0}, "--low_freq_factor 4.0 must be below --high_freq_factor 4.0"),
         ("longrope", 32768, {"critical_dim": 64}, "--critical_dim 64 must be"),
         ("longrope", 32768, {"critical_dim": 9, "factor_file": "x"}, "not both"),
-        ("longrope", 32768, {"factor_file": "no/file"}, "--factor_file no/file: "),
+        ("longrope", 32768, {"factor_file": "no/file"}, "--factor_file no/file "),
         ("drope", 32768, {"partial_rotary_factor": 1.0}, "must be below 1"),
     ],
 )
