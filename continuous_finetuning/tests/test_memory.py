@@ -32,7 +32,7 @@ def batch():
 
 
 @pytest.mark.parametrize("tile, count", [(1, None), (7, 200), (260, None)])
-@pytest.mark.parametrize("options", ["", "checkpointing", "checkpointing mlp"])
+@pytest.mark.parametrize("options", ["", "checkpointing mlp"])
 def test_loss_and_gradients_equal_the_plain_ones(model, batch, monkeypatch, tile, count, options):
     monkeypatch.setattr(memory, "TILE_LOGITS", tile * V)
     plain, tiled = copy.deepcopy(model), copy.deepcopy(model)

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import json
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,30 +125,6 @@ def test_any_number_of_workers_gives_the_same_files(build, base, corpus, tmp_pat
     assert "is already finished" in run_here("prepare_data.py", *mix_flags(base, corpus, tmp_path))
 
 
-def test_a_killed_build_starts_again(build, base, corpus, tmp_path, monkeypatch):
-    command = ["prepare_data.py", *mix_flags(base, corpus, tmp_path)]
-    monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    monkeypatch.setattr(prepare_data, "FILE_TOKENS", 50 * LENGTH)
-    write_file, written = prepare_data.write_file, []
-
-    def kill_at_third_file(path, *args):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(path)
-        return write_file(path, *args)
-
-    monkeypatch.setattr(prepare_data, "write_file", kill_at_third_file)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_data.main()
-    assert not list(tmp_path.glob("*.parquet"))
-    monkeypatch.setattr(prepare_data, "write_file", write_file)
-    prepare_data.main()
-    for column in ("input_ids", "document_starts"):
-        assert read_rows(tmp_path, column) == read_rows(build, column)
-    assert len(list(tmp_path.glob("*.parquet"))) >= 9
-    assert pyarrow.parquet.read_table(tmp_path / "train-00003.parquet").num_rows == 50
-
-
 def test_without_a_mix_documents_are_packed_in_order(base, tokenizer, tmp_path):
     rng = random.Random(1)
     texts = ["".join(rng.choices(WORDS[:4], k=rng.randrange(0, 90))) for _ in range(700)]
@@ -173,11 +148,10 @@ def test_without_a_mix_documents_are_packed_in_order(base, tokenizer, tmp_path):
 
 
 def test_data_that_end_early(base, corpus, tmp_path):
-    log = run_here("prepare_data.py", *mix_flags(base, corpus, tmp_path), "--total_tokens", "2M")
+    run_here("prepare_data.py", *mix_flags(base, corpus, tmp_path), "--total_tokens", "2M")
     manifest = read_manifest(tmp_path)
     for name, share in MIX.items():
-        missing = share * 2_000_000 - manifest["tokens_kept"][name]
-        assert manifest["missing_tokens"][name] == missing > 0 and f"{int(missing):,} {name} are missing" in log
+        assert manifest["missing_tokens"][name] == share * 2_000_000 - manifest["tokens_kept"][name] > 0
 
 
 def test_slimpajama_from_the_hub(base, tmp_path, monkeypatch):
@@ -212,7 +186,6 @@ BAD_FILES = {
     "broken.jsonl": b'{"text": "a"}\n{"text": \n',
     "short.jsonl": b'{"text": "a"}\n',
     "latin.jsonl": b'{"text": "a"}\n\n{"text": "\xe4"}\n',
-    "surrogate.jsonl": b'{"text": "\\ud800"}\n',
     "cut.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 1000)[:-9],
     "broken.parquet": b"PAR1",
 }
@@ -224,14 +197,12 @@ def test_bad_input_exits_1_without_a_traceback(build, base, corpus, tmp_path):
         (flags(base, "./nothing.jsonl", new), "nothing.jsonl"),
         (flags(base, "no/such-dataset", new), ""),
         (flags(base, corpus, new, "--total_tokens", "infB"), "--total_tokens"),
-        (flags(base, corpus, new, "--total_tokens", "0"), "--total_tokens"),
         (flags(base, corpus, new, "--keep_short", "nan"), "--keep_short"),
         (mix_flags(base, corpus, new, "--mix", "web=0"), "--mix"),
         (flags(tmp_path, corpus, new), "tokenizer"),
         (flags(base, corpus, new, "--text_column", "meta.body"), "meta.body"),
         (flags(base, corpus, new, "--text_column", "count"), "the column count has 0, not text"),
         (mix_flags(base, corpus, new, "--mix", "web=1,cod=1"), "cod"),
-        (mix_flags(base, corpus, new, "--mix", "web=1,code"), "'code'"),
         (flags(base, corpus, new, "--mix", "web=1", "--total_tokens", "1M"), "--source_column"),
         (mix_flags(base, corpus, build, "--seed", 3), "seed was 0"),
     ]
