@@ -108,13 +108,11 @@ def parse_mix(text: str) -> dict[str, float] | None:
     if text == "slimpajama":
         shares = SLIMPAJAMA
     else:
-        for item in text.split(","):
-            name, _, share = item.rpartition("=")
-            try:
+        with errors_of("--mix: give slimpajama, none or name=share,..."):
+            for item in text.split(","):
+                name, _, share = item.rpartition("=")
                 shares[name] = float(share)
-            except ValueError:
-                raise ValueError(f"--mix: '{item}' is not name=share; set slimpajama, none or name=share") from None
-    if not all(share > 0 for share in shares.values()):
+    if min(shares.values()) <= 0:
         raise ValueError(f"--mix {text}: shares must be above 0")
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}
@@ -128,8 +126,11 @@ class Mixture:
 
     def __init__(self, budgets: dict[str, float], min_length: int, keep_short: float):
         self.missing_tokens = {source: tokens for source, tokens in budgets.items() if tokens > 0}
-        self.min_length, self.keep_short = min_length, keep_short
-        self.documents_seen, self.documents_kept, self.tokens = Counter(), Counter(), Counter()
+        self.min_length = min_length
+        self.keep_short = keep_short
+        self.sources_seen = set()
+        self.documents_kept = Counter()
+        self.tokens = Counter()
 
     def select(self, documents: Iterable[tuple], tokenizer: Tokenizer, rng: Random) -> Iterator[np.ndarray]:
         """Yields the token ids, int32 and with the BOS, of the documents that are kept. documents: (text, source).
@@ -137,7 +138,8 @@ class Mixture:
         Raises ValueError if a source of the mixture has no documents at all.
         """
         special_tokens = tokenizer.num_special_tokens_to_add(False) + 1  # SentencePiece begins a text with "▁"
-        candidates = self.find_candidates(documents, self.min_length - special_tokens, rng)
+        min_bytes = self.min_length - special_tokens  # of a long document, at least: a token has one or more
+        candidates = self.find_candidates(documents, min_bytes, rng)
         while batch := list(islice(candidates, ENCODED_DOCUMENTS)):
             encodings = tokenizer.encode_batch_fast([text for text, _, _ in batch])
             for encoding, (_, source, drawn) in zip(encodings, batch, strict=True):
@@ -147,18 +149,15 @@ class Mixture:
                     yield np.array(encoding.ids, dtype=np.int32)
             if not self.missing_tokens:
                 return
-        unknown = set(self.missing_tokens).difference(self.documents_seen)
-        if unknown and self.documents_seen:
-            there = ", ".join(sorted(self.documents_seen))
+        unknown = set(self.missing_tokens).difference(self.sources_seen)
+        if unknown and self.sources_seen:
+            there = ", ".join(sorted(self.sources_seen))
             raise ValueError(f"--mix: no document has the source {', '.join(unknown)}; there are {there}")
 
     def find_candidates(self, documents: Iterable[tuple], min_bytes: int, rng: Random) -> Iterator[tuple]:
-        """Yields the documents that may be kept, (text, source, drawn): only these need to be encoded.
-
-        min_bytes: of a long document, at least; a token has one or more.
-        """
+        """Yields the documents that may be kept, (text, source, drawn): only these need to be encoded."""
         for text, source in documents:
-            self.documents_seen[source] += 1
+            self.sources_seen.add(source)
             drawn = rng.random() < self.keep_short
             if text is None or source not in self.missing_tokens:
                 continue
@@ -166,7 +165,6 @@ class Mixture:
                 yield text, source, drawn
 
     def count(self, source: str, tokens: int) -> None:
-        """Counts a document that is kept."""
         self.documents_kept[source] += 1
         self.tokens[source] += tokens
         self.missing_tokens[source] -= tokens

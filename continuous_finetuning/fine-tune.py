@@ -98,14 +98,9 @@ def check_method(config, method, flags: Namespace) -> None:
     name, ranks, length = flags.method_name, flags.sequence_parallel_size, method.row_length
     if not method.trained:
         raise ValueError(f"{name} is not trained; apply it with extend.py")
-    given = {
-        "low_rank_training": flags.low_rank_training,
-        "document_mask": flags.document_mask,
-        "pose": flags.pose,
-        "sequence_parallel_size": ranks > 1,
-    }
-    for flag in given:
-        if given[flag] and flag not in method.supports:
+    for flag in ("low_rank_training", "document_mask", "pose", "sequence_parallel_size"):
+        given = getattr(flags, flag) not in (False, 1)
+        if given and flag not in method.supports:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
     if flags.pose and (flags.document_mask or ranks > 1):
         raise ValueError("--pose needs whole rows of one mask: no --document_mask and no --sequence_parallel_size")
@@ -152,13 +147,11 @@ def fit_to_machine(flags: Namespace, config) -> None:
 
 
 def choose_trackers(flags: Namespace) -> None:
-    """Sets `report_to` and the names of the run. wandb records offline if nobody is logged in."""
-    trackers = {flags.report_to} if isinstance(flags.report_to, str) else set(flags.report_to or [])
+    """Sets `report_to` and the name of the run. wandb records offline if nobody is logged in."""
     if flags.use_wandb:
-        trackers.add("wandb")
-    flags.report_to = sorted(trackers - {"none"})
+        flags.report_to = sorted({"wandb", flags.report_to} - {"none"})
     flags.run_name = flags.wandb_name or flags.run_name or Path(flags.output_dir).name
-    if "wandb" in trackers:
+    if "wandb" in flags.report_to:
         os.environ.setdefault("WANDB_PROJECT", "long_extension")
         server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
         logged_in = os.environ.get("WANDB_API_KEY") or get_netrc_auth(server)

@@ -42,19 +42,17 @@ INT_LIST = pa.list_(pa.int32())
 
 def token_count(text: str) -> int:
     """1000000, 500k, 20M, 1.5B: a number of tokens."""
-    factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower(), 1)
-    number = text if factor == 1 else text[:-1]
-    tokens = float(number) * factor
-    if not 1 <= tokens < math.inf:
+    number = text.lower().replace("k", "e3").replace("m", "e6").replace("b", "e9")
+    tokens = round(float(number))
+    if tokens < 1:
         raise ValueError
-    return round(tokens)
+    return tokens
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--output_dir", required=True, type=Path)
-    threads = "threads that tokenise [one per core]"
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help=threads)
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="threads [one per core]")
     data = parser.add_argument_group("documents")
     data.add_argument("--dataset", required=True, help="hub id, file or folder")
     data.add_argument("--subset", help="config name of a hub dataset")
@@ -115,12 +113,12 @@ def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tu
 
     Raises ValueError if the documents do not fill one row.
     """
+    source_column = seed = None
+    budgets = {documents.ALL: args.total_tokens or math.inf}
     if args.mix:
-        texts = documents.read_documents(dataset, args.text_column, args.source_column, args.seed)
+        source_column, seed = args.source_column, args.seed
         budgets = {source: round(share * args.total_tokens) for source, share in args.mix.items()}
-    else:
-        texts = documents.read_documents(dataset, args.text_column, None, None)
-        budgets = {documents.ALL: args.total_tokens or math.inf}
+    texts = documents.read_documents(dataset, args.text_column, source_column, seed)
     mixture = documents.Mixture(budgets, args.min_length, args.keep_short)
     rows = pack(mixture.select(texts, tokenizer, Random(args.seed)), args.length)
     rows_per_file = max(1, FILE_TOKENS // args.length)
