@@ -53,10 +53,6 @@ class Method(ContextExtension):
             options["factors"] = run_key({"factors": self._factors})  # the same file with other numbers is another run
         return options
 
-    @classmethod
-    def options_in_config(cls, config):
-        raise ValueError("a longrope checkpoint needs no --adopt: the evaluations open it as it is")
-
     def rope_parameters(self):
         attention_factor = math.sqrt(1 + math.log(self.scaling_factor) / math.log(self.original_length))
         return {

@@ -142,7 +142,6 @@ SCALED = {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor"
         ({}, "ntk_frozen", ["--adopt"], "ntk_frozen is not trained"),
         (SCALED, "pi", [], "is already scaled (linear)"),
         (SCALED, "pi", ["--adopt", "--scaling_factor", 3], "does not have the rope of the checkpoint's config"),
-        (SCALED, "longrope", ["--adopt"], "needs no --adopt"),
         (SCALED, "ntk", ["--adopt"], "does not have the rope of the checkpoint's config"),
     ],
 )

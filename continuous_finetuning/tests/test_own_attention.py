@@ -221,16 +221,6 @@ def test_pieces_and_decoding_equal_one_forward(model, sizes):
     close(torch.cat(logits, 1), expected)
 
 
-@torch.no_grad()
-def test_generation(model):
-    """generate() past the window equals the argmax of a forward without cache."""
-    prompt = ids = tokens(C - 6, batch=2)
-    for _ in range(20):
-        ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
-    options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    assert torch.equal(model.generate(prompt, attention_mask=torch.ones_like(prompt), **options), ids)
-
-
 FRESH = """
 import os, sys, torch
 from transformers import AutoModel, AutoModelForCausalLM
