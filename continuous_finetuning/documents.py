@@ -112,7 +112,7 @@ def parse_mix(text: str) -> dict[str, float] | None:
             for item in text.split(","):
                 name, _, share = item.rpartition("=")
                 shares[name] = float(share)
-    if min(shares.values()) <= 0:
+    if not all(share > 0 for share in shares.values()):
         raise ValueError(f"--mix {text}: shares must be above 0")
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}

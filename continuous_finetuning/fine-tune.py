@@ -161,16 +161,14 @@ def choose_trackers(flags: Namespace) -> None:
 
 
 def start_deepspeed(zero: ds_config.Settings) -> None:
-    """Initialises DeepSpeed's process group. Raises ValueError without the programs that it compiles with."""
+    """Initialises DeepSpeed's process group. Raises ValueError without a compiler."""
     import deepspeed
 
-    pip_programs = str(Path(sys.executable).parent)  # ninja is there
-    os.environ["PATH"] = os.environ.get("PATH", "") + os.pathsep + pip_programs
+    os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # pip's ninja is there
     compiles = zero.offload_optimizer or not torch.cuda.is_available()  # Adam for the CPU, or collectives
-    if compiles and not any(deepspeed.git_version_info.installed_ops.values()):
-        for program, remedy in {"ninja": "pip install ninja", "c++": "apt install g++ (Debian)"}.items():
-            if shutil.which(program) is None:
-                raise ValueError(f"--deepspeed compiles a part of itself and needs {program}: {remedy}")
+    is_prebuilt = any(deepspeed.git_version_info.installed_ops.values())
+    if compiles and not is_prebuilt and shutil.which("c++") is None:
+        raise ValueError("--deepspeed compiles a part of itself and needs a C++ compiler: apt install g++ (Debian)")
     # torch warns at every step of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
     # port 0: any that is free
