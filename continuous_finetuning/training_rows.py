@@ -99,11 +99,7 @@ def check_column(name: str, lists: pa.Array, length: int, limit: int, cut: bool)
 
 
 def cut_rows(batch: dict, length: int) -> dict:
-    pieces = {name: [] for name in batch}
-    for name, rows in batch.items():
-        for row in rows:
-            pieces[name] += [row[start : start + length] for start in range(0, len(row), length)]
-    return pieces
+    return {name: np.concatenate(rows).reshape(-1, length) for name, rows in batch.items()}
 
 
 def draw_skips(data: datasets.Dataset, length: int, target: int, seed: int) -> datasets.Dataset:
