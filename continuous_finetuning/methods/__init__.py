@@ -1,7 +1,7 @@
 """The methods of the study. To add one, write `methods/<name>.py`: its name is the new `--method_name`.
 
-The file defines a class `Method(ContextExtension)`, which becomes a dataclass. Its fields, declared with `option(...)`,
-are flags of fine-tune.py and extend.py and are recorded in the checkpoint; its functions give the rope of the model.
+The file defines a dataclass `Method(ContextExtension)`. Its fields, declared with `option(...)`, are flags of
+fine-tune.py and extend.py and are recorded in the checkpoint; its functions give the rope of the model.
 """
 
 import copy
@@ -50,9 +50,6 @@ class ContextExtension:
     modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, which is written for Llama
     llama_only = False  # True: written for Llama's modules
     foreign_options = {}  # {entry of `rope_parameters` in a checkpoint of other code: option}
-
-    def __init_subclass__(cls):
-        dataclass(cls)
 
     @property
     def rope_theta(self) -> float:

@@ -5,10 +5,12 @@ turned once in C tokens turns once in L tokens. Llama-2 at 32k: 192,144.
 """
 
 import math
+from dataclasses import dataclass
 
 from methods import ContextExtension, option
 
 
+@dataclass
 class Method(ContextExtension):
     new_base: float | None = option(None, "the rope's base [theta^(ln(L / 2 pi) / ln(C / 2 pi))]")
 

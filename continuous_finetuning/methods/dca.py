@@ -4,9 +4,12 @@ Not trained, and for texts of any length. modeling/modeling_dca.py has the rule.
 take chunk_size = 3/4 C and local_window = C / 8.
 """
 
+from dataclasses import dataclass
+
 from methods import ContextExtension, option
 
 
+@dataclass
 class Method(ContextExtension):
     chunk_size: int | None = option(None, "s, the largest position, tokens [3/4 C]", int)
     local_window: int | None = option(None, "w, keys nearer than this always keep their distance, tokens [C / 8]", int)

@@ -3,9 +3,12 @@
 Not trained. modeling/modeling_lm_infinite.py has the rule. All keys stay in the cache: memory grows with the length.
 """
 
+from dataclasses import dataclass
+
 from methods import ContextExtension, option
 
 
+@dataclass
 class Method(ContextExtension):
     local_window: int | None = option(None, "keys seen at their own distance, tokens [original length]", int)
     global_tokens: int = option(10, "first tokens, which every query sees [10]", int)

@@ -4,9 +4,12 @@ Not trained, and for texts of any length. modeling/modeling_rerope.py has the ru
 takes local_window = C / 4 to C / 2.
 """
 
+from dataclasses import dataclass
+
 from methods import ContextExtension, option
 
 
+@dataclass
 class Method(ContextExtension):
     local_window: int | None = option(None, "W, keys nearer than this keep their distance, tokens [C / 4]", int)
 

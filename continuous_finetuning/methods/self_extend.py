@@ -7,10 +7,12 @@ upper end of the authors' rule (1/2 ... 2/3) C > W + (L - W) / G (datamllab/Long
 """
 
 import math
+from dataclasses import dataclass
 
 from methods import ContextExtension, option
 
 
+@dataclass
 class Method(ContextExtension):
     group_size: int | None = option(
         None, "G, far keys share a position in groups of it [64 if the original length C is 4096, else computed]", int

@@ -4,9 +4,12 @@ Not trained, and for texts of any length. modeling/modeling_streaming.py has the
 token by token, but hidden keys stay in the cache: memory grows with the length.
 """
 
+from dataclasses import dataclass
+
 from methods import ContextExtension, option
 
 
+@dataclass
 class Method(ContextExtension):
     local_window: int | None = option(None, "last keys, which a query sees, tokens [C - sinks]", int)
     sinks: int = option(4, "first keys, which every query sees [4]", int)

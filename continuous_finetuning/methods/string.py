@@ -5,9 +5,12 @@ the base's window C, with S = C / 3 and W = 128. Beyond it, S = L - C + W keeps 
 below C, if L is at most 2 C - W. The default of W is at most C / 32.
 """
 
+from dataclasses import dataclass
+
 from methods import ContextExtension, option
 
 
+@dataclass
 class Method(ContextExtension):
     shift: int | None = option(None, "S, keys nearer than this keep their distance, tokens [C / 3, or L - C + W]", int)
     local_window: int | None = option(None, "W, distance of the first shifted key, tokens [128 or C / 32]", int)
