@@ -15,13 +15,12 @@ import torch
 from transformers import PreTrainedConfig
 
 import checkpoint_writer
-import packing
+import training_rows
 from memory import TILE_LOGITS
 from rope import head_dim
 from tracking import matmul_parameters, training_flops_per_token
 
-GIB = 2**30
-BF16 = 2  # bytes of a number
+GIB, BF16 = 2**30, 2  # bytes
 # GiB that a process can use; dense bfloat16 TFLOP/s as NVIDIA publishes them
 GPUS = {
     "RTX4090": (23, 165), "A100-40": (39, 312), "A100-80": (79, 312), "H100": (79, 989), "H200": (139, 989),
@@ -74,15 +73,14 @@ def make_plan(config: PreTrainedConfig, method, flags, gpus: int) -> Plan:
 
 
 def steps(plan: Plan) -> float:
-    """Optimizer steps; 0 if only tokenising or downloading the data could tell."""
+    """Optimizer steps; 0 if the data must be downloaded first."""
     flags = plan.flags
     if flags.max_steps > 0:
         return flags.max_steps
     rows, data_length = DATASETS.get(flags.dataset_dir, (0, 0))
     if Path(flags.dataset_dir).exists():
-        data = packing.read(flags.dataset_dir)
-        if "input_ids" in data.column_names:
-            rows, data_length = len(data), len(data[0]["input_ids"])
+        data = training_rows.read(flags.dataset_dir)
+        rows, data_length = len(data), len(data[0]["input_ids"])
     blocks = data_length // plan.method.row_length
     return flags.num_train_epochs * rows * blocks / plan.rows_per_step
 
@@ -95,22 +93,20 @@ def seconds_per_step(plan: Plan, peak: float) -> float:
     offloaded = plan.parameters if zero.offload_param else 0
     if zero.offload_optimizer:
         offloaded += plan.trainable
-        nodes = max(1, gpus // 8)
-        seconds += 28 * plan.trainable / nodes / HOST_BANDWIDTH  # Adam: seven float32 numbers per weight
-    transfers = 2 * plan.flags.gradient_accumulation_steps * BF16 * offloaded / gpus
-    return seconds + transfers / PCIE_BANDWIDTH
+        seconds += 28 * plan.trainable / max(1, gpus // 8) / HOST_BANDWIDTH  # Adam: seven float32 numbers per weight
+    return seconds + 2 * plan.flags.gradient_accumulation_steps * BF16 * offloaded / gpus / PCIE_BANDWIDTH
 
 
 def hardware_flops_per_token(plan: Plan) -> float:
     """`training_flops_per_token` plus what is computed a second time."""
     config, method = plan.config, plan.method
-    layers, D = config.num_hidden_layers, config.hidden_size
+    layers, D, F = config.num_hidden_layers, config.hidden_size, config.intermediate_size
     attention = 4 * layers * config.num_attention_heads * head_dim(config) * method.attended_keys()  # its forward
     layer_weights = matmul_parameters(plan.model) - config.vocab_size * D
     repeated = 2 * (layer_weights + plan.adapters) + attention  # gradient checkpointing
     repeated += attention / 2  # fused attention's backward has five products, not four
     if plan.flags.tiled_mlp:
-        repeated += 6 * layers * D * config.intermediate_size
+        repeated += 6 * layers * D * F
     repeated *= method.row_tokens() / method.row_length
     return training_flops_per_token(plan.model, method, plan.adapters) + repeated
 
@@ -123,58 +119,62 @@ def pinned(size: float) -> float:
 def state_memory(plan: Plan) -> tuple[dict[str, float], float]:
     """(bytes on one GPU by kind, bytes on the host for each rank) without activations."""
     zero, gpus = plan.flags.zero, plan.gpus
-    weights = BF16 * plan.parameters
-    gradients = BF16 * plan.trainable
-    optimizer = 12 * plan.trainable / (gpus if zero.stage >= 1 else 1)  # float32 master weights, Adam's two moments
-    buffers = 2 * BF16 * min(plan.trainable, BUCKET_PARAMETERS)
+    gpu = {
+        "weights": BF16 * plan.parameters,
+        "gradients": BF16 * plan.trainable,
+        "optimizer": 12 * plan.trainable / (gpus if zero.stage >= 1 else 1),  # float32 masters, Adam's two moments
+        "buffers": 2 * BF16 * min(plan.trainable, BUCKET_PARAMETERS),
+    }
     if zero.stage >= 2:
-        gradients /= gpus
+        gpu["gradients"] /= gpus
     if zero.stage == 3:
-        weights /= gpus
-        buffers = BF16 * (min(plan.parameters, MAX_LIVE_PARAMETERS) + 2 * plan.config.hidden_size**2)
+        gpu["weights"] /= gpus
+        gpu["buffers"] = BF16 * (min(plan.parameters, MAX_LIVE_PARAMETERS) + 2 * plan.config.hidden_size**2)
     host = 0.0
     if zero.offload_param:
-        host, weights = pinned(weights), 0.0
+        host, gpu["weights"] = pinned(gpu["weights"]), 0.0
     if zero.offload_optimizer:
-        host += optimizer + pinned(gradients) + pinned(optimizer / 3)
-        gradients = optimizer = 0.0
-    return {"weights": weights, "gradients": gradients, "optimizer": optimizer, "buffers": buffers}, host
+        host += gpu["optimizer"] + pinned(gpu["gradients"]) + pinned(gpu["optimizer"] / 3)
+        gpu["gradients"] = gpu["optimizer"] = 0.0
+    return gpu, host
 
 
 def activation_memory(plan: Plan) -> tuple[float, float]:
     """(bytes on one GPU, bytes on the host for each rank) at the peak of forward and backward."""
     config, flags = plan.config, plan.flags
     batch, ranks = flags.per_device_train_batch_size, flags.sequence_parallel_size
-    D, F, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
+    layers, D, F, V = config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size
+    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
     n = batch * plan.method.row_tokens() // ranks  # tokens of a micro-batch on one rank
+    layer_input = BF16 * n * D
     # Saved for a layer's backward, per token: of two norms the input, in float32 too, and the output; of attention q,
     # k, v, the output and the log of the softmax's sum; of the MLP gate, SiLU, up and their product.
     norms = 2 * (4 + 2 * BF16) * D
-    qkvo = 2 * BF16 * (heads + config.num_key_value_heads) * head_dim(config)
-    mlp = 0 if flags.tiled_mlp else 4 * BF16 * F
-    layer = n * (norms + qkvo + 4 * heads + mlp)
+    qkvo = 2 * BF16 * (heads + key_heads) * head_dim(config)
+    mlp = 4 * BF16 * F
     # Its backward has gradients of attention (or a norm), copies for the all-to-all and scores; or those of the MLP.
     attention = max(qkvo, 12 * D) + 4 * heads * plan.method.saved_scores()
     if ranks > 1:
         attention += qkvo
-    mlp_backward = 6 * BF16 * F * min(n, batch * D) if flags.tiled_mlp else 2 * BF16 * F * n
-    layer_input = BF16 * n * D
+    mlp_backward = 2 * BF16 * F * n
+    if flags.tiled_mlp:
+        mlp, mlp_backward = 0, 6 * BF16 * F * min(n, batch * D)
+    layer = n * (norms + qkvo + 4 * heads + mlp)
     backward = max(n * attention, mlp_backward) + layer + 2 * layer_input
-    checkpointed, host = config.num_hidden_layers * layer_input, 0.0
-    if flags.offload_activations:
-        checkpointed, host = 2 * layer_input, config.num_hidden_layers * pinned(layer_input)
     # The loss: last norm, hidden states, the gradients of both; tiles of logits; the head's gradient.
-    head_gradient = 0 if plan.adapters else 8 * config.vocab_size * D
-    loss = 4 * n * D + 4 * layer_input + 6 * min(TILE_LOGITS, n * config.vocab_size) + head_gradient
-    return checkpointed + max(backward, loss), host
+    head_gradient = 0 if plan.adapters else 8 * V * D
+    loss = 4 * n * D + 4 * layer_input + 6 * min(TILE_LOGITS, n * V) + head_gradient
+    if flags.offload_activations:
+        return 2 * layer_input + max(backward, loss), layers * pinned(layer_input)
+    return layers * layer_input + max(backward, loss), 0.0
 
 
 def memory_needed(plan: Plan) -> tuple[dict[str, float], float]:
     """(bytes on one GPU by kind, bytes on one node's host) at the peak of a step."""
-    gpu, host = state_memory(plan)
-    gpu["activations"], offloaded = activation_memory(plan)
+    gpu, states = state_memory(plan)
+    gpu["activations"], activations = activation_memory(plan)
     gpu["CUDA"] = CUDA_BYTES + FRAGMENTATION * sum(gpu.values())
-    return gpu, (host + offloaded + PROCESS_BYTES) * min(plan.gpus, 8)
+    return gpu, (states + activations + PROCESS_BYTES) * min(plan.gpus, 8)
 
 
 def report(config: PreTrainedConfig, method, flags) -> str:

@@ -70,17 +70,6 @@ def build(base, **flags):
     return method, method.load(str(base), checkpoint_writer.extended_config(config, method, {}), dtype=torch.float32)
 
 
-def test_sparse_in_training_full_at_evaluation(base):
-    ids = torch.arange(2, 2 + 128)[None]
-    method, model = build(base)
-    full = model.eval()(ids).logits
-    model = method.prepare(model, low_rank=False)
-    assert torch.equal(model.eval()(ids).logits, full)
-    assert not torch.allclose(model.train()(ids).logits, full, atol=1e-3)
-    method, model = build(base, use_full_attn=True)
-    torch.testing.assert_close(method.prepare(model, low_rank=False).train()(ids).logits, full)
-
-
 @pytest.fixture(scope="module")
 def trained(base, rows, tmp_path_factory):
     """The checkpoint of three steps with --low_rank_training True."""
