@@ -23,8 +23,8 @@ TINY = {
 LLAMA2 = LlamaConfig.from_pretrained(STAGE.parent / "presets" / "Llama-2-7b-hf")
 
 
-def make_plan(config=LLAMA2, method="pi", length=32768, zero=(3, True, True), gpus=8, **changes):
-    """A plan of fine-tune.py's flags. zero: the fields of a ds_config.Settings."""
+def make_run(config=LLAMA2, method="pi", length=32768, zero=(3, True, True), gpus=8, **changes):
+    """A run with fine-tune.py's flags. zero: the fields of a ds_config.Settings."""
     flags = {
         "low_rank_training": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 32,
         "sequence_parallel_size": 1, "zero": ds_config.Settings(*zero), "offload_activations": False,
@@ -32,7 +32,7 @@ def make_plan(config=LLAMA2, method="pi", length=32768, zero=(3, True, True), gp
         "dataset_dir": "Leooyii/Slimpajama_downsample_32k_1B",
     }  # fmt: skip
     method = methods.build(method, config, length, {})
-    return estimate.make_plan(config, method, Namespace(**flags | changes), gpus)
+    return estimate.Run(config, method, Namespace(**flags | changes), gpus)
 
 
 def counted_flops(model, n):
@@ -49,7 +49,7 @@ def test_flops_equal_those_that_pytorch_counts(lora):
     """With LoRA, frozen weights have no gradient of their own."""
     n, config = 32, LlamaConfig(**TINY, head_dim=24)
     method = methods.build("longlora", config, L, {"use_full_attn": True})
-    adapters = make_plan(config, "longlora", L, low_rank_training=lora).adapters
+    adapters = make_run(config, "longlora", L, low_rank_training=lora).adapters
     model = method.prepare(LlamaForCausalLM(config), lora)
     assert (adapters > 0) == lora
     assert counted_flops(model, n) == n * tracking.model_flops_per_token(model, n, adapters)
@@ -72,9 +72,9 @@ def test_attended_keys_of_longlora_and_landmark():
 @pytest.mark.parametrize("stage, gigabytes", [(0, 120), (1, 31.4), (2, 16.6), (3, 1.9)])
 def test_states_of_the_zero_paper(stage, gigabytes):
     """arXiv 1910.02054, figure 1: 7.5 billion parameters on 64 GPUs."""
-    plan = make_plan(LlamaConfig(**TINY), length=L, zero=(stage, False, False), gpus=64)
-    plan.parameters = plan.trainable = 7_500_000_000
-    parts, host = estimate.state_memory(plan)
+    run = make_run(LlamaConfig(**TINY), length=L, zero=(stage, False, False), gpus=64)
+    run.parameters = run.trainable = 7_500_000_000
+    parts, host = estimate.state_memory(run)
     states = parts["weights"] + parts["gradients"] + parts["optimizer"]
     assert states / 1e9 == pytest.approx(gigabytes, abs=0.05) and host == 0
 
@@ -85,7 +85,7 @@ def test_activations_of_a_real_step(tiled):
     n = 2048
     shape = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "vocab_size": 64}
     config = LlamaConfig(**{**TINY, **shape, "num_key_value_heads": 4})
-    plan = make_plan(config, length=n, zero=(0, False, False), tiled_mlp=tiled)
+    run = make_run(config, length=n, zero=(0, False, False), tiled_mlp=tiled)
     model = LlamaForCausalLM(config).to(torch.bfloat16).train()
     model.gradient_checkpointing_enable()
     memory.use_tiled_loss(model)
@@ -94,7 +94,7 @@ def test_activations_of_a_real_step(tiled):
     ids = torch.randint(0, 64, (1, n))
     with LiveBytes(model) as measured:
         model(input_ids=ids, labels=ids).loss.backward()
-    assert estimate.activation_memory(plan)[0] == pytest.approx(measured.peak, rel=0.15)
+    assert estimate.activation_memory(run)[0] == pytest.approx(measured.peak, rel=0.15)
 
 
 def test_readme_table():
@@ -105,15 +105,15 @@ def test_readme_table():
     for command, *expected in rows:
         words = dict(word.split("=", 1) for word in command.split(" bash ")[0].split())
         batch, length = int(words.get("BATCH_SIZE", 1)), int(words.get("LENGTHS", 32768))
-        plan = make_plan(
+        run = make_run(
             method=words["METHODS"], length=length, per_device_train_batch_size=batch,
             gradient_accumulation_steps=256 // 8 // batch, low_rank_training="--low_rank_training" in command,
             dataset_dir=words.get("DATASET", "Leooyii/Slimpajama_downsample_32k_1B"),
         )  # fmt: skip
-        plan.flags.zero = ds_config.read(STAGE / words.get("DEEPSPEED", "ds_configs/stage3_offload.json"))
-        gpu, host = estimate.memory_needed(plan)
-        steps = estimate.steps(plan)
-        hours = steps * estimate.seconds_per_step(plan, 989e12) / 3600
-        printed = [f"{steps * plan.rows_per_step * length / 1e9:.3g}", f"{-int(-steps // 1):,}"]
+        run.flags.zero = ds_config.read(STAGE / words.get("DEEPSPEED", "ds_configs/stage3_offload.json"))
+        gpu, host = estimate.memory_needed(run)
+        steps = estimate.steps(run)
+        hours = steps * estimate.seconds_per_step(run, 989e12) / 3600
+        printed = [f"{steps * run.rows_per_step * length / 1e9:.3g}", f"{-int(-steps // 1):,}"]
         printed += [f"{sum(gpu.values()) / 2**30:.1f}", f"{host / 2**30:.0f}", f"{hours:.1f}"]
         assert printed == expected, command
