@@ -17,7 +17,7 @@ import numpy as np
 from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
-from records import read_fields
+from records import read_fields, select_fields
 from run import errors_of, run_key
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
@@ -80,7 +80,7 @@ def read_documents(dataset, text_column: str, source_column: str | None, seed: i
         shards = [read_fields([path], columns) for path in dataset]
     else:
         count = dataset.num_shards
-        shards = [read_columns(dataset.shard(count, index), columns) for index in range(count)]
+        shards = [select_fields(iter(dataset.shard(count, i)), columns, "the dataset") for i in range(count)]
     if seed is not None:
         Random(seed).shuffle(shards)
     for record in chain.from_iterable(shards):
@@ -88,16 +88,6 @@ def read_documents(dataset, text_column: str, source_column: str | None, seed: i
         if not isinstance(text, str | None):
             raise ValueError(f"the column {text_column} has {str(text)[:50]}, not text; set --text_column")
         yield text, str(record[source_column]) if source_column else ALL
-
-
-def read_columns(dataset: datasets.IterableDataset, columns: list[str]) -> Iterator[dict]:
-    for table in dataset.with_format("arrow").iter(batch_size=500):
-        table = table.flatten()  # column b of the objects in a becomes a.b
-        missing = set(columns).difference(table.column_names)
-        if missing:
-            there = ", ".join(table.column_names)
-            raise ValueError(f"no column {', '.join(missing)}, only {there}; set --text_column and --source_column")
-        yield from table.select(columns).to_pylist()
 
 
 def parse_mix(text: str) -> dict[str, float] | None:

@@ -17,14 +17,16 @@ def read(dataset_dir: str) -> datasets.Dataset:
     """Opens training data without looking at its rows.
 
     dataset_dir: a hub dataset id; a folder written by `datasets` (save_to_disk); a JSON-lines or Parquet file; or a
-    folder of such files, or with them in data/. Raises OSError or ValueError if it cannot be read or has no rows.
+    folder of such files, as on the hub. Raises OSError or ValueError if it cannot be read or has no rows.
     """
     path = Path(dataset_dir)
     try:
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
             data = datasets.load_from_disk(str(path))
-        elif path.exists():
-            data = read_files(path)
+        elif path.is_file():
+            if path.suffix not in FORMATS:
+                raise ValueError("expected a .parquet, .jsonl or .json file, or a folder of such files")
+            data = datasets.load_dataset(FORMATS[path.suffix], data_files=escape(str(path)), split="train")
         else:
             data = datasets.load_dataset(dataset_dir, split="train")
         if isinstance(data, datasets.DatasetDict):
@@ -34,20 +36,6 @@ def read(dataset_dir: str) -> datasets.Dataset:
     if "input_ids" not in data.column_names or len(data) == 0:
         raise ValueError(f"--dataset_dir {path} has no rows of `input_ids`; prepare_data.py makes them from texts")
     return data
-
-
-def read_files(path: Path) -> datasets.Dataset:
-    """Reads a file, or the files of one kind in a folder: Parquet first, since JSON beside it may be a manifest."""
-    files = [path]
-    for pattern in ("*.parquet", "data/*.parquet", "*.jsonl", "data/*.jsonl", "*.json"):  # data/: as on the hub
-        matching = sorted(path.glob(pattern))
-        if matching:
-            files = matching
-            break
-    kind = FORMATS.get(files[0].suffix)
-    if kind is None:
-        raise ValueError("expected *.parquet, *.jsonl or *.json, a file or a folder of files")
-    return datasets.load_dataset(kind, data_files=[escape(str(file)) for file in files], split="train")
 
 
 def select(

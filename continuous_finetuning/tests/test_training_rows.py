@@ -26,7 +26,7 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize("kind", ["a.jsonl", "a.json", "[hub]", "[x] of parquet", "save_to_disk", "dataset dict"])
+@pytest.mark.parametrize("kind", ["a.jsonl", "a.json", "hub", "parquet", "save_to_disk", "dataset dict"])
 def test_every_source_gives_the_same_rows(tmp_path, kind):
     path = tmp_path / kind
     data = datasets.Dataset.from_list(ROWS)
@@ -34,10 +34,10 @@ def test_every_source_gives_the_same_rows(tmp_path, kind):
         path.write_text(json.dumps(ROWS, indent=1))
     elif kind == "a.jsonl":
         write(path, ROWS)
-    elif kind == "[hub]":  # as a snapshot of a dataset on the hub
+    elif kind == "hub":  # as a snapshot of a dataset on the hub
         write(path / "data" / "train-00000-of-00001.parquet", ROWS)
         (path / "manifest.json").write_text("{}")
-    elif kind == "[x] of parquet":
+    elif kind == "parquet":
         write(path / "0.parquet", ROWS[:2])
         write(path / "1.parquet", ROWS[2:])
     elif kind == "save_to_disk":
@@ -57,7 +57,7 @@ def test_bad_data(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"input_ids": [1, 2\nnot json')
     refused(tmp_path / "x.jsonl", "cannot be read")
     (tmp_path / "x.txt").write_text("text")
-    refused(tmp_path / "x.txt", r"expected \*.parquet")
+    refused(tmp_path / "x.txt", "expected a .parquet")
     refused(write(tmp_path / "t.jsonl", [{"text": "a"}]), "prepare_data.py")
     refused(write(tmp_path / "l.jsonl", [*ROWS, {"input_ids": [1] * 7, "source": 0}]), "rows of 7 to 8 tokens")
     bad_values = {
