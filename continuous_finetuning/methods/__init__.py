@@ -49,7 +49,6 @@ class ContextExtension:
     supports = ("sequence_parallel_size", "document_mask", "pose")  # flags of fine-tune.py
     modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, which is written for Llama
     llama_only = False  # True: written for Llama's modules
-    foreign_options = {}  # {entry of `rope_parameters` in a checkpoint of other code: option}
 
     @property
     def rope_theta(self) -> float:
@@ -101,12 +100,8 @@ class ContextExtension:
 
     @classmethod
     def options_in_config(cls, config) -> dict:
-        """The options in the config of a checkpoint that `import_checkpoint` reads."""
-        options = {}
-        for entry, name in cls.foreign_options.items():
-            if config.rope_parameters.get(entry) is not None:
-                options[name] = float(config.rope_parameters[entry])
-        return options
+        """Options that are not flags, in the config of a checkpoint that `import_checkpoint` reads."""
+        return {}
 
     # --- training
     def load(self, name_or_path: str, config, **kwargs):
@@ -218,8 +213,8 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
 def import_checkpoint(name: str, config, original_length: int | None, model_max_length: int, flags: dict):
     """(the base's config, the method) of a trained checkpoint of another code base, whose config is `config`.
 
-    original_length: the base's window, tokens; None: as the config says. Raises ValueError if the method cannot give
-    the checkpoint's rope.
+    original_length: the base's window, tokens; None: as the config says. Raises ValueError if the method, with these
+    flags, does not have the checkpoint's rope.
     """
     cls, rope = get(name), config.rope_parameters
     if not cls.trained:
@@ -234,7 +229,8 @@ def import_checkpoint(name: str, config, original_length: int | None, model_max_
     theirs = frequencies(base, rope, model_max_length)
     ours = frequencies(base, method.checkpoint_rope(), model_max_length)
     if not torch.allclose(theirs, ours, rtol=1e-5, atol=0):
-        raise ValueError(f"{name} with {method.options()} does not have the rope of the checkpoint's config, {rope}")
+        given = f"{name} with {method.options()}"
+        raise ValueError(f"{given} does not have the rope of the checkpoint's config, {rope}; give the right options")
     return base, method
 
 

@@ -14,8 +14,6 @@ from methods import ContextExtension, option
 class Method(ContextExtension):
     new_base: float | None = option(None, "the rope's base [theta^(ln(L / 2 pi) / ln(C / 2 pi))]")
 
-    foreign_options = {"rope_theta": "new_base"}
-
     def __post_init__(self):
         if self.new_base is None:
             turns = self.model_max_length / (2 * math.pi)
