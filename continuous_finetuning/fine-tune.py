@@ -44,8 +44,6 @@ from checkpoint import transform_logits  # noqa: E402
 from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
 from tokenizer import open_tokenizer  # noqa: E402
 
-COUNTS = ("_steps", "_epochs", "_size", "_length")  # endings of the flags that must not be 0
-
 
 @dataclass
 class ModelArguments:
@@ -74,21 +72,19 @@ class RecipeArguments(TrainingArguments):
 
 
 def parse_flags(argv: list[str]) -> Namespace:
-    """All flags, and `zero`, a ds_config.Settings. Raises ValueError on a number that trains nothing."""
+    """All flags, and `zero`, a ds_config.Settings."""
     parser = HfArgumentParser((ModelArguments, RecipeArguments), description=__doc__, allow_abbrev=False)
     parser.error = lambda message: sys.exit(f"error: {message} (--help lists the flags)")  # not 100 lines of usage
     parser.add_argument("--evaluation_strategy", dest="eval_strategy", default=SUPPRESS, help="or --eval_strategy")
     parser.add_argument("--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, ... and stop")
     methods.add_flags(parser)
     flags = parser.parse_args(argv)
-    if not flags.output_dir or flags.resume_from_checkpoint:
-        raise ValueError("give --output_dir, without --resume_from_checkpoint: the same command resumes from there")
+    if not flags.output_dir:
+        raise ValueError("give --output_dir; the same command resumes from there")
     if flags.offload_activations and flags.keep_attention:
         raise ValueError("give --offload_activations or --keep_attention, not both")
-    for name, value in vars(flags).items():
-        given = type(value) in (int, float) and value != parser.get_default(name)
-        if given and (not 0 <= value < float("inf") or (value == 0 and name.endswith(COUNTS))):
-            raise ValueError(f"--{name} {value}: give a positive number")
+    if min(flags.model_max_length, flags.per_device_train_batch_size, flags.gradient_accumulation_steps) < 1:
+        raise ValueError("--model_max_length, the batch size and the accumulation steps must be positive")
     flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings(0, False, False)
     return flags
 

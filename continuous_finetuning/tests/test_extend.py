@@ -201,7 +201,7 @@ def test_every_released_form(tmp_path, name):
 def test_an_imported_rope_that_the_method_does_not_have(tmp_path):
     rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": C}
     folder = save_base(tmp_path / "released", rope_parameters=rope, max_position_embeddings=L)
-    for field, value in {"attention_factor": 1.0, "mscale": 0.7, "truncate": False}.items():
+    for field, value in {"attention_factor": 1.0, "truncate": False}.items():
         edit_config(folder, rope_parameters=rope | {field: value})
         assert field in fails(*flags(folder, "yarn", tmp_path / "refused", "--adopt"))
 

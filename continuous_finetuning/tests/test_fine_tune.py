@@ -200,8 +200,7 @@ BAD_INPUT = """
     --sequence_parallel_size 2                      | --sequence_parallel_size needs --deepspeed
     --sequence_parallel_size 4 --estimate --deepspeed ds_configs/stage3.json | 2 query and 1 key-value heads
     --use_liger_kernel True                         | --use_liger_kernel needs a GPU
-    --num_train_epochs nan                          | --num_train_epochs nan:
-    --per_device_train_batch_size 0                 | --per_device_train_batch_size 0:
+    --per_device_train_batch_size 0                 | the batch size and the accumulation steps must be positive
     --estimate 8xH1000                              | --estimate 8xH1000: give a number and a GPU
 """
 
