@@ -69,10 +69,9 @@ def check_column(name: str, lists: pa.Array, length: int, limit: int, cut: bool)
 
     cut: the rows may have any multiple of `length`.
     """
-    if not pa.types.is_integer(getattr(lists.type, "value_type", pa.null())):
-        raise ValueError(f"--dataset_dir: `{name}` is {lists.type}, not a list of integers")
-    if lists.null_count or lists.flatten().null_count:
-        raise ValueError(f"--dataset_dir: `{name}` has a null; remove that row")
+    is_integer = pa.types.is_integer(getattr(lists.type, "value_type", pa.null()))
+    if not is_integer or lists.null_count or lists.flatten().null_count:
+        raise ValueError(f"--dataset_dir: `{name}` is {lists.type}; give lists of integers without nulls")
     values = lists.flatten().to_numpy()
     if name == "labels":
         values = values[values != -100]

@@ -8,15 +8,10 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 import methods
-from scripts import fails, losses, run_here, training_flags
+from scripts import extend, extend_flags, fails, losses, run_here, training_flags
 from tiny import BASES, C, L, edit_config, save_base
 
 SHORT = ("--max_steps", "3", "--save_strategy", "no", "--tiled_mlp", "True")
-
-
-def extend_flags(base, name, output):
-    command = ["extend.py", "--model_name_or_path", base, "--method_name", name, "--output_dir", output]
-    return [*command, "--model_max_length", L]
 
 
 @torch.no_grad()
@@ -34,7 +29,7 @@ def test_trained_extended_and_reloaded(tmp_path, model_type):
     rows = tmp_path / "rows.jsonl"
     rows.write_text((json.dumps({"input_ids": row}) + "\n") * 12)
     frozen, trained = tmp_path / "frozen", tmp_path / "trained"
-    run_here(*extend_flags(base, name, frozen))
+    extend(base, name, frozen)
     run_here("fine-tune.py", *training_flags(base, rows, name, trained), *SHORT)
 
     loss = losses(trained)  # before the step: of the base's weights with the method's rope
@@ -58,7 +53,7 @@ def test_trained_extended_and_reloaded(tmp_path, model_type):
 
 def test_drope_removes_the_rope_of_a_half_head(tmp_path):
     base, frozen = save_base(tmp_path / "base", "glm4"), tmp_path / "frozen"
-    run_here(*extend_flags(base, "drope", frozen))
+    extend(base, "drope", frozen)
     assert not AutoModelForCausalLM.from_pretrained(frozen).model.rotary_emb.inv_freq.any()
 
 

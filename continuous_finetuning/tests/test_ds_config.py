@@ -12,7 +12,6 @@ BAD = {
     "`offload_param` has no effect at the top level": {"offload_param": {}},  # as in LCEG's file
     "`scheduler` overrides the command line": {"scheduler": {"type": "WarmupDecayLR"}},
     "stage 3 needs `stage3_gather_16bit_weights_on_model_save`": {"zero_optimization": {"stage": 3}},
-    "`zero_optimization` needs a `stage`": {"zero_optimization": [3]},
 }
 
 

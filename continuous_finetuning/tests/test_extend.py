@@ -12,28 +12,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 import checkpoint_writer
 import methods
-from scripts import fails, run_here, training_flags
+from scripts import extend, extend_flags, fails, run_here, training_flags
 from tiny import C, L, edit_config, save_base, start_second
 
 IDS = torch.arange(2, 202)[None]
 PLAIN = [name for name in methods.available() if methods.get(name).modeling is None]
 
 
-def flags(base, name, output, *more):
-    command = ["extend.py", "--model_name_or_path", base, "--method_name", name, "--output_dir", output]
-    return [*command, "--model_max_length", L, *more]
-
-
-def extended(base, name, output, *more):
-    run_here(*flags(base, name, output, *more))
-    return output
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_transformers_opens_it(base, tmp_path, name):
     """Reloaded without our code, the logits equal those of the base's weights under the method's config."""
-    output = extended(base, name, tmp_path / name)
+    output = extend(base, name, tmp_path / name)
     assert (output / "model.safetensors").samefile(base / "model.safetensors")
     assert (output / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     record = AutoConfig.from_pretrained(output).context_extension
@@ -56,13 +46,13 @@ def test_plain_transformers_opens_it(base, tmp_path, name):
 
 def test_a_second_process_waits_and_finds_it_done(base, tmp_path, monkeypatch):
     """`claim` holds the lock in every script that writes a checkpoint or rows."""
-    second = start_second(monkeypatch, checkpoint_writer, "link_weights", *flags(base, "yarn", tmp_path / "out"))
-    extended(base, "yarn", tmp_path / "out")
+    second = start_second(monkeypatch, checkpoint_writer, "link_weights", *extend_flags(base, "yarn", tmp_path / "out"))
+    extend(base, "yarn", tmp_path / "out")
     checkpoint_writer.LOCKS.clear()  # as at the end of the process
     said = second[0].communicate()[0]
     assert second[0].returncode == 0 and "exists already" in said
     for name, more, message in (("pi", [], "method_name was yarn"), ("yarn", ["--scaling_factor", 3], "options was ")):
-        assert f"another run: {message}" in fails(*flags(base, name, tmp_path / "out", *more))
+        assert f"another run: {message}" in fails(*extend_flags(base, name, tmp_path / "out", *more))
 
 
 def test_links_across_file_systems(base, tmp_path, monkeypatch):
@@ -70,7 +60,7 @@ def test_links_across_file_systems(base, tmp_path, monkeypatch):
         raise OSError("cross-device link")
 
     monkeypatch.setattr(os, "link", no_hard_links)
-    output = extended(base, "pi", tmp_path)
+    output = extend(base, "pi", tmp_path)
     assert (output / "model.safetensors").is_symlink()
     AutoModelForCausalLM.from_pretrained(output)
 
@@ -92,7 +82,7 @@ def test_a_kill_at_any_rename(base, tmp_path, monkeypatch, name, more):
                     return call(*args, **kwargs)
 
                 patch.setattr(module, call.__name__, interrupted)
-            run_here(*flags(base, name, output, *more), expect=expect)
+            run_here(*extend_flags(base, name, output, *more), expect=expect)
         return next(calls), {path.name: path.read_bytes() for path in output.iterdir() if path.suffix != ".partial"}
 
     n_calls, files = run(tmp_path / "out", None, 0)
@@ -105,7 +95,7 @@ def test_a_kill_at_any_rename(base, tmp_path, monkeypatch, name, more):
 @pytest.mark.parametrize("name, length", [("self_extend", 1024), ("yarn", L)])
 def test_longest_text(base, tmp_path, name, length):
     """It replaces --model_max_length for a method that is set for it."""
-    config = AutoConfig.from_pretrained(extended(base, name, tmp_path, "--longest_text", 1024), trust_remote_code=True)
+    config = AutoConfig.from_pretrained(extend(base, name, tmp_path, "--longest_text", 1024), trust_remote_code=True)
     assert config.max_position_embeddings == config.context_extension["trained_length"] == length
 
 
@@ -127,7 +117,7 @@ def test_both_scripts_refuse_a_base(rows, tmp_path, changes, reason):
         weights = load_file(folder / "model.safetensors")
         del weights["model.norm.weight"]
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    for command in (flags(folder, "pi", output), ["fine-tune.py", *training_flags(folder, rows, "pi", output)]):
+    for command in (extend_flags(folder, "pi", output), ["fine-tune.py", *training_flags(folder, rows, "pi", output)]):
         message = fails(*command)
         assert str(folder) in message and reason in message and not output.exists()
 
@@ -147,7 +137,7 @@ SCALED = {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor"
 )
 def test_bad_input(tmp_path, changes, name, more, message):
     base = save_base(tmp_path / "base", **changes)
-    assert message in fails(*flags(base, name, tmp_path / "out", *more))
+    assert message in fails(*extend_flags(base, name, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
 
 
@@ -182,7 +172,7 @@ def test_every_released_form(tmp_path, name):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
 
-    output = extended(folder, name, tmp_path / "out", "--adopt", "--trained_tokens", 1000, *FORM_FLAGS.get(name, []))
+    output = extend(folder, name, tmp_path / "out", "--adopt", "--trained_tokens", 1000, *FORM_FLAGS.get(name, []))
     assert (output / "model.safetensors").samefile(folder / "model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(output)
     record = model.config.context_extension
@@ -203,13 +193,13 @@ def test_an_imported_rope_that_the_method_does_not_have(tmp_path):
     folder = save_base(tmp_path / "released", rope_parameters=rope, max_position_embeddings=L)
     for field, value in {"attention_factor": 1.0, "truncate": False}.items():
         edit_config(folder, rope_parameters=rope | {field: value})
-        assert field in fails(*flags(folder, "yarn", tmp_path / "refused", "--adopt"))
+        assert field in fails(*extend_flags(folder, "yarn", tmp_path / "refused", "--adopt"))
 
 
 def test_landmark_with_its_row_in_the_vocabulary(tmp_path):
     """[PAD] and <landmark> after the base's ids: the vocabulary stays, the last row is the landmark."""
     folder = edit_config(save_base(tmp_path / "released", vocab_size=260), mem_freq=7)
-    output = extended(folder, "landmark", tmp_path / "out", "--adopt", "--model_max_length", 64, "--top_k", 2)
+    output = extend(folder, "landmark", tmp_path / "out", "--adopt", "--model_max_length", 64, "--top_k", 2)
     model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True).eval()
     config = model.config
     assert (config.vocab_size, config.landmark_id, config.mem_freq, config.cache_top_k) == (260, 259, 7, 2)

@@ -1,20 +1,16 @@
 """finetune.sh, extend.sh and finetune.slurm: the commands they start, failures, signals, two nodes.
 
-A shell script replaces python and records its arguments; the last test starts the real one.
+A shell script replaces python and records its arguments.
 """
 
-import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import pytest
 
-from scripts import GOLDEN, losses
-from tiny import STAGE, L
+from tiny import STAGE
 
 FAKE_PYTHON = """#!/usr/bin/env bash
 if [ -n "${WAITS:-}" ]; then
@@ -29,12 +25,6 @@ case " $* " in *" --method_name $FAILS "*) echo "Traceback of $FAILS"; exit 3 ;;
 [ -z "${WAITS:-}" ] || wait
 exit 0
 """
-
-
-def start(command, env, **options):
-    env = {name: str(value) for name, value in env.items()}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=STAGE, env=env, **streams, **options)
 
 
 class Launcher:
@@ -53,10 +43,17 @@ class Launcher:
 
     def start(self, *command, **settings):
         env = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "CALLS": self.calls, "FAILS": "none", **settings}
-        options = {"start_new_session": True}  # a signal goes to the launcher's whole process group
-        # a shell that was put in the background passes Ctrl-C on as ignored
-        options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-        self.process = start(["bash", *command], env, **options)
+        self.process = subprocess.Popen(
+            ["bash", *command],
+            cwd=STAGE,
+            env={name: str(value) for name, value in env.items()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # a signal goes to the launcher's whole process group
+            # a shell that was put in the background passes Ctrl-C on as ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         return self.process
 
     def __call__(self, *flags, expect=0, script="finetune.sh", **settings):
@@ -182,23 +179,3 @@ def test_two_nodes_in_slurm(launcher):
         assert command[2:6] == ["--nnodes=2", f"--node_rank={node}", "--nproc_per_node=4", "--master_addr=n07"]
         assert f"--master_port={port}" in command  # a run does not meet what is left of the previous one
         assert flag(command, "gradient_accumulation_steps") == "32"
-
-
-def test_two_launchers_train_together(base, rows, tmp_path):
-    """Two nodes, here two launchers on one machine: the losses are those of one rank."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    settings = """NPROC=1 NNODES=2 MASTER_ADDR=127.0.0.1 DEEPSPEED= GLOBAL_BATCH=4 BATCH_SIZE=2 METHODS=pi RECIPE=tiny
-        REPORT_TO=none USE_WANDB=False BF16=False TF32=False USE_FLASH_ATTN=False LR=3e-3 WARMUP_STEPS=2"""
-    env = os.environ | dict(setting.split("=") for setting in settings.split())
-    env |= {"LENGTHS": L, "BASE": base, "DATASET": rows, "OUTPUT_ROOT": tmp_path, "PYTHON": sys.executable}
-    command = "bash finetune.sh --max_steps 4 --adam_epsilon 1e-4 --save_strategy no".split()
-    nodes = [start(command, env | {"MASTER_PORT": port, "NODE_RANK": rank}) for rank in (1, 0)]
-    for node in nodes:
-        log, _ = node.communicate(timeout=300)
-        assert node.returncode == 0, log
-    output = tmp_path / f"tiny_pi_{L}"
-    assert losses(output) == pytest.approx(GOLDEN["pi"][:4], abs=2e-3)
-    record = json.loads((output / "config.json").read_text())["context_extension"]
-    assert record["recipe"]["global_batch"] == 4 and record["trained_tokens"] == 4 * 4 * L

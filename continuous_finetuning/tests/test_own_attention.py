@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import ROPE_INIT_FUNCTIONS
 
 import methods
 import tiny
-from scripts import LLAMA3, run_here
+from scripts import LLAMA3, extend
 from tiny import C, L, save_base
 
 # bases that differ in what attention depends on; window 64
@@ -123,12 +123,6 @@ def dense_logits(base, ids_L, distance_LL, seen_LL, scale_L=None):
     return model.lm_head(model.model.norm(x_LD))
 
 
-def extend(base, name, output, length=L, *more):
-    command = ["extend.py", "--model_name_or_path", base, "--method_name", name, "--model_max_length", length]
-    run_here(*command, "--output_dir", output, *more)
-    return output
-
-
 def load(folder, dtype=torch.float32):
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=dtype).eval()
 
@@ -166,8 +160,9 @@ def close(ours, expected, atol=1e-3):
 def test_definition(tmp_path, name, kind, length, options):
     base = save_base(tmp_path / "base", **BASES[kind])
     flags = [word for option, value in options.items() for word in (f"--{option}", value)]
-    target = length if name == "string" else L
-    model = load(extend(base, name, tmp_path / "out", target, *flags), torch.float64)
+    if name == "string":  # it reaches less than twice the window
+        flags += ["--model_max_length", length]
+    model = load(extend(base, name, tmp_path / "out", *flags), torch.float64)
     ids, define = tokens(length), DEFINITIONS[name]
     expected = dense_logits(base, ids[0], *define(length, **options))
     with torch.no_grad():
@@ -184,7 +179,7 @@ def test_definition(tmp_path, name, kind, length, options):
 @pytest.fixture(scope="module", params=DEFINITIONS)
 def folder(request, base, tmp_path_factory):
     name = request.param
-    return extend(base, name, tmp_path_factory.mktemp("made") / name, L, *tiny.EXTEND[name])
+    return extend(base, name, tmp_path_factory.mktemp("made") / name, *tiny.EXTEND[name])
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +242,9 @@ def test_fresh_process_and_padding(base, tmp_path):
     mask = torch.ones_like(ids)
     mask[0, 5] = 0
     for name in tiny.OWN_CODE:
-        folder = extend(base, name, tmp_path / name, C if name == "landmark" else L, *tiny.EXTEND[name])
+        folder = extend(
+            base, name, tmp_path / name, "--model_max_length", C if name == "landmark" else L, *tiny.EXTEND[name]
+        )
         model = load(folder)
         text = model.generate(ids, max_new_tokens=20, pad_token_id=1, eos_token_id=None)
         checkpoints[str(folder)] = (model(ids).logits, text)

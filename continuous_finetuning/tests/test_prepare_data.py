@@ -54,18 +54,7 @@ def flags(base, dataset, output, *more) -> list:
 
 def mix_flags(base, corpus, output, *more) -> list:
     mix = ",".join(f"{name}={share}" for name, share in MIX.items())
-    recipe = [
-        "--mix",
-        mix,
-        "--total_tokens",
-        TOTAL,
-        "--min_length",
-        LONG,
-        "--source_column",
-        "meta.set",
-        "--seed",
-        SEED,
-    ]
+    recipe = f"--total_tokens {TOTAL} --min_length {LONG} --source_column meta.set --seed {SEED} --mix {mix}".split()
     return flags(base, corpus, output, *recipe, "--document_boundaries", *more)
 
 
