@@ -92,15 +92,12 @@ def parse_mix(text: str) -> dict[str, float] | None:
     """The share of each source, with the sum 1, from `slimpajama` or name=share,...; None for `none`."""
     if text == "none":
         return None
-    shares = {}
-    if text == "slimpajama":
-        shares = SLIMPAJAMA
-    else:
+    shares = SLIMPAJAMA
+    if text != "slimpajama":
         with errors_of("--mix: give slimpajama, none or name=share,..."):
-            for item in text.split(","):
-                name, _, share = item.rpartition("=")
-                shares[name] = float(share)
-    if not all(share > 0 for share in shares.values()):
+            pairs = [item.rpartition("=") for item in text.split(",")]
+            shares = {name: float(share) for name, _, share in pairs}
+    if not min(shares.values()) > 0:
         raise ValueError(f"--mix {text}: shares must be above 0")
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}
@@ -132,9 +129,14 @@ class Mixture:
             encodings = tokenizer.encode_batch_fast([text for text, _, _ in batch])
             for encoding, (_, source, drawn) in zip(encodings, batch, strict=True):
                 long_enough = drawn or len(encoding) >= self.min_length
-                if long_enough and source in self.missing_tokens:
-                    self.count(source, len(encoding))
-                    yield np.array(encoding.ids, dtype=np.int32)
+                if not long_enough or source not in self.missing_tokens:
+                    continue
+                self.documents_kept[source] += 1
+                self.tokens[source] += len(encoding)
+                self.missing_tokens[source] -= len(encoding)
+                if self.missing_tokens[source] <= 0:
+                    del self.missing_tokens[source]
+                yield np.array(encoding.ids, dtype=np.int32)
             if not self.missing_tokens:
                 return
         unknown = set(self.missing_tokens).difference(self.sources_seen)
@@ -151,10 +153,3 @@ class Mixture:
                 continue
             if drawn or len(text.encode()) >= min_bytes:
                 yield text, source, drawn
-
-    def count(self, source: str, tokens: int) -> None:
-        self.documents_kept[source] += 1
-        self.tokens[source] += tokens
-        self.missing_tokens[source] -= tokens
-        if self.missing_tokens[source] <= 0:
-            del self.missing_tokens[source]

@@ -43,10 +43,7 @@ INT_LIST = pa.list_(pa.int32())
 def token_count(text: str) -> int:
     """1000000, 500k, 20M, 1.5B: a number of tokens."""
     number = text.lower().replace("k", "e3").replace("m", "e6").replace("b", "e9")
-    tokens = round(float(number))
-    if tokens < 1:
-        raise ValueError
-    return tokens
+    return positive_int(str(round(float(number))))
 
 
 def parse_args() -> argparse.Namespace:
