@@ -54,7 +54,9 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
         stream = datasets.load_dataset(name, subset, split=split, revision=commit, streaming=True)
         return stream, f"{name}@{commit}"
 
-    files = [path] if path.is_file() else sorted(filter(file_format, path.rglob("*")))
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file_format(file))
     formats = {file_format(file) for file in files}
     if formats not in ({"json"}, {"parquet"}):
         raise ValueError(f"--dataset {path}: expected *.parquet or *.jsonl / *.json files (.gz, .zst), not both")

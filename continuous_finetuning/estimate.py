@@ -54,10 +54,12 @@ class Run:
         with torch.device("meta"):
             model = method.auto_classes(self.config)["AutoModelForCausalLM"](extended)
         self.model = method.prepare(model, self.flags.low_rank_training)
-        parameters = dict(self.model.named_parameters())
-        self.parameters = sum(p.numel() for p in parameters.values())
-        self.trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
-        self.adapters = sum(p.numel() for name, p in parameters.items() if "lora_" in name)
+        self.parameters = self.trainable = self.adapters = 0
+        for name, parameter in self.model.named_parameters():
+            size = parameter.numel()
+            self.parameters += size
+            self.trainable += parameter.requires_grad * size
+            self.adapters += ("lora_" in name) * size
         rows = self.flags.per_device_train_batch_size * self.flags.gradient_accumulation_steps
         self.rows_per_step = rows * self.gpus // self.flags.sequence_parallel_size
 
@@ -77,15 +79,19 @@ def steps(run: Run) -> float:
 
 def seconds_per_step(run: Run, peak: float) -> float:
     """peak: FLOP/s of one GPU. Offloaded weights and gradients cross PCIe twice for every micro-batch."""
-    zero, method = run.flags.zero, run.method
-    repeated = model_flops_per_token(run.model, method.attended_keys()) / 3  # the forward pass, by checkpointing
-    repeated *= method.row_tokens() / method.row_length
+    method, zero = run.method, run.flags.zero
+    forward = model_flops_per_token(run.model, method.attended_keys()) / 3
+    repeated = forward * method.row_tokens() / method.row_length  # by gradient checkpointing
     flops_per_token = training_flops_per_token(run.model, method, run.adapters) + repeated
     tokens = run.rows_per_step * method.row_length
     seconds = tokens * flops_per_token / (run.gpus * peak * UTILISATION)
-    offloaded = zero.offload_param * run.parameters + zero.offload_optimizer * run.trainable
-    transferred = 2 * run.flags.gradient_accumulation_steps * BF16 * offloaded / run.gpus
-    return seconds + transferred / PCIE_BANDWIDTH
+    offloaded = 0
+    if zero.offload_param:
+        offloaded += run.parameters
+    if zero.offload_optimizer:
+        offloaded += run.trainable
+    transfers = 2 * run.flags.gradient_accumulation_steps
+    return seconds + transfers * BF16 * offloaded / run.gpus / PCIE_BANDWIDTH
 
 
 def pinned(size: float) -> float:
@@ -163,7 +169,8 @@ def report(config, method, flags) -> str:
     needed = sum(gpu.values()) / GIB
     fits = "" if needed <= size else ", does not fit"
     kinds = ", ".join(f"{kind} {part / GIB:.1f}" for kind, part in gpu.items())
-    seconds, n_steps = seconds_per_step(run, tflops * 1e12), steps(run)
+    seconds = seconds_per_step(run, tflops * 1e12)
+    n_steps = steps(run)
     tokens = n_steps * run.rows_per_step * method.row_length
     hours = n_steps * seconds / 3600
     return f"""{flags.method_name} at {method.model_max_length:,} tokens on {flags.estimate}, an estimate:
