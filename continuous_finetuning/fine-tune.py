@@ -95,7 +95,7 @@ def check_method(config, method, flags: Namespace) -> None:
     if not method.trained:
         raise ValueError(f"{name} is not trained; apply it with extend.py")
     for flag in ("low_rank_training", "document_mask", "pose", "sequence_parallel_size"):
-        given = getattr(flags, flag) not in (False, 1)
+        given = ranks > 1 if flag == "sequence_parallel_size" else getattr(flags, flag)
         if given and flag not in method.supports:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
     if flags.pose and (flags.document_mask or ranks > 1):
