@@ -83,8 +83,9 @@ def time_perplexity(model, attention: str, length: int):
 
 def time_own_attention(name: str, shape: str, length: int):
     """`time_decoding` of one prompt by a method with its own attention."""
-    base = model_config(shape, length // 2)
-    window = length + 1024 if methods.get(name).extends_rows else 512
+    longest = length + 1024
+    base = model_config(shape, longest // 2)
+    window = longest if methods.get(name).extends_rows else 512
     method = methods.build(name, base, window, {})
     config = checkpoint_writer.extended_config(base, method, {"method": name})
     model = random_model(config, model_class=method.auto_classes(base)["AutoModelForCausalLM"])

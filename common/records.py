@@ -15,18 +15,22 @@ MISSING = object()
 
 
 def read_fields(files: list[Path], fields: list[str]) -> Iterator[dict]:
+    """Yields `select_fields` of the records of each file. Raises ValueError, which names the file, if it is damaged."""
+    for path in files:
+        yield from select_fields(read_records(path), fields, str(path))
+
+
+def select_fields(records: Iterator[dict], fields: list[str], source: str) -> Iterator[dict]:
     """Yields {field: value} for each record, None where it lacks the field; `a.b` is b of the object in a.
 
-    Raises ValueError, which names the file, if it is damaged or has no such field.
+    Raises ValueError, which names the source, if it has no such field.
     """
-    for path in files:
-        records = read_records(path)
-        first = list(islice(records, FIRST_RECORDS))
-        for field in fields:
-            if first and all(find_value(record, field, MISSING) is MISSING for record in first):
-                raise ValueError(f"{path} has no {field}, only {', '.join(first[0])}; give the name of one of these")
-        for record in chain(first, records):
-            yield {field: find_value(record, field) for field in fields}
+    first = list(islice(records, FIRST_RECORDS))
+    for field in fields:
+        if first and all(find_value(record, field, MISSING) is MISSING for record in first):
+            raise ValueError(f"{source} has no {field}, only {', '.join(first[0])}; give the name of one of these")
+    for record in chain(first, records):
+        yield {field: find_value(record, field) for field in fields}
 
 
 def find_value(record: dict, field: str, default=None):

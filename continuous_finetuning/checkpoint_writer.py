@@ -152,31 +152,26 @@ def link_weights(base: Path, output: Path) -> None:
             link.symlink_to(target)
 
 
-def add_older_rope(config_file: Path) -> None:
-    """Adds the rope in the form that Transformers 4 and other readers know: `rope_theta` and `rope_scaling`."""
+def complete_files(folder: Path) -> None:
+    """Adds the rope in the form of Transformers 4, `rope_theta` and `rope_scaling`, and lets others read the weights.
+
+    (safetensors writes with the mode 0600.) Links to a base's weights stay as they are.
+    """
+    config_file = folder / "config.json"
     config = read_json(config_file)
-    if config:  # a folder of training data has none
-        rope = dict(config["rope_parameters"])
-        config["rope_theta"] = rope.pop("rope_theta")
-        if "partial_rotary_factor" in rope:
-            config["partial_rotary_factor"] = rope["partial_rotary_factor"]
-        config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
-        write_json(config_file, dict(sorted(config.items())))
-
-
-def apply_umask(folder: Path) -> None:
-    """Gives weights the mode of other files: safetensors writes with 0600. Links to a base's weights stay."""
-    umask = os.umask(0o077)
-    os.umask(umask)
+    rope = dict(config["rope_parameters"])
+    config["rope_theta"] = rope.pop("rope_theta")
+    if "partial_rotary_factor" in rope:
+        config["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    write_json(config_file, dict(sorted(config.items())))
     for path in folder.rglob("*.safetensors"):
         if not path.is_symlink() and path.stat().st_nlink == 1:
-            path.chmod(0o666 & ~umask)
+            shutil.copymode(config_file, path)
 
 
 def move_in(partial: Path, output: Path) -> None:
-    """Completes the files of `partial`, moves them into `output`, config.json last, and removes `partial`."""
-    add_older_rope(partial / "config.json")
-    apply_umask(partial)
+    """Moves the files of `partial` into `output`, config.json last, and removes `partial`."""
     for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
         if path.is_dir():
             shutil.rmtree(output / path.name, ignore_errors=True)

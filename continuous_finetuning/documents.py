@@ -5,7 +5,6 @@
 tokens. Fu et al. estimate the tokens of a document as characters / 3.68; here they are counted.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from glob import escape
@@ -18,8 +17,8 @@ import numpy as np
 from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
-from records import read_fields
-from run import errors_of
+from records import read_fields, select_fields
+from run import errors_of, run_key
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 ENCODED_DOCUMENTS = 64  # at a time: while a text is encoded, it takes many times the memory of its ids
@@ -42,17 +41,6 @@ def file_format(path: Path) -> str | None:
     return FORMATS.get(Path(name).suffix)
 
 
-def hash_files(files: list[Path]) -> str:
-    """SHA-256 over the names and the content of files."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
 def open_dataset(name: str, subset: str | None, split: str, revision: str | None):
     """Opens local files or a hub dataset; returns (dataset for `read_documents`, string that identifies the data).
 
@@ -72,7 +60,8 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
     formats = {file_format(file) for file in files}
     if formats not in ({"json"}, {"parquet"}):
         raise ValueError(f"--dataset {path}: expected *.parquet or *.jsonl / *.json files (.gz, .zst), not both")
-    identity = f"sha256:{hash_files(files)}"
+    states = [file.stat() for file in files]
+    identity = run_key({"sizes": [s.st_size for s in states], "times": [s.st_mtime_ns for s in states]})
     if formats == {"json"}:
         return files, identity
     with errors_of(f"--dataset {path} cannot be read"):
@@ -91,7 +80,7 @@ def read_documents(dataset, text_column: str, source_column: str | None, seed: i
         shards = [read_fields([path], columns) for path in dataset]
     else:
         count = dataset.num_shards
-        shards = [read_columns(dataset.shard(count, index), columns) for index in range(count)]
+        shards = [select_fields(iter(dataset.shard(count, i)), columns, "the dataset") for i in range(count)]
     if seed is not None:
         Random(seed).shuffle(shards)
     for record in chain.from_iterable(shards):
@@ -101,31 +90,16 @@ def read_documents(dataset, text_column: str, source_column: str | None, seed: i
         yield text, str(record[source_column]) if source_column else ALL
 
 
-def read_columns(dataset: datasets.IterableDataset, columns: list[str]) -> Iterator[dict]:
-    for table in dataset.with_format("arrow").iter(batch_size=500):
-        table = table.flatten()  # column b of the objects in a becomes a.b
-        missing = set(columns).difference(table.column_names)
-        if missing:
-            there = ", ".join(table.column_names)
-            raise ValueError(f"no column {', '.join(missing)}, only {there}; set --text_column and --source_column")
-        yield from table.select(columns).to_pylist()
-
-
 def parse_mix(text: str) -> dict[str, float] | None:
     """The share of each source, with the sum 1, from `slimpajama` or name=share,...; None for `none`."""
     if text == "none":
         return None
-    shares = {}
-    if text == "slimpajama":
-        shares = SLIMPAJAMA
-    else:
-        for item in text.split(","):
-            name, _, share = item.rpartition("=")
-            try:
-                shares[name] = float(share)
-            except ValueError:
-                raise ValueError(f"--mix: '{item}' is not name=share; set slimpajama, none or name=share") from None
-    if not all(share > 0 for share in shares.values()):
+    shares = SLIMPAJAMA
+    if text != "slimpajama":
+        with errors_of("--mix: give slimpajama, none or name=share,..."):
+            pairs = [item.rpartition("=") for item in text.split(",")]
+            shares = {name: float(share) for name, _, share in pairs}
+    if not min(shares.values()) > 0:
         raise ValueError(f"--mix {text}: shares must be above 0")
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}
@@ -139,8 +113,11 @@ class Mixture:
 
     def __init__(self, budgets: dict[str, float], min_length: int, keep_short: float):
         self.missing_tokens = {source: tokens for source, tokens in budgets.items() if tokens > 0}
-        self.min_length, self.keep_short = min_length, keep_short
-        self.documents_seen, self.documents_kept, self.tokens = Counter(), Counter(), Counter()
+        self.min_length = min_length
+        self.keep_short = keep_short
+        self.sources_seen = set()
+        self.documents_kept = Counter()
+        self.tokens = Counter()
 
     def select(self, documents: Iterable[tuple], tokenizer: Tokenizer, rng: Random) -> Iterator[np.ndarray]:
         """Yields the token ids, int32 and with the BOS, of the documents that are kept. documents: (text, source).
@@ -148,38 +125,33 @@ class Mixture:
         Raises ValueError if a source of the mixture has no documents at all.
         """
         special_tokens = tokenizer.num_special_tokens_to_add(False) + 1  # SentencePiece begins a text with "▁"
-        candidates = self.find_candidates(documents, self.min_length - special_tokens, rng)
+        min_bytes = self.min_length - special_tokens  # of a long document, at least: a token has one or more
+        candidates = self.find_candidates(documents, min_bytes, rng)
         while batch := list(islice(candidates, ENCODED_DOCUMENTS)):
             encodings = tokenizer.encode_batch_fast([text for text, _, _ in batch])
             for encoding, (_, source, drawn) in zip(encodings, batch, strict=True):
                 long_enough = drawn or len(encoding) >= self.min_length
-                if long_enough and source in self.missing_tokens:
-                    self.count(source, len(encoding))
-                    yield np.array(encoding.ids, dtype=np.int32)
+                if not long_enough or source not in self.missing_tokens:
+                    continue
+                self.documents_kept[source] += 1
+                self.tokens[source] += len(encoding)
+                self.missing_tokens[source] -= len(encoding)
+                if self.missing_tokens[source] <= 0:
+                    del self.missing_tokens[source]
+                yield np.array(encoding.ids, dtype=np.int32)
             if not self.missing_tokens:
                 return
-        unknown = set(self.missing_tokens).difference(self.documents_seen)
-        if unknown and self.documents_seen:
-            there = ", ".join(sorted(self.documents_seen))
+        unknown = set(self.missing_tokens).difference(self.sources_seen)
+        if unknown and self.sources_seen:
+            there = ", ".join(sorted(self.sources_seen))
             raise ValueError(f"--mix: no document has the source {', '.join(unknown)}; there are {there}")
 
     def find_candidates(self, documents: Iterable[tuple], min_bytes: int, rng: Random) -> Iterator[tuple]:
-        """Yields the documents that may be kept, (text, source, drawn): only these need to be encoded.
-
-        min_bytes: of a long document, at least; a token has one or more.
-        """
+        """Yields the documents that may be kept, (text, source, drawn): only these need to be encoded."""
         for text, source in documents:
-            self.documents_seen[source] += 1
+            self.sources_seen.add(source)
             drawn = rng.random() < self.keep_short
             if text is None or source not in self.missing_tokens:
                 continue
             if drawn or len(text.encode()) >= min_bytes:
                 yield text, source, drawn
-
-    def count(self, source: str, tokens: int) -> None:
-        """Counts a document that is kept."""
-        self.documents_kept[source] += 1
-        self.tokens[source] += tokens
-        self.missing_tokens[source] -= tokens
-        if self.missing_tokens[source] <= 0:
-            del self.missing_tokens[source]

@@ -1,14 +1,9 @@
-"""Checks DeepSpeed's JSON file: DeepSpeed silently ignores a misplaced key, and overrides the command line."""
+"""Checks DeepSpeed's JSON file: DeepSpeed silently ignores a misplaced key, and some keys override the command line."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from run import read_json
-
-FROM_COMMAND_LINE = (
-    "optimizer", "scheduler", "gradient_accumulation_steps", "gradient_clipping", "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,23 +16,22 @@ class Settings:
 
 
 def read(path: str) -> Settings:
-    """Raises ValueError if the file is missing, or has a key that has no effect or overrides the command line."""
+    """Raises ValueError if the file is missing, or has a key that has no effect or overrides the command line.
+
+    (Transformers compares batch sizes, accumulation and clipping with the command line.)
+    """
     config = read_json(Path(path))
     if config is None:
         raise ValueError(f"--deepspeed {path}: no such file, or not a JSON object")
-    for key in FROM_COMMAND_LINE:
-        if config.get(key, "auto") != "auto":
+    for key in ("optimizer", "scheduler"):
+        if key in config:
             raise ValueError(f"{path}: `{key}` overrides the command line; remove it")
     for key in ("stage", "offload_optimizer", "offload_param"):
         if key in config:
             raise ValueError(f"{path}: `{key}` has no effect at the top level; move it into `zero_optimization`")
-    zero = config.get("zero_optimization")
-    if not isinstance(zero, dict) or zero.get("stage") not in (0, 1, 2, 3):
-        raise ValueError(f"{path}: `zero_optimization` needs a `stage` from 0 to 3")
-    if zero["stage"] == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+    zero = config.get("zero_optimization", {})
+    stage = zero.get("stage", 0)
+    if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(f"{path}: stage 3 needs `stage3_gather_16bit_weights_on_model_save`: true, to save the model")
-    return Settings(zero["stage"], offloads(zero, "offload_optimizer"), offloads(zero, "offload_param"))
-
-
-def offloads(zero: dict, key: str) -> bool:
-    return zero.get(key, {}).get("device", "none") != "none"
+    devices = [zero.get(key, {}).get("device", "none") for key in ("offload_optimizer", "offload_param")]
+    return Settings(stage, devices[0] != "none", devices[1] != "none")

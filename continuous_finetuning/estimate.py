@@ -2,7 +2,7 @@
 
 Weights, gradients and optimizer states: ZeRO (arXiv 1910.02054, sections 3.1 and 5); without DeepSpeed, stage 0.
 Activations: as in arXiv 2205.05198, section 4.1, with fused attention, bfloat16 and gradient checkpointing. Loading,
-saving and communication are not included. 1 GiB is 2^30 bytes.
+saving, communication and the host's optimizer step are not included. 1 GiB is 2^30 bytes.
 """
 
 import copy
@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig
 
 import checkpoint_writer
-import packing
+import training_rows
 from memory import TILE_LOGITS
 from rope import head_dim
-from tracking import matmul_parameters, training_flops_per_token
+from tracking import model_flops_per_token, training_flops_per_token
 
-GIB = 2**30
-BF16 = 2  # bytes of a number
+GIB, BF16 = 2**30, 2  # bytes
 # GiB that a process can use; dense bfloat16 TFLOP/s as NVIDIA publishes them
 GPUS = {
     "RTX4090": (23, 165), "A100-40": (39, 312), "A100-80": (79, 312), "H100": (79, 989), "H200": (139, 989),
@@ -39,80 +37,61 @@ MAX_LIVE_PARAMETERS = 10**9  # gathered by ZeRO-3 at a time: stage3_max_live_par
 BUCKET_PARAMETERS = 5 * 10**8  # reduce_bucket_size and allgather_bucket_size in ds_configs/stage2.json
 UTILISATION = 0.4  # of the peak, recomputation included: torchtitan's published Llama-8B at 32k on 8 H100
 PCIE_BANDWIDTH = 25e9  # bytes/s between a GPU and its host, of the 32e9 of PCIe 4.0 x16
-HOST_BANDWIDTH = 200e9  # bytes/s of a node's memory, about eight channels of DDR4-3200
 
 
 @dataclass
-class Plan:
-    config: PreTrainedConfig  # the base's
+class Run:
+    """config: the base's.  flags: of fine-tune.py, with `zero`.  gpus: of all nodes, 8 each."""
+
+    config: object
     method: object
-    flags: object  # of fine-tune.py, with `zero`
-    gpus: int  # of all nodes, 8 each
-    model: object = None  # the one to train, on the meta device
-    parameters: int = 0
-    trainable: int = 0
-    adapters: int = 0  # LoRA's weights among the trainable ones; 0: all weights are trained
+    flags: object
+    gpus: int
 
-    @property
-    def rows_per_step(self) -> int:
-        rows_per_rank = self.flags.per_device_train_batch_size * self.flags.gradient_accumulation_steps
-        return rows_per_rank * self.gpus // self.flags.sequence_parallel_size
-
-
-def make_plan(config: PreTrainedConfig, method, flags, gpus: int) -> Plan:
-    """Counts the parameters of the model to train, built on the meta device."""
-    plan = Plan(config, method, flags, gpus)
-    method = copy.deepcopy(method)  # CLEX's network moves to the model's device
-    with torch.device("meta"):
-        extended = checkpoint_writer.extended_config(config, method, {})
-        model = method.auto_classes(config)["AutoModelForCausalLM"](extended)
-    plan.model = model = method.prepare(model, flags.low_rank_training)
-    plan.parameters = sum(p.numel() for p in model.parameters())
-    plan.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    plan.adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
-    return plan
+    def __post_init__(self):
+        method = copy.deepcopy(self.method)  # CLEX's network moves to the model's device
+        extended = checkpoint_writer.extended_config(self.config, method, {})
+        with torch.device("meta"):
+            model = method.auto_classes(self.config)["AutoModelForCausalLM"](extended)
+        self.model = method.prepare(model, self.flags.low_rank_training)
+        self.parameters = self.trainable = self.adapters = 0
+        for name, parameter in self.model.named_parameters():
+            size = parameter.numel()
+            self.parameters += size
+            self.trainable += parameter.requires_grad * size
+            self.adapters += ("lora_" in name) * size
+        rows = self.flags.per_device_train_batch_size * self.flags.gradient_accumulation_steps
+        self.rows_per_step = rows * self.gpus // self.flags.sequence_parallel_size
 
 
-def steps(plan: Plan) -> float:
-    """Optimizer steps; 0 if only tokenising or downloading the data could tell."""
-    flags = plan.flags
+def steps(run: Run) -> float:
+    """Optimizer steps; 0 if the data must be downloaded first."""
+    flags = run.flags
     if flags.max_steps > 0:
         return flags.max_steps
     rows, data_length = DATASETS.get(flags.dataset_dir, (0, 0))
     if Path(flags.dataset_dir).exists():
-        data = packing.read(flags.dataset_dir)
-        if "input_ids" in data.column_names:
-            rows, data_length = len(data), len(data[0]["input_ids"])
-    blocks = data_length // plan.method.row_length
-    return flags.num_train_epochs * rows * blocks / plan.rows_per_step
+        data = training_rows.read(flags.dataset_dir)
+        rows, data_length = len(data), len(data[0]["input_ids"])
+    blocks = data_length // run.method.row_length
+    return flags.num_train_epochs * rows * blocks / run.rows_per_step
 
 
-def seconds_per_step(plan: Plan, peak: float) -> float:
+def seconds_per_step(run: Run, peak: float) -> float:
     """peak: FLOP/s of one GPU. Offloaded weights and gradients cross PCIe twice for every micro-batch."""
-    zero, gpus = plan.flags.zero, plan.gpus
-    tokens = plan.rows_per_step * plan.method.row_length
-    seconds = tokens * hardware_flops_per_token(plan) / (gpus * peak * UTILISATION)
-    offloaded = plan.parameters if zero.offload_param else 0
+    method, zero = run.method, run.flags.zero
+    forward = model_flops_per_token(run.model, method.attended_keys()) / 3
+    repeated = forward * method.row_tokens() / method.row_length  # by gradient checkpointing
+    flops_per_token = training_flops_per_token(run.model, method, run.adapters) + repeated
+    tokens = run.rows_per_step * method.row_length
+    seconds = tokens * flops_per_token / (run.gpus * peak * UTILISATION)
+    offloaded = 0
+    if zero.offload_param:
+        offloaded += run.parameters
     if zero.offload_optimizer:
-        offloaded += plan.trainable
-        nodes = max(1, gpus // 8)
-        seconds += 28 * plan.trainable / nodes / HOST_BANDWIDTH  # Adam: seven float32 numbers per weight
-    transfers = 2 * plan.flags.gradient_accumulation_steps * BF16 * offloaded / gpus
-    return seconds + transfers / PCIE_BANDWIDTH
-
-
-def hardware_flops_per_token(plan: Plan) -> float:
-    """`training_flops_per_token` plus what is computed a second time."""
-    config, method = plan.config, plan.method
-    layers, D = config.num_hidden_layers, config.hidden_size
-    attention = 4 * layers * config.num_attention_heads * head_dim(config) * method.attended_keys()  # its forward
-    layer_weights = matmul_parameters(plan.model) - config.vocab_size * D
-    repeated = 2 * (layer_weights + plan.adapters) + attention  # gradient checkpointing
-    repeated += attention / 2  # fused attention's backward has five products, not four
-    if plan.flags.tiled_mlp:
-        repeated += 6 * layers * D * config.intermediate_size
-    repeated *= method.row_tokens() / method.row_length
-    return training_flops_per_token(plan.model, method, plan.adapters) + repeated
+        offloaded += run.trainable
+    transfers = 2 * run.flags.gradient_accumulation_steps
+    return seconds + transfers * BF16 * offloaded / run.gpus / PCIE_BANDWIDTH
 
 
 def pinned(size: float) -> float:
@@ -120,81 +99,84 @@ def pinned(size: float) -> float:
     return 2.0 ** math.ceil(math.log2(size))
 
 
-def state_memory(plan: Plan) -> tuple[dict[str, float], float]:
+def state_memory(run: Run) -> tuple[dict[str, float], float]:
     """(bytes on one GPU by kind, bytes on the host for each rank) without activations."""
-    zero, gpus = plan.flags.zero, plan.gpus
-    weights = BF16 * plan.parameters
-    gradients = BF16 * plan.trainable
-    optimizer = 12 * plan.trainable / (gpus if zero.stage >= 1 else 1)  # float32 master weights, Adam's two moments
-    buffers = 2 * BF16 * min(plan.trainable, BUCKET_PARAMETERS)
+    zero, gpus = run.flags.zero, run.gpus
+    gpu = {
+        "weights": BF16 * run.parameters,
+        "gradients": BF16 * run.trainable,
+        "optimizer": 12 * run.trainable / (gpus if zero.stage >= 1 else 1),  # float32 masters, Adam's two moments
+        "buffers": 2 * BF16 * min(run.trainable, BUCKET_PARAMETERS),
+    }
     if zero.stage >= 2:
-        gradients /= gpus
+        gpu["gradients"] /= gpus
     if zero.stage == 3:
-        weights /= gpus
-        buffers = BF16 * (min(plan.parameters, MAX_LIVE_PARAMETERS) + 2 * plan.config.hidden_size**2)
+        gpu["weights"] /= gpus
+        gpu["buffers"] = BF16 * (min(run.parameters, MAX_LIVE_PARAMETERS) + 2 * run.model.config.hidden_size**2)
     host = 0.0
     if zero.offload_param:
-        host, weights = pinned(weights), 0.0
+        host, gpu["weights"] = pinned(gpu["weights"]), 0.0
     if zero.offload_optimizer:
-        host += optimizer + pinned(gradients) + pinned(optimizer / 3)
-        gradients = optimizer = 0.0
-    return {"weights": weights, "gradients": gradients, "optimizer": optimizer, "buffers": buffers}, host
+        host += gpu["optimizer"] + pinned(gpu["gradients"]) + pinned(gpu["optimizer"] / 3)
+        gpu["gradients"] = gpu["optimizer"] = 0.0
+    return gpu, host
 
 
-def activation_memory(plan: Plan) -> tuple[float, float]:
+def activation_memory(run: Run) -> tuple[float, float]:
     """(bytes on one GPU, bytes on the host for each rank) at the peak of forward and backward."""
-    config, flags = plan.config, plan.flags
-    batch, ranks = flags.per_device_train_batch_size, flags.sequence_parallel_size
-    D, F, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
-    n = batch * plan.method.row_tokens() // ranks  # tokens of a micro-batch on one rank
+    config, flags = run.model.config, run.flags
+    D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    n = flags.per_device_train_batch_size * run.method.row_tokens() // flags.sequence_parallel_size  # tokens of a rank
+    hidden = BF16 * n * D
     # Saved for a layer's backward, per token: of two norms the input, in float32 too, and the output; of attention q,
     # k, v, the output and the log of the softmax's sum; of the MLP gate, SiLU, up and their product.
-    norms = 2 * (4 + 2 * BF16) * D
     qkvo = 2 * BF16 * (heads + config.num_key_value_heads) * head_dim(config)
-    mlp = 0 if flags.tiled_mlp else 4 * BF16 * F
-    layer = n * (norms + qkvo + 4 * heads + mlp)
-    # Its backward has gradients of attention (or a norm), copies for the all-to-all and scores; or those of the MLP.
-    attention = max(qkvo, 12 * D) + 4 * heads * plan.method.saved_scores()
-    if ranks > 1:
-        attention += qkvo
-    mlp_backward = 6 * BF16 * F * min(n, batch * D) if flags.tiled_mlp else 2 * BF16 * F * n
-    layer_input = BF16 * n * D
-    backward = max(n * attention, mlp_backward) + layer + 2 * layer_input
-    checkpointed, host = config.num_hidden_layers * layer_input, 0.0
-    if flags.offload_activations:
-        checkpointed, host = 2 * layer_input, config.num_hidden_layers * pinned(layer_input)
+    saved = 16 * D + qkvo + 4 * heads + 4 * BF16 * F
+    # Its backward has gradients of attention (or a norm) and scores, or those of the MLP.
+    attention = n * (max(qkvo, 12 * D) + 4 * heads * run.method.saved_scores())
+    if flags.sequence_parallel_size > 1:
+        attention += n * qkvo  # copies for the all-to-all
+    mlp = n * 2 * BF16 * F
+    if flags.tiled_mlp:
+        saved -= 4 * BF16 * F
+        mlp = 6 * BF16 * F * min(n, flags.per_device_train_batch_size * D)
+    backward = n * saved + max(attention, mlp) + 2 * hidden
     # The loss: last norm, hidden states, the gradients of both; tiles of logits; the head's gradient.
-    head_gradient = 0 if plan.adapters else 8 * config.vocab_size * D
-    loss = 4 * n * D + 4 * layer_input + 6 * min(TILE_LOGITS, n * config.vocab_size) + head_gradient
-    return checkpointed + max(backward, loss), host
+    head_gradient = 0 if run.adapters else 8 * V * D
+    loss = 6 * hidden + 6 * min(TILE_LOGITS, n * V) + head_gradient
+    if flags.offload_activations:
+        return 2 * hidden + max(backward, loss), layers * pinned(hidden)
+    return layers * hidden + max(backward, loss), 0.0
 
 
-def memory_needed(plan: Plan) -> tuple[dict[str, float], float]:
+def memory_needed(run: Run) -> tuple[dict[str, float], float]:
     """(bytes on one GPU by kind, bytes on one node's host) at the peak of a step."""
-    gpu, host = state_memory(plan)
-    gpu["activations"], offloaded = activation_memory(plan)
+    gpu, states = state_memory(run)
+    gpu["activations"], activations = activation_memory(run)
     gpu["CUDA"] = CUDA_BYTES + FRAGMENTATION * sum(gpu.values())
-    return gpu, (host + offloaded + PROCESS_BYTES) * min(plan.gpus, 8)
+    return gpu, (states + activations + PROCESS_BYTES) * min(run.gpus, 8)
 
 
-def report(config: PreTrainedConfig, method, flags) -> str:
+def report(config, method, flags) -> str:
     """The text that `--estimate` prints. Raises ValueError if flags.estimate is not like 8xH100 or 16xA100-80."""
     count, _, name = flags.estimate.partition("x")
-    if not re.fullmatch(r"[1-9]\d*", count) or name not in GPUS or int(count) % flags.sequence_parallel_size:
+    if name not in GPUS or not re.fullmatch(r"[1-9]\d*", count) or int(count) % flags.sequence_parallel_size:
         raise ValueError(f"--estimate {flags.estimate}: give a number and a GPU, as 8xH100, of {', '.join(GPUS)}")
-    plan = make_plan(config, method, flags, int(count))
+    run = Run(config, method, flags, int(count))
     size, tflops = GPUS[name]
-    gpu, host = memory_needed(plan)
+    gpu, host = memory_needed(run)
     needed = sum(gpu.values()) / GIB
-    fits = ", does not fit" if needed > size else ""
+    fits = "" if needed <= size else ", does not fit"
     kinds = ", ".join(f"{kind} {part / GIB:.1f}" for kind, part in gpu.items())
-    seconds, n_steps = seconds_per_step(plan, tflops * 1e12), steps(plan)
-    tokens = n_steps * plan.rows_per_step * method.row_length
+    seconds = seconds_per_step(run, tflops * 1e12)
+    n_steps = steps(run)
+    tokens = n_steps * run.rows_per_step * method.row_length
     hours = n_steps * seconds / 3600
     return f"""{flags.method_name} at {method.model_max_length:,} tokens on {flags.estimate}, an estimate:
-  parameters    {plan.parameters / 1e6:,.1f} M, {plan.trainable / 1e6:,.1f} M of them trained
+  parameters    {run.parameters / 1e6:,.1f} M, {run.trainable / 1e6:,.1f} M of them trained
   GPU memory    {needed:.1f} of {size} GiB{fits}: {kinds}
   host memory   {host / GIB:.0f} GiB a node
-  step          {plan.rows_per_step} rows, {seconds / 60:.3g} minutes at {UTILISATION:.0%} of the GPUs' peak
+  step          {run.rows_per_step} rows, {seconds / 60:.3g} minutes at {UTILISATION:.0%} of the GPUs' peak
   steps         {math.ceil(n_steps):,}, {tokens / 1e6:,.1f} M tokens (0: not known before the data are there)
-  hours         {hours:.3g}, {hours * plan.gpus:.3g} GPU-hours"""
+  hours         {hours:.3g}, {hours * run.gpus:.3g} GPU-hours"""

@@ -69,6 +69,7 @@ def main() -> None:
     checkpoint_writer.greedy_generation_config(config).save_pretrained(partial)
     checkpoint_writer.copy_modeling(method, partial)
     write_text(partial / "config.json", extended.to_json_string(use_diff=False))
+    checkpoint_writer.complete_files(partial)
     checkpoint_writer.move_in(partial, output)
     state = "imported" if args.adopt else "not trained"
     print(f"{output}: {name}, {method.original_length} -> {length} tokens, {state}")

@@ -37,14 +37,12 @@ import ds_config  # noqa: E402
 import estimate  # noqa: E402
 import memory  # noqa: E402
 import methods  # noqa: E402
-import packing  # noqa: E402
 import training  # noqa: E402
+import training_rows  # noqa: E402
 from attention import CHOICES, choose_attention, is_full_attention, sdpa_kernels  # noqa: E402
 from checkpoint import transform_logits  # noqa: E402
 from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
 from tokenizer import open_tokenizer  # noqa: E402
-
-COUNTS = ("_steps", "_epochs", "_size", "_length")  # endings of the flags that must not be 0
 
 
 @dataclass
@@ -74,21 +72,19 @@ class RecipeArguments(TrainingArguments):
 
 
 def parse_flags(argv: list[str]) -> Namespace:
-    """All flags, and `zero`, a ds_config.Settings. Raises ValueError on a number that trains nothing."""
+    """All flags, and `zero`, a ds_config.Settings."""
     parser = HfArgumentParser((ModelArguments, RecipeArguments), description=__doc__, allow_abbrev=False)
     parser.error = lambda message: sys.exit(f"error: {message} (--help lists the flags)")  # not 100 lines of usage
     parser.add_argument("--evaluation_strategy", dest="eval_strategy", default=SUPPRESS, help="or --eval_strategy")
     parser.add_argument("--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, ... and stop")
     methods.add_flags(parser)
     flags = parser.parse_args(argv)
-    if not flags.output_dir or flags.resume_from_checkpoint:
-        raise ValueError("give --output_dir, without --resume_from_checkpoint: the same command resumes from there")
+    if not flags.output_dir:
+        raise ValueError("give --output_dir; the same command resumes from there")
     if flags.offload_activations and flags.keep_attention:
         raise ValueError("give --offload_activations or --keep_attention, not both")
-    for name, value in vars(flags).items():
-        given = type(value) in (int, float) and value != parser.get_default(name)
-        if given and (not 0 <= value < float("inf") or (value == 0 and name.endswith(COUNTS))):
-            raise ValueError(f"--{name} {value}: give a positive number")
+    if min(flags.model_max_length, flags.per_device_train_batch_size, flags.gradient_accumulation_steps) < 1:
+        raise ValueError("--model_max_length, the batch size and the accumulation steps must be positive")
     flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings(0, False, False)
     return flags
 
@@ -98,14 +94,9 @@ def check_method(config, method, flags: Namespace) -> None:
     name, ranks, length = flags.method_name, flags.sequence_parallel_size, method.row_length
     if not method.trained:
         raise ValueError(f"{name} is not trained; apply it with extend.py")
-    given = {
-        "low_rank_training": flags.low_rank_training,
-        "document_mask": flags.document_mask,
-        "pose": flags.pose,
-        "sequence_parallel_size": ranks > 1,
-    }
-    for flag in given:
-        if given[flag] and flag not in method.supports:
+    for flag in ("low_rank_training", "document_mask", "pose", "sequence_parallel_size"):
+        given = ranks > 1 if flag == "sequence_parallel_size" else getattr(flags, flag)
+        if given and flag not in method.supports:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
     if flags.pose and (flags.document_mask or ranks > 1):
         raise ValueError("--pose needs whole rows of one mask: no --document_mask and no --sequence_parallel_size")
@@ -137,8 +128,11 @@ def fit_to_machine(flags: Namespace, config) -> None:
     dtype = "bfloat16" if flags.bf16 else "float32"
     flags.attention = choose_attention(flags.attention, default_device(), dtype, config)
     flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
-    if flags.document_mask:
-        check_document_mask(flags)
+    if flags.document_mask and flags.attention == "sdpa":
+        memory.check_document_mask(flags.per_device_train_batch_size, flags.model_max_length)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
+    elif flags.document_mask and flags.per_device_train_batch_size > 1:
+        raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
     if flags.use_liger_kernel:
         if not torch.cuda.is_available():
             raise ValueError("--use_liger_kernel needs a GPU")
@@ -149,28 +143,12 @@ def fit_to_machine(flags: Namespace, config) -> None:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "context_fn": memory.keep_attention}
 
 
-def check_document_mask(flags: Namespace) -> None:
-    """Raises ValueError if the batch, or SDPA's mask of --document_mask, [L, L] for each row, is too large."""
-    batch, length = flags.per_device_train_batch_size, flags.model_max_length
-    if flags.attention != "sdpa":
-        if batch > 1:
-            raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
-        return
-    torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
-    mask_bytes = 3 * batch * length**2  # as bool and as bfloat16
-    if torch.cuda.is_available() and mask_bytes > torch.cuda.mem_get_info()[0] / 2:
-        remedy = "FlashAttention needs none (pip install --pre -r requirements-gpu.txt)"
-        raise ValueError(f"--document_mask: SDPA's mask needs {mask_bytes / 2**30:.0f} GiB; {remedy}")
-
-
 def choose_trackers(flags: Namespace) -> None:
-    """Sets `report_to` and the names of the run. wandb records offline if nobody is logged in."""
-    trackers = {flags.report_to} if isinstance(flags.report_to, str) else set(flags.report_to or [])
+    """Sets `report_to` and the name of the run. wandb records offline if nobody is logged in."""
     if flags.use_wandb:
-        trackers.add("wandb")
-    flags.report_to = sorted(trackers - {"none"})
+        flags.report_to = sorted({"wandb", flags.report_to} - {"none"})
     flags.run_name = flags.wandb_name or flags.run_name or Path(flags.output_dir).name
-    if "wandb" in trackers:
+    if "wandb" in flags.report_to:
         os.environ.setdefault("WANDB_PROJECT", "long_extension")
         server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
         logged_in = os.environ.get("WANDB_API_KEY") or get_netrc_auth(server)
@@ -180,16 +158,14 @@ def choose_trackers(flags: Namespace) -> None:
 
 
 def start_deepspeed(zero: ds_config.Settings) -> None:
-    """Initialises DeepSpeed's process group. Raises ValueError without the programs that it compiles with."""
+    """Initialises DeepSpeed's process group. Raises ValueError without a compiler."""
     import deepspeed
 
-    pip_programs = str(Path(sys.executable).parent)  # ninja is there
-    os.environ["PATH"] = os.environ.get("PATH", "") + os.pathsep + pip_programs
+    os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # pip's ninja is there
     compiles = zero.offload_optimizer or not torch.cuda.is_available()  # Adam for the CPU, or collectives
-    if compiles and not any(deepspeed.git_version_info.installed_ops.values()):
-        for program, remedy in {"ninja": "pip install ninja", "c++": "apt install g++ (Debian)"}.items():
-            if shutil.which(program) is None:
-                raise ValueError(f"--deepspeed compiles a part of itself and needs {program}: {remedy}")
+    is_prebuilt = any(deepspeed.git_version_info.installed_ops.values())
+    if compiles and not is_prebuilt and shutil.which("c++") is None:
+        raise ValueError("--deepspeed compiles a part of itself and needs a C++ compiler: apt install g++ (Debian)")
     # torch warns at every step of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
     # port 0: any that is free
@@ -244,12 +220,12 @@ def main() -> None:
     output = Path(args.output_dir)
     tokenizer = open_tokenizer(base)
     with args.main_process_first():
-        data = packing.read(flags.dataset_dir)
+        data = training_rows.read(flags.dataset_dir)
         cut = not method.extends_rows or method.row_length < length
-        data = packing.rows(data, tokenizer, method.row_length, config.vocab_size, cut, flags.document_mask)
+        data = training_rows.select(data, method.row_length, config.vocab_size, cut, flags.document_mask)
     recipe = training.recipe(args, flags, data)
     if flags.pose:
-        data = packing.draw_skips(data, method.row_length, length, args.seed)
+        data = training_rows.draw_skips(data, method.row_length, length, args.seed)
     settings = checkpoint_writer.run_settings(name, method, base, config, trained=True)
     settings |= {"low_rank_training": flags.low_rank_training, **recipe}
     with args.main_process_first():

@@ -22,6 +22,7 @@ import argparse
 import hashlib
 import math
 import os
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -32,7 +33,6 @@ import pyarrow.parquet
 
 import documents
 from checkpoint_writer import claim, move_in
-from packing import pack
 from run import Parser, command_line, positive_int, progress_bar, run_script, versions, write_json
 from tokenizer import open_tokenizer
 
@@ -42,19 +42,14 @@ INT_LIST = pa.list_(pa.int32())
 
 def token_count(text: str) -> int:
     """1000000, 500k, 20M, 1.5B: a number of tokens."""
-    factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower(), 1)
-    number = text if factor == 1 else text[:-1]
-    tokens = float(number) * factor
-    if not 1 <= tokens < math.inf:
-        raise ValueError
-    return round(tokens)
+    number = text.lower().replace("k", "e3").replace("m", "e6").replace("b", "e9")
+    return positive_int(str(round(float(number))))
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--output_dir", required=True, type=Path)
-    threads = "threads that tokenise [one per core]"
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help=threads)
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="threads [one per core]")
     data = parser.add_argument_group("documents")
     data.add_argument("--dataset", required=True, help="hub id, file or folder")
     data.add_argument("--subset", help="config name of a hub dataset")
@@ -88,17 +83,39 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def pack(documents: Iterable[np.ndarray], length: int) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """Joins documents in order and cuts them every `length` tokens, without the last partial row.
+
+    Yields (ids int32 [length], where documents begin in the row). The first is 0: a row may begin inside a document.
+    """
+    pieces, starts, tokens = [], [], 0  # of the rows that are not complete
+    for ids_N in documents:
+        pieces.append(ids_N)
+        starts.append(tokens)
+        tokens += len(ids_N)
+        if tokens < length:
+            continue
+        joined_N = np.concatenate(pieces)
+        complete = tokens - tokens % length
+        for first in range(0, complete, length):
+            inside = [start - first for start in starts if first < start < first + length]
+            yield joined_N[first : first + length], [0, *inside]
+        pieces = [joined_N[complete:]]
+        starts = [start - complete for start in starts if start >= complete]
+        tokens -= complete
+
+
 def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[documents.Mixture, int, str]:
     """Writes all rows into `folder`; returns (mixture, number of rows, SHA-256 of their ids).
 
     Raises ValueError if the documents do not fill one row.
     """
+    source_column = seed = None
+    budgets = {documents.ALL: args.total_tokens or math.inf}
     if args.mix:
-        texts = documents.read_documents(dataset, args.text_column, args.source_column, args.seed)
+        source_column, seed = args.source_column, args.seed
         budgets = {source: round(share * args.total_tokens) for source, share in args.mix.items()}
-    else:
-        texts = documents.read_documents(dataset, args.text_column, None, None)
-        budgets = {documents.ALL: args.total_tokens or math.inf}
+    texts = documents.read_documents(dataset, args.text_column, source_column, seed)
     mixture = documents.Mixture(budgets, args.min_length, args.keep_short)
     rows = pack(mixture.select(texts, tokenizer, Random(args.seed)), args.length)
     rows_per_file = max(1, FILE_TOKENS // args.length)
@@ -147,12 +164,9 @@ def main() -> None:
         "command": command_line(),
         "settings": settings,
         "rows": rows,
-        "length": args.length,
         "tokens": rows * args.length,
-        "tokens_dropped": mixture.tokens.total() - rows * args.length,  # of the last documents: less than a row
         "missing_tokens": missing_tokens,  # by source, if the data ended early
-        "documents_seen": mixture.documents_seen,  # by source, as the next two
-        "documents_kept": mixture.documents_kept,
+        "documents_kept": mixture.documents_kept,  # by source, as the next
         "tokens_kept": mixture.tokens,
         "input_ids_sha256": ids_sha256,  # over all ids in order, as little-endian int32
         "versions": versions("datasets", "tokenizers", "pyarrow", "numpy"),

@@ -1,26 +1,23 @@
 """The training loop: Transformers' Trainer, with a checkpoint on SIGTERM and a resume that gives the same weights."""
 
 import contextlib
-import json
 import logging
 import shutil
 import signal
 import sys
 from functools import partial
 from pathlib import Path
-from zipfile import ZipFile
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from safetensors import safe_open
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import rotate_checkpoints
 
 import checkpoint_writer
-import packing
 import tracking
-from run import errors_of, print_rank0, write_json
+import training_rows
+from run import print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
 ADVICE = "try a lower --learning_rate in another --output_dir"
@@ -36,7 +33,7 @@ def recipe(args: TrainingArguments, flags, data) -> dict:
     settings = {
         "dataset": flags.dataset_dir,
         "rows": len(data),
-        "rows_sha256": packing.rows_sha256(data),
+        "rows_sha256": training_rows.rows_sha256(data),
         "global_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * data_ranks,
         "precision": "bfloat16" if args.bf16 else "float32",
         "attention": flags.attention,
@@ -58,8 +55,8 @@ def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
     """A batch of int64 tensors [B, L]: ids and labels, which the model shifts. Rows without `labels` learn all ids.
 
     With `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside it. With
-    `chunk` and `skip` (see packing.draw_skips), positions skip some between two chunks of the row. Ranks that share a
-    row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
+    `chunk` and `skip`, positions skip some between two chunks of the row (see training_rows.draw_skips). Ranks that
+    share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
     """
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
     labels_BL = torch.tensor([example["labels"] for example in examples]) if "labels" in examples[0] else ids_BL
@@ -87,15 +84,6 @@ def last_checkpoint(output: Path) -> Path | None:
     """The newest checkpoint-N in `output` that every rank wrote completely, or None."""
     complete = [marker.parent for marker in output.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
     return max(complete, key=lambda folder: int(folder.name.split("-")[1]), default=None)
-
-
-def check_files(folder: Path) -> None:
-    """Raises ValueError if a file of a checkpoint is cut off or empty, as after a power cut."""
-    readers = {".json": lambda path: json.loads(path.read_bytes()), ".pt": ZipFile, ".pth": ZipFile}
-    readers[".safetensors"] = partial(safe_open, framework="pt")
-    for path in folder.rglob("*"):
-        with errors_of(f"{path} is damaged; delete {folder} to resume from the checkpoint before it"):
-            readers.get(path.suffix, Path)(path)
 
 
 class StopOnSignal(TrainerCallback):
@@ -176,7 +164,6 @@ class ExtensionTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            checkpoint_writer.apply_umask(folder)
             write_json(folder / COMPLETE_MARKER, {"world_size": self.args.world_size})
             rotate_checkpoints(self.args.output_dir, self.save_total_limit)
 
@@ -204,7 +191,6 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
     last = last_checkpoint(output)
     if last:
         print_rank0(f"resuming from {last}")
-        check_files(last)
     with args.main_process_first():
         for folder in output.glob("checkpoint-*") if args.should_save else []:
             if not (folder / COMPLETE_MARKER).exists():  # the run was killed while writing it
@@ -263,4 +249,5 @@ def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json has the settings
+        checkpoint_writer.complete_files(partial)
         checkpoint_writer.move_in(partial, output)

@@ -6,7 +6,6 @@ import shutil
 import sys
 from random import Random
 
-import datasets
 import pytest
 import sentencepiece
 from tokenizers import Tokenizer, processors
@@ -55,12 +54,9 @@ def test_a_text_has_the_same_ids_in_every_stage(folder, monkeypatch, kind):
     saved.save(path)
 
     tokenizer = open_tokenizer(str(folder))
-    packing = stage_module(monkeypatch, "continuous_finetuning", "packing")
-    data = datasets.Dataset.from_dict({"text": [TEXT]})
-    ids = {"fine-tune": packing.rows(data, tokenizer, len(expected), 258)[0]["input_ids"]}
     mixture = stage_module(monkeypatch, "continuous_finetuning", "documents").Mixture({"all": 1}, 0, 1)
     selected = mixture.select([(TEXT, "all")], tokenizer.backend_tokenizer, Random(0))
-    ids["prepare_data"] = next(selected).tolist()
+    ids = {"prepare_data": next(selected).tolist()}
     tokenize = stage_module(monkeypatch, "eval_perplexity", "prepare_data").tokenize
     ids["perplexity"] = tokenize(iter([TEXT]), tokenizer, 0, None)[0]
     haystack = stage_module(monkeypatch, "needle", "haystack")
@@ -94,10 +90,6 @@ def test_ids_beyond_the_vocabulary_are_found_before_the_model_runs(folder, monke
     assert engine.plan(engine.tokenizer(["horse"])["input_ids"], 1) == [[0]]
     with pytest.raises(ValueError, match="258"):
         engine.plan(engine.tokenizer(["horse", "zebra"])["input_ids"], 1)
-    packing = stage_module(monkeypatch, "continuous_finetuning", "packing")
-    data = datasets.Dataset.from_dict({"text": ["a zebra and a horse"]})
-    with pytest.raises(ValueError, match="258"):
-        packing.rows(data, engine.tokenizer, 8, 258)
 
 
 @pytest.mark.parametrize("rules", [("identity", False), ("nmt_nfkc", True)])

@@ -31,8 +31,7 @@ class ContextExtension:
     """A method for one base and one target length. Subclasses override what differs from the base.
 
     original_length: the base's window C, tokens.  model_max_length: the window to reach, tokens.
-    rope: the base's own `rope_parameters`.        head_dim: d, the elements of a head
-    that rope turns, even.
+    rope: the base's own `rope_parameters`.  head_dim: d, the elements of a head that rope turns.
     pose: whether it is trained by PoSE, on rows of the original length.
     """
 
@@ -50,7 +49,6 @@ class ContextExtension:
     supports = ("sequence_parallel_size", "document_mask", "pose")  # flags of fine-tune.py
     modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, which is written for Llama
     llama_only = False  # True: written for Llama's modules
-    foreign_options = {}  # {entry of `rope_parameters` in a checkpoint of other code: option}
 
     @property
     def rope_theta(self) -> float:
@@ -78,10 +76,8 @@ class ContextExtension:
 
     def checkpoint_rope(self) -> dict:
         """`rope_parameters`, with the share of each head that rope turns if the base's rope names it (GLM-4)."""
-        rope = self.rope_parameters()
-        if "partial_rotary_factor" in self.rope:
-            rope = {"partial_rotary_factor": self.rope["partial_rotary_factor"], **rope}
-        return rope
+        kept = {key: self.rope[key] for key in self.rope if key == "partial_rotary_factor"}
+        return kept | self.rope_parameters()
 
     @classmethod
     def scales_rope(cls) -> bool:
@@ -104,12 +100,8 @@ class ContextExtension:
 
     @classmethod
     def options_in_config(cls, config) -> dict:
-        """The options in the config of a checkpoint that `import_checkpoint` reads."""
-        options = {}
-        for entry, name in cls.foreign_options.items():
-            if config.rope_parameters.get(entry) is not None:
-                options[name] = float(config.rope_parameters[entry])
-        return options
+        """Options that are not flags, in the config of a checkpoint that `import_checkpoint` reads."""
+        return {}
 
     # --- training
     def load(self, name_or_path: str, config, **kwargs):
@@ -176,7 +168,7 @@ def add_flags(parser: ArgumentParser) -> None:
         help = "; ".join(f"{name}: {metadata['help']}" for name, metadata in owners.items())
         kind = next(iter(owners.values()))["type"]
         switch = {"type": string_to_bool, "nargs": "?", "const": True} if kind is bool else {"type": kind}
-        group.add_argument(f"--{key}", **switch, default=SUPPRESS, help=help.replace("%", "%%"))
+        group.add_argument(f"--{key}", **switch, default=SUPPRESS, help=help)
 
 
 def build(name: str, config, model_max_length: int, flags: dict, config_options=None) -> ContextExtension:
@@ -193,8 +185,10 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
             continue
         if name not in owners:
             raise ValueError(f"--{key} is an option of {', '.join(owners)}, not of {name}; leave it out")
+        options[key] = flags[key]
         is_number = owners[name]["type"] in (int, float)
-        options[key] = positive(key, flags[key]) if is_number else flags[key]
+        if is_number and not 0 < options[key] < math.inf:
+            raise ValueError(f"--{key} must be a positive number, not {options[key]}")
     original_length, rope = config.max_position_embeddings, config.rope_parameters
     if cls.extends_rows and model_max_length <= original_length:
         raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
@@ -204,35 +198,23 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
     is_llama = config.model_type == "llama"
     if (cls.modeling or cls.llama_only) and not is_llama:
         raise ValueError(f"{name} extends Llama models only, and the base is a '{config.model_type}' model")
-    method = cls(original_length, model_max_length, rope, rotary_dim(config), flags.get("pose", False), **options)
-    if not is_llama:
-        check_architecture(name, method, config)
-    return method
-
-
-def check_architecture(name: str, method: ContextExtension, config) -> None:
-    """Raises ValueError if a method cannot extend a base that is not a Llama. config: the base's."""
     window = getattr(config, "sliding_window", None) or math.inf
     has_full_layers = "full_attention" in (getattr(config, "layer_types", None) or [])
-    if window < method.model_max_length and not has_full_layers:
+    if window < model_max_length and not has_full_layers:
         remedy = 'set "sliding_window": null in its config.json'
         raise ValueError(f"every layer of the base attends to the last {window} tokens only; {remedy}")
-    with errors_of(f"{name} cannot extend a '{config.model_type}' model"):
-        checkpoint_writer.extended_config(config, method, {})
-
-
-def positive(name: str, value: float) -> float:
-    """`value`. Raises ValueError if it is not a positive number."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"--{name} must be a positive number, not {value}")
-    return value
+    method = cls(original_length, model_max_length, rope, rotary_dim(config), flags.get("pose", False), **options)
+    if not is_llama:
+        with errors_of(f"{name} cannot extend a '{config.model_type}' model"):
+            checkpoint_writer.extended_config(config, method, {})
+    return method
 
 
 def import_checkpoint(name: str, config, original_length: int | None, model_max_length: int, flags: dict):
     """(the base's config, the method) of a trained checkpoint of another code base, whose config is `config`.
 
-    original_length: the base's window, tokens; None: as the config says. Raises ValueError if the method cannot give
-    the checkpoint's rope.
+    original_length: the base's window, tokens; None: as the config says. Raises ValueError if the method, with these
+    flags, does not have the checkpoint's rope.
     """
     cls, rope = get(name), config.rope_parameters
     if not cls.trained:
@@ -247,7 +229,8 @@ def import_checkpoint(name: str, config, original_length: int | None, model_max_
     theirs = frequencies(base, rope, model_max_length)
     ours = frequencies(base, method.checkpoint_rope(), model_max_length)
     if not torch.allclose(theirs, ours, rtol=1e-5, atol=0):
-        raise ValueError(f"{name} with {method.options()} does not have the rope of the checkpoint's config, {rope}")
+        given = f"{name} with {method.options()}"
+        raise ValueError(f"{given} does not have the rope of the checkpoint's config, {rope}; give the right options")
     return base, method
 
 

@@ -1,9 +1,7 @@
 """dca: Dual Chunk Attention (arXiv 2402.17463, ChunkLlama): positions start anew in every chunk.
 
-A text is cut into chunks of c = s - w tokens, with s = chunk_size and w = local_window. Keys of the query's own chunk,
-and the last ones of the chunk before, keep their distance; other keys have their place in their chunk as position, and
-the query has s. One softmax over all. Not trained, and for texts of any length: the weights are the base's, the
-attention is in modeling/modeling_dca.py. Of the base's window C, the authors take s = 3/4 C and w = C / 8.
+Not trained, and for texts of any length. modeling/modeling_dca.py has the rule. Of the base's window C, the authors
+take chunk_size = 3/4 C and local_window = C / 8.
 """
 
 from dataclasses import dataclass

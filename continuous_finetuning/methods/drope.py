@@ -15,7 +15,6 @@ from methods import ContextExtension, option
 class Method(ContextExtension):
     partial_rotary_factor: float | None = option(None, "share of the angles that stay, as 0.25 or 0.75 [none: 1 / d]")
 
-    foreign_options = {"partial_rotary_factor": "partial_rotary_factor"}
     supports = ("sequence_parallel_size",)
 
     def __post_init__(self):

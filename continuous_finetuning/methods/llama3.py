@@ -15,12 +15,6 @@ class Method(ContextExtension):
     low_freq_factor: float = option(1.0, "angles with fewer turns than this inside the original window are slow")
     high_freq_factor: float = option(4.0, "angles with more turns than this inside the original window are kept")
 
-    foreign_options = {
-        "factor": "scaling_factor",
-        "low_freq_factor": "low_freq_factor",
-        "high_freq_factor": "high_freq_factor",
-    }
-
     def __post_init__(self):
         self.scaling_factor = self.scaling_factor or self.ratio
         low, high = self.low_freq_factor, self.high_freq_factor

@@ -1,8 +1,6 @@
 """lm_infinite: LM-Infinite (arXiv 2308.16137): a local window and the first tokens, at distances the base has seen.
 
-Query i sees the keys of the last `local_window` positions as ever, and the first `global_tokens` keys, once they have
-left that window, all at the distance `local_window`. Not trained: the weights are the base's, the attention is in
-modeling/modeling_lm_infinite.py. The whole cache of keys is kept, so memory still grows with the length, linearly.
+Not trained. modeling/modeling_lm_infinite.py has the rule. All keys stay in the cache: memory grows with the length.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,6 @@ All rows have the target's length, so the trained rope serves short texts, too: 
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -20,16 +19,9 @@ from run import errors_of, run_key
 
 
 def read_factors(path: str, pairs: int) -> list[float]:
-    """The factors of `pairs` angles in a file of numbers, which has them once or, equal, for every layer.
-
-    Raises ValueError if they are not there, not positive, or differ between layers.
-    """
-    with errors_of(f"--factor_file {path}"):
-        words = Path(path).read_text().replace(",", " ").split()
-        factors = np.array(words, dtype=np.float64)
-    if factors.size == 0 or factors.size % pairs:
-        raise ValueError(f"--factor_file {path} has {factors.size} numbers; the model needs {pairs} for each layer")
-    layers = factors.reshape(-1, pairs)
+    """The factors of `pairs` angles in a CSV file, once or equal for every layer. Raises ValueError on other files."""
+    with errors_of(f"--factor_file {path} ({pairs} factors for each layer)"):
+        layers = np.loadtxt(path, delimiter=",").reshape(-1, pairs)
     if not (layers > 0).all() or (layers != layers[0]).any():
         raise ValueError(f"--factor_file {path}: the factors must be positive and the same in all layers")
     return layers[0].tolist()
@@ -60,10 +52,6 @@ class Method(ContextExtension):
         if self.factor_file is not None:
             options["factors"] = run_key({"factors": self._factors})  # the same file with other numbers is another run
         return options
-
-    @classmethod
-    def options_in_config(cls, config):
-        raise ValueError("a longrope checkpoint needs no --adopt: the evaluations open it as it is")
 
     def rope_parameters(self):
         attention_factor = math.sqrt(1 + math.log(self.scaling_factor) / math.log(self.original_length))

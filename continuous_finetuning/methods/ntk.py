@@ -20,8 +20,6 @@ class Method(ContextExtension):
     ntk_factor: float | None = option(None, "f of alpha(L) = f L/C - (f - 1) [ceil(trained / original length / 2)]")
     ntk_alpha: float | None = option(None, "one alpha for every length, instead of alpha(L)")
 
-    foreign_options = {"factor": "ntk_factor"}
-
     def __post_init__(self):
         half = math.ceil(self.model_max_length / self.original_length / 2)
         self.ntk_factor = self.ntk_factor or float(half)

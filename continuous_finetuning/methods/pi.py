@@ -12,8 +12,6 @@ from methods import ContextExtension, option
 class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, positions are divided by it [ceil(trained / original length)]")
 
-    foreign_options = {"factor": "scaling_factor"}
-
     def __post_init__(self):
         self.scaling_factor = self.scaling_factor or self.ratio
 

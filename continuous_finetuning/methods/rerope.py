@@ -1,9 +1,7 @@
 """rerope: ReRoPE (github.com/bojone/rerope): no distance is larger than a window's, and scores grow with the length.
 
-Relative position of query i and key k, d = i - k:   min(d, W)
-in one softmax; all scores of query i are multiplied by max(1, ln(i + 1) / ln C). C is the original length and W =
-local_window, which the author takes as C / 4 to C / 2. Not trained, and for texts of any length: the weights are the
-base's, the attention is in modeling/modeling_rerope.py.
+Not trained, and for texts of any length. modeling/modeling_rerope.py has the rule. Of the base's window C, the author
+takes local_window = C / 4 to C / 2.
 """
 
 from dataclasses import dataclass

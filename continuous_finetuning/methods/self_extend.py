@@ -1,13 +1,9 @@
 """self_extend: Self-Extend (arXiv 2401.01325): far keys share positions in groups, near keys keep their own.
 
-Relative position of query i and key k, d = i - k:   d                                        if d < W
-                                                     floor(i / G) - floor(k / G) + W - W / G  otherwise
-in one softmax; G = group_size, W = neighbor_window. Not trained: the weights are the base's, the attention is in
-modeling/modeling_self_extend.py.
-
-A text of L tokens needs positions up to (L - W) / G + W, which must not exceed the base's original length C. For
-C = 4096 the defaults are the study's, G = 64 and W = 1024. For another C: W = C / 4, and the smallest G that keeps the
-largest position within 2/3 C, the upper end of the authors' rule (1/2 ... 2/3) C > W + (L - W) / G (datamllab/LongLM).
+Not trained. modeling/modeling_self_extend.py has the rule, with G = group_size and W = neighbor_window. A text of L
+tokens needs positions up to (L - W) / G + W, at most the base's window C. For C = 4096 the defaults are the study's,
+G = 64 and W = 1024. For another C: W = C / 4, and the smallest G that keeps the largest position within 2/3 C, the
+upper end of the authors' rule (1/2 ... 2/3) C > W + (L - W) / G (datamllab/LongLM).
 """
 
 import math

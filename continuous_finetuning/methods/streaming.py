@@ -1,9 +1,7 @@
 """streaming: StreamingLLM (arXiv 2309.17453): attention sinks and a sliding window, at their places in the cache.
 
-Query i sees the last `local_window` keys, its own included, and the first `sinks` keys, the attention sinks. Positions
-are places among these keys, so all are below sinks + local_window. Not trained, and for texts of any length: the
-weights are the base's, the attention is in modeling/modeling_streaming.py. It gives what StreamingLLM gives token by
-token, but hidden keys are kept, so memory grows with the length, linearly.
+Not trained, and for texts of any length. modeling/modeling_streaming.py has the rule. It gives what StreamingLLM gives
+token by token, but hidden keys stay in the cache: memory grows with the length.
 """
 
 from dataclasses import dataclass

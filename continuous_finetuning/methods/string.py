@@ -1,13 +1,8 @@
 """string: STRING (arXiv 2410.18745): far keys are shifted to distances that training has met more often.
 
-Relative position of query i and key k, d = i - k:   d            if d < S
-                                                     d - S + W    otherwise
-in one softmax; S = shift, W = local_window. Not trained: the weights are the base's, the attention is in
-modeling/modeling_string.py.
-
-Training has few examples of the largest distances. The paper uses STRING within the base's window C, with S = C / 3
-and W = 128. Beyond it, S = L - C + W keeps all positions of a text of L tokens below C, if L is at most 2 C - W. The
-default of W is at most C / 32.
+Not trained. modeling/modeling_string.py has the rule, with S = shift and W = local_window. The paper uses STRING within
+the base's window C, with S = C / 3 and W = 128. Beyond it, S = L - C + W keeps all positions of a text of L tokens
+below C, if L is at most 2 C - W. The default of W is at most C / 32.
 """
 
 from dataclasses import dataclass

@@ -24,8 +24,6 @@ class Method(ContextExtension):
     beta_slow: float | None = option(None, "angles with fewer rotations than this are interpolated in full [1]")
     critical_dim: int | None = option(None, "index j of the first angle that is interpolated in full", int)
 
-    foreign_options = {"factor": "scaling_factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow"}
-
     def __post_init__(self):
         self.scaling_factor = self.scaling_factor or self.ratio
         if self.critical_dim is not None:

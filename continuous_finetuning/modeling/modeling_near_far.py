@@ -43,10 +43,12 @@ class NearFarConfig(LlamaConfig):
         return None
 
 
-def rotate(x_BHLD, rope, places):
-    """x with RoPE at the `places`, a slice, of the table `rope`: cos and sin, [B or 1, N, D] each."""
-    cos_BND, sin_BND = rope
-    return x_BHLD * cos_BND[:, None, places] + rotate_half(x_BHLD) * sin_BND[:, None, places]
+def rotate(x_BHLD, rope, start: int = 0):
+    """x with RoPE at the entries `start`, `start` + 1, ... of a table, (cos, sin) [B or 1, N, D] each."""
+    end = start + x_BHLD.shape[2]
+    cos_B1LD = rope[0][:, None, start:end].to(x_BHLD.device)
+    sin_B1LD = rope[1][:, None, start:end].to(x_BHLD.device)
+    return x_BHLD * cos_B1LD + rotate_half(x_BHLD) * sin_B1LD
 
 
 class Plan:
@@ -57,30 +59,35 @@ class Plan:
     """
 
     def __init__(self, config, end, near_count, index_BL):
-        self.first_near_key = config.first_near_key
+        self.config = config
+        self.near_count = near_count
+        self.index_BL = index_BL
         self.far_count = max(0, config.first_near_key(end - 1))
         if config.far_keys is not None:
             self.far_count = min(self.far_count, config.far_keys)
-
+        self.far_S = torch.arange(self.far_count, device=index_BL.device)
         self.query_scale_BL = config.query_scale(index_BL)
-        # what RoPE needs: positions of near keys, of far keys, and of the queries towards far keys
-        rows, device = len(index_BL), index_BL.device
-        near_BS = torch.arange(near_count, device=device).expand(rows, -1)
-        far_S = torch.arange(self.far_count, device=device)
-        far_BS = config.far_key_position(far_S).expand(rows, -1)
-        self.positions_BN = torch.cat([near_BS, far_BS, config.far_query_position(index_BL)], 1)
-        self.far_key_places = slice(near_count, near_count + self.far_count)
-        self.far_query_places = slice(near_count + self.far_count, None)
+
+    def make_ropes(self, rotary, x):
+        """Tables for near keys and queries, far keys, and queries towards far keys.
+
+        rotary: the base's rotary embedding.  x: a tensor of the dtype and device of cos and sin.
+        """
+        near_1S = torch.arange(self.near_count, device=x.device)[None]
+        self.near_rope = rotary(x, near_1S)
+        self.far_key_rope = rotary(x, self.config.far_key_position(self.far_S)[None])
+        self.far_query_rope = rotary(x, self.config.far_query_position(self.index_BL))
 
     def scale_queries(self, q_BHLD):
         if self.query_scale_BL is None:
             return q_BHLD
-        return (q_BHLD * self.query_scale_BL[:, None, :, None]).to(q_BHLD.dtype)
+        scaled = q_BHLD * self.query_scale_BL[:, None, :, None]
+        return scaled.to(q_BHLD.dtype)
 
-    def rotate_far(self, q_BHLD, k_BJSD, rope):
+    def rotate_far(self, q_BHLD, k_BJSD):
         """The queries, and the far ones of the keys, with RoPE at their far positions."""
-        q_far = rotate(q_BHLD, rope, self.far_query_places)
-        k_far = rotate(k_BJSD[:, :, : self.far_count], rope, self.far_key_places)
+        q_far = rotate(q_BHLD, self.far_query_rope)
+        k_far = rotate(k_BJSD[:, :, : self.far_count], self.far_key_rope)
         return q_far, k_far
 
 
@@ -91,46 +98,54 @@ class Blocks(Plan):
         self.past = past
         self.length = length
         near_count = config.window - 1 + min(BLOCK, length)
-        index_1L = torch.arange(past, past + length, device=device)[None]
-        super().__init__(config, past + length, near_count, index_1L)
+        end = past + length
+        index_1L = torch.arange(past, end, device=device)[None]
+        super().__init__(config, end, near_count, index_1L)
 
-    def attend(self, q_BHLD, k_BJSD, v_BJSD, rope, scaling):
+    def attend(self, q_BHLD, k_BJSD, v_BJSD, scaling):
         """Attention of all new tokens, [B, H, L, D], to all keys so far."""
-        q_far, k_far = self.rotate_far(q_BHLD, k_BJSD, rope)
+        B, H, _, D = q_BHLD.shape
+        J = k_BJSD.shape[1]
+        q_far, k_far = self.rotate_far(q_BHLD, k_BJSD)
         out = []
         for start in range(0, self.length, BLOCK):
-            block = slice(start, min(start + BLOCK, self.length))
-            q, k, v, visible_LS = self.block_inputs(block, q_BHLD, q_far, k_BJSD, k_far, v_BJSD, rope)
+            stop = min(start + BLOCK, self.length)
+            q, k, v, visible_LS = self.block_inputs(start, stop, q_BHLD, q_far, k_BJSD, k_far, v_BJSD)
             # the H / J query heads of a key head become its queries: no key is copied
-            q = q.reshape(len(k), k.shape[1], -1, k.shape[3])
-            visible = visible_LS.repeat(q.shape[2] // len(visible_LS), 1)
+            q = q.reshape(B, J, -1, q.shape[3])
+            visible = visible_LS.repeat(H // J, 1)
             attended = scaled_dot_product_attention(q, k, v, visible, scale=scaling)
-            out.append(attended.view(*q_BHLD.shape[:2], len(visible_LS), -1)[..., : q_BHLD.shape[3]])
+            attended = attended.view(B, H, stop - start, -1)
+            out.append(attended[..., :D])
         return torch.cat(out, 2)
 
-    def block_inputs(self, block, q_BHLD, q_far, k_BJSD, k_far, v_BJSD, rope):
-        """Queries, keys, values, and which keys are visible, bool [L, S], for the queries in the slice `block`.
+    def block_inputs(self, start, stop, q_BHLD, q_far, k_BJSD, k_far, v_BJSD):
+        """Queries, keys, values, and which keys are visible, bool [L, S], for the queries `start` ... `stop` - 1.
 
         If the block has far keys, heads are twice as wide, so that one softmax sees both kinds: a near key has zeros
         where a query has its far half, and a far key where a query has its near half.
         """
-        D = q_BHLD.shape[3]
-        first, end = self.past + block.start, self.past + block.stop
-        oldest = max(0, self.first_near_key(first))
-        index_L1 = torch.arange(first, end, device=q_BHLD.device)[:, None]
-        key_S = torch.arange(oldest, end, device=q_BHLD.device)
-        first_near_L1 = self.first_near_key(index_L1)
+        D, device = q_BHLD.shape[3], q_BHLD.device
+        first, end = self.past + start, self.past + stop
+        first_near_key = self.config.first_near_key
+        oldest = max(0, first_near_key(first))
+        index_L1 = torch.arange(first, end, device=device)[:, None]
+        first_near_L1 = first_near_key(index_L1)
+        key_S = torch.arange(oldest, end, device=device)
         visible = (key_S <= index_L1) & (key_S >= first_near_L1)
-        q = rotate(q_BHLD[:, :, block], rope, slice(first - oldest, end - oldest))
-        k = rotate(k_BJSD[:, :, oldest:end], rope, slice(0, end - oldest))
+        q = rotate(q_BHLD[:, :, start:stop], self.near_rope, first - oldest)
+        k = rotate(k_BJSD[:, :, oldest:end], self.near_rope)
         v = v_BJSD[:, :, oldest:end]
-        count = min(self.far_count, self.first_near_key(end - 1))
+        count = min(self.far_count, first_near_key(end - 1))
         if count > 0:
-            far_S = torch.arange(count, device=q_BHLD.device)
-            visible = torch.cat([visible, far_S < first_near_L1], 1)
-            q = torch.cat([q, q_far[:, :, block]], 3)
-            k = torch.cat([pad(k, (0, D)), pad(k_far[:, :, :count], (D, 0))], 2)
-            v = pad(torch.cat([v, v_BJSD[:, :, :count]], 2), (0, D))
+            far_visible = self.far_S[:count].to(device) < first_near_L1
+            visible = torch.cat([visible, far_visible], 1)
+            q = torch.cat([q, q_far[:, :, start:stop]], 3)
+            wide_near = pad(k, (0, D))
+            wide_far = pad(k_far[:, :, :count], (D, 0))
+            k = torch.cat([wide_near, wide_far], 2)
+            v = torch.cat([v, v_BJSD[:, :, :count]], 2)
+            v = pad(v, (0, D))
         return q, k, v, visible
 
 
@@ -138,45 +153,46 @@ class Token(Plan):
     """One new token per row, at the index `index_B1` of a cache of `size` tokens, itself included."""
 
     def __init__(self, config, size, index_B1):
-        self.near_count = min(config.window, size)
-        super().__init__(config, size, self.near_count, index_B1)
-        device = index_B1.device
+        super().__init__(config, size, min(config.window, size), index_B1)
         first_near_B1 = config.first_near_key(index_B1)
-        near_BS = index_B1 - self.near_count + 1 + torch.arange(self.near_count, device=device)
+        oldest_B1 = index_B1 - self.near_count + 1
+        near_BS = oldest_B1 + torch.arange(self.near_count, device=index_B1.device)
         near_visible_BS = near_BS >= first_near_B1.clamp(min=0)
-        far_visible_BS = torch.arange(self.far_count, device=device) < first_near_B1
-        self.visible_B11S = torch.cat([near_visible_BS, far_visible_BS], 1)[:, None, None]
+        far_visible_BS = self.far_S < first_near_B1
+        visible_BS = torch.cat([near_visible_BS, far_visible_BS], 1)
+        self.hidden_B11S = ~visible_BS[:, None, None]
         self.near_index_B1S1 = near_BS.clamp(min=0)[:, None, :, None]
 
-    def attend(self, q_BHLD, k_BJSD, v_BJSD, rope, scaling):
+    def attend(self, q_BHLD, k_BJSD, v_BJSD, scaling):
         """Attention of the new tokens, [B, H, 1, D], to all keys so far."""
         B, J, _, D = k_BJSD.shape
+        near, far = self.near_count, self.far_count
         near_index = self.near_index_B1S1.expand(B, J, -1, D)
-        k_near = rotate(k_BJSD.gather(2, near_index), rope, slice(0, self.near_count))
-        q_near = rotate(q_BHLD, rope, slice(self.near_count - 1, self.near_count))
-        q_far, k_far = self.rotate_far(q_BHLD, k_BJSD, rope)
+        k_near = rotate(k_BJSD.gather(2, near_index), self.near_rope)
+        q_near = rotate(q_BHLD, self.near_rope, near - 1)
+        q_far, k_far = self.rotate_far(q_BHLD, k_BJSD)
         near_scores = q_near.view(B, J, -1, D) @ k_near.mT
         far_scores = q_far.view(B, J, -1, D) @ k_far.mT
         scores = torch.cat([near_scores, far_scores], 3) * scaling
-        scores = scores.masked_fill(~self.visible_B11S, -torch.inf)
+        scores = scores.masked_fill(self.hidden_B11S, -torch.inf)
         dtype = torch.promote_types(scores.dtype, torch.float32)
-        weights = scores.softmax(-1, dtype=dtype).to(v_BJSD.dtype)
-        near_out = weights[..., : self.near_count] @ v_BJSD.gather(2, near_index)
-        far_out = weights[..., self.near_count :] @ v_BJSD[:, :, : self.far_count]
+        weights = scores.softmax(-1, dtype=dtype)
+        near_weights, far_weights = weights.to(v_BJSD.dtype).split([near, far], dim=-1)
+        near_out = near_weights @ v_BJSD.gather(2, near_index)
+        far_out = far_weights @ v_BJSD[:, :, :far]
         return (near_out + far_out).view(q_BHLD.shape)
 
 
 class NearFarAttention(LlamaAttention):
-    def forward(self, hidden_states, position_embeddings, past_key_values=None, plan=None, **kwargs):
-        """hidden_states: [B, L, hidden].  position_embeddings: cos and sin, [B or 1, N, D] each, of plan.positions_BN.
-        Returns ([B, L, hidden], None)."""
+    def forward(self, hidden_states, past_key_values=None, plan=None, **kwargs):
+        """hidden_states: [B, L, hidden]. Returns ([B, L, hidden], None)."""
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         q_BHLD = self.q_proj(hidden_states).view(shape).transpose(1, 2)
         k_BJSD = self.k_proj(hidden_states).view(shape).transpose(1, 2)
         v_BJSD = self.v_proj(hidden_states).view(shape).transpose(1, 2)
         if past_key_values is not None:
             k_BJSD, v_BJSD = past_key_values.update(k_BJSD, v_BJSD, self.layer_idx)
-        out_BHLD = plan.attend(plan.scale_queries(q_BHLD), k_BJSD, v_BJSD, position_embeddings, self.scaling)
+        out_BHLD = plan.attend(plan.scale_queries(q_BHLD), k_BJSD, v_BJSD, self.scaling)
         return self.o_proj(out_BHLD.transpose(1, 2).flatten(2)), None
 
 
@@ -207,9 +223,10 @@ class NearFarModel(LlamaModel):
             plan = Token(self.config, past + 1, torch.full((1, 1), past, device=device))
         else:
             plan = Blocks(self.config, past, length, device)
+        plan.make_ropes(self.rotary_emb, self.embed_tokens.weight)
         # Transformers makes no mask of its own if it gets one with four dimensions
         no_mask = torch.empty(1, 1, 1, 1, device=device)
-        return super().forward(input_ids, no_mask, plan.positions_BN, past_key_values, plan=plan, **kwargs)
+        return super().forward(input_ids, no_mask, plan.index_BL, past_key_values, plan=plan, **kwargs)
 
 
 class NearFarForCausalLM(LlamaForCausalLM):

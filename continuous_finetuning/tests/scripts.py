@@ -99,6 +99,17 @@ def training_flags(base, rows, method, output) -> list[str]:
     return [str(flag) for flag in [*flags, "--output_dir", output, *RECIPE, *SMALL.get(method, [])]]
 
 
+def extend_flags(base, method, output, *more) -> list:
+    """The command line of extend.py; later flags replace earlier ones."""
+    command = ["extend.py", "--model_name_or_path", base, "--method_name", method, "--output_dir", output]
+    return [*command, "--model_max_length", L, *more]
+
+
+def extend(base, method, output, *more) -> Path:
+    run_here(*extend_flags(base, method, output, *more))
+    return output
+
+
 def losses(output: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
 

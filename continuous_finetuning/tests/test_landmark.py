@@ -1,7 +1,6 @@
 """Landmark attention against its definition: one query at a time in float64, absolute positions, explicit groups."""
 
 import copy
-import json
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ import checkpoint_writer
 import memory
 import methods
 from modeling.landmark_cache import LandmarkLayer, Piece
-from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM, insert
+from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM
 from scripts import LLAMA3
 from tiny import C, save_base
 
@@ -156,17 +155,6 @@ def in_pieces(model, ids, sizes, cache=None):
 # ---- training ----
 
 
-def test_insert():
-    row, last = insert(torch.arange(9)[None], 99, 3)
-    assert row.tolist() == [[0, 1, 2, 99, 3, 4, 5, 99, 6, 7, 8]]  # no landmark behind a last exact block
-    row, last = insert(torch.arange(9)[None], 99, 3, after_last=True)
-    assert row.tolist() == [[0, 1, 2, 99, 3, 4, 5, 99, 6, 7, 8, 99]] and last.tolist() == [0, 1, 3, 4, 5, 7, 8, 9, 11]
-    row, last = insert(torch.arange(2)[None], 99, 3, seen=2, after_last=True)
-    assert row.tolist() == [[0, 99, 1]] and last.tolist() == [1, 2]
-    row, _ = insert(torch.zeros(1, 512, dtype=torch.long), 1, 63)
-    assert row.shape == (1, 520) and row.nonzero()[:, 1].tolist() == list(range(63, 512, 64))  # as LCEG trains
-
-
 @pytest.mark.parametrize("base", BASES)
 def test_training_loss_and_gradients(base):
     """By the loss of fine-tune.py; for one of the bases with gradient checkpointing, which changes nothing."""
@@ -255,25 +243,7 @@ def test_older_landmarks_of_the_first_layer_tie():
     assert (blocks[..., 1] > blocks[..., 0]).all() and (blocks >= 12 - 2 * K).all()
 
 
-@torch.no_grad()
-def test_bfloat16():
-    """All blocks retrieved, so that rounding cannot flip a choice: close to float32, and finite far beyond."""
-    model = landmark_model(cache_top_k=8, train_context_length=56, initializer_range=0.1)
-    ids = text(36)
-    expected = model(ids).logits[..., :-1]
-    logits = model.bfloat16()(ids).logits[..., :-1].float()
-    assert (logits - expected).norm() / expected.norm() < 0.03
-    assert torch.isfinite(model(text(700), labels=text(700)).loss)
-
-
 # ---- the method ----
-
-
-@pytest.mark.parametrize("given, ids", [({"vocab_size": 100}, (101, 100)), ({"landmark_id": 31999}, (32000, 31999))])
-def test_config_adds_one_row_or_takes_one(given, ids):
-    new = LandmarkConfig(**given)
-    for config in (new, LandmarkConfig.from_dict(json.loads(new.to_json_string()))):
-        assert (config.vocab_size, config.landmark_id, config.chunk_length) == (*ids, 128)
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}])

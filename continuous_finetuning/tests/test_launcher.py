@@ -1,21 +1,16 @@
 """finetune.sh, extend.sh and finetune.slurm: the commands they start, failures, signals, two nodes.
 
-A shell script replaces python and records its arguments; the last test starts the real one.
+A shell script replaces python and records its arguments.
 """
 
 import os
-import re
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import pytest
-from transformers import AutoConfig
 
-from scripts import GOLDEN, losses
-from tiny import STAGE, L
+from tiny import STAGE
 
 FAKE_PYTHON = """#!/usr/bin/env bash
 if [ -n "${WAITS:-}" ]; then
@@ -50,14 +45,14 @@ class Launcher:
         env = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "CALLS": self.calls, "FAILS": "none", **settings}
         self.process = subprocess.Popen(
             ["bash", *command],
-            start_new_session=True,  # a signal goes to the launcher's whole process group
-            # a shell that was put in the background passes Ctrl-C on as ignored
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             cwd=STAGE,
             env={name: str(value) for name, value in env.items()},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # a signal goes to the launcher's whole process group
+            # a shell that was put in the background passes Ctrl-C on as ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         return self.process
 
@@ -105,17 +100,14 @@ def test_recipe_of_the_study(launcher):
 
 
 def test_methods_lengths_and_flags_of_one_method(launcher):
-    launcher(
-        "--scaling_factor", "5", METHODS="origin pi", LENGTHS="8192 16384", FLAGS_pi="--seed 3", NPROC=1, DEEPSPEED="",
-        BATCH_SIZE=2, TILED_MLP="True", GPUS="2 3",
-    )  # fmt: skip
+    settings = {"LENGTHS": "8192 16384", "FLAGS_pi": "--seed 3", "NPROC": 1, "DEEPSPEED": "", "GPUS": "2 3"}
+    launcher("--scaling_factor", "5", METHODS="origin pi", BATCH_SIZE=2, **settings)
     commands = launcher.commands()
     started = [(flag(c, "model_max_length"), flag(c, "method_name"), "--seed" in c) for c in commands]
     assert started == [("8192", "origin", 0), ("8192", "pi", 1), ("16384", "origin", 0), ("16384", "pi", 1)]
     for command in commands:
         assert command[0] == "fine-tune.py" and "--deepspeed" not in command and command[-1] == "GPUS=2,3"
-        values = [flag(command, name) for name in ("scaling_factor", "tiled_mlp", "per_device_train_batch_size")]
-        assert values == ["5", "True", "2"]
+        assert (flag(command, "scaling_factor"), flag(command, "per_device_train_batch_size")) == ("5", "2")
 
 
 @pytest.mark.parametrize(
@@ -172,55 +164,18 @@ def test_extend_sh(launcher):
     assert frozen[0] == "extend.py" and flag(frozen, "output_dir") == "out/r_ntk_frozen" and frozen[-2] == "--x"
     assert flag(frozen, "model_max_length") == flag(frozen, "longest_text") == "512" and "--beta_fast" not in frozen
     assert flag(yarn, "output_dir") == "out/r_yarn_frozen" and flag(yarn, "beta_fast") == "16"
-    launcher(script="extend.sh", LONGEST_TEXT=65536)
-    methods = [(flag(c, "method_name"), flag(c, "longest_text")) for c in launcher.commands()[2:]]
-    assert methods == [("ntk_frozen", "65536"), ("lm_infinite", "65536"), ("self_extend", "65536")]
 
 
 def test_two_nodes_in_slurm(launcher):
     """finetune.slurm, and the launcher that it starts on every node, with a fake srun."""
-    head, body = (STAGE / "finetune.slurm").read_text().split("set -u", 1)
-    assert "#SBATCH" not in body  # SLURM reads none after the first command
-    assert re.search(r"^#SBATCH --signal=TERM@", head, re.M)
+    srun = 'while [[ $1 == --* ]]; do shift; done\nfor node in 0 1; do SLURM_NODEID=$node "$@" </dev/null; done\n'
     launcher.script("scontrol", '#!/usr/bin/env bash\n[ "$*" = "show hostnames n[07-08]" ] && printf "n07\\nn08\\n"\n')
-    launcher.script(
-        "srun",
-        '#!/usr/bin/env bash\nwhile [[ $1 == --* ]]; do shift; done\n'
-        'for node in 0 1; do SLURM_NODEID=$node "$@" </dev/null; done\n',
-    )  # fmt: skip
-    settings = {
-        "SLURM_SUBMIT_DIR": STAGE, "SLURM_GPUS_ON_NODE": 4, "SLURM_CPUS_PER_TASK": 8, "SLURM_NNODES": 2,
-        "SLURM_JOB_NODELIST": "n[07-08]", "METHODS": "clex pi",
-    }  # fmt: skip
-    launcher("--seed", "2", script="finetune.slurm", **settings)
+    launcher.script("srun", f"#!/usr/bin/env bash\n{srun}")
+    settings = {"SLURM_SUBMIT_DIR": STAGE, "SLURM_GPUS_ON_NODE": 4, "SLURM_CPUS_PER_TASK": 8, "SLURM_NNODES": 2}
+    launcher(script="finetune.slurm", SLURM_JOB_NODELIST="n[07-08]", METHODS="clex pi", **settings)
     commands = launcher.commands()
-    assert [(flag(c, "method_name"), flag(c, "seed")) for c in commands] == [("clex", "2"), ("pi", "2")] * 2
+    assert [flag(command, "method_name") for command in commands] == ["clex", "pi"] * 2
     for command, node, port in zip(commands, (0, 0, 1, 1), (29500, 29501) * 2, strict=True):
         assert command[2:6] == ["--nnodes=2", f"--node_rank={node}", "--nproc_per_node=4", "--master_addr=n07"]
         assert f"--master_port={port}" in command  # a run does not meet what is left of the previous one
         assert flag(command, "gradient_accumulation_steps") == "32"
-
-
-def test_two_launchers_train_together(base, rows, tmp_path):
-    """Two nodes, here two launchers on one machine: the losses are those of one rank."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    settings = dict(
-        METHODS="pi", LENGTHS=L, BASE=base, DATASET=rows, RECIPE="tiny", OUTPUT_ROOT=tmp_path, NPROC=1, NNODES=2,
-        DEEPSPEED="", GLOBAL_BATCH=4, BATCH_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, REPORT_TO="none",
-        USE_WANDB="False", BF16="False", TF32="False", USE_FLASH_ATTN="False", LR="3e-3", WARMUP_STEPS=2,
-        PYTHON=sys.executable, OMP_NUM_THREADS=1,
-    )  # fmt: skip
-    command = "bash finetune.sh --max_steps 4 --adam_epsilon 1e-4 --save_strategy no".split()
-    nodes = []
-    for rank in (1, 0):
-        env = os.environ | {name: str(value) for name, value in settings.items()} | {"NODE_RANK": str(rank)}
-        nodes.append(subprocess.Popen(command, cwd=STAGE, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    for node in nodes:
-        log, _ = node.communicate(timeout=180)
-        assert node.returncode == 0, log.decode()
-    output = tmp_path / f"tiny_pi_{L}"
-    assert losses(output) == pytest.approx(GOLDEN["pi"][:4], abs=2e-3)
-    record = AutoConfig.from_pretrained(output).context_extension
-    assert record["recipe"]["global_batch"] == 4 and record["trained_tokens"] == 4 * 4 * L

@@ -5,7 +5,6 @@ import types
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import checkpoint_writer
@@ -70,17 +69,6 @@ def build(base, **flags):
     return method, method.load(str(base), checkpoint_writer.extended_config(config, method, {}), dtype=torch.float32)
 
 
-def test_sparse_in_training_full_at_evaluation(base):
-    ids = torch.arange(2, 2 + 128)[None]
-    method, model = build(base)
-    full = model.eval()(ids).logits
-    model = method.prepare(model, low_rank=False)
-    assert torch.equal(model.eval()(ids).logits, full)
-    assert not torch.allclose(model.train()(ids).logits, full, atol=1e-3)
-    method, model = build(base, use_full_attn=True)
-    torch.testing.assert_close(method.prepare(model, low_rank=False).train()(ids).logits, full)
-
-
 @pytest.fixture(scope="module")
 def trained(base, rows, tmp_path_factory):
     """The checkpoint of three steps with --low_rank_training True."""
@@ -101,18 +89,6 @@ def test_merged_checkpoint_is_adapter_plus_base(trained, base):
     ids = torch.arange(2, 150)[None]
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-4)
-
-
-def test_embeddings_and_norms_are_trained_and_saved(trained, base):
-    before, after = load_file(base / "model.safetensors"), load_file(trained / "model.safetensors")
-    assert before.keys() == after.keys()
-    for name in before:
-        lora = any(part in name for part in ("q_proj", "k_proj", "v_proj", "o_proj"))
-        expected = lora or "embed" in name or "norm" in name
-        assert torch.equal(before[name], after[name]) != expected, name
-        if lora:
-            rank = torch.linalg.matrix_rank(after[name].double() - before[name].double(), rtol=1e-4)
-            assert 1 <= rank <= 8, (name, rank)
 
 
 def test_tied_embeddings_stay_tied(tmp_path):

@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import ROPE_INIT_FUNCTIONS
 
 import methods
 import tiny
-from scripts import LLAMA3, fails, run_here
+from scripts import LLAMA3, extend
 from tiny import C, L, save_base
 
 # bases that differ in what attention depends on; window 64
@@ -80,14 +80,7 @@ def streaming(length, local_window, sinks):
     return distance, seen
 
 
-DEFINITIONS = {
-    "lm_infinite": lm_infinite,
-    "self_extend": self_extend,
-    "rerope": rerope,
-    "string": string,
-    "dca": dca,
-    "streaming": streaming,
-}
+DEFINITIONS = {rule.__name__: rule for rule in (lm_infinite, self_extend, rerope, string, dca, streaming)}
 
 
 @torch.no_grad()
@@ -130,12 +123,6 @@ def dense_logits(base, ids_L, distance_LL, seen_LL, scale_L=None):
     return model.lm_head(model.model.norm(x_LD))
 
 
-def extend(base, name, output, length=L, *more):
-    command = ["extend.py", "--model_name_or_path", base, "--method_name", name, "--model_max_length", length]
-    run_here(*command, "--output_dir", output, *more)
-    return output
-
-
 def load(folder, dtype=torch.float32):
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=dtype).eval()
 
@@ -156,19 +143,16 @@ def close(ours, expected, atol=1e-3):
     [
         ("lm_infinite", "grouped", 203, {"local_window": 64, "global_tokens": 10}),
         ("lm_infinite", "tied", 131, {"local_window": 17, "global_tokens": 5}),
-        ("lm_infinite", "llama3", 37, {"local_window": 1, "global_tokens": 1}),
         ("lm_infinite", "yarn", 159, {"local_window": 40, "global_tokens": 50}),
         ("self_extend", "grouped", 203, {"group_size": 10, "neighbor_window": 16}),
         ("self_extend", "tied", 231, {"group_size": 7, "neighbor_window": 30}),
         ("self_extend", "llama3", 131, {"group_size": 5, "neighbor_window": 1}),
-        ("self_extend", "yarn", 209, {"group_size": 64, "neighbor_window": 13}),
         ("rerope", "grouped", 203, {"local_window": 20}),
         ("rerope", "yarn", 131, {"local_window": 7}),
         ("string", "grouped", 80, {"shift": 40, "local_window": 4}),
         ("string", "llama3", 115, {"shift": 60, "local_window": 9}),
         ("dca", "grouped", 203, {"chunk_size": 48, "local_window": 8}),
         ("dca", "tied", 209, {"chunk_size": 32, "local_window": 16}),
-        ("dca", "yarn", 131, {"chunk_size": 30, "local_window": 1}),
         ("streaming", "grouped", 203, {"local_window": 50, "sinks": 4}),
         ("streaming", "tied", 159, {"local_window": 13, "sinks": 21}),
     ],
@@ -176,8 +160,9 @@ def close(ours, expected, atol=1e-3):
 def test_definition(tmp_path, name, kind, length, options):
     base = save_base(tmp_path / "base", **BASES[kind])
     flags = [word for option, value in options.items() for word in (f"--{option}", value)]
-    target = length if name == "string" else L
-    model = load(extend(base, name, tmp_path / "out", target, *flags), torch.float64)
+    if name == "string":  # it reaches less than twice the window
+        flags += ["--model_max_length", length]
+    model = load(extend(base, name, tmp_path / "out", *flags), torch.float64)
     ids, define = tokens(length), DEFINITIONS[name]
     expected = dense_logits(base, ids[0], *define(length, **options))
     with torch.no_grad():
@@ -194,7 +179,7 @@ def test_definition(tmp_path, name, kind, length, options):
 @pytest.fixture(scope="module", params=DEFINITIONS)
 def folder(request, base, tmp_path_factory):
     name = request.param
-    return extend(base, name, tmp_path_factory.mktemp("made") / name, L, *tiny.EXTEND[name])
+    return extend(base, name, tmp_path_factory.mktemp("made") / name, *tiny.EXTEND[name])
 
 
 @pytest.fixture(scope="module")
@@ -212,11 +197,10 @@ def test_blocks_of_any_size_agree(model, monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-3), (torch.bfloat16, 0.5)])
-def test_within_the_window_it_is_the_base(folder, base, dtype, atol):
+def test_within_the_window_it_is_the_base(folder, base):
     ids = tokens(C // 4, batch=2)
-    close(load(folder, dtype)(ids).logits, LlamaForCausalLM.from_pretrained(base, dtype=dtype)(ids).logits, atol)
-    assert (folder / "model.safetensors").samefile(base / "model.safetensors")
+    for dtype, atol in {torch.float32: 1e-3, torch.bfloat16: 0.5}.items():
+        close(load(folder, dtype)(ids).logits, LlamaForCausalLM.from_pretrained(base, dtype=dtype)(ids).logits, atol)
 
 
 @torch.no_grad()
@@ -230,16 +214,6 @@ def test_pieces_and_decoding_equal_one_forward(model, sizes):
         cache = output.past_key_values
         logits.append(output.logits)
     close(torch.cat(logits, 1), expected)
-
-
-@torch.no_grad()
-def test_generation(model):
-    """generate() past the window equals the argmax of a forward without cache."""
-    prompt = ids = tokens(C - 6, batch=2)
-    for _ in range(20):
-        ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
-    options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    assert torch.equal(model.generate(prompt, attention_mask=torch.ones_like(prompt), **options), ids)
 
 
 FRESH = """
@@ -268,7 +242,9 @@ def test_fresh_process_and_padding(base, tmp_path):
     mask = torch.ones_like(ids)
     mask[0, 5] = 0
     for name in tiny.OWN_CODE:
-        folder = extend(base, name, tmp_path / name, C if name == "landmark" else L, *tiny.EXTEND[name])
+        folder = extend(
+            base, name, tmp_path / name, "--model_max_length", C if name == "landmark" else L, *tiny.EXTEND[name]
+        )
         model = load(folder)
         text = model.generate(ids, max_new_tokens=20, pad_token_id=1, eos_token_id=None)
         checkpoints[str(folder)] = (model(ids).logits, text)
@@ -282,14 +258,6 @@ def test_fresh_process_and_padding(base, tmp_path):
     tiny.run(sys.executable, "-I", "-c", FRESH, tmp_path / "expected.pt", cwd=tmp_path / "empty")
 
 
-@pytest.mark.parametrize("name", tiny.OWN_CODE)
-def test_only_a_llama(tmp_path, name):
-    base = tiny.edit_config(save_base(tmp_path / "base"), model_type="mistral")
-    command = ["extend.py", "--model_name_or_path", base, "--method_name", name, "--output_dir", tmp_path / "out"]
-    message = fails(*command, "--model_max_length", L, *tiny.EXTEND[name])
-    assert "'mistral' model" in message and "Llama" in message and not (tmp_path / "out").exists()
-
-
 # --- the methods' options
 def build(name, window, length, rope=None, **options):
     rope = {"rope_type": "default", "rope_theta": 1e4, **(rope or {})}
@@ -297,10 +265,7 @@ def build(name, window, length, rope=None, **options):
     return methods.build(name, config, length, options)
 
 
-@pytest.mark.parametrize(
-    "window, length, G, W",
-    [(4096, 32768, 64, 1024), (4096, 65536, 64, 1024), (128, 512, 9, 32), (128, 2048, 38, 32), (64, 256, 9, 16)],
-)
+@pytest.mark.parametrize("window, length, G, W", [(4096, 65536, 64, 1024), (128, 512, 9, 32), (128, 2048, 38, 32)])
 def test_defaults(window, length, G, W):
     """Self-Extend: the study's for 4096, else the smallest group that keeps positions within 2/3 of the window."""
     method = build("self_extend", window, length)
@@ -311,22 +276,10 @@ def test_defaults(window, length, G, W):
     assert build("lm_infinite", window, length).options() == {"local_window": window, "global_tokens": 10}
 
 
-@pytest.mark.parametrize("window, G, W", [(128, 9, 32), (128, 3, 50), (4096, 64, 1024)])
-def test_capacity(window, G, W):
-    """(C - W) G + W tokens are accepted and one more is not; no position that is used exceeds C."""
-    longest = (window - W) * G + W
-    build("self_extend", window, longest, group_size=G, neighbor_window=W)
-    if longest < 2000:
-        assert self_extend(longest, G, W)[0].max() <= window
-    with pytest.raises(ValueError, match=f"beyond the base's {window}"):
-        build("self_extend", window, longest + 1, group_size=G, neighbor_window=W)
-
-
 @pytest.mark.parametrize(
     "name, options",
     [
         ("lm_infinite", {"local_window": 129}),
-        ("lm_infinite", {"global_tokens": -1}),
         ("lm_infinite", {"rope": {"rope_type": "dynamic", "factor": 2.0}}),
         ("self_extend", {"neighbor_window": 128, "group_size": 4}),
         ("self_extend", {"group_size": 2}),
@@ -335,9 +288,7 @@ def test_capacity(window, G, W):
         ("dca", {"chunk_size": 129}),
         ("dca", {"chunk_size": 31}),
         ("streaming", {"local_window": 125}),
-        ("streaming", {"sinks": 128}),
         ("landmark", {"top_k": 7}),  # of a row of 512 tokens, 8 blocks of 64
-        ("landmark", {"mem_freq": 0}),
     ],
 )
 def test_bad_options(name, options):

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import json
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +15,12 @@ import pyarrow.parquet
 import pytest
 from transformers import AutoTokenizer
 
-import documents
-import packing
 import prepare_data
+import training_rows
 from documents import SLIMPAJAMA, parse_mix
 from scripts import fails, run_here
 
-LENGTH, LONG, TOTAL = 128, 600, 60_000
+LENGTH, LONG, TOTAL, SEED = 128, 600, 60_000, 1
 MIX = {"web": 0.5, "code": 0.3, "books": 0.2}
 WORDS = ["alpha", "beta ", "gamma\n", "naïve", "δέλτα", "<s>", "</s>", " 12345", "\U0001f40d", "    "]
 
@@ -56,7 +54,7 @@ def flags(base, dataset, output, *more) -> list:
 
 def mix_flags(base, corpus, output, *more) -> list:
     mix = ",".join(f"{name}={share}" for name, share in MIX.items())
-    recipe = ["--mix", mix, "--total_tokens", TOTAL, "--min_length", LONG, "--source_column", "meta.set"]
+    recipe = f"--total_tokens {TOTAL} --min_length {LONG} --source_column meta.set --seed {SEED} --mix {mix}".split()
     return flags(base, corpus, output, *recipe, "--document_boundaries", *more)
 
 
@@ -76,10 +74,10 @@ def build(base, corpus, tmp_path_factory):
     return folder
 
 
-def plain_recipe(corpus, tokenizer, seed) -> tuple[list[list[int]], Counter, Counter]:
+def plain_recipe(corpus, tokenizer) -> tuple[list[list[int]], Counter, Counter]:
     """(ids of the documents kept, documents and tokens kept by source) of a plain loop over all documents."""
-    files, rng = sorted(corpus.iterdir()), random.Random(seed)
-    random.Random(seed).shuffle(files)
+    files, rng = sorted(corpus.iterdir()), random.Random(SEED)
+    random.Random(SEED).shuffle(files)
     kept, kept_documents, kept_tokens = [], Counter(), Counter()
     for file in files:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
@@ -95,12 +93,8 @@ def plain_recipe(corpus, tokenizer, seed) -> tuple[list[list[int]], Counter, Cou
     return kept, kept_documents, kept_tokens
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_rows_and_counts_equal_the_plain_recipe(seed, build, base, corpus, tokenizer, tmp_path):
-    if seed:
-        build = tmp_path
-        run_here("prepare_data.py", *mix_flags(base, corpus, build, "--seed", seed))
-    documents, kept_documents, kept_tokens = plain_recipe(corpus, tokenizer, seed)
+def test_rows_and_counts_equal_the_plain_recipe(build, corpus, tokenizer):
+    documents, kept_documents, kept_tokens = plain_recipe(corpus, tokenizer)
     ids = [token for document in documents for token in document]
     rows = read_rows(build)
     assert rows == [ids[i : i + LENGTH] for i in range(0, len(ids) - LENGTH + 1, LENGTH)]
@@ -116,7 +110,7 @@ def test_rows_and_counts_equal_the_plain_recipe(seed, build, base, corpus, token
     for source, share in MIX.items():
         assert share * TOTAL <= kept_tokens[source] < share * TOTAL + 3000
     assert manifest["rows"] == len(rows) and manifest["tokens"] == len(rows) * LENGTH
-    assert manifest["tokens_dropped"] == len(ids) - manifest["tokens"] and manifest["missing_tokens"] == {}
+    assert manifest["missing_tokens"] == {}
     assert manifest["input_ids_sha256"] == hashlib.sha256(np.array(rows, "<i4").tobytes()).hexdigest()
 
 
@@ -125,39 +119,6 @@ def test_any_number_of_workers_gives_the_same_files(build, base, corpus, tmp_pat
     for path in build.glob("*.parquet"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     assert "is already finished" in run_here("prepare_data.py", *mix_flags(base, corpus, tmp_path))
-
-
-def test_data_are_identified_by_their_content(tmp_path):
-    path = tmp_path / "texts.jsonl"
-    digests = []
-    for changed in ("a", "a", "b"):  # same name, size, beginning and end
-        path.write_text(json.dumps({"text": "a" * 1_500_000 + changed + "a" * 1_500_000}))
-        digests.append(documents.open_dataset(str(path), None, "train", None)[1])
-    assert digests[0] == digests[1] != digests[2]
-
-
-def test_a_killed_build_starts_again(build, base, corpus, tmp_path, monkeypatch):
-    command = ["prepare_data.py", *mix_flags(base, corpus, tmp_path)]
-    monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    monkeypatch.setattr(prepare_data, "FILE_TOKENS", 50 * LENGTH)
-    write_file, written = prepare_data.write_file, []
-
-    def kill_at_third_file(path, *args):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(path)
-        return write_file(path, *args)
-
-    monkeypatch.setattr(prepare_data, "write_file", kill_at_third_file)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_data.main()
-    assert not list(tmp_path.glob("*.parquet"))
-    monkeypatch.setattr(prepare_data, "write_file", write_file)
-    prepare_data.main()
-    for column in ("input_ids", "document_starts"):
-        assert read_rows(tmp_path, column) == read_rows(build, column)
-    assert len(list(tmp_path.glob("*.parquet"))) >= 9
-    assert pyarrow.parquet.read_table(tmp_path / "train-00003.parquet").num_rows == 50
 
 
 def test_without_a_mix_documents_are_packed_in_order(base, tokenizer, tmp_path):
@@ -171,10 +132,10 @@ def test_without_a_mix_documents_are_packed_in_order(base, tokenizer, tmp_path):
     run_here("prepare_data.py", *command)
     stream = [token for text in texts for token in tokenizer(text)["input_ids"]]
     expected = [stream[i : i + LENGTH] for i in range(0, len(stream) - LENGTH + 1, LENGTH)]
-    data = packing.read(str(tmp_path / "out"))  # as fine-tune.py reads it
-    rows = packing.rows(data, tokenizer, LENGTH, len(tokenizer))
+    data = training_rows.read(str(tmp_path / "out"))  # as fine-tune.py reads it
+    rows = training_rows.select(data, LENGTH, len(tokenizer))
     assert rows[:]["input_ids"] == expected
-    assert packing.rows_sha256(rows) == read_manifest(tmp_path / "out")["input_ids_sha256"]
+    assert training_rows.rows_sha256(rows) == read_manifest(tmp_path / "out")["input_ids_sha256"]
     assert read_manifest(tmp_path / "out")["documents_kept"] == {"all": 700}
 
     run_here("prepare_data.py", *command, "--total_tokens", "10k", "--output_dir", tmp_path / "first")
@@ -183,12 +144,10 @@ def test_without_a_mix_documents_are_packed_in_order(base, tokenizer, tmp_path):
 
 
 def test_data_that_end_early(base, corpus, tmp_path):
-    log = run_here("prepare_data.py", *mix_flags(base, corpus, tmp_path), "--total_tokens", "2M")
+    run_here("prepare_data.py", *mix_flags(base, corpus, tmp_path), "--total_tokens", "2M")
     manifest = read_manifest(tmp_path)
     for name, share in MIX.items():
-        missing = share * 2_000_000 - manifest["tokens_kept"][name]
-        assert manifest["missing_tokens"][name] == missing > 0 and f"{int(missing):,} {name} are missing" in log
-    assert sum(manifest["documents_seen"].values()) == 900
+        assert manifest["missing_tokens"][name] == share * 2_000_000 - manifest["tokens_kept"][name] > 0
 
 
 def test_slimpajama_from_the_hub(base, tmp_path, monkeypatch):
@@ -223,7 +182,6 @@ BAD_FILES = {
     "broken.jsonl": b'{"text": "a"}\n{"text": \n',
     "short.jsonl": b'{"text": "a"}\n',
     "latin.jsonl": b'{"text": "a"}\n\n{"text": "\xe4"}\n',
-    "surrogate.jsonl": b'{"text": "\\ud800"}\n',
     "cut.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 1000)[:-9],
     "broken.parquet": b"PAR1",
 }
@@ -235,16 +193,14 @@ def test_bad_input_exits_1_without_a_traceback(build, base, corpus, tmp_path):
         (flags(base, "./nothing.jsonl", new), "nothing.jsonl"),
         (flags(base, "no/such-dataset", new), ""),
         (flags(base, corpus, new, "--total_tokens", "infB"), "--total_tokens"),
-        (flags(base, corpus, new, "--total_tokens", "0"), "--total_tokens"),
         (flags(base, corpus, new, "--keep_short", "nan"), "--keep_short"),
         (mix_flags(base, corpus, new, "--mix", "web=0"), "--mix"),
         (flags(tmp_path, corpus, new), "tokenizer"),
         (flags(base, corpus, new, "--text_column", "meta.body"), "meta.body"),
         (flags(base, corpus, new, "--text_column", "count"), "the column count has 0, not text"),
         (mix_flags(base, corpus, new, "--mix", "web=1,cod=1"), "cod"),
-        (mix_flags(base, corpus, new, "--mix", "web=1,code"), "'code'"),
         (flags(base, corpus, new, "--mix", "web=1", "--total_tokens", "1M"), "--source_column"),
-        (mix_flags(base, corpus, build, "--seed", 3), "seed was 0"),
+        (mix_flags(base, corpus, build, "--seed", 3), "seed was 1"),
     ]
     for name, content in BAD_FILES.items():
         (tmp_path / name).write_bytes(content)
