@@ -5,7 +5,7 @@
 : "${EXTENDED=32768}"
 : "${TRAINED=origin pi ntk yarn clex longlora landmark}" "${FROZEN=ntk_frozen lm_infinite self_extend}"
 : "${FLAGS_longlora=--low_rank_training True}"
-# Landmark: blocks of 512, all 256 rows of a step at once; with everything offloaded it would take 25 hours instead of 5
+# Landmark: blocks of 512, all 256 rows of a step at once; with everything offloaded it would take 23 hours instead of 5
 # (estimated)
 : "${FLAGS_landmark=--model_max_length 512 --per_device_train_batch_size 32 --gradient_accumulation_steps 1 --deepspeed ds_configs/stage3.json}"
 
