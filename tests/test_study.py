@@ -109,7 +109,8 @@ def assert_one_line(log: str) -> None:
 
 WRONG = (
     {"PRESET": "nosuch"}, {"PRESET": "../presets/pocket"}, {"BENCHMARKS": "needle nosuch"}, {"RUN": "a b"},
-    {"RUN": "README.md"}, {"RUN": "/proc/run"}, {"EXTENDED": ""}, {"GPUS": "all"}, {"ROWS": ""}, {"TRAINED": "", "ROWS": ""},
+    {"RUN": "README.md"}, {"RUN": "/proc/run"}, {"EXTENDED": ""}, {"GPUS": "all"}, {"ROWS": ""},
+    {"TRAINED": "", "ROWS": ""},
     {"BENCHMARKS": "kv", "KV_SETS": ""}, {"BENCHMARKS": "icl", "ICL_SETS": ""},
 )  # fmt: skip
 
