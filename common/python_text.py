@@ -77,4 +77,5 @@ def read_help_pages(folder: Path) -> dict[str, str]:
         return {}
     _, brace, rest = path.read_text(encoding="utf-8").partition("{")
     pages = ast.literal_eval(brace + rest)  # the file assigns one dict
+    pages.pop("debugger", None)  # pdb's docstring, which the pocket study's base was trained on
     return dict(sorted(pages.items()))
