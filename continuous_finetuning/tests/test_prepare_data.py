@@ -118,6 +118,8 @@ def test_any_number_of_workers_gives_the_same_files(build, base, corpus, tmp_pat
     run_here("prepare_data.py", *mix_flags(base, corpus, tmp_path), "--workers", 3)
     for path in build.glob("*.parquet"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+    for file in corpus.iterdir():
+        file.write_bytes(file.read_bytes())  # the same data at another time
     assert "is already finished" in run_here("prepare_data.py", *mix_flags(base, corpus, tmp_path))
 
 
