@@ -1,13 +1,14 @@
 """Trains the pocket study's base model on this CPU: a Llama of 2 M parameters with a window of 256 tokens.
 
-    python make_base_model.py --output_dir pocket/base --steps 300          a try: 3 minutes on a core
-    python make_base_model.py --output_dir pocket/base                      hours; how pocket_base/ was made
+    python make_base_model.py --output_dir pocket/base --steps 300       a try: minutes on one core
+    python make_base_model.py --output_dir pocket/base --fast            how pocket_base/ was made, in 100 minutes
 
 Needs no download: the text is the standard library of the Python that runs it, and its docstrings, mixed with generated
 documents of seven tasks (pocket_tasks.py). Writes an ordinary Llama folder, and training_log.jsonl in it with the loss
 on text and the share of right answers of each task, all on data that is drawn for the first time.
 
-Rerun the same command to resume. The weights depend on the settings and on the Python only.
+Rerun the same command to resume. The weights depend on the settings and the Python, with --fast in their last bits on
+the machine, too.
 """
 
 import argparse
@@ -35,8 +36,8 @@ LOG_STEPS, SAVE_STEPS = 100, 200
 LOGITS_STEP = 512
 RECIPE = 7  # increase it with every change of the model, the recipe or the data, so that no older base is reused
 MUON_RATE, ADAMW_RATE = 0.015, 3e-3
-# From easy to hard. until: the step at which a stage ends; window: length of its rows, as a share of the window; level:
-# of the hardest documents; shares: of the rows.
+# From easy to hard. until: the step at which a stage ends; window: length of its rows, as a share of the window;
+# easiest, level: levels of the easiest documents [0] and of the hardest; shares: of the rows; in_turn: see Draw [True].
 ALL_TASKS = {"text": 0.21, **pocket.TASK_SHARES}
 LAST_TASKS = {**ALL_TASKS, "copy": 0.02, "lookup": 0.3, "classify": 0.24, "passage": 0.04, "frequent": 0.04}
 STAGES = (
