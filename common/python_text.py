@@ -7,6 +7,7 @@ evaluation only.
 import ast
 import hashlib
 from pathlib import Path
+from pydoc_data.topics import topics
 
 SKIPPED_FOLDERS = {
     "site-packages", "dist-packages", "encodings", "lib-dynload", "__pycache__", "ensurepip", "test", "tests",
@@ -70,12 +71,6 @@ def read_docstrings(source: str) -> str:
     return "\n".join(lines)
 
 
-def read_help_pages(folder: Path) -> dict[str, str]:
-    """The help pages of the standard library in `folder` by topic, sorted; empty if it has none."""
-    path = folder / "pydoc_data" / "topics.py"
-    if not path.exists():
-        return {}
-    _, brace, rest = path.read_text(encoding="utf-8").partition("{")
-    pages = ast.literal_eval(brace + rest)  # the file assigns one dict
-    pages.pop("debugger", None)  # pdb's docstring, which the pocket study's base was trained on
-    return dict(sorted(pages.items()))
+def read_help_pages() -> dict[str, str]:
+    """The help pages of this Python by topic, sorted, without the one that the pocket study's base was trained on."""
+    return {topic: topics[topic] for topic in sorted(topics) if topic != "debugger"}  # pdb's docstring

@@ -85,7 +85,7 @@ def read_source() -> Source:
 def help_sentences() -> list[str]:
     """The sentences of Python's help pages, without repeats."""
     sentences = {}  # a dict keeps the order
-    for page in read_help_pages(LIBRARY).values():
+    for page in read_help_pages().values():
         for paragraph in re.split(r"\n[ \t]*\n", page):
             for sentence in re.split(r"(?<=[.])\s+(?=[A-Z])", " ".join(paragraph.split())):
                 if re.fullmatch(r"[A-Z][\w\s,;:()'\"/=*.-]+\.", sentence) and 6 <= length(sentence) <= 60:

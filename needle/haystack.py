@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from pathlib import Path
-from pydoc_data.topics import topics
 
+from python_text import read_help_pages
 from run import read_text
 
 ESSAYS = (49, 645_142)  # number of files and bytes of the essays that the paper used
@@ -44,7 +44,7 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
     Raises ValueError if there is no text in the folder, or a file that is not UTF-8.
     """
     if folder is None:
-        texts = dict(sorted(topics.items()))
+        texts = read_help_pages()
         data = {"source": "standin", "path": "pydoc_data of this Python"}
     else:
         texts, size = {}, 0

@@ -39,7 +39,7 @@ def test_no_passage_of_the_held_out_text_is_trained_on(trained_text):
     trained = python_text.passages(trained_text)
     held_out = python_text.read_sources(LIBRARY, held_out=True)
     assert len(held_out) > 10
-    for text in [*held_out.values(), *python_text.read_help_pages(LIBRARY).values()]:
+    for text in [*held_out.values(), *python_text.read_help_pages().values()]:
         assert trained.isdisjoint(python_text.passages(text))
 
 

@@ -9,6 +9,8 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
+from python_text import read_help_pages
+
 WORDS = json.loads(Path(__file__).with_name("standins.json").read_text(encoding="utf-8"))
 
 
@@ -45,9 +47,7 @@ class World:
 
 
 def essays() -> dict:
-    from pydoc_data.topics import topics
-
-    return {"text": " ".join(topics[name] for name in sorted(topics))}
+    return {"text": " ".join(read_help_pages().values())}
 
 
 def squad(articles: int = 120) -> dict:
