@@ -70,8 +70,14 @@ def test_after_a_failure_each_item_is_tried_alone_and_failures_are_listed_at_the
 
 def test_ctrl_c_stops_everything(variables, tmp_path):
     command = ["bash", tmp_path / "launcher.sh", STAGE, "bad", "slow", "b"]
-    streams = {"stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env=os.environ | variables, start_new_session=True, **streams)
+    process = subprocess.Popen(
+        command,
+        env=os.environ | variables,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
+    )
     while not variables["CALLS"].read_text().endswith(".py slow\n"):  # each is tried alone
         time.sleep(0.01)
     before = variables["CALLS"].read_text()
