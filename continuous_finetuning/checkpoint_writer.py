@@ -34,12 +34,10 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
     """
     config = open_config(name_or_path, False, "the methods extend models without code of their own", weights)
     if config.model_type not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend {known}")
+        raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend {', '.join(ARCHITECTURES)}")
     extension = getattr(config, "context_extension", None)
     if extension:
-        method, base = extension["method"], extension.get("base_model")
-        raise ValueError(f"{name_or_path} is already extended ({method}); start from its base {base}")
+        raise ValueError(f"{name_or_path} is already extended ({extension['method']}); start from its base")
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{name_or_path} is quantised; start from the model with weights in bfloat16 or float32")
     if weights:  # reads only their names and shapes
@@ -51,10 +49,9 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
 
 def base_folder(name_or_path: str) -> Path:
     """The folder of a base's weights and tokenizer, downloaded if it is a hub id."""
-    folder = name_or_path
-    if not Path(folder).is_dir():
-        folder = snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER])
-    return Path(folder)
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    return Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
 
 
 def load_weights(model_class, name_or_path: str, config: PreTrainedConfig, **kwargs):
@@ -88,15 +85,15 @@ def run_settings(method_name: str, method, base: str, config: PreTrainedConfig, 
     }
 
 
-def context_extension(method_name: str, method, base: str, trained_tokens: int | None, recipe: dict) -> dict:
-    """The `context_extension` object of config.json. trained_tokens: 0 without training, None if unknown."""
+def context_extension(method_name: str, method, base: str, recipe: dict) -> dict:
+    """The `context_extension` object of config.json, before training."""
     return {
         "method": method_name,
         "exact_attention": method.exact_attention,
         "base_model": base,
         "original_length": method.original_length,
         "trained_length": method.trained_length,
-        "trained_tokens": trained_tokens,
+        "trained_tokens": 0,
         "options": method.options(),
         "recipe": recipe,
         "rope_by_length": method.rope_by_length(),
@@ -197,9 +194,8 @@ def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
         write_json(record, settings)
         return False
     for key in settings | recorded:
-        if recorded.get(key) != settings.get(key):
-            raise ValueError(
-                f"{output} contains another run: {key} was {recorded.get(key)}, now it is {settings.get(key)}. "
-                "Give another --output_dir, or delete that folder to start again."
-            )
+        before, now = recorded.get(key), settings.get(key)
+        if before != now:
+            remedy = "give another --output_dir, or delete that folder"
+            raise ValueError(f"{output} contains another run: {key} was {before}, now it is {now}; {remedy}")
     return finished

@@ -197,8 +197,7 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
                 print(f"removing the incomplete {folder}", flush=True)
                 shutil.rmtree(folder)
     stop = StopOnSignal()
-    adapters = sum(getattr(p, "ds_numel", p.numel()) for name, p in model.named_parameters() if "lora_" in name)
-    metrics = tracking.Metrics(output, tracking.training_flops_per_token(model, method, adapters))
+    metrics = tracking.Metrics(output, tracking.training_flops_per_token(model, method))
     if args.parallelism_config:  # Ulysses wraps the attention that the method has chosen
         args.parallelism_config.sp_handler.sp_attn_implementation = model.config._attn_implementation
     trainer = ExtensionTrainer(

@@ -15,7 +15,6 @@ class Method(ContextExtension):
     local_window: int | None = option(None, "w, keys nearer than this always keep their distance, tokens [C / 8]", int)
 
     trained = False
-    exact_attention = False
     modeling = "dca"
 
     def __post_init__(self):

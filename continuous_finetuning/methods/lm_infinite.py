@@ -14,7 +14,6 @@ class Method(ContextExtension):
     global_tokens: int = option(10, "first tokens, which every query sees [10]", int)
 
     trained = False
-    exact_attention = False
     modeling = "lm_infinite"
 
     def __post_init__(self):

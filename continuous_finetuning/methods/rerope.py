@@ -14,7 +14,6 @@ class Method(ContextExtension):
     local_window: int | None = option(None, "W, keys nearer than this keep their distance, tokens [C / 4]", int)
 
     trained = False
-    exact_attention = False
     modeling = "rerope"
 
     def __post_init__(self):

@@ -20,7 +20,6 @@ class Method(ContextExtension):
     neighbor_window: int | None = option(None, "W, keys nearer than this keep theirs, tokens [C / 4]", int)
 
     trained = False
-    exact_attention = False
     set_for_longest_text = True  # the group size decides how long a text may be
     modeling = "self_extend"
 

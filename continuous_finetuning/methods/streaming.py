@@ -15,7 +15,6 @@ class Method(ContextExtension):
     sinks: int = option(4, "first keys, which every query sees [4]", int)
 
     trained = False
-    exact_attention = False
     modeling = "streaming"
 
     def __post_init__(self):

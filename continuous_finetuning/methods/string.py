@@ -16,7 +16,6 @@ class Method(ContextExtension):
     local_window: int | None = option(None, "W, distance of the first shifted key, tokens [128 or C / 32]", int)
 
     trained = False
-    exact_attention = False
     extends_rows = False  # it is of use within the base's window, too
     set_for_longest_text = True  # the shift decides how long a text may be
     modeling = "string"
