@@ -34,7 +34,9 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
     """
     config = open_config(name_or_path, False, "the methods extend models without code of their own", weights)
     if config.model_type not in ARCHITECTURES:
-        raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend {', '.join(ARCHITECTURES)}")
+        raise ValueError(
+            f"{name_or_path} is a '{config.model_type}' model; the methods extend {', '.join(ARCHITECTURES)}"
+        )
     extension = getattr(config, "context_extension", None)
     if extension:
         raise ValueError(f"{name_or_path} is already extended ({extension['method']}); start from its base")
@@ -74,10 +76,10 @@ def copy_tokenizer(base: str, output: str | Path) -> None:
             shutil.copyfile(path, Path(output) / path.name)
 
 
-def run_settings(method_name: str, method, base: str, config: PreTrainedConfig, trained: bool) -> dict:
+def run_settings(method, base: str, config: PreTrainedConfig, trained: bool) -> dict:
     """What `claim` compares on a rerun. config: the base's."""
     return {
-        "method_name": method_name,
+        "method_name": method.name,
         "base": fingerprint(base, config),
         "model_max_length": method.model_max_length,
         "options": method.options(),
@@ -85,10 +87,10 @@ def run_settings(method_name: str, method, base: str, config: PreTrainedConfig, 
     }
 
 
-def context_extension(method_name: str, method, base: str, recipe: dict) -> dict:
+def context_extension(method, base: str, recipe: dict) -> dict:
     """The `context_extension` object of config.json, before training."""
     return {
-        "method": method_name,
+        "method": method.name,
         "exact_attention": method.exact_attention,
         "base_model": base,
         "original_length": method.original_length,
@@ -108,7 +110,6 @@ def extended_config(base: PreTrainedConfig, method, extension: dict) -> PreTrain
     --trust_remote_code it is refused, never opened as a plain model.
     """
     fields = base.to_dict()  # a copy
-    fields.pop("_name_or_path", None)
     fields["rope_parameters"] = method.checkpoint_rope()
     fields["max_position_embeddings"] = max(method.model_max_length, method.original_length)
     fields["context_extension"] = extension
@@ -131,22 +132,16 @@ def copy_modeling(method, output: Path) -> None:
 
 def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:
     """Decoding without sampling; the base's own generation_config.json may sample (Llama-2's does)."""
-    return GenerationConfig(
-        do_sample=False,
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-    )
+    return GenerationConfig.from_model_config(config)
 
 
 def link_weights(base: Path, output: Path) -> None:
     """Links the base's weights into `output`: hard links, or symbolic ones across file systems."""
     for path in base.glob("*.safetensors*"):  # and their index
-        link, target = output / path.name, path.resolve()
         try:
-            os.link(target, link)
+            os.link(path.resolve(), output / path.name)
         except OSError:
-            link.symlink_to(target)
+            os.symlink(path.resolve(), output / path.name)
 
 
 def complete_files(folder: Path) -> None:
@@ -156,7 +151,7 @@ def complete_files(folder: Path) -> None:
     """
     config_file = folder / "config.json"
     config = read_json(config_file)
-    rope = dict(config["rope_parameters"])
+    rope = config["rope_parameters"].copy()
     config["rope_theta"] = rope.pop("rope_theta")
     if "partial_rotary_factor" in rope:
         config["partial_rotary_factor"] = rope["partial_rotary_factor"]

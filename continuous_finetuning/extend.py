@@ -32,12 +32,12 @@ def main() -> None:
         length = args.longest_text
     config = checkpoint_writer.open_base(base)
     method = methods.build(name, config, length, vars(args))
-    settings = checkpoint_writer.run_settings(name, method, base, config, trained=False)
+    settings = checkpoint_writer.run_settings(method, base, config, trained=False)
     if checkpoint_writer.claim(output, settings):
         print(f"{output}: {name} at {length} exists already")
         return
 
-    extension = checkpoint_writer.context_extension(name, method, base, recipe={})
+    extension = checkpoint_writer.context_extension(method, base, recipe={})
     extended = checkpoint_writer.extended_config(config, method, extension)
     partial = output / "extended.partial"
     partial.mkdir()

@@ -232,7 +232,7 @@ def main() -> None:
     recipe = training.recipe(args, flags, data)
     if flags.pose:
         data = training_rows.draw_skips(data, method.row_length, length, args.seed)
-    settings = checkpoint_writer.run_settings(name, method, base, config, trained=True)
+    settings = checkpoint_writer.run_settings(method, base, config, trained=True)
     settings |= {"low_rank_training": flags.low_rank_training, **recipe}
     with args.main_process_first():
         finished = checkpoint_writer.claim(output, settings)
@@ -240,7 +240,7 @@ def main() -> None:
         print_rank0(f"{output}: {name} at {length} is already trained")
         return
 
-    extension = checkpoint_writer.context_extension(name, method, base, recipe)
+    extension = checkpoint_writer.context_extension(method, base, recipe)
     model = load_model(checkpoint_writer.extended_config(config, method, extension), method, flags, args)
     run = f"{name} {method.options()}, {method.original_length} -> {length} tokens, {len(data)} rows"
     step = f"{recipe['global_batch']} a step, {recipe['precision']}, attention {flags.attention}"

@@ -44,13 +44,18 @@ class ContextExtension:
     extends_rows = True  # False: model_max_length is a training block; longer rows are cut into blocks
     set_for_longest_text = False  # extend.py sets it for the longest text that is evaluated
     supports = ("sequence_parallel_size", "document_mask", "pose")  # flags of fine-tune.py
-    modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, which is written for Llama
+    modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, written for Llama; see its AUTO_MAPS
     llama_only = False  # True: written for Llama's modules
 
     @property
     def exact_attention(self) -> bool:
         """Whether attention is the base's: all tokens, at their own positions (a group of the result table)."""
         return self.modeling is None
+
+    @property
+    def name(self) -> str:
+        """Its --method_name: the name of the file that defines it."""
+        return type(self).__module__.removeprefix("methods.")
 
     @property
     def rope_theta(self) -> float:
@@ -92,7 +97,7 @@ class ContextExtension:
     def auto_classes(self, config) -> dict[str, type]:
         """The checkpoint's classes. config: the base's."""
         if self.modeling is not None:
-            return importlib.import_module(f"modeling.modeling_{self.modeling}").AUTO_MAP
+            return importlib.import_module(f"modeling.modeling_{self.modeling}").AUTO_MAPS[self.name]
         return {"AutoConfig": type(config), "AutoModelForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]}
 
     # --- training
