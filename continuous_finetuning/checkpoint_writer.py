@@ -34,9 +34,8 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
     """
     config = open_config(name_or_path, False, "the methods extend models without code of their own", weights)
     if config.model_type not in ARCHITECTURES:
-        raise ValueError(
-            f"{name_or_path} is a '{config.model_type}' model; the methods extend {', '.join(ARCHITECTURES)}"
-        )
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend {known}")
     extension = getattr(config, "context_extension", None)
     if extension:
         raise ValueError(f"{name_or_path} is already extended ({extension['method']}); start from its base")

@@ -22,9 +22,7 @@ def read(dataset_dir: str) -> datasets.Dataset:
     with errors_of(f"--dataset_dir {dataset_dir} cannot be read"):
         data = open_rows(Path(dataset_dir))
     if "input_ids" not in data.column_names or len(data) == 0:
-        raise ValueError(
-            f"--dataset_dir {dataset_dir} has no rows of `input_ids`; prepare_data.py makes them from texts"
-        )
+        raise ValueError(f"--dataset_dir {dataset_dir} has no rows of `input_ids`; prepare_data.py makes them")
     return data
 
 
