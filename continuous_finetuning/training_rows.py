@@ -78,10 +78,13 @@ def check_column(name: str, lists: pa.Array, length: int, limit: int, cut: bool)
     if values.size and (values.min() < 0 or values.max() >= limit):
         found = f"{name} from {values.min()} to {values.max()}"
         raise ValueError(f"--dataset_dir has {found}, not 0 to {limit - 1}: another tokenizer's, or other rows")
+    if name == "document_starts":
+        return
     lengths = pc.list_value_length(lists).to_numpy()
-    misfits = lengths % length if cut else lengths - length
-    if name != "document_starts" and misfits.any():
-        found = f"{name} in rows of {lengths.min()} to {lengths.max()} tokens"
+    shortest, longest = lengths.min(), lengths.max()
+    misfits = (lengths % length).any() if cut else not shortest == longest == length
+    if misfits:
+        found = f"{name} in rows of {shortest} to {longest} tokens"
         raise ValueError(f"--dataset_dir has {found}, not of {length}; give rows of that length")
 
 
