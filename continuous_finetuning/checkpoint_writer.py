@@ -38,8 +38,7 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
         raise ValueError(f"{name_or_path} is a '{config.model_type}' model; the methods extend {known}")
     extension = getattr(config, "context_extension", None)
     if extension:
-        method, base = extension["method"], extension.get("base_model")
-        raise ValueError(f"{name_or_path} is already extended ({method}); start from its base {base}")
+        raise ValueError(f"{name_or_path} is already extended ({extension['method']}); start from its base")
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{name_or_path} is quantised; start from the model with weights in bfloat16 or float32")
     if weights:  # reads only their names and shapes
@@ -51,10 +50,9 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
 
 def base_folder(name_or_path: str) -> Path:
     """The folder of a base's weights and tokenizer, downloaded if it is a hub id."""
-    folder = name_or_path
-    if not Path(folder).is_dir():
-        folder = snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER])
-    return Path(folder)
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    return Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
 
 
 def load_weights(model_class, name_or_path: str, config: PreTrainedConfig, **kwargs):
@@ -77,10 +75,10 @@ def copy_tokenizer(base: str, output: str | Path) -> None:
             shutil.copyfile(path, Path(output) / path.name)
 
 
-def run_settings(method_name: str, method, base: str, config: PreTrainedConfig, trained: bool) -> dict:
+def run_settings(method, base: str, config: PreTrainedConfig, trained: bool) -> dict:
     """What `claim` compares on a rerun. config: the base's."""
     return {
-        "method_name": method_name,
+        "method_name": method.name,
         "base": fingerprint(base, config),
         "model_max_length": method.model_max_length,
         "options": method.options(),
@@ -88,15 +86,15 @@ def run_settings(method_name: str, method, base: str, config: PreTrainedConfig, 
     }
 
 
-def context_extension(method_name: str, method, base: str, trained_tokens: int | None, recipe: dict) -> dict:
-    """The `context_extension` object of config.json. trained_tokens: 0 without training, None if unknown."""
+def context_extension(method, base: str, recipe: dict) -> dict:
+    """The `context_extension` object of config.json, before training."""
     return {
-        "method": method_name,
+        "method": method.name,
         "exact_attention": method.exact_attention,
         "base_model": base,
         "original_length": method.original_length,
         "trained_length": method.trained_length,
-        "trained_tokens": trained_tokens,
+        "trained_tokens": 0,
         "options": method.options(),
         "recipe": recipe,
         "rope_by_length": method.rope_by_length(),
@@ -111,7 +109,6 @@ def extended_config(base: PreTrainedConfig, method, extension: dict) -> PreTrain
     --trust_remote_code it is refused, never opened as a plain model.
     """
     fields = base.to_dict()  # a copy
-    fields.pop("_name_or_path", None)
     fields["rope_parameters"] = method.checkpoint_rope()
     fields["max_position_embeddings"] = max(method.model_max_length, method.original_length)
     fields["context_extension"] = extension
@@ -134,22 +131,16 @@ def copy_modeling(method, output: Path) -> None:
 
 def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:
     """Decoding without sampling; the base's own generation_config.json may sample (Llama-2's does)."""
-    return GenerationConfig(
-        do_sample=False,
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-    )
+    return GenerationConfig.from_model_config(config)
 
 
 def link_weights(base: Path, output: Path) -> None:
     """Links the base's weights into `output`: hard links, or symbolic ones across file systems."""
     for path in base.glob("*.safetensors*"):  # and their index
-        link, target = output / path.name, path.resolve()
         try:
-            os.link(target, link)
+            os.link(path.resolve(), output / path.name)
         except OSError:
-            link.symlink_to(target)
+            os.symlink(path.resolve(), output / path.name)
 
 
 def complete_files(folder: Path) -> None:
@@ -159,7 +150,7 @@ def complete_files(folder: Path) -> None:
     """
     config_file = folder / "config.json"
     config = read_json(config_file)
-    rope = dict(config["rope_parameters"])
+    rope = config["rope_parameters"].copy()
     config["rope_theta"] = rope.pop("rope_theta")
     if "partial_rotary_factor" in rope:
         config["partial_rotary_factor"] = rope["partial_rotary_factor"]
@@ -197,9 +188,8 @@ def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
         write_json(record, settings)
         return False
     for key in settings | recorded:
-        if recorded.get(key) != settings.get(key):
-            raise ValueError(
-                f"{output} contains another run: {key} was {recorded.get(key)}, now it is {settings.get(key)}. "
-                "Give another --output_dir, or delete that folder to start again."
-            )
+        before, now = recorded.get(key), settings.get(key)
+        if before != now:
+            remedy = "give another --output_dir, or delete that folder"
+            raise ValueError(f"{output} contains another run: {key} was {before}, now it is {now}; {remedy}")
     return finished

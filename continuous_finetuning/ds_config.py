@@ -5,33 +5,37 @@ from pathlib import Path
 
 from run import read_json
 
+ADVICE = {  # keys that must not be at the top level
+    "optimizer": "overrides the command line; remove it",
+    "scheduler": "overrides the command line; remove it",
+    "offload_optimizer": "has no effect at the top level; move it into `zero_optimization`",
+    "offload_param": "has no effect at the top level; move it into `zero_optimization`",
+}
+
 
 @dataclass(frozen=True)
 class Settings:
     """The ZeRO stage (0 to 3), and which parts are kept in host memory."""
 
-    stage: int
-    offload_optimizer: bool
-    offload_param: bool
+    stage: int = 0
+    offload_optimizer: bool = False
+    offload_param: bool = False
 
 
 def read(path: str) -> Settings:
-    """Raises ValueError if the file is missing, or has a key that has no effect or overrides the command line.
-
-    (Transformers compares batch sizes, accumulation and clipping with the command line.)
-    """
+    """Raises ValueError if the file is missing, or has a key that has no effect or overrides the command line."""
     config = read_json(Path(path))
     if config is None:
         raise ValueError(f"--deepspeed {path}: no such file, or not a JSON object")
-    for key in ("optimizer", "scheduler"):
+    for key, advice in ADVICE.items():
         if key in config:
-            raise ValueError(f"{path}: `{key}` overrides the command line; remove it")
-    for key in ("stage", "offload_optimizer", "offload_param"):
-        if key in config:
-            raise ValueError(f"{path}: `{key}` has no effect at the top level; move it into `zero_optimization`")
+            raise ValueError(f"{path}: `{key}` {advice}")
     zero = config.get("zero_optimization", {})
     stage = zero.get("stage", 0)
     if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(f"{path}: stage 3 needs `stage3_gather_16bit_weights_on_model_save`: true, to save the model")
-    devices = [zero.get(key, {}).get("device", "none") for key in ("offload_optimizer", "offload_param")]
-    return Settings(stage, devices[0] != "none", devices[1] != "none")
+    return Settings(stage, is_offloaded(zero, "offload_optimizer"), is_offloaded(zero, "offload_param"))
+
+
+def is_offloaded(zero: dict, key: str) -> bool:
+    return zero.get(key, {}).get("device", "none") != "none"

@@ -7,8 +7,6 @@ saving, communication and the host's optimizer step are not included. 1 GiB is 2
 
 import copy
 import math
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +15,7 @@ import checkpoint_writer
 import training_rows
 from memory import TILE_LOGITS
 from rope import head_dim
-from tracking import model_flops_per_token, training_flops_per_token
+from tracking import adapter_parameters, forward_flops_per_token, training_flops_per_token
 
 GIB, BF16 = 2**30, 2  # bytes
 # GiB that a process can use; dense bfloat16 TFLOP/s as NVIDIA publishes them
@@ -25,10 +23,10 @@ GPUS = {
     "RTX4090": (23, 165), "A100-40": (39, 312), "A100-80": (79, 312), "H100": (79, 989), "H200": (139, 989),
     "B200": (178, 2250),
 }  # fmt: skip
-DATASETS = {  # the study's: rows, tokens of a row
-    "Leooyii/Slimpajama_downsample_32k_1B": (30_774, 32_768),
-    "Leooyii/Slimpajama_downsample_64k_1B": (15_386, 65_536),
-    "Leooyii/Slimpajama_downsample_64k_2B": (30_780, 65_536),
+TOKENS = {  # of the study's rows on the hub
+    "Leooyii/Slimpajama_downsample_32k_1B": 30_774 * 32_768,
+    "Leooyii/Slimpajama_downsample_64k_1B": 15_386 * 65_536,
+    "Leooyii/Slimpajama_downsample_64k_2B": 30_780 * 65_536,
 }
 CUDA_BYTES = 2 * GIB  # of each GPU: CUDA, NCCL and cuBLAS
 FRAGMENTATION = 0.05  # of the rest
@@ -39,29 +37,20 @@ UTILISATION = 0.4  # of the peak, recomputation included: torchtitan's published
 PCIE_BANDWIDTH = 25e9  # bytes/s between a GPU and its host, of the 32e9 of PCIe 4.0 x16
 
 
-@dataclass
 class Run:
-    """config: the base's.  flags: of fine-tune.py, with `zero`.  gpus: of all nodes, 8 each."""
+    """A training run. config: the base's.  flags: of fine-tune.py, with `zero`.  gpus: of all nodes, 8 each."""
 
-    config: object
-    method: object
-    flags: object
-    gpus: int
-
-    def __post_init__(self):
-        method = copy.deepcopy(self.method)  # CLEX's network moves to the model's device
-        extended = checkpoint_writer.extended_config(self.config, method, {})
+    def __init__(self, config, method, flags, gpus: int):
+        self.method, self.flags, self.gpus = method, flags, gpus
+        method = copy.deepcopy(method)  # CLEX's network moves to the model's device
+        extended = checkpoint_writer.extended_config(config, method, {})
         with torch.device("meta"):
-            model = method.auto_classes(self.config)["AutoModelForCausalLM"](extended)
-        self.model = method.prepare(model, self.flags.low_rank_training)
-        self.parameters = self.trainable = self.adapters = 0
-        for name, parameter in self.model.named_parameters():
-            size = parameter.numel()
-            self.parameters += size
-            self.trainable += parameter.requires_grad * size
-            self.adapters += ("lora_" in name) * size
-        rows = self.flags.per_device_train_batch_size * self.flags.gradient_accumulation_steps
-        self.rows_per_step = rows * self.gpus // self.flags.sequence_parallel_size
+            model = method.auto_classes(config)["AutoModelForCausalLM"](extended)
+        self.model = method.prepare(model, flags.low_rank_training)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        rows = flags.per_device_train_batch_size * flags.gradient_accumulation_steps
+        self.rows_per_step = rows * gpus // flags.sequence_parallel_size
 
 
 def steps(run: Run) -> float:
@@ -69,27 +58,20 @@ def steps(run: Run) -> float:
     flags = run.flags
     if flags.max_steps > 0:
         return flags.max_steps
-    rows, data_length = DATASETS.get(flags.dataset_dir, (0, 0))
+    tokens = TOKENS.get(flags.dataset_dir, 0)
     if Path(flags.dataset_dir).exists():
         data = training_rows.read(flags.dataset_dir)
-        rows, data_length = len(data), len(data[0]["input_ids"])
-    blocks = data_length // run.method.row_length
-    return flags.num_train_epochs * rows * blocks / run.rows_per_step
+        tokens = len(data) * len(data[0]["input_ids"])
+    return flags.num_train_epochs * (tokens // run.method.row_length) / run.rows_per_step
 
 
 def seconds_per_step(run: Run, peak: float) -> float:
     """peak: FLOP/s of one GPU. Offloaded weights and gradients cross PCIe twice for every micro-batch."""
     method, zero = run.method, run.flags.zero
-    forward = model_flops_per_token(run.model, method.attended_keys()) / 3
-    repeated = forward * method.row_tokens() / method.row_length  # by gradient checkpointing
-    flops_per_token = training_flops_per_token(run.model, method, run.adapters) + repeated
-    tokens = run.rows_per_step * method.row_length
-    seconds = tokens * flops_per_token / (run.gpus * peak * UTILISATION)
-    offloaded = 0
-    if zero.offload_param:
-        offloaded += run.parameters
-    if zero.offload_optimizer:
-        offloaded += run.trainable
+    recomputed = forward_flops_per_token(run.model, method.attended_keys())  # by gradient checkpointing
+    flops = training_flops_per_token(run.model, method) * method.row_length + recomputed * method.row_tokens()
+    seconds = run.rows_per_step * flops / (run.gpus * peak * UTILISATION)
+    offloaded = zero.offload_param * run.parameters + zero.offload_optimizer * run.trainable
     transfers = 2 * run.flags.gradient_accumulation_steps
     return seconds + transfers * BF16 * offloaded / run.gpus / PCIE_BANDWIDTH
 
@@ -105,13 +87,13 @@ def state_memory(run: Run) -> tuple[dict[str, float], float]:
     gpu = {
         "weights": BF16 * run.parameters,
         "gradients": BF16 * run.trainable,
-        "optimizer": 12 * run.trainable / (gpus if zero.stage >= 1 else 1),  # float32 masters, Adam's two moments
+        "optimizer": 12 * run.trainable,  # float32 masters, Adam's two moments
         "buffers": 2 * BF16 * min(run.trainable, BUCKET_PARAMETERS),
     }
-    if zero.stage >= 2:
-        gpu["gradients"] /= gpus
+    for kind, first_stage in (("optimizer", 1), ("gradients", 2), ("weights", 3)):
+        if zero.stage >= first_stage:
+            gpu[kind] /= gpus
     if zero.stage == 3:
-        gpu["weights"] /= gpus
         gpu["buffers"] = BF16 * (min(run.parameters, MAX_LIVE_PARAMETERS) + 2 * run.model.config.hidden_size**2)
     host = 0.0
     if zero.offload_param:
@@ -132,18 +114,19 @@ def activation_memory(run: Run) -> tuple[float, float]:
     # Saved for a layer's backward, per token: of two norms the input, in float32 too, and the output; of attention q,
     # k, v, the output and the log of the softmax's sum; of the MLP gate, SiLU, up and their product.
     qkvo = 2 * BF16 * (heads + config.num_key_value_heads) * head_dim(config)
-    saved = 16 * D + qkvo + 4 * heads + 4 * BF16 * F
+    saved = 16 * D + qkvo + 4 * heads
     # Its backward has gradients of attention (or a norm) and scores, or those of the MLP.
     attention = n * (max(qkvo, 12 * D) + 4 * heads * run.method.saved_scores())
     if flags.sequence_parallel_size > 1:
         attention += n * qkvo  # copies for the all-to-all
-    mlp = n * 2 * BF16 * F
     if flags.tiled_mlp:
-        saved -= 4 * BF16 * F
         mlp = 6 * BF16 * F * min(n, flags.per_device_train_batch_size * D)
+    else:
+        mlp = n * 2 * BF16 * F
+        saved += 4 * BF16 * F
     backward = n * saved + max(attention, mlp) + 2 * hidden
     # The loss: last norm, hidden states, the gradients of both; tiles of logits; the head's gradient.
-    head_gradient = 0 if run.adapters else 8 * V * D
+    head_gradient = 0 if adapter_parameters(run.model) else 8 * V * D
     loss = 6 * hidden + 6 * min(TILE_LOGITS, n * V) + head_gradient
     if flags.offload_activations:
         return 2 * hidden + max(backward, loss), layers * pinned(hidden)
@@ -161,7 +144,7 @@ def memory_needed(run: Run) -> tuple[dict[str, float], float]:
 def report(config, method, flags) -> str:
     """The text that `--estimate` prints. Raises ValueError if flags.estimate is not like 8xH100 or 16xA100-80."""
     count, _, name = flags.estimate.partition("x")
-    if name not in GPUS or not re.fullmatch(r"[1-9]\d*", count) or int(count) % flags.sequence_parallel_size:
+    if name not in GPUS or not count.isdecimal() or not int(count) or int(count) % flags.sequence_parallel_size:
         raise ValueError(f"--estimate {flags.estimate}: give a number and a GPU, as 8xH100, of {', '.join(GPUS)}")
     run = Run(config, method, flags, int(count))
     size, tflops = GPUS[name]
@@ -169,8 +152,7 @@ def report(config, method, flags) -> str:
     needed = sum(gpu.values()) / GIB
     fits = "" if needed <= size else ", does not fit"
     kinds = ", ".join(f"{kind} {part / GIB:.1f}" for kind, part in gpu.items())
-    seconds = seconds_per_step(run, tflops * 1e12)
-    n_steps = steps(run)
+    seconds, n_steps = seconds_per_step(run, tflops * 1e12), steps(run)
     tokens = n_steps * run.rows_per_step * method.row_length
     hours = n_steps * seconds / 3600
     return f"""{flags.method_name} at {method.model_max_length:,} tokens on {flags.estimate}, an estimate:

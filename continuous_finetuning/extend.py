@@ -2,18 +2,11 @@
 
     python extend.py --model_name_or_path BASE --method_name yarn --model_max_length 32768 --output_dir OUT
 
-BASE is a Llama checkpoint folder or a hub id. Needs no GPU and little memory: OUT gets links to the base's weights, its
+BASE is a checkpoint folder or a hub id. Needs no GPU and little memory: OUT gets links to the base's weights, its
 tokenizer, and a config.json with the method's rope. (landmark adds an embedding, so its weights are rewritten.)
 Rerunning the same command does nothing. `extend.sh` applies several methods.
-
-    python extend.py --adopt --model_name_or_path Leooyii/NTK_32k_Slimpajama_1B --method_name ntk \
-        --model_max_length 32768 --trained_tokens 1008402432 --output_dir OUT
-
-imports a checkpoint that other code trained, with `rope_scaling` of type linear, dynamic or yarn in its config. The
-weights stay as they are; OUT's config.json describes the method in the form that every evaluation here opens.
 """
 
-import argparse
 from pathlib import Path
 
 import checkpoint_writer
@@ -21,58 +14,44 @@ import methods
 from run import Parser, positive_int, run_script, write_text
 
 
-def parse_flags() -> argparse.Namespace:
+def parse_flags():
     parser = Parser(__doc__)
     parser.add_argument("--model_name_or_path", required=True, help="base model: a folder or a hub id")
     parser.add_argument("--method_name", required=True, help=", ".join(methods.available()))
     parser.add_argument("--model_max_length", type=positive_int, required=True, help="context window to reach, tokens")
-    parser.add_argument(
-        "--longest_text", type=positive_int, help="longest text to evaluate, tokens; self_extend is set for it"
-    )
+    parser.add_argument("--longest_text", type=positive_int, help="tokens; methods that depend on it are set for it")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the extended checkpoint")
-    imports = parser.add_argument_group("importing a trained checkpoint")
-    imports.add_argument("--adopt", action="store_true", help="the weights were trained by other code")
-    imports.add_argument("--original_length", type=positive_int, help="window of its base, tokens [as its config says]")
-    imports.add_argument("--trained_tokens", type=positive_int, help="tokens that it was trained on [unknown]")
     methods.add_flags(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_flags()
-    name, output, length = args.method_name, args.output_dir, args.model_max_length
+    name, base, output, length = args.method_name, args.model_name_or_path, args.output_dir, args.model_max_length
     if args.longest_text and methods.get(name).set_for_longest_text:
         length = args.longest_text
-    config = checkpoint_writer.open_base(args.model_name_or_path)
-    if args.adopt:
-        config, method = methods.import_checkpoint(name, config, args.original_length, length, vars(args))
-    elif args.original_length is not None or args.trained_tokens is not None:
-        raise ValueError("--original_length and --trained_tokens describe a trained checkpoint; they need --adopt")
-    else:
-        method = methods.build(name, config, length, vars(args))
-    base = checkpoint_writer.base_folder(args.model_name_or_path)
-    settings = checkpoint_writer.run_settings(name, method, args.model_name_or_path, config, trained=args.adopt)
+    config = checkpoint_writer.open_base(base)
+    method = methods.build(name, config, length, vars(args))
+    settings = checkpoint_writer.run_settings(method, base, config, trained=False)
     if checkpoint_writer.claim(output, settings):
         print(f"{output}: {name} at {length} exists already")
         return
-    trained_tokens = args.trained_tokens if args.adopt else 0
-    extension = checkpoint_writer.context_extension(name, method, args.model_name_or_path, trained_tokens, recipe={})
+
+    extension = checkpoint_writer.context_extension(method, base, recipe={})
     extended = checkpoint_writer.extended_config(config, method, extension)
     partial = output / "extended.partial"
     partial.mkdir()
     checkpoint_writer.copy_tokenizer(base, partial)
-    has_base_weights = type(method).load is methods.ContextExtension.load
-    if args.adopt or has_base_weights:
-        checkpoint_writer.link_weights(base, partial)
+    if type(method).load is methods.ContextExtension.load:  # the base's weights as they are
+        checkpoint_writer.link_weights(checkpoint_writer.base_folder(base), partial)
     else:
-        method.load(str(base), extended, dtype="auto").save_pretrained(partial)
+        method.load(base, extended, dtype="auto").save_pretrained(partial)
     checkpoint_writer.greedy_generation_config(config).save_pretrained(partial)
     checkpoint_writer.copy_modeling(method, partial)
     write_text(partial / "config.json", extended.to_json_string(use_diff=False))
     checkpoint_writer.complete_files(partial)
     checkpoint_writer.move_in(partial, output)
-    state = "imported" if args.adopt else "not trained"
-    print(f"{output}: {name}, {method.original_length} -> {length} tokens, {state}")
+    print(f"{output}: {name}, {method.original_length} -> {length} tokens, not trained")
 
 
 if __name__ == "__main__":

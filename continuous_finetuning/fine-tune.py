@@ -81,44 +81,50 @@ def parse_flags(argv: list[str]) -> Namespace:
     flags = parser.parse_args(argv)
     if not flags.output_dir:
         raise ValueError("give --output_dir; the same command resumes from there")
-    if flags.offload_activations and flags.keep_attention:
-        raise ValueError("give --offload_activations or --keep_attention, not both")
-    if min(flags.model_max_length, flags.per_device_train_batch_size, flags.gradient_accumulation_steps) < 1:
-        raise ValueError("--model_max_length, the batch size and the accumulation steps must be positive")
-    flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings(0, False, False)
+    flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings()
     return flags
 
 
 def check_method(config, method, flags: Namespace) -> None:
     """Raises ValueError on flags that the method or the base does not support. config: the base's."""
-    name, ranks, length = flags.method_name, flags.sequence_parallel_size, method.row_length
+    name, ranks = flags.method_name, flags.sequence_parallel_size
     if not method.trained:
         raise ValueError(f"{name} is not trained; apply it with extend.py")
-    for flag in ("low_rank_training", "document_mask", "pose", "sequence_parallel_size"):
-        given = ranks > 1 if flag == "sequence_parallel_size" else getattr(flags, flag)
-        if given and flag not in method.supports:
+    given = {
+        "low_rank_training": flags.low_rank_training,
+        "document_mask": flags.document_mask,
+        "pose": flags.pose,
+        "sequence_parallel_size": ranks > 1,
+    }
+    for flag in given:
+        if given[flag] and flag not in method.supports:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
-    if flags.pose and (flags.document_mask or ranks > 1):
-        raise ValueError("--pose needs whole rows of one mask: no --document_mask and no --sequence_parallel_size")
+    if given["document_mask"] + given["pose"] + given["sequence_parallel_size"] > 1:
+        raise ValueError("give only one of --document_mask, --pose and --sequence_parallel_size")
+    if flags.offload_activations and flags.keep_attention:
+        raise ValueError("give --offload_activations or --keep_attention, not both")
     if flags.use_liger_kernel and transform_logits(config, torch.ones(1)) != 1:
         raise ValueError(f"--use_liger_kernel does not scale logits as '{config.model_type}' does; leave it out")
-    if ranks == 1:
-        return
+    if ranks > 1:
+        check_sequence_parallelism(config, method.row_length, flags)
+
+
+def check_sequence_parallelism(config, length: int, flags: Namespace) -> None:
+    """Raises ValueError if ranks cannot share rows of `length` tokens. (DeepSpeed compares the number of heads.)"""
+    ranks = flags.sequence_parallel_size
     if not is_full_attention(config):
         raise ValueError(f"--sequence_parallel_size does not support the attention of '{config.model_type}' models")
-    if not flags.deepspeed or flags.document_mask:
-        raise ValueError("--sequence_parallel_size needs --deepspeed ds_configs/stage3.json and no --document_mask")
+    if not flags.deepspeed:
+        raise ValueError("--sequence_parallel_size needs --deepspeed ds_configs/stage3.json")
     world_size = ranks if flags.estimate else WORLD_SIZE
     if length % ranks or world_size % ranks:
         raise ValueError(f"--sequence_parallel_size {ranks} must divide {length} tokens and {world_size} ranks")
-    heads, shared = config.num_attention_heads, config.num_key_value_heads
-    if heads % ranks or (shared % ranks and ranks % shared):
-        raise ValueError(f"--sequence_parallel_size {ranks} does not fit {heads} query and {shared} key-value heads")
 
 
 def fit_to_machine(flags: Namespace, config) -> None:
     """Turns off what a CPU cannot do, and chooses the attention. Raises ValueError if a flag needs a GPU."""
-    if not torch.cuda.is_available():
+    has_gpu = torch.cuda.is_available()
+    if not has_gpu:
         flags.use_cpu, flags.tf32 = True, None
         if flags.bf16 and not flags.deepspeed:
             flags.bf16 = False
@@ -129,15 +135,14 @@ def fit_to_machine(flags: Namespace, config) -> None:
     flags.attention = choose_attention(flags.attention, default_device(), dtype, config)
     flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
     if flags.document_mask and flags.attention == "sdpa":
-        memory.check_document_mask(flags.per_device_train_batch_size, flags.model_max_length)
         torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
     elif flags.document_mask and flags.per_device_train_batch_size > 1:
         raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
     if flags.use_liger_kernel:
-        if not torch.cuda.is_available():
+        if not has_gpu:
             raise ValueError("--use_liger_kernel needs a GPU")
         flags.liger_kernel_config = {"fused_linear_cross_entropy": False}  # memory.py calls its loss
-    if flags.offload_activations and torch.cuda.is_available():
+    if flags.offload_activations and has_gpu:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "offload": True}
     if flags.keep_attention:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "context_fn": memory.keep_attention}
@@ -161,8 +166,9 @@ def start_deepspeed(zero: ds_config.Settings) -> None:
     """Initialises DeepSpeed's process group. Raises ValueError without a compiler."""
     import deepspeed
 
+    has_gpu = torch.cuda.is_available()
     os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # pip's ninja is there
-    compiles = zero.offload_optimizer or not torch.cuda.is_available()  # Adam for the CPU, or collectives
+    compiles = zero.offload_optimizer or not has_gpu  # Adam for the CPU, or collectives
     is_prebuilt = any(deepspeed.git_version_info.installed_ops.values())
     if compiles and not is_prebuilt and shutil.which("c++") is None:
         raise ValueError("--deepspeed compiles a part of itself and needs a C++ compiler: apt install g++ (Debian)")
@@ -172,7 +178,7 @@ def start_deepspeed(zero: ds_config.Settings) -> None:
     one_rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     for name, value in one_rank.items():  # for a plain `python fine-tune.py`, what torchrun sets
         os.environ.setdefault(name, value)
-    if not torch.cuda.is_available():
+    if not has_gpu:
         deepspeed.init_distributed(dist_backend="gloo")  # before TrainingArguments, or the world size is read as 1
 
 
@@ -226,7 +232,7 @@ def main() -> None:
     recipe = training.recipe(args, flags, data)
     if flags.pose:
         data = training_rows.draw_skips(data, method.row_length, length, args.seed)
-    settings = checkpoint_writer.run_settings(name, method, base, config, trained=True)
+    settings = checkpoint_writer.run_settings(method, base, config, trained=True)
     settings |= {"low_rank_training": flags.low_rank_training, **recipe}
     with args.main_process_first():
         finished = checkpoint_writer.claim(output, settings)
@@ -234,12 +240,11 @@ def main() -> None:
         print_rank0(f"{output}: {name} at {length} is already trained")
         return
 
-    extension = checkpoint_writer.context_extension(name, method, base, 0, recipe)
+    extension = checkpoint_writer.context_extension(method, base, recipe)
     model = load_model(checkpoint_writer.extended_config(config, method, extension), method, flags, args)
-    print_rank0(
-        f"{output.name}: {name} {method.options()}, {method.original_length} -> {length} tokens, {len(data)} rows, "
-        f"{recipe['global_batch']} a step, {recipe['precision']}, attention {flags.attention}"
-    )
+    run = f"{name} {method.options()}, {method.original_length} -> {length} tokens, {len(data)} rows"
+    step = f"{recipe['global_batch']} a step, {recipe['precision']}, attention {flags.attention}"
+    print_rank0(f"{output.name}: {run}, {step}")
     tokenizer.save_pretrained = lambda folder: checkpoint_writer.copy_tokenizer(base, folder)
     training.train(model, tokenizer, data, args, flags, method)
     print_rank0(f"{output}: done")

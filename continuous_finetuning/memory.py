@@ -1,4 +1,4 @@
-"""Long rows in little memory: the loss and the MLPs in tiles, attention outputs kept, masks that fit.
+"""Long rows in little memory: the loss and the MLPs in tiles; attention outputs kept for the backward pass.
 
 Shapes: B rows in a batch, n tokens of a row on this rank, N = B n, T tokens of a tile, D hidden size, V vocabulary.
 """
@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from checkpoint import transform_logits
@@ -93,10 +93,13 @@ def use_tiled_loss(model, liger: bool = False) -> None:
     model: a causal language model, maybe with a method `row_labels` that returns the labels of its rows, or with LoRA.
     liger: compute the loss by Liger's kernel.
     """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
     summed_loss = liger_loss if liger else TiledLoss.apply
-    copies = getattr(model.lm_head, "modules_to_save", None)  # LoRA trains a copy of a head that is tied
-    for head in copies.values() if copies else [model.lm_head]:
+    heads = [model.lm_head]
+    if getattr(model.lm_head, "modules_to_save", None):  # LoRA trains a copy of a head that is tied
+        heads = model.lm_head.modules_to_save.values()
+    for head in heads:
         head.forward = partial(head_forward, head, head.forward, summed_loss, model.config)
     plain_forward = model.forward
 
@@ -129,19 +132,7 @@ def keep_attention():
     """
     kernels = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
     kept = [getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default for kernel in kernels]
-
-    def policy(context, operation, *args, **kwargs):
-        return CheckpointPolicy.MUST_SAVE if operation in kept else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return create_selective_checkpoint_contexts(policy)
-
-
-def check_document_mask(rows: int, length: int) -> None:
-    """Raises ValueError if SDPA's mask for --document_mask, [length, length] for each row, is too large for the GPU."""
-    mask_bytes = 3 * rows * length**2  # as bool and as bfloat16
-    if torch.cuda.is_available() and mask_bytes > torch.cuda.mem_get_info()[0] / 2:
-        remedy = "FlashAttention needs none (pip install --pre -r requirements-gpu.txt)"
-        raise ValueError(f"--document_mask: SDPA's mask needs {mask_bytes / 2**30:.0f} GiB; {remedy}")
+    return create_selective_checkpoint_contexts(kept)
 
 
 def use_tiled_mlp(model) -> None:

@@ -76,8 +76,6 @@ def parse_args() -> argparse.Namespace:
     args.mix = documents.parse_mix(args.mix)
     if args.keep_short is None:
         args.keep_short = 0.1 if args.mix else 1.0
-    if not 0 <= args.keep_short <= 1:
-        raise ValueError(f"--keep_short {args.keep_short}: must be from 0 to 1")
     if args.mix and (args.source_column is None or args.total_tokens is None):
         raise ValueError("--mix needs --source_column, the name of each document's source, and --total_tokens")
     return args
@@ -110,12 +108,12 @@ def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tu
 
     Raises ValueError if the documents do not fill one row.
     """
-    source_column = seed = None
-    budgets = {documents.ALL: args.total_tokens or math.inf}
     if args.mix:
-        source_column, seed = args.source_column, args.seed
         budgets = {source: round(share * args.total_tokens) for source, share in args.mix.items()}
-    texts = documents.read_documents(dataset, args.text_column, source_column, seed)
+        texts = documents.read_documents(dataset, args.text_column, args.source_column, args.seed)
+    else:
+        budgets = {documents.ALL: args.total_tokens or math.inf}
+        texts = documents.read_documents(dataset, args.text_column, None, None)
     mixture = documents.Mixture(budgets, args.min_length, args.keep_short)
     rows = pack(mixture.select(texts, tokenizer, Random(args.seed)), args.length)
     rows_per_file = max(1, FILE_TOKENS // args.length)

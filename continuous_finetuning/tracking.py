@@ -21,22 +21,34 @@ def matmul_parameters(model) -> int:
     return total
 
 
-def model_flops_per_token(model, keys: float, adapters: int = 0) -> float:
+def adapter_parameters(model) -> int:
+    """LoRA's weights."""
+    adapters = [p for name, p in model.named_parameters() if "lora_" in name]
+    return sum(getattr(p, "ds_numel", p.numel()) for p in adapters)
+
+
+def forward_flops_per_token(model, keys: float) -> float:
+    """FLOPs of a forward pass per token that attends to `keys` keys, without LoRA."""
+    config = model.config
+    attention = 4 * config.num_hidden_layers * config.num_attention_heads * head_dim(config) * keys
+    return 2 * matmul_parameters(model) + attention
+
+
+def model_flops_per_token(model, keys: float) -> float:
     """FLOPs of forward and backward per token that attends to `keys` keys, without recomputation.
 
-    6 per weight that a token is multiplied with, and 12 per layer, key and element of the heads. With `adapters` LoRA
-    weights, the frozen weights have no gradient of their own and count 4 instead of 6.
+    With LoRA, the frozen weights have no gradient of their own.
     """
-    config = model.config
-    attention = 12 * config.num_hidden_layers * config.num_attention_heads * head_dim(config) * keys
-    weights = (4 if adapters else 6) * matmul_parameters(model)
-    return weights + 6 * adapters + attention
+    flops = 3 * forward_flops_per_token(model, keys)
+    adapters = adapter_parameters(model)
+    if adapters:
+        flops += 6 * adapters - 2 * matmul_parameters(model)
+    return flops
 
 
-def training_flops_per_token(model, method, adapters: int = 0) -> float:
+def training_flops_per_token(model, method) -> float:
     """`model_flops_per_token` of a run with `method`, per token of text."""
-    flops = model_flops_per_token(model, method.attended_keys(), adapters)
-    return flops * method.row_tokens() / method.row_length
+    return model_flops_per_token(model, method.attended_keys()) * method.row_tokens() / method.row_length
 
 
 class Metrics(TrainerCallback):
@@ -62,14 +74,11 @@ class Metrics(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.last_time, self.last_tokens = time.perf_counter(), state.num_input_tokens_seen
-        if not (state.is_world_process_zero and self.path.exists()):
-            return
-        kept = []
-        for line in self.path.read_text().splitlines():
+        if state.is_world_process_zero and self.path.exists():
+            lines = self.path.read_text().splitlines()
             # steps after the checkpoint are repeated; a kill may have cut off a line
-            if line.endswith("}") and json.loads(line)["step"] <= state.global_step:
-                kept.append(line + "\n")
-        write_text(self.path, "".join(kept))
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or "loss" not in logs:
@@ -80,9 +89,9 @@ class Metrics(TrainerCallback):
             file.write(json.dumps(entry) + "\n")
         if time.perf_counter() - self.last_print > 5 or state.global_step == state.max_steps:
             self.last_print = time.perf_counter()
-            speed, tokens_per_step = logs["tokens_per_second"], logs["tokens_seen"] / state.global_step
-            minutes_left = (state.max_steps - state.global_step) * tokens_per_step / speed / 60
+            speed = logs["tokens_per_second"]
+            seconds_left = (state.max_steps / state.global_step - 1) * logs["tokens_seen"] / speed
             print_rank0(
                 f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
-                f"{speed:,.0f} tokens/s  {logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left"
+                f"{speed:,.0f} tokens/s  {logs['peak_memory_gib']:.1f} GiB  {seconds_left / 60:.1f} min left"
             )

@@ -44,40 +44,44 @@ def recipe(args: TrainingArguments, flags, data) -> dict:
     arguments = args.to_dict()
     for name in RECORDED:
         settings[name] = arguments[name]
-    if flags.document_mask:
-        settings["document_mask"] = True
-    if flags.pose:
-        settings["pose"] = True
+    for name in ("document_mask", "pose"):
+        if getattr(flags, name):
+            settings[name] = True
     return settings
 
 
 def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
     """A batch of int64 tensors [B, L]: ids and labels, which the model shifts. Rows without `labels` learn all ids.
 
-    With `document_starts`, positions start from 0 in each document: Transformers' attention then stays inside it. With
-    `chunk` and `skip`, positions skip some between two chunks of the row (see training_rows.draw_skips). Ranks that
-    share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
+    Ranks that share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
     """
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
-    labels_BL = torch.tensor([example["labels"] for example in examples]) if "labels" in examples[0] else ids_BL
-    position_BL = torch.arange(ids_BL.shape[1]).repeat(len(examples), 1)
+    labels_BL = torch.tensor([example.get("labels", example["input_ids"]) for example in examples])
+    position_BL = torch.stack([positions(example) for example in examples])
     if parts > 1:
         shifted_BL = torch.nn.functional.pad(labels_BL[:, 1:], (0, 1), value=-100)
         batch = {"input_ids": ids_BL, "shift_labels": shifted_BL, "position_ids": position_BL}
         return {name: x_BL.chunk(parts, dim=1)[part].contiguous() for name, x_BL in batch.items()}
     batch = {"input_ids": ids_BL, "labels": labels_BL}
-    if "document_starts" in examples[0]:
-        for position_L, example in zip(position_BL, examples, strict=True):
-            for start in sorted(example["document_starts"]):
-                position_L[start:] = torch.arange(len(position_L) - start)
+    if "document_starts" in examples[0] or "skip" in examples[0]:
         batch["position_ids"] = position_BL
-    if "skip" in examples[0]:
-        for position_L, example in zip(position_BL, examples, strict=True):
-            position_L[example["chunk"] :] += example["skip"]
-        batch["position_ids"] = position_BL
-        # without a mask, Transformers would take the skip for the beginning of another document
+    if "skip" in examples[0]:  # without a mask, Transformers would take it for the beginning of another document
         batch["attention_mask"] = torch.ones_like(ids_BL)
     return batch
+
+
+def positions(example: dict) -> torch.Tensor:
+    """The positions of a row, int64 [L].
+
+    With `document_starts`, they start from 0 in each document: Transformers' attention then stays inside it. With
+    `chunk` and `skip`, they skip some between two chunks of the row (see training_rows.draw_skips).
+    """
+    position_L = torch.arange(len(example["input_ids"]))
+    for start in sorted(example.get("document_starts", [])):
+        position_L[start:] = torch.arange(len(position_L) - start)
+    if "skip" in example:
+        position_L[example["chunk"] :] += example["skip"]
+    return position_L
 
 
 def last_checkpoint(output: Path) -> Path | None:
@@ -197,8 +201,7 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
                 print(f"removing the incomplete {folder}", flush=True)
                 shutil.rmtree(folder)
     stop = StopOnSignal()
-    adapters = sum(getattr(p, "ds_numel", p.numel()) for name, p in model.named_parameters() if "lora_" in name)
-    metrics = tracking.Metrics(output, tracking.training_flops_per_token(model, method, adapters))
+    metrics = tracking.Metrics(output, tracking.training_flops_per_token(model, method))
     if args.parallelism_config:  # Ulysses wraps the attention that the method has chosen
         args.parallelism_config.sp_handler.sp_attn_implementation = model.config._attn_implementation
     trainer = ExtensionTrainer(
@@ -224,6 +227,15 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
         torch.distributed.destroy_process_group()
 
 
+def gathered(parameters: list):
+    """A context in which ZeRO-3's parameters have their values: outside, every rank has only its part of them."""
+    if not (parameters and is_deepspeed_zero3_enabled()):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters)
+
+
 def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
     """Writes the model that the method finishes to a folder of its own and moves it into the output folder."""
     args, output = trainer.args, Path(trainer.args.output_dir)
@@ -231,12 +243,7 @@ def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
     partial = output / "final.partial"
     partial.mkdir(exist_ok=True)
     checkpoint_writer.copy_modeling(method, partial)
-    gathered, parameters = contextlib.nullcontext(), method.finish_reads(model)
-    if parameters and is_deepspeed_zero3_enabled():  # every rank has only its part of them
-        import deepspeed
-
-        gathered = deepspeed.zero.GatheredParameters(parameters)
-    with gathered:
+    with gathered(method.finish_reads(model)):
         final = method.finish(model, partial)
         if args.bf16 and not args.deepspeed:
             final.to(torch.bfloat16)

@@ -10,32 +10,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from documents import FORMATS
-from run import print_rank0
+from run import errors_of, print_rank0
 
 
 def read(dataset_dir: str) -> datasets.Dataset:
     """Opens training data without looking at its rows.
 
     dataset_dir: a hub dataset id; a folder written by `datasets` (save_to_disk); a JSON-lines or Parquet file; or a
-    folder of such files, as on the hub. Raises OSError or ValueError if it cannot be read or has no rows.
+    folder of such files, as on the hub. Raises ValueError if it cannot be read or has no rows.
     """
-    path = Path(dataset_dir)
-    try:
-        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-            data = datasets.load_from_disk(str(path))
-        elif path.is_file():
-            if path.suffix not in FORMATS:
-                raise ValueError("expected a .parquet, .jsonl or .json file, or a folder of such files")
-            data = datasets.load_dataset(FORMATS[path.suffix], data_files=escape(str(path)), split="train")
-        else:
-            data = datasets.load_dataset(dataset_dir, split="train")
-        if isinstance(data, datasets.DatasetDict):
-            data = data["train"]
-    except (ValueError, TypeError, KeyError, datasets.exceptions.DatasetGenerationError) as error:
-        raise ValueError(f"--dataset_dir {path} cannot be read: {error.__cause__ or error}") from None
+    with errors_of(f"--dataset_dir {dataset_dir} cannot be read"):
+        data = open_rows(Path(dataset_dir))
     if "input_ids" not in data.column_names or len(data) == 0:
-        raise ValueError(f"--dataset_dir {path} has no rows of `input_ids`; prepare_data.py makes them from texts")
+        raise ValueError(f"--dataset_dir {dataset_dir} has no rows of `input_ids`; prepare_data.py makes them")
     return data
+
+
+def open_rows(path: Path) -> datasets.Dataset:
+    if path.is_file():
+        if path.suffix not in FORMATS:
+            raise ValueError("expected a .parquet, .jsonl or .json file, or a folder of such files")
+        return datasets.load_dataset(FORMATS[path.suffix], data_files=escape(str(path)), split="train")
+    if (path / "dataset_dict.json").exists():
+        return datasets.load_from_disk(str(path))["train"]
+    if (path / "dataset_info.json").exists():
+        return datasets.load_from_disk(str(path))
+    return datasets.load_dataset(str(path), split="train")
 
 
 def select(
@@ -78,10 +78,13 @@ def check_column(name: str, lists: pa.Array, length: int, limit: int, cut: bool)
     if values.size and (values.min() < 0 or values.max() >= limit):
         found = f"{name} from {values.min()} to {values.max()}"
         raise ValueError(f"--dataset_dir has {found}, not 0 to {limit - 1}: another tokenizer's, or other rows")
+    if name == "document_starts":
+        return
     lengths = pc.list_value_length(lists).to_numpy()
-    misfits = lengths % length if cut else lengths - length
-    if name != "document_starts" and misfits.any():
-        found = f"{name} in rows of {lengths.min()} to {lengths.max()} tokens"
+    shortest, longest = lengths.min(), lengths.max()
+    misfits = (lengths % length).any() if cut else not shortest == longest == length
+    if misfits:
+        found = f"{name} in rows of {shortest} to {longest} tokens"
         raise ValueError(f"--dataset_dir has {found}, not of {length}; give rows of that length")
 
 

@@ -86,7 +86,7 @@ def test_code_runs_only_where_it_is_trusted(checkpoints, tmp_path):
     assert "--trust_remote_code" in refusal(folder, str(modeling))
     edit_config(folder, auto_map=auto_map)
     marker = tmp_path / "ran"
-    path = next(folder.glob("modeling_self*.py"))
+    path = next(folder.glob("modeling_position_rules.py"))
     path.write_text(path.read_text() + f"\nopen({str(marker)!r}, 'w').close()\n")
     assert "--trust_remote_code" in refusal(folder, str(modeling)) and not marker.exists()
     open_config(folder, True)

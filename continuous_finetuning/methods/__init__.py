@@ -4,7 +4,6 @@ The file defines a dataclass `Method(ContextExtension)`. Its fields, declared wi
 fine-tune.py and extend.py and are recorded in the checkpoint; its functions give the rope of the model.
 """
 
-import copy
 import importlib
 import math
 from argparse import SUPPRESS, ArgumentParser
@@ -12,8 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModel, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.hf_argparser import string_to_bool
 
 import checkpoint_writer
@@ -43,12 +41,21 @@ class ContextExtension:
 
     # not annotated, hence not fields
     trained = True  # False: applied by extend.py only
-    exact_attention = True  # as the base: all tokens, at their own positions (a group of the result table)
     extends_rows = True  # False: model_max_length is a training block; longer rows are cut into blocks
     set_for_longest_text = False  # extend.py sets it for the longest text that is evaluated
     supports = ("sequence_parallel_size", "document_mask", "pose")  # flags of fine-tune.py
-    modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, which is written for Llama
+    modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, written for Llama; see its AUTO_MAPS
     llama_only = False  # True: written for Llama's modules
+
+    @property
+    def exact_attention(self) -> bool:
+        """Whether attention is the base's: all tokens, at their own positions (a group of the result table)."""
+        return self.modeling is None
+
+    @property
+    def name(self) -> str:
+        """Its --method_name: the name of the file that defines it."""
+        return type(self).__module__.removeprefix("methods.")
 
     @property
     def rope_theta(self) -> float:
@@ -79,11 +86,6 @@ class ContextExtension:
         kept = {key: self.rope[key] for key in self.rope if key == "partial_rotary_factor"}
         return kept | self.rope_parameters()
 
-    @classmethod
-    def scales_rope(cls) -> bool:
-        """Whether the method computes a rope of its own, which needs a base with a plain one."""
-        return cls.rope_parameters is not ContextExtension.rope_parameters
-
     def rope_by_length(self) -> dict | None:
         """How the rope depends on the total length of a prompt (see rope.py), or None if it does not."""
         return None
@@ -95,13 +97,8 @@ class ContextExtension:
     def auto_classes(self, config) -> dict[str, type]:
         """The checkpoint's classes. config: the base's."""
         if self.modeling is not None:
-            return importlib.import_module(f"modeling.modeling_{self.modeling}").AUTO_MAP
+            return importlib.import_module(f"modeling.modeling_{self.modeling}").AUTO_MAPS[self.name]
         return {"AutoConfig": type(config), "AutoModelForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]}
-
-    @classmethod
-    def options_in_config(cls, config) -> dict:
-        """Options that are not flags, in the config of a checkpoint that `import_checkpoint` reads."""
-        return {}
 
     # --- training
     def load(self, name_or_path: str, config, **kwargs):
@@ -171,15 +168,14 @@ def add_flags(parser: ArgumentParser) -> None:
         group.add_argument(f"--{key}", **switch, default=SUPPRESS, help=help)
 
 
-def build(name: str, config, model_max_length: int, flags: dict, config_options=None) -> ContextExtension:
+def build(name: str, config, model_max_length: int, flags: dict) -> ContextExtension:
     """The method `name` for one base and one target length.
 
-    config: the base's, unchanged here.  model_max_length: tokens.  flags: all parsed command-line values.
-    config_options: defaults, from an imported checkpoint's config. Raises ValueError on an option of another method or
-    that is not positive, a length that is not above the original one, or a base that the method cannot extend.
+    config: the base's, unchanged here.  model_max_length: tokens.  flags: all parsed command-line values. Raises
+    ValueError on an option of another method or that is not positive, or a base that the method cannot extend.
     """
     cls = get(name)
-    options = dict(config_options or {})
+    options = {}
     for key, owners in all_options().items():
         if key not in flags:
             continue
@@ -189,58 +185,28 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
         is_number = owners[name]["type"] in (int, float)
         if is_number and not 0 < options[key] < math.inf:
             raise ValueError(f"--{key} must be a positive number, not {options[key]}")
-    original_length, rope = config.max_position_embeddings, config.rope_parameters
-    if cls.extends_rows and model_max_length <= original_length:
-        raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
-    depends_on_length = rope["rope_type"] in ("dynamic", "longrope")
-    if (cls.scales_rope() and rope["rope_type"] != "default") or (cls.modeling and depends_on_length):
-        raise ValueError(f"the base's rope is already scaled ({rope['rope_type']}); {name} needs one with plain rope")
-    is_llama = config.model_type == "llama"
-    if (cls.modeling or cls.llama_only) and not is_llama:
-        raise ValueError(f"{name} extends Llama models only, and the base is a '{config.model_type}' model")
-    window = getattr(config, "sliding_window", None) or math.inf
-    has_full_layers = "full_attention" in (getattr(config, "layer_types", None) or [])
-    if window < model_max_length and not has_full_layers:
-        remedy = 'set "sliding_window": null in its config.json'
-        raise ValueError(f"every layer of the base attends to the last {window} tokens only; {remedy}")
-    method = cls(original_length, model_max_length, rope, rotary_dim(config), flags.get("pose", False), **options)
-    if not is_llama:
+    check_base(name, cls, config, model_max_length)
+    original_length, pose = config.max_position_embeddings, flags.get("pose", False)
+    method = cls(original_length, model_max_length, config.rope_parameters, rotary_dim(config), pose, **options)
+    if config.model_type != "llama":
         with errors_of(f"{name} cannot extend a '{config.model_type}' model"):
             checkpoint_writer.extended_config(config, method, {})
     return method
 
 
-def import_checkpoint(name: str, config, original_length: int | None, model_max_length: int, flags: dict):
-    """(the base's config, the method) of a trained checkpoint of another code base, whose config is `config`.
-
-    original_length: the base's window, tokens; None: as the config says. Raises ValueError if the method, with these
-    flags, does not have the checkpoint's rope.
-    """
-    cls, rope = get(name), config.rope_parameters
-    if not cls.trained:
-        raise ValueError(f"{name} is not trained; leave --adopt out")
-    base = copy.deepcopy(config)
-    if cls.scales_rope():
-        kept = ("rope_theta", "partial_rotary_factor")
-        base.rope_parameters = {"rope_type": "default"} | {key: rope[key] for key in kept if key in rope}
-    recorded = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-    base.max_position_embeddings = original_length or recorded
-    method = build(name, base, model_max_length, flags, cls.options_in_config(config))
-    theirs = frequencies(base, rope, model_max_length)
-    ours = frequencies(base, method.checkpoint_rope(), model_max_length)
-    if not torch.allclose(theirs, ours, rtol=1e-5, atol=0):
-        given = f"{name} with {method.options()}"
-        raise ValueError(f"{given} does not have the rope of the checkpoint's config, {rope}; give the right options")
-    return base, method
-
-
-def frequencies(config, rope_parameters: dict, length: int) -> torch.Tensor:
-    """The frequencies of a text of `length` tokens in Transformers, times the attention factor, float32 [d/2]."""
-    config = copy.deepcopy(config)
-    config.rope_parameters = rope_parameters
-    with torch.device("meta"):
-        rotary_class = type(AutoModel.from_config(config).rotary_emb)
-    rotary = rotary_class(config)
-    last_position = torch.tensor([[length - 1]])
-    rotary(last_position, last_position)  # sets a dynamic rope
-    return rotary.inv_freq * rotary.attention_scaling
+def check_base(name: str, cls: type[ContextExtension], config, model_max_length: int) -> None:
+    """Raises ValueError if the method cannot extend the base, whose config is `config`, to so many tokens."""
+    original_length, rope_type = config.max_position_embeddings, config.rope_parameters["rope_type"]
+    if cls.extends_rows and model_max_length <= original_length:
+        raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
+    has_own_rope = cls.rope_parameters is not ContextExtension.rope_parameters
+    depends_on_length = rope_type in ("dynamic", "longrope")
+    if (has_own_rope and rope_type != "default") or (cls.modeling and depends_on_length):
+        raise ValueError(f"the base's rope is already scaled ({rope_type}); {name} needs one with plain rope")
+    if (cls.modeling or cls.llama_only) and config.model_type != "llama":
+        raise ValueError(f"{name} extends Llama models only, and the base is a '{config.model_type}' model")
+    window = getattr(config, "sliding_window", None) or math.inf
+    layer_types = getattr(config, "layer_types", None) or []
+    if window < model_max_length and "full_attention" not in layer_types:
+        remedy = 'set "sliding_window": null in its config.json'
+        raise ValueError(f"every layer of the base attends to the last {window} tokens only; {remedy}")

@@ -25,13 +25,13 @@ from rope import frequencies
 
 
 class LogFrequencies(nn.Module):
-    """z(t) for any t >= 1, float32 [J], J = d/2. The network has P hidden units."""
+    """z(t), float32 [J], J = d/2, for t = 1, 2, ... The network has P hidden units."""
 
     def __init__(self, theta: float, head_dim: int, param_factor: float, time_dt: float):
         super().__init__()
         self.time_dt = time_dt
         j_J = torch.arange(head_dim // 2, dtype=torch.float64)
-        self.slope_J = (-2 * j_J / (head_dim - 2)).float()  # of log n over ln(2t - 1); not a buffer: it is not saved
+        self.slope_J = (-2 * j_J / (head_dim - 2)).float()  # of log n over ln(2t - 1)
         self.start_J = (-2 * j_J / head_dim * math.log(theta)).float()
         width = max(1, round(param_factor * head_dim))
         # not Linears: ZeRO-3 gathers a module's own parameters for its forward
@@ -45,16 +45,14 @@ class LogFrequencies(nn.Module):
         hidden_P = nn.functional.silu(self.up.float() @ (z_J + log_n_J))
         return self.down.float() @ hidden_P + slope_J * 2 / (2 * t - 1)
 
-    def forward(self, times: list[float]) -> torch.Tensor:
-        """z at each of `times` (ascending, >= 1), [len(times), J], by RK4 with steps of time_dt from t = 1."""
+    def forward(self, last: int) -> torch.Tensor:
+        """z at t = 1, 2, ..., last, [last, J], by RK4 with steps of time_dt."""
         unused = 0 * (self.up.float().sum() + self.down.float().sum())  # t = 1 needs no weight, ranks need gradients
         start_J = self.start_J.to(self.up.device) + unused
-        t = torch.tensor([1.0, *times], device=start_J.device)
-        distinct, index = torch.unique(t, return_inverse=True)
-        if len(distinct) == 1:
-            return start_J.expand(len(times), -1)
-        z = odeint(self.derivative, start_J, distinct, method="rk4", options={"step_size": self.time_dt})
-        return z[index[1:]]
+        if last == 1:
+            return start_J[None]
+        t = torch.arange(1.0, last + 1, device=start_J.device)
+        return odeint(self.derivative, start_J, t, method="rk4", options={"step_size": self.time_dt})
 
 
 class ClexRotaryEmbedding(nn.Module):
@@ -78,12 +76,11 @@ class ClexRotaryEmbedding(nn.Module):
         n = self.method.model_max_length if shares_row else x_BnD.shape[1]
         t = int(torch.randint(1, self.method.max_factor + 1, ()))
         with torch.autocast(x_BnD.device.type, enabled=False):
-            inv_freq_J = self.log_frequencies([float(t)])[0].float().exp()
+            inv_freq_J = self.log_frequencies(t)[-1].float().exp()
             positions_n = self.positions(n, t).float().to(x_BnD.device)
             if shares_row:
                 positions_n = positions_n[position_ids[0]]
-            angles_nJ = positions_n[:, None] * inv_freq_J
-            angles_1nd = angles_nJ.repeat(1, 2)[None]
+            angles_1nd = (positions_n[:, None] * inv_freq_J).repeat(1, 2)[None]
             scale = 1.0
             if self.method.log_scale:  # of cos and sin of both q and k: the scores are multiplied by its square
                 scale = math.sqrt(math.log(n) / math.log(self.method.original_length))
@@ -108,13 +105,12 @@ class Method(ContextExtension):
 
     @torch.no_grad()
     def rope_by_length(self):
-        times = range(1, self.max_factor + 1)
         return {
             "rule": "frequencies",
             "rope_theta": self.rope_theta,
             "original_length": self.original_length,
             "log_scale": self.log_scale,
-            "inv_freq": self._network(times).double().exp().tolist(),
+            "inv_freq": self._network(self.max_factor).double().exp().tolist(),
         }
 
     def rope_parameters(self):

@@ -1,7 +1,7 @@
 """dca: Dual Chunk Attention (arXiv 2402.17463, ChunkLlama): positions start anew in every chunk.
 
-Not trained, and for texts of any length. modeling/modeling_dca.py has the rule. Of the base's window C, the authors
-take chunk_size = 3/4 C and local_window = C / 8.
+Not trained, and for texts of any length. Of the base's window C, the authors take chunk_size = 3/4 C and
+local_window = C / 8.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,7 @@ class Method(ContextExtension):
     local_window: int | None = option(None, "w, keys nearer than this always keep their distance, tokens [C / 8]", int)
 
     trained = False
-    exact_attention = False
-    modeling = "dca"
+    modeling = "position_rules"
 
     def __post_init__(self):
         C = self.original_length

@@ -22,9 +22,7 @@ class Method(ContextExtension):
         turned = self.rope.get("partial_rotary_factor", 1.0)  # share of the elements that the base's rope turns
         self.partial_rotary_factor = self.partial_rotary_factor or turned / self.head_dim
         if self.partial_rotary_factor >= 1:
-            raise ValueError(
-                f"--partial_rotary_factor {self.partial_rotary_factor} must be below 1: that is all angles"
-            )
+            raise ValueError(f"--partial_rotary_factor {self.partial_rotary_factor} must be below 1, all angles")
 
     @property
     def row_length(self):

@@ -24,9 +24,7 @@ VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # tied embeddings 
 class Method(ContextExtension):
     mem_freq: int = option(63, "text tokens between two landmarks", int)
     top_k: int = option(5, "blocks that each head retrieves for each token", int)
-    landmark_id: int | None = None  # its row in an imported checkpoint; otherwise one is added
 
-    exact_attention = False
     extends_rows = False
     supports = ()
     modeling = "landmark"
@@ -41,26 +39,16 @@ class Method(ContextExtension):
             raise ValueError(f"landmark: {retrieved} leave no room for the text; --model_max_length {needed} does")
 
     def row_tokens(self):
-        landmarks = (self.model_max_length - 1) // self.mem_freq
-        return self.model_max_length + landmarks
+        return self.model_max_length + (self.model_max_length - 1) // self.mem_freq
 
     def saved_scores(self):
         return 5 * self.row_tokens()
-
-    @classmethod
-    def options_in_config(cls, config):
-        """In LCEG's checkpoint and the paper's, the landmark is the last row of the vocabulary."""
-        options = {"landmark_id": getattr(config, "landmark_id", config.vocab_size - 1)}
-        if hasattr(config, "mem_freq"):
-            options["mem_freq"] = config.mem_freq
-        return options
 
     def config_fields(self):
         return {
             "mem_freq": self.mem_freq,
             "cache_top_k": self.top_k,
             "train_context_length": self.model_max_length,
-            "landmark_id": self.landmark_id,
         }
 
     def load(self, name_or_path, config, **kwargs):

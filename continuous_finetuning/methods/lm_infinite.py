@@ -1,6 +1,6 @@
 """lm_infinite: LM-Infinite (arXiv 2308.16137): a local window and the first tokens, at distances the base has seen.
 
-Not trained. modeling/modeling_lm_infinite.py has the rule. All keys stay in the cache: memory grows with the length.
+Not trained. All keys stay in the cache: memory grows with the length.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ class Method(ContextExtension):
     global_tokens: int = option(10, "first tokens, which every query sees [10]", int)
 
     trained = False
-    exact_attention = False
-    modeling = "lm_infinite"
+    modeling = "position_rules"
 
     def __post_init__(self):
         self.local_window = self.local_window or self.original_length

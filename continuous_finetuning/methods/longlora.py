@@ -24,20 +24,15 @@ NAME = "shifted_sparse"
 
 def block_attention(q_BHnd, k_BHnd, v_BHnd, size: int, scale: float):
     """Causal attention inside consecutive blocks of `size` tokens; n is a multiple of it. Returns [B, H, n, d]."""
-    if 0 in q_BHnd.shape:
-        return q_BHnd
     B, H, n, d = q_BHnd.shape
     by_block = (B, H * (n // size), size, d)  # blocks become heads: one kernel call, no mask
     q, k, v = q_BHnd.reshape(by_block), k_BHnd.reshape(by_block), v_BHnd.reshape(by_block)
     return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).view(B, H, n, d)
 
 
-def shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scale: float, plain_heads: int):
-    """S2-Attn of rows of n tokens, a multiple of 4. Inputs and result: [B, H, n, d], any dtype.
-
-    plain_heads: how many heads, the first ones, have groups that are not shifted.
-    """
-    n = q_BHnd.shape[2]
+def shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scale: float):
+    """S2-Attn of rows of n tokens, a multiple of 4. Inputs and result: [B, H, n, d], any dtype."""
+    n, plain_heads = q_BHnd.shape[2], q_BHnd.shape[1] // 2
     group, half = n // 4, n // 8
     last = n - group + half  # where the last half group begins
     plain = [x[:, :plain_heads] for x in (q_BHnd, k_BHnd, v_BHnd)]
@@ -55,14 +50,7 @@ def attention(module, q_BHnd, k_BKnd, v_BKnd, attention_mask, scaling=None, **kw
         return sdpa_attention_forward(module, q_BHnd, k_BKnd, v_BKnd, attention_mask, scaling=scaling, **kwargs)
     k_BHnd = repeat_kv(k_BKnd, module.num_key_value_groups)
     v_BHnd = repeat_kv(v_BKnd, module.num_key_value_groups)
-    model_heads, heads = module.config.num_attention_heads, q_BHnd.shape[1]
-    first_head = 0
-    if heads < model_heads:  # ranks share the row: this one has some of the heads
-        from deepspeed.utils import groups
-
-        first_head = groups._get_sequence_parallel_rank() * heads
-    plain_heads = min(max(model_heads // 2 - first_head, 0), heads)
-    out_BHnd = shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scaling, plain_heads)
+    out_BHnd = shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scaling)
     return out_BHnd.transpose(1, 2).contiguous(), None
 
 
@@ -76,7 +64,7 @@ class Method(pi.Method):
 
     llama_only = True
     exact_attention = False
-    supports = ("low_rank_training", "sequence_parallel_size")
+    supports = ("low_rank_training",)
 
     def attended_keys(self):
         if self.use_full_attn:
@@ -91,10 +79,10 @@ class Method(pi.Method):
     def add_lora(self, model):
         from peft import LoraConfig, get_peft_model
 
-        parts = [part for part in self.trainable_params.split(",") if part]
+        parts = self.trainable_params.split(",")
         modules = set()
         for name, _ in model.named_parameters():
-            if any(part in name for part in parts):
+            if any(part and part in name for part in parts):
                 modules.add(name.split(".")[-2])
         lora = LoraConfig(
             r=8,

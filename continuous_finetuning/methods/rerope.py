@@ -1,7 +1,6 @@
 """rerope: ReRoPE (github.com/bojone/rerope): no distance is larger than a window's, and scores grow with the length.
 
-Not trained, and for texts of any length. modeling/modeling_rerope.py has the rule. Of the base's window C, the author
-takes local_window = C / 4 to C / 2.
+Not trained, and for texts of any length. Of the base's window C, the author takes local_window = C / 4 to C / 2.
 """
 
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ class Method(ContextExtension):
     local_window: int | None = option(None, "W, keys nearer than this keep their distance, tokens [C / 4]", int)
 
     trained = False
-    exact_attention = False
-    modeling = "rerope"
+    modeling = "position_rules"
 
     def __post_init__(self):
         self.local_window = self.local_window or max(1, self.original_length // 4)

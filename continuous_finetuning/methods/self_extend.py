@@ -1,9 +1,9 @@
 """self_extend: Self-Extend (arXiv 2401.01325): far keys share positions in groups, near keys keep their own.
 
-Not trained. modeling/modeling_self_extend.py has the rule, with G = group_size and W = neighbor_window. A text of L
-tokens needs positions up to (L - W) / G + W, at most the base's window C. For C = 4096 the defaults are the study's,
-G = 64 and W = 1024. For another C: W = C / 4, and the smallest G that keeps the largest position within 2/3 C, the
-upper end of the authors' rule (1/2 ... 2/3) C > W + (L - W) / G (datamllab/LongLM).
+Not trained. With G = group_size and W = neighbor_window, a text of L tokens needs positions up to (L - W) / G + W, at
+most the base's window C. For C = 4096 the defaults are the study's, G = 64 and W = 1024. For another C: W = C / 4, and
+the smallest G that keeps the largest position within 2/3 C, the upper end of the authors' rule (1/2 ... 2/3) C >
+W + (L - W) / G (datamllab/LongLM).
 """
 
 import math
@@ -20,9 +20,8 @@ class Method(ContextExtension):
     neighbor_window: int | None = option(None, "W, keys nearer than this keep theirs, tokens [C / 4]", int)
 
     trained = False
-    exact_attention = False
     set_for_longest_text = True  # the group size decides how long a text may be
-    modeling = "self_extend"
+    modeling = "position_rules"
 
     def __post_init__(self):
         C, L = self.original_length, self.model_max_length

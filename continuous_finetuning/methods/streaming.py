@@ -1,7 +1,7 @@
 """streaming: StreamingLLM (arXiv 2309.17453): attention sinks and a sliding window, at their places in the cache.
 
-Not trained, and for texts of any length. modeling/modeling_streaming.py has the rule. It gives what StreamingLLM gives
-token by token, but hidden keys stay in the cache: memory grows with the length.
+Not trained, and for texts of any length. It gives what StreamingLLM gives token by token, but hidden keys stay in the
+cache: memory grows with the length.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,7 @@ class Method(ContextExtension):
     sinks: int = option(4, "first keys, which every query sees [4]", int)
 
     trained = False
-    exact_attention = False
-    modeling = "streaming"
+    modeling = "position_rules"
 
     def __post_init__(self):
         C = self.original_length

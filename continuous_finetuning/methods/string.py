@@ -1,8 +1,8 @@
 """string: STRING (arXiv 2410.18745): far keys are shifted to distances that training has met more often.
 
-Not trained. modeling/modeling_string.py has the rule, with S = shift and W = local_window. The paper uses STRING within
-the base's window C, with S = C / 3 and W = 128. Beyond it, S = L - C + W keeps all positions of a text of L tokens
-below C, if L is at most 2 C - W. The default of W is at most C / 32.
+Not trained. With S = shift and W = local_window, the paper uses it within the base's window C, with S = C / 3 and
+W = 128. Beyond it, S = L - C + W keeps all positions of a text of L tokens below C, if L is at most 2 C - W. The
+default of W is at most C / 32.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,9 @@ class Method(ContextExtension):
     local_window: int | None = option(None, "W, distance of the first shifted key, tokens [128 or C / 32]", int)
 
     trained = False
-    exact_attention = False
     extends_rows = False  # it is of use within the base's window, too
     set_for_longest_text = True  # the shift decides how long a text may be
-    modeling = "string"
+    modeling = "position_rules"
 
     def __post_init__(self):
         C, L = self.original_length, self.model_max_length

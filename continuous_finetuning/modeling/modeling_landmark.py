@@ -188,7 +188,6 @@ class LandmarkModel(LlamaModel):
         super().__init__(config)
         for i, layer in enumerate(self.layers):
             layer.self_attn = LandmarkAttention(config, i)
-            layer.self_attn.scaling *= self.rotary_emb.attention_scaling**2  # some ropes scale cos and sin
         self.post_init()
 
     def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, **kwargs):
@@ -251,11 +250,10 @@ class LandmarkModel(LlamaModel):
     def rope(self):
         """(cos, sin), float32 [P, d] each, of the base model's RoPE at all P positions of a training row."""
         length = self.config.train_context_length
-        n_positions = length + length // self.config.mem_freq
-        inv_freq = self.rotary_emb.inv_freq.float()
-        angles = torch.arange(n_positions, device=inv_freq.device)[:, None] * inv_freq
-        angles = torch.cat([angles, angles], dim=-1)
-        return angles.cos(), angles.sin()
+        inv_freq = self.rotary_emb.inv_freq.float()  # for its dtype and device
+        position_P = torch.arange(length + length // self.config.mem_freq, device=inv_freq.device)
+        cos_1Pd, sin_1Pd = self.rotary_emb(inv_freq, position_P[None])
+        return cos_1Pd[0], sin_1Pd[0]
 
 
 def insert(text_Bn, value: int, mem_freq: int, seen: int = 0, after_last: bool = False):
@@ -296,3 +294,4 @@ class LandmarkForCausalLM(LlamaForCausalLM):
 
 
 AUTO_MAP = {"AutoConfig": LandmarkConfig, "AutoModel": LandmarkModel, "AutoModelForCausalLM": LandmarkForCausalLM}
+AUTO_MAPS = {"landmark": AUTO_MAP}

@@ -4,7 +4,7 @@ Query i attends, in one softmax, to
     near keys k, first_near_key(i) <= k <= i           at their distance i - k;
     far keys k, k < first_near_key(i) and far_keys     with RoPE at `far_query_position(i)` for the query and at
                                                        `far_key_position(k)` for the key.
-A method is a config class with these functions and numbers: see modeling_lm_infinite.py.
+A method is a config class with these functions and numbers: see modeling_position_rules.py.
 
 Keys are cached without RoPE and rotated when they are used. So a prompt gives the same result in one piece, in several
 pieces, or token by token, and no position is larger than the rule makes it. Several tokens at once are computed in
@@ -15,6 +15,8 @@ This file travels inside the checkpoint and needs transformers (>= 5.17) and tor
 Suffixes: B batch, H query heads, J key heads (H is a multiple of J), L queries, S keys, N positions, D head_dim.
 """
 
+from functools import partial
+
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LlamaModel
@@ -24,9 +26,9 @@ BLOCK = 512  # queries computed together, at most; any number gives the same val
 
 
 class NearFarConfig(LlamaConfig):
-    """The rule of a method. A subclass defines `window`, the most near keys of a query, and the two functions
-    `far_query_position` and `far_key_position`, from indices of tokens, an int64 tensor, to positions, which may be
-    real numbers."""
+    """The rule of a method. A subclass defines `window`, the most near keys of a query; the functions take indices of
+    tokens, int64 tensors, and the positions that they give may be real numbers. By default all far keys are at the
+    distance `window`."""
 
     decodes_in_graphs = True  # a step over a cache of fixed size has fixed shapes (see `Token`)
     far_keys = None  # how many of the first keys stay visible beyond the near ones; None: all
@@ -37,6 +39,12 @@ class NearFarConfig(LlamaConfig):
         index: an int or an int64 tensor.
         """
         return index - self.window + 1
+
+    def far_query_position(self, index):
+        return index.new_full(index.shape, self.window)
+
+    def far_key_position(self, index):
+        return index.new_zeros(index.shape)
 
     def query_scale(self, index):
         """The factor of all scores of a query, float32 [B, L], or None for 1. index: int64 [B, L]."""
@@ -54,11 +62,11 @@ def rotate(x_BHLD, rope, start: int = 0):
 class Plan:
     """What one forward pass has in common for all layers.
 
-    end: tokens in the cache after this pass.  near_count: near keys that are computed together.
-    index_BL: index in the row of each query, int64 [B or 1, L].
+    rope: gives (cos, sin) of positions [B or 1, N].  end: tokens in the cache after this pass.
+    near_count: near keys that are computed together.  index_BL: index in the row of each query, int64 [B or 1, L].
     """
 
-    def __init__(self, config, end, near_count, index_BL):
+    def __init__(self, config, rope, end, near_count, index_BL):
         self.config = config
         self.near_count = near_count
         self.index_BL = index_BL
@@ -66,17 +74,10 @@ class Plan:
         if config.far_keys is not None:
             self.far_count = min(self.far_count, config.far_keys)
         self.far_S = torch.arange(self.far_count, device=index_BL.device)
+        self.near_rope = rope(torch.arange(near_count, device=index_BL.device)[None])
+        self.far_key_rope = rope(config.far_key_position(self.far_S)[None])
+        self.far_query_rope = rope(config.far_query_position(index_BL))
         self.query_scale_BL = config.query_scale(index_BL)
-
-    def make_ropes(self, rotary, x):
-        """Tables for near keys and queries, far keys, and queries towards far keys.
-
-        rotary: the base's rotary embedding.  x: a tensor of the dtype and device of cos and sin.
-        """
-        near_1S = torch.arange(self.near_count, device=x.device)[None]
-        self.near_rope = rotary(x, near_1S)
-        self.far_key_rope = rotary(x, self.config.far_key_position(self.far_S)[None])
-        self.far_query_rope = rotary(x, self.config.far_query_position(self.index_BL))
 
     def scale_queries(self, q_BHLD):
         if self.query_scale_BL is None:
@@ -94,13 +95,12 @@ class Plan:
 class Blocks(Plan):
     """Several new tokens after `past` cached ones."""
 
-    def __init__(self, config, past, length, device):
+    def __init__(self, config, rope, past, length, device):
         self.past = past
         self.length = length
         near_count = config.window - 1 + min(BLOCK, length)
-        end = past + length
-        index_1L = torch.arange(past, end, device=device)[None]
-        super().__init__(config, end, near_count, index_1L)
+        index_1L = torch.arange(past, past + length, device=device)[None]
+        super().__init__(config, rope, past + length, near_count, index_1L)
 
     def attend(self, q_BHLD, k_BJSD, v_BJSD, scaling):
         """Attention of all new tokens, [B, H, L, D], to all keys so far."""
@@ -152,8 +152,8 @@ class Blocks(Plan):
 class Token(Plan):
     """One new token per row, at the index `index_B1` of a cache of `size` tokens, itself included."""
 
-    def __init__(self, config, size, index_B1):
-        super().__init__(config, size, min(config.window, size), index_B1)
+    def __init__(self, config, rope, size, index_B1):
+        super().__init__(config, rope, size, min(config.window, size), index_B1)
         first_near_B1 = config.first_near_key(index_B1)
         oldest_B1 = index_B1 - self.near_count + 1
         near_BS = oldest_B1 + torch.arange(self.near_count, device=index_B1.device)
@@ -215,15 +215,15 @@ class NearFarModel(LlamaModel):
             raise ValueError(f"this model needs a DynamicCache, not a {type(past_key_values).__name__}")
         length, device = input_ids.shape[1], input_ids.device
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        rope = partial(self.rotary_emb, self.embed_tokens.weight)  # in that dtype
         if length == 1 and attention_mask is not None and attention_mask.ndim == 4:
-            plan = Token(self.config, past + 1, position_ids)
+            plan = Token(self.config, rope, past + 1, position_ids)
         elif attention_mask is not None and not (attention_mask.ndim == 2 and bool(attention_mask.all())):
             raise ValueError("this attention takes rows of equal length without padding; give them one by one")
         elif length == 1 and past:
-            plan = Token(self.config, past + 1, torch.full((1, 1), past, device=device))
+            plan = Token(self.config, rope, past + 1, torch.full((1, 1), past, device=device))
         else:
-            plan = Blocks(self.config, past, length, device)
-        plan.make_ropes(self.rotary_emb, self.embed_tokens.weight)
+            plan = Blocks(self.config, rope, past, length, device)
         # Transformers makes no mask of its own if it gets one with four dimensions
         no_mask = torch.empty(1, 1, 1, 1, device=device)
         return super().forward(input_ids, no_mask, plan.index_BL, past_key_values, plan=plan, **kwargs)
@@ -238,14 +238,13 @@ class NearFarForCausalLM(LlamaForCausalLM):
         self.post_init()
 
 
-def model_classes(config_class):
-    """(model, model with a head, AUTO_MAP) of a method's config class `<Name>Config`, for the module that defines it.
+def model_classes(config_class) -> dict[str, type]:
+    """{auto class of Transformers: class} of a method's config class `<Name>Config`.
 
-    The auto classes of Transformers take only a model whose `config_class` is that of the checkpoint.
+    The auto classes take only a model whose `config_class` is that of the checkpoint.
     """
     name = config_class.__name__.removesuffix("Config")
     members = {"config_class": config_class, "__module__": config_class.__module__}
     model = type(f"{name}Model", (NearFarModel,), members)
     with_head = type(f"{name}ForCausalLM", (NearFarForCausalLM,), members)
-    auto_map = {"AutoConfig": config_class, "AutoModel": model, "AutoModelForCausalLM": with_head}
-    return model, with_head, auto_map
+    return {"AutoConfig": config_class, "AutoModel": model, "AutoModelForCausalLM": with_head}

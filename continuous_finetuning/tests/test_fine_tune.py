@@ -194,13 +194,11 @@ BAD_INPUT = """
     --model_name_or_path ./nowhere                  | no folder ./nowhere
     --low_rank_training True                        | --low_rank_training is not supported by pi
     --method_name longlora --document_mask True     | --document_mask is not supported by longlora
-    --pose True --document_mask True                | --pose needs whole rows
+    --pose True --document_mask True                | give only one of
     --deepspeed no.json                             | --deepspeed no.json: no such file
     --learning_rat 1                                | unrecognized arguments: --learning_rat 1
     --sequence_parallel_size 2                      | --sequence_parallel_size needs --deepspeed
-    --sequence_parallel_size 4 --estimate --deepspeed ds_configs/stage3.json | 2 query and 1 key-value heads
     --use_liger_kernel True                         | --use_liger_kernel needs a GPU
-    --per_device_train_batch_size 0                 | the batch size and the accumulation steps must be positive
     --estimate 8xH1000                              | --estimate 8xH1000: give a number and a GPU
 """
 
