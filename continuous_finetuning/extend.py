@@ -5,11 +5,18 @@
 BASE is a checkpoint folder or a hub id. Needs no GPU and little memory: OUT gets links to the base's weights, its
 tokenizer, and a config.json with the method's rope. (landmark adds an embedding, so its weights are rewritten.)
 Rerunning the same command does nothing. `extend.sh` applies several methods.
+
+    python extend.py --adopt --model_name_or_path Leooyii/NTK_32k_Slimpajama_1B --method_name ntk \
+        --model_max_length 32768 --trained_tokens 1008402432 --output_dir OUT
+
+imports a checkpoint that other code trained. The weights stay as they are; OUT's config.json describes the method in
+the form that every evaluation here opens.
 """
 
 from pathlib import Path
 
 import checkpoint_writer
+import import_checkpoint
 import methods
 from run import Parser, positive_int, run_script, write_text
 
@@ -21,6 +28,10 @@ def parse_flags():
     parser.add_argument("--model_max_length", type=positive_int, required=True, help="context window to reach, tokens")
     parser.add_argument("--longest_text", type=positive_int, help="tokens; methods that depend on it are set for it")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the extended checkpoint")
+    imports = parser.add_argument_group("importing a trained checkpoint")
+    imports.add_argument("--adopt", action="store_true", help="the weights were trained by other code")
+    imports.add_argument("--original_length", type=positive_int, help="window of its base, tokens [as its config says]")
+    imports.add_argument("--trained_tokens", type=positive_int, help="tokens that it was trained on [unknown]")
     methods.add_flags(parser)
     return parser.parse_args()
 
@@ -31,18 +42,26 @@ def main() -> None:
     if args.longest_text and methods.get(name).set_for_longest_text:
         length = args.longest_text
     config = checkpoint_writer.open_base(base)
-    method = methods.build(name, config, length, vars(args))
-    settings = checkpoint_writer.run_settings(method, base, config, trained=False)
+    if args.adopt:
+        config, method = import_checkpoint.describe_as(name, config, args.original_length, length, vars(args))
+    elif args.original_length or args.trained_tokens:
+        raise ValueError("--original_length and --trained_tokens describe a trained checkpoint; they need --adopt")
+    else:
+        method = methods.build(name, config, length, vars(args))
+    settings = checkpoint_writer.run_settings(method, base, config, trained=args.adopt)
     if checkpoint_writer.claim(output, settings):
         print(f"{output}: {name} at {length} exists already")
         return
 
     extension = checkpoint_writer.context_extension(method, base, recipe={})
+    if args.adopt:
+        extension["trained_tokens"] = args.trained_tokens
     extended = checkpoint_writer.extended_config(config, method, extension)
     partial = output / "extended.partial"
     partial.mkdir()
     checkpoint_writer.copy_tokenizer(base, partial)
-    if type(method).load is methods.ContextExtension.load:  # the base's weights as they are
+    has_base_weights = type(method).load is methods.ContextExtension.load
+    if args.adopt or has_base_weights:
         checkpoint_writer.link_weights(checkpoint_writer.base_folder(base), partial)
     else:
         method.load(base, extended, dtype="auto").save_pretrained(partial)
@@ -51,7 +70,8 @@ def main() -> None:
     write_text(partial / "config.json", extended.to_json_string(use_diff=False))
     checkpoint_writer.complete_files(partial)
     checkpoint_writer.move_in(partial, output)
-    print(f"{output}: {name}, {method.original_length} -> {length} tokens, not trained")
+    state = "imported" if args.adopt else "not trained"
+    print(f"{output}: {name}, {method.original_length} -> {length} tokens, {state}")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,11 @@ class ContextExtension:
             return importlib.import_module(f"modeling.modeling_{self.modeling}").AUTO_MAPS[self.name]
         return {"AutoConfig": type(config), "AutoModelForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]}
 
+    @classmethod
+    def options_in_config(cls, config) -> dict:
+        """Options that the config of a trained checkpoint of other code has (see import_checkpoint.py)."""
+        return {}
+
     # --- training
     def load(self, name_or_path: str, config, **kwargs):
         """The extended model with the base's weights. config: the extended one."""
@@ -168,14 +173,15 @@ def add_flags(parser: ArgumentParser) -> None:
         group.add_argument(f"--{key}", **switch, default=SUPPRESS, help=help)
 
 
-def build(name: str, config, model_max_length: int, flags: dict) -> ContextExtension:
+def build(name: str, config, model_max_length: int, flags: dict, config_options=None) -> ContextExtension:
     """The method `name` for one base and one target length.
 
-    config: the base's, unchanged here.  model_max_length: tokens.  flags: all parsed command-line values. Raises
-    ValueError on an option of another method or that is not positive, or a base that the method cannot extend.
+    config: the base's, unchanged here.  model_max_length: tokens.  flags: all parsed command-line values.
+    config_options: those of an imported checkpoint, where no flag is given. Raises ValueError on an option of another
+    method or that is not positive, or a base that the method cannot extend.
     """
     cls = get(name)
-    options = {}
+    options = dict(config_options or {})
     for key, owners in all_options().items():
         if key not in flags:
             continue
@@ -194,14 +200,18 @@ def build(name: str, config, model_max_length: int, flags: dict) -> ContextExten
     return method
 
 
+def has_own_rope(cls: type[ContextExtension]) -> bool:
+    """Whether the method computes a rope, which needs a base with a plain one."""
+    return cls.rope_parameters is not ContextExtension.rope_parameters
+
+
 def check_base(name: str, cls: type[ContextExtension], config, model_max_length: int) -> None:
     """Raises ValueError if the method cannot extend the base, whose config is `config`, to so many tokens."""
     original_length, rope_type = config.max_position_embeddings, config.rope_parameters["rope_type"]
     if cls.extends_rows and model_max_length <= original_length:
         raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
-    has_own_rope = cls.rope_parameters is not ContextExtension.rope_parameters
     depends_on_length = rope_type in ("dynamic", "longrope")
-    if (has_own_rope and rope_type != "default") or (cls.modeling and depends_on_length):
+    if (has_own_rope(cls) and rope_type != "default") or (cls.modeling and depends_on_length):
         raise ValueError(f"the base's rope is already scaled ({rope_type}); {name} needs one with plain rope")
     if (cls.modeling or cls.llama_only) and config.model_type != "llama":
         raise ValueError(f"{name} extends Llama models only, and the base is a '{config.model_type}' model")

@@ -24,6 +24,7 @@ VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # tied embeddings 
 class Method(ContextExtension):
     mem_freq: int = option(63, "text tokens between two landmarks", int)
     top_k: int = option(5, "blocks that each head retrieves for each token", int)
+    landmark_id: int | None = None  # its row in an imported checkpoint; otherwise one is added
 
     extends_rows = False
     supports = ()
@@ -44,11 +45,20 @@ class Method(ContextExtension):
     def saved_scores(self):
         return 5 * self.row_tokens()
 
+    @classmethod
+    def options_in_config(cls, config):
+        """In LCEG's checkpoint and the paper's, the landmark is the last row of the vocabulary."""
+        options = {"landmark_id": getattr(config, "landmark_id", config.vocab_size - 1)}
+        if hasattr(config, "mem_freq"):
+            options["mem_freq"] = config.mem_freq
+        return options
+
     def config_fields(self):
         return {
             "mem_freq": self.mem_freq,
             "cache_top_k": self.top_k,
             "train_context_length": self.model_max_length,
+            "landmark_id": self.landmark_id,
         }
 
     def load(self, name_or_path, config, **kwargs):

@@ -1,4 +1,4 @@
-"""extend.py: checkpoints that plain Transformers opens, linked weights, bad input."""
+"""extend.py: checkpoints that plain Transformers opens, linked weights, imported checkpoints, bad input."""
 
 import itertools
 import json
@@ -125,16 +125,84 @@ def test_both_scripts_refuse_a_base(rows, tmp_path, changes, reason):
 SCALED = {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}
 
 
-def test_a_scaled_rope_is_refused(tmp_path):
-    base = save_base(tmp_path / "base", **SCALED)
-    assert "is already scaled (linear)" in fails(*extend_flags(base, "pi", tmp_path / "out"))
+@pytest.mark.parametrize(
+    "changes, name, more, message",
+    [
+        ({}, "pi", ["--trained_tokens", 5], "they need --adopt"),
+        ({}, "ntk_frozen", ["--adopt"], "ntk_frozen is not trained"),
+        (SCALED, "pi", [], "is already scaled (linear)"),
+        (SCALED, "pi", ["--adopt", "--scaling_factor", 3], "does not have the rope of the checkpoint's config"),
+        (SCALED, "ntk", ["--adopt"], "does not have the rope of the checkpoint's config"),
+    ],
+)
+def test_bad_input(tmp_path, changes, name, more, message):
+    base = save_base(tmp_path / "base", **changes)
+    assert message in fails(*extend_flags(base, name, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
 
 
-def test_pad_token_and_sampling_of_the_base(tmp_path):
-    """-1 as pad token, as in early conversions, and a generation_config.json that samples are not taken over."""
-    base = edit_config(save_base(tmp_path / "base"), pad_token_id=-1)
-    (base / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
-    model = AutoModelForCausalLM.from_pretrained(extend(base, "pi", tmp_path / "out"))
-    assert model.config.pad_token_id is None and not model.generation_config.do_sample
-    assert model.generation_config.eos_token_id == 1
+# --- imported checkpoints, in the forms that LCEG's released ones have
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": C, "finetuned": True}
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0}
+FORMS = {
+    "pi": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "longlora": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "ntk": {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    "yarn": {"rope_scaling": YARN, "max_position_embeddings": L},
+    "origin": {"rope_scaling": None},
+    "abf": {"rope_theta": 1e6},
+    "drope": {"rope_scaling": {"type": "proportional", "partial_rotary_factor": 0.25}},
+    "llama3": {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": C}, "max_position_embeddings": L},
+}
+FORM_FLAGS = {
+    "abf": ["--new_base", 1e6],
+    "drope": ["--partial_rotary_factor", 0.25],
+    "llama3": ["--high_freq_factor", 3.0],
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FORMS)
+def test_every_released_form(tmp_path, name):
+    """Old config keys, window left at the original, [PAD] added to the vocabulary, -1 as pad token."""
+    folder = save_base(tmp_path / "released", vocab_size=259)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("rope_parameters")
+    config |= {"rope_theta": 10000.0, "pad_token_id": -1, **FORMS[name]}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
+
+    output = extend(folder, name, tmp_path / "out", "--adopt", "--trained_tokens", 1000, *FORM_FLAGS.get(name, []))
+    assert (output / "model.safetensors").samefile(folder / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(output)
+    record = model.config.context_extension
+    assert (record["method"], record["original_length"], record["trained_length"]) == (name, C, L)
+    assert record["trained_tokens"] == 1000 and model.config.vocab_size == 259 and model.config.pad_token_id is None
+    assert model.config.max_position_embeddings == L and "rope_scaling" not in model.config.to_dict()
+    assert not model.generation_config.do_sample and model.generation_config.eos_token_id == 1
+    old = LlamaForCausalLM.from_pretrained(folder).eval()
+    ids = torch.arange(2, 2 + L)[None] % 250  # at the trained length every form, dynamic too, is what it was trained as
+    torch.testing.assert_close(model(ids).logits, old(ids).logits, rtol=1e-4, atol=1e-4)
+    if name == "ntk":
+        rule = record["rope_by_length"]
+        assert (rule["factor"], rule["trained_length"], rule["rope_theta"]) == (2, L, 10000)
+
+
+def test_an_imported_rope_that_the_method_does_not_have(tmp_path):
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": C}
+    folder = save_base(tmp_path / "released", rope_parameters=rope, max_position_embeddings=L)
+    for field, value in {"attention_factor": 1.0, "truncate": False}.items():
+        edit_config(folder, rope_parameters=rope | {field: value})
+        assert field in fails(*extend_flags(folder, "yarn", tmp_path / "refused", "--adopt"))
+
+
+def test_landmark_with_its_row_in_the_vocabulary(tmp_path):
+    """[PAD] and <landmark> after the base's ids: the vocabulary stays, the last row is the landmark."""
+    folder = edit_config(save_base(tmp_path / "released", vocab_size=260), mem_freq=7)
+    output = extend(folder, "landmark", tmp_path / "out", "--adopt", "--model_max_length", 64, "--top_k", 2)
+    model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True).eval()
+    config = model.config
+    assert (config.vocab_size, config.landmark_id, config.mem_freq, config.cache_top_k) == (260, 259, 7, 2)
+    logits = model(IDS).logits
+    assert logits.shape == (1, 200, 260) and (logits[..., 259] == float("-inf")).all()
+    assert torch.isfinite(logits[..., :259]).all()

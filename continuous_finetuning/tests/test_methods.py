@@ -86,7 +86,7 @@ def test_yarn(length, s, factor):
 
 
 @pytest.mark.parametrize("theta, window, length", [(THETA, C, 32768), (5e5, 8192, 131072)], ids=["Llama-2", "Llama-3"])
-def test_abf_llama3_longrope_and_drope(theta, window, length):
+def test_abf_llama3_longrope_and_drope(tmp_path, theta, window, length):
     plain, s = theta ** (-2 * J / D), length / window
     rope_parameters = {"rope_type": "default", "rope_theta": theta}
     shape = {"hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": window}
@@ -116,10 +116,32 @@ def test_abf_llama3_longrope_and_drope(theta, window, length):
         assert parameters["short_factor"] == parameters["long_factor"]
         mscales = [parameters[name] for name in ("attention_factor", "short_mscale", "long_mscale")]
         assert mscales == [sharpened] * 3  # vLLM reads the last two
+    factors = [1 + j / 7 for j in range(D // 2)]
+    for layers in (1, 32):  # one row, and one for each layer
+        np.savetxt(tmp_path / "factors.csv", [factors] * layers, delimiter=",", fmt="%.17g")
+        check("longrope", plain / factors, sharpened, factor_file=str(tmp_path / "factors.csv"))
+    file = {"factor_file": str(tmp_path / "factors.csv")}
+    before = methods.build("longrope", llama2(), 32768, file).options()
+    np.savetxt(tmp_path / "factors.csv", factors[::-1])
+    assert methods.build("longrope", llama2(), 32768, file).options() != before  # a rerun is another run
 
     check("drope", 0 * plain)
     for share in (0.25, 0.75):
         check("drope", np.where(J < share * D / 2, plain, 0), partial_rotary_factor=share)
+
+    for r in (30, 46):
+        inv_freq, _, method = rope("yarn", length, config, critical_dim=r)
+        assert math.isclose(method.beta_slow, window / (2 * math.pi * theta ** (2 * r / D)), rel_tol=3e-3)
+        slow = np.isclose(inv_freq, plain / s, rtol=1e-6, atol=0)
+        assert int(np.argmax(slow)) == r and slow[r:].all()
+        assert "critical_dim" not in method.options()  # a finished yarn run is the same run as before
+
+
+def test_bad_factor_files(tmp_path):
+    for text, message in {"1,2": "64 factors", "1," * 63 + "0": "positive", "x": "could not convert"}.items():
+        (tmp_path / "factors.csv").write_text(text)
+        with pytest.raises(ValueError, match=f"factors.csv.*{message}"):
+            rope("longrope", 32768, factor_file=str(tmp_path / "factors.csv"))
 
 
 def test_options_reach_the_rope():
@@ -137,8 +159,10 @@ def test_options_reach_the_rope():
         ("pi", 32768, {"scaling_factor": 0.0}, "--scaling_factor must be a positive number"),
         ("clex", 32768, {"max_factor": 2}, "--max_factor 2 is below trained / original length, 8"),
         ("yarn", 32768, {"beta_slow": 40.0}, "--beta_slow 40.0 must be below --beta_fast 32.0"),
+        ("yarn", 32768, {"critical_dim": 40, "beta_slow": 2.0}, "not both"),
         ("llama3", 32768, {"low_freq_factor": 4.0}, "--low_freq_factor 4.0 must be below --high_freq_factor 4.0"),
         ("longrope", 32768, {"critical_dim": 64}, "--critical_dim 64 must be"),
+        ("longrope", 32768, {"factor_file": "no/file"}, "--factor_file no/file "),
         ("drope", 32768, {"partial_rotary_factor": 1.0}, "must be below 1"),
     ],
 )
