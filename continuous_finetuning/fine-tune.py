@@ -81,6 +81,8 @@ def parse_flags(argv: list[str]) -> Namespace:
     flags = parser.parse_args(argv)
     if not flags.output_dir:
         raise ValueError("give --output_dir; the same command resumes from there")
+    if min(flags.model_max_length, flags.per_device_train_batch_size, flags.gradient_accumulation_steps) < 1:
+        raise ValueError("--model_max_length, the batch size and the accumulation steps must be positive")
     flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings()
     return flags
 
@@ -135,6 +137,7 @@ def fit_to_machine(flags: Namespace, config) -> None:
     flags.attention = choose_attention(flags.attention, default_device(), dtype, config)
     flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
     if flags.document_mask and flags.attention == "sdpa":
+        memory.check_document_mask(flags.per_device_train_batch_size, flags.model_max_length)
         torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
     elif flags.document_mask and flags.per_device_train_batch_size > 1:
         raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")

@@ -1,4 +1,4 @@
-"""Long rows in little memory: the loss and the MLPs in tiles; attention outputs kept for the backward pass.
+"""Long rows in little memory: the loss and the MLPs in tiles, attention outputs kept, masks that fit.
 
 Shapes: B rows in a batch, n tokens of a row on this rank, N = B n, T tokens of a tile, D hidden size, V vocabulary.
 """
@@ -133,6 +133,14 @@ def keep_attention():
     kernels = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
     kept = [getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default for kernel in kernels]
     return create_selective_checkpoint_contexts(kept)
+
+
+def check_document_mask(rows: int, length: int) -> None:
+    """Raises ValueError if SDPA's mask for --document_mask, [length, length] for each row, is too large for the GPU."""
+    mask_bytes = 3 * rows * length**2  # as bool and as bfloat16
+    if torch.cuda.is_available() and mask_bytes > torch.cuda.mem_get_info()[0] / 2:
+        remedy = "FlashAttention needs none (pip install --pre -r requirements-gpu.txt)"
+        raise ValueError(f"--document_mask: SDPA's mask needs {mask_bytes / 2**30:.0f} GiB; {remedy}")
 
 
 def use_tiled_mlp(model) -> None:

@@ -198,6 +198,7 @@ BAD_INPUT = """
     --deepspeed no.json                             | --deepspeed no.json: no such file
     --learning_rat 1                                | unrecognized arguments: --learning_rat 1
     --sequence_parallel_size 2                      | --sequence_parallel_size needs --deepspeed
+    --per_device_train_batch_size 0                 | the batch size and the accumulation steps must be positive
     --use_liger_kernel True                         | --use_liger_kernel needs a GPU
     --estimate 8xH1000                              | --estimate 8xH1000: give a number and a GPU
 """

@@ -111,3 +111,11 @@ def test_no_tensor_has_the_size_of_the_logits_or_of_the_wide_mlp(batch, monkeypa
     model = LlamaForCausalLM(LlamaConfig(**small, intermediate_size=32)).train()
     memory.use_tiled_loss(model)
     assert largest(model, batch) < 130 * V
+
+
+def test_a_document_mask_that_does_not_fit(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (40 * 2**30, 80 * 2**30))
+    memory.check_document_mask(1, 65536)  # 12 GiB
+    with pytest.raises(ValueError, match="mask needs 24 GiB; FlashAttention needs none"):
+        memory.check_document_mask(2, 65536)
