@@ -68,9 +68,6 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
         if entry:
             interval = entry["perplexity_interval_95"]
             scores.append(with_value(score, entry["perplexity"], interval, part=f"last {last}"))
-    for bucket in result.get("loss_by_position", ()):
-        part = f"positions {bucket['from']}-{bucket['to']}"
-        scores.append(with_value(score, bucket["perplexity"], part=part))
     return scores
 
 
@@ -131,18 +128,6 @@ def split_sets(result: dict) -> list[dict]:
     return parts
 
 
-def read_categories(result: dict, identity: dict) -> list[Score]:
-    """The means over the categories of LongBench in a scores.json."""
-    scores = []
-    for source, categories in (result.get("categories") or {}).items():
-        for category, entry in categories.items():
-            task = category if source == "official" else f"{source}_{category}"
-            n = sum(result["sets"][name]["n"] for name in entry["sets"])
-            score = Score(result["benchmark"], task, None, n, source, part="category", **identity)
-            scores.append(with_value(score, entry["score"], entry["interval_95"]))
-    return scores
-
-
 def run_entry(score: Score, record: dict) -> dict:
     """The entry of Results.runs for the evaluation that gave this score. record: has RUN_KEYS."""
     data = record.get("data") or {}
@@ -188,7 +173,7 @@ def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
         own = read(part, identity)
         scores += own
         runs.append(run_entry(own[0], part))
-    return info, scores + read_categories(result, identity), runs
+    return info, scores, runs
 
 
 def add_model(results: Results, info: dict) -> str:

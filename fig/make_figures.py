@@ -4,7 +4,7 @@
     python make_figures.py --results all/ --checkpoints ckpts/ --failures failed.txt --output_dir out
 
 Needs no GPU and reads only result files (and of checkpoint folders config.json and metrics.jsonl). Writes results.csv
-(every number, the same bytes for the same results), table1.md, .tex and .csv, costs.csv, correlation.csv, paper.csv
+(every number, the same bytes for the same results), table1.md and .tex, costs.csv, correlation.csv, paper.csv
 (comparisons with the paper), each figure as .png and .svg, and report.html, which contains all of it in one file. An
 incomplete file is reported and left out; the exit status is 1 only if there is nothing to show.
 """

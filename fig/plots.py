@@ -1,4 +1,4 @@
-"""Figures: lines against length, position or number of examples, and heat-maps. Each figure has one fixed caption.
+"""Figures: lines against length or number of examples, and heat-maps. Each figure has one fixed caption.
 
 The functions in FIGURES take the rows of Table 1, the main scores of one benchmark (from rows.make_frame) and the
 length that the study extends to, tokens.
@@ -115,18 +115,6 @@ def perplexity(rows, scores, target) -> Drawn:
     return Drawn("perplexity", "Perplexity by length", caption, figure)
 
 
-def position(rows, scores, target) -> Drawn:
-    points = {}
-    for dataset, own in scores.groupby("task"):
-        length = nearest(own.length, 2 * target)
-        buckets = own.query("length == @length and part.str.startswith('positions')")
-        last_position = buckets.part.str.extract(r"-(\d+)", expand=False).astype(float)
-        points[f"perplexity, {dataset}, windows of {short(length)} tokens"] = buckets.assign(x=last_position)
-    figure = draw_line_figure(rows, points, "position in the window, tokens", target)
-    caption = "Each point is the mean over the positions since the point before."
-    return Drawn("position", "Perplexity by position in the window", caption, figure)
-
-
 def many_shot(rows, scores, target) -> Drawn:
     points = {}
     for source, own in scores.assign(x=scores.length).groupby("source"):
@@ -189,8 +177,8 @@ def draw_heat_map(panel, found: pd.DataFrame, row: Row):
 
 
 def draw_matrix(rows: list[Row], scores: pd.DataFrame, note: str):
-    """A table of coloured numbers: rows by tasks, and to the right the means of categories. scores: values in %."""
-    table = scores.pivot_table(index="label", columns=["part", "task"], values="value")
+    """A table of coloured numbers: rows by tasks. scores: values in %."""
+    table = scores.pivot_table(index="label", columns="task", values="value")
     table = table.reindex([row.label for row in rows if row.label in table.index])
     down, across = table.shape
     figure, [[panel]] = draw_grid(1, 1, 0.62 * across + 1.2, 0.3 * down + 1.2, note)
@@ -199,9 +187,7 @@ def draw_matrix(rows: list[Row], scores: pd.DataFrame, note: str):
         if not np.isnan(value):
             color = "#111111" if value > 45 else "#ffffff"
             panel.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
-    parts, tasks = zip(*table.columns, strict=True)
-    panel.axvline(parts.count("") - 0.5, color="#ffffff", linewidth=4)
-    label_axis(panel.xaxis, tasks, across, rotation=45, ha="right")
+    label_axis(panel.xaxis, table.columns, across, rotation=45, ha="right")
     label_axis(panel.yaxis, table.index, down)
     return figure
 
@@ -217,11 +203,14 @@ def longbench(rows, scores, target) -> Drawn:
     if scores.source.nunique() == 1:
         scores = scores.assign(task=scores.task.str.removeprefix("standin_"))
     figure = draw_matrix(rows, scores, f"LongBench, % ({source_names(scores.source)} data)")
-    caption = "Score of each set; right, where it is recorded: means of the categories."
-    return Drawn("longbench", "LongBench by task and category", caption, figure)
+    return Drawn("longbench", "LongBench by task", "Score of each set.", figure)
 
 
 FIGURES = {  # the benchmark that each shows
-    perplexity: "perplexity", position: "perplexity", needle_grid: "needle", many_shot: "trec", longbench: "longbench",
-    ruler: "ruler", ruler_tasks: "ruler",
-}  # fmt: skip
+    perplexity: "perplexity",
+    needle_grid: "needle",
+    many_shot: "trec",
+    longbench: "longbench",
+    ruler: "ruler",
+    ruler_tasks: "ruler",
+}

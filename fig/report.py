@@ -48,7 +48,7 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
         failures=failures,
         findings=findings.describe(columns, rows, correlations, target),
         groups=groupby(rows, key=lambda row: row.group),
-        notes=tables.notes(columns),
+        note=tables.NOTE,
         figures=figures,
         images={drawn.name: embed(output / f"{drawn.name}.svg") for drawn in figures},
         correlations=html_table(correlations.replace({"measure": BENCHMARKS, "benchmark": BENCHMARKS})),

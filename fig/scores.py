@@ -16,7 +16,7 @@ class Score:
     """One number of one model.
 
     length: tokens (many-shot and in-context labels: examples; key-value: pairs; LongBench: None).
-    part: "" for the whole, else "last 64", "positions 64-127", "depth 25" or "category".
+    part: "" for the whole, else "last 64" or "depth 25".
     value: perplexity, 0 to 1 (needle) or 0 to 100, with its 95 % interval from `low` to `high`.
     samples: {id: value} of the samples whose mean the value is; the ids of needle are (length, depth, trial).
     targets: of perplexities, whose samples are documents with their summed losses, nats: {document: number of targets}.

@@ -25,15 +25,9 @@ NOTE = (
     "comparisons with the best: of several equally good methods, each keeps its mark in 95 % of studies. "
     "All but perplexities in %."
 )
-SEEDS_NOTE = "Several training seeds: their mean, its interval over the samples, the standard deviation (sd) of seeds."
-MISSING_NOTE = "Cells that lack a part of what others have are not compared."
 RESULT_COLUMNS = (
     "model", "training_seed", "method", "trained_length", "trained_tokens", "benchmark", "task", "length", "part",
     "metric", "value", "low", "high", "n", "source", "protocol", "seed", "file",
-)  # fmt: skip
-CSV_COLUMNS = (
-    "group", "method", "models", "benchmark", "what", "value", "low", "high", "n", "seeds", "seeds_sd", "mark",
-    "lacks",
 )  # fmt: skip
 LATEX = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"})
 
@@ -74,7 +68,7 @@ class Cell:
 
     @property
     def details(self) -> list[str]:
-        """What follows the value: the interval, training seeds, what is missing."""
+        """What follows the value: the interval, the standard deviation of training seeds, what is missing."""
         details = []
         if self.low is not None:
             details.append(f"[{self.format(self.low)}, {self.format(self.high)}]")
@@ -83,6 +77,8 @@ class Cell:
         if self.lacks:
             n = len(self.scores)
             details.append(f"{n} of {n + self.lacks} only")
+        if self.mark == "not compared":
+            details.append("samples not shared")
         return details
 
 
@@ -203,23 +199,6 @@ def compare_with_best(cells: list[Cell]) -> list[str]:
     return marks
 
 
-def notes(columns: list[Column]) -> list[str]:
-    """What a reader must know about the table, a sentence each."""
-    lines, cells, unpaired = [NOTE], [], []
-    for column in columns:
-        own = column.cells.values()
-        cells += own
-        if any(cell.mark == "not compared" for cell in own):
-            unpaired.append(column.name)
-    if unpaired:
-        lines.append(f"Not compared with the best, for want of shared samples: {', '.join(unpaired)}.")
-    if any(cell.seeds > 1 for cell in cells):
-        lines.append(SEEDS_NOTE)
-    if any(cell.lacks for cell in cells):
-        lines.append(MISSING_NOTE)
-    return lines
-
-
 def make_texts(columns: list[Column], row: Row, missing: str, best: str, tie: str, details: str) -> list[str]:
     """The cells of a row by the patterns of a format: no result, the value of the best and of ties, what follows."""
     patterns = {"best": best, "tie": tie}
@@ -242,7 +221,7 @@ def write_results(results: Results, path: Path) -> None:
 
 
 def markdown(columns: list[Column], rows: list[Row]) -> str:
-    """Table 1 in Markdown, with its notes."""
+    """Table 1 in Markdown, with its note."""
     heads = [f"{column.head}<br>{column.what}<br>{column.n}" for column in columns]
     lines = ["| method | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
     for group, members in groupby(rows, key=lambda row: row.group):
@@ -251,7 +230,7 @@ def markdown(columns: list[Column], rows: list[Row]) -> str:
         for row in members:
             texts = make_texts(columns, row, "–", "**{}**", "{} ≈", " {}")
             lines.append(" | ".join([f"| {row.label}", *texts]) + " |")
-    return "\n".join([*lines, "", *notes(columns), ""])
+    return "\n".join([*lines, "", NOTE, ""])
 
 
 def latex(columns: list[Column], rows: list[Row]) -> str:
@@ -265,18 +244,10 @@ def latex(columns: list[Column], rows: list[Row]) -> str:
     style = table.style.format_index(escape="latex").format_index(escape="latex", axis="columns")
     options = {"hrules": True, "multirow_align": "naive", "multicol_align": "r"}
     text = style.to_latex(column_format="ll" + "c" * len(columns), **options).translate(LATEX)
-    return text + "".join(f"% {line}\n" for line in notes(columns))
+    return f"{text}% {NOTE}\n"
 
 
 def write(columns: list[Column], rows: list[Row], folder: Path) -> None:
-    """table1.md, table1.tex, and table1.csv with a line for each cell, in the units of the table."""
+    """table1.md and table1.tex."""
     (folder / "table1.md").write_text(markdown(columns, rows), encoding="utf-8")
     (folder / "table1.tex").write_text(latex(columns, rows), encoding="utf-8")
-    lines = []
-    for row in rows:
-        names = {"group": row.group, "method": row.label, "models": " ".join(row.models)}
-        for column in columns:
-            cell = column.cells.get(row.label)
-            if cell:
-                lines.append(names | vars(column) | vars(cell))
-    pd.DataFrame(lines, columns=CSV_COLUMNS, dtype=object).to_csv(folder / "table1.csv", index=False)

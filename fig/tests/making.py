@@ -5,7 +5,7 @@ import math
 import random
 from pathlib import Path
 
-CATEGORY = {"qasper": "single-document QA", "hotpotqa": "multi-document QA", "lcc": "code"}
+SETS = ("qasper", "hotpotqa", "lcc")
 TASKS = ("niah_single_1", "vt", "qa_1")
 
 
@@ -54,14 +54,12 @@ def write(path: Path, result: dict) -> Path:
 def perplexity(root: Path, who: dict, length: int, value: float, n=40, losses=None, **changes) -> Path:
     """losses: mean losses of the documents."""
     interval = [value * 0.95, value * 1.05]
-    buckets = [(2**k, 2 ** (k + 1) - 1) for k in range(length.bit_length() - 1)]
     losses = losses or [math.log(value)] * 10
     targets = [n * length // 10] * len(losses) + [0]  # the last document has none
     sums = [loss * n_targets for loss, n_targets in zip([*losses, 0.0], targets, strict=True)]
     result = {
         "val_perplexity": value,
         "perplexity_interval_95": interval,
-        "loss_by_position": [{"from": a, "to": b, "perplexity": value * (2 - b / length)} for a, b in buckets],
         "last_64": {"perplexity": 1.1 * value, "perplexity_interval_95": [1.1 * bound for bound in interval]},
         "document_losses": {"sum": sums, "targets": targets},
         "n_windows": n,
@@ -144,9 +142,7 @@ def study(root: Path, models=MODELS, lengths=(128, 512, 1024), n=20) -> Path:
                 needle(root, who, length, depth, draw(hard))
         shots = {f"standin_trec_{k}shots": entry(draw(quality * (1 - 1 / (k + 1))), "ids") for k in (1, 5, 10)}
         sets(root, who, "trec", shots)
-        entries = {f"standin_{task}": entry(draw(quality), "ids") for task in CATEGORY}
-        categories = {CATEGORY[task[8:]]: {**result, "sets": [task]} for task, result in entries.items()}
-        sets(root, who, "longbench", entries, categories={"standin": categories})
+        sets(root, who, "longbench", {f"standin_{task}": entry(draw(quality), "ids") for task in SETS})
         if tokens:
             folder = root / "ckpts" / name
             record = {"method": method, "recipe": {"learning_rate": 1e-3, "seed": 42}, "options": {"x": 2}}

@@ -16,8 +16,8 @@ import tables
 from collect import collect
 from rows import make_frame, make_rows
 
-FIGURES = {"perplexity", "position", "needle_grid", "many_shot", "longbench", "ruler", "ruler_tasks", "correlation"}
-TABLES = {"results.csv", "costs.csv", "correlation.csv", "table1.csv", "table1.md", "table1.tex"}
+FIGURES = {"perplexity", "needle_grid", "many_shot", "longbench", "ruler", "ruler_tasks", "correlation"}
+TABLES = {"results.csv", "costs.csv", "correlation.csv", "table1.md", "table1.tex"}
 
 
 def run(monkeypatch, *flags):
@@ -56,7 +56,7 @@ def test_one_model_is_enough_and_nothing_at_all_is_an_error(tmp_path, monkeypatc
     nothing = {"val_perplexity": None, "perplexity_interval_95": None, "last_64": None}
     base = making.info("base", "base", None)
     making.perplexity(tmp_path, base, 32, 20.0, **nothing)
-    making.perplexity(tmp_path, base, 64, 20.0, loss_by_position=[])  # a window of 64 has no positions
+    making.perplexity(tmp_path, base, 64, 20.0)
     making.ruler(tmp_path, base, 128, {"vt": making.entry([1.0], "indices")})
     run(monkeypatch, "--results", tmp_path, "--output_dir", tmp_path / "out")
     assert {path.stem for path in tmp_path.glob("out/*.png")} == {"perplexity", "ruler", "ruler_tasks"}
@@ -91,7 +91,6 @@ def test_lines_and_heat_maps_show_the_results(data):
     assert labels == ["base", "ntk (frozen)", "self_extend (frozen)"]
     assert line_of(figures["perplexity"], 0, "pi") == [(128, 25.0), (512, 33.25), (1024, 33.25)]
     assert line_of(figures["perplexity"], 2, "pi")[1] == (512, pytest.approx(33.25 * 1.1))
-    assert line_of(figures["position"], 0, "pi")[-1] == (1023, pytest.approx(33.25 * (2 - 1023 / 1024)))
     shown = figures["needle_grid"].axes[ntk].images[0].get_array()
     expected = benchmarks["needle"].query("label == 'ntk' and length == 1024 and part == 'depth 50'").value
     assert shown.shape == (3, 3) and shown[1, 2] == expected.item()
