@@ -104,11 +104,8 @@ def make_window_job(args, path: Path, length: int, tokens_N, document_starts, se
     return Job(path, length, starts, args.batch_size, settings, score_windows, summarise_windows, keys)
 
 
-def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: dict) -> list[str]:
-    """Evaluates one checkpoint at every length; returns the results without a perplexity (on rank 0).
-
-    key_texts: {length: long_ppl.KeyTexts} at the lengths to measure LongPPL at.
-    """
+def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: dict) -> None:
+    """Evaluates one checkpoint at every length. key_texts: {length: long_ppl.KeyTexts} where LongPPL is measured."""
     config = open_config(name_or_path, args.trust_remote_code)
     device = run.default_device()
     dtype = choose_dtype(device, args.dtype)
@@ -137,16 +134,12 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: 
 
     for job in windows + texts:
         job.evaluate(load, facts)
-    return [str(job.path) for job in windows if run.RANK == 0 and job.read_result().get("val_perplexity") is None]
 
 
 def main():
     args = parse_args()
     key_texts = long_ppl.prepare(args) if args.long_ppl else {}
-    broken = []
-    run.for_each_checkpoint(args.base_model, lambda path: broken.extend(evaluate_checkpoint(args, path, key_texts)))
-    if broken:
-        raise ValueError(f"losses are not finite, so there is no perplexity in {' '.join(broken)}")
+    run.for_each_checkpoint(args.base_model, lambda path: evaluate_checkpoint(args, path, key_texts))
 
 
 if __name__ == "__main__":

@@ -1,32 +1,36 @@
 """The work on one result of eval_ppl.py: how it is shared among ranks, recorded, resumed and written."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import run
 from store import Store
 
 
+@dataclass
 class Job:
     """One result: a checkpoint at one length.
 
     path: the result's file.  length: tokens.  settings: what must be equal to resume.
     starts: what to score, `batch_size` at a time: the starts of windows, or the numbers of texts.
     score: score(model, rope, starts) returns a record with its "start" for each of them.
-    summarise: summarise(records) returns the values of the result; keys: of the perplexity and its interval in these.
+    summarise: summarise(records) returns the values of the result.  keys: of the perplexity and its interval in these.
     """
 
-    def __init__(self, path: Path, length: int, starts: list[int], batch_size: int, settings, score, summarise, keys):
-        self.path = path
-        self.length = length
-        self.starts = starts
-        self.batch_size = batch_size
-        self.settings = settings
-        self.score = score
-        self.summarise = summarise
-        self.keys = keys
-        progress = path.with_name(f"{path.stem}.progress.jsonl")
-        self.store = Store(progress, settings, lambda record: record["start"], results=lambda: [path])
+    path: Path
+    length: int
+    starts: list[int]
+    batch_size: int
+    settings: dict
+    score: Callable
+    summarise: Callable
+    keys: tuple[str, str]
+
+    def __post_init__(self):
+        progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
+        self.store = Store(progress, self.settings, lambda record: record["start"], results=lambda: [self.path])
 
     def read_result(self) -> dict:
         return run.read_json(self.path) or {}
@@ -78,15 +82,9 @@ class Job:
         self.store.close()
 
     def write(self, facts: dict) -> None:
-        """Writes the result, removes the record and prints one line.
-
-        Raises ValueError if a record is missing: it was deleted, or another run wrote to the same files.
-        """
+        """Writes the result, removes the record and prints one line."""
         entries = self.store.gather()
-        records = [entries[start] for start in self.starts if start in entries]
-        if len(records) < len(self.starts):
-            recorded = f"{len(records)} of {len(self.starts)} windows are recorded"
-            raise ValueError(f"{self.store.path}: {recorded}; rerun the same command, one at a time")
+        records = [entries[start] for start in self.starts]
         seconds = sum(record["seconds"] for record in records)
         n_tokens = sum(record.get("tokens", self.length) for record in records)
         result = {

@@ -19,11 +19,9 @@ import run
 from attention import choose_attention
 from checkpoint import choose_dtype, fingerprint, open_config
 from job import Job
-from lock import lock
 from rope import RopeSetter, rope_at
 from scoring import load_scored_model, score
 from stats import mean_over_documents
-from summary import perplexity
 from tokenizer import open_tokenizer
 from windows import open_tokens
 
@@ -146,8 +144,6 @@ def find_key_tokens(args, texts: dict[int, list[str]], sha256: str) -> tuple[dic
         "evaluator_dtype": dtype,
     }
     root = args.output_dir.parent if args.output_dir.suffix == ".json" else args.output_dir
-    locked = lock(root / ".key_text.lock") if run.RANK == 0 else None  # other processes wait for the same key tokens
-    run.barrier()
     folders, missing = {}, []
     for length, own_texts in texts.items():
         key = run.run_key({**record, "data": sha256, "length": length})
@@ -167,8 +163,6 @@ def find_key_tokens(args, texts: dict[int, list[str]], sha256: str) -> tuple[dic
         del model, rope
         run.release_memory()
     run.barrier()
-    if locked:
-        locked.close()
     return folders, record
 
 
@@ -194,19 +188,15 @@ def make_text_job(path: Path, length: int, key_texts: KeyTexts, name_or_path: st
 
 
 def score_text(model, rope: RopeSetter, tokenizer, text: str, intervals: list) -> dict:
-    """Sum of the losses of the key tokens, nats, None if one is not finite; the numbers of key tokens and of tokens."""
+    """Sum of the losses of the key tokens, nats; the numbers of key tokens and of tokens."""
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     keys = tokens_inside(encoding.offset_mapping, intervals)
-    loss = float(text_losses(model, rope, encoding.input_ids)[keys].sum())
-    return {
-        "key_loss": loss if math.isfinite(loss) else None,
-        "key_tokens": len(keys),
-        "tokens": len(encoding.input_ids),
-    }
+    losses = text_losses(model, rope, encoding.input_ids)[keys]
+    return {"key_loss": float(losses.sum()), "key_tokens": len(keys), "tokens": len(encoding.input_ids)}
 
 
 def summarise_texts(records: list[dict]) -> dict:
-    """LongPPL with its 95 % interval over the texts, the sampled units; None without key tokens or finite losses."""
+    """LongPPL with its 95 % interval over the texts, the sampled units; None without key tokens."""
     sum_D = [record["key_loss"] for record in records]
     target_D = [record["key_tokens"] for record in records]
     result = {
@@ -215,9 +205,10 @@ def summarise_texts(records: list[dict]) -> dict:
         "n_key_tokens": sum(target_D),
         "n_documents": len(records),
     }
-    if sum(target_D) and None not in sum_D:
+    if sum(target_D):
         estimate = mean_over_documents(sum_D, target_D)
-        result["long_ppl"] = perplexity(float(estimate.mean_M[0]))
-        result["long_ppl_interval_95"] = [perplexity(bound) for bound in estimate.interval() or ()] or None
+        bounds = estimate.interval()
+        result["long_ppl"] = math.exp(estimate.mean_M[0])
+        result["long_ppl_interval_95"] = list(map(math.exp, bounds)) if bounds else None
         result["document_losses"] = {"sum": sum_D, "targets": target_D}
     return result

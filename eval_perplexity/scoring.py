@@ -18,6 +18,7 @@ def score(model, tokens_BL1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns nll_BL, float32, -log p(token i + 1 | window up to i), and hit_BL, bool, whether the argmax was that token.
 
     The LM head, cross-entropy and argmax run over chunks of positions; equal to full float32 logits up to rounding.
+    Raises ValueError if a loss is not finite.
     """
     hidden_BLD = model.base_model(input_ids=tokens_BL1[:, :-1], use_cache=False).last_hidden_state
     hidden_ND = hidden_BLD.flatten(0, 1)
@@ -30,8 +31,11 @@ def score(model, tokens_BL1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits_nV = transform_logits(model.config, lm_head(hidden_nD)).float()
         losses.append(F.cross_entropy(logits_nV, target_n, reduction="none"))
         hits.append(is_argmax(logits_nV, target_n))
+    nll_N = torch.cat(losses)
+    if not nll_N.isfinite().all():
+        raise ValueError(f"the losses of {type(model).__name__} are not finite: its weights are broken, or overflow")
     shape = hidden_BLD.shape[:2]
-    return torch.cat(losses).view(shape), torch.cat(hits).view(shape)
+    return nll_N.view(shape), torch.cat(hits).view(shape)
 
 
 def is_argmax(logits_nV: torch.Tensor, target_n: torch.Tensor) -> torch.Tensor:
@@ -60,6 +64,6 @@ def check_head(model) -> None:
     hidden_1LD = model.base_model(input_ids=ids_1L, use_cache=False).last_hidden_state
     ours_1LV = transform_logits(model.config, model.get_output_embeddings()(hidden_1LD)).float()
     scale = logits_1LV.nan_to_num(0, 0, 0).abs().max().item()  # a token that is never predicted has -inf
-    # nan == nan here: a model whose weights are broken is reported by its losses, not by this check
+    # nan == nan here: a model whose weights are broken is reported by `score`
     if not torch.allclose(logits_1LV, ours_1LV, rtol=0, atol=1e-3 * scale, equal_nan=True):
         raise ValueError(f"{type(model).__name__} changes its logits after the LM head, not as this script does")

@@ -9,23 +9,16 @@ from stats import mean_over_documents
 from windows import position_buckets, recorded_parts
 
 
-def perplexity(loss: float | None) -> float | None:
-    """exp(loss); None if the loss is None or its exponential exceeds a float64."""
-    return math.exp(loss) if loss is not None and loss < 709 else None
-
-
 def summarise(records: list[dict], length: int, n_documents: int) -> dict:
     """The result's values from the records of all windows (windows.record), in any order.
 
-    Losses are plain means over windows, in nats; null if any window's loss is not finite. n_documents: of the stream.
+    Losses are plain means over windows, in nats. n_documents: of the stream.
     """
     records = sorted(records, key=lambda record: record["start"])
     n_correct = sum(record["correct"] for record in records)
-    n_bad = sum(record["loss"] is None for record in records)
-    complete = [] if n_bad else records
-    means = {key: mean_loss(complete, key, n_documents) for key in recorded_parts(length)}
+    means = {key: mean_loss(records, key, n_documents) for key in recorded_parts(length)}
     total = means.pop("loss")
-    sum_D, target_D = sum_by_document(complete, "loss", n_documents)
+    sum_D, target_D = sum_by_document(records, "loss", n_documents)
     return {
         "val_acc": n_correct / (len(records) * length),
         "val_loss": total["loss"],
@@ -34,8 +27,7 @@ def summarise(records: list[dict], length: int, n_documents: int) -> dict:
         "perplexity_interval_95": total["perplexity_interval_95"],
         "sampled_unit": "document",
         "n_sampled_documents": int((target_D > 0).sum()),
-        "n_windows_not_finite": n_bad,
-        "loss_by_position": loss_by_position(complete, length),
+        "loss_by_position": loss_by_position(records, length),
         **means,
         # to compare two models document by document
         "document_losses": {"sum": sum_D.tolist(), "targets": target_D.tolist()},
@@ -55,26 +47,20 @@ def sum_by_document(records: list[dict], key: str, n_documents: int) -> tuple[np
 
 
 def mean_loss(records: list[dict], key: str, n_documents: int) -> dict:
-    """Mean of one of the records' losses with its perplexity and interval; null without records.
+    """Mean of one of the records' losses with its perplexity and the interval of that, None for a single document.
 
     All windows have the same number of targets, so the mean over windows is that over targets, the interval's centre.
     """
-    loss = interval = None
-    if records:
-        loss = fmean(record[key] for record in records)
-        interval = mean_over_documents(*sum_by_document(records, key, n_documents)).interval()
-    if interval:
-        interval = [perplexity(bound) for bound in interval]
-    return {"loss": loss, "perplexity": perplexity(loss), "perplexity_interval_95": interval}
+    loss = fmean(record[key] for record in records)
+    bounds = mean_over_documents(*sum_by_document(records, key, n_documents)).interval()
+    interval = list(map(math.exp, bounds)) if bounds else None
+    return {"loss": loss, "perplexity": math.exp(loss), "perplexity_interval_95": interval}
 
 
 def loss_by_position(records: list[dict], length: int) -> list[dict]:
-    """Mean loss and perplexity in each bucket of positions (windows.position_buckets); null without records."""
+    """Mean loss and perplexity in each bucket of positions (windows.position_buckets)."""
     buckets = []
     for i, (first, last) in enumerate(position_buckets(length)):
-        loss = None
-        if records:
-            sums = [record["buckets"][i] for record in records]
-            loss = fmean(sums) / (last - first + 1)
-        buckets.append({"from": first, "to": last, "loss": loss, "perplexity": perplexity(loss)})
+        loss = fmean(record["buckets"][i] for record in records) / (last - first + 1)
+        buckets.append({"from": first, "to": last, "loss": loss, "perplexity": math.exp(loss)})
     return buckets

@@ -94,19 +94,17 @@ def split_by_document(losses: np.ndarray, first_position: int, document_starts: 
 
 def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray, document_starts: np.ndarray) -> dict:
     """What is kept of a window: hits over all L positions; of the L - 1 targets inside it the mean losses of
-    `recorded_parts`, also split by document, and the sums in each position bucket. No losses if one is not finite.
+    `recorded_parts`, also split by document, and the sums in each position bucket.
 
     nll_L: float64 [L].  hit_L: bool [L].  The last target is the token after the window and counts as a hit only.
     """
     inside = nll_L[:-1]
     length = len(nll_L)
-    kept = {"start": start, "correct": int(hit_L.sum()), "loss": None}
-    if np.isfinite(inside).all():
-        for key, n in recorded_parts(length).items():
-            losses = inside[-n:]
-            kept[key] = float(losses.mean())
-            kept[f"{key}_documents"] = split_by_document(losses, start + length - n, document_starts)
-        kept["buckets"] = []
-        for first, last in position_buckets(length):
-            kept["buckets"].append(float(inside[first - 1 : last].sum()))
+    kept = {"start": start, "correct": int(hit_L.sum()), "buckets": []}
+    for key, n in recorded_parts(length).items():
+        losses = inside[-n:]
+        kept[key] = float(losses.mean())
+        kept[f"{key}_documents"] = split_by_document(losses, start + length - n, document_starts)
+    for first, last in position_buckets(length):
+        kept["buckets"].append(float(inside[first - 1 : last].sum()))
     return kept

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import eval_ppl
@@ -76,35 +76,26 @@ def test_results_of_other_settings_are_set_aside(evaluate, tmp_path):
     assert content(tmp_path / "old" / "a.json") == few
 
 
-def test_windows_are_kept_at_another_batch_size_and_a_missing_one_is_scored(evaluate, tmp_path, monkeypatch):
+def test_windows_are_kept_at_another_batch_size_and_only_missing_ones_are_scored(evaluate, tmp_path, monkeypatch):
     out = tmp_path / "one.json"
     flags = ["--seq_len", 200, "--sliding_window", 50, "--output_dir", out]
     append = Store.append
-    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="error: .* windows are recorded; rerun"):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(Store, "append", lambda store, entry: entry["start"] and append(store, entry))
         evaluate(*flags)
     assert not out.exists()
     printed = evaluate(*flags, "--batch_size", 3)
     n_windows = content(out)["n_windows"]
     assert f"resuming, {n_windows - 1} of {n_windows}" in printed and content(out)["val_loss"] > 0
-    assert "already done" in evaluate(*flags)
 
 
-def test_losses_that_are_not_finite_end_with_status_1_and_keep_the_record(evaluate, tmp_path, monkeypatch):
-    def broken_score(model, ids_BL1):
-        nll_BL = torch.ones(ids_BL1[:, 1:].shape)
-        nll_BL[-1, 5] = float("nan")
-        return nll_BL, nll_BL > 2
-
-    monkeypatch.setattr(eval_ppl, "score", broken_score)
-    out = tmp_path / "one.json"
-    for _ in range(2):  # the second run finds the result
-        with pytest.raises(SystemExit, match=f"^error: .*no perplexity in {out}"):
-            evaluate("--seq_len", 128, "--max_windows", 4, "--batch_size", 4, "--output_dir", out)
-        result = content(out)
-        assert result["val_loss"] is result["val_perplexity"] is result["perplexity_interval_95"] is None
-        assert result["last_64"]["loss"] is result["loss_by_position"][0]["loss"] is None
-        assert result["n_windows_not_finite"] == 1
+def test_losses_that_are_not_finite_are_an_error(evaluate, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SystemExit, match="^error: the losses of LlamaForCausalLM are not finite"):
+        evaluate("--base_model", folder, "--seq_len", 128, "--max_windows", 4, "--output_dir", tmp_path / "out")
 
 
 def test_one_process_evaluates_several_checkpoints_past_a_bad_one(evaluate, checkpoint, tmp_path, capsys):
