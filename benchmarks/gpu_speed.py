@@ -35,10 +35,10 @@ def random_ids(model, rows: int, length: int) -> torch.Tensor:
     return torch.randint(model.config.vocab_size, (rows, length), device=DEVICE)
 
 
-def kit(model, rows: int, length: int, method=None, **options) -> Callable[[int], object]:
+def kit(model, rows: int, length: int, method=None, keep_cache=True, **options) -> Callable[[int], object]:
     """A function of the number of new tokens: answers random prompts by the engine with a model that was never saved.
 
-    method: the one whose modeling file the model needs.  options: of the engine.
+    method: the one whose modeling file the model needs.  keep_cache: between calls.  options: of the engine.
     """
     with tempfile.TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
@@ -49,7 +49,14 @@ def kit(model, rows: int, length: int, method=None, **options) -> Callable[[int]
         engine = Transformers(folder, trust_remote_code=method is not None, batch_size=rows, **options)
     with mock.patch("transformers_engine.load_model", return_value=model):
         engine.load()
-    return partial(engine.generate_ids, random_ids(model, rows, length).tolist())
+    prompts = random_ids(model, rows, length).tolist()
+
+    def answer(max_new_tokens: int):
+        if not keep_cache:
+            engine.clear_cache()
+        return engine.generate_ids(prompts, max_new_tokens)
+
+    return answer
 
 
 def plain(model, rows: int, length: int) -> Callable[[int], object]:
@@ -108,7 +115,7 @@ def main():
         measure(["decoding", "model.generate", rows, length], time_decoding, plain, model, rows, length)
     measure(["prefill", "model.generate", 1, long // 2], time_prefill, plain, model, long // 2)
     for attention in ATTENTIONS:
-        options = {"attention": attention, "reuse_prefix": False}
+        options = {"attention": attention, "keep_cache": False}
         for length in (short, long // 2, long):
             measure(["prefill", f"kit, {attention}", 1, length], time_prefill, kit, model, length, **options)
         for length in (long // 2, long):
