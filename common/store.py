@@ -14,31 +14,27 @@ answered = store.gather()          rank 0, when all ranks are done: one file wit
 import glob
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from lock import lock
 from run import RANK, errors_of, read_json, write_json, write_text
 
 
-def parse_line(line: bytes) -> dict:
-    """The JSON object on a line. Raises ValueError if it is anything else, or has half of a surrogate pair."""
-    value = json.loads(line.decode("utf-8-sig"))
-    if not isinstance(value, dict):
-        raise ValueError("not an object in braces")
-    json.dumps(value, ensure_ascii=False).encode()  # raises on half of a pair
-    return value
+def parse_line(line: bytes) -> dict | None:
+    """The JSON object on a line; None if it is anything else, or has half of a surrogate pair."""
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
-def parse_lines(path: Path) -> Iterator[tuple[int, dict | None]]:
-    """Yields (number, JSON object) of each line that is not empty; None instead of what is not an object."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield number, parse_line(line)
-        except (ValueError, RecursionError):
-            yield number, None
+def parse_lines(path: Path) -> list[tuple[int, dict | None]]:
+    """(number, JSON object) of each line that is not empty; None instead of what is not an object."""
+    lines = enumerate(path.read_bytes().split(b"\n"), 1)
+    return [(number, parse_line(line)) for number, line in lines if line.strip()]
 
 
 def read_lines(path: Path) -> tuple[list[dict], int]:
