@@ -52,7 +52,10 @@ def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE,
     """
     folder = Path(name_or_path)
     if folder.is_dir():
-        check_folder(folder, weights)
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} is not a checkpoint folder: no config.json (an unfinished run has none)")
+        if weights and not any(folder.glob("*.safetensors")):
+            raise ValueError(f"{folder} has no *.safetensors weights; save the model with save_pretrained first")
     elif str(name_or_path).startswith((".", "/", "~")) or str(name_or_path).count("/") > 1:
         raise ValueError(f"no folder {name_or_path}; give a checkpoint folder or a hub id")
     with errors_of(f"cannot open {name_or_path}"):
@@ -63,14 +66,6 @@ def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE,
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=has_code)
         rope_at(config, 2)  # raises ValueError on an unknown rule
     return config
-
-
-def check_folder(folder: Path, weights: bool) -> None:
-    """Raises ValueError if a folder is not a checkpoint, or has no weights in safetensors files."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is not a checkpoint folder: no config.json (an unfinished run has none)")
-    if weights and not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} has no *.safetensors weights; save the model with save_pretrained first")
 
 
 def describe(name_or_path: str, config) -> dict:

@@ -43,7 +43,7 @@ class Endpoint(Engine):
         self.api_key = (api_key or "").strip()
         self.tokenizer = tokenizer
         self.batch_size = threads
-        self.is_chat = None  # whether the server only has chat completions; unknown before the first request
+        self.is_chat = None  # whether the server only has chat completions; unknown before the first answer
         self.model_info = dict.fromkeys(KEYS) | {"method": "hosted"}
         self.fingerprint = f"{model}@{self.base_url}"
         self.session = requests.Session()
@@ -61,13 +61,9 @@ class Endpoint(Engine):
         options = {"model": self.name_or_path, "max_tokens": max_new_tokens, "temperature": 0}
         if stop_strings:
             options["stop"] = list(stop_strings)
-        replies = []
-        if self.is_chat is None:  # the first request finds out which interface the server has
-            first, *prompts = prompts
-            replies.append(self.ask(first, options))
         with ThreadPoolExecutor(self.batch_size) as pool:
-            replies += pool.map(lambda prompt: self.ask(prompt, options), prompts)
-        return [self.read_answer(reply) for reply in replies]
+            replies = pool.map(lambda prompt: self.ask(prompt, options), prompts)
+            return [self.read_answer(reply) for reply in replies]
 
     def to_text(self, prompt) -> str:
         return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt, skip_special_tokens=True)

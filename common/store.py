@@ -100,9 +100,9 @@ class Store:
         Calls `lock`. Answers made with other settings are moved to old/.
         """
         self.lock()
-        known = (read_json(self.record) or {}).get("settings")
-        if known != self.settings:
-            self.set_aside(known)
+        record = read_json(self.record) or {}
+        if record.get("settings") != self.settings:
+            self.set_aside(record.get("settings"))
         answered = self.gather()
         self.write_record(notes or {})
         self.errors = {}
@@ -148,11 +148,10 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:
             os.replace(path, folder / path.name)
-        reason = "no record of their settings"
-        if isinstance(known, dict):
-            names = sorted(known.keys() | self.settings.keys())
-            changed = [name for name in names if known.get(name) != self.settings.get(name)]
-            reason = f"other {', '.join(changed)}"
+        known = known or {}
+        names = sorted(known.keys() | self.settings.keys())
+        changed = [name for name in names if known.get(name) != self.settings.get(name)]
+        reason = f"other {', '.join(changed)}"
         print(f"{self.path}: earlier answers moved to {folder.name}/ ({reason}); they are made again", flush=True)
 
     def remove(self) -> None:

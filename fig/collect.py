@@ -181,16 +181,12 @@ def add_model(results: Results, info: dict) -> str:
     path = info.pop("path")
     name = Path(path).name
     known = results.models.setdefault(name, info)
-    for key in known:
-        values = {known[key], info[key]} - {None}
-        if len(values) > 1 and key != "base_model":  # the path of the base depends on the stage
-            results.warnings.append(f"{name}: {key} is {known[key]} in one result and {info[key]} in {path}")
+    for key in known.keys() - {"base_model"}:  # the path of the base depends on the stage
+        if len({known[key], info[key]} - {None}) > 1:
+            results.warnings.append(f"{path} is another checkpoint than the first {name}")
             name = path.strip("./")
-            known = results.models.setdefault(name, info)
+            results.models.setdefault(name, info)
             break
-    for key, value in info.items():
-        if known[key] is None:
-            known[key] = value
     return name
 
 

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 import eval_ppl
 import prepare_data
-from conftest import content, documents, save_model, write_tokens
+from conftest import content, documents, write_tokens
 from store import Store
 from tiny import STAGE, python, run
 
@@ -96,18 +96,6 @@ def test_losses_that_are_not_finite_are_an_error(evaluate, checkpoint, tmp_path)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(SystemExit, match="^error: the losses of LlamaForCausalLM are not finite"):
         evaluate("--base_model", folder, "--seq_len", 128, "--max_windows", 4, "--output_dir", tmp_path / "out")
-
-
-def test_one_process_evaluates_several_checkpoints_past_a_bad_one(evaluate, checkpoint, tmp_path, capsys):
-    second = save_model(tmp_path / "second", "ntk")
-    flags = ["--seq_len", 64, "--max_windows", 2, "--output_dir"]
-    with pytest.raises(SystemExit, match="1 of 3 checkpoints failed: .*none"):
-        evaluate("--base_model", checkpoint, tmp_path / "none", second, *flags, tmp_path / "three")
-    assert "error: no folder" in capsys.readouterr().err
-    evaluate("--base_model", second, *flags, tmp_path / "one")
-    name = "second_64_pg19.json"
-    assert content(tmp_path / "three" / name) == content(tmp_path / "one" / name)
-    assert (tmp_path / "three" / "tiny_64_pg19.json").exists()
 
 
 # --- bad input

@@ -66,8 +66,8 @@ def test_repeated_results_and_two_models_of_one_name_are_reported(tmp_path):
     making.perplexity(tmp_path / "d", info, 512, 40.0)
     results = collect([tmp_path / run for run in "abcd"])
     assert [row.models for row in make_rows(results)] == [["b/m"], ["c/m"], ["m"]]
-    assert results.warnings[0] == "m: trained_length is 512 in one result and 256 in /b/m"
-    assert "m: checkpoint is first" in results.warnings[1] and "d/results" in results.warnings[2]
+    assert results.warnings[:2] == [f"/{run}/m is another checkpoint than the first m" for run in "bc"]
+    assert "d/results" in results.warnings[2]
 
 
 def test_results_on_other_data_or_of_another_base_share_no_row(tmp_path):
