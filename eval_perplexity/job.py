@@ -32,21 +32,18 @@ class Job:
         progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
         self.store = Store(progress, self.settings, lambda record: record["start"], results=lambda: [self.path])
 
-    def read_result(self) -> dict:
-        return run.read_json(self.path) or {}
-
     def find_finished(self) -> set[int] | None:
         """The recorded starts, on every rank; None if the result of exactly these settings is there."""
         finished = None
         if run.RANK == 0:
             self.store.lock()  # another run may have this length, and finish it
-            known = self.read_result().get("settings")
-            if known == self.store.settings:
+            result = run.read_json(self.path) or {}
+            if result.get("settings") == self.store.settings:
                 self.store.remove()
                 run.print_rank0(f"{self.path}: already done")
             else:
                 if self.path.exists():
-                    self.store.set_aside(known)
+                    self.store.set_aside(result.get("settings"))
                 finished = set(self.store.open())
                 if finished:
                     run.print_rank0(f"{self.path}: resuming, {len(finished)} of {len(self.starts)} are done")

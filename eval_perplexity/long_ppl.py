@@ -7,8 +7,8 @@ key tokens. They are kept as intervals of characters, so that models with anothe
 As in the package `longppl`, the evaluator reads BOS before a text, and the tested model reads the text alone.
 """
 
+import json
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,11 @@ def prepare(args) -> dict[int, KeyTexts]:
     tokenizer = open_tokenizer(first)
     texts = {}
     for length in lengths:
-        texts[length] = [cut_text(document, length, tokenizer) for document in np.split(tokens_N, starts[1:])]
+        texts[length] = []
+        for document in np.split(tokens_N, starts[1:]):
+            ids = document[1:length].tolist()  # without BOS
+            text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            texts[length].append(text.rstrip("\ufffd"))  # half a character at its end
     folder = Path(args.long_ppl)
     if any(folder.glob("slice_*.txt")):
         folders, record = dict.fromkeys(lengths, folder), {"evaluator": folder.name}
@@ -111,22 +115,14 @@ def prepare(args) -> dict[int, KeyTexts]:
     return {length: read_list(folders[length], texts[length], record) for length in lengths}
 
 
-def cut_text(document: np.ndarray, length: int, tokenizer) -> str:
-    """The text of a document's first `length` tokens, of which the first is BOS. Half a character at its end is cut."""
-    text = tokenizer.decode(document[1:length].tolist(), clean_up_tokenization_spaces=False)
-    return text.rstrip("\ufffd")
-
-
 def read_list(folder: Path, texts: list[str], record: dict) -> KeyTexts:
     """The texts with the key tokens of a folder. Raises ValueError if a text has no file, or one has no intervals."""
     intervals = []
     for i in range(len(texts)):
         path = folder / f"slice_{i}.txt"
-        content = run.read_text(path).strip() if path.is_file() else "missing"
-        if not re.fullmatch(r"(\[\d+, ?\d+\];?)*", content):
-            raise ValueError(f"{path} has no key tokens, such as [0, 5];[17, 29]; give fewer --documents")
-        pairs = re.findall(r"(\d+), ?(\d+)", content)
-        intervals.append([(int(start), int(stop)) for start, stop in pairs])
+        with run.errors_of(f"{path} has no key tokens, such as [0, 5];[17, 29]"):
+            content = run.read_text(path).strip(" \n;").replace(";", ",")
+            intervals.append([(start, stop) for start, stop in json.loads(f"[{content}]")])
     return KeyTexts(texts, intervals, record)
 
 
