@@ -3,6 +3,9 @@
 import itertools
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 import lock
 import store
 from store import Store
+from tiny import STAGE
 
 SETTINGS = {"model": "m", "lengths": (1, 2)}
 
@@ -129,6 +133,34 @@ def test_a_kill_at_any_rename_or_unlink_loses_nothing(open_store, tmp_path, monk
     assert (tmp_path / "old" / "answers.jsonl").read_bytes() == before
     assert names(tmp_path / "old") == ["answers.jsonl", "answers.run.json", "result.json"]
     assert names(tmp_path, "a*") == ["answers.jsonl", "answers.run.json"]
+
+
+APPEND = """
+import sys
+from pathlib import Path
+from store import Store
+answers = Store(Path(sys.argv[1]), {"a": 1}, key=lambda entry: entry["index"])
+for index in range(len(answers.open()), 10**9):
+    answers.append({"index": index, "text": "x" * 5000})
+    print(index, flush=True)
+"""
+
+
+def test_kill_9_while_appending_loses_and_repeats_nothing(open_store):
+    options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"PYTHONPATH": str(STAGE)}}
+    before = 0
+    for seconds in (0.02, 0.1):
+        answers = open_store({"a": 1})
+        process = subprocess.Popen([sys.executable, "-c", APPEND, answers.path], **options)
+        first = int(process.stdout.readline())
+        time.sleep(seconds)
+        process.kill()
+        printed = [first, *map(int, process.communicate()[0].split("\n")[:-1])]
+        answered = answers.open()
+        del answers  # releases the lock
+        assert first == before and list(answered) == list(range(len(answered)))
+        assert printed[-1] + 1 <= len(answered) <= printed[-1] + 2  # what was reported is there
+        before = len(answered)
 
 
 def test_a_lock_on_a_file_that_the_run_before_deleted_is_taken_again(tmp_path, monkeypatch):
