@@ -41,11 +41,10 @@ class TiledLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, labels_N, config=None):
         dtype = compute_dtype(hidden_ND)
-        trains_weight = ctx.needs_input_grad[1]
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
         hidden_grad_ND = torch.empty_like(hidden_ND)
-        weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if trains_weight else None
-        cast_weight_VD = weight_VD.detach().to(dtype).requires_grad_(trains_weight)
+        weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        cast_weight_VD = weight_VD.detach().to(dtype).requires_grad_()
         tokens = max(1, TILE_LOGITS // len(weight_VD))
         for start in range(0, len(hidden_ND), tokens):
             tile = slice(start, start + tokens)
@@ -54,22 +53,18 @@ class TiledLoss(torch.autograd.Function):
                 logits_TV = transform_logits(config, (hidden_TD @ cast_weight_VD.T).float())
                 tile_loss = token_loss(logits_TV, labels_N[tile])
             loss += tile_loss.detach()
-            inputs = (hidden_TD, cast_weight_VD) if trains_weight else (hidden_TD,)
-            hidden_grad_ND[tile], *weight_grad = torch.autograd.grad(tile_loss, inputs)
-            if trains_weight:
-                weight_grad_VD += weight_grad[0]
-        ctx.save_for_backward(hidden_grad_ND)
-        ctx.weight_grad = weight_grad_VD.to(weight_VD.dtype) if trains_weight else None
+            hidden_grad_ND[tile], tile_grad_VD = torch.autograd.grad(tile_loss, (hidden_TD, cast_weight_VD))
+            weight_grad_VD += tile_grad_VD
+        ctx.save_for_backward(hidden_grad_ND, weight_grad_VD.to(weight_VD.dtype))
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        (hidden_grad_ND,) = ctx.saved_tensors
+        hidden_grad_ND, weight_grad_VD = ctx.saved_tensors
         hidden_grad_ND.mul_(grad.to(hidden_grad_ND.dtype))
-        if ctx.weight_grad is not None:
-            ctx.weight_grad.mul_(grad.to(ctx.weight_grad.dtype))
-        return hidden_grad_ND, ctx.weight_grad, None, None
+        weight_grad_VD.mul_(grad.to(weight_grad_VD.dtype))
+        return hidden_grad_ND, weight_grad_VD, None, None
 
 
 def liger_loss(hidden_ND, weight_VD, labels_N, config):

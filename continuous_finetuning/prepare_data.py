@@ -50,23 +50,20 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="threads [one per core]")
-    data = parser.add_argument_group("documents")
-    data.add_argument("--dataset", required=True, help="hub id, file or folder")
-    data.add_argument("--subset", help="config name of a hub dataset")
-    data.add_argument("--split", default="train", help="split of a hub dataset [train]")
-    data.add_argument("--revision", help="branch, tag or commit of a hub dataset [the newest commit]")
-    data.add_argument("--text_column", default="text", help="name; a.b for column b of the objects in a [text]")
-    data.add_argument("--source_column", help="name, or a.b, of a document's source; needed with a mix")
-    recipe = parser.add_argument_group("mixture")
-    recipe.add_argument("--mix", help="slimpajama, none, or name=share,... [by the dataset]")
-    recipe.add_argument("--total_tokens", type=token_count, help="1B, 500M, ...; needed with a mix [all]")
-    recipe.add_argument("--min_length", type=int, default=4096, help="tokens of a long document [4096]")
-    recipe.add_argument("--keep_short", type=float, help="share kept of shorter documents [0.1 with a mix, else 1]")
-    recipe.add_argument("--seed", type=int, default=0)
-    rows = parser.add_argument_group("rows")
-    rows.add_argument("--tokenizer", required=True, help="checkpoint folder or hub id")
-    rows.add_argument("--length", required=True, type=positive_int, help="tokens of a row: 32768, 65536, ...")
-    rows.add_argument("--document_boundaries", action="store_true", help="also write where documents begin in a row")
+    parser.add_argument("--dataset", required=True, help="hub id, file or folder")
+    parser.add_argument("--subset", help="config name of a hub dataset")
+    parser.add_argument("--split", default="train", help="split of a hub dataset [train]")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub dataset [the newest commit]")
+    parser.add_argument("--text_column", default="text", help="name; a.b for column b of the objects in a [text]")
+    parser.add_argument("--source_column", help="name, or a.b, of a document's source; needed with a mix")
+    parser.add_argument("--mix", help="slimpajama, none, or name=share,... [by the dataset]")
+    parser.add_argument("--total_tokens", type=token_count, help="1B, 500M, ...; needed with a mix [all]")
+    parser.add_argument("--min_length", type=int, default=4096, help="tokens of a long document [4096]")
+    parser.add_argument("--keep_short", type=float, help="share kept of shorter documents [0.1 with a mix, else 1]")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokenizer", required=True, help="checkpoint folder or hub id")
+    parser.add_argument("--length", required=True, type=positive_int, help="tokens of a row: 32768, 65536, ...")
+    parser.add_argument("--document_boundaries", action="store_true", help="also write where documents begin in a row")
     args = parser.parse_args()
 
     if args.mix is None:
@@ -76,6 +73,8 @@ def parse_args() -> argparse.Namespace:
     args.mix = documents.parse_mix(args.mix)
     if args.keep_short is None:
         args.keep_short = 0.1 if args.mix else 1.0
+    if not 0 <= args.keep_short <= 1:
+        raise ValueError(f"--keep_short {args.keep_short}: must be from 0 to 1")
     if args.mix and (args.source_column is None or args.total_tokens is None):
         raise ValueError("--mix needs --source_column, the name of each document's source, and --total_tokens")
     return args

@@ -30,8 +30,8 @@ def adapter_parameters(model) -> int:
 def forward_flops_per_token(model, keys: float) -> float:
     """FLOPs of a forward pass per token that attends to `keys` keys, without LoRA."""
     config = model.config
-    attention = 4 * config.num_hidden_layers * config.num_attention_heads * head_dim(config) * keys
-    return 2 * matmul_parameters(model) + attention
+    head_elements = config.num_hidden_layers * config.num_attention_heads * head_dim(config)
+    return 2 * matmul_parameters(model) + 4 * head_elements * keys
 
 
 def model_flops_per_token(model, keys: float) -> float:

@@ -227,8 +227,8 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
         torch.distributed.destroy_process_group()
 
 
-def gathered(parameters: list):
-    """A context in which ZeRO-3's parameters have their values: outside, every rank has only its part of them."""
+def gathered_parameters(parameters: list):
+    """A context in which every rank has the whole values of these parameters, and not its part of them as in ZeRO-3."""
     if not (parameters and is_deepspeed_zero3_enabled()):
         return contextlib.nullcontext()
     import deepspeed
@@ -243,7 +243,7 @@ def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
     partial = output / "final.partial"
     partial.mkdir(exist_ok=True)
     checkpoint_writer.copy_modeling(method, partial)
-    with gathered(method.finish_reads(model)):
+    with gathered_parameters(method.finish_reads(model)):
         final = method.finish(model, partial)
         if args.bf16 and not args.deepspeed:
             final.to(torch.bfloat16)

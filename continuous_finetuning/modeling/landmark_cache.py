@@ -4,6 +4,7 @@ This file travels inside the checkpoint. Suffixes: as in modeling_landmark.py.
 """
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -37,14 +38,13 @@ class LandmarkLayer(DynamicLayer):
 
     def with_room(self, memory, states):
         """The memory, None at first, extended by blocks of zeros if it does not have `length` places."""
-        capacity = 0 if memory is None else memory.shape[2]
+        if memory is None:
+            memory = states[:, :, :0].to("cpu" if self.on_cpu else states.device)
+        capacity = memory.shape[2]
         if self.length <= capacity:
             return memory
         blocks = -(-max(self.length, self.capacity_hint) // self.block)
-        B, H, _, d = states.shape
-        device = "cpu" if self.on_cpu else states.device
-        room = states.new_zeros(B, H, blocks * self.block - capacity, d, device=device)
-        return room if memory is None else torch.cat([memory, room], 2)
+        return pad(memory, (0, 0, 0, blocks * self.block - capacity))
 
     def get_seq_length(self) -> int:
         """Tokens of text, which is what callers count."""

@@ -188,6 +188,7 @@ class LandmarkModel(LlamaModel):
         super().__init__(config)
         for i, layer in enumerate(self.layers):
             layer.self_attn = LandmarkAttention(config, i)
+            layer.self_attn.scaling *= self.rotary_emb.attention_scaling**2  # some ropes scale cos and sin
         self.post_init()
 
     def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, **kwargs):
@@ -250,10 +251,10 @@ class LandmarkModel(LlamaModel):
     def rope(self):
         """(cos, sin), float32 [P, d] each, of the base model's RoPE at all P positions of a training row."""
         length = self.config.train_context_length
-        inv_freq = self.rotary_emb.inv_freq.float()  # for its dtype and device
+        inv_freq = self.rotary_emb.inv_freq.float()
         position_P = torch.arange(length + length // self.config.mem_freq, device=inv_freq.device)
-        cos_1Pd, sin_1Pd = self.rotary_emb(inv_freq, position_P[None])
-        return cos_1Pd[0], sin_1Pd[0]
+        angles_Pd = (position_P[:, None] * inv_freq).repeat(1, 2)
+        return angles_Pd.cos(), angles_Pd.sin()  # keys are rotated twice: unscaled, see __init__
 
 
 def insert(text_Bn, value: int, mem_freq: int, seen: int = 0, after_last: bool = False):
