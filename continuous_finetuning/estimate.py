@@ -15,7 +15,7 @@ import checkpoint_writer
 import training_rows
 from memory import TILE_LOGITS
 from rope import head_dim
-from tracking import forward_flops_per_token, training_flops_per_token
+from tracking import adapter_parameters, forward_flops_per_token, training_flops_per_token
 
 GIB, BF16 = 2**30, 2  # bytes
 # GiB that a process can use; dense bfloat16 TFLOP/s as NVIDIA publishes them
@@ -126,7 +126,8 @@ def activation_memory(run: Run) -> tuple[float, float]:
         saved += 4 * BF16 * F
     backward = n * saved + max(attention, mlp) + 2 * hidden
     # The loss: last norm, hidden states, the gradients of both; tiles of logits; the head's gradient.
-    loss = 6 * hidden + 6 * min(TILE_LOGITS, n * V) + 8 * V * D
+    head_gradient = 0 if adapter_parameters(run.model) else 8 * V * D
+    loss = 6 * hidden + 6 * min(TILE_LOGITS, n * V) + head_gradient
     if flags.offload_activations:
         return 2 * hidden + max(backward, loss), layers * pinned(hidden)
     return layers * hidden + max(backward, loss), 0.0

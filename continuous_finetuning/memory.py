@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from checkpoint import transform_logits
@@ -41,10 +41,11 @@ class TiledLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, labels_N, config=None):
         dtype = compute_dtype(hidden_ND)
+        trains_weight = ctx.needs_input_grad[1]
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
         hidden_grad_ND = torch.empty_like(hidden_ND)
-        weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
-        cast_weight_VD = weight_VD.detach().to(dtype).requires_grad_()
+        weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if trains_weight else None
+        cast_weight_VD = weight_VD.detach().to(dtype).requires_grad_(trains_weight)
         tokens = max(1, TILE_LOGITS // len(weight_VD))
         for start in range(0, len(hidden_ND), tokens):
             tile = slice(start, start + tokens)
@@ -53,18 +54,22 @@ class TiledLoss(torch.autograd.Function):
                 logits_TV = transform_logits(config, (hidden_TD @ cast_weight_VD.T).float())
                 tile_loss = token_loss(logits_TV, labels_N[tile])
             loss += tile_loss.detach()
-            hidden_grad_ND[tile], tile_grad_VD = torch.autograd.grad(tile_loss, (hidden_TD, cast_weight_VD))
-            weight_grad_VD += tile_grad_VD
-        ctx.save_for_backward(hidden_grad_ND, weight_grad_VD.to(weight_VD.dtype))
+            inputs = (hidden_TD, cast_weight_VD) if trains_weight else (hidden_TD,)
+            hidden_grad_ND[tile], *weight_grad = torch.autograd.grad(tile_loss, inputs)
+            if trains_weight:
+                weight_grad_VD += weight_grad[0]
+        ctx.save_for_backward(hidden_grad_ND)
+        ctx.weight_grad = weight_grad_VD.to(weight_VD.dtype) if trains_weight else None
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        hidden_grad_ND, weight_grad_VD = ctx.saved_tensors
+        (hidden_grad_ND,) = ctx.saved_tensors
         hidden_grad_ND.mul_(grad.to(hidden_grad_ND.dtype))
-        weight_grad_VD.mul_(grad.to(weight_grad_VD.dtype))
-        return hidden_grad_ND, weight_grad_VD, None, None
+        if ctx.weight_grad is not None:
+            ctx.weight_grad.mul_(grad.to(ctx.weight_grad.dtype))
+        return hidden_grad_ND, ctx.weight_grad, None, None
 
 
 def liger_loss(hidden_ND, weight_VD, labels_N, config):
@@ -88,13 +93,10 @@ def use_tiled_loss(model, liger: bool = False) -> None:
     model: a causal language model, maybe with a method `row_labels` that returns the labels of its rows, or with LoRA.
     liger: compute the loss by Liger's kernel.
     """
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
     summed_loss = liger_loss if liger else TiledLoss.apply
-    heads = [model.lm_head]
-    if getattr(model.lm_head, "modules_to_save", None):  # LoRA trains a copy of a head that is tied
-        heads = model.lm_head.modules_to_save.values()
-    for head in heads:
+    copies = getattr(model.lm_head, "modules_to_save", None)  # LoRA trains a copy of a head that is tied
+    for head in copies.values() if copies else [model.lm_head]:
         head.forward = partial(head_forward, head, head.forward, summed_loss, model.config)
     plain_forward = model.forward
 
@@ -127,7 +129,11 @@ def keep_attention():
     """
     kernels = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
     kept = [getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default for kernel in kernels]
-    return create_selective_checkpoint_contexts(kept)
+
+    def policy(context, operation, *args, **kwargs):
+        return CheckpointPolicy.MUST_SAVE if operation in kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
 
 
 def check_document_mask(rows: int, length: int) -> None:
