@@ -23,7 +23,7 @@ def ntk(t):
 
 
 def test_before_training_it_is_ntk():
-    times = [1.0, 2.0, 3.5, 16.0, 32.0]
+    times = [1.0, 2.0, 3.5, 8.0]
     network = clex.LogFrequencies(THETA, D, 1.0, 0.01)
     z = network(times).double().detach().numpy()
     np.testing.assert_allclose(z, [ntk(t) for t in times], atol=2e-4)
