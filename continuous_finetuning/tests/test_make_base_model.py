@@ -159,9 +159,3 @@ def test_documents_for_the_extension_fill_whole_rows(base, rows, text, corpus, t
         assert any(document["text"] in whole for whole in texts.values())
     heldout = [json.loads(line)["text"] for line in (tmp_path / "heldout.jsonl").read_text().splitlines()]
     assert heldout == list(python_text.read_sources(corpus, held_out=True).values())
-
-
-def test_docstrings_are_read_a_sentence_a_line():
-    source = '"""One. Two\nends here.\n\nNext."""\ndef f():\n    """Of f."""\n'
-    assert python_text.read_docstrings(source) == "One.\nTwo ends here.\nNext.\nOf f."
-    assert python_text.read_docstrings("def f(:") == ""
