@@ -14,6 +14,7 @@ BASE = ROOT / "continuous_finetuning" / "pocket_base"
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 sys.path[:0] = [str(ROOT / "common"), str(ROOT / "continuous_finetuning")]
 
+import make_pocket_data  # noqa: E402
 import pocket_corpus  # noqa: E402
 import python_text  # noqa: E402
 
@@ -23,13 +24,16 @@ def trained_text(tmp_path_factory) -> str:
     """The text of the training, the documents of some of the base's steps, and the extension's documents."""
     corpus = pocket_corpus.Corpus(LIBRARY)
     texts = [*corpus.texts]
-    for step in range(400):
+    for step in range(200):
         draw = corpus.draw(f"base 0 {step}")
         for task in pocket_corpus.TASKS.values():
             texts.append(task(draw, 600, draw.rng.random()).text)
     folder = tmp_path_factory.mktemp("pocket_data")
     flags = ["--tokenizer", BASE, "--length", 1024, "--rows", 40, "--output_dir", folder]
-    run(sys.executable, "make_pocket_data.py", *flags, cwd=ROOT / "continuous_finetuning")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make_pocket_data, "Corpus", lambda _: corpus)  # it takes seconds to read
+        patch.setattr(sys, "argv", ["make_pocket_data.py", *map(str, flags)])
+        make_pocket_data.main()
     texts += [json.loads(line)["text"] for line in (folder / "corpus.jsonl").read_text().splitlines()]
     return "\n".join(texts)
 

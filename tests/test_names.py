@@ -51,20 +51,15 @@ def test_launchers_follow_the_rule(written):
     assert f"ckpts/{name}-2b/{name}-2b_ntk_65536" in written
 
 
-def test_longbench(written):
-    paths = json.loads((ROOT / "longbench" / "config" / "model2path.json").read_text())
-    assert len(checkpoints(paths.values())) > 5
-    assert checkpoints(paths.values()) <= written
-
-
-def test_ruler(written, tmp_path):
+def test_longbench_and_ruler(written, tmp_path):
+    models = json.loads((ROOT / "longbench" / "config" / "model2path.json").read_text()).values()
     names = re.findall(r"^ +([\w.-]+)\) MODEL_PATH", (ROOT / "ruler" / "config_models.sh").read_text(), re.MULTILINE)
     folder = "../continuous_finetuning/ckpts/llama2-7b-hf-slimpajama"  # run.sh's own default
     assert folder in (ROOT / "ruler" / "run.sh").read_text()
     loop = f'for name in {" ".join(names)}; do MODEL_SELECT $name {folder}; "$PYTHON" $MODEL_PATH; done'
-    paths = checkpoints(arguments(f". ./config_models.sh; {loop}", "ruler", tmp_path))
-    assert len(paths) > 5
-    assert paths <= written
+    for paths in (models, arguments(f". ./config_models.sh; {loop}", "ruler", tmp_path)):
+        assert len(checkpoints(paths)) > 5
+        assert checkpoints(paths) <= written
 
 
 def test_perplexity(written, tmp_path):

@@ -108,10 +108,8 @@ def assert_one_line(log: str) -> None:
 
 
 WRONG = (
-    {"PRESET": "nosuch"}, {"PRESET": "../presets/pocket"}, {"BENCHMARKS": "needle nosuch"}, {"RUN": "a b"},
-    {"RUN": "README.md"}, {"RUN": "/proc/run"}, {"EXTENDED": ""}, {"GPUS": "all"}, {"ROWS": ""},
-    {"TRAINED": "", "ROWS": ""},
-    {"BENCHMARKS": "kv", "KV_SETS": ""}, {"BENCHMARKS": "icl", "ICL_SETS": ""},
+    {"PRESET": "nosuch"}, {"BENCHMARKS": "needle nosuch"}, {"RUN": "a b"}, {"RUN": "README.md"}, {"EXTENDED": ""},
+    {"GPUS": "all"}, {"ROWS": ""}, {"TRAINED": "", "ROWS": ""}, {"BENCHMARKS": "kv", "KV_SETS": ""},
 )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
-"""estimate.py against exact counts, PyTorch's own counters, the ZeRO paper, and the README's table."""
+"""estimate.py against PyTorch's own counters, the ZeRO paper, and the table of paper_runs.md; ds_config.py."""
 
+import json
 import re
 from argparse import Namespace
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -96,8 +98,20 @@ def test_activations_of_a_real_step(tiled):
     assert estimate.activation_memory(run)[0] == pytest.approx(measured.peak, rel=0.15)
 
 
-def test_readme_table():
-    """Each command of "The paper's runs": tokens, steps, GPU GiB, host GiB and hours as printed."""
+def test_deepspeed_files(tmp_path):
+    """The shipped files pass; keys without effect, or that override the command line, do not."""
+    shipped = {path.stem: path for path in (STAGE / "ds_configs").glob("*.json")}
+    settings = {name: astuple(ds_config.read(path)) for name, path in shipped.items()}
+    assert settings == {"stage2": (2, False, False), "stage3": (3, False, False), "stage3_offload": (3, True, True)}
+    for key, value in {"offload_param": {}, "scheduler": {"type": "x"}, "zero_optimization": {"stage": 3}}.items():
+        path = tmp_path / "ds.json"
+        path.write_text(json.dumps(json.loads(shipped["stage3"].read_text()) | {key: value}))
+        with pytest.raises(ValueError, match="`"):
+            ds_config.read(path)
+
+
+def test_table_of_paper_runs():
+    """Each of its commands: tokens, steps, GPU GiB, host GiB and hours as printed."""
     table = (STAGE / "paper_runs.md").read_text()
     rows = re.findall(r"^\| [^|]+ \| `([^`]+)` \| ([^|]+) B \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|", table, re.M)
     assert len(rows) == 8

@@ -23,7 +23,9 @@ PLAIN = [name for name in methods.available() if methods.get(name).modeling is N
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_transformers_opens_it(base, tmp_path, name):
     """Reloaded without our code, the logits equal those of the base's weights under the method's config."""
-    output = extend(base, name, tmp_path / name)
+    options = {"time_dt": 0.1} if name == "clex" else {}  # its ODE in fewer steps
+    flags = ["--time_dt", 0.1] if options else []
+    output = extend(base, name, tmp_path / name, *flags)
     assert (output / "model.safetensors").samefile(base / "model.safetensors")
     assert (output / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     record = AutoConfig.from_pretrained(output).context_extension
@@ -31,7 +33,7 @@ def test_plain_transformers_opens_it(base, tmp_path, name):
     assert record["trained_length"] == (C if name == "ntk_frozen" else L) and record["base_model"] == str(base)
 
     config = checkpoint_writer.open_base(str(base))
-    method = methods.build(name, config, L, {})
+    method = methods.build(name, config, L, options)
     assert record["options"] == method.options() and record["rope_by_length"] == method.rope_by_length()
     config.rope_parameters, config.max_position_embeddings = method.rope_parameters(), L
     expected = LlamaForCausalLM.from_pretrained(base, config=config)(IDS).logits
@@ -107,7 +109,6 @@ def test_longest_text(base, tmp_path, name, length):
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised"),
         ({"context_extension": {"method": "yarn"}}, "is already extended (yarn)"),
         ({"num_hidden_layers": 1}, "layers.1"),
-        ({"intermediate_size": 128}, ""),
         ({}, "model.norm.weight"),  # which is missing
     ],
 )

@@ -46,6 +46,7 @@ def make_base(patch, output: Path, corpus: Path) -> dict[str, bytes]:
     """A base of 20 steps; returns the files."""
     for name, value in SMALL.items():
         patch.setattr(make_base_model, name, value)
+    patch.setattr(pocket, "NUMBER_WEIGHT", 30)  # training on the numbers takes as long as all the rest
     call(patch, make_base_model, "--output_dir", output, "--corpus_dir", corpus, "--steps", 20)
     return {path.name: path.read_bytes() for path in output.glob("[!.]*")}
 
@@ -68,7 +69,7 @@ def rows(base, text):
     return pocket.Rows(Tokenizer.from_file(str(base / "tokenizer.json")), text.texts)
 
 
-def test_a_killed_run_resumes_to_equal_bits(base, corpus, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_equal_bits(base, corpus, tmp_path, monkeypatch, capsys):
     class Killed(BaseException):
         pass
 
@@ -87,10 +88,7 @@ def test_a_killed_run_resumes_to_equal_bits(base, corpus, tmp_path, monkeypatch)
     assert files == {path.name: path.read_bytes() for path in base.glob("[!.]*")}
     log = [json.loads(line) for line in files["training_log.jsonl"].splitlines()]
     assert [record["step"] for record in log] == [5, 10, 15, 20]
-
-
-def test_a_finished_base_is_left_alone(base, corpus, monkeypatch, capsys):
-    make_base(monkeypatch, base, corpus)
+    make_base(monkeypatch, tmp_path, corpus)
     assert "is already finished" in capsys.readouterr().out
 
 
@@ -120,13 +118,13 @@ def test_bad_input_exits_1_without_a_traceback(base, corpus, tmp_path):
         assert message in fails("make_base_model.py", *flags)
     assert not (tmp_path / "new" / "config.json").exists()
     assert "no tokenizer" in fails("make_pocket_data.py", "--tokenizer", tmp_path, "--length", 256, "--rows", 1,
-                                   "--output_dir", tmp_path)  # fmt: skip
+                                   "--corpus_dir", corpus, "--output_dir", tmp_path)  # fmt: skip
 
 
 def test_rows_mark_the_tokens_of_the_answers(rows, text):
     for task in pocket.TASK_SHARES:
         rows_with_answers = 0
-        for seed in range(20):
+        for seed in range(10):
             ids_L, weights_L, answers_L = rows.task_row(text.draw(f"{task} {seed}"), task, LENGTH, 0.5)
             assert ids_L.shape == weights_L.shape == answers_L.shape == (LENGTH,)
             assert ids_L[0] == 0
@@ -135,7 +133,7 @@ def test_rows_mark_the_tokens_of_the_answers(rows, text):
             row = rows.tokenizer.decode(ids_L.tolist())
             for number in range(answers_L.max() + 1):
                 assert rows.tokenizer.decode(ids_L[answers_L == number].tolist()).strip() in row
-        assert rows_with_answers > 15
+        assert rows_with_answers > 7
 
 
 def test_only_files_that_are_not_held_out_are_trained_on(corpus):
@@ -161,9 +159,3 @@ def test_documents_for_the_extension_fill_whole_rows(base, rows, text, corpus, t
         assert any(document["text"] in whole for whole in texts.values())
     heldout = [json.loads(line)["text"] for line in (tmp_path / "heldout.jsonl").read_text().splitlines()]
     assert heldout == list(python_text.read_sources(corpus, held_out=True).values())
-
-
-def test_docstrings_are_read_a_sentence_a_line():
-    source = '"""One. Two\nends here.\n\nNext."""\ndef f():\n    """Of f."""\n'
-    assert python_text.read_docstrings(source) == "One.\nTwo ends here.\nNext.\nOf f."
-    assert python_text.read_docstrings("def f(:") == ""

@@ -144,12 +144,6 @@ def test_bad_factor_files(tmp_path):
             rope("longrope", 32768, factor_file=str(tmp_path / "factors.csv"))
 
 
-def test_options_reach_the_rope():
-    close(rope("pi", 32768, scaling_factor=10.0)[0], PLAIN / 10)
-    assert rope("ntk", 32768, ntk_factor=2.0)[2].alpha(32768) == 15
-    assert not np.allclose(rope("yarn", 32768, beta_fast=16.0)[0], rope("yarn", 32768)[0], rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     "name, length, flags, message",
     [
@@ -159,11 +153,9 @@ def test_options_reach_the_rope():
         ("pi", 32768, {"scaling_factor": 0.0}, "--scaling_factor must be a positive number"),
         ("clex", 32768, {"max_factor": 2}, "--max_factor 2 is below trained / original length, 8"),
         ("yarn", 32768, {"beta_slow": 40.0}, "--beta_slow 40.0 must be below --beta_fast 32.0"),
-        ("yarn", 32768, {"critical_dim": 40, "beta_slow": 2.0}, "not both"),
         ("llama3", 32768, {"low_freq_factor": 4.0}, "--low_freq_factor 4.0 must be below --high_freq_factor 4.0"),
         ("longrope", 32768, {"critical_dim": 64}, "--critical_dim 64 must be"),
         ("longrope", 32768, {"factor_file": "no/file"}, "--factor_file no/file "),
-        ("drope", 32768, {"partial_rotary_factor": 1.0}, "must be below 1"),
     ],
 )
 def test_bad_input(name, length, flags, message):

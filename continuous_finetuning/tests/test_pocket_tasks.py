@@ -22,15 +22,16 @@ def make(task, seed, size, level):
 
 
 def documents(task):
-    """Forty of each size and level."""
+    """Ten of each size and level."""
     for size in SIZES:
         for level in LEVELS:
-            for seed in range(40):
+            for seed in range(10):
                 yield size, make(task, seed, size, level)
 
 
 @pytest.mark.parametrize("task", pocket_tasks.TASKS)
-def test_documents_fit_and_are_the_same_in_every_run(task):
+def test_documents_fit_and_have_their_answers(task):
+    """Each answer but that of `passage`, or a count, occurs in the text before it."""
     answers = 0
     for size, document in documents(task):
         assert len(document.text) < 2.5 * size + 700, document.text  # the quotes of `passage` make it longer
@@ -39,26 +40,11 @@ def test_documents_fit_and_are_the_same_in_every_run(task):
             assert last_end <= start < end <= len(document.text)
             last_end = end
             answers += 1
-    assert answers > 480  # one in each document, on average
-    assert make(task, 1, 660, 1.0).text == make(task, 1, 660, 1.0).text != make(task, 2, 660, 1.0).text
-
-
-@pytest.mark.parametrize("task", ["copy", "lookup", "classify", "answer", "chain", "frequent"])
-def test_an_answer_occurs_in_the_text_before_it(task):
-    for _, document in documents(task):
-        for start, end in document.answers:
             answer, before = document.text[start:end].strip(), document.text[:start]
             is_count = task == "frequent" and answer.isdecimal()
-            assert answer in before or is_count, document.text
-
-
-def test_an_answer_of_lookup_stands_behind_its_key():
-    for _, document in documents("lookup"):
-        start, end = document.answers[0]
-        question = document.text[:start].splitlines()[-1]
-        answer = document.text[start:end].strip()
-        statements = [line for line in document.text[:start].splitlines() if answer in line]
-        assert any(set(re.findall(r"[\w-]+", line)) & set(re.findall(r"[\w-]+", question)) for line in statements)
+            assert answer in before or is_count or task == "passage", document.text
+    assert answers > 120  # one in each document, on average
+    assert make(task, 1, 660, 1.0).text == make(task, 1, 660, 1.0).text != make(task, 2, 660, 1.0).text
 
 
 def test_a_label_of_classify_has_been_seen_with_its_cue():
@@ -90,12 +76,3 @@ def test_frequent_words_are_the_most_frequent_ones():
             assert items.count(rest.split(":")[0].split()[-1]) == int(answers[0])
         else:
             assert [items.count(answer) for answer in answers] == counts[: len(answers)]
-
-
-def test_a_chain_names_all_holders_of_the_value():
-    for _, document in documents("chain"):
-        start, end = document.answers[0]
-        value = re.findall(r"\d+", document.text[:start])[-1]  # the question has it
-        statements = document.text[: document.text.rindex(value, 0, start)]
-        first_name = document.text[start:end].strip()
-        assert any(value in line and first_name in line for line in statements.splitlines()), document.text
