@@ -130,7 +130,7 @@ end_study() { # FIGURES: prints where the results are, then what failed
   if [ -n "$dry_run" ]; then exit 0; fi
   printf '\n[%d:%02d] done\n' $((SECONDS / 60)) $((SECONDS % 60))
   echo "  report       $1/report.html"
-  echo "  table        $1/table1.md (also .tex, .csv); every number is in $1/results.csv"
+  echo "  table        $1/table1.md (also .tex); every number is in $1/results.csv"
   echo "  results      $run: results/ (perplexity), needle/, longbench/, ruler/, short/; logs/ has what was printed"
   echo "  checkpoints  $run/ckpts"
   list_failures
