@@ -8,9 +8,9 @@
 
 : "${ROWS_FLAGS=--source_column source --mix task=0.5,python=0.4,prose=0.1 --keep_short 1 --workers 1}"
 
-# fine-tuning: 100 steps of one row, one process per core
+# fine-tuning: 150 steps of one row, one process per core
 : "${NPROC=1}" "${DEEPSPEED=}" "${BATCH_SIZE=1}" "${GRADIENT_ACCUMULATION=1}" "${LR=1e-3}" "${LR_SCHEDULER=linear}"
-: "${WARMUP_STEPS=10}" "${MAX_STEPS=100}" "${SAVE_STEPS=50}" "${GRADIENT_CHECKPOINTING=False}" "${BF16=False}" "${TF32=False}"
+: "${WARMUP_STEPS=10}" "${MAX_STEPS=150}" "${SAVE_STEPS=50}" "${GRADIENT_CHECKPOINTING=False}" "${BF16=False}" "${TF32=False}"
 : "${USE_FLASH_ATTN=False}" "${REPORT_TO=none}" "${USE_WANDB=False}"
 # CLEX: coarser solver steps, and a learning rate at which its network converges (at 1e-3 it diverges)
 : "${FLAGS_clex=--max_factor 16 --time_dt 0.1 --learning_rate 5e-5}"
