@@ -3,7 +3,7 @@
 # of this repository, 4 times with every method, evaluates every checkpoint with every benchmark, and writes the table,
 # the figures and the report.
 #
-#   bash quickstart.sh                     about 16 minutes on 2 cores; rerun it to resume
+#   bash quickstart.sh                     about 9 minutes on 2 cores; rerun it to resume
 #   PYTHON=python3.12 bash quickstart.sh   with another interpreter
 #   RUN=/some/folder bash quickstart.sh    results in another folder than quickstart_run/
 #   bash quickstart.sh --dry_run           only prints the commands
