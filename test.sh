@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs all tests on the CPU, in .venv (made here if it is missing); about 10 minutes on 2 cores.
+# Runs all tests on the CPU, in .venv (made here if it is missing); about 7 minutes on 2 cores.
 #
 #   bash test.sh                     everything: style, then the tests of each stage
 #   bash test.sh eval_perplexity     one stage, or one file of tests
