@@ -185,8 +185,11 @@ def add_model(results: Results, info: dict) -> str:
         if len({known[key], info[key]} - {None}) > 1:
             results.warnings.append(f"{path} is another checkpoint than the first {name}")
             name = path.strip("./")
-            results.models.setdefault(name, info)
+            known = results.models.setdefault(name, info)
             break
+    for key, value in info.items():
+        if known[key] is None:
+            known[key] = value
     return name
 
 

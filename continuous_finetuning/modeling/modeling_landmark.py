@@ -294,5 +294,10 @@ class LandmarkForCausalLM(LlamaForCausalLM):
         return insert(labels, self.config.landmark_id, self.config.mem_freq)[0]
 
 
-AUTO_MAP = {"AutoConfig": LandmarkConfig, "AutoModel": LandmarkModel, "AutoModelForCausalLM": LandmarkForCausalLM}
-AUTO_MAPS = {"landmark": AUTO_MAP}
+AUTO_MAPS = {  # by method
+    "landmark": {
+        "AutoConfig": LandmarkConfig,
+        "AutoModel": LandmarkModel,
+        "AutoModelForCausalLM": LandmarkForCausalLM,
+    }
+}
