@@ -28,8 +28,8 @@ class Transformers(Engine):
     """Any causal language model that Transformers opens.
 
     The options are those of answers.add_engine_flags.  device: [this rank's GPU, else the CPU].
-    reuse_prefix: compute common beginnings once.  batch_size: most prompts decoded together; always 1 with a cache on
-    the CPU, and for a checkpoint whose own attention cannot decode over a cache of fixed size.
+    batch_size: most prompts decoded together; always 1 with a cache on the CPU, and for a checkpoint whose own
+    attention cannot decode over a cache of fixed size.
     """
 
     name_or_path: str
@@ -39,7 +39,6 @@ class Transformers(Engine):
     attention: str = "auto"
     prefill_chunk: int | None = None
     cache_on_cpu: bool = False
-    reuse_prefix: bool = True
     batch_size: int = 16
     device_map: str | None = None
 
@@ -150,7 +149,7 @@ class Transformers(Engine):
         self.set_attention(CACHED if self.attention == "sdpa" else self.attention)
         if self.cache is None or not isinstance(self.cache.layers[0], CacheLayer):  # landmark's cannot be cropped
             self.new_cache()
-        start = shared_prefix(self.cached_ids, prompt[:-1]) if self.reuse_prefix else 0
+        start = shared_prefix(self.cached_ids, prompt[:-1])
         for layer in self.cache.layers:
             layer.crop(start, self.cache_length(length))
         self.cached_ids = prompt[:start]
