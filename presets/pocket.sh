@@ -23,7 +23,7 @@
 
 # evaluation
 : "${TEXTS=}" "${PERPLEXITY_LENGTHS=256 512 1024 2048}" # 1 to 8 times the base's window
-: "${PERPLEXITY_FLAGS=--batch_size 4 --max_windows 48 32 32 12}"
+: "${PERPLEXITY_FLAGS=--batch_size 4 --max_windows 48 32 16 8}"
 : "${NEEDLE_LENGTHS=256 512 1024 2048}"
 : "${NEEDLE_FLAGS=--template passkey --depths 0 25 50 75 100 --trials 6 --max_new_tokens 5}"
 : "${STANDIN_FLAGS=--sets qasper multifieldqa_en lcc repobench-p passage_retrieval_en --words 200 --rows 24 --shots 4 8 16 32 --classes 4 --pairs 4 8 --icl_shots 16 32}"
