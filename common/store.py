@@ -148,10 +148,11 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:
             os.replace(path, folder / path.name)
-        known = known or {}
-        names = sorted(known.keys() | self.settings.keys())
-        changed = [name for name in names if known.get(name) != self.settings.get(name)]
-        reason = f"other {', '.join(changed)}"
+        reason = "no record of their settings"
+        if known:
+            names = sorted(known.keys() | self.settings.keys())
+            changed = [name for name in names if known.get(name) != self.settings.get(name)]
+            reason = f"other {', '.join(changed)}"
         print(f"{self.path}: earlier answers moved to {folder.name}/ ({reason}); they are made again", flush=True)
 
     def remove(self) -> None:

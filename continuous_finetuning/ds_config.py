@@ -8,6 +8,7 @@ from run import read_json
 ADVICE = {  # keys that must not be at the top level
     "optimizer": "overrides the command line; remove it",
     "scheduler": "overrides the command line; remove it",
+    "stage": "has no effect at the top level; move it into `zero_optimization`",
     "offload_optimizer": "has no effect at the top level; move it into `zero_optimization`",
     "offload_param": "has no effect at the top level; move it into `zero_optimization`",
 }

@@ -79,8 +79,10 @@ class Job:
         self.store.close()
 
     def write(self, facts: dict) -> None:
-        """Writes the result, removes the record and prints one line."""
+        """Writes the result, removes the record and prints one line. Raises ValueError if a record was deleted."""
         entries = self.store.gather()
+        if not entries.keys() >= set(self.starts):
+            raise ValueError(f"{self.store.path}: records are missing; rerun the same command, one at a time")
         records = [entries[start] for start in self.starts]
         seconds = sum(record["seconds"] for record in records)
         n_tokens = sum(record.get("tokens", self.length) for record in records)

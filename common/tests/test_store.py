@@ -76,7 +76,7 @@ def test_other_settings_are_set_aside_with_their_results(open_store, tmp_path, c
         assert names(tmp_path / folder) == ["answers.jsonl", "answers.run.json", "scores.json"]
     fill(open_store(), range(2))
     (tmp_path / "answers.run.json").unlink()
-    assert open_store().open() == {} and "other lengths, model" in capsys.readouterr().out
+    assert open_store().open() == {} and "no record of their settings" in capsys.readouterr().out
 
 
 def test_errors_are_tried_again(open_store):
