@@ -3,8 +3,11 @@
 The same random generator gives the same documents on every machine.
 """
 
+import json
+from pathlib import Path
 from random import Random
 
+WORDINGS = json.loads(Path(__file__).with_name("pocket_wordings.json").read_text(encoding="utf-8"))
 HEX_GROUPS = ((4,), (8,), (4, 4), (6, 2, 6), (8, 4, 4), (8, 4, 4, 4, 12))
 CONSONANTS, VOWELS, CAPITALS = "bcdfghjklmnprstvwz", "aeiou", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -27,6 +30,15 @@ class Document:
         self.answers.append((start, len(self.text) + len(text)))
         self.text += text
 
+    def add_answers(self, texts: list[str], separator: str) -> None:
+        """Adds a line of answers after what begins it."""
+        self.add(" ")
+        for number, text in enumerate(texts):
+            if number > 0:
+                self.add(separator)
+            self.add_answer(text)
+        self.add("\n")
+
 
 class Draw:
     """Draws what documents are made of.
@@ -40,6 +52,21 @@ class Draw:
     def __init__(self, rng: Random, words: list[str], texts: list[str], sentences: list[str]):
         self.rng, self.words, self.texts, self.sentences = rng, words, texts, sentences
         self.choice, self.randint = rng.choice, rng.randint
+
+    def wording(self, name: str) -> str:
+        """One of the wordings of this name in pocket_wordings.json."""
+        return self.choice(WORDINGS[name])
+
+    def kind(self, kinds: str) -> str:
+        """One of the words of a list: a kind of `value`, repeated if it is to be more frequent."""
+        return self.choice(kinds.split())
+
+    def chance(self, probability: float) -> bool:
+        return self.rng.random() < probability
+
+    def number(self, most: int) -> int:
+        """From 1 to `most`, at least 1."""
+        return self.randint(1, max(1, most))
 
     def count(self, most: int) -> int:
         """From 1 to `most`; small numbers are as frequent as large ones."""
@@ -82,7 +109,7 @@ class Draw:
         """Words, half the time those of a sentence."""
         length = self.randint(smallest, largest)
         words = self.choice(self.sentences).split()
-        if len(words) <= length or self.rng.random() < 0.5:
+        if len(words) <= length or self.chance(0.5):
             return " ".join(self.rng.sample(self.words, length))
         start = self.rng.randrange(len(words) - length)
         return " ".join(words[start : start + length])
@@ -93,8 +120,8 @@ class Draw:
     def instruction(self, characters: int) -> str:
         """Sentences and phrases, at most so many characters; nothing in a third of the cases."""
         text = ""
-        while self.rng.random() < 0.67:
-            if self.rng.random() < 0.5:
+        while self.chance(0.67):
+            if self.chance(0.5):
                 part = self.choice(self.sentences)
             else:
                 part = self.phrase(3, 10).capitalize() + self.choice((".", ".", ":"))
@@ -103,13 +130,13 @@ class Draw:
             text += part + self.choice((" ", "\n", "\n\n"))
         return text
 
-    def marker(self, markers: tuple) -> str:
-        """What stands before a question or an answer: one of the markers, or a word and a colon."""
-        return self.choice(markers) if self.rng.random() < 0.5 else f"{self.title()}:"
+    def marker(self, name: str) -> str:
+        """What stands before a question or an answer: one of these wordings, or a word and a colon."""
+        return self.wording(name) if self.chance(0.5) else f"{self.title()}:"
 
     def enumeration(self, items: list[str]) -> str:
         """The items with commas between them, half the time with `and` before the last."""
-        if len(items) == 1 or self.rng.random() < 0.5:
+        if len(items) == 1 or self.chance(0.5):
             return ", ".join(items)
         return ", ".join(items[:-1]) + self.choice((" and ", ", and ")) + items[-1]
 
@@ -129,7 +156,7 @@ class Draw:
         A third of the documents has no plain text.
         """
         room -= sum(map(len, statements))
-        characters = 0 if self.rng.random() < 0.33 else self.randint(room // 3, max(room // 3, room))
+        characters = 0 if self.chance(0.33) else self.randint(room // 3, max(room // 3, room))
         lines = self.lines(characters)
         separator = self.choice(("\n", "\n", " "))
         places = sorted(self.randint(0, len(lines)) for _ in statements)

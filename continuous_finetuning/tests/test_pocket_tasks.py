@@ -61,7 +61,9 @@ def test_a_passage_has_the_words_of_its_quote():
     for _, document in documents("passage"):
         for start, end in document.answers:
             part, number = document.text[:end].split()[-2:]
-            quote = re.findall(rf"(?:{'|'.join(pocket_tasks.QUOTING)}): (.*)$", document.text[:start], re.MULTILINE)[-1]
+            quote = re.findall(
+                rf"(?:{'|'.join(pocket_draw.WORDINGS['quoting'])}): (.*)$", document.text[:start], re.MULTILINE
+            )[-1]
             passages = re.findall(rf"(?:^| ){part} (\d+): (.*)$", document.text, re.MULTILINE)
             assert quote in dict(passages)[number]
 
