@@ -11,38 +11,37 @@ ends with the same weights. OUT then contains the extended model, run.json (the 
 logged step). All flags of Transformers' TrainingArguments work; `finetune.sh` runs the study's recipe.
 """
 
+import gpu_memory  # noqa: F401, before torch, which reads what it sets
+
+# isort: split
+import atexit
 import os
+import shutil
 import sys
+import warnings
+from argparse import SUPPRESS, Namespace
+from dataclasses import dataclass
+from pathlib import Path
 
-if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # long rows fragment a GPU's memory
+import accelerate.utils.other
+import torch
+from accelerate.parallelism_config import ParallelismConfig
+from accelerate.utils import DeepSpeedSequenceParallelConfig
+from requests.utils import get_netrc_auth
+from transformers import HfArgumentParser, TrainingArguments, set_seed
+from transformers.hf_argparser import HfArg
 
-import atexit  # noqa: E402
-import shutil  # noqa: E402
-import warnings  # noqa: E402
-from argparse import SUPPRESS, Namespace  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import accelerate.utils.other  # noqa: E402
-import torch  # noqa: E402
-from accelerate.parallelism_config import ParallelismConfig  # noqa: E402
-from accelerate.utils import DeepSpeedSequenceParallelConfig  # noqa: E402
-from requests.utils import get_netrc_auth  # noqa: E402
-from transformers import HfArgumentParser, TrainingArguments, set_seed  # noqa: E402
-from transformers.hf_argparser import HfArg  # noqa: E402
-
-import checkpoint_writer  # noqa: E402
-import ds_config  # noqa: E402
-import estimate  # noqa: E402
-import memory  # noqa: E402
-import methods  # noqa: E402
-import training  # noqa: E402
-import training_rows  # noqa: E402
-from attention import CHOICES, choose_attention, is_full_attention, sdpa_kernels  # noqa: E402
-from checkpoint import transform_logits  # noqa: E402
-from run import WORLD_SIZE, default_device, print_rank0, run_script  # noqa: E402
-from tokenizer import open_tokenizer  # noqa: E402
+import checkpoint_writer
+import ds_config
+import estimate
+import memory
+import methods
+import training
+import training_rows
+from attention import CHOICES, choose_attention, is_full_attention, sdpa_kernels
+from checkpoint import transform_logits
+from run import WORLD_SIZE, default_device, print_rank0, run_script
+from tokenizer import open_tokenizer
 
 
 @dataclass
