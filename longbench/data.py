@@ -28,10 +28,7 @@ class Dataset:
 
 
 def load(name: str, folder: Path, e: bool = False) -> Dataset:
-    """Reads a set. e: LongBench-E's version of it.
-
-    Raises ValueError if the set is unknown, or its file cannot be found or is not a valid file of that set.
-    """
+    """Reads a set. e: LongBench-E's version. Raises ValueError if it is unknown or its file is missing or invalid."""
     base, shots = base_set(name), shots_of(name)
     if e and (shots or ALL_SETS[base].rows_e is None):
         raise ValueError(f"{name} is not in LongBench-E; leave out --e")

@@ -44,10 +44,7 @@ def template(name: str) -> str:
 
 
 def cut_middle(tokenizer, ids: list[int], limit: int) -> list[int]:
-    """A prompt without its middle, as LongBench's pred.py makes it: about `limit` tokens.
-
-    The texts of the first and of the last limit // 2 tokens are joined and tokenised again.
-    """
+    """The texts of the first and of the last limit // 2 tokens, tokenised again, as in LongBench's pred.py."""
     half = limit // 2
     flags = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     first = tokenizer.decode(ids[:half], **flags)

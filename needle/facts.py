@@ -29,8 +29,8 @@ class Fact:
 
 @dataclass(frozen=True)
 class Style:
-    """template: a prompt with {context} and, after it, {question}.  fixed: the fact of the first trial; None: drawn as
-    well.  drawn: a fact with {name} and {number}.  digits: length of the number.
+    """template: a prompt with {context}, then {question}.  fixed: the fact of the first trial, if it is not drawn.
+    drawn: a fact with {name} and {number}.  digits: length of the number.
     """
 
     template: str
@@ -70,9 +70,8 @@ STYLES = {
 class Facts:
     """Gives each cell and trial its fact, which depends on nothing else but the seed.
 
-    style: a key of STYLES.  own: the user's fact, instead of the fixed one.
-
-    Raises ValueError if the tokenizer has too few words of one token for passkeys.
+    style: a key of STYLES.  own: the user's fact, instead of the fixed one. Raises ValueError if the tokenizer has too
+    few words of one token for passkeys.
     """
 
     def __init__(self, style: str, own: Fact | None, seed: int, tokenizer):
