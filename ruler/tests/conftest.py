@@ -18,13 +18,12 @@ LLAMA3 = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\
 
 
 def train(kind: str) -> Tokenizer:
-    """A BPE of 3,000 entries as GPT-2 ("bytes"), Llama 3 or Llama 2 have it, the latter without any pre-tokenizer;
-    "spaces" has 400 entries, some of which span several words."""
+    """A BPE of 3,000 entries as GPT-2 ("bytes"), Llama 3 or Llama 2 have it, the latter without any pre-tokenizer."""
     from pydoc_data.topics import topics
 
     texts = list(topics.values())[:60]
     texts.append("The grass is green. The sky is blue. One of the special magic numbers for x is: 1.")
-    special, alphabet, size = ["<unk>", "<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet(), 3000
+    special, alphabet = ["<unk>", "<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet()
     model, split = models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bytes")
     if kind == "llama2":
         model = models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True)
@@ -34,11 +33,9 @@ def train(kind: str) -> Tokenizer:
         texts = [text.replace("\n", " ") for text in texts]
     if kind == "llama3":
         split = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), split])
-    if kind == "spaces":
-        texts, size = [line for text in texts[:5] for line in text.splitlines(keepends=True)], 400
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = split
-    vocabulary = {"vocab_size": size, "special_tokens": special, "initial_alphabet": alphabet}
+    vocabulary = {"vocab_size": 3000, "special_tokens": special, "initial_alphabet": alphabet}
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(show_progress=False, **vocabulary))
     if kind == "llama2":
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
