@@ -49,7 +49,8 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
         datasets = {row.get("dataset") for row in rows}
         source = "official" if datasets <= {name, stem, base} else "user"  # the user's own data under an official name
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Dataset(name, benchmark, rows, {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)})
+    record = {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)}
+    return Dataset(name, benchmark, rows, record)
 
 
 def check_answers(row: dict) -> None:

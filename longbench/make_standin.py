@@ -116,7 +116,8 @@ def invent_names(rng: Random, source: Source, count: int) -> list[str]:
     while len(names) < count:
         syllables = rng.choices(WORDS["syllables"], k=3)
         name = "".join(syllables).capitalize()
-        if name not in source.vocabulary and not any(name in other or other in name for other in names):
+        overlaps = any(name in other or other in name for other in names)
+        if name not in source.vocabulary and not overlaps:
             names.append(name)
     return names
 

@@ -27,11 +27,9 @@ def template(name: str) -> str:
     """The prompt of a set, with {context} and {input}. Raises ValueError without lm-eval 0.4.13."""
     if name in OWN:
         return OWN[name]
-    package = importlib.util.find_spec("lm_eval")  # importing it would take seconds
-    if not package:
-        raise ValueError(f"LongBench's prompts come from the package lm-eval; {REMEDY}")
-    path = Path(package.submodule_search_locations[0], "tasks", "longbench", f"{name}.yaml")
-    with errors_of(f"LongBench's prompt cannot be read ({REMEDY})"):
+    with errors_of(f"LongBench's prompts come from the package lm-eval ({REMEDY})"):
+        folder = importlib.util.find_spec("lm_eval").submodule_search_locations[0]  # importing it would take seconds
+        path = Path(folder, "tasks", "longbench", f"{name}.yaml")
         task = re.sub(r".*!function.*\n", "", path.read_text(encoding="utf-8"))  # unknown to YAML
         text = yaml.safe_load(task)["doc_to_text"]
     text = text.replace("{{context}}", "{context}").replace("{{question}}", "{input}")

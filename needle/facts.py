@@ -6,7 +6,7 @@ prompts of a user's fact that contains {key} or {number}.
 
 import random
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 CITIES = (
     "Accra Algiers Amman Ankara Antwerp Athens Auckland Bangkok Barcelona Beijing Belgrade Berlin Bogota Boston "
@@ -44,24 +44,21 @@ PAPER = Fact(
     "What is the best thing to do in San Francisco?",
     "eat a sandwich and sit in Dolores Park on a sunny day.",
 )
+MAGIC = Fact("\nThe magic number of {name} is {number}.\n", "What is the magic number of {name}?", "{number}")
 STYLES = {
     # for models without instruction tuning: an introduction, the book, the question, an open answer
     "book": Style(
         "What follows is the text of a very long story book. <book>{context}</book>.\nUse what the book says to answer "
         "the question.\nQuestion: {question}\nAnswer:",
         PAPER,
-        Fact("\nThe magic number of {name} is {number}.\n", "What is the magic number of {name}?", "{number}"),
+        MAGIC,
         7,
     ),
     # for small models: the text and the question, whose answer is begun
     "passkey": Style(
         "{context}{question}",
         None,
-        Fact(
-            "\nThe magic number of {name} is {number}.\n",
-            "\nWhat is the magic number of {name}? The magic number of {name} is",
-            "{number}",
-        ),
+        replace(MAGIC, question="\nWhat is the magic number of {name}? The magic number of {name} is"),
         4,
     ),
 }

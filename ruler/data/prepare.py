@@ -177,10 +177,11 @@ def prepare(model: str, args: argparse.Namespace) -> None:
         _, data = read_source(source_kind(job.args))
         record = job._asdict() | settings
         record |= {"source": data["source"], "data_sha256": data["sha256"], "data": data}
-        folder, *others = [fill_in(args.save_dir, name, job.length) / job.name for name in [model, *args.model_name]]
+        folders = {name: fill_in(args.save_dir, name, job.length) / job.name for name in args.model_name}
+        folder = folders[model]
         if is_complete(folder, record):
             continue
-        same = [other for other in others if is_complete(other, record)]
+        same = [other for other in folders.values() if is_complete(other, record)]
         if same:  # of a model with the same tokenizer
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / "validation.jsonl.partial"

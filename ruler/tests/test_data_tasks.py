@@ -103,7 +103,7 @@ def test_depths_are_uniform_over_the_grid(maker):
     """Of 40 depths from 0 to 100 %, in sentences; 39 degrees of freedom, five sigma above the mean is 83."""
     assert len(set(DEPTHS)) == 40 and DEPTHS[0] == 0 and DEPTHS[-1] == 100 and DEPTHS[1] == 3
     seen = Counter()
-    for sample in maker.samples("niah_single_2", 400):
+    for sample in maker.samples("niah_single_2", 400, 4096):
         context = sample.prompt.split("\n")[1]
         before, after = (part.split() for part in re.split(r"One of the special magic .+? is: \d+\.", context))
         n, total = len(before), len(before + after)
