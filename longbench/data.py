@@ -28,10 +28,7 @@ class Dataset:
 
 
 def load(name: str, folder: Path, e: bool = False) -> Dataset:
-    """Reads a set. e: LongBench-E's version of it.
-
-    Raises ValueError if the set is unknown, or its file cannot be found or is not a valid file of that set.
-    """
+    """Reads a set. e: LongBench-E's version. Raises ValueError if it is unknown or its file is missing or invalid."""
     base, shots = base_set(name), shots_of(name)
     if e and (shots or ALL_SETS[base].rows_e is None):
         raise ValueError(f"{name} is not in LongBench-E; leave out --e")
@@ -52,7 +49,8 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
         datasets = {row.get("dataset") for row in rows}
         source = "official" if datasets <= {name, stem, base} else "user"  # the user's own data under an official name
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Dataset(name, benchmark, rows, {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)})
+    record = {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)}
+    return Dataset(name, benchmark, rows, record)
 
 
 def check_answers(row: dict) -> None:

@@ -29,13 +29,12 @@ from scoring import means, score_set
 from sets import ALL_SETS, FOLDERS, base_set, shots_of
 
 SOURCES = ("official", "user", "standin")  # user: own data under an official name, or predictions without a record
-BUCKETS_LCEG = ("0-4k", "4-8k", "8-16k", "16-32k", "4k+")
 BUCKETS_E = ("0-4k", "4-8k", "8k+")
 # keys of a set's run that describe the model, and those that must be equal for all sets of a model
 MODEL_KEYS = (
-    "model", "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens",
-    "training_seed", "checkpoint", "engine", "dtype", "attention", "protocol", "seed", "versions",
-)  # fmt: skip
+    "model method exact_attention base_model original_length trained_length trained_tokens training_seed "
+    "checkpoint engine dtype attention protocol seed versions"
+).split()
 COMMON_KEYS = ("checkpoint", "engine", "dtype", "attention", "protocol", "max_length")
 
 
@@ -81,7 +80,8 @@ def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
         except (ValueError, OSError) as error:
             problems.append(f"{path}: {explain(error)}")
             continue
-        wanted = min(entry["run"].get("limit") or math.inf, entry["expected_n"] or entry["n"])
+        limit = entry["run"].get("limit") or math.inf
+        wanted = min(limit, entry["expected_n"] or entry["n"])
         if entry["n"] != wanted:
             problems.append(f"{path}: {entry['n']} rows, not {wanted}; rerun pred.py")
         scored[path.stem] = entry
@@ -92,9 +92,10 @@ def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
         if len(values) > 1:
             problems.append(f"{folder}: the sets have different values of {key} ({values}); rerun pred.py")
 
+    run = runs[0] if runs else {}
     result = {"benchmark": benchmark, "name": folder.name}
     for key in MODEL_KEYS:
-        result[key] = runs[0].get(key) if runs else None
+        result[key] = run.get(key)
     result["sets"] = sets
     if benchmark.startswith("longbench"):
         result |= {"categories": {}, "overall": {}}
@@ -110,21 +111,20 @@ def set_order(name: str) -> tuple:
     return list(ALL_SETS).index(base_set(name)), shots_of(name) or 0, name
 
 
-def rounded(entry: dict) -> float | None:
-    return None if entry["score"] is None else round(entry["score"], 2)
-
-
 def write_files(folder: Path, result: dict) -> None:
     """Writes the files that the module's description lists."""
     totals, by_length, details = {}, {}, {}
     for name, entry in result["sets"].items():
-        buckets = entry["by_length"]
-        totals[name] = rounded(entry)
+        total = round(entry["score"], 2)
+        rounded, counts = {}, {}
+        for bucket, part in entry["by_length"].items():
+            rounded[bucket] = round(part["score"], 2) if part["n"] else None
+            counts[f"#{bucket}"] = part["n"]
+        totals[name] = total
         if result["benchmark"] == "longbench_e":
-            totals[name] = {bucket: rounded(buckets[bucket]) for bucket in BUCKETS_E}
-        by_length[name] = {bucket: rounded(buckets[bucket]) for bucket in BUCKETS_LCEG}
-        by_length[name] |= {f"#{bucket}": buckets[bucket]["n"] for bucket in BUCKETS_LCEG}
-        by_length[name]["total_score"] = rounded(entry)
+            totals[name] = {bucket: rounded[bucket] for bucket in BUCKETS_E}
+        del rounded["8k+"], counts["#8k+"]  # of LongBench-E only
+        by_length[name] = rounded | counts | {"total_score": total}
         details[name] = {"length": entry["lengths"], "score": entry["row_scores"], "_id": entry["ids"]}
     write_json(folder / "result.json", totals)
     if result["benchmark"].startswith("longbench"):

@@ -7,8 +7,8 @@
 
 Writes data/standin_<set>.jsonl, and data/standin.json, which records how each file was made. The text is this Python's
 own: passages of its help texts (passage_retrieval_en), generated facts hidden in them (qasper, multifieldqa_en), the
-next line of its standard library's sources (lcc, repobench-p). trec's questions are made from templates. The files are
-the same on every machine with the same Python. Scores on them are not LongBench scores and are reported separately.
+next line of its standard library's sources (lcc, repobench-p). The files are the same on every machine with the same
+Python. Scores on them are not LongBench scores and are reported separately.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from random import Random
 from lock import lock
 from python_text import read_help_pages, read_sources
 from run import Parser, command_line, int_between, read_json, run_script, write_bytes, write_json
-from sets import ALL_SETS, STANDIN, TREC_SHOTS, base_set, shots_of
+from sets import ALL_SETS, STANDIN, STANDIN_SETS, TREC_SHOTS, base_set, shots_of
 
 STAGE = Path(__file__).resolve().parent
 LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -48,12 +48,17 @@ def length(text: str) -> int:
 
 
 class Source:
-    """What rows are made from. sentences: of prose, in order, without repeats.  code: {name: text of a source file}."""
+    """What rows are made from: this Python's help texts, and sources that no pocket model was trained on.
 
-    def __init__(self, sentences: list[str], code: dict[str, str]):
-        self.sentences = sentences
-        self.files = {name: text.split("\n") for name, text in code.items()}
-        self.vocabulary = set(re.findall(r"\w+", " ".join(sentences)))
+    sentences: of prose, in order, without repeats.  files: {name: lines of a source file}.
+    """
+
+    def __init__(self):
+        self.sentences = help_sentences()
+        self.vocabulary = set(re.findall(r"\w+", " ".join(self.sentences)))
+        self.files = {}
+        for name, text in read_sources(LIBRARY, held_out=True).items():
+            self.files[name] = text.split("\n")
 
     def prose(self, rng: Random, words: int) -> list[str]:
         """Consecutive sentences from a random place, as close to `words` words as possible."""
@@ -77,17 +82,13 @@ class Source:
         return rng.sample(passages[:-1], count)
 
 
-def read_source() -> Source:
-    """This Python's help texts, and the sources of its standard library that no pocket model was trained on."""
-    return Source(help_sentences(), read_sources(LIBRARY, held_out=True))
-
-
 def help_sentences() -> list[str]:
     """The sentences of Python's help pages, without repeats."""
     sentences = {}  # a dict keeps the order
     for page in read_help_pages().values():
         for paragraph in re.split(r"\n[ \t]*\n", page):
-            for sentence in re.split(r"(?<=[.])\s+(?=[A-Z])", " ".join(paragraph.split())):
+            text = " ".join(paragraph.split())
+            for sentence in re.split(r"(?<=[.])\s+(?=[A-Z])", text):
                 if re.fullmatch(r"[A-Z][\w\s,;:()'\"/=*.-]+\.", sentence) and 6 <= length(sentence) <= 60:
                     sentences[sentence] = None
     return list(sentences)
@@ -100,9 +101,12 @@ def passage_retrieval(rng: Random, source: Source, words: int):
     passages = source.passages(rng, count, words // (count + 1) - 2)  # the question takes words as well
     number = rng.randrange(count)
     passage = passages[number]
-    quoted = sorted(rng.sample(range(len(passage)), max(1, len(passage) // 3)))
-    paragraphs = [f"Paragraph {i}: {' '.join(sentences)}" for i, sentences in enumerate(passages, 1)]
-    question = " ".join(passage[i] for i in quoted)
+    quoted = rng.sample(range(len(passage)), max(1, len(passage) // 3))
+    question = " ".join(passage[i] for i in sorted(quoted))
+    paragraphs = []
+    for i, sentences in enumerate(passages, 1):
+        text = " ".join(sentences)
+        paragraphs.append(f"Paragraph {i}: {text}")
     return "\n\n".join(paragraphs), question, [f"Paragraph {number + 1}"]
 
 
@@ -110,8 +114,10 @@ def invent_names(rng: Random, source: Source, count: int) -> list[str]:
     """Names that are not in the prose and not part of one another."""
     names = []
     while len(names) < count:
-        name = "".join(rng.choices(WORDS["syllables"], k=3)).capitalize()
-        if name not in source.vocabulary and not any(name in other or other in name for other in names):
+        syllables = rng.choices(WORDS["syllables"], k=3)
+        name = "".join(syllables).capitalize()
+        overlaps = any(name in other or other in name for other in names)
+        if name not in source.vocabulary and not overlaps:
             names.append(name)
     return names
 
@@ -122,11 +128,8 @@ def hidden_fact(rng: Random, source: Source, words: int, kind: str):
     count = max(2, min(12, words // 25))
     names = invent_names(rng, source, 2 * count)  # twice as many: the rows stay those of earlier versions
     numbers = rng.sample(range(1001, 2000), count)
-    facts, statements = [], []
-    for i in range(count):
-        fact = (rng.choice(subjects), names[i], numbers[i])
-        facts.append(fact)
-        statements.append(statement.format(*fact))
+    facts = [(rng.choice(subjects), names[i], numbers[i]) for i in range(count)]
+    statements = [statement.format(*fact) for fact in facts]
     sentences = source.prose(rng, words - length(" ".join(statements)))
     for text in statements:
         sentences.insert(rng.randint(0, len(sentences)), text)
@@ -140,11 +143,12 @@ def make_question(rng: Random, kind: str) -> str:
     return opening.format(person, rng.choice(TYPES[kind]))
 
 
-def trec(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
-    """`shots` questions with their types, then one without, which is not among them.
+def many_shots(rng: Random, shots: int, title: str, labels: dict[str, str]):
+    """`shots` questions with the labels of their types, then one without, which is not among them.
 
     All types have equally many examples, up to one. Contexts with more shots begin with those of fewer.
     """
+    kinds = list(labels)
     answer = rng.choice(kinds)
     question = make_question(rng, answer)
     examples, round_of_kinds = [], []
@@ -155,30 +159,34 @@ def trec(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
         example = make_question(rng, kind)
         while example == question:
             example = make_question(rng, kind)
-        examples.append(f"Question: {example}\nType: {kind}")
-    return "\n".join(examples), f"Question: {question}\nType:", [answer]
+        examples.append(f"Question: {example}\n{title}: {labels[kind]}")
+    return "\n".join(examples), f"Question: {question}\n{title}:", [labels[answer]]
 
 
-def in_context_learning(rng: Random, source: Source, words: int, shots: int, kinds: list[str]):
+def trec(rng: Random, source: Source, shots: int, kinds: list[str]):
+    return many_shots(rng, shots, "Type", {kind: kind for kind in kinds})
+
+
+def in_context_learning(rng: Random, source: Source, shots: int, kinds: list[str]):
     """Many-shot TREC in which a row has its own numbers for the types, so that it takes the examples to know them."""
-    labels = [str(i) for i in range(len(kinds))]
-    rng.shuffle(labels)
-    label_of = dict(zip(kinds, labels, strict=True))
-    context, question, [answer] = trec(rng, source, words, shots, kinds)
-    lines = []
-    for line in context.split("\n"):
-        name, _, text = line.partition(": ")
-        lines.append(f"Label: {label_of[text]}" if name == "Type" else line)
-    return "\n".join(lines), question.removesuffix("Type:") + "Label:", [label_of[answer]]
+    numbers = list(map(str, range(len(kinds))))
+    rng.shuffle(numbers)
+    return many_shots(rng, shots, "Label", dict(zip(kinds, numbers, strict=True)))
 
 
-def key_value_recall(rng: Random, source: Source, words: int, pairs: int):
+def key_value_recall(rng: Random, source: Source, pairs: int):
     """A JSON object of UUIDs, two of its keys with their values as demonstrations, and a key without."""
-    identifiers = [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(2 * pairs)]
+    identifiers = []
+    for _ in range(2 * pairs):
+        identifier = uuid.UUID(int=rng.getrandbits(128), version=4)
+        identifiers.append(str(identifier))
     values = dict(zip(identifiers[:pairs], identifiers[pairs:], strict=True))
     *demonstrations, key = rng.sample(list(values), min(3, pairs))
-    shown = [f'Key: "{name}"\nValue: "{values[name]}"\n\n' for name in demonstrations]
-    return json.dumps(values, indent=0), f'{"".join(shown)}Key: "{key}"\nValue:', [values[key]]
+    question = ""
+    for name in demonstrations:
+        question += f'Key: "{name}"\nValue: "{values[name]}"\n\n'
+    question += f'Key: "{key}"\nValue:'
+    return json.dumps(values, indent=0), question, [values[key]]
 
 
 def code_before(rng: Random, source: Source, words: int) -> tuple[str, list[str], str]:
@@ -209,9 +217,8 @@ def repobench(rng: Random, source: Source, words: int):
     others = []
     for module in re.findall(r"^\s*(?:from|import)\s+([\w.]+)", "\n".join(source.files[name]), re.MULTILINE):
         path = module.replace(".", "/")
-        for other in (f"{path}.py", f"{path}/__init__.py"):
-            if other in source.files and other not in [*others, name]:
-                others.append(other)
+        others += [f"{path}.py", f"{path}/__init__.py"]
+    others = [other for other in dict.fromkeys(others) if other in source.files and other != name]
     taken = {*others, name}
     rest = [other for other in source.files if other not in taken]
     others += rng.sample(rest, min(len(rest), 60))
@@ -239,6 +246,8 @@ MAKERS = {
     "passage_retrieval_en": passage_retrieval,
     "lcc": lcc,
     "repobench-p": repobench,
+    "kv": key_value_recall,
+    "icl": in_context_learning,
 }
 
 
@@ -247,17 +256,17 @@ def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
     name = base_set(STANDIN + stem)
     words = args.words or ALL_SETS[name].words
     n = args.rows or ALL_SETS[name].rows
-    make, kinds = MAKERS.get(name), None
-    count = shots_of(stem)
-    if name == "kv":
-        make = partial(key_value_recall, pairs=count)
-    elif name in ("trec", "icl"):
+    make, kinds = MAKERS[name], None
+    size = words
+    if name in ("trec", "icl"):
         kinds = list(TYPES)[:: len(TYPES) // args.classes][: args.classes]
-        make = partial(trec if name == "trec" else in_context_learning, shots=count or words // TREC_WORDS, kinds=kinds)
+        make = partial(make, kinds=kinds)
+        size = words // TREC_WORDS
+    size = shots_of(stem) or size
     lines, total = [], 0
     for i in range(n):
         rng = Random(f"{name} {args.seed} {i}")
-        context, question, answers = make(rng, source, words)
+        context, question, answers = make(rng, source, size)
         row = {
             "input": question,
             "context": context,
@@ -280,17 +289,12 @@ def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--output_dir", type=Path, default=STAGE / "data", help="[data]")
-    parser.add_argument("--sets", nargs="*", choices=MAKERS, default=list(MAKERS), help="sets of LongBench [all 6]")
-    shots = "of trec_<N>shots [the paper's]"
-    parser.add_argument("--shots", nargs="*", type=int_between(1, 10**4), default=list(TREC_SHOTS), help=shots)
-    pairs = "of kv_<N>pairs: a key's value in a JSON object of N pairs [none]"
-    parser.add_argument("--pairs", nargs="*", type=int_between(1, 10**6), default=[], help=pairs)
-    shots = "of icl_<N>shots: trec with numbers as labels, shuffled for each row [none]"
-    parser.add_argument("--icl_shots", nargs="*", type=int_between(1, 10**5), default=[], help=shots)
-    rows = "rows of each set [LongBench's: 150, 200, 500; many-shot 200, icl 500, kv 100]"
-    parser.add_argument("--rows", type=int_between(1, 10**6), help=rows)
-    words = "approximate words of a context [LongBench's average for each set]"
-    parser.add_argument("--words", type=int_between(40, 10**4), help=words)
+    parser.add_argument("--sets", nargs="*", choices=STANDIN_SETS, default=STANDIN_SETS, help="of LongBench [all 6]")
+    parser.add_argument("--shots", nargs="*", type=int_between(1, 10**4), default=TREC_SHOTS, help="of trec_<N>shots")
+    parser.add_argument("--pairs", nargs="*", type=int_between(1, 10**6), default=[], help="of kv_<N>pairs [none]")
+    parser.add_argument("--icl_shots", nargs="*", type=int_between(1, 10**5), default=[], help="of icl_<N>shots [none]")
+    parser.add_argument("--rows", type=int_between(1, 10**6), help="of each set [as in LongBench; icl 500, kv 100]")
+    parser.add_argument("--words", type=int_between(40, 10**4), help="of a context, about [LongBench's average]")
     classes = int_between(2, len(TYPES))
     parser.add_argument("--classes", type=classes, default=50, help="types of questions in trec, 2 to 50 [50]")
     parser.add_argument("--seed", type=int, default=42)
@@ -299,12 +303,13 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    source = read_source()
+    source = Source()
     manifest_path = args.output_dir / "standin.json"
     origin = {"python": platform.python_version(), "command": command_line()}
     with lock(args.output_dir / ".standin.lock"):
         manifest = read_json(manifest_path) or {}
-        names = [*args.sets, *(f"trec_{shots}shots" for shots in args.shots)]
+        names = list(args.sets)
+        names += [f"trec_{shots}shots" for shots in args.shots]
         names += [f"icl_{shots}shots" for shots in args.icl_shots]
         names += [f"kv_{pairs}pairs" for pairs in args.pairs]
         for name in names:

@@ -34,8 +34,7 @@ def normalized_words(text: str) -> list[str]:
 
 def rouge_l(prediction: str, answer: str, all_classes=None) -> float:
     """F1 of summary-level ROUGE-L (Lin 2004), by the library `rouge`; 0 for a text without a sentence."""
-    # the library recurses as deeply as two sentences have words
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), ROUGE_RECURSION))
+    sys.setrecursionlimit(ROUGE_RECURSION)  # the library recurses as deeply as two sentences have words
     try:
         scores = ROUGE_L.get_scores([prediction], [answer], avg=True)
     except ValueError:
@@ -50,11 +49,9 @@ def classification(prediction: str, answer: str, all_classes: list[str]) -> floa
     them; this is reproduced.
     """
     named = [name for name in all_classes if name in prediction]
-    i = 0
-    while i < len(named):
-        if named[i] != answer and named[i] in answer:
-            del named[i]  # the next class moves here and is skipped
-        i += 1
+    for name in named:
+        if name != answer and name in answer:
+            named.remove(name)  # during the loop: the next class is skipped
     return 1.0 / len(named) if answer in named else 0.0
 
 
@@ -78,9 +75,12 @@ def code_sim(prediction: str, answer: str, all_classes=None) -> float:
     2 * LCS / (sum of lengths) over characters, in whole percent, as `fuzzywuzzy` 0.18.0 computes it with
     python-Levenshtein 0.27 (with difflib its values differ). Leading spaces count.
     """
-    lines = prediction.lstrip("\n").split("\n")
-    code = [line for line in lines if not ("`" in line or "#" in line or "//" in line)]
-    return round(fuzz.ratio(code[0] if code else "", answer)) / 100
+    code = ""
+    for line in prediction.lstrip("\n").split("\n"):
+        if not re.search("`|#|//", line):
+            code = line
+            break
+    return round(fuzz.ratio(code, answer)) / 100
 
 
 def contained(prediction: str, answer: str, all_classes=None) -> float:

@@ -7,8 +7,7 @@ r"""LongBench and many-shot TREC: greedy answers to the prompts of each set, one
     torchrun --nproc_per_node=8 pred.py ...                                              the ranks share the rows
     python eval.py; python eval_trec.py                                                  scores the predictions
 
-Rows are recorded as they are answered: rerun the same command to resume, also with more sets or a larger --limit. Sets
-are read from data/<set>.jsonl, else from the hub.
+Rerun the same command to resume, also with more sets or a larger --limit.
 
 Protocol (arXiv 2308.14508 and 2409.12181): plain continuation of LongBench's prompts, no chat template; greedy; each
 set has its own longest answer, and samsum's ends with its first line. A prompt longer than the window loses its middle.
@@ -32,9 +31,9 @@ from sets import ALL_SETS, FOLDERS, SETS, base_set, expand
 from store import Store
 
 STAGE = Path(__file__).resolve().parent
-COST_COLUMNS = ("prompt_tokens", "generated_tokens", "truncated", "seconds", "peak_memory_bytes")
+COST_COLUMNS = "prompt_tokens generated_tokens truncated seconds peak_memory_bytes".split()
 ROW_FIELDS = ("answers", "all_classes", "length", "_id")  # copied from a row to its prediction
-RESUME_KEYS = ("checkpoint", "max_length", "max_new_tokens", "protocol", "engine", "dtype", "attention", "seed")
+RESUME_KEYS = "checkpoint max_length max_new_tokens protocol engine dtype attention seed".split()
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,16 +46,13 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--dataset_name", nargs="+", default=["longbench"], help=sets)
     data.add_argument("--e", action="store_true", help="LongBench-E")
     data.add_argument("--data_dir", type=Path, default=STAGE / "data", help="folder of <set>.jsonl [data]")
-    rows = "random rows of each set; a larger limit contains a smaller one's [all]"
-    data.add_argument("--limit", type=run.positive_int, help=rows)
+    data.add_argument("--limit", type=run.positive_int, help="random rows of each set [all]")
     data.add_argument("--seed", type=int, default=42, help="seed for these rows [42]")
     protocol = parser.add_argument_group("protocol")
     window = "window, tokens [config/model2maxlen.json, else the checkpoint's]"
     protocol.add_argument("--max_length", type=run.positive_int, help=window)
-    longest = "limit of all sets' longest answers, tokens [512]"
-    protocol.add_argument("--max_new_tokens", type=run.positive_int, default=512, help=longest)
-    rules = "inside: prompt and answer fit in --max_length; lceg: the prompt alone, as in the paper's code [inside]"
-    protocol.add_argument("--protocol", choices=["inside", "lceg"], default="inside", help=rules)
+    protocol.add_argument("--max_new_tokens", type=run.positive_int, default=512, help="of any set, at most [512]")
+    protocol.add_argument("--protocol", choices=["inside", "lceg"], default="inside", help="see above [inside]")
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers", help="[transformers]")
     add_engine_flags(parser)
     args = parser.parse_args()
@@ -91,15 +87,11 @@ def choose_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     return dict(zip(names, paths, strict=True))
 
 
-def choose_window(name: str, path: str, args: argparse.Namespace) -> int:
-    """The window, tokens: --max_length, that of the name in config/model2maxlen.json, or that of the checkpoint."""
-    max_length = args.max_length or read_config("model2maxlen.json").get(name)
-    return max_length or open_config(path, args.trust_remote_code).max_position_embeddings
-
-
 def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace) -> None:
     """Answers the sets with one checkpoint. Raises ValueError if rows ran out of memory."""
-    max_length = choose_window(name, path, args)
+    max_length = args.max_length or read_config("model2maxlen.json").get(name)
+    if not max_length:
+        max_length = open_config(path, args.trust_remote_code).max_position_embeddings
     longest = max_length
     if args.protocol == "lceg":
         longest += max(entry.new_tokens for entry in SETS.values())
@@ -122,10 +114,7 @@ def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace)
 
 
 def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace) -> bool:
-    """Answers the missing rows of a set; returns whether all rows have an answer.
-
-    Raises ValueError if the window has no room for a prompt.
-    """
+    """Answers the missing rows of a set; returns whether all rows have an answer."""
     base = base_set(dataset.name)
     max_new_tokens = min(ALL_SETS[base].new_tokens, args.max_new_tokens)
     record = record | {

@@ -27,11 +27,9 @@ def template(name: str) -> str:
     """The prompt of a set, with {context} and {input}. Raises ValueError without lm-eval 0.4.13."""
     if name in OWN:
         return OWN[name]
-    package = importlib.util.find_spec("lm_eval")  # importing it would take seconds
-    if not package:
-        raise ValueError(f"LongBench's prompts come from the package lm-eval; {REMEDY}")
-    path = Path(package.submodule_search_locations[0], "tasks", "longbench", f"{name}.yaml")
-    with errors_of(f"LongBench's prompt cannot be read ({REMEDY})"):
+    with errors_of(f"LongBench's prompts come from the package lm-eval ({REMEDY})"):
+        folder = importlib.util.find_spec("lm_eval").submodule_search_locations[0]  # importing it would take seconds
+        path = Path(folder, "tasks", "longbench", f"{name}.yaml")
         task = re.sub(r".*!function.*\n", "", path.read_text(encoding="utf-8"))  # unknown to YAML
         text = yaml.safe_load(task)["doc_to_text"]
     text = text.replace("{{context}}", "{context}").replace("{{question}}", "{input}")
@@ -44,10 +42,7 @@ def template(name: str) -> str:
 
 
 def cut_middle(tokenizer, ids: list[int], limit: int) -> list[int]:
-    """A prompt without its middle, as LongBench's pred.py makes it: about `limit` tokens.
-
-    The texts of the first and of the last limit // 2 tokens are joined and tokenised again.
-    """
+    """The texts of the first and of the last limit // 2 tokens, tokenised again, as in LongBench's pred.py."""
     half = limit // 2
     flags = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     first = tokenizer.decode(ids[:half], **flags)

@@ -12,7 +12,7 @@ from data import check_answers
 from metrics import METRICS
 from run import errors_of, read_json
 from sets import ALL_SETS, CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, base_set, official_rows
-from stats import Estimate, mean_over_tasks
+from stats import mean_over_tasks
 from store import read_lines
 
 BUCKETS = {  # length of a row in words: at least, less than
@@ -33,13 +33,15 @@ def score_set(path: Path, e: bool) -> dict:
     name = path.stem
     base = base_set(name)
     rows = read_predictions(path)
-    same_rule = (base in FIRST_LINE["lceg"]) == (base in FIRST_LINE["upstream"])
     scores, upstream_scores = [], []
     for number, row in enumerate(rows, 1):
         with errors_of(f"row {number} is not a prediction"):
             check_answers(row)
-            scores.append(score_row(row, base, "lceg"))
-            upstream_scores.append(scores[-1] if same_rule else score_row(row, base, "upstream"))
+            score = upstream_score = score_row(row, base, "lceg")
+            if (base in FIRST_LINE["lceg"]) != (base in FIRST_LINE["upstream"]):
+                upstream_score = score_row(row, base, "upstream")
+            scores.append(score)
+            upstream_scores.append(upstream_score)
     run = read_json(path.parent / "runs" / f"{name}.json") or {}
     data = run.get("data", {})
     source = "standin" if name.startswith(STANDIN) else data.get("source", "user")
@@ -86,8 +88,9 @@ def score_row(row: dict, base: str, rule: str) -> float:
     return max(metric(text, answer, row["all_classes"]) for answer in row["answers"])
 
 
-def errors(estimate: Estimate) -> dict:
-    """stderr (None for a single row) and interval_95 of a mean, 0 to 100."""
+def errors(row_scores: list[list[float]], weights: list[float] | None = None) -> dict:
+    """stderr (None for a single row) and interval_95 of a mean over sets, 0 to 100."""
+    estimate = mean_over_tasks(row_scores, weights)
     error = estimate.standard_error
     low, high = estimate.interval()
     if error is not None:
@@ -98,7 +101,7 @@ def errors(estimate: Estimate) -> dict:
 def summary(scores: list[float]) -> dict:
     """n, score, stderr and interval_95 of some rows."""
     n = len(scores)
-    return {"n": n, "score": 100 * sum(scores) / n, **errors(mean_over_tasks([scores]))}
+    return {"n": n, "score": 100 * sum(scores) / n, **errors([scores])}
 
 
 def by_length(scores: list[float], lengths: list[float]) -> dict[str, dict]:
@@ -116,22 +119,21 @@ def means(sets: dict[str, dict], source: str, e: bool) -> tuple[dict, dict | Non
     A mean is complete if every set that it should have is there and complete; stand-ins: every set that can be made.
     """
     missing = set(STANDIN_SETS if source == "standin" else LONGBENCH_E if e else SETS)
-    members = {category: [] for category in CATEGORIES}
+    members = {category: {} for category in CATEGORIES}
     for name, entry in sets.items():
         base = base_set(name)
         if entry["source"] == source:
-            members[SETS[base].category].append(name)
+            members[SETS[base].category][name] = entry
             if entry["complete"]:
                 missing.discard(base)
     incomplete = {SETS[base].category for base in missing}
 
     categories, weights = {}, {}
-    for category, names in members.items():
-        if names:
-            entries = [sets[name] for name in names]
-            categories[category] = mean(entries, sets, dict.fromkeys(names, 1.0))
+    for category, entries in members.items():
+        if entries:
+            categories[category] = mean(entries.values(), sets, dict.fromkeys(entries, 1.0))
             categories[category]["complete"] = category not in incomplete
-            weights |= dict.fromkeys(names, 1 / len(names))
+            weights |= dict.fromkeys(entries, 1 / len(entries))
     if not categories:
         return {}, None
     overall = mean(categories.values(), sets, weights)
@@ -139,14 +141,11 @@ def means(sets: dict[str, dict], source: str, e: bool) -> tuple[dict, dict | Non
 
 
 def mean(entries, sets: dict[str, dict], weights: dict[str, float]) -> dict:
-    """The mean of some sets or categories, `entries`, each with the same weight.
-
-    weights: {name of a set in `sets`: its weight in this mean}, for the interval.
-    """
+    """The mean of some sets or categories, `entries`, each with the same weight. weights: of each set, by name."""
     row_scores = [sets[name]["row_scores"] for name in weights]
     return {
         "score": float(np.mean([entry["score"] for entry in entries])),
-        **errors(mean_over_tasks(row_scores, list(weights.values()))),
+        **errors(row_scores, list(weights.values())),
         "score_upstream": float(np.mean([entry["score_upstream"] for entry in entries])),
         "sets": list(weights),
     }

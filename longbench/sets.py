@@ -1,8 +1,8 @@
 """The English sets of LongBench (arXiv 2308.14508), many-shot TREC (arXiv 2409.12181), and two sets after HELMET.
 
-Names: <set> as in LongBench, trec_<N>shots for many-shot TREC; the prefix standin_ marks stand-ins by make_standin.py.
-After HELMET (arXiv 2410.02694), made by make_standin.py: standin_kv_<N>pairs, the value of a key in a JSON object, and
-standin_icl_<N>shots, many-shot TREC with numbers as labels that each row shuffles anew.
+Names: <set> as in LongBench, trec_<N>shots; the prefix standin_ marks stand-ins by make_standin.py. After HELMET (arXiv
+2410.02694): standin_kv_<N>pairs, the value of a key in a JSON object, and standin_icl_<N>shots, many-shot TREC with
+numbers as labels that each row shuffles anew.
 """
 
 import re
@@ -67,7 +67,8 @@ FIRST_LINE = {
 
 def expand(names: list[str], e: bool) -> list[str]:
     """The sets of a command line: `longbench` (with `e` LongBench-E's) and `manyshots_trec` stand for all of theirs."""
-    groups = {"longbench": LONGBENCH_E if e else SETS, "manyshots_trec": [f"trec_{shots}shots" for shots in TREC_SHOTS]}
+    many_shots = [f"trec_{shots}shots" for shots in TREC_SHOTS]
+    groups = {"longbench": LONGBENCH_E if e else SETS, "manyshots_trec": many_shots}
     expanded = {}  # a dict keeps the order
     for name in names:
         expanded |= dict.fromkeys(groups.get(name, [name]))

@@ -6,7 +6,7 @@ prompts of a user's fact that contains {key} or {number}.
 
 import random
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 CITIES = (
     "Accra Algiers Amman Ankara Antwerp Athens Auckland Bangkok Barcelona Beijing Belgrade Berlin Bogota Boston "
@@ -29,8 +29,8 @@ class Fact:
 
 @dataclass(frozen=True)
 class Style:
-    """template: a prompt with {context} and, after it, {question}.  fixed: the fact of the first trial; None: drawn as
-    well.  drawn: a fact with {name} and {number}.  digits: length of the number.
+    """template: a prompt with {context}, then {question}.  fixed: the fact of the first trial, if it is not drawn.
+    drawn: a fact with {name} and {number}.  digits: length of the number.
     """
 
     template: str
@@ -44,24 +44,21 @@ PAPER = Fact(
     "What is the best thing to do in San Francisco?",
     "eat a sandwich and sit in Dolores Park on a sunny day.",
 )
+MAGIC = Fact("\nThe magic number of {name} is {number}.\n", "What is the magic number of {name}?", "{number}")
 STYLES = {
     # for models without instruction tuning: an introduction, the book, the question, an open answer
     "book": Style(
         "What follows is the text of a very long story book. <book>{context}</book>.\nUse what the book says to answer "
         "the question.\nQuestion: {question}\nAnswer:",
         PAPER,
-        Fact("\nThe magic number of {name} is {number}.\n", "What is the magic number of {name}?", "{number}"),
+        MAGIC,
         7,
     ),
     # for small models: the text and the question, whose answer is begun
     "passkey": Style(
         "{context}{question}",
         None,
-        Fact(
-            "\nThe magic number of {name} is {number}.\n",
-            "\nWhat is the magic number of {name}? The magic number of {name} is",
-            "{number}",
-        ),
+        replace(MAGIC, question="\nWhat is the magic number of {name}? The magic number of {name} is"),
         4,
     ),
 }
@@ -70,9 +67,8 @@ STYLES = {
 class Facts:
     """Gives each cell and trial its fact, which depends on nothing else but the seed.
 
-    style: a key of STYLES.  own: the user's fact, instead of the fixed one.
-
-    Raises ValueError if the tokenizer has too few words of one token for passkeys.
+    style: a key of STYLES.  own: the user's fact, instead of the fixed one. Raises ValueError if the tokenizer has too
+    few words of one token for passkeys.
     """
 
     def __init__(self, style: str, own: Fact | None, seed: int, tokenizer):

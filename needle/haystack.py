@@ -1,6 +1,4 @@
-"""From a folder of texts to prompts of an exact number of tokens.
-
-The texts are tokenised once for each trial. A prompt is a concatenation of lists of token ids:
+"""From a folder of texts to prompts of an exact number of tokens. A prompt is a concatenation of lists of token ids:
 
     BOS, if the tokenizer has one | template up to the context | context with the needle inside | rest of the template
 
@@ -13,7 +11,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import cycle, pairwise
+from itertools import cycle
 from pathlib import Path
 
 from python_text import read_help_pages
@@ -26,7 +24,7 @@ SENTENCE_END = re.compile(r"[.!?][\"')\]\u2019\u201d]*(?=\s)|[\u3002\uff01\uff1f
 
 @dataclass
 class Haystack:
-    """ids_N: token ids, as many as the longest prompt needs.  cuts: indices at which a sentence begins, 0 first.
+    """Token ids, as many as the longest prompt needs.  cuts: indices at which a sentence begins, 0 first.
     mid_character: indices inside a character that is spelt by several tokens; a prompt is never cut there.
     """
 
@@ -36,12 +34,10 @@ class Haystack:
 
 
 def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
-    """The .txt files below a folder, or without a folder the help pages of pydoc_data.
+    """(text by name, sorted; source, path, number and hash of the files) of the .txt files below a folder.
 
-    Returns (text by name, sorted; source, path, number and hash of the files). `source` is "official" for the paper's
-    essays (known by their number and size), "user" or "standin".
-
-    Raises ValueError if there is no text in the folder, or a file that is not UTF-8.
+    Without a folder the help pages of pydoc_data. `source` is "official" for the paper's essays (known by their number
+    and size), "user" or "standin". Raises ValueError if there is no text.
     """
     if folder is None:
         texts = read_help_pages()
@@ -68,14 +64,10 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]
     is encoded in front and cut off again. If it merges with the text, the ids are those at the beginning of a text.
     """
     anchors = ("\n", "a", "") if text[:1].isalnum() else ("a", "\n", "")
+    # a literal "<s>" stays text; no warning about a text longer than the model's window
+    flags = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
     for anchor in anchors:
-        encoded = tokenizer(
-            anchor + text,
-            add_special_tokens=False,
-            split_special_tokens=True,  # a literal "<s>" stays text
-            return_offsets_mapping=True,
-            verbose=False,  # no warning about a text longer than the model's window
-        )
+        encoded = tokenizer(anchor + text, return_offsets_mapping=True, **flags)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         shift = len(anchor)
         seam = bisect_left(offsets, (shift, 0))
@@ -113,32 +105,30 @@ def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:
         ids, offsets = encode_inside(tokenizer, text)
         for cut in sentence_starts(text, offsets):
             haystack.cuts.append(n + cut)
-        for i, (previous, current) in enumerate(pairwise(offsets), 1):
-            if current[0] < previous[1]:
-                haystack.mid_character.add(n + i)
+        previous_end = 0
+        for i, (start, end) in enumerate(offsets, n):
+            if start < previous_end:
+                haystack.mid_character.add(i)
+            previous_end = end
         haystack.ids_N += ids
     return haystack
 
 
 def sentence_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:
     """Indices of the tokens with which a sentence begins, 0 first; not where a token reaches into the next sentence."""
-    starts = [start for start, _ in offsets]
     cuts = [0]
     for match in SENTENCE_END.finditer(text):
         sentence_end = match.end()
-        cut = bisect_left(starts, sentence_end)
-        if cuts[-1] < cut < len(starts):
-            previous_token_end = offsets[cut - 1][1]
+        cut = bisect_left(offsets, (sentence_end, 0))
+        if cuts[-1] < cut < len(offsets):
+            _, previous_token_end = offsets[cut - 1]
             if not text[sentence_end:previous_token_end].strip():
                 cuts.append(cut)
     return cuts
 
 
 class Prompts:
-    """Builds prompts for one tokenizer, haystack and template.
-
-    template: text with {context}, then {question}.  max_new_tokens: tokens left for the answer.
-    """
+    """Builds prompts. template: text with {context}, then {question}.  max_new_tokens: tokens left for the answer."""
 
     def __init__(self, tokenizer, haystack: Haystack, template: str, max_new_tokens: int):
         self.tokenizer = tokenizer
@@ -154,9 +144,7 @@ class Prompts:
 
         The needle goes `depth` percent into the context, moved back to where a sentence begins; at 100 it is the last
         thing before the question. If the context would end inside a character, that character is dropped and the
-        prompt is shorter by its tokens.
-
-        Raises ValueError if `length` leaves no room for a context.
+        prompt is shorter by its tokens. Raises ValueError if `length` leaves no room for a context.
         """
         tail = self.tail.replace("{question}", question)
         tail_ids, _ = encode_inside(self.tokenizer, tail)
@@ -172,6 +160,6 @@ class Prompts:
             cuts = self.haystack.cuts
             target = int(budget * depth / 100)
             place = cuts[bisect_right(cuts, target) - 1]
-        before = self.haystack.ids_N[:place]
-        after = self.haystack.ids_N[place:budget]
-        return self.head_ids + before + needle_ids + after + tail_ids
+        context = self.haystack.ids_N[:budget]
+        context[place:place] = needle_ids
+        return self.head_ids + context + tail_ids

@@ -20,7 +20,7 @@ import argparse
 import math
 import os
 from datetime import datetime, timezone
-from itertools import product
+from itertools import groupby, product
 from operator import itemgetter
 from pathlib import Path
 
@@ -45,10 +45,8 @@ def parse_args() -> argparse.Namespace:
     """The command line, completed by `check_args`."""
     parser = run.Parser(__doc__)
     model = parser.add_argument_group("model")
-    paths = "checkpoint folders or hub ids; openai: one with the tokenizer"
-    model.add_argument("--model_path", nargs="+", required=True, help=paths)
-    provider = "LLaMA (Transformers), vllm or openai [LLaMA]"
-    model.add_argument("--model_provider", choices=PROVIDERS, default="LLaMA", type=str.lower, help=provider)
+    model.add_argument("--model_path", nargs="+", required=True, help="folders, hub ids; openai: with the tokenizer")
+    model.add_argument("--model_provider", choices=PROVIDERS, default="llama", type=str.lower, help="[LLaMA]")
     model.add_argument("--model_name", help="openai: the server's name of the model")
     model.add_argument("--base_url", help="openai: address of the server, up to and including /v1")
     model.add_argument("--api_key", default=os.environ.get("OPENAI_API_KEY"), help="openai; better set $OPENAI_API_KEY")
@@ -57,14 +55,12 @@ def parse_args() -> argparse.Namespace:
     grid.add_argument("-e", "--e_len", type=int, default=128000, help="longest of the 40 lengths, tokens [128000]")
     grid.add_argument("--lengths", type=run.int_between(1, 2**24), nargs="+", help="other lengths, tokens")
     grid.add_argument("--depths", type=float, nargs="+", default=DEPTHS, help=f"percent {DEPTHS}")
-    trials = "prompts per cell; all but the first draw fact and text [1]"
-    grid.add_argument("--trials", type=run.int_between(1, 10_000), default=1, help=trials)
+    grid.add_argument("--trials", type=run.int_between(1, 10_000), default=1, help="prompts per cell [1]")
     grid.add_argument("--allow_beyond", action="store_true", help="measure lengths that a checkpoint does not declare")
     text = parser.add_argument_group("text")
     text.add_argument("--haystack_dir", type=Path, help="folder of .txt files [help pages of Python, a stand-in]")
     text.add_argument("--template", choices=STYLES, default="book", help="[book]; passkey: for the pocket base")
-    needle = "text to hide in the first trial, or with {key} and {number}, which are drawn, in all [the paper's]"
-    text.add_argument("--needle", help=needle)
+    text.add_argument("--needle", help="text to hide; with {key} or {number}, these are drawn [the paper's]")
     text.add_argument("--question", help="[the paper's]")
     text.add_argument("--answer", help="text to find, contained in the needle [the paper's]")
     text.add_argument("--max_new_tokens", type=run.positive_int, default=50, help="longest answer, tokens [50]")
@@ -72,8 +68,7 @@ def parse_args() -> argparse.Namespace:
     result = parser.add_argument_group("result")
     result.add_argument("--test_name", help="name of the results [the checkpoint's name]")
     result.add_argument("--output_dir", type=Path, default=Path("results"), help="[results]")
-    protocol = "lceg: also the two scores of LCEG [share]"
-    result.add_argument("--protocol", choices=["share", "lceg"], default="share", help=protocol)
+    result.add_argument("--protocol", choices=["share", "lceg"], default="share", help="lceg: LCEG's scores as well")
     add_engine_flags(parser)
     args = parser.parse_args()
     check_args(args)
@@ -81,9 +76,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Sets `engine` ("transformers", "vllm" or "openai"), `models` (folders, hub ids or a server's name), `test_names`
-    ({model: name of its results}), `lengths`, `depths` and `fact` (the user's). Raises ValueError if flags do not fit
-    together.
+    """Sets `engine` ("transformers", "vllm" or "openai"), `models`, `test_names` ({model: name of its results}),
+    `lengths`, `depths` and `fact` (the user's). Raises ValueError if flags do not fit together.
     """
     args.engine = PROVIDERS[args.model_provider]
     check_engine_flags(args, args.engine)
@@ -112,10 +106,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def open_model(model: str, args: argparse.Namespace):
-    """The engine that --model_provider asks for; reads no weights yet.
-
-    Raises ValueError if it cannot run the model, or without --allow_beyond for lengths beyond the model's window.
-    """
+    """The engine of --model_provider; reads no weights yet. Raises ValueError for lengths beyond the model's window."""
     if args.engine == "openai":
         tokenizer = open_tokenizer(args.model_path[0], args.trust_remote_code is True)
         return Endpoint(args.base_url, model, args.api_key, tokenizer)
@@ -138,13 +129,9 @@ def open_store(folder: Path, engine, facts: Facts, data: dict, args: argparse.Na
         "facts": facts.settings(),
         "seed": args.seed,
     }
-    return Store(
-        folder / "answers.jsonl",
-        settings,
-        key=itemgetter("length", "depth", "trial"),
-        record=folder / "run.json",
-        results=lambda: sorted(folder.glob("*_results.json")),
-    )
+    path, record = folder / "answers.jsonl", folder / "run.json"
+    key = itemgetter("length", "depth", "trial")
+    return Store(path, settings, key, record, results=lambda: sorted(folder.glob("*_results.json")))
 
 
 def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], args: argparse.Namespace, store: Store):
@@ -153,18 +140,19 @@ def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], arg
     unanswered: (length in tokens, depth in percent, trial) of each prompt.
     """
     template = STYLES[args.template].template
-    longest = args.lengths[-1]
-    for trial in sorted({trial for _, _, trial in unanswered}):
-        haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), longest)
+    for trial in range(args.trials):
+        cells = [key[:2] for key in unanswered if key[2] == trial]
+        if not cells:
+            continue
+        haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), args.lengths[-1])
         builder = Prompts(engine.tokenizer, haystack, template, args.max_new_tokens)
         entries, prompts = [], []
-        for length, depth, number in unanswered:
-            if number == trial:
-                fact = facts.draw(length, depth, trial)
-                ids = builder.build(length, depth, fact.needle, fact.question)
-                cell = {"length": length, "depth": depth, "trial": trial}
-                entries.append(cell | vars(fact) | {"prompt_tokens": len(ids)})
-                prompts.append(ids)
+        for length, depth in cells:
+            fact = facts.draw(length, depth, trial)
+            ids = builder.build(length, depth, fact.needle, fact.question)
+            cell = {"length": length, "depth": depth, "trial": trial}
+            entries.append(cell | vars(fact) | {"prompt_tokens": len(ids)})
+            prompts.append(ids)
         label = f"trial {trial + 1} of {args.trials}"
         for i, answer in answer_all(engine, prompts, args.max_new_tokens, label):
             entry = entries[i] | answer.costs()
@@ -207,11 +195,9 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
 
 def report(folder: Path, entries: list[dict], record: dict) -> None:
     """Writes the cell files and prints the mean score. Raises ValueError if answers are missing for lack of memory."""
-    cells = {}
-    for entry in entries:
-        cells.setdefault((entry["length"], entry["depth"]), []).append(entry)
     score_CT = []
-    for trials in cells.values():
+    for _, cell in groupby(entries, key=itemgetter("length", "depth")):
+        trials = list(cell)
         write_cell(folder, trials, record)
         score_CT.append([trial.get("score", math.nan) for trial in trials])
     n, _, exact = totals(entries)

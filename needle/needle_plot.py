@@ -4,8 +4,7 @@
     python needle_plot.py --results results/NAME     one model
     python needle_plot.py --score lceg_overlap       the heat-map score of the paper's code
 
-Writes needle.png, .svg and .pdf to --output_dir and prints the means; needs no GPU. White lines mark the original
-window (dotted) and the length that the model was trained or set for (dashed).
+Writes needle.png, .svg and .pdf to --output_dir and prints the means; needs no GPU.
 """
 
 import math
@@ -23,14 +22,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from run import Parser, read_json, run_script
 
 SCORES = {"score": "share of the answer's words", "rate": "exact match", "lceg_overlap": "word overlap (LCEG)"}
-COLOURS = LinearSegmentedColormap.from_list("lceg", ("#F0496E", "#EBB839", "#0CD79F"))  # of the paper's picture
+COLOURS = LinearSegmentedColormap.from_list("lceg", ("#F0496E", "#EBB839", "#0CD79F"), bad="#dddddd")  # the paper's
 
 
 def read_cells(folder: Path, score: str) -> pd.DataFrame:
-    """All needle results below a folder, one row for each cell, with the keys of the result files and model, source.
-
-    Raises ValueError if there are none; prints the files that are left out.
-    """
+    """All needle results below a folder, one row for each cell, with the keys of the result files and model, source."""
     cells = []
     for path in sorted(folder.rglob("*_results.json")):
         if re.fullmatch(r"old\d*", path.parent.name):
@@ -51,20 +47,18 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
 
 
 def draw_panel(axes, model: str, cells: pd.DataFrame, score: str):
-    """The heat-map of one model; returns its image."""
+    """The heat-map of one model; returns its image. White lines mark the original and the trained window."""
     grid = cells.pivot(index="depth_percent", columns="context_length", values=score)
     lengths = list(grid.columns)
-    colours = COLOURS.with_extremes(bad="#dddddd")
-    image = axes.imshow(grid, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    image = axes.imshow(grid, cmap=COLOURS, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     for key, style in (("trained_length", "--"), ("original_length", ":")):
         length = cells[key].iloc[0]
         if lengths[0] <= length <= lengths[-1]:
             column = np.interp(length, lengths, range(len(lengths)))
             axes.axvline(column, color="white", linewidth=1.6, linestyle=style)
-    step = math.ceil(len(lengths) / 5)
-    axes.set_xticks(range(0, len(lengths), step), lengths[::step])
-    step = math.ceil(len(grid) / 5)
-    axes.set_yticks(range(0, len(grid), step), grid.index[::step])
+    for axis, values in ((axes.xaxis, lengths), (axes.yaxis, grid.index)):
+        step = math.ceil(len(values) / 5)
+        axis.set_ticks(range(0, len(values), step), values[::step])
     axes.tick_params(length=2, labelsize=8)
     mean = cells[score].mean()
     axes.set_title(f"{model}  {mean:.2f}", fontsize=9, parse_math=False)

@@ -1,7 +1,7 @@
 """Scores of one answer, and the result file of one cell of the grid. Nothing here needs a model.
 
-results/<test name>/<test name>_len_<tokens>_depth_<percent * 100>_results.json has first the keys of the paper's code,
-which describe the first trial (its score is the mean over all trials), then ours.
+Result files have first the keys of the paper's code, which describe the first trial (but the score is the mean over all
+trials), then ours.
 """
 
 import re
@@ -34,10 +34,10 @@ def word_share(answer: str, response: str) -> float:
 
 def contained(answer: str, text: str) -> bool:
     """Whether the text contains the answer's words, one after the other."""
-    expected = words(answer)
+    expected = " ".join(words(answer))
     for reading in (text, NUMBER_EDGE.sub(" ", text)):
-        found = f" {' '.join(words(reading))} "
-        if expected and f" {' '.join(expected)} " in found:
+        found = " ".join(words(reading))
+        if expected and f" {expected} " in f" {found} ":
             return True
     return False
 
@@ -70,10 +70,10 @@ def totals(entries: list[dict]) -> tuple[int, float, int]:
 
 
 def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
-    """Writes the result file of one cell.
+    """Writes the result file of one cell. entries: its trials, answered or failed.  run: what all cells share.
 
-    entries: its trials, answered or failed, in order.  run: what all cells share. Several trials have texts of their
-    own (`drawn_text`), the same in all cells (haystack.rotate); then they are the sampled units of a mean over cells.
+    Several trials have texts of their own (`drawn_text`), the same in all cells (haystack.rotate); then they are the
+    sampled units of a mean over cells.
     """
     n, score, exact = totals(entries)
     first = entries[0]

@@ -1,8 +1,4 @@
-"""The tasks of a benchmark: what data, predictions and scores share.
-
-Facts of NVIDIA/RULER (arXiv 2404.06654): for each family of tasks, how many tokens are generated and which of the two
-scores counts.
-"""
+"""The tasks of a benchmark: what data, predictions and scores share."""
 
 from pathlib import Path
 
@@ -11,35 +7,34 @@ import yaml
 from run import errors_of, read_text
 
 STAGE = Path(__file__).resolve().parent
-# string_match_all: the share of the gold answers that are found; string_match_part: whether any of them is
+# longest answer of each family of tasks, tokens, as in NVIDIA/RULER (arXiv 2404.06654)
 FAMILIES = {
-    "niah": {"tokens_to_generate": 128, "metric": "string_match_all"},
-    "variable_tracking": {"tokens_to_generate": 30, "metric": "string_match_all"},
-    "common_words_extraction": {"tokens_to_generate": 120, "metric": "string_match_all"},
-    "freq_words_extraction": {"tokens_to_generate": 50, "metric": "string_match_all"},
-    "qa": {"tokens_to_generate": 32, "metric": "string_match_part"},
+    "niah": 128,
+    "variable_tracking": 30,
+    "common_words_extraction": 120,
+    "freq_words_extraction": 50,
+    "qa": 32,
 }
 
 
 def read_tasks(benchmark: str) -> dict[str, dict]:
     """{task: {"task": its family, "args", "tokens_to_generate", "metric"}} of <benchmark>.yaml, in the file's order.
 
-    Where an entry gives no tokens_to_generate or metric, its family's are used. Raises ValueError if the file is
-    missing or an entry names no family.
+    metric: string_match_all, the share of the gold answers that are found, or string_match_part, whether any of them is
+    (qa). Raises ValueError if an entry names no family.
     """
     path = STAGE / f"{benchmark}.yaml"
     tasks = {}
     with errors_of(f"no benchmark {benchmark} in {path}; families of tasks are {', '.join(FAMILIES)}"):
         for name, task in yaml.safe_load(read_text(path)).items():
-            tasks[name] = {"args": {}} | FAMILIES[task["task"]] | task
+            family = task["task"]
+            metric = "string_match_part" if family == "qa" else "string_match_all"
+            tasks[name] = {"args": {}, "tokens_to_generate": FAMILIES[family], "metric": metric} | task
     return tasks
 
 
 def choose_tasks(names: list[str] | None, tasks: dict[str, dict]) -> list[str]:
-    """The tasks that a flag names, as `a b` or `a,b`; all tasks without names or for `all`.
-
-    Raises ValueError if a name is unknown.
-    """
+    """The tasks that a flag names, as `a b` or `a,b`; all for no names or `all`. Raises ValueError for other names."""
     if not names or names == ["all"]:
         return list(tasks)
     chosen = dict.fromkeys(" ".join(names).replace(",", " ").split())

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 import prompts
 from conftest import make_row, write_rows
 from data import load
-from sets import LONGBENCH_E, SETS, base_set, expand, official_rows
+from sets import LONGBENCH_E, SETS, expand
 
 LETTERS = "".join(chr(97 + i % 26) for i in range(300))
 
@@ -21,30 +21,27 @@ def rows_of(name: str, count: int) -> list[dict]:
 
 def test_names_of_sets():
     assert sum(official.rows for official in SETS.values()) == 3750
-    names = ["standin_trec_7shots", "trec_1000shots", "standin_lcc", "trec"]
-    assert [base_set(name) for name in names] == ["trec", "trec", "lcc", "trec"]
-    assert [official_rows(name) for name in names] == [None, 200, None, 200]
     assert expand(["trec", "longbench", "lcc"], False) == ["trec", *[name for name in SETS if name != "trec"]]
     assert expand(["longbench"], True) == list(LONGBENCH_E) and len(expand(["manyshots_trec"], False)) == 15
 
 
 # --- rows
 @pytest.mark.parametrize(
-    ("name", "e", "dataset", "count", "source"),
+    ("name", "dataset", "count", "source", "benchmark"),
     [
-        ("hotpotqa", False, "mine", 200, "user"),  # own data under an official name
-        ("qasper", True, "qasper", 224, "official"),
-        ("trec_5shots", False, "trec", 200, "official"),
-        ("standin_trec_7shots", False, "standin_trec", 1, "standin"),
+        ("hotpotqa", "mine", 200, "user", "longbench"),  # own data under an official name
+        ("qasper_e", "qasper", 224, "official", "longbench_e"),
+        ("trec_5shots", "trec", 200, "official", "trec"),
+        ("standin_trec_7shots", "standin_trec", 1, "standin", "trec"),
     ],
 )
-def test_local_files(tmp_path, name, e, dataset, count, source):
-    path = write_rows(tmp_path / f"{name}{'_e' * e}.jsonl", rows_of(dataset, count))
-    read = load(name, tmp_path, e)
+def test_local_files(tmp_path, name, dataset, count, source, benchmark):
+    path = write_rows(tmp_path / f"{name}.jsonl", rows_of(dataset, count))
+    read = load(name.removesuffix("_e"), tmp_path, e=name.endswith("_e"))
     assert len(read.rows) == count and read.rows[-1]["answers"] == [f"w{count - 1}"]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert read.record == {"source": source, "sha256": digest, "rows": count, "path": str(path)}
-    assert read.benchmark == ("trec" if "shots" in name else "longbench_e" if e else "longbench")
+    assert read.benchmark == benchmark
 
 
 def test_rows_without_an_id_of_their_own_get_one(tmp_path):

@@ -77,14 +77,12 @@ def test_samsums_answers_are_those_of_longbenchs_call(whole, base, data):
     model, tokenizer = LlamaForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     newline = tokenizer("\n", add_special_tokens=False).input_ids[-1]
     flags = {"max_new_tokens": 128, "do_sample": False, "eos_token_id": [tokenizer.eos_token_id, newline]}
-    sources = {row["_id"]: row for row in read_rows(data / "standin_samsum.jsonl")}
+    sources = read_rows(data / "standin_samsum.jsonl")
     ended = 0
-    for row in read_rows(whole / "pred" / "tiny" / "standin_samsum.jsonl"):
+    for row, source in zip(read_rows(whole / "pred" / "tiny" / "standin_samsum.jsonl"), sources, strict=True):
         if row["truncated"]:
             continue
-        source = sources[row["_id"]]
-        text = template("samsum").format(context=source["context"], input=source["input"])
-        ids = tokenizer(text, return_tensors="pt").input_ids
+        ids = tokenizer(template("samsum").format(**source), return_tensors="pt").input_ids
         generated = model.generate(ids, min_length=ids.shape[1] + 1, pad_token_id=1, **flags)
         answer = tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
         assert row["pred"] == answer.removesuffix("\n") and row["pred"]
@@ -120,15 +118,7 @@ def test_stopped_and_sharded_runs_end_like_an_undisturbed_one(whole, base, data,
     assert not run(*flags, stopped)[1] and rows.read_bytes() == before
 
 
-def test_several_checkpoints_are_answered_by_one_process(whole, base, run, tmp_path):
-    other = shutil.copytree(base, tmp_path / "other")
-    errors = run("standin_trec_5shots", "--model_path", base, tmp_path / "absent", other)[1]
-    assert len(errors) == 2 and "absent" in errors[0]  # the others are still evaluated
-    first, second = (content(tmp_path)[f"pred_trec/{name}/standin_trec_5shots.jsonl"] for name in ("tiny", "other"))
-    assert first == second == content(whole)["pred_trec/tiny/standin_trec_5shots.jsonl"]
-
-
-def test_a_larger_limit_adds_rows_and_other_settings_start_again(run, tmp_path):
+def test_a_larger_limit_adds_rows_and_other_settings_or_data_start_again(run, data, tmp_path):
     flags = ["standin_multifieldqa_en", "--max_new_tokens", 4, "--limit"]
     path = tmp_path / "pred" / "tiny" / "standin_multifieldqa_en.jsonl"
     assert "9 of 24 rows" in run(*flags, 9)[0]
@@ -141,6 +131,9 @@ def test_a_larger_limit_adds_rows_and_other_settings_start_again(run, tmp_path):
     assert "moved to old/ (other max_length, protocol)" in out
     assert (path.parent / "old" / path.name).read_text().splitlines() == more
     assert max(row["prompt_tokens"] for row in read_rows(path)) == 300  # the answer exceeds the window
+    rows = read_rows(data / path.name)
+    write_rows(tmp_path / path.name, [rows[0] | {"context": "changed"}, *rows[1:]])
+    assert "moved to old2/ (other data, max_length, protocol)" in run(*flags, 1, "--data_dir", tmp_path)[0]
 
 
 def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
@@ -174,15 +167,6 @@ def test_rows_out_of_memory_are_tried_again(whole, run, monkeypatch, tmp_path):
 def test_bad_input_gives_an_error(run, tmp_path, flags, message):
     assert message in run(*flags)[1][-1]
     assert not list(tmp_path.glob("pred/*/*.jsonl"))
-
-
-def test_changed_rows_are_answered_again(run, data, tmp_path):
-    flags = ["standin_trec_5shots", "--data_dir", tmp_path, "--max_new_tokens", 1]
-    rows = read_rows(data / "standin_trec_5shots.jsonl")
-    path = write_rows(tmp_path / "standin_trec_5shots.jsonl", rows)
-    assert not run(*flags)[1]
-    write_rows(path, [rows[0] | {"context": "changed"}, *rows[1:]])
-    assert "moved to old/ (other data)" in run(*flags)[0]
 
 
 # --- names and launchers

@@ -12,9 +12,11 @@ from conftest import read_rows, run_main, write_rows
 from data import load
 from metrics import METRICS
 from prompts import template
-from sets import SETS, STANDIN_SETS, base_set
+from sets import SETS, STANDIN_SETS
 
-FLAGS = ["--rows", 24, "--words", 80, "--shots", 1, 5, 25, "--classes", 5]
+FLAGS = ["--rows", 24, "--words", 80, "--shots", 1, 5, 25, "--classes", 5, "--pairs", 4, 40, "--icl_shots", 5, 25]
+MANY_SHOTS = [f"trec_{n}shots" for n in (1, 5, 25)]
+RECALL = ["kv_4pairs", "kv_40pairs", "icl_5shots", "icl_25shots"]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,8 @@ def rows_of(folder, name: str) -> list[dict]:
 
 def test_fields_lengths_and_manifest(folder):
     manifest = json.loads((folder / "standin.json").read_text())
-    names = [*STANDIN_SETS, *(f"trec_{n}shots" for n in (1, 5, 25))]
-    assert set(manifest) == {f"standin_{name}" for name in names} and set(make_standin.MAKERS) == set(STANDIN_SETS)
+    names = [*STANDIN_SETS, *MANY_SHOTS, *RECALL]
+    assert set(manifest) == {f"standin_{name}" for name in names}
     for name in names:
         dataset, entry = load(f"standin_{name}", folder), manifest[f"standin_{name}"]  # as pred.py reads it
         assert dataset.record["source"] == "standin" and dataset.record["sha256"] == entry["sha256"]
@@ -57,17 +59,27 @@ def solve_fact(row):
     return "".join(answers)
 
 
-def solve_trec(row):
-    """The type of an example with a noun of the same type; None without one."""
-    noun = row["input"].split(" ?\nType:")[0].split()[-1]
+def solve_shots(row):
+    """The type or label of an example with a noun of the same type; None without one."""
+    prompt = template(row["dataset"].removeprefix("standin_")).format(**row)
+    noun = row["input"].split(" ?\n")[0].split()[-1]
     [nouns] = [nouns for nouns in make_standin.TYPES.values() if noun in nouns]
-    kinds = set(re.findall(rf" (?:{'|'.join(nouns)}) \?\nType: (.+)", row["context"]))
-    assert len(kinds) <= 1 and row["input"].split("\n")[0] not in row["context"]
+    kinds = set(re.findall(rf" (?:{'|'.join(nouns)}) \?\n(?:Type|Label): (.+)", prompt))
+    assert len(kinds) <= 1 and prompt.count(row["input"].split("\n")[0]) == 1
     return kinds.pop() if kinds else None
 
 
-SOLVERS = dict.fromkeys(("qasper", "multifieldqa_en"), solve_fact)
-SOLVERS |= {"passage_retrieval_en": solve_retrieval, "trec": solve_trec}
+def solve_recall(row):
+    prompt = template("kv").format(**row)
+    values, _ = json.JSONDecoder().raw_decode(prompt, prompt.index("{"))
+    *shown, key = re.findall(r'^Key: "(.*)"$', prompt, re.M)
+    assert len(values) == 40 and len(shown) == 2 and key not in shown
+    assert all(f'Key: "{other}"\nValue: "{values[other]}"' in prompt for other in shown)
+    return values[key]
+
+
+SOLVERS = {"qasper": solve_fact, "multifieldqa_en": solve_fact, "passage_retrieval_en": solve_retrieval}
+SOLVERS |= {"trec": solve_shots, "icl_5shots": solve_shots, "icl_25shots": solve_shots, "kv_40pairs": solve_recall}
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -78,18 +90,21 @@ def test_the_prompt_alone_contains_the_answer(name, folder):
 
 
 def test_more_shots_begin_with_fewer_and_ask_the_same(folder):
-    one, five, many = (rows_of(folder, f"trec_{n}shots") for n in (1, 5, 25))
-    for a, b, c in zip(one, five, many, strict=True):
-        assert b["context"].startswith(a["context"]) and c["context"].startswith(b["context"])
-        assert a["input"] == b["input"] == c["input"] and a["_id"] == b["_id"] == c["_id"]
-        kinds = re.findall("Type: (.+)", c["context"])
-        assert sorted(map(kinds.count, a["all_classes"])) == [5] * 5  # equally often
-    assert all(solve_trec(row) == row["answers"][0] for row in five)  # one example of each type
-    assert 0 < sum(solve_trec(row) == row["answers"][0] for row in one) < len(one) / 2  # by chance
+    for names in (MANY_SHOTS, RECALL[2:]):
+        fewer, many = rows_of(folder, names[-2]), rows_of(folder, names[-1])
+        for a, b in zip(fewer, many, strict=True):
+            assert b["context"].startswith(a["context"]) and a["answers"] == b["answers"]
+            assert a["input"] == b["input"] and a["_id"] == b["_id"]
+            kinds = re.findall("(?:Type|Label): (.+)", b["context"])
+            assert [kinds.count(kind) for kind in set(kinds)] == [5] * 5  # equally often
+    assert len({row["context"].split("\n")[1] for row in rows_of(folder, "icl_5shots")}) > 2  # labels of each row's own
+    one, five = (rows_of(folder, name) for name in MANY_SHOTS[:2])
+    assert all(solve_shots(row) == row["answers"][0] for row in five)  # one example of each type
+    assert 0 < sum(solve_shots(row) == row["answers"][0] for row in one) < len(one) / 2  # by chance
 
 
 def test_code_is_the_next_line_of_a_source_file_and_can_be_scored(folder):
-    code = ["\n".join(lines) for lines in make_standin.read_source().files.values()]
+    code = ["\n".join(lines) for lines in make_standin.Source().files.values()]
     for name in ("lcc", "repobench-p"):
         for row in rows_of(folder, name):
             [answer] = row["answers"]
@@ -113,54 +128,21 @@ def test_a_second_process_waits_and_both_are_in_the_manifest(tmp_path, call, mon
     assert set(json.loads((tmp_path / "standin.json").read_text())) == {"standin_trec", "standin_lcc"}
 
 
+def test_a_wrong_flag_is_an_error(tmp_path, call):
+    _, errors = call(make_standin.main, "--output_dir", tmp_path, "--classes", 51)
+    assert "--classes: 51: must be from 2 to 50" in errors[-1]
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--classes", 51], "--classes: 51: must be from 2 to 50"),
-        (["--shots", 1, 10**9], "--shots: 1000000000: must be from 1"),
-    ],
+    ("answer_of", "expected"), [(lambda row: f" {row['answers'][0]}\nKey:", 100), (lambda row: "", 0)]
 )
-def test_a_wrong_flag_is_an_error(flags, message, tmp_path, call):
-    assert message in call(make_standin.main, "--output_dir", tmp_path, "--rows", 2, *flags)[1][-1]
-
-
-ANSWERS = {"oracle": lambda row: row["answers"][0] + "\nKey:", "mute": lambda row: ""}
-
-
-@pytest.mark.parametrize("answer_of", ANSWERS.values(), ids=ANSWERS)
-def test_key_values_and_shuffled_labels(answer_of, folder, tmp_path, capsys):
-    """An oracle that reads the prompt alone scores 100, a mute model 0; more shots have the labels of fewer."""
-    flags = ["--sets", "--shots", "--pairs", 4, 40, "--icl_shots", 5, 25, "--classes", 5, "--rows", 12]
-    run_main(make_standin.main, "--output_dir", tmp_path, *flags)
-    for name in ("kv_4pairs", "kv_40pairs", "icl_5shots", "icl_25shots"):
-        dataset = load(f"standin_{name}", tmp_path)
-        for row in dataset.rows:
-            prompt = template(base_set(dataset.name)).format(**row)
-            if name.startswith("kv"):
-                _, known = prompt.split("\n", 1)
-                values, _ = json.JSONDecoder().raw_decode(known)
-                *shown, key = re.findall(r'^Key: "(.*)"$', prompt, re.M)
-                assert len(values) == int(name[3:-5]) and len(shown) == 2 and key not in shown
-                assert all(f'Key: "{other}"\nValue: "{values[other]}"' in prompt for other in shown)
-                answer = values[key]
-            else:
-                noun = row["input"].split(" ?\nLabel:")[0].split()[-1]
-                [nouns] = [nouns for nouns in make_standin.TYPES.values() if noun in nouns]
-                found = re.findall(rf" (?:{'|'.join(nouns)}) \?\nLabel: (.+)", row["context"])
-                labels = re.findall(r"Label: (\d+)", row["context"])
-                assert {labels.count(label) for label in set(labels)} == {len(labels) / 5}  # balanced
-                [answer] = set(found)
-            assert row["answers"] == [answer]
-        predictions = [{**row, "pred": f" {answer_of(row)}"} for row in dataset.rows]
-        write_rows(tmp_path / f"pred_{base_set(dataset.name)}" / "m" / f"standin_{name}.jsonl", predictions)
+def test_an_oracle_and_a_mute_model_on_key_values_and_shuffled_labels(answer_of, expected, folder, tmp_path):
+    for name in RECALL:
+        predictions = [row | {"pred": answer_of(row)} for row in rows_of(folder, name)]
+        write_rows(tmp_path / f"pred_{name.split('_')[0]}" / "m" / f"standin_{name}.jsonl", predictions)
     for benchmark in ("kv", "icl"):
         run_main(longbench_eval.main, "--output_dir", tmp_path, "--benchmark", benchmark)
         scores = json.loads((tmp_path / f"pred_{benchmark}" / "m" / "scores.json").read_text())
-        entries = scores["sets"].values()
-        assert [entry["score"] for entry in entries] == [100 if answer_of(dataset.rows[0]) else 0] * 2
-        assert all(entry["n"] == 12 and entry["interval_95"][1] - entry["interval_95"][0] > 10 for entry in entries)
-    five, more = (rows_of(tmp_path, f"icl_{n}shots") for n in (5, 25))
-    assert all(
-        b["context"].startswith(a["context"]) and a["answers"] == b["answers"] for a, b in zip(five, more, strict=True)
-    )
-    assert len({row["context"].split("\n")[1] for row in five}) > 2  # each row has its own labels
+        for entry in scores["sets"].values():
+            assert entry["n"] == 24 and entry["score"] == expected
+            assert entry["interval_95"][1] - entry["interval_95"][0] > 10

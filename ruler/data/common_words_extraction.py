@@ -4,10 +4,8 @@ A solved example with a list of its own precedes the task. Below 4,096 tokens bo
 words are wonderwords' nouns, adjectives and verbs; a prompt beyond about 128k tokens has all of them.
 """
 
-from itertools import accumulate
-
 from task import Sample, Task, shuffled
-from texts import read_texts, read_words
+from texts import read_words
 
 
 def numbered(items: list[str]) -> str:
@@ -20,6 +18,7 @@ class CommonWords(Task):
 
     def __init__(self, tokens, job, source=None):
         super().__init__(tokens, job)
+        self.use_template("cwe")
         self.num_common = job.args["num_cw"]
         self.repeats = (job.args["freq_cw"], job.args["freq_ucw"])  # of a common word, of another word
         self.example_words = 40
@@ -28,25 +27,26 @@ class CommonWords(Task):
             self.repeats = (6, 1)
             self.example_words = 20
             self.example_repeats = (3, 1)
-        template, self.prefix = read_texts()["cwe"]
-        self.before, self.after = template.split("{context}")
-        self.after += self.prefix
         nouns, adjectives, verbs = read_words()
         words = sorted({*nouns, *adjectives, *verbs})
         self.vocabulary = shuffled(words, job.seed)
         max_items = self.token_budget // 2  # an item of the list has at least two tokens
-        numbers = [f"{i}." for i in range(1, max_items + 1)]
-        self.number_sums = list(accumulate(map(tokens.cost, numbers), initial=0))
+        self.number_sums = [0]  # tokens of the first 0, 1, 2, ... numbers
+        for number in range(1, max_items + 1):
+            number_tokens = tokens.cost(f"{number}.")
+            self.number_sums.append(self.number_sums[-1] + number_tokens)
         common_repeats, other_repeats = self.repeats
         other_items = max(0, max_items - self.num_common * common_repeats)
-        self.max_words = min(self.num_common + other_items // other_repeats, len(words))
+        max_words = self.num_common + other_items // other_repeats
+        self.max_words = min(max_words, len(words))
 
     def numbered_list(self, words, repeats):
         """The list, in the fixed order: the first num_common words repeats[0] times, the others repeats[1] times."""
-        n = self.num_common
-        common = words[:n] * repeats[0]
-        others = words[n:] * repeats[1]
-        return numbered(shuffled(common + others, self.job.seed))
+        common_repeats, other_repeats = repeats
+        common = words[: self.num_common]
+        others = words[self.num_common :]
+        items = common * common_repeats + others * other_repeats
+        return numbered(shuffled(items, self.job.seed))
 
     def example(self, index):
         words = self.rng(index).sample(self.vocabulary, self.example_words)
@@ -56,14 +56,13 @@ class CommonWords(Task):
             answers = f" {answers}"
         return f"{self.before}{context}{self.after}{answers}\n"
 
-    def item_tokens(self, item):
-        """Tokens of a list item, which may be several words, without its number."""
-        return sum(map(self.tokens.cost, item.split(" ")))
-
     def draw(self, index):
         before = self.example(index) + self.before
         words = self.rng(index, "words").sample(self.vocabulary, self.max_words)
-        sums = list(accumulate(map(self.item_tokens, words), initial=0))
+        sums = [0]  # tokens of the first 0, 1, 2, ... items, which may be several words, without their numbers
+        for item in words:
+            item_tokens = sum(map(self.tokens.cost, item.split(" ")))
+            sums.append(sums[-1] + item_tokens)
         n = self.num_common
         common_repeats, other_repeats = self.repeats
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import zeta
 
 from task import Sample, Task, shuffled
-from texts import draw_letters, read_texts
+from texts import draw_letters
 
 LETTERS = 6
 DOTS = "..."
@@ -22,6 +22,7 @@ LAST_ASKED = 3  # index of the last rank asked for
 class FrequentWords(Task):
     def __init__(self, tokens, job, source=None):
         super().__init__(tokens, job)
+        self.use_template("fwe")
         alpha = job.args["alpha"]
         num_words = (job.length if self.lceg else self.token_budget) // 50
         ranks = range(1, max(num_words, LAST_ASKED + 2) + 1)
@@ -29,10 +30,6 @@ class FrequentWords(Task):
         self.max_ranks = np.count_nonzero(self.counts(self.token_budget))
         self.start = job.length // LETTERS
         self.step = max(1, job.length // 32)
-        template, self.prefix = read_texts()["fwe"]
-        before, after = template.split("{context}")
-        self.before = before.rstrip(" ")
-        self.after = after + self.prefix
         self.smallest = ceil(1 / self.shares[LAST_ASKED])
         while not self.has_answer(self.smallest):
             self.smallest += 1
@@ -65,7 +62,7 @@ class FrequentWords(Task):
             text = []
             for word, count in zip(words, self.counts(n).tolist(), strict=True):
                 text += [word] * count
-            text = " ".join(shuffled(text, self.job.seed))
-            return f"{self.before} {text}{self.after}"
+            text = shuffled(text, self.job.seed)
+            return self.before + " ".join(text) + self.after
 
         return Sample(render, self.prefix, words[1 : LAST_ASKED + 1], self.smallest, self.token_budget, estimate)

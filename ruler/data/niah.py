@@ -31,15 +31,15 @@ class Niah(Task):
         self.num_asked = args["num_needle_q"]
         self.num_values = args["num_needle_v"]
         self.num_keys = max(args["num_needle_k"], self.num_asked)
-        texts = read_texts()
-        name, kind = "niah_multi", args["type_needle_v"]
-        self.needle = texts["needle"].replace("{type_needle_v}", kind)
-        self.noise = texts["noise"]
+        self.kind = self.asked_kind = args["type_needle_v"]
+        name = "niah_multi"
         if self.num_asked * self.num_values == 1:
-            name, kind = "niah_single", kind.removesuffix("s")
-        template, prefix = texts[name]
-        self.template = template.replace("{type_needle_v}", kind)
-        self.prefix = prefix.replace("{type_needle_v}", kind)
+            name = "niah_single"
+            self.asked_kind = self.kind.removesuffix("s")
+        self.use_template(name)
+        texts = read_texts()
+        self.needle = texts["needle"]
+        self.noise = texts["noise"]
         self.step = 25 if job.length >= 4096 else 5
         if self.haystack == "essay":
             self.step = 500
@@ -77,8 +77,10 @@ class Niah(Task):
         query = asked[-1]
         if len(asked) > 1:
             query = ", ".join(asked[:-1]) + ", and " + query
-        prefix = self.prefix.replace("{query}", query)
-        before, after = self.template.replace("{query}", query).split("{context}")
+        names = {"query": query, "type_needle_v": self.asked_kind}
+        before = self.before.format(**names)
+        after = self.after.format(**names)
+        prefix = self.prefix.format(**names)
         smallest = len(needles)
         if self.haystack == "essay":
             smallest = MIN_WORDS
@@ -92,12 +94,12 @@ class Niah(Task):
                 context = self.in_essay(needles, depths, size)
             else:
                 context = self.in_lines(needles, lines[:size], self.rng(index, "places"))
-            return before + context + after + prefix
+            return before + context + after
 
         return Sample(render, prefix, answers, smallest, len(sums) - 1, sums.__getitem__)
 
     def statement(self, key, value):
-        return self.needle.replace("{key}", key).replace("{value}", value)
+        return self.needle.format(key=key, value=value, type_needle_v=self.kind)
 
     def draw_lines(self, index, taken):
         """(more lines than fit, the tokens of the first 0, 1, 2, ... of them)."""

@@ -77,12 +77,12 @@ def parse_args() -> argparse.Namespace:
 def list_jobs(args: argparse.Namespace) -> list[Job]:
     """Every task at every length."""
     tasks = read_tasks(args.benchmark)
-    sampling = {"num_samples": args.num_samples, "seed": args.random_seed, "profile": args.profile}
+    sampling = (args.num_samples, args.random_seed, args.profile)
     jobs = []
     for length, name in product(args.max_seq_length, choose_tasks(args.task, tasks)):
         task = tasks[name]
         new_tokens = args.tokens_to_generate or task["tokens_to_generate"]
-        jobs.append(Job(name, task["task"], task["args"], length, new_tokens, **sampling))
+        jobs.append(Job(name, task["task"], task["args"], length, new_tokens, *sampling))
     return jobs
 
 
@@ -103,10 +103,10 @@ def is_complete(folder: Path, record: dict) -> bool:
 
     Raises ValueError if it has data that this script did not make.
     """
-    known = run.read_json(folder / "run.json")
     rows = folder / "validation.jsonl"
     if not rows.exists():
         return False
+    known = run.read_json(folder / "run.json")
     if known is None:
         raise ValueError(f"{rows} was not made by this script (no run.json); give another --save_dir or move it")
     same = all(known.get(key) == record[key] for key in SETTINGS)
@@ -119,15 +119,6 @@ def put_in_place(folder: Path, record: dict) -> None:
     rows.unlink(missing_ok=True)
     run.write_json(folder / "run.json", record)
     os.replace(folder / "validation.jsonl.partial", rows)
-
-
-def link_data(source: Path, folder: Path) -> None:
-    """Gives a folder the data of another one."""
-    partial = folder / "validation.jsonl.partial"
-    folder.mkdir(parents=True, exist_ok=True)
-    partial.unlink(missing_ok=True)
-    os.link(source / "validation.jsonl", partial)
-    put_in_place(folder, run.read_json(source / "run.json"))
 
 
 data_files = []  # (task, folder, record) of each file to be made; worker processes, which are forks, have a copy
@@ -155,11 +146,12 @@ def make_file(number: int) -> None:
 def make_files(workers: int) -> None:
     """Makes the data files, each in one of so many processes."""
     numbers = range(len(data_files))
-    if min(workers, len(numbers)) < 2:
+    workers = min(workers, len(numbers))
+    if workers < 2:
         list(map(make_file, numbers))
         return
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(workers, len(numbers)), fork, exit_with_parent) as pool:
+    with ProcessPoolExecutor(workers, fork, exit_with_parent) as pool:
         list(pool.map(make_file, numbers))
 
 
@@ -185,15 +177,21 @@ def prepare(model: str, args: argparse.Namespace) -> None:
         _, data = read_source(source_kind(job.args))
         record = job._asdict() | settings
         record |= {"source": data["source"], "data_sha256": data["sha256"], "data": data}
-        names = [model, *args.model_name]
-        folders = [fill_in(args.save_dir, name, job.length) / job.name for name in names]
-        complete = [folder for folder in folders if is_complete(folder, record)]
-        if not complete:
-            if data["source"] == "standin":
-                print(f"ruler data: {job.name} uses a stand-in for {data['path']} (see data/download.py)")
-            data_files.append((set_up(job, tokens), folders[0], record))
-        elif complete[0] != folders[0]:  # of a model with the same tokenizer
-            link_data(complete[0], folders[0])
+        folders = {name: fill_in(args.save_dir, name, job.length) / job.name for name in args.model_name}
+        folder = folders[model]
+        if is_complete(folder, record):
+            continue
+        same = [other for other in folders.values() if is_complete(other, record)]
+        if same:  # of a model with the same tokenizer
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = folder / "validation.jsonl.partial"
+            partial.unlink(missing_ok=True)
+            os.link(same[0] / "validation.jsonl", partial)
+            put_in_place(folder, run.read_json(same[0] / "run.json"))
+            continue
+        if data["source"] == "standin":
+            print(f"ruler data: {job.name} uses a stand-in for {data['path']} (see data/download.py)")
+        data_files.append((set_up(job, tokens), folder, record))
     make_files(args.workers)
     print(f"ruler data: {model}: all files are there", flush=True)
 

@@ -22,11 +22,9 @@ class QuestionAnswering(Task):
 
     def __init__(self, tokens, job, source):
         super().__init__(tokens, job)
-        texts = read_texts()
-        template, self.prefix = texts["qa"]
-        self.before, after = template.split("{context}")
-        self.after = after.removeprefix("\n\n") + self.prefix
-        self.template = texts["document"]
+        self.use_template("qa")
+        self.after = self.after.removeprefix("\n\n")  # the documents end with it
+        self.template = read_texts()["document"]
         self.documents, questions = source
         self.document_tokens = cache(self.count_document)
         self.questions = self.choose_questions(questions)
@@ -35,25 +33,21 @@ class QuestionAnswering(Task):
         """The first `num_samples` questions whose documents fit. Raises ValueError if there are not enough."""
         chosen = []
         for question in questions:
-            total = self.count_fixed(question) + NUMBERS_TOKENS + sum(map(self.document_tokens, question.needed))
-            if total <= self.token_budget:
+            needed_tokens = sum(map(self.document_tokens, question.needed))
+            if self.count_fixed(question) + NUMBERS_TOKENS + needed_tokens <= self.token_budget:
                 chosen.append(question)
             if len(chosen) == self.job.num_samples:
                 return chosen
         found = f"{len(chosen)} of {len(questions)} questions fit {self.job.length} tokens"
         raise ValueError(f"{self.job.name}: {found}; give --num_samples {len(chosen)} or leave this task out")
 
-    def ending(self, question: Question) -> str:
-        """The text after the documents."""
-        return self.after.replace("{query}", question.query)
-
     def count_fixed(self, question: Question) -> int:
         """Tokens of a prompt without documents."""
-        return self.tokens.count(self.before + self.ending(question))
+        return self.tokens.count(self.before + self.after.format(query=question.query))
 
     def render_document(self, number: int, document: int) -> str:
         """A document with its number, and a blank line."""
-        text = self.template.replace("{i}", str(number)).replace("{document}", self.documents[document])
+        text = self.template.format(i=number, document=self.documents[document])
         return text + "\n\n"
 
     def count_document(self, document: int) -> int:
@@ -97,13 +91,12 @@ class QuestionAnswering(Task):
     def draw(self, index: int) -> Sample:
         question = self.questions[index]
         documents = self.choose_documents(index)
-        ending = self.ending(question)
 
         def render(size):
             text = self.before
             for number, i in enumerate(fixed_order(self.job.seed, size), 1):
                 text += self.render_document(number, documents[i])
-            return text + ending
+            return text + self.after.format(query=question.query)
 
         self.guess = len(documents)
         return Sample(render, self.prefix, question.answers, len(question.needed), len(documents))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,15 +68,13 @@ def parse_essays(data: dict) -> list[str]:
 
 def parse_squad(data: dict) -> tuple[list[str], list[Question]]:
     """(distinct paragraphs, sorted; questions)."""
-    documents = set()
-    for article in data["data"]:
-        documents |= {paragraph["context"] for paragraph in article["paragraphs"]}
-    documents = sorted(documents)
+    articles = [article["paragraphs"] for article in data["data"]]
+    documents = sorted({paragraph["context"] for paragraph in chain(*articles)})
     index = {text: i for i, text in enumerate(documents)}
     questions = []
-    for article in data["data"]:
-        siblings = dict.fromkeys(index[paragraph["context"]] for paragraph in article["paragraphs"])
-        for paragraph in article["paragraphs"]:
+    for article in articles:
+        siblings = dict.fromkeys(index[paragraph["context"]] for paragraph in article)
+        for paragraph in article:
             own = index[paragraph["context"]]
             given = [i for i in siblings if i != own]
             for question in paragraph["qas"]:
@@ -87,25 +86,23 @@ def parse_squad(data: dict) -> tuple[list[str], list[Question]]:
 
 def parse_hotpotqa(data: list) -> tuple[list[str], list[Question]]:
     """(distinct paragraphs, sorted; questions)."""
+    contexts = []  # of each question: [(title, text), ...]
     documents = set()
     for row in data:
-        documents |= set(map(hotpot_text, row["context"]))
+        context = [(title, title + "\n" + "".join(sentences)) for title, sentences in row["context"]]
+        contexts.append(context)
+        documents.update(text for _, text in context)
     documents = sorted(documents)
     index = {text: i for i, text in enumerate(documents)}
     questions = []
-    for row in data:
-        supporting = [title for title, _ in row["supporting_facts"]]
+    for row, context in zip(data, contexts, strict=True):
+        supporting = {title for title, _ in row["supporting_facts"]}
         needed, given = [], []
-        for paragraph in row["context"]:
-            group = needed if paragraph[0] in supporting else given
-            group.append(index[hotpot_text(paragraph)])
+        for title, text in context:
+            group = needed if title in supporting else given
+            group.append(index[text])
         questions.append(Question(row["question"], [row["answer"]], needed, given, shuffle=False))
     return documents, questions
-
-
-def hotpot_text(paragraph: list) -> str:
-    title, sentences = paragraph
-    return title + "\n" + "".join(sentences)
 
 
 PARSERS = {"essays": parse_essays, "squad": parse_squad, "hotpotqa": parse_hotpotqa}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from texts import read_texts
 from tokens import Tokens
 
 VERIFY_EVERY = 32  # samples
@@ -74,8 +75,8 @@ def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, large
 class Task:
     """A family of tasks with the arguments of one job.
 
-    guess: where the search for the size of a sample begins: the size of the first sample, see prepare.set_up.
-    common_size: profile lceg: the size of all samples that have room for it.
+    guess: where the search for the size of a sample begins.  common_size: profile lceg: the size of all samples that
+    have room for it. Both are the size of the first sample, see prepare.set_up.
     """
 
     step, start = 1, 0  # of RULER's linear search (profile lceg): units at a time, units to begin with
@@ -88,6 +89,12 @@ class Task:
         self.guess = self.token_budget // 20
         self.common_size = self.token_budget
         self.attempt = 0
+
+    def use_template(self, name: str) -> None:
+        """Sets `before` and `after`, the prompt around the context, and `prefix`, the beginning of the answer."""
+        template, self.prefix = read_texts()[name]
+        self.before, after = template.split("{context}")
+        self.after = after + self.prefix
 
     def draw(self, index: int) -> Sample:
         raise NotImplementedError

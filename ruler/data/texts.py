@@ -59,8 +59,7 @@ def niah_template(text: str, question: str, verb: str) -> tuple[str, str]:
 def read_texts() -> dict:
     """{task: (template, prefix)}, and the strings "needle", "noise" and "document".
 
-    The prefix is the beginning of the answer, with the space before it. Raises ValueError if lm-eval is not installed
-    or its texts are not those of RULER.
+    The prefix is the beginning of the answer, with the space before it. Raises ValueError if lm-eval has other texts.
     """
     with errors_of(f"lm-eval's templates cannot be read ({REMEDY})"):
         plural = read_constants("niah_utils")["TEMPLATE"]
@@ -96,7 +95,7 @@ def read_words() -> tuple[list[str], list[str], list[str]]:
 
 
 def random_word(rng: Random) -> str:
-    """adjective-noun, uniform over 6.17 million distinct pairs (a test checks that none can be split in two ways)."""
+    """adjective-noun, uniform over 6.17 million distinct pairs."""
     nouns, adjectives, _ = read_words()
     adjective = adjectives[int(rng.random() * len(adjectives))]  # random() is the same in every version of Python
     noun = nouns[int(rng.random() * len(nouns))]
@@ -124,4 +123,8 @@ def draw_new(draw: Callable[[Random], str], rng: Random, taken: set[str]) -> str
 
 def draw_letters(rng: Random, alphabet: str, length: int, n: int, taken: set[str]) -> list[str]:
     """n new words of `length` letters."""
-    return [draw_new(lambda rng: "".join(rng.choices(alphabet, k=length)), rng, taken) for _ in range(n)]
+
+    def draw(rng: Random) -> str:
+        return "".join(rng.choices(alphabet, k=length))
+
+    return [draw_new(draw, rng, taken) for _ in range(n)]

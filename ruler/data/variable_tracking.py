@@ -73,8 +73,7 @@ class VariableTracking(Task):
 
     def fill_in(self, value, num_names):
         """(template, prefix) with the number asked for and how many variables have it."""
-        prefix = self.prefix.replace("{query}", value).replace("{num_v}", str(num_names))
-        return self.template.replace("{query}", value), prefix
+        return self.template.replace("{query}", value), self.prefix.format(query=value, num_v=num_names)
 
     def example(self, index, size):
         """The solved example, with what separates it from the task."""
@@ -97,21 +96,18 @@ class VariableTracking(Task):
 
     def draw(self, index):
         rng = self.rng(index)
-        taken_names = set()
-        taken_values = {EXAMPLE_VALUE}
-        names, values, chains = [], [], []
+        taken_names, taken_values = set(), {EXAMPLE_VALUE}
+        chains = []  # (names, value)
         for _ in range(self.num_chains):
-            chain_names = draw_letters(rng, ascii_uppercase, 5, self.num_names, taken_names)
-            value = draw_new(random_value, rng, taken_values)
-            names.append(chain_names)
-            values.append(value)
-            chains.append(assignments(chain_names, value))
-        text, prefix = self.fill_in(values[0], self.num_names)
-        before, after = text.split("{context}")
+            names = draw_letters(rng, ascii_uppercase, 5, self.num_names, taken_names)
+            chains.append((names, draw_new(random_value, rng, taken_values)))
+        statements = [assignments(*chain) for chain in chains]
+        answers, value = chains[0]
+        text, prefix = self.fill_in(value, self.num_names)
         example = self.example(index, self.example_lines)
 
         def render(size):
-            context = self.hide(self.rng(index, "places"), size, chains)
-            return example + before + context + after + prefix
+            context = self.hide(self.rng(index, "places"), size, statements)
+            return example + text.replace("{context}", context) + prefix
 
-        return Sample(render, prefix, names[0], 1, self.token_budget)
+        return Sample(render, prefix, answers, 1, self.token_budget)

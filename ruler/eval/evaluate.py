@@ -2,10 +2,9 @@ r"""Scores RULER's predictions and prints one table of models and lengths; needs
 
     python eval/evaluate.py --data_dir results/*/synthetic/*/pred --benchmark synthetic
 
-Writes into each folder RULER's summary.csv (summary-<task>.csv if there is one task) and scores.json: the mean over the
-tasks, and for each task the score with its 95 % interval (over the samples), the strict score (whole words only), the
-number of empty answers, the score of every sample, and the cost of the answers. Ends with status 1 if a folder is left
-out or a task is incomplete.
+Writes into each folder RULER's summary.csv (summary-<task>.csv if there is one task) and scores.json: scores with 95 %
+intervals over the samples, strict scores (whole words only), empty answers, costs. Ends with status 1 if a folder is
+left out or a task is incomplete.
 
 As in NVIDIA/RULER (arXiv 2404.06654), a gold answer counts where it occurs in the prediction, in upper or lower case.
 """
@@ -20,14 +19,14 @@ import numpy as np
 import pandas
 
 from run import Parser, errors_of, read_json, run_script, write_json, write_text
-from stats import Estimate, mean_over_tasks
+from stats import mean_over_tasks
 from store import read_lines
 from tasks import check_row, read_tasks
 
 RECORD_KEYS = (
-    "name", "model", "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens",
-    "training_seed", "checkpoint", "engine", "dtype", "attention", "protocol", "seed", "versions", "command",
-)  # fmt: skip
+    "name model method exact_attention base_model original_length trained_length trained_tokens training_seed "
+    "checkpoint engine dtype attention protocol seed versions command"
+).split()
 # the effective length (arXiv 2404.06654) is the longest whose mean reaches Llama-2-7B-chat's score at 4,096 tokens
 THRESHOLD = 85.6
 
@@ -60,9 +59,9 @@ def percent(scores: list[float]) -> float:
     return round(sum(scores) / len(scores) * 100, 2)
 
 
-def interval(estimate: Estimate) -> list[float]:
-    """The 95 % interval of a mean, in percent."""
-    bounds = 100 * np.array(estimate.interval())
+def interval(*tasks: list[float]) -> list[float]:
+    """The 95 % interval of the mean over the tasks' mean scores, in percent."""
+    bounds = 100 * np.array(mean_over_tasks(tasks).interval())
     return bounds.round(2).tolist()
 
 
@@ -96,7 +95,7 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
         "complete": len(rows) >= expected,
         "score": percent(scores),
         "strict": percent(strict_scores),
-        "interval_95": interval(mean_over_tasks([scores])),
+        "interval_95": interval(scores),
         "nulls": nulls,
         "indices": [row["index"] for row in rows],
         "row_scores": np.round(scores, 6).tolist(),
@@ -119,12 +118,12 @@ def costs(rows: list[dict]) -> dict:
 
 # --- a folder of predictions
 def summarize(entries: dict[str, dict]) -> dict:
-    """The mean over the tasks, each of which counts the same; `mean` in scores.json."""
+    """`mean` in scores.json: the mean over the tasks, each of which counts the same."""
     row_scores = [entry["row_scores"] for entry in entries.values()]
     means = [sum(scores) / len(scores) for scores in row_scores]
     return {
         "score": percent(means),
-        "interval_95": interval(mean_over_tasks(row_scores)),
+        "interval_95": interval(*row_scores),
         "tasks": len(entries),
         "standin": [name for name, entry in entries.items() if entry["source"] == "standin"],
     }
@@ -149,41 +148,34 @@ def score_folder(folder: Path, tasks: dict[str, dict]) -> dict:
             raise ValueError(f"{folder}: the tasks have different values of {key}; answer one set of them again")
     record = next(iter(records.values()))
     length = folder.resolve().parent  # <model>/<benchmark>/<length>/pred, for predictions of other code
-    scores = {"benchmark": "ruler"} | {key: record.get(key) for key in RECORD_KEYS}
+    scores = {"benchmark": "ruler"}
+    for key in RECORD_KEYS:
+        scores[key] = record.get(key)
     scores["name"] = scores["name"] or length.parent.parent.name
     scores["length"] = record.get("max_seq_length") or int(length.name)
     scores |= {"tasks": entries, "mean": summarize(entries)}
     write_json(folder / "scores.json", scores)
-    write_summary(folder, entries)
+
+    values = [entry["score"] for entry in entries.values()]
+    nulls = [f"{entry['nulls']}/{entry['n']}" for entry in entries.values()]
+    summary = pandas.DataFrame([["Tasks", *entries], ["Score", *values], ["Nulls", *nulls]])  # RULER's file
+    name = "summary" if len(entries) > 1 else f"summary-{summary[1][0]}"
+    write_text(folder / f"{name}.csv", summary.to_csv(index=False))
     return scores
 
 
-def write_summary(folder: Path, entries: dict[str, dict]) -> None:
-    """Writes RULER's summary.csv: a column for each task."""
-    rows = [["Tasks", *entries], ["Score"], ["Nulls"]]
-    for entry in entries.values():
-        rows[1].append(entry["score"])
-        rows[2].append(f"{entry['nulls']}/{entry['n']}")
-    name = "summary" if len(entries) > 1 else f"summary-{rows[0][1]}"
-    table = pandas.DataFrame(rows)
-    write_text(folder / f"{name}.csv", table.to_csv(index=False))
-
-
 # --- the table
-def table_row(scores: dict) -> dict:
-    """A row of the table.  scores: the content of a scores.json."""
-    mean = scores["mean"]
-    low, high = mean["interval_95"]
-    row = {"length": scores["length"], "name": scores["name"], "method": scores["method"]}
-    row |= {"mean": mean["score"], "low": low, "high": high, "nulls": 0}
-    for name, entry in scores["tasks"].items():
-        row[name] = entry["score"]
-        row["nulls"] += entry["nulls"]
-    return row
-
-
-def print_table(rows: list[dict], tasks: list[str]) -> None:
-    """Prints a line for each length and model, then the effective lengths."""
+def print_table(folders: list[dict], tasks: list[str]) -> None:
+    """Prints a line for each length and model, then the effective lengths. folders: the contents of scores.json."""
+    rows = []
+    for scores in folders:
+        low, high = scores["mean"]["interval_95"]
+        row = {"length": scores["length"], "name": scores["name"], "method": scores["method"]}
+        row |= {"mean": scores["mean"]["score"], "low": low, "high": high, "nulls": 0}
+        for name, entry in scores["tasks"].items():
+            row[name] = entry["score"]
+            row["nulls"] += entry["nulls"]
+        rows.append(row)
     frame = pandas.DataFrame(rows).sort_values(["length", "name"])
     tasks = [task for task in tasks if task in frame]
     table = frame[["length", "name", "method", "mean", "low", "high", *tasks, "nulls"]]
@@ -201,20 +193,20 @@ def main():
     parser.add_argument("--benchmark", default="synthetic", help="[synthetic]")
     args = parser.parse_args()
     tasks = read_tasks(args.benchmark)
-    rows, standins, problems = [], set(), []
+    folders, standins, problems = [], set(), []
     for folder in args.data_dir:
         try:
             scores = score_folder(folder, tasks)
         except ValueError as error:
             problems.append(f"left out: {error}")
             continue
-        rows.append(table_row(scores))
+        folders.append(scores)
         standins.update(scores["mean"]["standin"])
         for name, entry in scores["tasks"].items():
             if not entry["complete"]:
                 problems.append(f"incomplete: {folder}/{name}.jsonl: {entry['n']} of {entry['expected_n']} samples")
-    if rows:
-        print_table(rows, list(tasks))
+    if folders:
+        print_table(folders, list(tasks))
     if standins:
         names = " ".join(sorted(standins))
         print(f"stand-in data, not RULER's: {names}; compare these tasks with each other only")

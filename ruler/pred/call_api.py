@@ -9,9 +9,8 @@ r"""Answers RULER's prompts with models: reads <data_dir>/<task>/validation.json
     python pred/call_api.py --server_type vllm --tensor_parallel_size 2 ...
     python pred/call_api.py --server_type openai --server_host http://localhost:8000/v1 --model_name_or_path NAME ...
 
-Runs on a CPU (float32) or a GPU (bfloat16). Answers are greedy, consist of new tokens only and are recorded as they are
-made: rerun the same command to resume, also after samples were added to the data. <save_dir>/runs/<task>.json has the
-settings of a run; answers of other settings or to other data are moved to old/.
+Answers are greedy and recorded as they are made: rerun the same command to resume, also after samples were added to the
+data. <save_dir>/runs/<task>.json has the settings of a run; answers of other settings or data are moved to old/.
 """
 
 import argparse
@@ -38,8 +37,7 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--benchmark", default="synthetic", help="[synthetic]")
     data.add_argument("--task", nargs="+", help="one or several, separated by spaces or commas [all]")
     model = parser.add_argument_group("model")
-    paths = "checkpoint folders or hub ids; openai: the server's names"
-    model.add_argument("--model_name_or_path", nargs="+", required=True, help=paths)
+    model.add_argument("--model_name_or_path", nargs="+", required=True, help="folders, hub ids or a server's names")
     model.add_argument("--model_name", nargs="+", help="their names in the results [the last part of the path]")
     model.add_argument("--server_type", choices=["hf", "vllm", "openai"], default="hf", help="openai: a server [hf]")
     address = "openai: address up to /v1 [http://127.0.0.1:5000/v1]; the API key: $OPENAI_API_KEY"
@@ -54,10 +52,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_data(path: Path) -> list[dict]:
-    """The rows {index, input, outputs, length, ...} of a data file; `input` is the whole prompt.
-
-    Where a file of RULER has the answer prefix apart from `input`, it is appended. Raises ValueError on other files.
-    """
+    """The rows of a data file; `input` is the whole prompt, also where a file of RULER has the answer prefix apart."""
     if not path.is_file():
         raise ValueError(f"no data {path}; make it with data/prepare.py")
     rows = read_rows(path, check_row)
@@ -82,10 +77,7 @@ def open_model(path: str, args: argparse.Namespace):
 
 
 def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]) -> None:
-    """Answers the tasks at every length with one model.
-
-    Raises ValueError if data are missing, the model cannot be opened, or some answers ran out of memory.
-    """
+    """Answers the tasks at every length with one model. Raises ValueError if some answers ran out of memory."""
     path = args.model_name_or_path[args.model_name.index(name)]
     units = []
     for length, task in product(args.max_seq_length, choose_tasks(args.task, tasks)):
@@ -148,15 +140,11 @@ def answer_task(engine, rows: list[dict], new_tokens: int, folder: Path, notes: 
         store.append(entry | answer.costs())
     store.close()
     run.barrier()
-    return run.broadcast(finish(store, notes, label) if run.RANK == 0 else None)
-
-
-def finish(store: Store, notes: dict, label: str) -> int:
-    """Merges the answers of all ranks and writes the record; returns how many ran out of memory. For rank 0."""
-    answered = store.gather()
-    store.write_record(notes | {"errors": list(store.errors.values())})
-    print(f"{label}: {len(answered)} of {notes['samples']} answers", flush=True)
-    return len(store.errors)
+    if run.RANK == 0:
+        answered = store.gather()
+        store.write_record(notes | {"errors": list(store.errors.values())})
+        print(f"{label}: {len(answered)} of {notes['samples']} answers", flush=True)
+    return run.broadcast(len(store.errors))
 
 
 def main():

@@ -1,16 +1,15 @@
 """Small tokenizers from the text of this Python, tiny checkpoints, and hand-written data and predictions."""
 
-import json
-import os
 import sys
+from functools import cache
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 import tiny
 
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for folder in ("data", "pred", "eval"):
     sys.path.insert(0, str(tiny.STAGE / folder))
 
@@ -18,55 +17,47 @@ LLAMA3 = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\
 
 
 def train(kind: str) -> Tokenizer:
-    """A BPE of 3,000 entries as GPT-2 ("bytes"), Llama 3 or Llama 2 have it, the latter without any pre-tokenizer;
-    "spaces" has 400 entries, some of which span several words."""
-    from pydoc_data.topics import topics
-
+    """A BPE of 3,000 entries as Llama 3 (here without BOS) or Llama 2 have it, the latter without a pre-tokenizer."""
     texts = list(topics.values())[:60]
     texts.append("The grass is green. The sky is blue. One of the special magic numbers for x is: 1.")
-    special, alphabet, size = ["<unk>", "<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet(), 3000
-    model, split = models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bytes")
-    if kind == "llama2":
-        model = models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-        special, alphabet = special + [f"<0x{i:02X}>" for i in range(256)], []
-        digits = pre_tokenizers.Split(Regex(r"\d|[^\w\s]"), "isolated")
-        split = pre_tokenizers.Sequence([digits, pre_tokenizers.Metaspace(prepend_scheme="first")])
-        texts = [text.replace("\n", " ") for text in texts]
+    special = ["<unk>", "<s>", "</s>"]
     if kind == "llama3":
-        split = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), split])
-    if kind == "spaces":
-        texts, size = [line for text in texts[:5] for line in text.splitlines(keepends=True)], 400
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = split
-    vocabulary = {"vocab_size": size, "special_tokens": special, "initial_alphabet": alphabet}
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(show_progress=False, **vocabulary))
-    if kind == "llama2":
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        tokenizer.pre_tokenizer = None
-    if kind != "llama3":  # that one has no BOS here
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+        tokenizer = Tokenizer(models.BPE())
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        split = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=3000, special_tokens=special, initial_alphabet=alphabet)
+        tokenizer.train_from_iterator(texts, trainer)
+        return tokenizer
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    digits = pre_tokenizers.Split(Regex(r"\d|[^\w\s]"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.Metaspace(prepend_scheme="first")])
+    special += [f"<0x{i:02X}>" for i in range(256)]
+    texts = [text.replace("\n", " ") for text in texts]
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=3000, special_tokens=special))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = None
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return tokenizer
 
 
 @pytest.fixture(scope="session")
 def tokenizer_of(tmp_path_factory):
     """A function: the folder of a tokenizer of that kind."""
-    folders = {}
 
+    @cache
     def folder_of(kind: str) -> Path:
-        if kind not in folders:
-            folder = folders[kind] = tmp_path_factory.mktemp(kind)
-            train(kind).save(str(folder / "tokenizer.json"))
-            config = {"tokenizer_class": "TokenizersBackend", "bos_token": "<s>", "eos_token": "</s>"}
-            (folder / "tokenizer_config.json").write_text(json.dumps(config))
-        return folders[kind]
+        folder = tmp_path_factory.mktemp(kind)
+        train(kind).save(str(folder / "tokenizer.json"))
+        return folder
 
     return folder_of
 
 
 @pytest.fixture(scope="session")
-def tokenizer_folder(tokenizer_of):
-    return tokenizer_of("bytes")
+def tokenizer_folder():
+    return tiny.ROOT / "continuous_finetuning" / "pocket_base"
 
 
 @pytest.fixture(scope="session")

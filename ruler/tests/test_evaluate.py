@@ -1,6 +1,5 @@
 """Scores: worked cases, known models through files, RULER's file formats, intervals, the table."""
 
-import numpy as np
 import pytest
 
 import evaluate
@@ -22,8 +21,6 @@ def test_match_all_is_the_share_of_golds_and_match_part_any_of_them():
     golds = ["alpha", "beta", "gamma", "delta"]
     assert score("Beta and DELTA.", golds, "string_match_all") == 0.5
     assert score("Beta and DELTA.", golds, "string_match_part") == 1.0
-    assert score("nothing", golds, "string_match_part") == 0.0
-    assert evaluate.percent([1 / 3, 1, 1]) == 77.78  # rounded to two decimals
     assert clean(" \x00 a\x01b\tc\x1f\n ") == "a\nb\nc" and clean("\x00\x07") == ""
 
 
@@ -77,26 +74,12 @@ def test_scores_between_and_the_summary_of_rulers_script(predict, call):
     assert entry["row_scores"] == [1.0, 0.5, 0.333333] * 2 and entry["interval_95"][0] < 61 < entry["interval_95"][1]
     assert scores["tasks"]["qa_1"]["score"] == 100  # string_match_part
     assert scores["mean"]["score"] == round((11 * 1100 / 18 + 2 * 100) / 13, 2)
-    error = 100 * np.std([1, 1 / 2, 1 / 3] * 2) / np.sqrt(5) * np.sqrt(11) / 13  # of the mean of 11 such tasks
-    bounds = [scores["mean"]["score"] + sign * 2 * error for sign in (-1, 1)]  # 2: of Student's t, df 55
-    assert scores["mean"]["interval_95"] == pytest.approx(bounds, abs=0.5)
     summary = (folder / "summary.csv").read_text().splitlines()
     assert summary[0] == "0,1,2,3,4,5,6,7,8,9,10,11,12,13" and summary[1].startswith("Tasks,niah_single_1,")
     assert summary[2].startswith("Score,61.11,") and summary[3] == "Nulls" + 13 * ",0/6"
     folder = predict("silent", ["vt"], 3)
     call(evaluate, "--data_dir", folder)
     assert (folder / "summary-vt.csv").read_text() == "0,1\nTasks,vt\nScore,0.0\nNulls,3/3\n"
-
-
-def test_costs_are_summed_over_the_samples(predict, call):
-    folder = predict("oracle", samples=5, settings={"engine": "vllm"})
-    cost = {"prompt_tokens": 90, "generated_tokens": 10, "seconds": 0.5, "peak_memory_bytes": 2}
-    save_predictions(folder, "vt", rows("vt", 3), REPLIES["oracle"], **cost)
-    call(evaluate, "--data_dir", folder)
-    scores = read_json(folder / "scores.json")
-    entry = scores["tasks"]["vt"]
-    assert (entry["seconds"], entry["tokens_per_second"], entry["peak_memory_bytes"]) == (1.5, 200.0, 2)
-    assert (entry["complete"], entry["expected_n"], scores["engine"]) == (False, 5, "vllm")
 
 
 @pytest.mark.parametrize("odd", [{"pred": 5}, {"pred": "\ud800"}, {"outputs": "a"}, {"outputs": []}, {"index": [0]}])
@@ -115,7 +98,9 @@ def test_odd_folders_are_named_and_the_others_are_scored(predict, call, tmp_path
 def test_the_table_has_every_model_and_length_and_reports_incomplete_tasks(predict, call):
     data = {"source": "standin"}
     folders = [predict("oracle", TASKS, 4, length, method="pi", data=data) for length in (256, 512)]
-    folders.append(predict("first", TASKS[:1], 4, samples=5))
+    folders.append(predict("first", TASKS[:1], 4, samples=5, settings={"engine": "vllm"}))
+    cost = {"prompt_tokens": 90, "generated_tokens": 10, "seconds": 0.5, "peak_memory_bytes": 2}
+    save_predictions(folders[2], TASKS[0], rows(TASKS[0], 4), REPLIES["first"], **cost)
     out, error = call(evaluate, "--data_dir", *folders)
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert f"256 oracle pi 100.0 93.1 {14 * '100.0 '}0" in lines
@@ -124,3 +109,7 @@ def test_the_table_has_every_model_and_length_and_reports_incomplete_tasks(predi
     assert "oracle: effective length 512" in out and "first: effective" not in out
     assert f"stand-in data, not RULER's: {' '.join(sorted(TASKS))};" in out
     assert error == f"incomplete: {folders[2]}/{TASKS[0]}.jsonl: 4 of 5 samples"
+    scores = read_json(folders[2] / "scores.json")
+    entry = scores["tasks"][TASKS[0]]
+    assert (entry["seconds"], entry["tokens_per_second"], entry["peak_memory_bytes"]) == (2.0, 200.0, 2)
+    assert (entry["complete"], entry["expected_n"], scores["engine"]) == (False, 5, "vllm")
