@@ -7,6 +7,7 @@ import shutil
 import sys
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -299,16 +300,6 @@ LONGROPE = {
 FORTY_TWO = [2 + sorted(pre_tokenizers.ByteLevel.alphabet()).index(character) for character in "Ġ42"]
 
 
-class FakeLLM:
-    def __init__(self, **kwargs):
-        self.calls = [kwargs]
-
-    def generate(self, prompts, params, use_tqdm):
-        self.calls.append((prompts, params))
-        output = SimpleNamespace(token_ids=FORTY_TWO)
-        return [SimpleNamespace(outputs=[output], num_cached_tokens=n) for n in (None, 16)]
-
-
 def test_vllm(checkpoints, base, tmp_path, monkeypatch):
     """It gets token ids and greedy settings, and no checkpoint that it would compute otherwise."""
     for method, length, message in (
@@ -336,14 +327,19 @@ def test_vllm(checkpoints, base, tmp_path, monkeypatch):
         folder = edit_config(tmp_path, rope_parameters=rope, rope_scaling=rope, max_position_embeddings=window)
         with pytest.raises(ValueError, match=message):
             VLLM(folder, max_length=L)
-    module = SimpleNamespace(LLM=FakeLLM, SamplingParams=dict, __spec__=ModuleSpec("vllm", None))
+    module = SimpleNamespace(LLM=Mock(), SamplingParams=dict, __spec__=ModuleSpec("vllm", None))
     monkeypatch.setitem(sys.modules, "vllm", module)
+    output = SimpleNamespace(token_ids=FORTY_TWO)
+    generate = module.LLM.return_value.generate
+    generate.return_value = [SimpleNamespace(outputs=[output], num_cached_tokens=n) for n in (None, 16)]
     VLLM(checkpoints["ntk"], max_length=L)
     engine = VLLM(checkpoints["yarn"], max_length=L, dtype="float32")
     prompts = [random_prompt(1, 30), random_prompt(1, 40)]
     assert engine.generate(prompts, 10, ["."]) == [" 42", " 42"]
     assert engine.generate(prompts, 10, ["2"]) == [" 4", " 4"]
-    kwargs, (sent, params), _ = engine.model.calls  # one model for all calls
+    kwargs = module.LLM.call_args.kwargs
+    sent, params = generate.call_args_list[0].args
+    module.LLM.assert_called_once()
     assert (kwargs["model"], kwargs["max_model_len"]) == (str(checkpoints["yarn"]), L)
     assert [prompt["prompt_token_ids"] for prompt in sent] == prompts
     assert params == {"temperature": 0, "max_tokens": 10, "stop": ["."], "stop_token_ids": [], "min_tokens": 0}
