@@ -22,11 +22,11 @@ import torch
 
 import long_ppl
 import run
-from attention import CHOICES, choose_attention, sdpa_kernels
-from checkpoint import add_trust_flag, choose_dtype, describe, fingerprint, open_config
+from attention import CHOICES, sdpa_kernels
+from checkpoint import add_trust_flag, describe
 from job import Job
 from rope import RopeSetter, rope_at
-from scoring import load_scored_model, score
+from scoring import load_scored_model, open_checkpoint, score
 from windows import open_tokens, record, subsample, summarise, window_starts
 
 
@@ -113,19 +113,11 @@ def make_window_job(args, path: Path, length: int, tokens_N, document_starts, se
 
 def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: dict) -> None:
     """Evaluates one checkpoint at every length. key_texts: of long_ppl.prepare, by length."""
-    config = open_config(name_or_path, args.trust_remote_code)
-    device = run.default_device()
-    dtype = choose_dtype(device, args.dtype)
-    attention = choose_attention(args.attention, device, dtype, config)
+    config, settings = open_checkpoint(name_or_path, args.trust_remote_code, args.dtype, args.attention)
     tokens_N, document_starts, data = open_tokens(args.data_path, args.documents, config.vocab_size)
+    settings["data_sha256"] = data["sha256"]
     facts = {"model": name_or_path, **describe(name_or_path, config), "data": data, "tokens": len(tokens_N)}
-    facts["sdpa_kernels"] = sdpa_kernels(device)
-    settings = {
-        "checkpoint": fingerprint(name_or_path, config),
-        "data_sha256": data["sha256"],
-        "dtype": dtype,
-        "attention": attention,
-    }
+    facts["sdpa_kernels"] = sdpa_kernels(run.default_device())
     windows, texts = [], []
     for length in args.seq_len:
         path = result_path(args, name_or_path, length)
@@ -136,8 +128,9 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: 
 
     @functools.cache
     def load():
-        run.print_rank0(f"{name_or_path}: {facts['method']}, {dtype}, {attention}, {run.WORLD_SIZE} x {device.type}")
-        return load_scored_model(name_or_path, config, dtype, attention, device)
+        kind = f"{facts['method']}, {settings['dtype']}, {settings['attention']}"
+        run.print_rank0(f"{name_or_path}: {kind}, {run.WORLD_SIZE} x {run.default_device().type}")
+        return load_scored_model(name_or_path, config, settings)
 
     for job in windows + texts:
         job.evaluate(load, facts)

@@ -20,10 +20,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import run
-from attention import choose_attention
-from checkpoint import add_trust_flag, choose_dtype, describe, fingerprint, load_model, open_config
+from checkpoint import add_trust_flag, describe, load_model
 from lock import lock
 from rope import RopeSetter, rope_at
+from scoring import open_checkpoint
 from stats import mean_over_documents, mean_over_tasks
 from store import Store
 from tokenizer import open_tokenizer
@@ -49,13 +49,10 @@ def parse_args() -> argparse.Namespace:
 
 def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) -> None:
     """Runs the tasks that the checkpoint's result lacks, and writes the result."""
-    config = open_config(name_or_path, args.trust_remote_code)
+    config, settings = open_checkpoint(name_or_path, args.trust_remote_code)
+    settings |= {"limit": args.limit, "include_path": str(args.include_path)}
     description = describe(name_or_path, config)
     device = run.default_device()
-    dtype = choose_dtype(device, "auto")
-    attention = choose_attention("auto", device, dtype, config)
-    settings = {"checkpoint": fingerprint(name_or_path, config), "dtype": dtype, "attention": attention}
-    settings |= {"limit": args.limit, "include_path": str(args.include_path)}
     name = run.checkpoint_name(name_or_path)
     path = args.output_dir / name / "scores.json"
     store = Store(path.with_name("tasks.jsonl"), settings, lambda entry: entry["task"], results=lambda: [path])
@@ -63,7 +60,7 @@ def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) ->
     missing = [task for task in args.tasks if task not in finished]
     length = description["original_length"] or config.max_position_embeddings
     if missing:
-        model = load_model(name_or_path, config, dtype, attention, device)
+        model = load_model(name_or_path, config, settings["dtype"], settings["attention"], device)
         RopeSetter(model).set(rope_at(config, length))
         tokenizer = open_tokenizer(name_or_path)
         adapter = HFLM(model, tokenizer=tokenizer, batch_size=args.batch_size, max_length=length)

@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 import run
-from attention import choose_attention
-from checkpoint import choose_dtype, fingerprint, open_config
+from checkpoint import open_config
 from job import Job
 from rope import RopeSetter, rope_at
-from scoring import load_scored_model, score
+from scoring import load_scored_model, open_checkpoint, score
 from stats import mean_over_documents
 from tokenizer import open_tokenizer
 from windows import exp_interval, open_tokens
@@ -83,7 +82,7 @@ def score_text(model, rope: RopeSetter, tokenizer, text: str, intervals: list) -
 
 
 # --- the key tokens of all texts
-def prepare(args) -> dict[int, tuple[list[str], list, dict]]:
+def prepare(args) -> dict[int, tuple]:
     """{length: (texts, character intervals [start, end) of the key tokens of each, how they were found)}.
 
     For each of --seq_len that is longer than the short context. Raises ValueError if none is, or if the published list
@@ -107,32 +106,30 @@ def prepare(args) -> dict[int, tuple[list[str], list, dict]]:
         folders, record = dict.fromkeys(lengths, folder), {"evaluator": folder.name}
     else:
         folders, record = find_key_tokens(args, texts, data["sha256"])
-    return {length: (texts[length], read_intervals(folders[length], len(texts[length])), record) for length in lengths}
+    key_texts = {}
+    for length in lengths:
+        n_texts = len(texts[length])
+        intervals = [read_intervals(folders[length] / f"slice_{i}.txt") for i in range(n_texts)]
+        key_texts[length] = texts[length], intervals, record
+    return key_texts
 
 
-def read_intervals(folder: Path, n_texts: int) -> list[list[tuple[int, int]]]:
-    """The intervals in a folder. Raises ValueError if a text has no file, or one has no intervals."""
-    intervals = []
-    for i in range(n_texts):
-        path = folder / f"slice_{i}.txt"
-        with run.errors_of(f"{path} has no key tokens, such as [0, 5];[17, 29]"):
-            content = run.read_text(path).strip(" \n;").replace(";", ",")
-            intervals.append([(start, end) for start, end in json.loads(f"[{content}]")])
-    return intervals
+def read_intervals(path: Path) -> list:
+    """The intervals of a text. Raises ValueError if there is no such file, or something else in it."""
+    with run.errors_of(f"{path} has no key tokens, such as [0, 5];[17, 29]"):
+        content = run.read_text(path).strip(" \n;").replace(";", ",")
+        return [(start, end) for start, end in json.loads(f"[{content}]")]
 
 
-def find_key_tokens(args, texts: dict[int, list[str]], sha256: str) -> tuple[dict[int, Path], dict]:
+def find_key_tokens(args, texts: dict[int, list], sha256: str) -> tuple:
     """({length: folder}, record): finds the key tokens that are not on disk yet, each text by one of the ranks."""
-    config = open_config(args.long_ppl, args.trust_remote_code)
-    device = run.default_device()
-    dtype = choose_dtype(device, args.dtype)
-    attention = choose_attention(args.attention, device, dtype, config)
+    config, settings = open_checkpoint(args.long_ppl, args.trust_remote_code, args.dtype, args.attention)
     record = {
         "evaluator": args.long_ppl,
-        "evaluator_checkpoint": fingerprint(args.long_ppl, config),
+        "evaluator_checkpoint": settings["checkpoint"],
         "short_context": args.short_context,
         "short_stride": args.short_stride,
-        "evaluator_dtype": dtype,
+        "evaluator_dtype": settings["dtype"],
     }
     root = args.output_dir.parent if args.output_dir.suffix == ".json" else args.output_dir
     folders, missing = {}, []
@@ -147,10 +144,10 @@ def find_key_tokens(args, texts: dict[int, list[str]], sha256: str) -> tuple[dic
                 missing.append((path, own_texts[i]))
     if missing:
         tokenizer = open_tokenizer(args.long_ppl)
-        model, rope = load_scored_model(args.long_ppl, config, dtype, attention, device)
+        model, rope = load_scored_model(args.long_ppl, config, settings)
         for path, text in missing:
             intervals = find_key_intervals(model, rope, tokenizer, text, args.short_context, args.short_stride)
-            run.write_text(path, ";".join(f"[{start}, {stop}]" for start, stop in intervals))
+            run.write_text(path, ";".join(f"[{start}, {end}]" for start, end in intervals))
         del model, rope
         run.release_memory()
     run.barrier()

@@ -3,7 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from checkpoint import load_model, transform_logits
+import run
+from attention import choose_attention
+from checkpoint import choose_dtype, fingerprint, load_model, open_config, transform_logits
 from rope import RopeSetter
 
 # float32 logits of one chunk; above 32 MiB glibc returns memory after every use, and each chunk pages it in again
@@ -11,7 +13,7 @@ CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 512 << 20}
 
 
 @torch.inference_mode()
-def score(model, tokens_BL1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def score(model, tokens_BL1: torch.Tensor) -> tuple:
     """Losses and hits of the model on windows of L tokens and the token that follows each.
 
     tokens_BL1: int64 [batch, L + 1], on the model's device; the model reads the first L.
@@ -50,9 +52,18 @@ def is_argmax(logits_nV: torch.Tensor, target_n: torch.Tensor) -> torch.Tensor:
     return hit_n
 
 
-def load_scored_model(name_or_path: str, config, dtype: str, attention: str, device) -> tuple:
+def open_checkpoint(name_or_path: str, trust: bool | str, dtype: str = "auto", attention: str = "auto") -> tuple:
+    """(its config, what a result must have in common with earlier records to keep them)."""
+    config = open_config(name_or_path, trust)
+    device = run.default_device()
+    dtype = choose_dtype(device, dtype)
+    attention = choose_attention(attention, device, dtype, config)
+    return config, {"checkpoint": fingerprint(name_or_path, config), "dtype": dtype, "attention": attention}
+
+
+def load_scored_model(name_or_path: str, config, settings: dict) -> tuple:
     """(the model, its RopeSetter). Raises ValueError if `score` cannot compute its logits."""
-    model = load_model(name_or_path, config, dtype, attention, device)
+    model = load_model(name_or_path, config, settings["dtype"], settings["attention"], run.default_device())
     check_head(model)
     return model, RopeSetter(model)
 

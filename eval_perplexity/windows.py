@@ -20,7 +20,7 @@ LAST = (64, 256)  # the mean loss over the last targets of a window is recorded 
 
 
 # --- token files
-def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray, dict]:
+def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     """The first `documents` documents of a token file, uint16 or uint32 [N], their starts, and the result's `data`.
 
     The stream ends where the next document begins, or with the file. Raises ValueError if the file is missing,
@@ -87,7 +87,7 @@ def recorded_parts(length: int) -> dict[str, int]:
 
 
 # --- records
-def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray, document_starts: np.ndarray) -> dict:
+def record(start: int, nll_L, hit_L, document_starts) -> dict:
     """What is kept of a window: hits, mean losses of `recorded_parts`, also split by document, and sums by position.
 
     nll_L: float64 [L].  hit_L: bool [L].  The last target is the token after the window and counts as a hit only.
@@ -103,7 +103,7 @@ def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray, document_starts: np
     return kept
 
 
-def split_by_document(losses: np.ndarray, first_position: int, document_starts: np.ndarray) -> dict:
+def split_by_document(losses, first_position: int, document_starts) -> dict:
     """Sums of the losses and numbers of the targets in document `first` and those after it.
 
     losses: float64, of the targets at `first_position` of the token stream and those after it.
@@ -148,7 +148,7 @@ def mean_loss(records: list[dict], key: str, n_documents: int) -> dict:
     return {"loss": loss, "perplexity": math.exp(loss), "perplexity_interval_95": exp_interval(estimate)}
 
 
-def sum_by_document(records: list[dict], key: str, n_documents: int) -> tuple[np.ndarray, np.ndarray]:
+def sum_by_document(records: list[dict], key: str, n_documents: int) -> tuple:
     """(summed losses, numbers of targets) over all windows, float64 and int64 [D]."""
     sum_D = np.zeros(n_documents)
     target_D = np.zeros(n_documents, dtype=int)
@@ -160,7 +160,7 @@ def sum_by_document(records: list[dict], key: str, n_documents: int) -> tuple[np
     return sum_D, target_D
 
 
-def exp_interval(estimate: Estimate) -> list[float] | None:
+def exp_interval(estimate: Estimate) -> list | None:
     """95 % interval of a perplexity from the estimate of its loss; None for a single document."""
     bounds = estimate.interval()
     return [math.exp(bound) for bound in bounds] if bounds else None
