@@ -57,11 +57,9 @@ def text():
     return "".join(letters)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tiny.save_tokenizer(folder)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+@pytest.fixture
+def tokenizer(checkpoint):
+    return PreTrainedTokenizerFast.from_pretrained(checkpoint)
 
 
 def measure(text, tokenizer, evaluator, model):
