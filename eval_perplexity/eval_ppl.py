@@ -96,7 +96,8 @@ def make_window_job(args, path: Path, length: int, tokens_N, document_starts, se
         nll_BL, hit_BL = score(model, ids_BL1.to(model.device))
         nll_BL = nll_BL.cpu().double().numpy()
         hit_BL = hit_BL.cpu().numpy()
-        return [record(*window, document_starts) for window in zip(starts, nll_BL, hit_BL, strict=True)]
+        windows = zip(starts, nll_BL, hit_BL, strict=True)
+        return [record(start, nll_L, hit_L, document_starts) for start, nll_L, hit_L in windows]
 
     def summarise_windows(records: list[dict]) -> dict:
         return {

@@ -35,7 +35,7 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     sidecar |= read_json(sidecar_path) or {}
     if sidecar["sha256"] != sha256:
         raise ValueError(f"{sidecar_path} does not describe {path}; make both files again with prepare_data.py")
-    dtype = np.dtype(sidecar["dtype"])
+    dtype = np.dtype(sidecar["dtype"]).newbyteorder("<")
     if not content or len(content) % dtype.itemsize:
         raise ValueError(f"{path} has {len(content)} bytes, not tokens; make it again with prepare_data.py")
     tokens_N = np.frombuffer(content, dtype)
@@ -48,7 +48,7 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     largest = tokens_N.max()
     if largest >= vocab_size:
         mismatch = f"{path} holds token id {largest}, but the model has {vocab_size} tokens"
-        raise ValueError(f"{mismatch}; make it again with this model's tokenizer")
+        raise ValueError(f"{mismatch}; make it with prepare_data.py and this model's tokenizer")
     known = {key: sidecar[key] for key in DATA_KEYS if key in sidecar}
     return tokens_N, starts[:documents], {"path": str(path), **known}
 
