@@ -100,13 +100,9 @@ def make_window_job(args, path: Path, length: int, tokens_N, document_starts, se
         return [record(start, nll_L, hit_L, document_starts) for start, nll_L, hit_L in windows]
 
     def summarise_windows(records: list[dict]) -> dict:
-        return {
-            **summarise(records, length, len(document_starts)),
-            "n_windows": len(records),
-            "n_windows_total": len(all_starts),
-            "batch_size": args.batch_size,
-            "rope": parameters,
-        }
+        values = summarise(records, length, len(document_starts))
+        counts = {"n_windows": len(records), "n_windows_total": len(all_starts)}
+        return {**values, **counts, "batch_size": args.batch_size, "rope": parameters}
 
     keys = ("val_perplexity", "perplexity_interval_95")
     return Job(path, sampled_starts.tolist(), args.batch_size, settings, score_windows, summarise_windows, keys)
