@@ -94,23 +94,21 @@ def prepare(args) -> dict[int, tuple]:
     first = args.base_model[0]  # all checkpoints share the vocabulary of the token file
     config = open_config(first, args.trust_remote_code)
     tokens_N, starts, data = open_tokens(args.data_path, args.documents, config.vocab_size)
+    documents = np.split(tokens_N, starts[1:])
     tokenizer = open_tokenizer(first)
-    texts = {length: [] for length in lengths}
-    for length in lengths:
-        for document in np.split(tokens_N, starts[1:]):
-            ids = document[1:length].tolist()  # without BOS
-            text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-            texts[length].append(text.rstrip("\ufffd"))  # half a character at its end
-    folder = Path(args.long_ppl)
-    if any(folder.glob("slice_*.txt")):
-        folders, record = dict.fromkeys(lengths, folder), {"evaluator": folder.name}
-    else:
-        folders, record = find_key_tokens(args, texts, data["sha256"])
     key_texts = {}
     for length in lengths:
-        n_texts = len(texts[length])
-        intervals = [read_intervals(folders[length] / f"slice_{i}.txt") for i in range(n_texts)]
-        key_texts[length] = texts[length], intervals, record
+        texts = []
+        for document in documents:
+            ids = document[1:length].tolist()  # without BOS
+            text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            texts.append(text.rstrip("\ufffd"))  # half a character at its end
+        folder = Path(args.long_ppl)
+        record = {"evaluator": folder.name}
+        if not any(folder.glob("slice_*.txt")):
+            folder, record = find_key_tokens(args, length, texts, data["sha256"])
+        intervals = [read_intervals(folder / f"slice_{i}.txt") for i in range(len(texts))]
+        key_texts[length] = texts, intervals, record
     return key_texts
 
 
@@ -121,8 +119,8 @@ def read_intervals(path: Path) -> list:
         return [(start, end) for start, end in json.loads(f"[{content}]")]
 
 
-def find_key_tokens(args, texts: dict[int, list], sha256: str) -> tuple:
-    """({length: folder}, record): finds the key tokens that are not on disk yet, each text by one of the ranks."""
+def find_key_tokens(args, length: int, texts: list[str], sha256: str) -> tuple:
+    """(folder, record): finds the key tokens that are not on disk yet, each text by one of the ranks."""
     config, settings = open_checkpoint(args.long_ppl, args.trust_remote_code, args.dtype, args.attention)
     record = {
         "evaluator": args.long_ppl,
@@ -131,27 +129,23 @@ def find_key_tokens(args, texts: dict[int, list], sha256: str) -> tuple:
         "short_stride": args.short_stride,
         "evaluator_dtype": settings["dtype"],
     }
+    key = run.run_key({**record, "data": sha256, "length": length})
     root = args.output_dir.parent if args.output_dir.suffix == ".json" else args.output_dir
-    folders, missing = {}, []
-    for length, own_texts in texts.items():
-        key = run.run_key({**record, "data": sha256, "length": length})
-        folders[length] = root / f"key_text_{run.checkpoint_name(args.long_ppl)}_{length}_{key}"
-        if length > config.max_position_embeddings:
-            run.print_rank0(f"WARNING: {args.long_ppl} finds key tokens of {length} tokens, which exceed its window")
-        for i in range(run.RANK, len(own_texts), run.WORLD_SIZE):
-            path = folders[length] / f"slice_{i}.txt"
-            if not path.exists():
-                missing.append((path, own_texts[i]))
+    folder = root / f"key_text_{run.checkpoint_name(args.long_ppl)}_{length}_{key}"
+    if length > config.max_position_embeddings:
+        run.print_rank0(f"WARNING: {args.long_ppl} finds key tokens of {length} tokens, which exceed its window")
+    own = range(run.RANK, len(texts), run.WORLD_SIZE)
+    missing = [i for i in own if not (folder / f"slice_{i}.txt").exists()]
     if missing:
         tokenizer = open_tokenizer(args.long_ppl)
         model, rope = load_scored_model(args.long_ppl, config, settings)
-        for path, text in missing:
-            intervals = find_key_intervals(model, rope, tokenizer, text, args.short_context, args.short_stride)
-            run.write_text(path, ";".join(f"[{start}, {end}]" for start, end in intervals))
+        for i in missing:
+            intervals = find_key_intervals(model, rope, tokenizer, texts[i], args.short_context, args.short_stride)
+            run.write_text(folder / f"slice_{i}.txt", ";".join(f"[{start}, {end}]" for start, end in intervals))
         del model, rope
         run.release_memory()
     run.barrier()
-    return folders, record
+    return folder, record
 
 
 # --- the results
