@@ -22,13 +22,12 @@ import torch
 
 import long_ppl
 import run
-from attention import CHOICES, choose_attention, sdpa_kernels
-from checkpoint import add_trust_flag, choose_dtype, describe, fingerprint, open_config
+from attention import CHOICES, sdpa_kernels
+from checkpoint import add_trust_flag, describe
 from job import Job
 from rope import RopeSetter, rope_at
-from scoring import load_scored_model, score
-from summary import summarise
-from windows import open_tokens, record, subsample, window_starts
+from scoring import load_scored_model, open_checkpoint, score
+from windows import open_tokens, record, subsample, summarise, window_starts
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,19 +38,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--documents", type=run.positive_int, default=10, help="use the first N documents [10]")
     length = run.int_between(2, 2**40)
     parser.add_argument("--seq_len", required=True, type=length, nargs="+", help="window lengths, tokens")
-    parser.add_argument(
-        "--sliding_window", type=run.positive_int, default=256, help="tokens between window starts [256]"
-    )
+    parser.add_argument("--sliding_window", type=run.positive_int, default=256, help="tokens between windows [256]")
     sample = "size of a random sample; one, or one per length"
-    parser.add_argument("--max_windows", type=run.positive_int, nargs="+", help=sample)
+    parser.add_argument("--max_windows", type=run.positive_int, nargs="+", default=[None], help=sample)
     parser.add_argument("--seed", type=run.int_between(0, 2**32), default=2, help="seed for that sample [2]")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")
     parser.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
     parser.add_argument("--batch_size", type=run.positive_int, default=1, help="windows per forward pass [1]")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="[auto]")
-    long_ppl.add_flags(parser)
+    evaluator = "also measure LongPPL; a checkpoint that finds the key tokens, or a folder of slice_*.txt"
+    parser.add_argument("--long_ppl", metavar="EVALUATOR", help=evaluator)
+    short = "LongPPL: tokens of the short context [4096]; shorter --seq_len have no LongPPL"
+    parser.add_argument("--short_context", type=run.positive_int, default=4096, help=short)
+    stride = "LongPPL: tokens that share a beginning of their short context [1024]"
+    parser.add_argument("--short_stride", type=run.positive_int, default=1024, help=stride)
     args = parser.parse_args()
-    args.max_windows = args.max_windows or [None]
     if len(args.max_windows) == 1:
         args.max_windows *= len(args.seq_len)
     if len(args.max_windows) != len(args.seq_len):
@@ -66,8 +67,9 @@ def result_path(args: argparse.Namespace, model: str, length: int) -> Path:
     """LCEG's file names. The dataset's name is its folder's, or its file's where the folder's says nothing."""
     if args.output_dir.suffix == ".json":
         return args.output_dir
-    folder = args.data_path.parent.name
-    dataset = args.data_path.stem if folder in ("", ".", "..", "data") else folder
+    dataset = args.data_path.parent.name
+    if dataset in ("", ".", "..", "data"):
+        dataset = args.data_path.stem
     return args.output_dir / f"{run.checkpoint_name(model)}_{length}_{dataset}.json"
 
 
@@ -75,7 +77,7 @@ def make_window_job(args, path: Path, length: int, tokens_N, document_starts, se
     """Perplexity over the windows of one length. settings: what all lengths share.  parameters: `rope_parameters`."""
     max_windows = args.max_windows[args.seq_len.index(length)]
     all_starts = window_starts(len(tokens_N), length, args.sliding_window)
-    starts = subsample(all_starts, max_windows, args.seed).tolist()
+    sampled_starts = subsample(all_starts, max_windows, args.seed)
     settings = {
         "protocol": "lceg-windows",
         "record_version": 2,  # windows recorded otherwise are evaluated again
@@ -89,36 +91,30 @@ def make_window_job(args, path: Path, length: int, tokens_N, document_starts, se
 
     def score_windows(model, rope: RopeSetter, starts: list[int]) -> list[dict]:
         rope.set(parameters)
-        ids_BL1 = np.stack([tokens_N[start : start + length + 1] for start in starts]).astype(np.int64)
-        nll_BL, hit_BL = score(model, torch.from_numpy(ids_BL1).to(model.device))
+        position_BL1 = np.array(starts)[:, None] + np.arange(length + 1)
+        ids_BL1 = torch.from_numpy(tokens_N[position_BL1].astype(np.int64))
+        nll_BL, hit_BL = score(model, ids_BL1.to(model.device))
         nll_BL = nll_BL.cpu().double().numpy()
         hit_BL = hit_BL.cpu().numpy()
         windows = zip(starts, nll_BL, hit_BL, strict=True)
         return [record(start, nll_L, hit_L, document_starts) for start, nll_L, hit_L in windows]
 
     def summarise_windows(records: list[dict]) -> dict:
-        counts = {"n_windows": len(records), "n_windows_total": len(all_starts), "batch_size": args.batch_size}
-        return summarise(records, length, len(document_starts)) | counts | {"rope": parameters}
+        values = summarise(records, length, len(document_starts))
+        counts = {"n_windows": len(records), "n_windows_total": len(all_starts)}
+        return {**values, **counts, "batch_size": args.batch_size, "rope": parameters}
 
     keys = ("val_perplexity", "perplexity_interval_95")
-    return Job(path, length, starts, args.batch_size, settings, score_windows, summarise_windows, keys)
+    return Job(path, sampled_starts.tolist(), args.batch_size, settings, score_windows, summarise_windows, keys)
 
 
 def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: dict) -> None:
-    """Evaluates one checkpoint at every length. key_texts: {length: long_ppl.KeyTexts} where LongPPL is measured."""
-    config = open_config(name_or_path, args.trust_remote_code)
-    device = run.default_device()
-    dtype = choose_dtype(device, args.dtype)
-    attention = choose_attention(args.attention, device, dtype, config)
+    """Evaluates one checkpoint at every length. key_texts: of long_ppl.prepare, by length."""
+    config, settings = open_checkpoint(name_or_path, args.trust_remote_code, args.dtype, args.attention)
     tokens_N, document_starts, data = open_tokens(args.data_path, args.documents, config.vocab_size)
+    settings["data_sha256"] = data["sha256"]
     facts = {"model": name_or_path, **describe(name_or_path, config), "data": data, "tokens": len(tokens_N)}
-    facts["sdpa_kernels"] = sdpa_kernels(device)
-    settings = {
-        "checkpoint": fingerprint(name_or_path, config),
-        "data_sha256": data["sha256"],
-        "dtype": dtype,
-        "attention": attention,
-    }
+    facts["sdpa_kernels"] = sdpa_kernels(run.default_device())
     windows, texts = [], []
     for length in args.seq_len:
         path = result_path(args, name_or_path, length)
@@ -129,8 +125,9 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: 
 
     @functools.cache
     def load():
-        run.print_rank0(f"{name_or_path}: {facts['method']}, {dtype}, {attention}, {run.WORLD_SIZE} x {device.type}")
-        return load_scored_model(name_or_path, config, dtype, attention, device)
+        kind = f"{facts['method']}, {settings['dtype']}, {settings['attention']}"
+        run.print_rank0(f"{name_or_path}: {kind}, {run.WORLD_SIZE} x {run.default_device().type}")
+        return load_scored_model(name_or_path, config, settings)
 
     for job in windows + texts:
         job.evaluate(load, facts)

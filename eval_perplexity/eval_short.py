@@ -20,10 +20,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import run
-from attention import choose_attention
-from checkpoint import add_trust_flag, choose_dtype, describe, fingerprint, load_model, open_config
+from checkpoint import add_trust_flag, describe, load_model
 from lock import lock
 from rope import RopeSetter, rope_at
+from scoring import open_checkpoint
 from stats import mean_over_documents, mean_over_tasks
 from store import Store
 from tokenizer import open_tokenizer
@@ -49,13 +49,10 @@ def parse_args() -> argparse.Namespace:
 
 def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) -> None:
     """Runs the tasks that the checkpoint's result lacks, and writes the result."""
-    config = open_config(name_or_path, args.trust_remote_code)
+    config, settings = open_checkpoint(name_or_path, args.trust_remote_code)
+    settings |= {"limit": args.limit, "include_path": str(args.include_path)}
     description = describe(name_or_path, config)
     device = run.default_device()
-    dtype = choose_dtype(device, "auto")
-    attention = choose_attention("auto", device, dtype, config)
-    settings = {"checkpoint": fingerprint(name_or_path, config), "dtype": dtype, "attention": attention}
-    settings |= {"limit": args.limit, "include_path": str(args.include_path)}
     name = run.checkpoint_name(name_or_path)
     path = args.output_dir / name / "scores.json"
     store = Store(path.with_name("tasks.jsonl"), settings, lambda entry: entry["task"], results=lambda: [path])
@@ -63,13 +60,14 @@ def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) ->
     missing = [task for task in args.tasks if task not in finished]
     length = description["original_length"] or config.max_position_embeddings
     if missing:
-        model = load_model(name_or_path, config, dtype, attention, device)
+        model = load_model(name_or_path, config, settings["dtype"], settings["attention"], device)
         RopeSetter(model).set(rope_at(config, length))
         tokenizer = open_tokenizer(name_or_path)
+        adapter = HFLM(model, tokenizer=tokenizer, batch_size=args.batch_size, max_length=length)
     for task in missing:
         run.reset_peak_memory(device)
         start_time = time.perf_counter()
-        entry = run_task(args, manager, model, tokenizer, task, length)
+        entry = run_task(args, manager, adapter, task)
         seconds = round(time.perf_counter() - start_time, 3)
         store.append(entry | {"seconds": seconds, "peak_memory_bytes": run.peak_memory(device)})
         print(f"{name}: {task} {entry['score']:.2f}, {entry['n']} items", flush=True)
@@ -78,21 +76,14 @@ def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) ->
     run.write_json(path, result | {"command": run.command_line(), "sets": store.gather()})
 
 
-def run_task(args: argparse.Namespace, manager, model, tokenizer, task: str, max_length: int) -> dict:
+def run_task(args: argparse.Namespace, manager, adapter: HFLM, task: str) -> dict:
     """The entry of a task, or group of tasks, in scores.json: its items' mean score, 0 to 100, with its interval.
 
     Raises ValueError if lm-eval cannot run it.
     """
     with run.errors_of(f"lm-eval cannot run the task {task}"):
-        adapter = HFLM(model, tokenizer=tokenizer, batch_size=args.batch_size, max_length=max_length)
-        results = simple_evaluate(
-            adapter,
-            tasks=[task],
-            num_fewshot=SHOTS.get(task),
-            limit=args.limit,
-            task_manager=manager,
-            bootstrap_iters=0,
-        )
+        settings = {"num_fewshot": SHOTS.get(task), "limit": args.limit, "bootstrap_iters": 0}
+        results = simple_evaluate(adapter, tasks=[task], task_manager=manager, **settings)
         ids, scores = [], []
         for subtask, samples in results["samples"].items():
             metric = next((name for name in METRICS if name in samples[0]), None)
@@ -120,36 +111,46 @@ def run_task(args: argparse.Namespace, manager, model, tokenizer, task: str, max
 
 def read_measures(args: argparse.Namespace) -> pd.DataFrame:
     """All results: model, method, task, id of an item or document, value (loss: its sum) and number of targets."""
-    lines = []
+    tables = []
     for path in sorted(args.output_dir.glob("*/scores.json")):
         result = run.read_json(path)
-        name, method, length = path.parent.name, result["method"], result["length"]
+        model = {"model": path.parent.name, "method": result["method"]}
         for task, entry in result["sets"].items():
-            values = 100 * np.array(entry["row_scores"])
-            lines.append((name, method, task, entry["ids"], values, np.ones(len(values))))
-        for path in sorted(args.perplexity.rglob(f"{name}_{length}_*.json")) if args.perplexity else ():
-            losses = (run.read_json(path) or {}).get("document_losses")
-            if losses and "longppl" not in path.name:
-                task, ids = f"loss at {length}, {path.parent.name}", range(len(losses["sum"]))
-                lines.append((name, method, task, ids, losses["sum"], losses["targets"]))
-    table = pd.DataFrame(lines, columns=["model", "method", "task", "id", "value", "targets"])
-    return table.explode(["id", "value", "targets"]).astype({"value": float, "targets": float})
+            percent = 100 * np.array(entry["row_scores"])
+            tables.append(pd.DataFrame({**model, "task": task, "id": entry["ids"], "value": percent, "targets": 1.0}))
+        if args.perplexity:
+            tables += read_losses(args.perplexity, model, result["length"])
+    return pd.concat(tables, ignore_index=True)
+
+
+def read_losses(folder: Path, model: dict, length: int) -> list[pd.DataFrame]:
+    """A table for each token file: the model's losses of the documents at one length, from eval_ppl.py's results."""
+    tables = []
+    for path in sorted(folder.rglob(f"{model['model']}_{length}_*.json")):
+        losses = (run.read_json(path) or {}).get("document_losses")
+        if losses and "longppl" not in path.name:
+            table = pd.DataFrame({"value": losses["sum"], "targets": losses["targets"]})
+            table["id"] = table.index
+            tables.append(table.assign(**model, task=f"loss at {length}, {path.parent.name}"))
+    return tables
 
 
 def write_table(args: argparse.Namespace) -> None:
     """Writes short.csv from all results in --output_dir, and prints it."""
     measures = read_measures(args)
     is_base = measures.method == "base"
-    if measures[is_base].model.nunique() != 1:
-        print(f"no table: {args.output_dir} has the results of {measures[is_base].model.nunique()} bases, not of one")
+    base = measures[is_base]
+    n_bases = base.model.nunique()
+    if n_bases != 1:
+        print(f"no table: {args.output_dir} has the results of {n_bases} bases, not of one")
         return
+    pairs = measures[~is_base].merge(base, on=["task", "id", "targets"], suffixes=("", "_base"))
     lines = []
-    pairs = measures[~is_base].merge(measures[is_base], on=["task", "id", "targets"], suffixes=("", "_base"))
     for (model, task), own in pairs.groupby(["model", "task"], sort=False):
         change = mean_over_documents(own.value - own.value_base, own.targets)
-        interval = change.interval() or (None, None)
-        base = own.value_base.sum() / own.targets.sum()
-        lines.append((model, task, base, change.mean_M[0], *interval, change.n))
+        low, high = change.interval() or (None, None)
+        base_mean = own.value_base.sum() / own.targets.sum()
+        lines.append((model, task, base_mean, change.mean_M[0], low, high, change.n))
     table = pd.DataFrame(lines, columns=["model", "task", "base", "change", "low", "high", "n"])
     table.to_csv(args.output_dir / "short.csv", index=False, lineterminator="\n")
     print(table.to_string(index=False, float_format="{:.3f}".format))

@@ -11,16 +11,15 @@ from store import Store
 
 @dataclass
 class Job:
-    """One result: a checkpoint at one length.
+    """One result file: a checkpoint at one length.
 
-    path: the result's file.  length: tokens.  settings: what must be equal to resume.
+    settings: what must be equal to resume.
     starts: what to score, `batch_size` at a time: the starts of windows, or the numbers of texts.
     score: score(model, rope, starts) returns a record with its "start" for each of them.
     summarise: summarise(records) returns the values of the result.  keys: of the perplexity and its interval in these.
     """
 
     path: Path
-    length: int
     starts: list[int]
     batch_size: int
     settings: dict
@@ -32,26 +31,24 @@ class Job:
         progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
         self.store = Store(progress, self.settings, lambda record: record["start"], results=lambda: [self.path])
 
-    def find_finished(self) -> set[int] | None:
-        """The recorded starts, on every rank; None if the result of exactly these settings is there."""
-        finished = None
-        if run.RANK == 0:
-            self.store.lock()  # another run may have this length, and finish it
-            result = run.read_json(self.path) or {}
-            if result.get("settings") == self.store.settings:
-                self.store.remove()
-                run.print_rank0(f"{self.path}: already done")
-            else:
-                if self.path.exists():
-                    self.store.set_aside(result.get("settings"))
-                finished = set(self.store.open())
-                if finished:
-                    run.print_rank0(f"{self.path}: resuming, {len(finished)} of {len(self.starts)} are done")
-        return run.broadcast(finished)
+    def open_store(self) -> set[int] | None:
+        """The recorded starts, on rank 0; None if the result of exactly these settings is there."""
+        self.store.lock()  # another run may have this length, and finish it
+        result = run.read_json(self.path) or {}
+        if result.get("settings") == self.store.settings:
+            self.store.remove()
+            run.print_rank0(f"{self.path}: already done")
+            return None
+        if self.path.exists():
+            self.store.set_aside(result.get("settings"))
+        finished = set(self.store.open())
+        if finished:
+            run.print_rank0(f"{self.path}: resuming, {len(finished)} of {len(self.starts)} are done")
+        return finished
 
     def evaluate(self, load, facts: dict) -> None:
         """Scores what is not recorded and writes the result. load: returns the model and its RopeSetter."""
-        finished = self.find_finished()
+        finished = run.broadcast(self.open_store() if run.RANK == 0 else None)
         if finished is None:
             return
         model, rope = load()
@@ -85,7 +82,7 @@ class Job:
             raise ValueError(f"{self.store.path}: records are missing; rerun the same command, one at a time")
         records = [entries[start] for start in self.starts]
         seconds = sum(record["seconds"] for record in records)
-        n_tokens = sum(record.get("tokens", self.length) for record in records)
+        n_tokens = sum(record.get("tokens", self.settings["seq_len"]) for record in records)
         result = {
             **self.summarise(records),
             **facts,

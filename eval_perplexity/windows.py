@@ -1,32 +1,37 @@
-"""Token files, the windows of the protocol, and what is recorded of each window.
+"""Token files, the windows of the protocol, what is recorded of each window, and the numbers of a result.
 
 A token file is raw little-endian uint16 (uint32 for vocabularies above 65,536), documents one after the other, each
 beginning with the same token (BOS). `<file>.json` beside it, written by prepare_data.py, says what the tokens are.
 """
 
 import hashlib
+import math
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
 from run import read_json
+from stats import Estimate, mean_over_documents
 
+DATA_KEYS = ("sha256", "source", "dtype", "dataset", "tokenizer", "min_tokens", "split")  # of the result's `data`
 LAST = (64, 256)  # the mean loss over the last targets of a window is recorded for these numbers of targets
 
 
-def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray, dict]:
+# --- token files
+def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     """The first `documents` documents of a token file, uint16 or uint32 [N], their starts, and the result's `data`.
 
-    The stream ends where the next document begins (the (documents + 1)-th occurrence of the file's first token), or
-    with the file. Raises ValueError if the file is missing, incomplete, too short or of another vocabulary, or if its
-    sidecar does not describe it.
+    The stream ends where the next document begins, or with the file. Raises ValueError if the file is missing,
+    incomplete, too short or of another vocabulary, or if its sidecar does not describe it.
     """
     if not path.is_file():
         raise ValueError(f"no token file {path}; make one with prepare_data.py")
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     sidecar = {"source": "unverified", "dtype": "uint32" if vocab_size > 65536 else "uint16", "sha256": sha256}
-    sidecar_path = path.with_name(path.name + ".json")
+    sidecar_path = path.with_name(f"{path.name}.json")
     sidecar |= read_json(sidecar_path) or {}
     if sidecar["sha256"] != sha256:
         raise ValueError(f"{sidecar_path} does not describe {path}; make both files again with prepare_data.py")
@@ -34,27 +39,27 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple[np.ndarray
     if not content or len(content) % dtype.itemsize:
         raise ValueError(f"{path} has {len(content)} bytes, not tokens; make it again with prepare_data.py")
     tokens_N = np.frombuffer(content, dtype)
-    document_starts = np.flatnonzero(tokens_N == tokens_N[0])
-    n_documents = len(document_starts)
+    starts = np.flatnonzero(tokens_N == tokens_N[0])
+    n_documents = len(starts)
     if n_documents < documents:
         raise ValueError(f"{path} holds {n_documents} documents, not {documents}; give --documents {n_documents}")
     if n_documents > documents:
-        tokens_N = tokens_N[: document_starts[documents]]
+        tokens_N = tokens_N[: starts[documents]]
     largest = tokens_N.max()
     if largest >= vocab_size:
         mismatch = f"{path} holds token id {largest}, but the model has {vocab_size} tokens"
-        raise ValueError(f"{mismatch}; make the file with prepare_data.py and this model's tokenizer")
-    keys = ("sha256", "source", "dtype", "dataset", "tokenizer", "min_tokens", "split")
-    data = {"path": str(path)} | {key: sidecar[key] for key in keys if key in sidecar}
-    return tokens_N, document_starts[:documents], data
+        raise ValueError(f"{mismatch}; make it with prepare_data.py and this model's tokenizer")
+    known = {key: sidecar[key] for key in DATA_KEYS if key in sidecar}
+    return tokens_N, starts[:documents], {"path": str(path), **known}
 
 
+# --- windows
 def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
     """Starts of all windows, int64: 0, stride, 2 stride, ... below n_tokens - length, the last of them dropped.
 
     Every window [s, s + length) is followed by one more token, its last target. Raises ValueError if there is none.
     """
-    starts = np.arange(0, max(n_tokens - length, 0), stride)[:-1]
+    starts = np.arange(0, n_tokens - length, stride)[:-1]
     if len(starts) == 0:
         need = f"windows of {length} tokens every {stride} need more than {length + stride} tokens"
         raise ValueError(f"{need}, the documents have {n_tokens}; give more --documents or a shorter --seq_len")
@@ -65,24 +70,43 @@ def subsample(starts: np.ndarray, max_windows: int | None, seed: int) -> np.ndar
     """`max_windows` of the starts, in order, drawn without replacement; all of them if there are no more."""
     if max_windows is None or max_windows >= len(starts):
         return starts
-    return np.sort(np.random.default_rng(seed).choice(starts, max_windows, replace=False))
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(starts, max_windows, replace=False))
 
 
-def position_buckets(length: int) -> list[tuple[int, int]]:
-    """Log-spaced ranges (first, last) of a target's position 1 .. length - 1, the number of tokens before it."""
-    firsts = [2**k for k in range((length - 1).bit_length())]
-    return [(first, min(2 * first, length) - 1) for first in firsts]
+def bucket_edges(length: int) -> np.ndarray:
+    """1, 2, 4, ..., `length`: where buckets of a target's position (the number of tokens before it) begin and end."""
+    n_buckets = (length - 1).bit_length()
+    return np.append(2 ** np.arange(n_buckets), length)
 
 
 def recorded_parts(length: int) -> dict[str, int]:
     """{key in a record: number of last targets} of the mean losses that are recorded of a window."""
-    return {"loss": length - 1} | {f"last_{n}": n for n in LAST if n < length}
+    last = {f"last_{n}": n for n in LAST if n < length}
+    return {"loss": length - 1, **last}
 
 
-def split_by_document(losses: np.ndarray, first_position: int, document_starts: np.ndarray) -> dict:
+# --- records
+def record(start: int, nll_L, hit_L, document_starts) -> dict:
+    """What is kept of a window: hits, mean losses of `recorded_parts`, also split by document, and sums by position.
+
+    nll_L: float64 [L].  hit_L: bool [L].  The last target is the token after the window and counts as a hit only.
+    """
+    length = len(nll_L)
+    inside = nll_L[:-1]
+    bucket_sums = np.add.reduceat(inside, bucket_edges(length)[:-1] - 1)
+    kept = {"start": start, "correct": int(hit_L.sum()), "buckets": bucket_sums.tolist()}
+    for key, n in recorded_parts(length).items():
+        losses = inside[-n:]
+        kept[key] = float(losses.mean())
+        kept[f"{key}_documents"] = split_by_document(losses, start + length - n, document_starts)
+    return kept
+
+
+def split_by_document(losses, first_position: int, document_starts) -> dict:
     """Sums of the losses and numbers of the targets in document `first` and those after it.
 
-    losses: float64, of the targets at `first_position` and the positions after it in the token stream.
+    losses: float64, of the targets at `first_position` of the token stream and those after it.
     """
     positions = first_position + np.arange(len(losses))
     documents = np.searchsorted(document_starts, positions, side="right") - 1
@@ -92,19 +116,61 @@ def split_by_document(losses: np.ndarray, first_position: int, document_starts: 
     return {"first": int(first), "sum": sums.tolist(), "targets": counts.tolist()}
 
 
-def record(start: int, nll_L: np.ndarray, hit_L: np.ndarray, document_starts: np.ndarray) -> dict:
-    """What is kept of a window: hits over all L positions; of the L - 1 targets inside it the mean losses of
-    `recorded_parts`, also split by document, and the sums in each position bucket.
+# --- the result
+def summarise(records: list[dict], length: int, n_documents: int) -> dict:
+    """The result's values from the records of all windows. Losses are in nats. n_documents: of the stream."""
+    means = {key: mean_loss(records, key, n_documents) for key in recorded_parts(length)}
+    whole = means.pop("loss")
+    n_correct = sum(record["correct"] for record in records)
+    sum_D, target_D = sum_by_document(records, "loss", n_documents)
+    return {
+        "val_acc": n_correct / (len(records) * length),
+        "val_loss": whole["loss"],
+        "val_perplexity": whole["perplexity"],
+        "val_perplexity_per_chunk": [whole["perplexity"]],
+        "perplexity_interval_95": whole["perplexity_interval_95"],
+        "sampled_unit": "document",
+        "n_sampled_documents": int((target_D > 0).sum()),
+        "loss_by_position": loss_by_position(records, length),
+        **means,
+        # to compare two models document by document
+        "document_losses": {"sum": sum_D.tolist(), "targets": target_D.tolist()},
+    }
 
-    nll_L: float64 [L].  hit_L: bool [L].  The last target is the token after the window and counts as a hit only.
+
+def mean_loss(records: list[dict], key: str, n_documents: int) -> dict:
+    """Mean of one of the records' losses with its perplexity and the interval of that.
+
+    All windows have the same number of targets, so the mean over windows is that over targets, the interval's centre.
     """
-    inside = nll_L[:-1]
-    length = len(nll_L)
-    kept = {"start": start, "correct": int(hit_L.sum()), "buckets": []}
-    for key, n in recorded_parts(length).items():
-        losses = inside[-n:]
-        kept[key] = float(losses.mean())
-        kept[f"{key}_documents"] = split_by_document(losses, start + length - n, document_starts)
-    for first, last in position_buckets(length):
-        kept["buckets"].append(float(inside[first - 1 : last].sum()))
-    return kept
+    loss = fmean(record[key] for record in records)
+    estimate = mean_over_documents(*sum_by_document(records, key, n_documents))
+    return {"loss": loss, "perplexity": math.exp(loss), "perplexity_interval_95": exp_interval(estimate)}
+
+
+def sum_by_document(records: list[dict], key: str, n_documents: int) -> tuple:
+    """(summed losses, numbers of targets) over all windows, float64 and int64 [D]."""
+    sum_D = np.zeros(n_documents)
+    target_D = np.zeros(n_documents, dtype=int)
+    for record in records:
+        part = record[f"{key}_documents"]
+        documents = slice(part["first"], part["first"] + len(part["sum"]))
+        sum_D[documents] += part["sum"]
+        target_D[documents] += part["targets"]
+    return sum_D, target_D
+
+
+def exp_interval(estimate: Estimate) -> list | None:
+    """95 % interval of a perplexity from the estimate of its loss; None for a single document."""
+    bounds = estimate.interval()
+    return [math.exp(bound) for bound in bounds] if bounds else None
+
+
+def loss_by_position(records: list[dict], length: int) -> list[dict]:
+    """Mean loss and perplexity in each bucket of positions."""
+    buckets = []
+    edges = bucket_edges(length).tolist()
+    for i, (first, end) in enumerate(pairwise(edges)):
+        loss = fmean(record["buckets"][i] for record in records) / (end - first)
+        buckets.append({"from": first, "to": end - 1, "loss": loss, "perplexity": math.exp(loss)})
+    return buckets

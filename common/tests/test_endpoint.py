@@ -12,35 +12,31 @@ from endpoint import Endpoint
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers with the request's last word, or with the server's `reply` (status, body, headers), if it has one.
+    """Answers with the next of the server's `replies` (status, body, headers...), else with the request's last word.
 
-    `busy` times it answers 503 first. It asks for the key "secret".
+    It asks for the key "secret".
     """
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append((self.path, body))
-        if self.server.reply:
-            return self.send(*self.server.reply)
+        status, content, *headers = next(self.server.replies, None) or self.answer(body)
+        self.send_response(status)
+        for header in headers:
+            self.send_header(*header)
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def answer(self, body):
         chat = self.path == "/v1/chat/completions"
         if self.headers["Authorization"] != "Bearer secret":
-            return self.send(401, '{"error":\n"bad key"}')
-        if self.server.busy > 0:
-            self.server.busy -= 1
-            return self.send(503, "busy")
+            return 401, '{"error":\n"bad key"}'
         if self.server.chats_only and not chat:
-            return self.send(404, "not found")
+            return 404, "not found"
         text = body["messages"][0]["content"] if chat else body["prompt"]
         word = text.split()[-1]
         choice = {"message": {"content": word}} if chat else {"text": word}
-        self.send(200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 1}}))
-
-    def send(self, status, content, headers=()):
-        self.send_response(status)
-        for name, value in headers:
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content.encode())
+        return 200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 1}})
 
     def log_message(self, *args):
         pass
@@ -50,7 +46,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setattr(endpoint, "RETRIES", endpoint.RETRIES.new(total=2, backoff_factor=0))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.requests, server.busy, server.chats_only, server.reply = [], 0, False, None
+    server.requests, server.replies, server.chats_only = [], iter(()), False
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     yield server
@@ -60,7 +56,7 @@ def server(monkeypatch):
 
 @pytest.mark.parametrize("chats_only", [False, True])
 def test_text_and_token_ids_are_answered_in_order(server, chats_only):
-    server.chats_only, server.busy = chats_only, 2
+    server.chats_only, server.replies = chats_only, iter([(503, "busy")] * 2)
     tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: " ".join(map(str, ids)))
     client = Endpoint(server.url + "/", "big", "secret", tokenizer, threads=3)
     assert client.generate(["say a", [1, 2, 3], "say b", [4, 5]], 9, ["\n"]) == ["a", "3", "b", "5"]
@@ -84,14 +80,14 @@ def refusal(url: str, key: str = "secret") -> str:
 def test_errors_are_one_line_and_a_refusal_is_not_retried(server):
     assert "401" in refusal(server.url, "wrong")
     assert len(server.requests) == 1
-    server.busy = 3
+    server.replies = iter([(503, "busy")] * 3)
     assert "503" in refusal(server.url)
     assert len(server.requests) == 1 + 3
     assert "no answer" in refusal("http://127.0.0.1:9/v1")
-    server.reply = (401, "no secret" + " and no secret" * 100)
+    server.replies = iter([(401, "no secret" + " and no secret" * 100)])
     assert "401" in refusal(server.url)
     server.requests.clear()
-    server.reply = (307, "", [("Location", server.url + "/elsewhere")])
+    server.replies = iter([(307, "", ("Location", server.url + "/elsewhere"))])
     assert "elsewhere" in refusal(server.url) and len(server.requests) == 1
     for url in ("file:///etc/passwd", "localhost:8000/v1", "http:///v1", "http://user:secret@host/v1"):
         assert "http://localhost:8000/v1" in refusal(url)
@@ -104,7 +100,7 @@ ODD_REPLIES += [f'{{"choices": {choices}}}' for choices in CHOICES]
 
 @pytest.mark.parametrize("content", ODD_REPLIES)
 def test_an_odd_reply_is_one_line_that_names_the_server(server, content):
-    server.reply = (200, content)
+    server.replies = iter([(200, content)])
     assert server.url in refusal(server.url)
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -50,11 +51,16 @@ def answer_ids(engine, prompt: list[int], n: int = NEW) -> list[int]:
     return engine.generate_ids([prompt], n)[0]
 
 
+def own_answer(model, prompt: list[int], **options) -> list[int]:
+    """The token ids that the model's own `generate` answers."""
+    options = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None} | options
+    return model.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()
+
+
 # --- the computation
 @torch.inference_mode()
-def greedy_without_cache(folder, prompt: list[int]) -> list[int]:
+def greedy_without_cache(model, prompt: list[int]) -> list[int]:
     """By Transformers, with the rope of the whole text (which test_rope.py compares with the formulas)."""
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
     RopeSetter(model).set(rope_at(model.config, len(prompt) + NEW))
     ids = list(prompt)
     for _ in range(NEW):
@@ -63,23 +69,15 @@ def greedy_without_cache(folder, prompt: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("method", [method for method in EXTEND if method != "landmark"])
+@pytest.mark.parametrize("method", EXTEND)
 def test_cached_answer_equals_whole_forward_passes(checkpoints, method, length):
+    """A decoded token of Landmark retrieves other blocks than a prompt's token does, so its reference decodes too."""
     prompt = random_prompt(1, length - NEW)
-    answer = answer_ids(open_tiny(checkpoints[method], prefill_chunk=33), prompt)
-    assert answer == greedy_without_cache(checkpoints[method], prompt)
-    assert len(set(answer)) > 3
-
-
-@pytest.mark.parametrize("length", LENGTHS)
-def test_landmark_answers_as_its_own_generate(checkpoints, length):
-    """A decoded token retrieves other blocks than a prompt's token does, so the reference decodes too."""
-    prompt = random_prompt(1, length - NEW)
-    model = AutoModelForCausalLM.from_pretrained(checkpoints["landmark"], trust_remote_code=True).eval()
-    output = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, eos_token_id=None)
+    model = AutoModelForCausalLM.from_pretrained(checkpoints[method], trust_remote_code=True, dtype="float32").eval()
+    expected = (own_answer if method == "landmark" else greedy_without_cache)(model, prompt)
     for chunk in (33, len(prompt) - 1):  # with len - 1, the last token would come alone
-        engine = open_tiny(checkpoints["landmark"], prefill_chunk=chunk)
-        assert answer_ids(engine, prompt) == output[0, len(prompt) :].tolist()
+        assert answer_ids(open_tiny(checkpoints[method], prefill_chunk=chunk), prompt) == expected
+    assert len(set(expected)) > 3
 
 
 @pytest.mark.parametrize("method", EXTEND)
@@ -104,7 +102,7 @@ def test_shared_prefixes_chunks_and_a_cache_on_the_cpu_change_no_answer(checkpoi
 
 
 @pytest.mark.parametrize("method", EXTEND)
-def test_prompts_decoded_together_get_the_answers_they_get_alone(checkpoints, method):
+def test_prompts_decoded_together_get_the_answers_they_get_alone(checkpoints, monkeypatch, method):
     places = ((1, 30), (2, 200), (2, 150), (3, 77), (4, 200), (5, 64), (6, L + 40))
     prompts = [random_prompt(seed, n) for seed, n in places]
     expected = open_tiny(checkpoints[method], batch_size=1).generate(prompts, NEW)
@@ -115,17 +113,11 @@ def test_prompts_decoded_together_get_the_answers_they_get_alone(checkpoints, me
         assert engine.generate([prompts[i] for i in group], NEW) == [expected[i] for i in group]
     assert engine.generate(prompts, NEW) == expected  # of several ropes, and not planned
     assert len(set(expected)) == 7
-
-
-@pytest.mark.parametrize("method", EXTEND)
-def test_a_step_of_fixed_size_gives_the_same_answers(checkpoints, monkeypatch, method):
-    """What a CUDA graph computes: all positions that the cache has room for, most of them not filled yet."""
-    prompts = [random_prompt(seed, n) for seed, n in ((1, 30), (2, 77), (3, 200))]
-    expected = open_tiny(checkpoints[method], batch_size=1).generate(prompts, NEW)
+    # what a CUDA graph computes: all positions that the cache has room for, most of them not filled yet
     forward = Decoder.forward
     monkeypatch.setattr(Decoder, "forward", lambda decoder, longest: forward(decoder, decoder.visible))
-    assert open_tiny(checkpoints[method]).generate(prompts, NEW) == expected
-    assert open_tiny(checkpoints[method], batch_size=1).generate(prompts, NEW) == expected
+    for batch_size in (1, 16):
+        assert open_tiny(checkpoints[method], batch_size=batch_size).generate(prompts, NEW) == expected
 
 
 @pytest.mark.parametrize("method", EXTEND)
@@ -152,14 +144,10 @@ def test_other_architectures_answer_as_their_own_generate(tmp_path, model_type):
     folder = save_base(tmp_path, model_type, max_position_embeddings=L, rope_parameters=rope)
     prompts = [random_prompt(1, n) for n in (30, 64, 150)] + [random_prompt(2, 200)]
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    expected = []
-    for prompt in prompts:
-        output = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, eos_token_id=None)
-        expected.append(output[0, len(prompt) :].tolist())
+    expected = [own_answer(model, prompt) for prompt in prompts]
     engine = open_tiny(folder, prefill_chunk=37)
-    groups = engine.batches(range(4), prompts, NEW)
     answers = []
-    for group in groups:
+    for group in engine.batches(range(4), prompts, NEW):
         answers += engine.generate_ids([prompts[i] for i in group], NEW)
     assert answers == expected and len(set(expected[3])) > 3
     assert engine.prefilled_tokens < sum(map(len, prompts))
@@ -185,11 +173,10 @@ def test_min_new_tokens_masks_eos_and_stop_ids_as_transformers_does(base):
     unmasked = open_tiny(base).generate_ids(prompts, 8)
     stop_ids = [unmasked[0][0], unmasked[1][0], unmasked[2][5]]
     end_ids = [1, *stop_ids]
-    options = {"max_new_tokens": 8, "min_new_tokens": 1, "do_sample": False, "eos_token_id": end_ids}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     expected = []
     for prompt in prompts:
-        ids = model.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()
+        ids = own_answer(model, prompt, max_new_tokens=8, min_new_tokens=1, eos_token_id=end_ids)
         expected.append(ids[:-1] if ids[-1] in end_ids else ids)
     answers = open_tiny(base, {1}).generate_ids(prompts, 8, stop_ids=stop_ids, min_new_tokens=1)
     assert answers == expected and all(expected) and expected != unmasked
@@ -313,16 +300,6 @@ LONGROPE = {
 FORTY_TWO = [2 + sorted(pre_tokenizers.ByteLevel.alphabet()).index(character) for character in "Ġ42"]
 
 
-class FakeLLM:
-    def __init__(self, **kwargs):
-        self.calls = [kwargs]
-
-    def generate(self, prompts, params, use_tqdm):
-        self.calls.append((prompts, params))
-        output = SimpleNamespace(token_ids=FORTY_TWO)
-        return [SimpleNamespace(outputs=[output], num_cached_tokens=n) for n in (None, 16)]
-
-
 def test_vllm(checkpoints, base, tmp_path, monkeypatch):
     """It gets token ids and greedy settings, and no checkpoint that it would compute otherwise."""
     for method, length, message in (
@@ -350,14 +327,19 @@ def test_vllm(checkpoints, base, tmp_path, monkeypatch):
         folder = edit_config(tmp_path, rope_parameters=rope, rope_scaling=rope, max_position_embeddings=window)
         with pytest.raises(ValueError, match=message):
             VLLM(folder, max_length=L)
-    module = SimpleNamespace(LLM=FakeLLM, SamplingParams=dict, __spec__=ModuleSpec("vllm", None))
+    module = SimpleNamespace(LLM=Mock(), SamplingParams=dict, __spec__=ModuleSpec("vllm", None))
     monkeypatch.setitem(sys.modules, "vllm", module)
+    output = SimpleNamespace(token_ids=FORTY_TWO)
+    generate = module.LLM.return_value.generate
+    generate.return_value = [SimpleNamespace(outputs=[output], num_cached_tokens=n) for n in (None, 16)]
     VLLM(checkpoints["ntk"], max_length=L)
     engine = VLLM(checkpoints["yarn"], max_length=L, dtype="float32")
     prompts = [random_prompt(1, 30), random_prompt(1, 40)]
     assert engine.generate(prompts, 10, ["."]) == [" 42", " 42"]
     assert engine.generate(prompts, 10, ["2"]) == [" 4", " 4"]
-    kwargs, (sent, params), _ = engine.model.calls  # one model for all calls
+    kwargs = module.LLM.call_args.kwargs
+    sent, params = generate.call_args_list[0].args
+    module.LLM.assert_called_once()
     assert (kwargs["model"], kwargs["max_model_len"]) == (str(checkpoints["yarn"]), L)
     assert [prompt["prompt_token_ids"] for prompt in sent] == prompts
     assert params == {"temperature": 0, "max_tokens": 10, "stop": ["."], "stop_token_ids": [], "min_tokens": 0}

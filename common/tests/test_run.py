@@ -5,19 +5,13 @@ import os
 import sys
 import tempfile
 import types
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
 import run
-
-
-def raises(error):
-    def raise_it():
-        raise error
-
-    return raise_it
 
 
 def test_a_bad_checkpoint_does_not_stop_the_others(capsys):
@@ -48,7 +42,7 @@ INPUT_ERRORS = {
 def test_an_error_about_the_input_is_one_line_below_the_bar(part, capsys):
     run.progress_bar(3, "windows", "window").update()
     with pytest.raises(SystemExit) as end:
-        run.run_script(raises(INPUT_ERRORS[part]))
+        run.run_script(Mock(side_effect=INPUT_ERRORS[part]))
     assert end.value.code.startswith("error: ") and part in end.value.code and "\n" not in end.value.code
     assert capsys.readouterr().err.endswith("\n")
 
@@ -57,10 +51,10 @@ def test_the_traceback_of_any_other_error_is_in_a_file(tmp_path, monkeypatch, ca
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("SHOW_TRACEBACK", "1")
     with pytest.raises(SystemExit) as end:
-        run.run_script(raises(TypeError("a fault of the kit")))
+        run.run_script(Mock(side_effect=TypeError("a fault of the kit")))
     (path,) = tmp_path.iterdir()
-    assert str(path) in end.value.code and "in raise_it" in path.read_text()
-    assert "in raise_it" in capsys.readouterr().err
+    assert str(path) in end.value.code and "in run_script" in path.read_text()
+    assert "in run_script" in capsys.readouterr().err
 
 
 def test_a_wrong_flag_is_one_line(monkeypatch):

@@ -45,9 +45,12 @@ BASES = {  # what differs from SHAPE in a tiny model of each architecture
 }  # fmt: skip
 OWN_CODE = ("lm_infinite", "self_extend", "rerope", "string", "dca", "streaming", "landmark")
 # runs several command lines of Python scripts in one interpreter, since its start takes longer than the work
-RUN_ALL = (
-    "import json, runpy, sys\nfor sys.argv in json.load(sys.stdin): runpy.run_path(sys.argv[0], run_name='__main__')"
-)
+RUN_ALL = """
+import json, runpy, sys
+for sys.argv in json.loads(sys.argv[1]):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+STREAMS = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
 
 def save_tokenizer(folder: Path) -> int:
@@ -85,23 +88,14 @@ def save_checkpoints(base: Path, root: Path, methods=tuple(EXTEND)) -> dict[str,
         command = ["extend.py", "--method_name", method, "--model_name_or_path", base, "--model_max_length", length]
         command += ["--output_dir", root / method, *EXTEND[method]]
         commands.append([str(word) for word in command])
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL],
-        input=json.dumps(commands),
-        cwd=ROOT / "continuous_finetuning",
-        env={**os.environ, "PYTHONPATH": "."},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run(sys.executable, "-c", RUN_ALL, json.dumps(commands), cwd=ROOT / "continuous_finetuning", PYTHONPATH=".")
     return {method: root / method for method in methods}
 
 
 def run(*command, expect: int = 0, cwd: Path = STAGE, timeout: int = 300, **environment) -> str:
     """Runs a command as a user would, in the stage's folder; returns stdout and stderr together."""
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     variables = os.environ | {name: str(value) for name, value in environment.items()}
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=variables, timeout=timeout, **streams)
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=variables, timeout=timeout, **STREAMS)
     assert done.returncode == expect, f"exit status {done.returncode}:\n{done.stdout}"
     return done.stdout
 
@@ -118,12 +112,8 @@ def start_second(patch, owner, name: str, script, *flags) -> list[subprocess.Pop
     def start_and_call(*args):
         if not started:
             command = [sys.executable, script, *map(str, flags)]
-            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            started.append(subprocess.Popen(command, cwd=STAGE, stdin=subprocess.DEVNULL, **streams))
-            line = started[0].stdout.readline()
-            while "waiting until it ends" not in line:
-                assert line, "it ended without waiting"
-                line = started[0].stdout.readline()
+            started.append(subprocess.Popen(command, cwd=STAGE, **STREAMS))
+            assert any("waiting until it ends" in line for line in started[0].stdout), "it ended without waiting"
         return call(*args)
 
     patch.setattr(owner, name, start_and_call)

@@ -1,5 +1,6 @@
 """A tiny checkpoint, a token file, and a way to call the stage's scripts in this process."""
 
+import functools
 import hashlib
 import json
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import tiny
 from run import run_script
@@ -40,6 +42,14 @@ def documents(count: int, seed: int = 0) -> list[int]:
     return [int(token) for text in texts for token in text]
 
 
+def full_losses(model, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of the tokens after the first, and whether each is the argmax, from full logits in float64."""
+    x = torch.tensor(ids)
+    logits = model.double()(x[None, :-1], use_cache=False).logits[0]
+    losses = torch.nn.functional.cross_entropy(logits, x[1:], reduction="none")
+    return losses.numpy(), (logits.argmax(-1) == x[1:]).numpy()
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     return tiny.save_base(tmp_path_factory.mktemp("models") / "tiny")
@@ -51,31 +61,23 @@ def tokens(tmp_path_factory):
 
 
 @pytest.fixture
-def evaluate(monkeypatch, capsys, checkpoint, tokens):
-    """evaluate(flags...) runs eval_ppl.py, by default on `checkpoint` and `tokens`; returns what it printed."""
-    import eval_ppl
+def run_main(monkeypatch, capsys):
+    """run_main(main, flags...) runs a script in this process; returns what it printed."""
 
-    def call(*flags, script="eval_ppl.py"):
-        flags = ["--base_model", checkpoint, "--data_path", tokens, *flags]
+    def call(main, *flags, script="script.py"):
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-        run_script(eval_ppl.main)
+        run_script(main)
         return capsys.readouterr().out
 
     return call
 
 
 @pytest.fixture
-def prepare(monkeypatch, checkpoint):
-    """prepare(output, flags...) runs prepare_data.py with the tokenizer of `checkpoint`; returns the sidecar."""
-    import prepare_data
+def evaluate(run_main, checkpoint, tokens):
+    """evaluate(flags...) runs eval_ppl.py, by default on `checkpoint` and `tokens`; returns what it printed."""
+    import eval_ppl
 
-    def call(output, *flags):
-        flags = ["--tokenizer", checkpoint, "--output", output, *flags]
-        monkeypatch.setattr(sys, "argv", ["prepare_data.py", *map(str, flags)])
-        run_script(prepare_data.main)
-        return json.loads(output.with_name(output.name + ".json").read_text())
-
-    return call
+    return functools.partial(run_main, eval_ppl.main, "--base_model", checkpoint, "--data_path", tokens)
 
 
 def content(path: Path) -> dict:

@@ -1,6 +1,6 @@
 """LongPPL: key tokens of a copied passage, the formula in float64, published lists, and the package `longppl`."""
 
-import json
+import itertools
 import math
 import os
 import random
@@ -8,7 +8,6 @@ import string
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -16,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 import eval_ppl
 import long_ppl
 import tiny
-from conftest import documents
+from conftest import content, documents, full_losses, write_tokens
 from rope import RopeSetter
 from stats import mean_over_documents
 
@@ -58,11 +57,9 @@ def text():
     return "".join(letters)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tiny.save_tokenizer(folder)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+@pytest.fixture
+def tokenizer(checkpoint):
+    return PreTrainedTokenizerFast.from_pretrained(checkpoint)
 
 
 def measure(text, tokenizer, evaluator, model):
@@ -95,47 +92,41 @@ def test_equal_to_the_package(text, tokenizer):
     assert result["long_ppl"] == pytest.approx(float(theirs["longppl"]), rel=1e-5)
 
 
-def reference(evaluator, model, document, is_key=None):
-    """(losses of the tokens of a text by `model`, which of them are key tokens), token by token in float64."""
-
-    def losses(model, ids):
-        log_p = torch.log_softmax(model.double()(torch.tensor([ids])).logits[0], -1)
-        return [math.inf, *(-float(log_p[i - 1, ids[i]]) for i in range(1, len(ids)))]
-
-    ids = [token for token in document[1:LENGTH]]
-    whole, keys = losses(evaluator, [0, *ids]), []
-    for i in range(CONTEXT, len(ids) + 1):
+def key_losses(evaluator, model, ids) -> list[float]:
+    """The losses by `model` of the key tokens of a document, each found on its own in float64. ids: BOS and a text."""
+    whole, _ = full_losses(evaluator, ids)
+    losses, _ = full_losses(model, ids[1:])
+    found = []
+    for i in range(CONTEXT, len(ids)):
         first = i - (i - CONTEXT) % STRIDE - CONTEXT
-        short = losses(evaluator, [0, *ids][first : i + 1])[-1]
-        if short - whole[i] > GAIN and whole[i] < LOSS:
-            keys.append(i - 1)
-    return losses(model, ids), keys
+        short, _ = full_losses(evaluator, ids[first : i + 1])
+        if short[-1] - whole[i - 1] > GAIN and whole[i - 1] < LOSS:
+            found.append(losses[i - 2])
+    return found
 
 
 @torch.no_grad()
 def test_a_run_equals_the_formula_and_its_list_can_be_read(evaluate, tokens, tmp_path, monkeypatch):
     # documents of ASCII letters: their text has the same tokens
     stream = [token if token == 0 else 40 + token % 50 for token in documents(11)]
-    path = tmp_path / "letters" / "test.bin"
-    path.parent.mkdir()
-    np.array(stream, "uint16").tofile(path)
+    letters = write_tokens(tmp_path / "letters" / "test.bin", stream)
     strong = tiny.save_base(tmp_path / "strong")
     weak = tiny.save_base(tmp_path / "weak", initializer_range=0.2, num_hidden_layers=1)
     out = tmp_path / "out"
-    flags = ["--base_model", weak, "--data_path", path, "--output_dir", out, *FLAGS]
+    flags = ["--base_model", weak, "--data_path", letters, "--output_dir", out, *FLAGS]
     monkeypatch.setattr(long_ppl, "LEAST_GAIN", GAIN)
     monkeypatch.setattr(long_ppl, "MOST_LOSS", LOSS)
     evaluate(*flags, "--long_ppl", strong)
-    result = json.loads((out / f"weak_{LENGTH}_letters_longppl.json").read_text())
+    path = out / f"weak_{LENGTH}_letters_longppl.json"
+    result = content(path)
     assert not (out / "weak_12_letters_longppl.json").exists()  # not longer than the short context
 
     evaluator, model = (AutoModelForCausalLM.from_pretrained(folder) for folder in (strong, weak))
     starts = [i for i, token in enumerate(stream) if token == 0]
-    sums, counts = [], []
-    for start, end in zip(starts[:10], starts[1:], strict=False):
-        losses, keys = reference(evaluator, model, stream[start:end])
-        sums.append(sum(losses[i] for i in keys))
-        counts.append(len(keys))
+    losses = []
+    for start, end in itertools.pairwise(starts):
+        losses.append(key_losses(evaluator, model, stream[start : min(end, start + LENGTH)]))
+    sums, counts = list(map(sum, losses)), list(map(len, losses))
     assert sum(counts) > 20
     assert result["document_losses"]["targets"] == counts and result["n_key_tokens"] == sum(counts)
     assert result["document_losses"]["sum"] == pytest.approx(sums, rel=1e-4)
@@ -143,32 +134,17 @@ def test_a_run_equals_the_formula_and_its_list_can_be_read(evaluate, tokens, tmp
     low, high = mean_over_documents(sums, counts).interval()
     assert result["long_ppl_interval_95"] == pytest.approx([math.exp(low), math.exp(high)], rel=1e-3)
 
-    # resumed after a kill, and from the list: the same result; windows and key tokens are not computed again
+    # again, and from the list: the same result; windows and key tokens are not computed again
     monkeypatch.setattr(long_ppl, "find_key_intervals", None)
     monkeypatch.setattr(eval_ppl, "score", None)
     [folder] = out.glob("key_text_strong_90_*")
-    done = out / f"weak_{LENGTH}_letters_longppl.json"
-    done.unlink()
-    calls, score_text = [], long_ppl.score_text
-
-    def stop_at_the_fifth(*args):
-        calls.append(args)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return score_text(*args)
-
-    monkeypatch.setattr(long_ppl, "score_text", stop_at_the_fifth)
-    with pytest.raises(SystemExit):
-        evaluate(*flags, "--long_ppl", strong)
-    evaluate(*flags, "--long_ppl", strong)
-    assert len(calls) == 5 + 6
-    again = json.loads(done.read_text())
-    assert again["document_losses"] == result["document_losses"] and again["settings"] == result["settings"]
-    evaluate(*flags, "--long_ppl", folder)
-    assert json.loads(done.read_text())["document_losses"] == result["document_losses"]
-    for wrong, message in (
-        (["--short_context", 200], "above --short_context"),
-        (["--documents", 11], "slice_10.txt has no"),
+    for evaluator in (strong, folder):
+        path.unlink()
+        evaluate(*flags, "--long_ppl", evaluator)
+        assert content(path)["document_losses"] == result["document_losses"]
+    for flag, value, message in (
+        ("--short_context", 200, "above --short_context"),
+        ("--documents", 11, "slice_10.txt has no"),
     ):
         with pytest.raises(SystemExit, match=message):
-            evaluate(*flags, "--long_ppl", folder, *wrong)
+            evaluate(*flags, "--long_ppl", folder, flag, value)

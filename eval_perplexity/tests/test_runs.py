@@ -3,10 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,7 +15,6 @@ from conftest import content, documents, write_tokens
 from store import Store
 from tiny import STAGE, python, run
 
-PYTHON = sys.executable
 LINKS = sorted(path.name for path in STAGE.glob("eval_*.py") if path.is_symlink())
 
 
@@ -33,60 +28,53 @@ def test_readme_command(evaluate, tmp_path):
     assert len(LINKS) == 7 and {(STAGE / name).resolve().name for name in LINKS} == {"eval_ppl.py"}
 
 
-def test_killed_and_sharded_runs_end_like_an_undisturbed_one(evaluate, checkpoint, tokens, tmp_path):
-    flags = ["--base_model", checkpoint, "--data_path", tokens, "--seq_len", 200, "--sliding_window", 2]
-    flags += ["--batch_size", 2, "--output_dir"]
-    whole, killed, sharded = (tmp_path / name / "one.json" for name in ("whole", "killed", "sharded"))
-    evaluate(*flags, whole)
+class Killed(BaseException):
+    """A kill, which no code catches."""
 
-    words = [PYTHON, "eval_ppl.py", *map(str, flags), str(killed)]
-    process = subprocess.Popen(words, cwd=STAGE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    progress = killed.with_name("one.progress.jsonl")
-    deadline = time.time() + 120
-    while not (progress.exists() and progress.read_text().count("\n") > 4):
-        assert process.poll() is None and time.time() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+
+def test_killed_and_sharded_runs_end_like_an_undisturbed_one(evaluate, checkpoint, tokens, tmp_path, monkeypatch):
+    flags = ["--base_model", checkpoint, "--data_path", tokens, "--seq_len", 200, "--sliding_window", 50]
+    flags += ["--batch_size", 2, "--output_dir"]
+    whole, killed, sharded, other = (tmp_path / name / "one.json" for name in ("whole", "killed", "sharded", "other"))
+    evaluate(*flags, whole)
+    recorded, append = [], Store.append
+
+    def append_five(store, entry):
+        if len(recorded) == 5:  # half of the third batch
+            raise Killed
+        recorded.append(entry)
+        append(store, entry)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Store, "append", append_five)
+        evaluate(*flags, killed)
     assert not killed.exists()
-    recorded = progress.read_text().count("\n")
-    with progress.open("a") as file:
-        file.write('{"batch": 399, "windows": [{"start": 79')  # and the last line was cut off
+    with killed.with_name("one.progress.jsonl").open("a") as file:
+        file.write('{"start": 79')  # and the last line was cut off
 
     # two ranks resume, and end with the same result
     shutil.copytree(killed.parent, sharded.parent)
+    shutil.copytree(killed.parent, other.parent)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    printed = python(*torchrun, "eval_ppl.py", *flags, sharded)
-    assert printed.count(f"resuming, {recorded} of") == 1
-
-    assert f"resuming, {recorded} of" in evaluate(*flags, killed)
+    assert python(*torchrun, "eval_ppl.py", *flags, sharded).count("resuming, 5 of") == 1
+    assert "resuming, 5 of" in evaluate(*flags, killed)
     assert content(killed) == content(whole) == content(sharded)
     assert json.loads(sharded.read_text())["processes"] == 2
     assert os.listdir(killed.parent) == os.listdir(sharded.parent) == ["one.json"]
     assert "already done" in evaluate(*flags, killed)
+    assert "resuming, 5 of" in evaluate(*flags, other, "--batch_size", 3)
+    assert content(other)["val_loss"] == pytest.approx(content(whole)["val_loss"], rel=1e-5)
 
 
-def test_results_of_other_settings_are_set_aside(evaluate, tmp_path):
+def test_results_of_other_settings_are_set_aside_and_one_document_has_no_interval(evaluate, tmp_path):
     out = tmp_path / "a.json"
-    flags = ["--seq_len", 100, "--output_dir", out]
+    flags = ["--seq_len", 30, "--sliding_window", 5, "--documents", 1, "--output_dir", out]
     evaluate(*flags, "--max_windows", 2)
     few = content(out)
+    assert few["perplexity_interval_95"] is None and few["n_sampled_documents"] == 1
     assert "moved to old/ (other max_windows)" in evaluate(*flags)
     assert few["n_windows"] == 2 < few["n_windows_total"] == content(out)["n_windows"]
     assert content(tmp_path / "old" / "a.json") == few
-
-
-def test_windows_are_kept_at_another_batch_size_and_only_missing_ones_are_scored(evaluate, tmp_path, monkeypatch):
-    out = tmp_path / "one.json"
-    flags = ["--seq_len", 200, "--sliding_window", 50, "--output_dir", out]
-    append = Store.append
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Store, "append", lambda store, entry: entry["start"] and append(store, entry))
-        evaluate(*flags)
-    assert not out.exists()
-    printed = evaluate(*flags, "--batch_size", 3)
-    n_windows = content(out)["n_windows"]
-    assert f"resuming, {n_windows - 1} of {n_windows}" in printed and content(out)["val_loss"] > 0
 
 
 def test_losses_that_are_not_finite_are_an_error(evaluate, checkpoint, tmp_path):
@@ -125,6 +113,17 @@ def test_bad_input_is_one_line_before_the_model(evaluate, checkpoint, tmp_path, 
 
 
 # --- data preparation
+@pytest.fixture
+def prepare(run_main, checkpoint):
+    """prepare(output, flags...) runs prepare_data.py with the tokenizer of `checkpoint`; returns the sidecar."""
+
+    def call(output, *flags):
+        run_main(prepare_data.main, "--tokenizer", checkpoint, "--output", output, *flags)
+        return json.loads(output.with_name(output.name + ".json").read_text())
+
+    return call
+
+
 def test_prepare_data_round_trip(checkpoint, tmp_path, prepare, evaluate):
     texts = [f"book {i}: " + "the text of a book, " * (5 + i) for i in range(12)]
     texts[3] += "<s> is how a document begins"  # but not here
@@ -177,20 +176,11 @@ def test_only_the_benchmark_texts_are_official(tmp_path, monkeypatch, prepare):
 
 
 # --- launchers
-def test_eval_sh_continues_past_a_failure(checkpoint, tokens, tmp_path):
-    out = tmp_path / "results"
-    printed = run("bash", "eval.sh", "--max_windows", 3, expect=1, CHECKPOINTS=f"{tmp_path}/none {checkpoint}",
-                  DATASETS=tokens, LENGTHS="64 128", OUTPUT_ROOT=out, PYTHON=PYTHON)  # fmt: skip
-    assert "Traceback" not in printed and "1 of 2 checkpoints failed" in printed
-    assert f"error: no folder {tmp_path}/none" in printed
-    assert sorted(os.listdir(out / "pg19")) == ["tiny_128_pg19.json", "tiny_64_pg19.json"]
-
-
 def test_scripts_per_method_call_their_entry_point(tmp_path):
     for script in LINKS:
         launcher = STAGE / "scripts" / script.replace(".py", ".sh")
-        printed = run("bash", launcher, "--seed", 5, cwd=tmp_path, PYTHON="echo")
+        printed = run("bash", launcher, "--seed", 5, cwd=tmp_path, PYTHON="echo", OUTPUT_ROOT="out")
         first, second = [line for line in printed.splitlines() if not line.startswith("+")]  # one for each data set
         assert first.startswith(f"{script} --base_model ") and first.endswith("--seed 5")
         assert "--seq_len 2048 4096 8192 16384 32768 65536" in first and "--data_path data/pg19/test.bin" in first
-        assert "--data_path data/proof_file/test_sampled_data.bin" in second
+        assert "--data_path data/proof_file/test_sampled_data.bin" in second and "--output_dir out/proof_file" in second

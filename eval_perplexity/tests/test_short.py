@@ -1,7 +1,6 @@
 """Short tasks through a real run of lm-eval, and the table of changes from the base."""
 
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import eval_short
 import tiny
-from conftest import save_model
-from run import run_script
+from conftest import full_losses, save_model
 
 TASK = """
 task: letters
@@ -29,7 +27,7 @@ metric_list: [{{metric: acc}}]
 
 
 @pytest.fixture
-def short(monkeypatch, tmp_path):
+def short(run_main, tmp_path):
     """short(flags...) runs eval_short.py on a local task; returns the table of changes by task."""
     rng = np.random.default_rng(0)
     items = []
@@ -42,9 +40,8 @@ def short(monkeypatch, tmp_path):
     (tmp_path / "tasks" / "letters.yaml").write_text(TASK.format(data=data))
 
     def call(*flags):
-        flags = ["--tasks", "letters", "--include_path", tmp_path / "tasks", "--output_dir", tmp_path / "out", *flags]
-        monkeypatch.setattr(sys, "argv", ["eval_short.py", *map(str, flags)])
-        run_script(eval_short.main)
+        where = ["--include_path", tmp_path / "tasks", "--output_dir", tmp_path / "out"]
+        run_main(eval_short.main, "--tasks", "letters", *where, *flags)
         return pd.read_csv(tmp_path / "out" / "short.csv").set_index("task")
 
     call.items = items
@@ -91,7 +88,6 @@ def likeliest(model, tokenizer, item: dict) -> int:
     """The choice with the higher log-likelihood after the question."""
     sums = []
     for choice in item["choices"]:
-        ids = tokenizer(item["question"] + choice).input_ids
-        log_p = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
-        sums.append(sum(log_p[i - 1, ids[i]] for i in range(len(ids) - len(choice), len(ids))))
-    return int(np.argmax(sums))
+        losses, _ = full_losses(model, tokenizer(item["question"] + choice).input_ids)
+        sums.append(losses[-len(choice) :].sum())
+    return int(np.argmin(sums))

@@ -12,7 +12,7 @@ import scoring
 import windows
 from attention import choose_attention
 from checkpoint import load_model, open_config
-from conftest import RULE, content, documents, save_model, write_tokens
+from conftest import RULE, content, documents, full_losses, save_model, write_tokens
 from stats import mean_over_documents
 from tiny import BASES, save_base
 
@@ -20,15 +20,9 @@ CPU = torch.device("cpu")
 
 
 def reference(model, tokens, starts, length):
-    """The protocol restated, one window at a time, in float64 with full logits: losses [windows, L - 1], hits."""
-    model = model.double()
-    losses, hits = [], 0
-    for start in starts:
-        x = torch.tensor(tokens[start : start + length + 1])
-        log_p = torch.log_softmax(model(x[None, :-1], use_cache=False).logits[0], -1)
-        losses.append([-float(log_p[i, x[i + 1]]) for i in range(length - 1)])
-        hits += int((log_p.argmax(-1) == x[1:]).sum())
-    return np.array(losses), hits
+    """The protocol restated, one window at a time: losses [windows, L - 1], number of hits."""
+    windows = [full_losses(model, tokens[start : start + length + 1]) for start in starts]
+    return np.array([losses[:-1] for losses, _ in windows]), sum(hits.sum() for _, hits in windows)
 
 
 @pytest.fixture
@@ -37,31 +31,23 @@ def model(checkpoint):
 
 
 @torch.no_grad()
-def test_scoring_equals_full_logits_for_any_chunk(model, monkeypatch):
-    ids_BL1 = torch.tensor(documents(8)[: 3 * 91]).view(3, 91)
-    logits = model(ids_BL1[:, :-1], use_cache=False).logits
-    full_nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids_BL1[:, 1:], reduction="none")
-    for rows in (1, 7, 64, 10**6):
-        monkeypatch.setitem(scoring.CHUNK_BYTES, "cpu", rows * 4 * 258)
-        nll, hit = scoring.score(model, ids_BL1)
-        assert (nll - full_nll).abs().max() < 1e-6 * full_nll.max()
-        assert torch.equal(hit, logits.argmax(-1) == ids_BL1[:, 1:])
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("model_type", BASES)
-def test_other_architectures(tmp_path, model_type):
-    """Scaled and capped logits, sliding windows, capped scores: as a plain loop over eager attention's full logits."""
+@pytest.mark.parametrize("model_type", ["llama", *BASES])
+def test_scoring_equals_full_logits_for_any_chunk(tmp_path, monkeypatch, model_type):
+    """Scaled and capped logits, sliding windows, capped scores: as eager attention in float64."""
     folder = save_base(tmp_path, model_type)
     tokens = documents(4)[: 61 * 3]
     config = open_config(folder, False)
     model = load_model(folder, config, "float32", choose_attention("auto", CPU, "float32", config), CPU)
     scoring.check_head(model)
-    nll, hit = scoring.score(model, torch.tensor(tokens).view(3, 61))
+    whole_BL, _ = scoring.score(model, torch.tensor(tokens).view(3, 61))
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     expected, hits = reference(plain, tokens, (0, 61, 122), 60)
-    np.testing.assert_allclose(nll[:, :-1].numpy(), expected, rtol=1e-4, atol=1e-4)
-    assert hit[:, :-1].sum() == hits
+    for rows in (1, 7, 64):
+        monkeypatch.setitem(scoring.CHUNK_BYTES, "cpu", rows * 4 * 258)
+        nll_BL, hit_BL = scoring.score(model, torch.tensor(tokens).view(3, 61))
+        assert (nll_BL - whole_BL).abs().max() < 1e-6 * whole_BL.max()
+        np.testing.assert_allclose(nll_BL[:, :-1].numpy(), expected, rtol=1e-4, atol=1e-4)
+        assert hit_BL.sum() == hits
 
 
 def test_hits_follow_argmax_in_a_tie():
@@ -117,14 +103,6 @@ def test_result_equals_the_protocol_in_float64(evaluate, model, tmp_path, batch_
             assert result["document_losses"]["sum"] == pytest.approx(sum_D, rel=1e-5)
             assert result["document_losses"]["targets"] == target_D.tolist()
             assert result["n_sampled_documents"] == np.count_nonzero(target_D)
-
-
-def test_a_sample_of_one_document_has_no_interval(evaluate, tmp_path):
-    out = tmp_path / "one.json"
-    evaluate("--documents", 1, "--seq_len", 30, "--sliding_window", 5, "--output_dir", out)
-    result = content(out)
-    assert result["perplexity_interval_95"] is None and result["val_perplexity"] > 1
-    assert result["n_sampled_documents"] == 1
 
 
 def test_window_starts_are_the_protocols_and_samples_are_seeded():
