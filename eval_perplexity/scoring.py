@@ -34,7 +34,7 @@ def score(model, tokens_BL1: torch.Tensor) -> tuple:
         hits.append(is_argmax(logits_nV, target_n))
     nll_BL = torch.cat(losses).view_as(target_BL)
     if not nll_BL.isfinite().all():
-        raise ValueError(f"the losses of {type(model).__name__} are not finite: its weights are broken, or overflow")
+        raise ValueError(f"the losses of {model.name_or_path} are not finite: its weights are broken, or overflow")
     return nll_BL, torch.cat(hits).view_as(target_BL)
 
 
