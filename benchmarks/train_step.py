@@ -1,5 +1,6 @@
 """One training step through the kit's trainer, beside one of a plain Transformers Trainer.
 
+    export PYTORCH_ALLOC_CONF=expandable_segments:True    as gpu.sh does
     python benchmarks/train_step.py            a GPU of 80 GB: a 7B shape at 32k to 128k tokens, then the longest rows
     python benchmarks/train_step.py --tiny     the same rows at 1/512 of their length with a tiny model, for a CPU
 
@@ -7,22 +8,18 @@ A step is forward, backward, clipping and SGD of a Llama with random weights on 
 checkpointing. `plain` has full-length logits. TFLOP/s are the model's, without recomputation.
 """
 
-import os
 import tempfile
 
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+import harness
+import torch
+from machine import print_head
+from transformers import Trainer, TrainingArguments
+from transformers.integrations.liger import apply_liger_kernel
 
-import torch  # noqa: E402
-from harness import CUDA, DEVICE, FASTEST_ATTENTION, fastest, measure, model_config, print_head, random_model  # noqa: E402
-from transformers import Trainer, TrainingArguments  # noqa: E402
-from transformers.integrations.liger import apply_liger_kernel  # noqa: E402
-
-import checkpoint_writer  # noqa: E402
-import memory  # noqa: E402
-import methods  # noqa: E402
-import tracking  # noqa: E402
-import training  # noqa: E402
-from run import Parser  # noqa: E402
+import memory
+import tracking
+import training
+from run import Parser
 
 ROWS = [  # method or "plain", tokens, options (keep: --keep_attention), attention
     ("plain", 32768, "", "sdpa"),
@@ -30,7 +27,7 @@ ROWS = [  # method or "plain", tokens, options (keep: --keep_attention), attenti
     ("origin", 32768, "liger", "sdpa"),
     ("origin", 32768, "liger keep", "sdpa"),
     ("origin", 32768, "liger keep compile", "sdpa"),
-    ("origin", 32768, "liger", FASTEST_ATTENTION),
+    ("origin", 32768, "liger", harness.FASTEST_ATTENTION),
     ("longlora", 32768, "liger", "sdpa"),
     ("origin", 65536, "liger keep", "sdpa"),
     ("origin", 131072, "liger", "sdpa"),
@@ -42,17 +39,13 @@ ROWS = [  # method or "plain", tokens, options (keep: --keep_attention), attenti
 
 def make_trainer(shape: str, name: str, length: int, options: str, attention: str):
     """(trainer, model FLOPs per token) of a row."""
-    config = model_config(shape, length // 2)
-    compiled = "compile" in options
-    arguments = TrainingArguments(
-        tempfile.mkdtemp(), use_cpu=not CUDA, optim="sgd", report_to=[], max_steps=1, torch_compile=compiled
-    )
+    config = harness.model_config(shape, length // 2)
+    flags = dict(use_cpu=not harness.CUDA, optim="sgd", report_to=[], max_steps=1, torch_compile="compile" in options)
+    arguments = TrainingArguments(tempfile.mkdtemp(), **flags)
     if name == "plain":
-        model = random_model(config, attention)
+        model = harness.random_model(config, attention)
         return Trainer(model=model, args=arguments), tracking.model_flops_per_token(model, length / 2)
-    method = methods.build(name, config, length, {})
-    extended = checkpoint_writer.extended_config(config, method, {"method": name})
-    model = random_model(extended, attention, method.auto_classes(config)["AutoModelForCausalLM"])
+    method, model = harness.extended_model(name, config, length, attention)
     if "liger" in options:  # as Trainer.train does with --use_liger_kernel True
         apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
     model = method.prepare(model, False)
@@ -70,13 +63,13 @@ def time_steps(shape: str, name: str, length: int, options: str, attention: str)
     checkpointing = {"use_reentrant": False}
     if "keep" in options:
         checkpointing["context_fn"] = memory.keep_attention
-    model.gradient_checkpointing_enable(checkpointing, offload=CUDA and "offload" in options)
+    model.gradient_checkpointing_enable(checkpointing, offload=harness.CUDA and "offload" in options)
     model.train()
     trainer.create_optimizer()
     if trainer.args.torch_compile:
         model = torch.compile(model)
     trainer.current_gradient_accumulation_steps = 1
-    ids_1n = torch.randint(model.config.vocab_size, (1, length), device=DEVICE)
+    ids_1n = torch.randint(model.config.vocab_size, (1, length), device=harness.DEVICE)
     losses = []
 
     def step():
@@ -87,7 +80,7 @@ def time_steps(shape: str, name: str, length: int, options: str, attention: str)
         model.zero_grad()
         losses.append(loss.item())
 
-    seconds = fastest(step, repetitions=2 if length <= 65536 else 1)
+    seconds = harness.fastest(step, repetitions=2 if length <= 65536 else 1)
     speed = length / seconds
     return f"{seconds:.2f}", speed, f"{flops * speed / 1e12:.3g}", f"{losses[-1]:.5f}"
 
@@ -102,7 +95,7 @@ def main():
             length //= 512
             options = options.replace("liger", "").replace("compile", "").strip()
         shape = "tiny" if tiny else "7b"
-        measure([name, length, options, attention], time_steps, shape, name, length, options, attention)
+        harness.measure([name, length, options, attention], time_steps, shape, name, length, options, attention)
 
 
 if __name__ == "__main__":
