@@ -32,7 +32,9 @@ part() { # NAME TITLE SECONDS COMMAND...
   [ $status -eq 0 ] || failed+=("$title (exit status $status)")
 }
 
-measure_all() { # [--tiny]
+report=$results/$(tr -cs 'A-Za-z0-9' _ <<<"${machine%%,*}")$(date +%Y-%m-%d).md
+mkdir -p "$results" || exit 1
+{
   printf '# GPU report, %s\n\n`bash benchmarks/gpu.sh %s`\n\n%s\n' "$(date +%Y-%m-%d)" "$*" "$machine"
   part tests "Tests that need a GPU" 45 -m pytest -q -rs -p no:cacheprovider -k gpu common
   part methods "Every method through every stage, tiny model" 185 benchmarks/gpu_methods.py "$@"
@@ -40,11 +42,8 @@ measure_all() { # [--tiny]
   export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # long rows fragment a GPU's memory
   part training "Training steps, then the longest rows" 120 benchmarks/train_step.py "$@"
   [ ${#failed[@]} -eq 0 ] || printf 'failed or stopped: %s\n' "${failed[@]}"
-  return ${#failed[@]}
-}
-
-report=$results/$(tr -cs 'A-Za-z0-9' _ <<<"${machine%%,*}")$(date +%Y-%m-%d).md
-mkdir -p "$results" && measure_all "$@" | tee "$report"
+  exit ${#failed[@]}
+} | tee "$report"
 status=${PIPESTATUS[0]}
 echo "report: $report"
 exit "$status"
