@@ -10,8 +10,8 @@ checkpointing. `plain` has full-length logits. TFLOP/s are the model's, without 
 
 import tempfile
 
-import harness
 import torch
+from harness import CUDA, DEVICE, FASTEST_ATTENTION, extended_model, fastest, measure, model_config, random_model
 from machine import print_head
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.liger import apply_liger_kernel
@@ -27,7 +27,7 @@ ROWS = [  # method or "plain", tokens, options (keep: --keep_attention), attenti
     ("origin", 32768, "liger", "sdpa"),
     ("origin", 32768, "liger keep", "sdpa"),
     ("origin", 32768, "liger keep compile", "sdpa"),
-    ("origin", 32768, "liger", harness.FASTEST_ATTENTION),
+    ("origin", 32768, "liger", FASTEST_ATTENTION),
     ("longlora", 32768, "liger", "sdpa"),
     ("origin", 65536, "liger keep", "sdpa"),
     ("origin", 131072, "liger", "sdpa"),
@@ -39,13 +39,13 @@ ROWS = [  # method or "plain", tokens, options (keep: --keep_attention), attenti
 
 def make_trainer(shape: str, name: str, length: int, options: str, attention: str):
     """(trainer, model FLOPs per token) of a row."""
-    config = harness.model_config(shape, length // 2)
-    flags = dict(use_cpu=not harness.CUDA, optim="sgd", report_to=[], max_steps=1, torch_compile="compile" in options)
+    config = model_config(shape, length // 2)
+    flags = dict(use_cpu=not CUDA, optim="sgd", report_to=[], max_steps=1, torch_compile="compile" in options)
     arguments = TrainingArguments(tempfile.mkdtemp(), **flags)
     if name == "plain":
-        model = harness.random_model(config, attention)
+        model = random_model(config, attention)
         return Trainer(model=model, args=arguments), tracking.model_flops_per_token(model, length / 2)
-    method, model = harness.extended_model(name, config, length, attention)
+    method, model = extended_model(name, config, length, attention)
     if "liger" in options:  # as Trainer.train does with --use_liger_kernel True
         apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
     model = method.prepare(model, False)
@@ -63,13 +63,13 @@ def time_steps(shape: str, name: str, length: int, options: str, attention: str)
     checkpointing = {"use_reentrant": False}
     if "keep" in options:
         checkpointing["context_fn"] = memory.keep_attention
-    model.gradient_checkpointing_enable(checkpointing, offload=harness.CUDA and "offload" in options)
+    model.gradient_checkpointing_enable(checkpointing, offload=CUDA and "offload" in options)
     model.train()
     trainer.create_optimizer()
     if trainer.args.torch_compile:
         model = torch.compile(model)
     trainer.current_gradient_accumulation_steps = 1
-    ids_1n = torch.randint(model.config.vocab_size, (1, length), device=harness.DEVICE)
+    ids_1n = torch.randint(model.config.vocab_size, (1, length), device=DEVICE)
     losses = []
 
     def step():
@@ -80,7 +80,7 @@ def time_steps(shape: str, name: str, length: int, options: str, attention: str)
         model.zero_grad()
         losses.append(loss.item())
 
-    seconds = harness.fastest(step, repetitions=2 if length <= 65536 else 1)
+    seconds = fastest(step, repetitions=2 if length <= 65536 else 1)
     speed = length / seconds
     return f"{seconds:.2f}", speed, f"{flops * speed / 1e12:.3g}", f"{losses[-1]:.5f}"
 
@@ -95,7 +95,7 @@ def main():
             length //= 512
             options = options.replace("liger", "").replace("compile", "").strip()
         shape = "tiny" if tiny else "7b"
-        harness.measure([name, length, options, attention], time_steps, shape, name, length, options, attention)
+        measure([name, length, options, attention], time_steps, shape, name, length, options, attention)
 
 
 if __name__ == "__main__":
