@@ -98,9 +98,9 @@ def main():
         if not used:
             continue
         start = time.perf_counter()
-        script = f"{SETTINGS} METHODS='{' '.join(used)}'; export METHODS; {command}"
+        os.environ["METHODS"] = " ".join(used)
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        done = subprocess.run(["bash", "-c", script], cwd=ROOT, text=True, **streams)
+        done = subprocess.run(["bash", "-c", SETTINGS + command], cwd=ROOT, text=True, **streams)
         cells = dict.fromkeys(columns, "")
         for method in used:
             found = any(out.glob(result.format(name=checkpoint_name(method))))
