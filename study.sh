@@ -24,11 +24,11 @@
 #   PERPLEXITY_LENGTHS, NEEDLE_LENGTHS, RULER_LENGTHS        tokens; no NEEDLE_LENGTHS: the paper's 40
 #   TEXTS                 token files, paths from eval_perplexity/; empty: the pocket study's held-out text
 #   LONG_PPL              checkpoint that finds the key tokens of long_ppl [the first that is trained, else the base]
-#   LONGBENCH_SETS, TREC_SETS, KV_SETS, ICL_SETS
+#   LONGBENCH_SETS, TREC_SETS, KV_SETS, ICL_SETS   such as standin_kv_400pairs, standin_icl_100shots
 #   RULER_TASKS, RULER_SAMPLES, RULER_BENCHMARK   no RULER_TASKS: all 13; file of tasks in ruler/ [synthetic]
 #   PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE
 #   LONG_PPL_FLAGS, SHORT_FLAGS   of eval_ppl.py and of eval_short.py
-#   STANDIN_FLAGS         of longbench/make_standin.py; empty: the official sets
+#   STANDIN_FLAGS         of make_standin.py, such as --sets --shots --pairs 400 --icl_shots 100; empty: official sets
 #   FIGURES               folder for the table, the figures and the report [$RUN/fig]
 #   NPROC, GPUS, JOBS     training processes [one per GPU]; GPU ids [all]; processes side by side on a CPU [2]
 #   MACHINE               which the dry run estimates the training for [8xH100]
@@ -36,7 +36,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 . common/steps.sh
 load_settings "$@"
-run=$(absolute "$RUN") base=$(local_path "$BASE") dataset=$(local_path "$DATASET") ckpts=$run/ckpts
+ckpts=$run/ckpts
 read -r window _ <<<"$EXTENDED"
 longest=$(printf '%s\n' $PERPLEXITY_LENGTHS | sort -n | tail -n 1)
 modeling=../continuous_finetuning/modeling # seen from every stage; the only modeling code that a study trusts

@@ -8,7 +8,7 @@
 set -u
 cd "$(dirname "$0")" || exit 1
 . ./env.sh
-prepare_environment || exit 1
+prepare_environment
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 if [ "$(uname)" = Linux ] && ! command -v g++ >/dev/null; then
@@ -18,21 +18,18 @@ fi
 stages=("$@")
 [ $# -gt 0 ] || stages=(continuous_finetuning tests common ruler longbench needle fig eval_perplexity) # longest first
 
-export logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
+export failed=$(mktemp)
+trap 'rm -f "$failed"' EXIT
 test_stage() { # STAGE: prints the output of its tests when they are done
-  local log=$logs/${1//\//_}
-  python -m pytest -rs "$1" >"$log" 2>&1 || echo "$1" >>"$logs/failed"
-  printf '== %s, %d s\n%s\n' "$1" $SECONDS "$(cat "$log")"
+  local output
+  output=$(python -m pytest -rs "$1" 2>&1) || echo "$1" >>"$failed"
+  printf '== %s, %d s\n%s\n' "$1" $SECONDS "$output"
 }
 export -f test_stage
 
 echo "== style"
-ruff check . && ruff format --check . || echo style >>"$logs/failed"
+ruff check . && ruff format --check . || echo style >>"$failed"
 # one pytest per stage: stages have modules of the same names
 printf '%s\n' "${stages[@]}" | xargs -P "${TEST_WORKERS:-2}" -I {} bash -c 'test_stage {}'
-if [ -s "$logs/failed" ]; then
-  echo "failed: $(xargs <"$logs/failed")" >&2
-  exit 1
-fi
+[ ! -s "$failed" ] || refuse "these failed: $(xargs <"$failed")"
 printf 'all passed in %d:%02d minutes\n' $((SECONDS / 60)) $((SECONDS % 60))

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python3}
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error
 
-machine=$("$python" benchmarks/harness.py) || exit 1
+machine=$("$python" benchmarks/machine.py) || exit 1
 results=${RESULTS:-benchmarks/results} patience=1
 case $*,$machine in
   --tiny,*) results=${RESULTS:-$(mktemp -d)} patience=3 ;; # a CPU may be busy
@@ -32,18 +32,18 @@ part() { # NAME TITLE SECONDS COMMAND...
   [ $status -eq 0 ] || failed+=("$title (exit status $status)")
 }
 
-measure_all() { # [--tiny]
+report=$results/$(tr -cs 'A-Za-z0-9' _ <<<"${machine%%,*}")$(date +%Y-%m-%d).md
+mkdir -p "$results" || exit 1
+{
   printf '# GPU report, %s\n\n`bash benchmarks/gpu.sh %s`\n\n%s\n' "$(date +%Y-%m-%d)" "$*" "$machine"
   part tests "Tests that need a GPU" 45 -m pytest -q -rs -p no:cacheprovider -k gpu common
   part methods "Every method through every stage, tiny model" 185 benchmarks/gpu_methods.py "$@"
   part speed "Speed of the engine and of perplexity" 130 benchmarks/gpu_speed.py "$@"
+  export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # long rows fragment a GPU's memory
   part training "Training steps, then the longest rows" 120 benchmarks/train_step.py "$@"
   [ ${#failed[@]} -eq 0 ] || printf 'failed or stopped: %s\n' "${failed[@]}"
-  return ${#failed[@]}
-}
-
-report=$results/$(tr -cs 'A-Za-z0-9' _ <<<"${machine%%,*}")$(date +%Y-%m-%d).md
-mkdir -p "$results" && measure_all "$@" | tee "$report"
+  exit ${#failed[@]}
+} | tee "$report"
 status=${PIPESTATUS[0]}
 echo "report: $report"
 exit "$status"

@@ -17,51 +17,43 @@ import time
 from pathlib import Path
 
 import numpy as np
-from harness import ROOT, print_head, print_row
+from machine import ROOT, print_head, print_row
 
 import methods
 import tiny
 from run import Parser
 
-VARIABLES = {
-    **dict(RECIPE="tiny", LENGTHS="256", TARGET="256", BATCH_SIZE="2", GRADIENT_ACCUMULATION="1", NPROC="1"),
-    **dict(REPORT_TO="none", USE_WANDB="False"),
-    "FLAGS_landmark": "--model_max_length 64 --mem_freq 7 --top_k 2",
-    "FLAGS_longlora": "--low_rank_training True",
-    "FLAGS_clex": "--time_dt 0.1",
-    "FLAGS_string": "--model_max_length 126 --longest_text 126",  # all that it reaches
-}
-CHECKPOINT = "{name}/config.json"
-STAGES = {  # whose stage; command; the result of the checkpoint {name}
-    "train": ("trained", "DEEPSPEED= bash continuous_finetuning/finetune.sh", CHECKPOINT),
-    "extend": ("frozen", "bash continuous_finetuning/extend.sh", CHECKPOINT),
+SETTINGS = """
+export RECIPE=tiny BASE=$OUTPUT_ROOT/base DATASET=$OUTPUT_ROOT/rows.jsonl ROOT_DIR=$OUTPUT_ROOT FIGURES=$OUTPUT_ROOT/img
+export LENGTHS=256 TARGET=256 BATCH_SIZE=2 GRADIENT_ACCUMULATION=1 NPROC=1 REPORT_TO=none USE_WANDB=False
+export FLAGS_landmark='--model_max_length 64 --mem_freq 7 --top_k 2' FLAGS_longlora='--low_rank_training True'
+export FLAGS_string='--model_max_length 126 --longest_text 126' # all that it reaches
+export FLAGS_clex='--time_dt 0.1'
+"""
+STAGES = {  # command; the result of the checkpoint {name}
+    "train": ("DEEPSPEED= bash continuous_finetuning/finetune.sh", "{name}/config.json"),
+    "extend": ("bash continuous_finetuning/extend.sh", "{name}/config.json"),
     "perplexity": (
-        "all",
         "DATASETS=$OUTPUT_ROOT/text/test.bin bash eval_perplexity/eval.sh --trust_remote_code --max_windows 2",
         "text/{name}_256_*.json",
     ),
     "needle": (
-        "all",
         "LENGTHS=700 bash needle/eval.sh --trust_remote_code --depths 50 --max_new_tokens 8",
         "{name}/*_results.json",
     ),
     "longbench": (
-        "all",
-        "$PYTHON longbench/make_standin.py --sets lcc --words 45 --rows 2 --shots --output_dir $OUTPUT_ROOT/sets;"
-        "DATASETS=standin_lcc bash longbench/eval.sh --trust_remote_code --data_dir $OUTPUT_ROOT/sets --max_length 512",
+        "DATASETS=standin_lcc bash longbench/eval.sh --trust_remote_code --data_dir $OUTPUT_ROOT --max_length 512",
         "pred/{name}/scores.json",
     ),
     "ruler": (
-        "all",
-        "ROOT_DIR=$OUTPUT_ROOT SEQ_LENGTHS=2048 NUM_SAMPLES=1 TASKS=niah_single_1 "
-        "PREPARE_FLAGS='--tokens_to_generate 8' bash ruler/run.sh synthetic --trust_remote_code",
+        "export SEQ_LENGTHS=2048 NUM_SAMPLES=1 TASKS=niah_single_1 PREPARE_FLAGS='--tokens_to_generate 8'\n"
+        "bash ruler/run.sh synthetic --trust_remote_code",
         "{name}/synthetic/2048/pred/scores.json",
     ),
     "ZeRO-3": (
-        "trained",
-        "OUTPUT_ROOT=$OUTPUT_ROOT/zero3 DEEPSPEED=ds_configs/stage3_offload.json "
+        "export OUTPUT_ROOT=$OUTPUT_ROOT/zero3 DEEPSPEED=ds_configs/stage3_offload.json\n"
         "bash continuous_finetuning/finetune.sh",
-        f"zero3/{CHECKPOINT}",
+        "zero3/{name}/config.json",
     ),
 }
 
@@ -74,13 +66,15 @@ def checkpoint_name(method: str) -> str:
 
 
 def write_inputs(out: Path) -> None:
-    """A base with a window of 64 tokens, rows to train on, and a text."""
+    """A base with a window of 64 tokens, rows to train on, a text, and a set of LongBench."""
     draw = random.Random(0)
     tiny.save_base(out / "base")
     rows = [json.dumps({"input_ids": draw.choices(range(2, 258), k=256)}) for _ in range(8)]
     (out / "rows.jsonl").write_text("\n".join(rows))
     (out / "text").mkdir()
     np.array([0, *draw.choices(range(2, 258), k=299)] * 10, "uint16").tofile(out / "text" / "test.bin")
+    row = {"input": "", "context": "x = 1\n" * 50, "answers": ["x = 1"], "length": 150, "all_classes": None, "_id": "0"}
+    (out / "standin_lcc.jsonl").write_text(json.dumps(row))
 
 
 def main():
@@ -93,20 +87,20 @@ def main():
     frozen = [name for name in names if name not in trained]
     out = Path(tempfile.mkdtemp())
     write_inputs(out)
-    os.environ.update(VARIABLES, BASE=f"{out}/base", DATASET=f"{out}/rows.jsonl", PYTHON=sys.executable)
-    os.environ.update(OUTPUT_ROOT=str(out), FIGURES=f"{out}/img", JOBS=str(1 if is_tiny else min(8, os.cpu_count())))
-    os.environ["CHECKPOINTS"] = " ".join(f"{out}/{checkpoint_name(name)}" for name in columns)
+    jobs = 1 if is_tiny else min(8, os.cpu_count())
+    checkpoints = [f"{out}/{checkpoint_name(name)}" for name in columns]
+    os.environ.update(OUTPUT_ROOT=str(out), CHECKPOINTS=" ".join(checkpoints), JOBS=str(jobs), PYTHON=sys.executable)
 
     print_head("stage", *columns, "seconds")
     failures = ""
-    for stage, (group, command, result) in STAGES.items():
-        used = {"trained": trained, "frozen": frozen, "all": columns}[group]
+    for stage, (command, result) in STAGES.items():
+        used = {"train": trained, "extend": frozen, "ZeRO-3": trained}.get(stage, columns)
         if not used:
             continue
         start = time.perf_counter()
+        os.environ["METHODS"] = " ".join(used)
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        command = f"export METHODS='{' '.join(used)}'; {command}"
-        done = subprocess.run(["bash", "-c", command], cwd=ROOT, text=True, **streams)
+        done = subprocess.run(["bash", "-c", SETTINGS + command], cwd=ROOT, text=True, **streams)
         cells = dict.fromkeys(columns, "")
         for method in used:
             found = any(out.glob(result.format(name=checkpoint_name(method))))

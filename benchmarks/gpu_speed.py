@@ -7,7 +7,6 @@ Decoding: milliseconds of one step, which gives every row a token. Prefill and p
 is the fastest of a few repetitions. A row that fails, for example for lack of memory, says why.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -15,17 +14,16 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from harness import ATTENTIONS, DEVICE, ROOT, fastest, measure, model_config, print_head, random_model
+from harness import ATTENTIONS, DEVICE, extended_model, fastest, measure, model_config, random_model
+from machine import print_head
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 import checkpoint_writer
 import methods
 from run import Parser
+from scoring import score
 from transformers_engine import Transformers
-
-sys.path.insert(0, str(ROOT / "eval_perplexity"))
-from scoring import score  # noqa: E402
 
 FEW, MANY = 8, 40  # tokens of short and long answers
 
@@ -91,11 +89,8 @@ def time_perplexity(model, attention: str, length: int):
 def time_own_attention(name: str, shape: str, length: int):
     """`time_decoding` of one prompt by a method with its own attention."""
     longest = length + 1024
-    base = model_config(shape, longest // 2)
     window = longest if methods.get(name).extends_rows else 512
-    method = methods.build(name, base, window, {})
-    config = checkpoint_writer.extended_config(base, method, {"method": name})
-    model = random_model(config, model_class=method.auto_classes(base)["AutoModelForCausalLM"])
+    method, model = extended_model(name, model_config(shape, longest // 2), window)
     return time_decoding(kit, model, 1, length, method=method)
 
 

@@ -1,23 +1,16 @@
-"""What the benchmarks share: model shapes, the time and memory of a call, and the rows of a report.
+"""What the benchmarks of speed share: models with random weights, the time and the memory of a call."""
 
-python benchmarks/harness.py        prints the machine and the versions of what the figures depend on
-"""
-
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
+from machine import print_row
 from transformers import LlamaConfig, LlamaForCausalLM
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / folder) for folder in ("common", "continuous_finetuning", "common/tests")]
-from attention import choose_attention  # noqa: E402
-from run import default_device, first_line, out_of_memory, peak_memory, release_memory, reset_peak_memory  # noqa: E402
+import checkpoint_writer
+import methods
+from attention import choose_attention
+from run import default_device, first_line, out_of_memory, peak_memory, release_memory, reset_peak_memory
 
 DEVICE = default_device()
 CUDA = DEVICE.type == "cuda"
@@ -28,7 +21,6 @@ SHAPES = {  # what differs from LlamaConfig's defaults, which are those of Llama
     "tiny": dict(hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=4, vocab_size=258),
     "7b": dict(),
 }
-PACKAGES = ("torch", "transformers", "deepspeed", "liger-kernel", "flash-attn", "flash-attn-3", "flash-attn-4", "vllm")
 
 
 def model_config(shape: str, window: int) -> LlamaConfig:
@@ -39,12 +31,16 @@ def model_config(shape: str, window: int) -> LlamaConfig:
 def random_model(config: LlamaConfig, attention: str = "sdpa", model_class=LlamaForCausalLM):
     """A model with random weights, created on the device: bfloat16 on a GPU, float32 on a CPU."""
     torch.manual_seed(0)
-    config._attn_implementation = attention
-    torch.set_default_dtype(getattr(torch, DTYPE))
     with DEVICE:
-        model = model_class(config)
-    torch.set_default_dtype(torch.float32)
+        model = model_class._from_config(config, dtype=getattr(torch, DTYPE), attn_implementation=attention)
     return model.eval()
+
+
+def extended_model(name: str, base: LlamaConfig, length: int, attention: str = "sdpa") -> tuple:
+    """(the method `name` for so many tokens, the base with it and random weights)."""
+    method = methods.build(name, base, length, {})
+    config = checkpoint_writer.extended_config(base, method, {"method": name})
+    return method, random_model(config, attention, method.auto_classes(base)["AutoModelForCausalLM"])
 
 
 def fastest(function: Callable, repetitions: int = 2) -> float:
@@ -59,17 +55,6 @@ def fastest(function: Callable, repetitions: int = 2) -> float:
     return min(times)
 
 
-def print_row(*cells) -> None:
-    """One row of a Markdown table; floats get one decimal."""
-    texts = [f"{cell:,.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
-    print(f"| {' | '.join(texts)} |", flush=True)
-
-
-def print_head(*titles) -> None:
-    print_row(*titles)
-    print_row(*["---"] * len(titles))
-
-
 def measure(label: list, function: Callable, *args, **options) -> None:
     """Prints a row: the label, the values that the function returns and the peak memory in GiB; or why it failed."""
     release_memory()
@@ -78,19 +63,3 @@ def measure(label: list, function: Callable, *args, **options) -> None:
         print_row(*label, *function(*args, **options), peak_memory(DEVICE) / 2**30)
     except (RuntimeError, MemoryError, ValueError, ImportError) as error:
         print_row(*label, "out of memory" if out_of_memory(error) else first_line(error))
-
-
-def describe_machine() -> str:
-    """The card or the CPU, and the versions of what the figures depend on."""
-    cpu = f"CPU, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), threads {torch.get_num_threads()}"
-    parts = [torch.cuda.get_device_name() if CUDA else cpu, f"Python {platform.python_version()}"]
-    for name in PACKAGES:
-        try:
-            parts.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            parts.append(f"no {name}")
-    return ", ".join(parts)
-
-
-if __name__ == "__main__":
-    print(describe_machine())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nltk
 import numpy as np
-from harness import ROOT, describe_machine, print_head, print_row
+from machine import ROOT, describe_machine, print_head, print_row
 
 from run import Parser, positive_int, read_json, run_script
 

@@ -1,5 +1,6 @@
 """One training step through the kit's trainer, beside one of a plain Transformers Trainer.
 
+    export PYTORCH_ALLOC_CONF=expandable_segments:True    as gpu.sh does
     python benchmarks/train_step.py            a GPU of 80 GB: a 7B shape at 32k to 128k tokens, then the longest rows
     python benchmarks/train_step.py --tiny     the same rows at 1/512 of their length with a tiny model, for a CPU
 
@@ -7,22 +8,18 @@ A step is forward, backward, clipping and SGD of a Llama with random weights on 
 checkpointing. `plain` has full-length logits. TFLOP/s are the model's, without recomputation.
 """
 
-import os
 import tempfile
 
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+import torch
+from harness import CUDA, DEVICE, FASTEST_ATTENTION, extended_model, fastest, measure, model_config, random_model
+from machine import print_head
+from transformers import Trainer, TrainingArguments
+from transformers.integrations.liger import apply_liger_kernel
 
-import torch  # noqa: E402
-from harness import CUDA, DEVICE, FASTEST_ATTENTION, fastest, measure, model_config, print_head, random_model  # noqa: E402
-from transformers import Trainer, TrainingArguments  # noqa: E402
-from transformers.integrations.liger import apply_liger_kernel  # noqa: E402
-
-import checkpoint_writer  # noqa: E402
-import memory  # noqa: E402
-import methods  # noqa: E402
-import tracking  # noqa: E402
-import training  # noqa: E402
-from run import Parser  # noqa: E402
+import memory
+import tracking
+import training
+from run import Parser
 
 ROWS = [  # method or "plain", tokens, options (keep: --keep_attention), attention
     ("plain", 32768, "", "sdpa"),
@@ -43,16 +40,12 @@ ROWS = [  # method or "plain", tokens, options (keep: --keep_attention), attenti
 def make_trainer(shape: str, name: str, length: int, options: str, attention: str):
     """(trainer, model FLOPs per token) of a row."""
     config = model_config(shape, length // 2)
-    compiled = "compile" in options
-    arguments = TrainingArguments(
-        tempfile.mkdtemp(), use_cpu=not CUDA, optim="sgd", report_to=[], max_steps=1, torch_compile=compiled
-    )
+    flags = dict(use_cpu=not CUDA, optim="sgd", report_to=[], max_steps=1, torch_compile="compile" in options)
+    arguments = TrainingArguments(tempfile.mkdtemp(), **flags)
     if name == "plain":
         model = random_model(config, attention)
         return Trainer(model=model, args=arguments), tracking.model_flops_per_token(model, length / 2)
-    method = methods.build(name, config, length, {})
-    extended = checkpoint_writer.extended_config(config, method, {"method": name})
-    model = random_model(extended, attention, method.auto_classes(config)["AutoModelForCausalLM"])
+    method, model = extended_model(name, config, length, attention)
     if "liger" in options:  # as Trainer.train does with --use_liger_kernel True
         apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
     model = method.prepare(model, False)

@@ -1,4 +1,4 @@
-# How a study starts, runs its steps and ends. Sourced by study.sh, which sets run (its folder), base and dataset.
+# How a study starts, runs its steps and ends. Sourced by study.sh.
 . common/settings.sh
 
 absolute() { # PATH
@@ -9,7 +9,7 @@ local_path() { # NAME: an existing file or folder becomes absolute; anything els
   if [ -e "$1" ]; then absolute "$1"; else echo "$1"; fi
 }
 
-load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the preset to the launchers
+load_settings() { # [--dry_run]: sets dry_run, run (the folder), base and dataset; exports the preset to the launchers
   dry_run=$*
   [ -z "$dry_run" ] || [ "$dry_run" = --dry_run ] || refuse "unknown option '$*'; the only one is --dry_run"
   preset=${PRESET:-pocket}
@@ -22,17 +22,29 @@ load_settings() { # [--dry_run]: sets dry_run, and exports the variables of the 
   : "${ROWS=}" "${RULER_BENCHMARK=synthetic}" "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
   : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
   set +a
+  check_study
+  run=$(absolute "$RUN") base=$(local_path "$BASE") dataset=$(local_path "$DATASET")
+  [[ $run$base$RECIPE != *[[:space:]]* ]] ||
+    refuse "a space in RUN, BASE or RECIPE: '$run', '$base', '$RECIPE'; choose names without"
+}
+
+check_study() { # refuses settings without which the study cannot run
   local name benchmark known="perplexity long_ppl needle longbench trec kv icl ruler short"
+  local needed="RUN RECIPE BASE EXTENDED SEEDS"
   for benchmark in $BENCHMARKS; do
     [[ " $known " == *" $benchmark "* ]] || refuse "BENCHMARKS: no '$benchmark'; there are: $known"
   done
-  ! selected kv || [ -n "$KV_SETS" ] ||
-    refuse "KV_SETS is empty; set it to standin_kv_400pairs, say, and STANDIN_FLAGS to '--sets --shots --pairs 400'"
-  ! selected icl || [ -n "$ICL_SETS" ] ||
-    refuse "ICL_SETS is empty; set it to standin_icl_100shots, say, and STANDIN_FLAGS to '--sets --shots --icl_shots 100'"
-  for name in RUN RECIPE BASE EXTENDED SEEDS; do
-    [ -n "${!name:-}" ] || refuse "$name is empty; set it, here or in presets/$preset.sh"
+  if selected kv; then needed+=" KV_SETS"; fi
+  if selected icl; then needed+=" ICL_SETS"; fi
+  for name in $needed; do
+    [ -n "${!name:-}" ] || refuse "$name is empty; set it, here or in presets/$preset.sh (study.sh says what it means)"
   done
+  if [ -n "$TRAINED" ] && [ -z "$DATASET$ROWS_TEXT$ROWS" ]; then
+    refuse "there are no rows to train on; set DATASET to rows, or ROWS_TEXT to a text to make them of"
+  fi
+  if selected perplexity || selected long_ppl; then
+    [ -n "$TEXTS$ROWS" ] || refuse "TEXTS is empty; set it to token files that eval_perplexity/prepare_data.py made"
+  fi
   check_settings
 }
 
@@ -60,14 +72,6 @@ existing() { # BASE CHECKPOINT...: the base, and those of the others that could 
 }
 
 start_study() { # prepares the environment, the folder, the lock and the variables of the machine
-  [[ $run$base$RECIPE != *[[:space:]]* ]] ||
-    refuse "a space in RUN, BASE or RECIPE: '$run', '$base', '$RECIPE'; choose names without"
-  if [ -n "$TRAINED" ] && [ -z "$dataset$ROWS_TEXT$ROWS" ]; then
-    refuse "there are no rows to train on; set DATASET to rows, or ROWS_TEXT to a text to make them of"
-  fi
-  if selected perplexity || selected long_ppl; then
-    [ -n "$TEXTS$ROWS" ] || refuse "TEXTS is empty; set it to token files that eval_perplexity/prepare_data.py made"
-  fi
   failures=$run/failures.txt logs=$run/logs
   if [ -n "$dry_run" ]; then
     export PYTHON=$PWD/.venv/bin/python
@@ -75,7 +79,7 @@ start_study() { # prepares the environment, the folder, the lock and the variabl
     { mkdir -p "$logs" && [ -w "$run" ] && [ -w "$logs" ]; } 2>/dev/null ||
       refuse "cannot write to $run; set RUN to another folder"
     . ./env.sh
-    prepare_environment || exit 1
+    prepare_environment
     # everything that the study starts holds the lock, too
     [ "${LOCKED:-}" = "$run" ] || LOCKED=$run exec "$PYTHON" common/lock.py "$run/lock" bash study.sh
     : >"$failures"

@@ -80,8 +80,8 @@ flags=(
   --use_wandb "${USE_WANDB:-True}"
   ${deepspeed:+--deepspeed "$deepspeed"}
   ${estimate:+--estimate "$estimate"}
+  ${MAX_STEPS:+--max_steps "$MAX_STEPS"}
 )
-if [ -n "${MAX_STEPS:-}" ]; then flags+=(--max_steps "$MAX_STEPS"); fi
 user_flags=("$@")
 evaluate() { # "method length" ...: trains them one after the other
   local item method length name method_flags

@@ -1,4 +1,5 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "common" / "tests"))
+FOLDERS = ("common/tests", "common", "continuous_finetuning", "benchmarks")
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in FOLDERS]

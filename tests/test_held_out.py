@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tiny import ROOT, run
+import make_pocket_data
+import pocket_corpus
+import python_text
+from tiny import ROOT, python
 
 BASE = ROOT / "continuous_finetuning" / "pocket_base"
 LIBRARY = Path(sysconfig.get_path("stdlib"))
-sys.path[:0] = [str(ROOT / "common"), str(ROOT / "continuous_finetuning")]
-
-import make_pocket_data  # noqa: E402
-import pocket_corpus  # noqa: E402
-import python_text  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,7 @@ def test_no_line_of_the_generated_prompts_is_trained_on(trained_text, tmp_path):
     """By search: questions, facts and examples of the sets of the longbench stage."""
     flags = ["--words", 200, "--rows", 20, "--shots", 16, "--classes", 4, "--output_dir", tmp_path]
     sets = ["qasper", "multifieldqa_en", "passage_retrieval_en"]
-    run(sys.executable, "make_standin.py", "--sets", *sets, *flags, cwd=ROOT / "longbench")
+    python("make_standin.py", "--sets", *sets, *flags, cwd=ROOT / "longbench")
     for path in tmp_path.glob("*.jsonl"):
         for line in path.read_text().splitlines():
             row = json.loads(line)

@@ -54,10 +54,8 @@ def test_launchers_follow_the_rule(written):
 def test_longbench_and_ruler(written, tmp_path):
     models = json.loads((ROOT / "longbench" / "config" / "model2path.json").read_text()).values()
     names = re.findall(r"^ +([\w.-]+)\) MODEL_PATH", (ROOT / "ruler" / "config_models.sh").read_text(), re.MULTILINE)
-    folder = "../continuous_finetuning/ckpts/llama2-7b-hf-slimpajama"  # run.sh's own default
-    assert folder in (ROOT / "ruler" / "run.sh").read_text()
-    loop = f'for name in {" ".join(names)}; do MODEL_SELECT $name {folder}; "$PYTHON" $MODEL_PATH; done'
-    for paths in (models, arguments(f". ./config_models.sh; {loop}", "ruler", tmp_path)):
+    loop = f"for name in {' '.join(names)}; do bash run.sh $name synthetic; done"
+    for paths in (models, arguments(loop, "ruler", tmp_path)):
         assert len(checkpoints(paths)) > 5
         assert checkpoints(paths) <= written
 

@@ -62,12 +62,13 @@ def test_requirements_are_pinned():
 
 
 def test_an_unsuitable_interpreter_gets_one_line(tmp_path):
-    for name in ("env.sh", "requirements.txt", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "common").mkdir()
+    for name in ("env.sh", "requirements.txt", "constraints.txt", "common/settings.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
     old = tmp_path / "python3.8"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
-    log = run("bash", "-c", ". ./env.sh && prepare_environment", cwd=tmp_path, expect=1, PYTHON=old)
+    log = run("bash", "-c", ". ./env.sh; prepare_environment", cwd=tmp_path, expect=1, PYTHON=old)
     assert log.startswith(f"error: {old} is not a Python 3.10-3.13") and log.count("\n") == 1
     assert not (tmp_path / ".venv").exists()
 

@@ -69,9 +69,8 @@ def test_after_a_failure_each_item_is_tried_alone_and_failures_are_listed_at_the
 
 
 def test_ctrl_c_stops_everything(variables, tmp_path):
-    command = ["bash", tmp_path / "launcher.sh", STAGE, "bad", "slow", "b"]
     process = subprocess.Popen(
-        command,
+        ["bash", tmp_path / "launcher.sh", STAGE, "bad", "slow", "b"],
         env=os.environ | variables,
         stderr=subprocess.PIPE,
         text=True,

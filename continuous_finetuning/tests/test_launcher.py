@@ -10,71 +10,44 @@ import time
 
 import pytest
 
-from tiny import STAGE
+from tiny import STAGE, run
 
 FAKE_PYTHON = """#!/usr/bin/env bash
 if [ -n "${WAITS:-}" ]; then
-  trap 'echo checkpoint >"$CALLS/../checkpoint"; kill $!; exit 1' TERM
+  trap 'echo checkpoint >"$CALLS.checkpoint"; kill $!; exit 1' TERM
   sleep 60 &
 fi
-number=0
-while ! mkdir "$CALLS/$number.taken" 2>/dev/null; do number=$((number + 1)); done
-printf '%s\\n' "$@" "GPUS=${CUDA_VISIBLE_DEVICES:-}" >"$CALLS/$number.partial"
-mv "$CALLS/$number.partial" "$CALLS/$number"
+echo "$* GPUS=${CUDA_VISIBLE_DEVICES:-}" >>"$CALLS"
 case " $* " in *" --method_name $FAILS "*) echo "Traceback of $FAILS"; exit 3 ;; esac
-[ -z "${WAITS:-}" ] || wait
-exit 0
+wait
 """
 
 
 class Launcher:
-    """Starts the launchers with FAKE_PYTHON in place of python."""
+    """Runs a launcher with FAKE_PYTHON in place of python; returns what it printed."""
 
     def __init__(self, folder):
-        self.folder, self.calls, self.process = folder, folder / "calls", None
-        self.calls.mkdir()
+        self.folder, self.calls = folder, folder / "calls"
+        self.calls.touch()
+        self.environment = {"PYTHON": folder / "python", "CALLS": self.calls, "FAILS": "none"}
         self.script("python", FAKE_PYTHON)
 
     def script(self, name, text):
-        path = self.folder / "bin" / name
-        path.parent.mkdir(exist_ok=True)
+        path = self.folder / name
         path.write_text(text)
         path.chmod(0o755)
 
-    def start(self, *command, **settings):
-        env = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "CALLS": self.calls, "FAILS": "none", **settings}
-        self.process = subprocess.Popen(
-            ["bash", *command],
-            cwd=STAGE,
-            env={name: str(value) for name, value in env.items()},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # a signal goes to the launcher's whole process group
-            # a shell that was put in the background passes Ctrl-C on as ignored
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        return self.process
-
-    def __call__(self, *flags, expect=0, script="finetune.sh", **settings):
-        """Runs a launcher to its end; returns what it printed."""
-        process = self.start(script, *flags, **settings)
-        log, _ = process.communicate(timeout=60)
-        assert process.returncode == expect, log
-        return log
+    def __call__(self, *flags, script="finetune.sh", **settings):
+        return run("bash", script, *flags, **self.environment | settings)
 
     def commands(self):
         """The arguments of each call of python, in order."""
-        files = [path for path in self.calls.iterdir() if path.name.isdigit()]
-        return [path.read_text().splitlines() for path in sorted(files, key=lambda path: int(path.name))]
+        return [line.split(" ") for line in self.calls.read_text().splitlines()]
 
 
 @pytest.fixture
 def launcher(tmp_path):
-    launcher = Launcher(tmp_path)
-    yield launcher
-    if launcher.process and launcher.process.poll() is None:  # a test that failed
-        os.killpg(launcher.process.pid, signal.SIGKILL)
+    return Launcher(tmp_path)
 
 
 def flag(command, name):
@@ -144,15 +117,24 @@ def test_a_failing_run_does_not_stop_the_others(launcher, jobs):
 
 @pytest.mark.parametrize("jobs, number", [(1, signal.SIGTERM), (2, signal.SIGINT)])
 def test_a_signal_reaches_the_runs_and_ends_the_launcher(launcher, number, jobs):
-    process = launcher.start("finetune.sh", METHODS="origin pi ntk yarn", WAITS="yes", JOBS=jobs)
+    process = subprocess.Popen(
+        ["bash", "finetune.sh"],
+        cwd=STAGE,
+        env=os.environ | launcher.environment | {"METHODS": "origin pi ntk yarn", "WAITS": "yes", "JOBS": str(jobs)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a signal goes to the launcher's whole process group
+        # a shell that was put in the background passes Ctrl-C on as ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     end = time.monotonic() + 30
     while len(launcher.commands()) < jobs:
         assert time.monotonic() < end, "never started"
         time.sleep(0.02)
     process.send_signal(number)
-    log, _ = process.communicate(timeout=30)
+    _, log = process.communicate(timeout=30)
     assert process.returncode == 143 and "stopped; rerun the same command to resume" in log and "failed" not in log
-    assert (launcher.folder / "checkpoint").read_text() == "checkpoint\n"  # the run could finish its step
+    assert (launcher.folder / "calls.checkpoint").read_text() == "checkpoint\n"  # the run could finish its step
     assert len(launcher.commands()) == jobs
 
 
@@ -171,7 +153,8 @@ def test_two_nodes_in_slurm(launcher):
     srun = 'while [[ $1 == --* ]]; do shift; done\nfor node in 0 1; do SLURM_NODEID=$node "$@" </dev/null; done\n'
     launcher.script("scontrol", '#!/usr/bin/env bash\n[ "$*" = "show hostnames n[07-08]" ] && printf "n07\\nn08\\n"\n')
     launcher.script("srun", f"#!/usr/bin/env bash\n{srun}")
-    settings = {"SLURM_SUBMIT_DIR": STAGE, "SLURM_GPUS_ON_NODE": 4, "SLURM_CPUS_PER_TASK": 8, "SLURM_NNODES": 2}
+    settings = {"PATH": f"{launcher.folder}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": STAGE}
+    settings |= {"SLURM_GPUS_ON_NODE": 4, "SLURM_CPUS_PER_TASK": 8, "SLURM_NNODES": 2}
     launcher(script="finetune.slurm", SLURM_JOB_NODELIST="n[07-08]", METHODS="clex pi", **settings)
     commands = launcher.commands()
     assert [flag(command, "method_name") for command in commands] == ["clex", "pi"] * 2
