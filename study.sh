@@ -18,7 +18,8 @@
 #   TRAINED, FROZEN       methods to fine-tune, and methods to apply without training
 #   EXTENDED              lengths to train, tokens; the first one is also the target without training
 #   RECIPE, SEEDS         beginning of the checkpoints' names; seeds of the fine-tuning [42]
-#   FLAGS_<method>        flags of one method; all variables of finetune.sh (BATCH_SIZE, LR, ...) can be set, too
+#   FLAGS_<method>        flags of one method; FLAGS_<method>_frozen: untrained, if it is also trained
+#   BATCH_SIZE, LR, ...   and all other variables of finetune.sh
 #   BENCHMARKS            [perplexity needle longbench trec ruler]; also long_ppl kv icl short
 #   TABLE1                benchmarks in Table 1 and the correlations, longbench_e too [the paper's five]
 #   PERPLEXITY_LENGTHS, NEEDLE_LENGTHS, RULER_LENGTHS        tokens; no NEEDLE_LENGTHS: the paper's 40

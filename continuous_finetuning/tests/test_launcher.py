@@ -147,6 +147,12 @@ def test_extend_sh(launcher):
     assert flag(frozen, "model_max_length") == flag(frozen, "longest_text") == "512" and "--beta_fast" not in frozen
     assert flag(yarn, "output_dir") == "out/r_yarn_frozen" and flag(yarn, "beta_fast") == "16"
 
+    # of a method that the study trains as well, FLAGS_<method> belongs to the training
+    settings |= {"TRAINED": "pi yarn", "FLAGS_yarn": "--learning_rate 1e-5", "FLAGS_yarn_frozen": "--beta_fast 8"}
+    launcher(script="extend.sh", METHODS="yarn", **settings)
+    command = launcher.commands()[-1]
+    assert flag(command, "beta_fast") == "8" and "--learning_rate" not in command
+
 
 def test_two_nodes_in_slurm(launcher):
     """finetune.slurm, and the launcher that it starts on every node, with a fake srun."""
