@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from run import read_text
-from scores import Score, needle_means, with_value
+from scores import Score, add_needle_means, with_value
 
 BENCHMARKS = {
     "perplexity": "Perplexity",
@@ -41,6 +41,11 @@ class Results:
     warnings: list[str]
 
 
+def pick(record: dict, keys) -> dict:
+    """These keys of a record, None where it lacks one."""
+    return {key: record.get(key) for key in keys}
+
+
 def read_perplexity(result: dict, identity: dict) -> list[Score]:
     """Perplexity or LongPPL of eval_perplexity: one model, data set and length. n: windows, of LongPPL key tokens."""
     name, value, n = "perplexity", result.get("val_perplexity"), result.get("n_windows")
@@ -49,15 +54,10 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
     data = result["data"]
     dataset = Path(data["path"]).parent.name
     score = Score(name, dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
-    settings = {
-        "dataset": data.get("dataset"),
-        "sliding_window": result.get("sliding_window"),
-        "documents": result.get("documents"),
-        "all_windows": n == result.get("n_windows_total"),
-        "sha256": data.get("sha256"),
-        "evaluator": result.get("settings", {}).get("evaluator"),
-    }
-    whole = with_value(score, value, result[f"{name}_interval_95"], settings=settings)
+    whole = with_value(score, value, result[f"{name}_interval_95"])
+    whole.settings = pick(data, ["dataset", "sha256"]) | pick(result, ["sliding_window", "documents"])
+    whole.settings["all_windows"] = n == result.get("n_windows_total")
+    whole.settings["evaluator"] = result.get("settings", {}).get("evaluator")
     losses = result.get("document_losses")
     if losses:
         whole.samples = dict(enumerate(losses["sum"]))
@@ -74,20 +74,20 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
 def read_needle(result: dict, identity: dict) -> list[Score]:
     """A result of needle: one model, length and depth. Adds the seconds of all trials to the result."""
     length, depth = result["context_length"], result["depth_percent"]
-    samples, found = {}, {}
+    answered = []
     result["seconds"] = 0
     for trial in result["trials"]:
         result["seconds"] += trial.get("seconds") or 0
         if "error" not in trial:
-            id_ = length, depth, trial["trial"]
-            samples[id_] = trial["score"]
-            found[id_] = float(trial["exact"])
-    part, source = f"depth {depth:g}", result["data"]["source"]
-    score = Score("needle", result["template"], length, len(samples), source, part=part, **identity)
+            answered.append(trial)
+    score = Score("needle", result["template"], length, len(answered), result["data"]["source"], **identity)
+    score.part = f"depth {depth:g}"
     score.drawn_text = result.get("drawn_text", False)
-    scores = [with_value(score, result["score"], result.get("score_interval_95"), samples=samples)]
-    if "rate" in result:
-        scores.append(with_value(score, result["rate"], result.get("rate_interval_95"), metric="rate", samples=found))
+    scores = []
+    for metric, key in {"score": "score", "rate": "exact"}.items():
+        whole = with_value(score, result[metric], result[f"{metric}_interval_95"], metric=metric)
+        whole.samples = {(length, depth, trial["trial"]): float(trial[key]) for trial in answered}
+        scores.append(whole)
     overlap = result.get("lceg_overlap")
     if overlap is not None:  # of the first trial
         first = {(length, depth, 0): overlap}
@@ -105,10 +105,11 @@ def read_set(result: dict, identity: dict) -> list[Score]:
     if None in ids:  # predictions of other code, in the order of the data
         ids = range(len(ids))
     values = [100 * value for value in result["row_scores"]]
-    samples = dict(zip(ids, values, strict=True))
     score = Score(result["benchmark"], task, length, result["n"], result["source"], **identity)
-    settings = {"complete": result.get("complete"), "max_length": result.get("max_length")}
-    scores = [with_value(score, result["score"], result["interval_95"], samples=samples, settings=settings)]
+    whole = with_value(score, result["score"], result["interval_95"])
+    whole.samples = dict(zip(ids, values, strict=True))
+    whole.settings = pick(result, ["complete", "max_length"])
+    scores = [whole]
     for metric, key in {"strict": "strict", "upstream": "score_upstream"}.items():
         if result.get(key) is not None:
             scores.append(with_value(score, result[key], metric=metric))
@@ -121,8 +122,7 @@ def split_sets(result: dict) -> list[dict]:
         raise ValueError(f"unknown benchmark '{result['benchmark']}'")
     parts = []
     for name, entry in (result.get("sets") or result["tasks"]).items():
-        run = entry.get("run") or {}
-        part = {**result, **run, **entry, "set": name}
+        part = {**result, **(entry.get("run") or {}), **entry, "set": name}
         part["source"] = entry["source"] or "unverified"
         parts.append(part)
     return parts
@@ -131,7 +131,8 @@ def split_sets(result: dict) -> list[dict]:
 def run_entry(score: Score, record: dict) -> dict:
     """The entry of Results.runs for the evaluation that gave this score. record: has RUN_KEYS."""
     data = record.get("data") or {}
-    entry = {key: record.get(key) for key in RUN_KEYS}
+    entry = pick(record, RUN_KEYS)
+    entry["step"] = "evaluations"
     entry["benchmark"] = score.benchmark
     entry["task"] = score.task
     entry["source"] = data.get("source", score.source)
@@ -163,11 +164,11 @@ def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
         read = read_perplexity
     else:
         return {}, [], []
-    info = {key: result.get(key) for key in MODEL_KEYS}
+    info = pick(result, MODEL_KEYS)
     info["method"] = result["method"] or "base"
     info["path"] = result["model"] or result["name"]
     info["checkpoint"] = result.get("checkpoint") or result.get("settings", {}).get("checkpoint")
-    identity = {"model": Path(info["path"]).name, "protocol": result["protocol"], "seed": result["seed"], "file": file}
+    identity = {"protocol": result["protocol"], "seed": result["seed"], "file": file}
     scores, runs = [], []
     for part in parts:
         own = read(part, identity)
@@ -204,7 +205,9 @@ def collect(roots: list[Path]) -> Results:
             reason = f"{type(error).__name__}: {error}"
             results.warnings.append(f"left out: {path} is not a complete result ({reason})")
             continue
-        model = add_model(results, info) if scores else None
+        if not scores:
+            continue
+        model = add_model(results, info)
         for run in runs:
             results.runs.append(run | {"model": model})
         for score in scores:
@@ -213,6 +216,5 @@ def collect(roots: list[Path]) -> Results:
             if first is not score:
                 results.warnings.append(f"{score.file} repeats {first.file}, which is the one used")
     results.warnings = list(dict.fromkeys(results.warnings))  # once each
-    scores = first_scores.values()
-    results.scores = sorted([*needle_means(scores), *scores], key=lambda score: score.place)  # parts as in their files
+    results.scores = add_needle_means(list(first_scores.values()))
     return results

@@ -1,8 +1,10 @@
 """What the work cost, where it was recorded: training in a checkpoint's metrics.jsonl, evaluations in their results."""
 
 import json
+from operator import itemgetter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from collect import INCOMPLETE, Results
@@ -34,7 +36,7 @@ def sum_metrics(path: Path) -> dict:
     """The sum over the lines of metrics.jsonl, without one that a kill cut off and the time between two runs."""
     entries = [json.loads(line) for line in read_text(path).splitlines() if line.endswith("}")]
     metrics = pd.DataFrame(entries)
-    tokens = metrics.tokens_seen.diff().fillna(metrics.tokens_seen)
+    tokens = np.diff(metrics.tokens_seen, prepend=0)
     seconds = (tokens / metrics.tokens_per_second).sum()
     peak = 2**30 * metrics.peak_memory_gib.max()
     return {"seconds": seconds, "peak_memory_bytes": peak, "device": entries[-1].get("device")}
@@ -42,8 +44,8 @@ def sum_metrics(path: Path) -> dict:
 
 def sum_costs(rows: list[Row], results: Results, trainings: list[dict]) -> pd.DataFrame:
     """Of each row's first model: hours and peak memory of its training and of all its evaluations."""
-    evaluations = pd.DataFrame(results.runs).assign(step="evaluations").sort_values("model", kind="stable")
-    table = pd.concat([pd.DataFrame(trainings), evaluations]).reindex(columns=COLUMNS)
+    evaluations = sorted(results.runs, key=itemgetter("model"))
+    table = pd.DataFrame([*trainings, *evaluations], columns=COLUMNS)
     table["method"] = table.model.map({row.models[0]: row.label for row in rows})
     table["hours"] = table.seconds.astype(float) / 3600
     table["peak_gib"] = table.peak_memory_bytes.astype(float) / 2**30

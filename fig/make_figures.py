@@ -79,7 +79,9 @@ def main():
     cost_table = costs.sum_costs(rows, results, trainings)
 
     tables.write_results(results, output / "results.csv")
-    tables.write(columns, rows, output)
+    markdown = tables.markdown(columns, rows)
+    (output / "table1.md").write_text(markdown, encoding="utf-8")
+    (output / "table1.tex").write_text(tables.latex(columns, rows), encoding="utf-8")
     cost_table.to_csv(output / "costs.csv", index=False)
     correlations.to_csv(output / "correlation.csv", index=False)
     if len(comparisons):
@@ -93,7 +95,7 @@ def main():
     page = report.write(
         output, results, rows, target, columns, comparisons, correlations, cost_table, recipes, figures, failures
     )
-    print(f"\n{tables.markdown(columns, rows)}\ntable: {output / 'table1.md'}\nreport: {page}")
+    print(f"\n{markdown}\ntable: {output / 'table1.md'}\nreport: {page}")
 
 
 if __name__ == "__main__":

@@ -2,53 +2,42 @@
 
 import itertools
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from collect import Results
-from scores import merge_seeds
+from scores import Score, merge_seeds
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
-METHODS = pd.read_table(Path(__file__).with_name("methods.tsv"))
+STYLES = pd.read_table(Path(__file__).with_name("methods.tsv"), index_col="method")
 SPARE_STYLES = [("#44AA99", "p"), ("#AA4499", "*"), ("#999933", "8"), ("#332288", "H")]  # for methods of your own
 ATTENTION = {True: "exact attention", False: "approximate attention", None: "attention unknown"}
-FRAME_COLUMNS = [
-    "label", "benchmark", "task", "part", "metric", "length", "value", "low", "high", "n", "source", "score",
-]  # fmt: skip
 
 
-@dataclass
 class Row:
-    """A method as it was extended.
+    """A method as it was extended: models that differ in their training seed only.
 
     method: without "_frozen".  kind: "base", "frozen" (extended without training) or "fine-tuned".
-    info: collect.MODEL_KEYS.  models: they differ in their training seed only.
+    group: the heading in Table 1.  info: collect.MODEL_KEYS of the first model.
+    window, length: the length that the base was trained at, that it was extended to, tokens; 0 if unknown.
     """
 
-    method: str
-    kind: str
-    info: dict
-    models: list[str]
-    label: str = ""
-    color: str = ""
-    marker: str = ""
-
-    @property
-    def group(self) -> str:
-        """The heading in Table 1."""
-        return "base" if self.kind == "base" else f"{ATTENTION[self.info['exact_attention']]}, {self.kind}"
-
-    @property
-    def length(self) -> int:
-        """The length that it was extended to, tokens; 0 if unknown."""
-        return self.info["trained_length"] or 0
-
-    @property
-    def window(self) -> int:
-        """The length that the base was trained at, tokens; 0 if unknown."""
-        return self.info["original_length"] or 0
+    def __init__(self, info: dict):
+        self.info = info
+        self.models = []
+        self.method = info["method"].removesuffix("_frozen")
+        self.label = self.method
+        self.kind = "fine-tuned"
+        if self.method == "base":
+            self.kind = "base"
+        elif info["trained_tokens"] == 0:
+            self.kind = "frozen"
+            self.label += " (frozen)"
+        attention = ATTENTION[info["exact_attention"]]
+        self.group = "base" if self.kind == "base" else f"{attention}, {self.kind}"
+        self.window = info["original_length"] or 0
+        self.length = info["trained_length"] or 0
 
     @property
     def order(self) -> tuple:
@@ -74,7 +63,7 @@ def make_rows(results: Results) -> list[Row]:
     rows = {}  # by set-up
     seen = set()  # (set-up, training seed)
     for model, info in sorted(results.models.items()):
-        row = make_row(info)
+        row = Row(info)
         seed = info["training_seed"]
         base = Path(info["base_model"] or "").name
         setup = (info["method"], base, row.window, row.length, info["trained_tokens"])
@@ -85,22 +74,10 @@ def make_rows(results: Results) -> list[Row]:
     rows = sorted(rows.values(), key=lambda row: row.order)
     add_to_labels(rows, lambda row: f" {short(row.length)}")
     add_to_labels(rows, lambda row: f", {row.models[0]}")
-    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__)
-    for method, *style in METHODS.itertuples(index=False):
-        styles[method] = style
+    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__, STYLES.T.to_dict("list"))
     for row in rows:
         row.color, row.marker = styles[row.method]
     return rows
-
-
-def make_row(info: dict) -> Row:
-    """The row of a model, without models. info: collect.MODEL_KEYS."""
-    method = info["method"].removesuffix("_frozen")
-    if method == "base":
-        return Row(method, "base", info, [], method)
-    if info["trained_tokens"] == 0:
-        return Row(method, "frozen", info, [], f"{method} (frozen)")
-    return Row(method, "fine-tuned", info, [], method)
 
 
 def add_to_labels(rows: list[Row], describe) -> None:
@@ -117,7 +94,8 @@ def add_to_labels(rows: list[Row], describe) -> None:
 def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     """The scores of all rows that have a value, a line each. Of a task with several sources of data only the first.
 
-    value, low, high: perplexity, else in %.  score: the Score, the mean over training seeds.
+    value, low, high: perplexity, else in %.  score: the Score, the mean over training seeds; the other columns are its
+    fields, and the label and kind of its row.
     """
     lines = []
     for row in rows:
@@ -126,12 +104,13 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
             if score.model in row.models and score.value is not None:
                 groups[score.key].append(score)
         for score in map(merge_seeds, groups.values()):
-            lines.append({**vars(score), "label": row.label, "score": score})
-    frame = pd.DataFrame(lines, columns=FRAME_COLUMNS)
+            lines.append(vars(score) | {"label": row.label, "kind": row.kind, "score": score})
+    frame = pd.DataFrame(lines, columns=[*Score.__dataclass_fields__, "label", "kind", "score"])
     frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
     first_source = frame.groupby(["benchmark", "task"]).source.transform("min")
-    for task, source in frame[frame.source != first_source].groupby(["task", "source"]).groups:
+    others = frame[frame.source != first_source]
+    for task, source in others.groupby(["task", "source"]).groups:
         note = "are in results.csv only; the others are on other data"
         results.warnings.append(f"{task}: results on {source} data {note}")
     return frame[frame.source == first_source]

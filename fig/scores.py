@@ -1,7 +1,8 @@
 """Score: a number of a model with its samples, means of scores, and their intervals by stats.py."""
 
-from collections import ChainMap, defaultdict
+import math
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -30,17 +31,17 @@ class Score:
     length: int | None
     n: int
     source: str
-    model: str
     protocol: str | None
     seed: int | None
     file: str
+    model: str = ""
     value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    low: float = math.nan
+    high: float = math.nan
     part: str = ""
     metric: str = "score"
-    samples: dict | None = None
-    targets: dict | None = None
+    samples: dict = field(default_factory=dict)
+    targets: dict = field(default_factory=dict)
     drawn_text: bool = False
     seeds: list[float] = field(default_factory=list)
     settings: dict = field(default_factory=dict)
@@ -63,7 +64,7 @@ class Score:
 
 def with_value(score: Score, value: float | None, interval: list | None = None, **changes) -> Score:
     """A copy of the score with another value, its interval (low, high), and other fields."""
-    low, high = interval or (None, None)
+    low, high = interval or (math.nan, math.nan)
     return replace(score, value=value, low=low, high=high, **changes)
 
 
@@ -79,63 +80,64 @@ def make_estimate(methods: list[list[Score]]) -> Estimate:
         tasks.append(samples.dropna(axis=1))
     if first.targets:
         [losses] = tasks
-        targets = [first.targets[document] for document in losses]
-        return mean_over_documents(losses.to_numpy(), targets)
+        return mean_over_documents(losses, losses.columns.map(first.targets))
     if first.benchmark == "needle":
         grid = pd.concat(tasks, axis=1)
         grid.columns = pd.MultiIndex.from_tuples(grid.columns)
-        score_MCT = [trials.unstack().to_numpy() for _, trials in grid.iterrows()]
+        score_MCT = [trials.unstack() for _, trials in grid.iterrows()]
         return mean_over_grid(score_MCT, all(score.drawn_text for score in methods[0]))
     return mean_over_tasks(tasks, highest=100)
 
 
 def set_interval(mean: Score, scores: list[Score]) -> None:
     """Sets the 95 % interval of the mean of these scores: none if one lacks samples, or if they are too few."""
-    mean.low = mean.high = None
-    if not all(score.samples for score in scores):
-        return
-    interval = make_estimate([scores]).interval()
-    if interval:
-        bounds = np.exp(interval) if mean.targets else interval
-        mean.low, mean.high = map(float, bounds)
+    mean.low = mean.high = math.nan
+    if all(score.samples for score in scores):
+        interval = make_estimate([scores]).interval()
+        if interval:
+            bounds = np.exp(interval) if mean.targets else interval
+            mean.low, mean.high = map(float, bounds)
 
 
 def mean_of(scores: list[Score]) -> Score:
-    """The mean over sets, tasks, lengths or depths as one score, its interval from their samples.
+    """The mean over sets, tasks, lengths or depths as one score without samples, its interval from theirs.
 
     A perplexity is of one set and length, and keeps its interval. The mean has training seeds only if every score has
     the same number of them.
     """
-    mean = replace(scores[0])
-    if len(scores) > 1:
-        frame = pd.DataFrame(scores)
-        mean.value = float(frame.value.mean())
-        mean.n = int(frame.n.sum())
-        mean.samples, mean.seeds = None, []
-        if frame.seeds.map(len).nunique() == 1:
-            mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
+    frame = pd.DataFrame(scores)
+    mean = replace(scores[0], value=float(frame.value.mean()), n=int(frame.n.sum()), samples={}, seeds=[])
+    if frame.seeds.map(len).nunique() == 1:
+        mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
     if mean.benchmark not in PERPLEXITIES:
         set_interval(mean, scores)
     return mean
 
 
-def needle_means(scores: list[Score]) -> list[Score]:
-    """The mean over the depths of a needle grid at each length, with all of their trials, as further scores."""
-    cells_by_length = defaultdict(list)
-    for score in scores:
-        if score.benchmark == "needle" and score.value is not None:
-            cells_by_length[score.place].append(score)
-    means = []
-    for cells in cells_by_length.values():
-        frame = pd.DataFrame(cells)
-        folder = cells[0].file.rpartition("/")[0]
-        mean = replace(cells[0], part="", file=folder, settings={}, n=int(frame.n.sum()))
-        mean.value = float(np.average(frame.value, weights=frame.n))
-        mean.drawn_text = bool(frame.drawn_text.all())
-        mean.samples = dict(ChainMap(*frame.samples))
-        set_interval(mean, [mean])
-        means.append(mean)
-    return means
+def add_needle_means(scores: list[Score]) -> list[Score]:
+    """All scores in the order of results.csv, before a needle grid's cells of a length their mean over the depths."""
+    everything = []
+    for _, group in groupby(sorted(scores, key=lambda score: score.place), key=lambda score: score.place):
+        group = list(group)
+        cells = [score for score in group if score.benchmark == "needle" and score.value is not None]
+        if cells:
+            everything.append(needle_mean(cells))
+        everything += group
+    return everything
+
+
+def needle_mean(cells: list[Score]) -> Score:
+    """The mean over all trials of these cells."""
+    frame = pd.DataFrame(cells)
+    folder = cells[0].file.rpartition("/")[0]
+    mean = replace(cells[0], part="", file=folder, settings={}, n=int(frame.n.sum()))
+    mean.value = float(np.average(frame.value, weights=frame.n))
+    mean.drawn_text = bool(frame.drawn_text.all())
+    mean.samples = {}
+    for samples in frame.samples:
+        mean.samples |= samples
+    set_interval(mean, [mean])
+    return mean
 
 
 def merge_seeds(scores: list[Score]) -> Score:
@@ -149,7 +151,7 @@ def merge_seeds(scores: list[Score]) -> Score:
     frame = pd.DataFrame(scores)
     is_perplexity = scores[0].benchmark in PERPLEXITIES
     value = np.exp(np.log(frame.value).mean()) if is_perplexity else frame.value.mean()
-    mean = with_value(scores[0], float(value), seeds=frame.value.tolist(), n=int(frame.n.min()), samples=None)
+    mean = with_value(scores[0], float(value), seeds=frame.value.tolist(), n=int(frame.n.min()), samples={})
     if frame.samples.all() and all(score.targets == mean.targets for score in scores):
         mean.samples = pd.DataFrame(frame.samples.tolist()).dropna(axis=1).mean().to_dict()
     set_interval(mean, [mean])

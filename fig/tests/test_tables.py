@@ -43,7 +43,7 @@ def test_columns_are_of_the_trained_length(study):
     assert columns[0].what == "heldout, 128 tokens, 10 documents, stand-in data"
 
 
-def test_values_intervals_best_and_ties(study, tmp_path):
+def test_values_intervals_best_and_ties(study):
     rows, _, columns = build(study)
     cells = columns[4].cells  # RULER: the mean over tasks
     values = columns[4].scores.query("label == 'ntk'").value
@@ -53,11 +53,10 @@ def test_values_intervals_best_and_ties(study, tmp_path):
     assert (cells["yarn"].mark, cells["landmark"].mark) == ("tie", "worse")
     assert columns[0].cells["self_extend (frozen)"].mark == "best"  # the lowest perplexity
 
-    tables.write(columns, rows, tmp_path)
-    text = (tmp_path / "table1.md").read_text()
+    text = tables.markdown(columns, rows)
     assert "| *exact attention, fine-tuned* | | | | | |" in text
     assert "| self_extend (frozen) | **26.50** [25.17, 27.83] | **9" in text and "| 80.0 ≈ [56.2, 92.6]" in text
-    latex = (tmp_path / "table1.tex").read_text()
+    latex = tables.latex(columns, rows)
     assert r"self\_extend (frozen) & \textbf{26.50} {\scriptsize [25.17, 27.83]} & " in latex
     assert r" & 80.0$^\approx$ {\scriptsize [56.2, 92.6]} & " in latex
     assert cells["yarn"].n == 60
