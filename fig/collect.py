@@ -26,8 +26,10 @@ BENCHMARKS = {
 }
 MODEL_KEYS = (
     "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
+    "checkpoint",
 )  # fmt: skip
 RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "peak_memory_bytes")
+SETTING_KEYS = ("sliding_window", "documents", "evaluator", "complete", "max_length")
 INCOMPLETE = (ValueError, LookupError, TypeError, AttributeError, OSError)  # what reading an incomplete file raises
 
 
@@ -54,10 +56,8 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
     data = result["data"]
     dataset = Path(data["path"]).parent.name
     score = Score(name, dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
+    score.settings["all_windows"] = n == result.get("n_windows_total")
     whole = with_value(score, value, result[f"{name}_interval_95"])
-    whole.settings = pick(data, ["dataset", "sha256"]) | pick(result, ["sliding_window", "documents"])
-    whole.settings["all_windows"] = n == result.get("n_windows_total")
-    whole.settings["evaluator"] = result.get("settings", {}).get("evaluator")
     losses = result.get("document_losses")
     if losses:
         whole.samples = dict(enumerate(losses["sum"]))
@@ -108,7 +108,6 @@ def read_set(result: dict, identity: dict) -> list[Score]:
     score = Score(result["benchmark"], task, length, result["n"], result["source"], **identity)
     whole = with_value(score, result["score"], result["interval_95"])
     whole.samples = dict(zip(ids, values, strict=True))
-    whole.settings = pick(result, ["complete", "max_length"])
     scores = [whole]
     for metric, key in {"strict": "strict", "upstream": "score_upstream"}.items():
         if result.get(key) is not None:
@@ -128,19 +127,6 @@ def split_sets(result: dict) -> list[dict]:
     return parts
 
 
-def run_entry(score: Score, record: dict) -> dict:
-    """The entry of Results.runs for the evaluation that gave this score. record: has RUN_KEYS."""
-    data = record.get("data") or {}
-    entry = pick(record, RUN_KEYS)
-    entry["step"] = "evaluations"
-    entry["benchmark"] = score.benchmark
-    entry["task"] = score.task
-    entry["source"] = data.get("source", score.source)
-    entry["data"] = data.get("dataset") or Path(data.get("path") or "").name
-    entry["sha256"] = data.get("sha256") or ""
-    return entry
-
-
 def find_files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
     """(name, path) of each JSON file that may be a result. The name begins at its root (of several: root's parent)."""
     for root in roots:
@@ -153,7 +139,7 @@ def find_files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
-    """(the model's MODEL_KEYS, path and fingerprint, scores, runs) of a JSON file; no scores if it is no result."""
+    """(MODEL_KEYS and path of the model, scores, runs) of a JSON file; no scores if it is no result."""
     result = json.loads(read_text(path))
     parts = [result]
     if path.name == "scores.json":
@@ -162,18 +148,25 @@ def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
         read = read_needle
     elif "val_perplexity" in result or "long_ppl" in result:
         read = read_perplexity
+        result |= result.get("settings", {})
     else:
         return {}, [], []
     info = pick(result, MODEL_KEYS)
     info["method"] = result["method"] or "base"
     info["path"] = result["model"] or result["name"]
-    info["checkpoint"] = result.get("checkpoint") or result.get("settings", {}).get("checkpoint")
-    identity = {"protocol": result["protocol"], "seed": result["seed"], "file": file}
     scores, runs = [], []
     for part in parts:
-        own = read(part, identity)
+        data = part.get("data") or {}
+        settings = pick(part, SETTING_KEYS) | pick(data, ["dataset", "sha256"])
+        own = read(part, {"protocol": result["protocol"], "seed": result["seed"], "file": file, "settings": settings})
         scores += own
-        runs.append(run_entry(own[0], part))
+        run = pick(part, RUN_KEYS) | {"step": "evaluations"}
+        run["benchmark"] = own[0].benchmark
+        run["task"] = own[0].task
+        run["source"] = data.get("source", own[0].source)
+        run["data"] = data.get("dataset") or Path(data.get("path") or "").name
+        run["sha256"] = data.get("sha256") or ""
+        runs.append(run)
     return info, scores, runs
 
 

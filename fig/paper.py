@@ -14,8 +14,7 @@ from rows import Row
 
 FOLDER = Path(__file__).parent
 PAPER = json.loads((FOLDER / "paper.json").read_text(encoding="utf-8"))
-OURS = "paper_protocol_value"
-PART = ["label", "name", "benchmark", "length"]  # sets, tasks or lengths that are averaged agree in these
+COLUMNS = ["label", "name", "benchmark", "length", "task", "paper_protocol_value"]
 
 
 def name_in_paper(row: Row) -> str | None:
@@ -35,21 +34,20 @@ def name_in_paper(row: Row) -> str | None:
 
 
 def comparable_scores(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
-    """Label, the paper's name, benchmark, task, length and value (OURS) of all scores by the paper's protocol."""
+    """All scores by the paper's protocol of rows that are in the paper. Columns: COLUMNS."""
     names = {row.label: name_in_paper(row) for row in rows}
     lines = []
     for line in scores[scores.benchmark.isin(PAPER["settings"])].itertuples():
-        settings = vars(line.score) | line.score.settings
+        settings = line._asdict() | line.settings
         name, length = names[line.label], line.length
-        if name is None or not PAPER["settings"][line.benchmark].items() <= settings.items():
-            continue
+        is_paper_protocol = PAPER["settings"][line.benchmark].items() <= settings.items()
         if line.benchmark == "perplexity" and settings["sha256"] not in token_files:
             continue
         if line.benchmark == "longbench":
             length = settings["max_length"]
-        lines.append((line.label, name, line.benchmark, line.task, length, line.value))
-    frame = pd.DataFrame(lines, columns=["label", "name", "benchmark", "task", "length", OURS])
-    return frame.astype({"length": float, OURS: float})
+        if name and is_paper_protocol:
+            lines.append((line.label, name, line.benchmark, length, line.task, line.value))
+    return pd.DataFrame(lines, columns=COLUMNS).astype({"length": float, "paper_protocol_value": float})
 
 
 def compare(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
@@ -58,12 +56,13 @@ def compare(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd
     token_files: SHA-256 of token files that are the paper's, beside those in paper.json. Raises ValueError if one of
     them has no result.
     """
-    unknown = set(token_files) - {score.settings.get("sha256") for score in scores.score}
+    unknown = set(token_files) - set(scores.settings.str.get("sha256"))
     if unknown:
         raise ValueError(f"--paper_data: no perplexity was measured on a token file with SHA-256 {unknown.pop()}")
     ours = comparable_scores(rows, scores, PAPER["token_files"] + list(token_files))
-    means = ours.groupby(PART, as_index=False, sort=False).agg(value=(OURS, "mean"), n=(OURS, "size"))
-    means = means[means.n == means.benchmark.map(PAPER["parts"])].rename(columns={"value": OURS})
+    groups = ours.groupby(["label", "name", "benchmark", "length"], as_index=False, sort=False)  # of parts of a mean
+    means = groups.agg(paper_protocol_value=("paper_protocol_value", "mean"), n=("task", "size"))
+    means = means[means.n == means.benchmark.map(PAPER["parts"])].assign(task="mean")
     published = pd.read_table(FOLDER / "paper.tsv")
-    comparisons = pd.concat([means.assign(task="mean").drop(columns="n"), ours]).merge(published)
-    return comparisons.assign(difference=comparisons[OURS] - comparisons.paper)
+    comparisons = pd.concat([means, ours], join="inner").merge(published)
+    return comparisons.assign(difference=comparisons.paper_protocol_value - comparisons.paper)

@@ -19,7 +19,7 @@ class Row:
     """A method as it was extended: models that differ in their training seed only.
 
     method: without "_frozen".  kind: "base", "frozen" (extended without training) or "fine-tuned".
-    group: the heading in Table 1.  info: collect.MODEL_KEYS of the first model.
+    group: the heading in Table 1, where rows are sorted by `order`.  info: collect.MODEL_KEYS of the first model.
     window, length: the length that the base was trained at, that it was extended to, tokens; 0 if unknown.
     """
 
@@ -29,21 +29,16 @@ class Row:
         self.method = info["method"].removesuffix("_frozen")
         self.label = self.method
         self.kind = "fine-tuned"
-        if self.method == "base":
-            self.kind = "base"
-        elif info["trained_tokens"] == 0:
+        if info["trained_tokens"] == 0:
             self.kind = "frozen"
             self.label += " (frozen)"
-        attention = ATTENTION[info["exact_attention"]]
-        self.group = "base" if self.kind == "base" else f"{attention}, {self.kind}"
+        self.group = f"{ATTENTION[info['exact_attention']]}, {self.kind}"
+        if self.method == "base":
+            self.kind = self.group = self.label = "base"
         self.window = info["original_length"] or 0
         self.length = info["trained_length"] or 0
-
-    @property
-    def order(self) -> tuple:
-        """Rows of Table 1 are sorted by this."""
-        attention = list(ATTENTION).index(self.info["exact_attention"])
-        return self.kind != "base", attention, self.kind != "frozen", self.label, self.length, self.models
+        attention = list(ATTENTION).index(info["exact_attention"])
+        self.order = (self.kind != "base", attention, self.kind != "frozen", self.label, self.length, self.models)
 
 
 def short(length: float) -> str:
@@ -109,11 +104,11 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
     first_source = frame.groupby(["benchmark", "task"]).source.transform("min")
-    others = frame[frame.source != first_source]
-    for task, source in others.groupby(["task", "source"]).groups:
+    is_first = frame.source == first_source
+    for task, source in frame[~is_first].groupby(["task", "source"]).groups:
         note = "are in results.csv only; the others are on other data"
         results.warnings.append(f"{task}: results on {source} data {note}")
-    return frame[frame.source == first_source]
+    return frame[is_first]
 
 
 def target_length(rows: list[Row]) -> int:

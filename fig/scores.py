@@ -115,29 +115,23 @@ def mean_of(scores: list[Score]) -> Score:
 
 
 def add_needle_means(scores: list[Score]) -> list[Score]:
-    """All scores in the order of results.csv, before a needle grid's cells of a length their mean over the depths."""
+    """All scores in the order of results.csv; before the cells of a needle grid at a length the mean of all trials."""
     everything = []
     for _, group in groupby(sorted(scores, key=lambda score: score.place), key=lambda score: score.place):
         group = list(group)
         cells = [score for score in group if score.benchmark == "needle" and score.value is not None]
         if cells:
-            everything.append(needle_mean(cells))
+            frame = pd.DataFrame(cells)
+            mean = replace(cells[0], part="", n=int(frame.n.sum()), samples={})
+            mean.file = mean.file.rpartition("/")[0]
+            mean.value = float(np.average(frame.value, weights=frame.n))
+            mean.drawn_text = bool(frame.drawn_text.all())
+            for samples in frame.samples:
+                mean.samples |= samples
+            set_interval(mean, [mean])
+            everything.append(mean)
         everything += group
     return everything
-
-
-def needle_mean(cells: list[Score]) -> Score:
-    """The mean over all trials of these cells."""
-    frame = pd.DataFrame(cells)
-    folder = cells[0].file.rpartition("/")[0]
-    mean = replace(cells[0], part="", file=folder, settings={}, n=int(frame.n.sum()))
-    mean.value = float(np.average(frame.value, weights=frame.n))
-    mean.drawn_text = bool(frame.drawn_text.all())
-    mean.samples = {}
-    for samples in frame.samples:
-        mean.samples |= samples
-    set_interval(mean, [mean])
-    return mean
 
 
 def merge_seeds(scores: list[Score]) -> Score:
@@ -149,10 +143,12 @@ def merge_seeds(scores: list[Score]) -> Score:
     if len(scores) == 1:
         return scores[0]
     frame = pd.DataFrame(scores)
-    is_perplexity = scores[0].benchmark in PERPLEXITIES
-    value = np.exp(np.log(frame.value).mean()) if is_perplexity else frame.value.mean()
-    mean = with_value(scores[0], float(value), seeds=frame.value.tolist(), n=int(frame.n.min()), samples={})
+    mean = replace(scores[0], value=float(frame.value.mean()), n=int(frame.n.min()), samples={})
+    mean.seeds = frame.value.tolist()
+    if mean.benchmark in PERPLEXITIES:
+        mean.value = float(np.exp(np.log(frame.value).mean()))
     if frame.samples.all() and all(score.targets == mean.targets for score in scores):
-        mean.samples = pd.DataFrame(frame.samples.tolist()).dropna(axis=1).mean().to_dict()
+        samples = pd.DataFrame(frame.samples.tolist())
+        mean.samples = samples.dropna(axis=1).mean().to_dict()
     set_interval(mean, [mean])
     return mean
