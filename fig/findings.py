@@ -4,51 +4,45 @@ import pandas as pd
 
 from collect import BENCHMARKS
 from correlation import EXACT, format_rho
-from rows import Row, short
+from rows import short
 from tables import Column, compare_with_best
 
 
-def describe(columns: list[Column], rows: list[Row], correlations: pd.DataFrame, target: int) -> list[str]:
+def describe(columns: list[Column], correlations: pd.DataFrame, target: int) -> list[str]:
     """A sentence for each finding that there are results for.
 
-    columns: of Table 1, with their cells.  correlations: see correlation.py.  target: see rows.target_length.
+    columns: of Table 1.  correlations: see correlation.py.  target: see rows.target_length.
     """
-    groups = pd.Series({row.label: row.group for row in rows})
-    tuned = groups.index[groups.str.endswith("fine-tuned")]
-    frozen = groups.index[groups.str.endswith("frozen")]
-    exact = groups.index[groups == EXACT]
-    approximate = groups.index[groups.str.startswith("approximate")]
     parts = {
-        "Exact attention with fine-tuning is ahead of approximate attention.": compare(columns, exact, approximate),
-        "Methods with fine-tuning are ahead of those without.": compare(columns, tuned, frozen),
+        "Exact attention with fine-tuning is ahead of approximate attention.": compare(columns, EXACT, "approximate"),
+        "Methods with fine-tuning are ahead of those without.": compare(columns, "fine-tuned", "frozen"),
         "Methods work up to the length that they are extended to, and hardly beyond.": reach(columns, target),
         "Lower perplexity goes with higher scores.": relation(correlations),
     }
     return [f"The paper: {finding} Here: {seen}." for finding, seen in parts.items() if seen]
 
 
-def join(places: dict) -> str:
+def join(places) -> str:
     """{words: benchmarks} as one text."""
     return "; ".join(f"{words} {', '.join(names)}" for words, names in places.items() if names)
 
 
-def compare(columns: list[Column], first_labels, second_labels) -> str:
-    """The best of some rows against the best of others, in each column: told apart by stats.tied_with_best or not."""
+def compare(columns, first_group: str, second_group: str) -> str:
+    """The best of some rows against the best of others, in each column; *_group: a part of the name of their groups."""
     places = {"ahead in": [], "not told apart in": [], "behind in": []}
     for column in columns:
-        first = next((cell for cell in column.ranking if cell.label in first_labels), None)
-        second = next((cell for cell in column.ranking if cell.label in second_labels), None)
-        if first is None or second is None:
-            continue
-        ranked = sorted([first, second], key=column.ranking.index)
-        words = "not told apart in"
-        if compare_with_best(ranked)[1] == "worse":
-            words = "ahead in" if ranked[0] is first else "behind in"
-        places[words].append(f"{column.name} ({first.label} {first}, {second.label} {second})")
+        first = next((cell for cell in column.ranking if first_group in cell.row.group), None)
+        second = next((cell for cell in column.ranking if second_group in cell.row.group), None)
+        if first and second:
+            ranked = [cell for cell in column.ranking if cell in (first, second)]
+            words = "not told apart in"
+            if compare_with_best(ranked)[1] == "worse":
+                words = "ahead in" if ranked[0] is first else "behind in"
+            places[words].append(f"{column.name} ({first.row.label} {first}, {second.row.label} {second})")
     return join(places)
 
 
-def reach(columns: list[Column], target: int) -> str:
+def reach(columns, target) -> str:
     """Needles found up to the target length and beyond it, means over methods."""
     parts = []
     for column in columns:
@@ -61,7 +55,7 @@ def reach(columns: list[Column], target: int) -> str:
     return ", ".join(parts)
 
 
-def relation(correlations: pd.DataFrame) -> str:
+def relation(correlations) -> str:
     """Where the rank correlation of perplexity and score, over all methods, is below 0."""
     own = correlations.query("measure == 'perplexity' and methods == 'all methods'")
     places = {"it does in": [], "no clear relation in": []}

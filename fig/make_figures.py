@@ -70,9 +70,8 @@ def main():
 
     scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
     target = target_length(rows)
-    comparisons = paper.compare(rows, all_scores, args.paper_data)
+    comparisons = paper.compare(all_scores, args.paper_data)
     columns = tables.make_columns(scores, target, args.columns)
-    tables.fill(columns, rows)
     pairs = correlation.pair_scores(scores, columns)
     correlations = correlation.correlations(pairs, rows)
     trainings, recipes = costs.read_training(args.checkpoints, results) if args.checkpoints else ([], {})

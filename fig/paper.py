@@ -33,13 +33,12 @@ def name_in_paper(row: Row) -> str | None:
     return None
 
 
-def comparable_scores(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
+def comparable_scores(scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
     """All scores by the paper's protocol of rows that are in the paper. Columns: COLUMNS."""
-    names = {row.label: name_in_paper(row) for row in rows}
     lines = []
     for line in scores[scores.benchmark.isin(PAPER["settings"])].itertuples():
         settings = line._asdict() | line.settings
-        name, length = names[line.label], line.length
+        name, length = name_in_paper(line.row), line.length
         is_paper_protocol = PAPER["settings"][line.benchmark].items() <= settings.items()
         if line.benchmark == "perplexity" and settings["sha256"] not in token_files:
             continue
@@ -50,7 +49,7 @@ def comparable_scores(rows: list[Row], scores: pd.DataFrame, token_files: list[s
     return pd.DataFrame(lines, columns=COLUMNS).astype({"length": float, "paper_protocol_value": float})
 
 
-def compare(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
+def compare(scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
     """All comparisons that are allowed: a line each, with the paper's number and the difference from it.
 
     token_files: SHA-256 of token files that are the paper's, beside those in paper.json. Raises ValueError if one of
@@ -59,7 +58,7 @@ def compare(rows: list[Row], scores: pd.DataFrame, token_files: list[str]) -> pd
     unknown = set(token_files) - set(scores.settings.str.get("sha256"))
     if unknown:
         raise ValueError(f"--paper_data: no perplexity was measured on a token file with SHA-256 {unknown.pop()}")
-    ours = comparable_scores(rows, scores, PAPER["token_files"] + list(token_files))
+    ours = comparable_scores(scores, PAPER["token_files"] + list(token_files))
     groups = ours.groupby(["label", "name", "benchmark", "length"], as_index=False, sort=False)  # of parts of a mean
     means = groups.agg(paper_protocol_value=("paper_protocol_value", "mean"), n=("task", "size"))
     means = means[means.n == means.benchmark.map(PAPER["parts"])].assign(task="mean")

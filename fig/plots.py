@@ -33,6 +33,7 @@ class Drawn:
     title: str
     caption: str
     figure: plt.Figure | None
+    image: str = ""  # the SVG file in base64, for the report
 
 
 def draw_grid(down: int, across: int, width: float, height: float, note: str, **options):
@@ -145,15 +146,14 @@ def needle_grid(rows, scores, target) -> Drawn:
     """A heat-map for each row: lengths across, depths down, the share found."""
     cells = scores[scores.part != ""]
     cells = cells.assign(depth=cells.part.str.removeprefix("depth ").astype(float))
-    shown = [row for row in rows if row.label in set(cells.label)]
-    across = min(5, len(shown))
+    shown = cells.row.nunique()
+    across = min(5, shown)
     note = f"{source_names(cells.source)} data; white lines: original window and trained length"
-    figure, panels = draw_grid(math.ceil(len(shown) / across), across, 2.2, 1.5, note)
-    for panel in panels.flat[len(shown) :]:
+    figure, panels = draw_grid(math.ceil(shown / across), across, 2.2, 1.5, note)
+    for panel in panels.flat[shown:]:
         panel.remove()
-    for panel, row in zip(panels.flat, shown, strict=False):
-        own = cells[cells.label == row.label]
-        image = draw_heat_map(panel, own.pivot_table("value", "depth", "length"), row)
+    for panel, (row, own) in zip(panels.flat, cells.groupby("row", sort=False), strict=False):
+        image = draw_heat_map(panel, row, own.pivot_table("value", "depth", "length"))
     figure.colorbar(image, ax=panels[0, -1], label="found, %")
     figure.supxlabel("length, tokens", fontsize=9)
     figure.supylabel("depth, %", fontsize=9)
@@ -161,7 +161,7 @@ def needle_grid(rows, scores, target) -> Drawn:
     return Drawn("needle_grid", "Needle by length and depth", caption, figure)
 
 
-def draw_heat_map(panel, found: pd.DataFrame, row: Row):
+def draw_heat_map(panel, row, found):
     """Draws the grid of one row, depths by lengths; returns the image."""
     lengths = found.columns
     for length in (row.window, row.length):

@@ -90,7 +90,7 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     """The scores of all rows that have a value, a line each. Of a task with several sources of data only the first.
 
     value, low, high: perplexity, else in %.  score: the Score, the mean over training seeds; the other columns are its
-    fields, and the label and kind of its row.
+    fields, and its row with the row's label and kind.
     """
     lines = []
     for row in rows:
@@ -99,8 +99,8 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
             if score.model in row.models and score.value is not None:
                 groups[score.key].append(score)
         for score in map(merge_seeds, groups.values()):
-            lines.append(vars(score) | {"label": row.label, "kind": row.kind, "score": score})
-    frame = pd.DataFrame(lines, columns=[*Score.__dataclass_fields__, "label", "kind", "score"])
+            lines.append(vars(score) | {"row": row, "label": row.label, "kind": row.kind, "score": score})
+    frame = pd.DataFrame(lines, columns=[*Score.__dataclass_fields__, "row", "label", "kind", "score"])
     frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
     first_source = frame.groupby(["benchmark", "task"]).source.transform("min")

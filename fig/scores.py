@@ -51,7 +51,6 @@ class Score:
         """What this is a score of."""
         return self.benchmark, self.task, self.length, self.part, self.metric, self.source
 
-    @property
     def place(self) -> tuple:
         """Where it stands in results.csv."""
         return self.model, self.benchmark, self.task, self.length or 0, self.metric, self.source
@@ -117,7 +116,7 @@ def mean_of(scores: list[Score]) -> Score:
 def add_needle_means(scores: list[Score]) -> list[Score]:
     """All scores in the order of results.csv; before the cells of a needle grid at a length the mean of all trials."""
     everything = []
-    for _, group in groupby(sorted(scores, key=lambda score: score.place), key=lambda score: score.place):
+    for _, group in groupby(sorted(scores, key=Score.place), key=Score.place):
         group = list(group)
         cells = [score for score in group if score.benchmark == "needle" and score.value is not None]
         if cells:

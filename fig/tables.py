@@ -5,7 +5,7 @@ needle: trials or cells): the truly best method has a mark in 95 % of studies, a
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +45,12 @@ LATEX = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"
 class Cell:
     """One value of the table, in its units: perplexity, else %.
 
-    label: of its row.  scores: the value is their mean.  lacks: how many scores of the column it lacks.
+    row: of the table.  scores: the value is their mean.  lacks: how many scores of the column it lacks.
     mark: "best", "tie", "worse", "not compared" for want of shared samples, or "" if the cell lacks scores.
     seeds, seeds_sd: number of training seeds, and the standard deviation between them.
     """
 
-    label: str
+    row: Row
     scores: list[Score]
     lacks: int
     mark: str = ""
@@ -90,37 +90,35 @@ class Cell:
         return details
 
 
-@dataclass
 class Column:
     """A column of the table.
 
     what: lengths, sets and data.  scores: rows.make_frame's lines that are averaged.
-    cells: by row label.  ranking: those that lack nothing, the best first.
+    cells: by row label, in the order of the rows.  ranking: those that lack nothing, the best first.
     """
 
-    benchmark: str
-    what: str
-    scores: pd.DataFrame
-    cells: dict[str, Cell] = field(default_factory=dict)
-    ranking: list[Cell] = field(default_factory=list)
-
-    def __post_init__(self):
-        self.name = BENCHMARKS[self.benchmark]
-        self.lower_is_better = self.benchmark in PERPLEXITIES
+    def __init__(self, benchmark: str, what: str, scores: pd.DataFrame):
+        self.benchmark, self.what, self.scores = benchmark, what, scores
+        self.name = BENCHMARKS[benchmark]
+        self.lower_is_better = benchmark in PERPLEXITIES
         self.head = f"{self.name} {'↓' if self.lower_is_better else '↑'}"
-
-    @property
-    def least_n(self) -> int:
-        return min(cell.n for cell in self.cells.values())
-
-    @property
-    def n(self) -> str:
-        most = max(cell.n for cell in self.cells.values())
-        return f"n = {most:,}" if most == self.least_n else f"n = {self.least_n:,} to {most:,}"
+        self.cells = {}
+        n_parts = len(scores.drop_duplicates(["task", "length"]))
+        for row, own in scores.groupby("row", sort=False):
+            own = own.sort_values(["task", "length"])
+            self.cells[row.label] = Cell(row, own.score.tolist(), n_parts - len(own))
+        complete = [cell for cell in self.cells.values() if not cell.lacks]
+        self.ranking = sorted(complete, key=lambda cell: cell.value, reverse=not self.lower_is_better)
+        if complete and self.ranking[0].value > 0:  # where all scores are 0, none is best
+            for cell, mark in zip(self.ranking, compare_with_best(self.ranking), strict=True):
+                cell.mark = mark
+        counts = [cell.n for cell in self.cells.values()]
+        self.least_n, most = min(counts), max(counts)
+        self.n = f"n = {most:,}" if most == self.least_n else f"n = {self.least_n:,} to {most:,}"
 
 
 def make_columns(scores: pd.DataFrame, target: int, benchmarks=PAPER_COLUMNS) -> list[Column]:
-    """The columns of these benchmarks that there are results for, without cells. target: see rows.target_length."""
+    """The columns of these benchmarks that there are results for. target: see rows.target_length."""
     columns = []
     for benchmark in benchmarks:
         own = scores.query("benchmark == @benchmark and part == ''")
@@ -167,21 +165,6 @@ def describe_scores(benchmark: str, scores: pd.DataFrame) -> str:
 def counted(n: int, word: str) -> str:
     """ "1 set", "3 sets" """
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
-
-
-def fill(columns: list[Column], rows: list[Row]) -> None:
-    """Adds the cells, in the order of the rows, and marks which of them are best and which tie with the best."""
-    for column in columns:
-        n_parts = len(column.scores.drop_duplicates(["task", "length"]))
-        for row in rows:
-            own = column.scores.query("label == @row.label").sort_values(["task", "length"])
-            if len(own):
-                column.cells[row.label] = Cell(row.label, own.score.tolist(), n_parts - len(own))
-        complete = [cell for cell in column.cells.values() if not cell.lacks]
-        column.ranking = sorted(complete, key=lambda cell: cell.value, reverse=not column.lower_is_better)
-        if complete and column.ranking[0].value > 0:  # where all scores are 0, none is best
-            for cell, mark in zip(column.ranking, compare_with_best(column.ranking), strict=True):
-                cell.mark = mark
 
 
 def can_compare(cell: Cell, best: Cell) -> bool:

@@ -12,7 +12,7 @@ from test_tables import build
 def describe(root) -> list[str]:
     rows, scores, columns = build(root)
     pairs = correlation.pair_scores(scores, columns)
-    return findings.describe(columns, rows, correlation.correlations(pairs, rows), target_length(rows))
+    return findings.describe(columns, correlation.correlations(pairs, rows), target_length(rows))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ def build(root, benchmarks=tables.PAPER_COLUMNS):
     rows = make_rows(results)
     scores = make_frame(rows, results).query("metric in ('perplexity', 'score')")
     columns = tables.make_columns(scores, target_length(rows), benchmarks)
-    tables.fill(columns, rows)
     return rows, scores, columns
 
 
@@ -183,8 +182,7 @@ def paper_run(root, protocol="lceg"):
 
 def compare(root, token_files=(PG19["sha256"],)):
     results = collect([root])
-    rows = make_rows(results)
-    return paper.compare(rows, make_frame(rows, results), token_files)
+    return paper.compare(make_frame(make_rows(results), results), token_files)
 
 
 def test_a_run_of_the_paper_is_compared_with_it(tmp_path):
