@@ -47,10 +47,11 @@ def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
     return pd.concat(pairs, join="inner")
 
 
-def correlate(points: pd.DataFrame) -> dict:
+def correlate(points) -> dict:
     """rho, low, high of the perplexities and scores in these pairs, the mean over their lengths."""
     wide = points.pivot(index="label", columns="length", values=["perplexity", "score"])
-    rho, low, high = rank_correlation(wide.perplexity.to_numpy(float), wide.score.to_numpy(float))
+    wide = wide.astype(float)
+    rho, low, high = rank_correlation(wide.perplexity.to_numpy(), wide.score.to_numpy())
     return {"n_methods": len(wide), "n_points": len(points), "rho": rho, "low": low, "high": high}
 
 

@@ -21,30 +21,31 @@ def name_in_paper(row: Row) -> str | None:
     """What the paper calls this row; None if it is not one of its models."""
     info, base = row.info, PAPER["base"]
     released = str(info["base_model"]).startswith(base["released_by"])  # trained for an unknown number of tokens
-    if row.window != base["original_length"] or not (released or info["base_model"] in base["names"]):
+    is_from_base = released or info["base_model"] in base["names"]
+    if not is_from_base or row.window != base["original_length"]:
         return None
     for name, model in PAPER["models"].items():
-        if info["method"] != model["method"] or row.length != model.get("trained_length", row.length):
-            continue
-        expected = model.get("trained_tokens", 0)
-        difference = abs((info["trained_tokens"] or 0) - expected)
-        if released or difference <= 0.05 * expected:
-            return name
+        if info["method"] == model["method"] and model["trained_length"] in (None, row.length):
+            expected = model["trained_tokens"]
+            difference = abs((info["trained_tokens"] or 0) - expected)
+            if released or difference <= 0.05 * expected:
+                return name
     return None
 
 
-def comparable_scores(scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
+def comparable_scores(scores, token_files) -> pd.DataFrame:
     """All scores by the paper's protocol of rows that are in the paper. Columns: COLUMNS."""
     lines = []
     for line in scores[scores.benchmark.isin(PAPER["settings"])].itertuples():
         settings = line._asdict() | line.settings
-        name, length = name_in_paper(line.row), line.length
-        is_paper_protocol = PAPER["settings"][line.benchmark].items() <= settings.items()
+        expected = PAPER["settings"][line.benchmark]
+        if not expected.items() <= settings.items():
+            continue
         if line.benchmark == "perplexity" and settings["sha256"] not in token_files:
             continue
-        if line.benchmark == "longbench":
-            length = settings["max_length"]
-        if name and is_paper_protocol:
+        length = settings["max_length"] if line.benchmark == "longbench" else line.length
+        name = name_in_paper(line.row)
+        if name:
             lines.append((line.label, name, line.benchmark, length, line.task, line.value))
     return pd.DataFrame(lines, columns=COLUMNS).astype({"length": float, "paper_protocol_value": float})
 
@@ -61,7 +62,8 @@ def compare(scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
     ours = comparable_scores(scores, PAPER["token_files"] + list(token_files))
     groups = ours.groupby(["label", "name", "benchmark", "length"], as_index=False, sort=False)  # of parts of a mean
     means = groups.agg(paper_protocol_value=("paper_protocol_value", "mean"), n=("task", "size"))
-    means = means[means.n == means.benchmark.map(PAPER["parts"])].assign(task="mean")
+    is_complete = means.n == means.benchmark.map(PAPER["parts"])
+    means = means[is_complete].assign(task="mean")
     published = pd.read_table(FOLDER / "paper.tsv")
     comparisons = pd.concat([means, ours], join="inner").merge(published)
     return comparisons.assign(difference=comparisons.paper_protocol_value - comparisons.paper)

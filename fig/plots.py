@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rows import Row, nearest, short, source_names
+from rows import nearest, short, source_names
 from scores import mean_of
 
 os.environ["MPLBACKEND"] = "Agg"  # there may be no screen
@@ -36,7 +36,7 @@ class Drawn:
     image: str = ""  # the SVG file in base64, for the report
 
 
-def draw_grid(down: int, across: int, width: float, height: float, note: str, **options):
+def draw_grid(down, across, width, height, note, **options):
     """(figure, its panels [down, across]). width, height: of a panel, inches.  note: above all panels."""
     size = (width * across + 1, height * down + 0.6)
     figure, panels = plt.subplots(down, across, figsize=size, squeeze=False, **options)
@@ -51,7 +51,6 @@ def plain_log_axis(axis, locator=None) -> None:
     axis.minorticks_off()
 
 
-# --- lines
 def draw_lines(panel, rows, points) -> None:
     """A line for each row, its 95 % intervals shaded."""
     for row in rows:
@@ -64,7 +63,7 @@ def draw_lines(panel, rows, points) -> None:
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
-def split_rows(rows: list[Row]) -> dict[str, list[Row]]:
+def split_rows(rows) -> dict:
     """The rows of each panel, by its title: trained and not trained methods apart, the base with both."""
     kinds = {row.kind for row in rows}
     sides = {}
@@ -75,7 +74,7 @@ def split_rows(rows: list[Row]) -> dict[str, list[Row]]:
     return sides or {"base": rows}
 
 
-def draw_line_figure(rows, points: dict[str, pd.DataFrame], x_label: str, target=None):
+def draw_line_figure(rows, points, x_label, target=None):
     """Trained and not trained methods side by side; a line of panels for each entry of points.
 
     points: {y label: label, length, value, low, high}, perplexity on a log scale.  target: a length to mark.
@@ -135,8 +134,7 @@ def ruler(rows, scores, target) -> Drawn:
     return Drawn("ruler", "RULER by length", "Mean over the tasks at each length.", figure)
 
 
-# --- heat-maps
-def label_axis(axis, names, most: int, **style) -> None:
+def label_axis(axis, names, most, **style) -> None:
     """Labels at most about `most` of the cells of a heat-map along an axis."""
     step = math.ceil(len(names) / most)
     axis.set_ticks(range(0, len(names), step), names[::step], **style)
@@ -174,7 +172,7 @@ def draw_heat_map(panel, row, found):
     return panel.imshow(found, **HEAT_MAP)
 
 
-def draw_matrix(scores: pd.DataFrame, note: str):
+def draw_matrix(scores, note):
     """A table of coloured numbers: rows by tasks. scores: values in %."""
     table = scores.pivot_table("value", "label", "task").reindex(scores.label.unique())
     down, across = table.shape

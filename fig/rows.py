@@ -75,7 +75,7 @@ def make_rows(results: Results) -> list[Row]:
     return rows
 
 
-def add_to_labels(rows: list[Row], describe) -> None:
+def add_to_labels(rows, describe) -> None:
     """Adds describe(row) to the labels of rows with one label, where it tells them apart."""
     groups = defaultdict(list)
     for row in rows:
@@ -121,7 +121,7 @@ def target_length(rows: list[Row]) -> int:
     return int(pd.Series(lengths).mode().max())
 
 
-def nearest(lengths: pd.Series, target: int) -> int:
+def nearest(lengths, target) -> int:
     """The target if it was measured, else the longest length below it, else the shortest."""
     shorter = lengths[lengths <= target]
     return int(shorter.max() if len(shorter) else lengths.min())

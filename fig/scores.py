@@ -105,7 +105,8 @@ def mean_of(scores: list[Score]) -> Score:
     the same number of them.
     """
     frame = pd.DataFrame(scores)
-    mean = replace(scores[0], value=float(frame.value.mean()), n=int(frame.n.sum()), samples={}, seeds=[])
+    mean = replace(scores[0], n=int(frame.n.sum()), samples={}, seeds=[])
+    mean.value = float(frame.value.mean())
     if frame.seeds.map(len).nunique() == 1:
         mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
     if mean.benchmark not in PERPLEXITIES:
@@ -142,11 +143,12 @@ def merge_seeds(scores: list[Score]) -> Score:
     if len(scores) == 1:
         return scores[0]
     frame = pd.DataFrame(scores)
-    mean = replace(scores[0], value=float(frame.value.mean()), n=int(frame.n.min()), samples={})
-    mean.seeds = frame.value.tolist()
+    mean = replace(scores[0], n=int(frame.n.min()), samples={}, seeds=frame.value.tolist())
+    mean.value = float(frame.value.mean())
     if mean.benchmark in PERPLEXITIES:
         mean.value = float(np.exp(np.log(frame.value).mean()))
-    if frame.samples.all() and all(score.targets == mean.targets for score in scores):
+    same_targets = all(score.targets == mean.targets for score in scores)
+    if same_targets and frame.samples.all():
         samples = pd.DataFrame(frame.samples.tolist())
         mean.samples = samples.dropna(axis=1).mean().to_dict()
     set_interval(mean, [mean])

@@ -132,7 +132,7 @@ def make_columns(scores: pd.DataFrame, target: int, benchmarks=PAPER_COLUMNS) ->
     return columns
 
 
-def choose_scores(benchmark: str, scores: pd.DataFrame, target: int) -> pd.DataFrame:
+def choose_scores(benchmark, scores, target) -> pd.DataFrame:
     """The scores of a benchmark that Table 1 shows."""
     if benchmark in (*PERPLEXITIES, "ruler"):
         return scores[scores.length == nearest(scores.length, target)]
@@ -146,7 +146,7 @@ def choose_scores(benchmark: str, scores: pd.DataFrame, target: int) -> pd.DataF
     return scores
 
 
-def describe_scores(benchmark: str, scores: pd.DataFrame) -> str:
+def describe_scores(benchmark, scores) -> str:
     """What the scores of a column are."""
     first = scores.iloc[0]
     n_documents = np.count_nonzero(list(first.score.targets.values()))
@@ -162,12 +162,12 @@ def describe_scores(benchmark: str, scores: pd.DataFrame) -> str:
     )
 
 
-def counted(n: int, word: str) -> str:
+def counted(n, word) -> str:
     """ "1 set", "3 sets" """
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
-def can_compare(cell: Cell, best: Cell) -> bool:
+def can_compare(cell, best) -> bool:
     """Whether a cell can be compared with the best: of each score, it has at least half of the same samples."""
     for own, first in zip(cell.scores, best.scores, strict=True):
         shared = own.samples.keys() & first.samples
@@ -189,7 +189,7 @@ def compare_with_best(cells: list[Cell]) -> list[str]:
     return ["best" if cell.value == best.value else mark for cell, mark in marks.items()]
 
 
-def make_texts(columns: list[Column], rows: list[Row], missing: str, best: str, tie: str, details: str):
+def make_texts(columns, rows, missing: str, best: str, tie: str, details: str) -> pd.DataFrame:
     """The table of texts by the patterns of a format: no result, the value of the best and of ties, what follows.
 
     Its index has group and label of each row, its columns their heads.
@@ -203,7 +203,8 @@ def make_texts(columns: list[Column], rows: list[Row], missing: str, best: str, 
             if cell.details:
                 texts[label] += details.format("; ".join(cell.details))
         table[column.head, column.what, column.n] = list(texts.values())
-    return pd.DataFrame(table, index=[[row.group for row in rows], [row.label for row in rows]])
+    index = [[row.group for row in rows], [row.label for row in rows]]
+    return pd.DataFrame(table, index=index)
 
 
 def write_results(results: Results, path: Path) -> None:
@@ -212,7 +213,7 @@ def write_results(results: Results, path: Path) -> None:
     pd.DataFrame(lines, columns=RESULT_COLUMNS, dtype=object).to_csv(path, index=False)
 
 
-def markdown(columns: list[Column], rows: list[Row]) -> str:
+def markdown(columns, rows) -> str:
     """Table 1 in Markdown, with its note."""
     table = make_texts(columns, rows, "–", "**{}**", "{} ≈", " {}")
     heads = " | ".join(table.columns.map("<br>".join))
@@ -225,7 +226,7 @@ def markdown(columns: list[Column], rows: list[Row]) -> str:
     return "\n".join([*lines, "", NOTE, ""])
 
 
-def latex(columns: list[Column], rows: list[Row]) -> str:
+def latex(columns, rows) -> str:
     """Table 1 for LaTeX (booktabs); empty without columns."""
     if not columns:
         return ""
