@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from run import read_text
-from scores import Score, add_needle_means, with_value
+from scores import Score, add_needle_means
 
 BENCHMARKS = {
     "perplexity": "Perplexity",
@@ -55,9 +56,9 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
         name, value, n = "long_ppl", result["long_ppl"], result["n_key_tokens"]
     data = result["data"]
     dataset = Path(data["path"]).parent.name
-    score = Score(name, dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
-    score.settings["all_windows"] = n == result.get("n_windows_total")
-    whole = with_value(score, value, result[f"{name}_interval_95"])
+    make = partial(Score, name, dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
+    whole = make(value=value, interval=result[f"{name}_interval_95"])
+    whole.settings["all_windows"] = n == result.get("n_windows_total")
     losses = result.get("document_losses")
     if losses:
         whole.samples = dict(enumerate(losses["sum"]))
@@ -66,8 +67,9 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
     for last in (64, 256):
         entry = result.get(f"last_{last}")
         if entry:
-            interval = entry["perplexity_interval_95"]
-            scores.append(with_value(score, entry["perplexity"], interval, part=f"last {last}"))
+            part = make(value=entry["perplexity"], interval=entry["perplexity_interval_95"])
+            part.part = f"last {last}"
+            scores.append(part)
     return scores
 
 
@@ -80,18 +82,20 @@ def read_needle(result: dict, identity: dict) -> list[Score]:
         result["seconds"] += trial.get("seconds") or 0
         if "error" not in trial:
             answered.append(trial)
-    score = Score("needle", result["template"], length, len(answered), result["data"]["source"], **identity)
-    score.part = f"depth {depth:g}"
-    score.drawn_text = result.get("drawn_text", False)
+    part, source = f"depth {depth:g}", result["data"]["source"]
+    make = partial(Score, "needle", result["template"], length, len(answered), source, part=part, **identity)
     scores = []
     for metric, key in {"score": "score", "rate": "exact"}.items():
-        whole = with_value(score, result[metric], result[f"{metric}_interval_95"], metric=metric)
+        whole = make(value=result[metric], interval=result[f"{metric}_interval_95"], metric=metric)
         whole.samples = {(length, depth, trial["trial"]): float(trial[key]) for trial in answered}
         scores.append(whole)
     overlap = result.get("lceg_overlap")
     if overlap is not None:  # of the first trial
-        first = {(length, depth, 0): overlap}
-        scores.append(with_value(score, overlap, metric="lceg_overlap", n=1, samples=first))
+        first = make(value=overlap, metric="lceg_overlap", samples={(length, depth, 0): overlap})
+        first.n = 1
+        scores.append(first)
+    for score in scores:
+        score.drawn_text = result.get("drawn_text", False)
     return scores
 
 
@@ -105,13 +109,13 @@ def read_set(result: dict, identity: dict) -> list[Score]:
     if None in ids:  # predictions of other code, in the order of the data
         ids = range(len(ids))
     values = [100 * value for value in result["row_scores"]]
-    score = Score(result["benchmark"], task, length, result["n"], result["source"], **identity)
-    whole = with_value(score, result["score"], result["interval_95"])
+    make = partial(Score, result["benchmark"], task, length, result["n"], result["source"], **identity)
+    whole = make(value=result["score"], interval=result["interval_95"])
     whole.samples = dict(zip(ids, values, strict=True))
     scores = [whole]
     for metric, key in {"strict": "strict", "upstream": "score_upstream"}.items():
         if result.get(key) is not None:
-            scores.append(with_value(score, result[key], metric=metric))
+            scores.append(make(value=result[key], metric=metric))
     return scores
 
 

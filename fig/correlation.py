@@ -71,19 +71,6 @@ def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=CORRELATIONS)
 
 
-def draw_panel(panel, rows, points) -> None:
-    """points: of one measure and benchmark; the longer, the larger."""
-    sizes = 20 * points.length.rank(method="dense")
-    for row in rows:  # each in every panel, so that the legend has them all
-        own = points[points.label == row.label]
-        inside = "none" if row.kind == "frozen" else row.color
-        style = {"facecolor": inside, "edgecolor": row.color, "marker": row.marker, "alpha": 0.85}
-        panel.scatter(own.perplexity, own.score, sizes[own.index], label=row.label, **style)
-    panel.set(xscale="log", ylim=(-4, 104))
-    plain_log_axis(panel.xaxis)
-    panel.grid()
-
-
 def format_rho(line) -> str:
     """rho with its interval, – if there is none."""
     text = f"{line.rho:.2f} [{line.low:.2f}, {line.high:.2f}]"
@@ -100,7 +87,16 @@ def draw(rows, pairs, table) -> Drawn:
     totals = totals.set_index(["measure", "benchmark"]).reindex(itertools.product(measures, benchmarks))
     for panel, total in zip(panels.flat, totals.itertuples(), strict=True):
         measure, benchmark = total.Index
-        draw_panel(panel, rows, pairs.query("measure == @measure and benchmark == @benchmark"))
+        points = pairs.query("measure == @measure and benchmark == @benchmark")
+        sizes = 20 * points.length.rank(method="dense")
+        for row in rows:  # each in every panel, so that the legend has them all
+            own = points[points.label == row.label]
+            inside = "none" if row.kind == "frozen" else row.color
+            style = {"facecolor": inside, "edgecolor": row.color, "marker": row.marker, "alpha": 0.85}
+            panel.scatter(own.perplexity, own.score, sizes[own.index], label=row.label, **style)
+        panel.set(xscale="log", ylim=(-4, 104))
+        plain_log_axis(panel.xaxis)
+        panel.grid()
         panel.set_xlabel(f"{MEASURES[measure]} (log scale)")
         panel.set_title(f"{BENCHMARKS[benchmark]}\nρ = {format_rho(total)}")
     for panel in panels[:, 0]:

@@ -33,23 +33,6 @@ def name_in_paper(row: Row) -> str | None:
     return None
 
 
-def comparable_scores(scores, token_files) -> pd.DataFrame:
-    """All scores by the paper's protocol of rows that are in the paper. Columns: COLUMNS."""
-    lines = []
-    for line in scores[scores.benchmark.isin(PAPER["settings"])].itertuples():
-        settings = line._asdict() | line.settings
-        expected = PAPER["settings"][line.benchmark]
-        if not expected.items() <= settings.items():
-            continue
-        if line.benchmark == "perplexity" and settings["sha256"] not in token_files:
-            continue
-        length = settings["max_length"] if line.benchmark == "longbench" else line.length
-        name = name_in_paper(line.row)
-        if name:
-            lines.append((line.label, name, line.benchmark, length, line.task, line.value))
-    return pd.DataFrame(lines, columns=COLUMNS).astype({"length": float, "paper_protocol_value": float})
-
-
 def compare(scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
     """All comparisons that are allowed: a line each, with the paper's number and the difference from it.
 
@@ -59,7 +42,19 @@ def compare(scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
     unknown = set(token_files) - set(scores.settings.str.get("sha256"))
     if unknown:
         raise ValueError(f"--paper_data: no perplexity was measured on a token file with SHA-256 {unknown.pop()}")
-    ours = comparable_scores(scores, PAPER["token_files"] + list(token_files))
+    lines = []
+    for line in scores[scores.benchmark.isin(PAPER["settings"])].itertuples():
+        settings = line._asdict() | line.settings
+        expected = PAPER["settings"][line.benchmark]
+        if not expected.items() <= settings.items():
+            continue
+        if line.benchmark == "perplexity" and settings["sha256"] not in (*token_files, *PAPER["token_files"]):
+            continue
+        length = settings["max_length"] if line.benchmark == "longbench" else line.length
+        name = name_in_paper(line.row)
+        if name:
+            lines.append((line.label, name, line.benchmark, length, line.task, line.value))
+    ours = pd.DataFrame(lines, columns=COLUMNS).astype({"length": float, "paper_protocol_value": float})
     groups = ours.groupby(["label", "name", "benchmark", "length"], as_index=False, sort=False)  # of parts of a mean
     means = groups.agg(paper_protocol_value=("paper_protocol_value", "mean"), n=("task", "size"))
     is_complete = means.n == means.benchmark.map(PAPER["parts"])

@@ -51,6 +51,12 @@ def plain_log_axis(axis, locator=None) -> None:
     axis.minorticks_off()
 
 
+def label_axis(axis, names, most) -> None:
+    """Labels at most about `most` of the cells of a heat-map along an axis."""
+    step = math.ceil(len(names) / most)
+    axis.set_ticks(range(0, len(names), step), names[::step])
+
+
 def draw_lines(panel, rows, points) -> None:
     """A line for each row, its 95 % intervals shaded."""
     for row in rows:
@@ -134,12 +140,6 @@ def ruler(rows, scores, target) -> Drawn:
     return Drawn("ruler", "RULER by length", "Mean over the tasks at each length.", figure)
 
 
-def label_axis(axis, names, most, **style) -> None:
-    """Labels at most about `most` of the cells of a heat-map along an axis."""
-    step = math.ceil(len(names) / most)
-    axis.set_ticks(range(0, len(names), step), names[::step], **style)
-
-
 def needle_grid(rows, scores, target) -> Drawn:
     """A heat-map for each row: lengths across, depths down, the share found."""
     cells = scores[scores.part != ""]
@@ -151,25 +151,21 @@ def needle_grid(rows, scores, target) -> Drawn:
     for panel in panels.flat[shown:]:
         panel.remove()
     for panel, (row, own) in zip(panels.flat, cells.groupby("row", sort=False), strict=False):
-        image = draw_heat_map(panel, row, own.pivot_table("value", "depth", "length"))
+        found = own.pivot_table("value", "depth", "length")
+        lengths = found.columns
+        for length in (row.window, row.length):
+            if lengths[0] <= length <= lengths[-1]:
+                place = np.interp(length, lengths, range(len(lengths)))
+                panel.axvline(place, color="#ffffff", linestyle=":")
+        label_axis(panel.xaxis, lengths.map(short), 4)
+        label_axis(panel.yaxis, found.index.map("{:g}".format), 3)
+        panel.set_title(row.label)
+        image = panel.imshow(found, **HEAT_MAP)
     figure.colorbar(image, ax=panels[0, -1], label="found, %")
     figure.supxlabel("length, tokens", fontsize=9)
     figure.supylabel("depth, %", fontsize=9)
     caption = "The share of needles found at each length and depth."
     return Drawn("needle_grid", "Needle by length and depth", caption, figure)
-
-
-def draw_heat_map(panel, row, found):
-    """Draws the grid of one row, depths by lengths; returns the image."""
-    lengths = found.columns
-    for length in (row.window, row.length):
-        if lengths[0] <= length <= lengths[-1]:
-            place = np.interp(length, lengths, range(len(lengths)))
-            panel.axvline(place, color="#ffffff", linestyle=":")
-    label_axis(panel.xaxis, lengths.map(short), 4)
-    label_axis(panel.yaxis, found.index.map("{:g}".format), 3)
-    panel.set_title(row.label)
-    return panel.imshow(found, **HEAT_MAP)
 
 
 def draw_matrix(scores, note):
@@ -182,8 +178,8 @@ def draw_matrix(scores, note):
         if not np.isnan(value):
             color = "#111111" if value > 45 else "#ffffff"
             panel.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
-    label_axis(panel.xaxis, table.columns, across, rotation=45, ha="right")
-    label_axis(panel.yaxis, table.index, down)
+    panel.set_xticks(range(across), table.columns, rotation=45, ha="right")
+    panel.set_yticks(range(down), table.index)
     return figure
 
 

@@ -1,7 +1,7 @@
 """Score: a number of a model with its samples, means of scores, and their intervals by stats.py."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
@@ -18,7 +18,7 @@ class Score:
 
     length: tokens (many-shot and in-context labels: examples; key-value: pairs; LongBench: None).
     part: "" for the whole, else "last 64" or "depth 25".
-    value: perplexity, 0 to 1 (needle) or 0 to 100, with its 95 % interval from `low` to `high`.
+    value: perplexity, 0 to 1 (needle) or 0 to 100, with its 95 % interval from `low` to `high`, given as `interval`.
     samples: {id: value} of the samples whose mean the value is; the ids of needle are (length, depth, trial).
     targets: of perplexities, whose samples are documents with their summed losses, nats: {document: number of targets}.
     drawn_text: of needle: whether each trial has its own text, the same in all cells.
@@ -45,6 +45,11 @@ class Score:
     drawn_text: bool = False
     seeds: list[float] = field(default_factory=list)
     settings: dict = field(default_factory=dict)
+    interval: InitVar[list | None] = None
+
+    def __post_init__(self, interval):
+        if interval:
+            self.low, self.high = interval
 
     @property
     def key(self) -> tuple:
@@ -59,12 +64,6 @@ class Score:
     def design(self) -> tuple:
         """What agrees in scores whose samples of one id are pairs: texts of needle, data and windows of perplexity."""
         return self.drawn_text, self.targets, self.settings if self.targets else None
-
-
-def with_value(score: Score, value: float | None, interval: list | None = None, **changes) -> Score:
-    """A copy of the score with another value, its interval (low, high), and other fields."""
-    low, high = interval or (math.nan, math.nan)
-    return replace(score, value=value, low=low, high=high, **changes)
 
 
 def make_estimate(methods: list[list[Score]]) -> Estimate:

@@ -18,12 +18,14 @@ from stats import tied_with_best
 
 PAPER_COLUMNS = ("perplexity", "needle", "trec", "longbench", "ruler")
 CONTENTS = {
-    "perplexity": "{task}, {longest} tokens{documents}",
-    "long_ppl": "{task}, {longest} tokens{documents}",
+    "perplexity": "{task}, {longest} tokens",
+    "long_ppl": "{task}, {longest} tokens",
     "needle": "{n_lengths}, {shortest}–{longest} tokens",
     "trec": "TREC, {length:g} examples",
     "icl": "TREC, {length:g} examples",
     "kv": "{length:g} pairs",
+    "longbench": "{n_sets}",
+    "longbench_e": "{n_sets}",
     "ruler": "{n_tasks}, {longest} tokens",
     "short": "{n_tasks}",
 }
@@ -124,11 +126,7 @@ def make_columns(scores: pd.DataFrame, target: int, benchmarks=PAPER_COLUMNS) ->
         own = scores.query("benchmark == @benchmark and part == ''")
         for _, part in own.groupby("task" if benchmark in PERPLEXITIES else "benchmark"):
             shown = choose_scores(benchmark, part, target)
-            what = describe_scores(benchmark, shown)
-            data = source_names(shown.source)
-            if data != "official":
-                what += f", {data} data"
-            columns.append(Column(benchmark, what, shown))
+            columns.append(Column(benchmark, describe_scores(benchmark, shown), shown))
     return columns
 
 
@@ -147,23 +145,27 @@ def choose_scores(benchmark, scores, target) -> pd.DataFrame:
 
 
 def describe_scores(benchmark, scores) -> str:
-    """What the scores of a column are."""
+    """What the scores of a column are: sets, lengths and data."""
     first = scores.iloc[0]
     n_documents = np.count_nonzero(list(first.score.targets.values()))
-    return CONTENTS.get(benchmark, "{n_sets}").format(
+    what = CONTENTS[benchmark].format(
         task=first.task,
         length=first.length,
         shortest=short(scores.length.min()),
         longest=short(scores.length.max()),
-        documents=f", {counted(n_documents, 'document')}" if n_documents else "",
-        n_lengths=counted(scores.length.nunique(), "length"),
-        n_tasks=counted(scores.task.nunique(), "task"),
-        n_sets=counted(scores.task.nunique(), "set"),
+        n_lengths=counted(scores.length, "length"),
+        n_tasks=counted(scores.task, "task"),
+        n_sets=counted(scores.task, "set"),
     )
+    if n_documents:
+        what += f", {n_documents} document{'s' if n_documents > 1 else ''}"
+    data = source_names(scores.source)
+    return what if data == "official" else f"{what}, {data} data"
 
 
-def counted(n, word) -> str:
-    """ "1 set", "3 sets" """
+def counted(values: pd.Series, word: str) -> str:
+    """How many different values there are: "1 set", "3 sets"."""
+    n = values.nunique()
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
