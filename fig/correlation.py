@@ -21,9 +21,9 @@ PAIRS = ["measure", "benchmark", "label", "length", "perplexity", "score"]
 
 
 def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
-    """Perplexity, or LongPPL, on the first data set and score in %, a mean over what Table 1 shows. Columns: PAIRS.
+    """Perplexity, or LongPPL, on the first data set and the mean score in %. measure: one of PERPLEXITIES.
 
-    measure: one of PERPLEXITIES. Needle and RULER at every length, the others, which have none, at that of Table 1.
+    Scores are those of Table 1, at its length, but needle and RULER are at every length. Columns: PAIRS.
     """
     pairs = [pd.DataFrame(columns=PAIRS)]
     perplexities = [column.scores for column in columns if column.benchmark == "perplexity"]
@@ -49,8 +49,7 @@ def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
 
 def correlate(points) -> dict:
     """rho, low, high of the perplexities and scores in these pairs, the mean over their lengths."""
-    wide = points.pivot(index="label", columns="length", values=["perplexity", "score"])
-    wide = wide.astype(float)
+    wide = points.pivot(index="label", columns="length", values=["perplexity", "score"]).astype(float)
     rho, low, high = rank_correlation(wide.perplexity.to_numpy(), wide.score.to_numpy())
     return {"n_methods": len(wide), "n_points": len(points), "rho": rho, "low": low, "high": high}
 

@@ -9,10 +9,7 @@ from tables import Column, compare_with_best
 
 
 def describe(columns: list[Column], correlations: pd.DataFrame, target: int) -> list[str]:
-    """A sentence for each finding that there are results for.
-
-    columns: of Table 1.  correlations: see correlation.py.  target: see rows.target_length.
-    """
+    """A sentence for each finding that there are results for. target: see rows.target_length."""
     parts = {
         "Exact attention with fine-tuning is ahead of approximate attention.": compare(columns, EXACT, "approximate"),
         "Methods with fine-tuning are ahead of those without.": compare(columns, "fine-tuned", "frozen"),

@@ -69,23 +69,17 @@ def draw_lines(panel, rows, points) -> None:
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
-def split_rows(rows) -> dict:
-    """The rows of each panel, by its title: trained and not trained methods apart, the base with both."""
+def draw_line_figure(rows, points, x_label, target=None):
+    """Trained and not trained methods side by side, the base with both; a line of panels for each entry of points.
+
+    points: {y label: label, length, value, low, high}, perplexity on a log scale.  target: a length to mark.
+    """
     kinds = {row.kind for row in rows}
-    sides = {}
+    sides = {"base": rows} if kinds == {"base"} else {}
     if "fine-tuned" in kinds:
         sides["trained"] = [row for row in rows if row.kind != "frozen"]
     if "frozen" in kinds:
         sides["not trained"] = [row for row in rows if row.kind != "fine-tuned"]
-    return sides or {"base": rows}
-
-
-def draw_line_figure(rows, points, x_label, target=None):
-    """Trained and not trained methods side by side; a line of panels for each entry of points.
-
-    points: {y label: label, length, value, low, high}, perplexity on a log scale.  target: a length to mark.
-    """
-    sides = split_rows(rows)
     note = "shaded: 95 % intervals; dotted: original window and trained length"
     figure, panels = draw_grid(len(points), len(sides), 5, 3.7, note, sharex=True, sharey="row")
     marked = {rows[0].window, target} - {0} if target else ()

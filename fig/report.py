@@ -25,10 +25,7 @@ def html_table(table: pd.DataFrame) -> str:
 
 
 def write(output, results, rows, target, columns, comparisons, correlations, costs, recipes, figures, failures) -> Path:
-    """Writes report.html into `output`, which has the SVG files of the figures (plots.Drawn).
-
-    recipes: settings of training by model.  failures: steps that failed.  The others: see make_figures.main.
-    """
+    """Writes report.html into `output`, which has the SVG files of the figures; see make_figures.main."""
     runs = pd.DataFrame(results.runs).replace({"benchmark": BENCHMARKS})
     data = runs[["benchmark", "task", "source", "data", "sha256"]].drop_duplicates()
     data["sha256"] = data.sha256.str[:12]

@@ -89,8 +89,7 @@ def add_to_labels(rows, describe) -> None:
 def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     """The scores of all rows that have a value, a line each. Of a task with several sources of data only the first.
 
-    value, low, high: perplexity, else in %.  score: the Score, the mean over training seeds; the other columns are its
-    fields, and its row with the row's label and kind.
+    Columns: the fields of the Score, here in %, the Score itself (of training seeds: their mean), and its row.
     """
     lines = []
     for row in rows:
@@ -112,8 +111,7 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
 
 
 def target_length(rows: list[Row]) -> int:
-    """The length that the study extends to: the commonest trained length of the fine-tuned rows (else of the frozen,
-    else the original one), the longest of them in a tie; 0 if unknown."""
+    """The commonest trained length (of frozen rows, or the original one, if there is none); 0 if unknown."""
     lengths = [row.window for row in rows]
     for kind in ("frozen", "fine-tuned"):
         extended = [row.length for row in rows if row.kind == kind and row.length > row.window]

@@ -3,6 +3,7 @@
 import math
 from dataclasses import InitVar, dataclass, field, replace
 from itertools import groupby
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
@@ -51,10 +52,7 @@ class Score:
         if interval:
             self.low, self.high = interval
 
-    @property
-    def key(self) -> tuple:
-        """What this is a score of."""
-        return self.benchmark, self.task, self.length, self.part, self.metric, self.source
+    key = property(attrgetter("benchmark", "task", "length", "part", "metric", "source"))  # what this is a score of
 
     def place(self) -> tuple:
         """Where it stands in results.csv."""
@@ -98,10 +96,9 @@ def set_interval(mean: Score, scores: list[Score]) -> None:
 
 
 def mean_of(scores: list[Score]) -> Score:
-    """The mean over sets, tasks, lengths or depths as one score without samples, its interval from theirs.
+    """The mean over sets, tasks or lengths, its interval from their samples. Perplexities, single, keep theirs.
 
-    A perplexity is of one set and length, and keeps its interval. The mean has training seeds only if every score has
-    the same number of them.
+    The mean has training seeds only if every score has the same number of them.
     """
     frame = pd.DataFrame(scores)
     mean = replace(scores[0], n=int(frame.n.sum()), samples={}, seeds=[])
@@ -136,8 +133,7 @@ def add_needle_means(scores: list[Score]) -> list[Score]:
 def merge_seeds(scores: list[Score]) -> Score:
     """The mean over training seeds (perplexity: of the losses).
 
-    For the interval, samples that all seeds have are averaged; without any there is none, and of perplexity none if
-    the seeds' windows are not the same.
+    Its interval is that of samples that all seeds have, averaged; of perplexity none if the seeds' windows differ.
     """
     if len(scores) == 1:
         return scores[0]
