@@ -187,7 +187,7 @@ def compare_with_best(cells: list[Cell]) -> list[str]:
         estimate = make_estimate([cell.scores for cell in compared])
         if estimate.n_units > 1:
             is_tied = tied_with_best(estimate, lower_is_better=best.is_perplexity)
-            marks |= zip(compared, np.where(is_tied, "tie", "worse"), strict=True)
+            marks |= zip(compared, np.where(is_tied, "tie", "worse").tolist(), strict=True)
     return ["best" if cell.value == best.value else mark for cell, mark in marks.items()]
 
 
