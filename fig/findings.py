@@ -28,14 +28,19 @@ def compare(columns, first_group: str, second_group: str) -> str:
     """The best of some rows against the best of others, in each column; *_group: a part of the name of their groups."""
     places = {"ahead in": [], "not told apart in": [], "behind in": []}
     for column in columns:
-        first = next((cell for cell in column.ranking if first_group in cell.row.group), None)
-        second = next((cell for cell in column.ranking if second_group in cell.row.group), None)
-        if first and second:
-            ranked = [cell for cell in column.ranking if cell in (first, second)]
-            words = "not told apart in"
-            if compare_with_best(ranked)[1] == "worse":
-                words = "ahead in" if ranked[0] is first else "behind in"
-            places[words].append(f"{column.name} ({first.row.label} {first}, {second.row.label} {second})")
+        best = {}  # of each group, the better group first
+        for cell in column.ranking:
+            for group in (first_group, second_group):
+                if group in cell.row.group:
+                    best.setdefault(group, cell)
+        if len(best) < 2:
+            continue
+        better, other = best.values()
+        words = "not told apart in"
+        if compare_with_best([better, other])[1] == "worse":
+            words = "ahead in" if better is best[first_group] else "behind in"
+        values = [f"{best[group].row.label} {best[group]}" for group in (first_group, second_group)]
+        places[words].append(f"{column.name} ({', '.join(values)})")
     return join(places)
 
 

@@ -49,11 +49,13 @@ def compare(scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
             continue
         if line.benchmark == "perplexity" and settings["sha256"] not in (*token_files, *PAPER["token_files"]):
             continue
-        length = settings["max_length"] if line.benchmark == "longbench" else line.length
-        name = name_in_paper(line.row)
-        if name:
-            lines.append((line.label, name, line.benchmark, length, line.task, line.value))
-    ours = pd.DataFrame(lines, columns=COLUMNS).astype({"length": float, "paper_protocol_value": float})
+        if line.benchmark == "longbench":
+            settings["length"] = settings["max_length"]
+        settings["name"] = name_in_paper(line.row)
+        settings["paper_protocol_value"] = line.value
+        lines.append(settings)
+    ours = pd.DataFrame(lines, columns=COLUMNS).dropna(subset="name")
+    ours = ours.astype({"length": float, "paper_protocol_value": float})
     groups = ours.groupby(["label", "name", "benchmark", "length"], as_index=False, sort=False)  # of parts of a mean
     means = groups.agg(paper_protocol_value=("paper_protocol_value", "mean"), n=("task", "size"))
     is_complete = means.n == means.benchmark.map(PAPER["parts"])
