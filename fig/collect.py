@@ -1,11 +1,7 @@
-"""Reads the result files of every stage into one list of scores.
-
-Files are recognised by their content, wherever they are. One that is incomplete is reported and left out.
-"""
+"""Reads the result files of every stage, recognised by their content; incomplete ones are reported and left out."""
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,18 +127,17 @@ def split_sets(result: dict) -> list[dict]:
     return parts
 
 
-def find_files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
-    """(name, path) of each JSON file that may be a result. The name begins at its root (of several: root's parent)."""
+def find_files(roots: list[Path]):
+    """Yields (name, path) of each JSON file. The name begins at its root (of several: root's parent)."""
     for root in roots:
         base = root if len(roots) == 1 else root.parent
         for path in sorted(root.rglob("*.json")):
             name = path.relative_to(base).as_posix()
-            was_set_aside = re.search(r"(^|/)old\d*/", name)
-            if not was_set_aside:
+            if not re.search(r"(^|/)old\d*/", name):  # one that was set aside
                 yield name, path
 
 
-def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
+def read_file(path: Path, file: str):
     """(MODEL_KEYS and path of the model, scores, runs) of a JSON file; no scores if it is no result."""
     result = json.loads(read_text(path))
     parts = [result]

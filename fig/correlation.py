@@ -90,9 +90,16 @@ def draw(rows, pairs, table) -> Drawn:
         sizes = 20 * points.length.rank(method="dense")
         for row in rows:  # each in every panel, so that the legend has them all
             own = points[points.label == row.label]
-            inside = "none" if row.kind == "frozen" else row.color
-            style = {"facecolor": inside, "edgecolor": row.color, "marker": row.marker, "alpha": 0.85}
-            panel.scatter(own.perplexity, own.score, sizes[own.index], label=row.label, **style)
+            panel.scatter(
+                own.perplexity,
+                own.score,
+                sizes[own.index],
+                label=row.label,
+                marker=row.marker,
+                edgecolor=row.color,
+                facecolor="none" if row.kind == "frozen" else row.color,
+                alpha=0.85,
+            )
         panel.set(xscale="log", ylim=(-4, 104))
         plain_log_axis(panel.xaxis)
         panel.grid()

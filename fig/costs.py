@@ -14,8 +14,8 @@ from run import read_text
 COLUMNS = ["model", "step", "seconds", "peak_memory_bytes", "device"]
 
 
-def read_training(root: Path, results: Results) -> tuple[list[dict], dict[str, dict]]:
-    """(costs of each training, settings by model) from the checkpoint folders below `root`."""
+def read_training(root: Path, results: Results):
+    """Returns (costs of each training, settings by model) from the checkpoint folders below `root`."""
     costs, recipes = [], {}
     for model in sorted(results.models):
         config = min(root.rglob(f"{model}/config.json"), default=None)

@@ -34,10 +34,7 @@ def name_in_paper(row: Row) -> str | None:
 
 
 def compare(scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
-    """All comparisons that are allowed: a line each, with the paper's number and the difference from it.
-
-    token_files: SHA-256 of token files that are the paper's, beside those in paper.json; each must have a result.
-    """
+    """Our numbers beside the paper's where that is allowed. token_files: SHA-256 of more token files of the paper."""
     unknown = set(token_files) - set(scores.settings.str.get("sha256"))
     if unknown:
         raise ValueError(f"--paper_data: no perplexity was measured on a token file with SHA-256 {unknown.pop()}")

@@ -1,7 +1,6 @@
 """Figures: lines against length or number of examples, and heat-maps. Each figure has one fixed caption.
 
-The functions in FIGURES take the rows of Table 1, the main scores of one benchmark (from rows.make_frame) and the
-length that the study extends to, tokens.
+The functions in FIGURES make a Drawn of the rows of Table 1, the main scores of one benchmark and the target length.
 """
 
 import math
@@ -40,7 +39,7 @@ def draw_grid(down, across, width, height, note, **options):
     """(figure, its panels [down, across]). width, height: of a panel, inches.  note: above all panels."""
     size = (width * across + 1, height * down + 0.6)
     figure, panels = plt.subplots(down, across, figsize=size, squeeze=False, **options)
-    figure.suptitle(note, fontsize=9, color=GREY)
+    figure.suptitle(note, color=GREY)
     return figure, panels
 
 
@@ -96,11 +95,11 @@ def draw_line_figure(rows, points, x_label, target=None):
                 panel.axvline(length, color="#999999", linewidth=1, linestyle=":")
             panel.set_xscale("log")
             plain_log_axis(panel.xaxis, FixedLocator(lengths, nbins=8))
-    figure.supxlabel(x_label, fontsize=9)
+    figure.supxlabel(x_label)
     return figure
 
 
-def perplexity(rows, scores, target) -> Drawn:
+def perplexity(rows, scores, target):
     points = {}
     for (dataset, part), own in scores.groupby(["task", "part"]):
         if part == "":
@@ -112,7 +111,7 @@ def perplexity(rows, scores, target) -> Drawn:
     return Drawn("perplexity", "Perplexity by length", caption, figure)
 
 
-def many_shot(rows, scores, target) -> Drawn:
+def many_shot(rows, scores, target):
     points = {}
     for source, own in scores.groupby("source"):
         points[f"accuracy, % ({source_names([source])} data, n = {own.n.min()} or more)"] = own
@@ -120,7 +119,7 @@ def many_shot(rows, scores, target) -> Drawn:
     return Drawn("many_shot", "Many-shot TREC", "Accuracy by the number of examples in the prompt.", figure)
 
 
-def ruler(rows, scores, target) -> Drawn:
+def ruler(rows, scores, target):
     """The mean over all tasks of a length, for the rows that have them all."""
     n_tasks = scores.groupby("length").task.nunique()
     means = []
@@ -134,7 +133,7 @@ def ruler(rows, scores, target) -> Drawn:
     return Drawn("ruler", "RULER by length", "Mean over the tasks at each length.", figure)
 
 
-def needle_grid(rows, scores, target) -> Drawn:
+def needle_grid(rows, scores, target):
     """A heat-map for each row: lengths across, depths down, the share found."""
     cells = scores[scores.part != ""]
     cells = cells.assign(depth=cells.part.str.removeprefix("depth ").astype(float))
@@ -156,8 +155,8 @@ def needle_grid(rows, scores, target) -> Drawn:
         panel.set_title(row.label)
         image = panel.imshow(found, **HEAT_MAP)
     figure.colorbar(image, ax=panels[0, -1], label="found, %")
-    figure.supxlabel("length, tokens", fontsize=9)
-    figure.supylabel("depth, %", fontsize=9)
+    figure.supxlabel("length, tokens")
+    figure.supylabel("depth, %")
     caption = "The share of needles found at each length and depth."
     return Drawn("needle_grid", "Needle by length and depth", caption, figure)
 
@@ -177,14 +176,14 @@ def draw_matrix(scores, note):
     return figure
 
 
-def ruler_tasks(rows, scores, target) -> Drawn:
+def ruler_tasks(rows, scores, target):
     length = nearest(scores.length, target)
     own = scores[scores.length == length]
     figure = draw_matrix(own, f"RULER at {short(length)} tokens, % ({source_names(own.source)} data)")
     return Drawn("ruler_tasks", "RULER by task", "Score of each task at the length of Table 1.", figure)
 
 
-def longbench(rows, scores, target) -> Drawn:
+def longbench(rows, scores, target):
     if scores.source.nunique() == 1:
         scores = scores.assign(task=scores.task.str.removeprefix("standin_"))
     figure = draw_matrix(scores, f"LongBench, % ({source_names(scores.source)} data)")

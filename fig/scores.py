@@ -64,11 +64,8 @@ class Score:
         return self.drawn_text, self.targets, self.settings if self.targets else None
 
 
-def make_estimate(methods: list[list[Score]]) -> Estimate:
-    """Means of M methods over the samples that all of them have.
-
-    methods: the scores of each, all with samples, of the same tasks, sets or lengths in the same order.
-    """
+def make_estimate(methods) -> Estimate:
+    """Means of methods over the samples that all of them have. methods: of each a list of scores, of the same tasks."""
     first = methods[0][0]
     tasks = []
     for scores in zip(*methods, strict=True):  # of one task
@@ -96,16 +93,13 @@ def set_interval(mean: Score, scores: list[Score]) -> None:
 
 
 def mean_of(scores: list[Score]) -> Score:
-    """The mean over sets, tasks or lengths, its interval from their samples. Perplexities, single, keep theirs.
-
-    The mean has training seeds only if every score has the same number of them.
-    """
+    """The mean over sets, tasks or lengths. It has training seeds only if all scores have the same number of them."""
     frame = pd.DataFrame(scores)
     mean = replace(scores[0], n=int(frame.n.sum()), samples={}, seeds=[])
     mean.value = float(frame.value.mean())
     if frame.seeds.map(len).nunique() == 1:
         mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
-    if mean.benchmark not in PERPLEXITIES:
+    if mean.benchmark not in PERPLEXITIES:  # a perplexity is single and keeps its interval
         set_interval(mean, scores)
     return mean
 
@@ -131,10 +125,7 @@ def add_needle_means(scores: list[Score]) -> list[Score]:
 
 
 def merge_seeds(scores: list[Score]) -> Score:
-    """The mean over training seeds (perplexity: of the losses).
-
-    Its interval is that of samples that all seeds have, averaged; of perplexity none if the seeds' windows differ.
-    """
+    """The mean over training seeds (perplexity: of the losses), its interval from samples that all seeds have."""
     if len(scores) == 1:
         return scores[0]
     frame = pd.DataFrame(scores)
@@ -142,8 +133,8 @@ def merge_seeds(scores: list[Score]) -> Score:
     mean.value = float(frame.value.mean())
     if mean.benchmark in PERPLEXITIES:
         mean.value = float(np.exp(np.log(frame.value).mean()))
-    same_targets = all(score.targets == mean.targets for score in scores)
-    if same_targets and frame.samples.all():
+    same_windows = all(score.targets == mean.targets for score in scores)  # of perplexity
+    if same_windows and frame.samples.all():
         samples = pd.DataFrame(frame.samples.tolist())
         mean.samples = samples.dropna(axis=1).mean().to_dict()
     set_interval(mean, [mean])

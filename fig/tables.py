@@ -6,6 +6,7 @@ needle: trials or cells): the truly best method has a mark in 95 % of studies, a
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -110,13 +111,16 @@ class Column:
             own = own.sort_values(["task", "length"])
             self.cells[row.label] = Cell(row, own.score.tolist(), n_parts - len(own))
         complete = [cell for cell in self.cells.values() if not cell.lacks]
-        self.ranking = sorted(complete, key=lambda cell: cell.value, reverse=not self.lower_is_better)
+        self.ranking = sorted(complete, key=attrgetter("value"), reverse=not self.lower_is_better)
         if complete and self.ranking[0].value > 0:  # where all scores are 0, none is best
-            for cell, mark in zip(self.ranking, compare_with_best(self.ranking), strict=True):
+            marks = compare_with_best(self.ranking)
+            for cell, mark in zip(self.ranking, marks, strict=True):
                 cell.mark = mark
         counts = [cell.n for cell in self.cells.values()]
-        self.least_n, most = min(counts), max(counts)
-        self.n = f"n = {most:,}" if most == self.least_n else f"n = {self.least_n:,} to {most:,}"
+        self.least_n = min(counts)
+        self.n = f"n = {min(counts):,}"
+        if min(counts) < max(counts):
+            self.n += f" to {max(counts):,}"
 
 
 def make_columns(scores: pd.DataFrame, target: int, benchmarks=PAPER_COLUMNS) -> list[Column]:
@@ -192,10 +196,7 @@ def compare_with_best(cells: list[Cell]) -> list[str]:
 
 
 def make_texts(columns, rows, missing: str, best: str, tie: str, details: str) -> pd.DataFrame:
-    """The table of texts by the patterns of a format: no result, the value of the best and of ties, what follows.
-
-    Its index has group and label of each row, its columns their heads.
-    """
+    """The table of texts by the patterns of a format: no result, the value of the best and of ties, what follows."""
     patterns = {"best": best, "tie": tie}
     table = {}
     for column in columns:
