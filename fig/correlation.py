@@ -17,14 +17,11 @@ from tables import Column
 EXACT = "exact attention, fine-tuned"  # the methods of which the paper claims a correlation
 MEASURES = {"perplexity": "perplexity", "long_ppl": "LongPPL"}
 CORRELATIONS = ["measure", "benchmark", "methods", "length", "n_methods", "n_points", "rho", "low", "high"]
-PAIRS = ["measure", "benchmark", "label", "length", "perplexity", "score"]
+PAIRS = ["measure", "benchmark", "label", "length", "perplexity", "score"]  # measure: of PERPLEXITIES
 
 
 def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
-    """Perplexity, or LongPPL, on the first data set and the mean score in %. measure: one of PERPLEXITIES.
-
-    Scores are those of Table 1, at its length, but needle and RULER are at every length. Columns: PAIRS.
-    """
+    """PAIRS of perplexity, or LongPPL, on the first data set and mean score, %; needle and RULER at every length."""
     pairs = [pd.DataFrame(columns=PAIRS)]
     perplexities = [column.scores for column in columns if column.benchmark == "perplexity"]
     if not perplexities:

@@ -28,8 +28,9 @@ def compare(columns, first_group: str, second_group: str) -> str:
     """The best of some rows against the best of others, in each column; *_group: a part of the name of their groups."""
     places = {"ahead in": [], "not told apart in": [], "behind in": []}
     for column in columns:
-        best = {}  # of each group, the better group first
-        for cell in column.ranking:
+        best = {}  # of each group, the better group first; of equal ones a fine-tuned one
+        sign = 1 if column.lower_is_better else -1
+        for cell in sorted(column.ranking, key=lambda cell: (sign * cell.value, cell.row.kind == "frozen")):
             for group in (first_group, second_group):
                 if group in cell.row.group:
                     best.setdefault(group, cell)

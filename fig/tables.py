@@ -94,9 +94,8 @@ class Cell:
 
 
 class Column:
-    """A column of the table.
+    """A column of the table. scores: rows.make_frame's lines that are averaged.  what: their lengths, sets and data.
 
-    what: lengths, sets and data.  scores: rows.make_frame's lines that are averaged.
     cells: by row label, in the order of the rows.  ranking: those that lack nothing, the best first.
     """
 
