@@ -79,6 +79,7 @@ def read_needle(result: dict, identity: dict) -> list[Score]:
         if "error" not in trial:
             answered.append(trial)
     part, source = f"depth {depth:g}", result["data"]["source"]
+    identity["drawn_text"] = result.get("drawn_text", False)
     make = partial(Score, "needle", result["template"], length, len(answered), source, part=part, **identity)
     scores = []
     for metric, key in {"score": "score", "rate": "exact"}.items():
@@ -90,8 +91,6 @@ def read_needle(result: dict, identity: dict) -> list[Score]:
         first = make(value=overlap, metric="lceg_overlap", samples={(length, depth, 0): overlap})
         first.n = 1
         scores.append(first)
-    for score in scores:
-        score.drawn_text = result.get("drawn_text", False)
     return scores
 
 
@@ -159,13 +158,15 @@ def read_file(path: Path, file: str):
         settings = pick(part, SETTING_KEYS) | pick(data, ["dataset", "sha256"])
         own = read(part, {"protocol": result["protocol"], "seed": result["seed"], "file": file, "settings": settings})
         scores += own
-        run = pick(part, RUN_KEYS) | {"step": "evaluations"}
-        run["benchmark"] = own[0].benchmark
-        run["task"] = own[0].task
-        run["source"] = data.get("source", own[0].source)
-        run["data"] = data.get("dataset") or Path(data.get("path") or "").name
-        run["sha256"] = data.get("sha256") or ""
-        runs.append(run)
+        facts = {
+            "step": "evaluations",
+            "benchmark": own[0].benchmark,
+            "task": own[0].task,
+            "source": data.get("source", own[0].source),
+            "data": data.get("dataset") or Path(data.get("path") or "").name,
+            "sha256": data.get("sha256") or "",
+        }
+        runs.append(pick(part, RUN_KEYS) | facts)
     return info, scores, runs
 
 

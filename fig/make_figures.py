@@ -67,7 +67,6 @@ def main():
         raise ValueError(f"no results in {', '.join(map(str, roots))}; run eval_perplexity/eval.sh first")
     output = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
-
     scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
     target = target_length(rows)
     comparisons = paper.compare(all_scores, args.paper_data)

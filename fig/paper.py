@@ -1,8 +1,7 @@
 """The paper's published numbers (paper.tsv) beside ours, where a run is one of theirs.
 
-That is: the same base, method, trained tokens and lengths, the paper's data and the settings of its protocol
-(paper.json). In every other case nothing is compared: no needle, whose prompt has other words, and perplexity on the
-paper's token files only. Their SHA-256 is in paper.json or given by the user; their folders are pg19 and proof_file.
+That is: the same base, method, trained tokens, lengths, data and settings (paper.json). No needle, whose prompt has
+other words; perplexity on the paper's token files only (SHA-256 in paper.json or from the user), in pg19 or proof_file.
 """
 
 import json

@@ -50,12 +50,6 @@ def plain_log_axis(axis, locator=None) -> None:
     axis.minorticks_off()
 
 
-def label_axis(axis, names, most) -> None:
-    """Labels at most about `most` of the cells of a heat-map along an axis."""
-    step = math.ceil(len(names) / most)
-    axis.set_ticks(range(0, len(names), step), names[::step])
-
-
 def draw_lines(panel, rows, points) -> None:
     """A line for each row, its 95 % intervals shaded."""
     for row in rows:
@@ -150,8 +144,10 @@ def needle_grid(rows, scores, target):
             if lengths[0] <= length <= lengths[-1]:
                 place = np.interp(length, lengths, range(len(lengths)))
                 panel.axvline(place, color="#ffffff", linestyle=":")
-        label_axis(panel.xaxis, lengths.map(short), 4)
-        label_axis(panel.yaxis, found.index.map("{:g}".format), 3)
+        step = math.ceil(len(lengths) / 4)
+        panel.set_xticks(range(0, len(lengths), step), lengths[::step].map(short))
+        step = math.ceil(len(found) / 3)
+        panel.set_yticks(range(0, len(found), step), found.index[::step].map("{:g}".format))
         panel.set_title(row.label)
         image = panel.imshow(found, **HEAT_MAP)
     figure.colorbar(image, ax=panels[0, -1], label="found, %")

@@ -23,8 +23,7 @@ class Score:
     samples: {id: value} of the samples whose mean the value is; the ids of needle are (length, depth, trial).
     targets: of perplexities, whose samples are documents with their summed losses, nats: {document: number of targets}.
     drawn_text: of needle: whether each trial has its own text, the same in all cells.
-    seeds: the values of the training seeds that were averaged.
-    settings: settings that must agree with the paper's before the two are compared.
+    seeds: values of the training seeds that were averaged.  settings: compared with the paper's.
     """
 
     benchmark: str
@@ -112,10 +111,15 @@ def add_needle_means(scores: list[Score]) -> list[Score]:
         cells = [score for score in group if score.benchmark == "needle" and score.value is not None]
         if cells:
             frame = pd.DataFrame(cells)
-            mean = replace(cells[0], part="", n=int(frame.n.sum()), samples={})
-            mean.file = mean.file.rpartition("/")[0]
-            mean.value = float(np.average(frame.value, weights=frame.n))
-            mean.drawn_text = bool(frame.drawn_text.all())
+            mean = replace(
+                cells[0],
+                part="",
+                file=cells[0].file.rpartition("/")[0],
+                n=int(frame.n.sum()),
+                value=float(np.average(frame.value, weights=frame.n)),
+                drawn_text=bool(frame.drawn_text.all()),
+                samples={},
+            )
             for samples in frame.samples:
                 mean.samples |= samples
             set_interval(mean, [mean])

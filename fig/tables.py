@@ -73,9 +73,8 @@ class Cell:
         return self.format(self.value)
 
     def format(self, number: float) -> str:
-        if number >= 1e4:
-            return f"{number:.1e}"
-        return f"{number:.2f}" if self.is_perplexity else f"{number:.1f}"
+        digits = 2 if self.is_perplexity else 1
+        return f"{number:.{digits}f}" if number < 1e4 else f"{number:.1e}"
 
     @property
     def details(self) -> list[str]:

@@ -115,8 +115,6 @@ def entry(scores: list[float], ids: str, source="standin", **changes) -> dict:
         "interval_95": [max(0, mean - 8), min(100, mean + 8)],
         ids: [f"id{i}" for i in range(len(scores))],
         "row_scores": scores,
-        "seconds": 1.0,
-        "peak_memory_bytes": 1 << 29,
         "run": {"data": {"source": source, "sha256": "ef" * 32, "path": "x.jsonl"}, "max_length": 512},
         **changes,
     }
