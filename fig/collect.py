@@ -1,16 +1,13 @@
-"""Reads the result files of every stage into one list of scores.
-
-Files are recognised by their content, wherever they are. One that is incomplete is reported and left out.
-"""
+"""Reads the result files of every stage, recognised by their content; incomplete ones are reported and left out."""
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from run import read_text
-from scores import Score, needle_means, with_value
+from scores import Score, add_needle_means
 
 BENCHMARKS = {
     "perplexity": "Perplexity",
@@ -26,8 +23,10 @@ BENCHMARKS = {
 }
 MODEL_KEYS = (
     "method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens", "training_seed",
+    "checkpoint",
 )  # fmt: skip
 RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "peak_memory_bytes")
+SETTING_KEYS = ("sliding_window", "documents", "evaluator", "complete", "max_length")
 INCOMPLETE = (ValueError, LookupError, TypeError, AttributeError, OSError)  # what reading an incomplete file raises
 
 
@@ -41,6 +40,11 @@ class Results:
     warnings: list[str]
 
 
+def pick(record: dict, keys) -> dict:
+    """These keys of a record, None where it lacks one."""
+    return {key: record.get(key) for key in keys}
+
+
 def read_perplexity(result: dict, identity: dict) -> list[Score]:
     """Perplexity or LongPPL of eval_perplexity: one model, data set and length. n: windows, of LongPPL key tokens."""
     name, value, n = "perplexity", result.get("val_perplexity"), result.get("n_windows")
@@ -48,16 +52,9 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
         name, value, n = "long_ppl", result["long_ppl"], result["n_key_tokens"]
     data = result["data"]
     dataset = Path(data["path"]).parent.name
-    score = Score(name, dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
-    settings = {
-        "dataset": data.get("dataset"),
-        "sliding_window": result.get("sliding_window"),
-        "documents": result.get("documents"),
-        "all_windows": n == result.get("n_windows_total"),
-        "sha256": data.get("sha256"),
-        "evaluator": result.get("settings", {}).get("evaluator"),
-    }
-    whole = with_value(score, value, result[f"{name}_interval_95"], settings=settings)
+    make = partial(Score, name, dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
+    whole = make(value=value, interval=result[f"{name}_interval_95"])
+    whole.settings["all_windows"] = n == result.get("n_windows_total")
     losses = result.get("document_losses")
     if losses:
         whole.samples = dict(enumerate(losses["sum"]))
@@ -66,32 +63,34 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
     for last in (64, 256):
         entry = result.get(f"last_{last}")
         if entry:
-            interval = entry["perplexity_interval_95"]
-            scores.append(with_value(score, entry["perplexity"], interval, part=f"last {last}"))
+            part = make(value=entry["perplexity"], interval=entry["perplexity_interval_95"])
+            part.part = f"last {last}"
+            scores.append(part)
     return scores
 
 
 def read_needle(result: dict, identity: dict) -> list[Score]:
     """A result of needle: one model, length and depth. Adds the seconds of all trials to the result."""
     length, depth = result["context_length"], result["depth_percent"]
-    samples, found = {}, {}
+    answered = []
     result["seconds"] = 0
     for trial in result["trials"]:
         result["seconds"] += trial.get("seconds") or 0
         if "error" not in trial:
-            id_ = length, depth, trial["trial"]
-            samples[id_] = trial["score"]
-            found[id_] = float(trial["exact"])
+            answered.append(trial)
     part, source = f"depth {depth:g}", result["data"]["source"]
-    score = Score("needle", result["template"], length, len(samples), source, part=part, **identity)
-    score.drawn_text = result.get("drawn_text", False)
-    scores = [with_value(score, result["score"], result.get("score_interval_95"), samples=samples)]
-    if "rate" in result:
-        scores.append(with_value(score, result["rate"], result.get("rate_interval_95"), metric="rate", samples=found))
+    identity["drawn_text"] = result.get("drawn_text", False)
+    make = partial(Score, "needle", result["template"], length, len(answered), source, part=part, **identity)
+    scores = []
+    for metric, key in {"score": "score", "rate": "exact"}.items():
+        whole = make(value=result[metric], interval=result[f"{metric}_interval_95"], metric=metric)
+        whole.samples = {(length, depth, trial["trial"]): float(trial[key]) for trial in answered}
+        scores.append(whole)
     overlap = result.get("lceg_overlap")
     if overlap is not None:  # of the first trial
-        first = {(length, depth, 0): overlap}
-        scores.append(with_value(score, overlap, metric="lceg_overlap", n=1, samples=first))
+        first = make(value=overlap, metric="lceg_overlap", samples={(length, depth, 0): overlap})
+        first.n = 1
+        scores.append(first)
     return scores
 
 
@@ -105,13 +104,13 @@ def read_set(result: dict, identity: dict) -> list[Score]:
     if None in ids:  # predictions of other code, in the order of the data
         ids = range(len(ids))
     values = [100 * value for value in result["row_scores"]]
-    samples = dict(zip(ids, values, strict=True))
-    score = Score(result["benchmark"], task, length, result["n"], result["source"], **identity)
-    settings = {"complete": result.get("complete"), "max_length": result.get("max_length")}
-    scores = [with_value(score, result["score"], result["interval_95"], samples=samples, settings=settings)]
+    make = partial(Score, result["benchmark"], task, length, result["n"], result["source"], **identity)
+    whole = make(value=result["score"], interval=result["interval_95"])
+    whole.samples = dict(zip(ids, values, strict=True))
+    scores = [whole]
     for metric, key in {"strict": "strict", "upstream": "score_upstream"}.items():
         if result.get(key) is not None:
-            scores.append(with_value(score, result[key], metric=metric))
+            scores.append(make(value=result[key], metric=metric))
     return scores
 
 
@@ -121,38 +120,24 @@ def split_sets(result: dict) -> list[dict]:
         raise ValueError(f"unknown benchmark '{result['benchmark']}'")
     parts = []
     for name, entry in (result.get("sets") or result["tasks"]).items():
-        run = entry.get("run") or {}
-        part = {**result, **run, **entry, "set": name}
+        part = {**result, **(entry.get("run") or {}), **entry, "set": name}
         part["source"] = entry["source"] or "unverified"
         parts.append(part)
     return parts
 
 
-def run_entry(score: Score, record: dict) -> dict:
-    """The entry of Results.runs for the evaluation that gave this score. record: has RUN_KEYS."""
-    data = record.get("data") or {}
-    entry = {key: record.get(key) for key in RUN_KEYS}
-    entry["benchmark"] = score.benchmark
-    entry["task"] = score.task
-    entry["source"] = data.get("source", score.source)
-    entry["data"] = data.get("dataset") or Path(data.get("path") or "").name
-    entry["sha256"] = data.get("sha256") or ""
-    return entry
-
-
-def find_files(roots: list[Path]) -> Iterator[tuple[str, Path]]:
-    """(name, path) of each JSON file that may be a result. The name begins at its root (of several: root's parent)."""
+def find_files(roots: list[Path]):
+    """Yields (name, path) of each JSON file. The name begins at its root (of several: root's parent)."""
     for root in roots:
         base = root if len(roots) == 1 else root.parent
         for path in sorted(root.rglob("*.json")):
             name = path.relative_to(base).as_posix()
-            was_set_aside = re.search(r"(^|/)old\d*/", name)
-            if not was_set_aside:
+            if not re.search(r"(^|/)old\d*/", name):  # one that was set aside
                 yield name, path
 
 
-def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
-    """(the model's MODEL_KEYS, path and fingerprint, scores, runs) of a JSON file; no scores if it is no result."""
+def read_file(path: Path, file: str):
+    """(MODEL_KEYS and path of the model, scores, runs) of a JSON file; no scores if it is no result."""
     result = json.loads(read_text(path))
     parts = [result]
     if path.name == "scores.json":
@@ -161,18 +146,27 @@ def read_file(path: Path, file: str) -> tuple[dict, list[Score], list[dict]]:
         read = read_needle
     elif "val_perplexity" in result or "long_ppl" in result:
         read = read_perplexity
+        result |= result.get("settings", {})
     else:
         return {}, [], []
-    info = {key: result.get(key) for key in MODEL_KEYS}
+    info = pick(result, MODEL_KEYS)
     info["method"] = result["method"] or "base"
     info["path"] = result["model"] or result["name"]
-    info["checkpoint"] = result.get("checkpoint") or result.get("settings", {}).get("checkpoint")
-    identity = {"model": Path(info["path"]).name, "protocol": result["protocol"], "seed": result["seed"], "file": file}
     scores, runs = [], []
     for part in parts:
-        own = read(part, identity)
+        data = part.get("data") or {}
+        settings = pick(part, SETTING_KEYS) | pick(data, ["dataset", "sha256"])
+        own = read(part, {"protocol": result["protocol"], "seed": result["seed"], "file": file, "settings": settings})
         scores += own
-        runs.append(run_entry(own[0], part))
+        facts = {
+            "step": "evaluations",
+            "benchmark": own[0].benchmark,
+            "task": own[0].task,
+            "source": data.get("source", own[0].source),
+            "data": data.get("dataset") or Path(data.get("path") or "").name,
+            "sha256": data.get("sha256") or "",
+        }
+        runs.append(pick(part, RUN_KEYS) | facts)
     return info, scores, runs
 
 
@@ -204,7 +198,9 @@ def collect(roots: list[Path]) -> Results:
             reason = f"{type(error).__name__}: {error}"
             results.warnings.append(f"left out: {path} is not a complete result ({reason})")
             continue
-        model = add_model(results, info) if scores else None
+        if not scores:
+            continue
+        model = add_model(results, info)
         for run in runs:
             results.runs.append(run | {"model": model})
         for score in scores:
@@ -213,6 +209,5 @@ def collect(roots: list[Path]) -> Results:
             if first is not score:
                 results.warnings.append(f"{score.file} repeats {first.file}, which is the one used")
     results.warnings = list(dict.fromkeys(results.warnings))  # once each
-    scores = first_scores.values()
-    results.scores = sorted([*needle_means(scores), *scores], key=lambda score: score.place)  # parts as in their files
+    results.scores = add_needle_means(list(first_scores.values()))
     return results

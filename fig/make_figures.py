@@ -67,19 +67,19 @@ def main():
         raise ValueError(f"no results in {', '.join(map(str, roots))}; run eval_perplexity/eval.sh first")
     output = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
-
     scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
     target = target_length(rows)
-    comparisons = paper.compare(rows, all_scores, args.paper_data)
+    comparisons = paper.compare(all_scores, args.paper_data)
     columns = tables.make_columns(scores, target, args.columns)
-    tables.fill(columns, rows)
     pairs = correlation.pair_scores(scores, columns)
     correlations = correlation.correlations(pairs, rows)
     trainings, recipes = costs.read_training(args.checkpoints, results) if args.checkpoints else ([], {})
     cost_table = costs.sum_costs(rows, results, trainings)
 
     tables.write_results(results, output / "results.csv")
-    tables.write(columns, rows, output)
+    markdown = tables.markdown(columns, rows)
+    (output / "table1.md").write_text(markdown, encoding="utf-8")
+    (output / "table1.tex").write_text(tables.latex(columns, rows), encoding="utf-8")
     cost_table.to_csv(output / "costs.csv", index=False)
     correlations.to_csv(output / "correlation.csv", index=False)
     if len(comparisons):
@@ -93,7 +93,7 @@ def main():
     page = report.write(
         output, results, rows, target, columns, comparisons, correlations, cost_table, recipes, figures, failures
     )
-    print(f"\n{tables.markdown(columns, rows)}\ntable: {output / 'table1.md'}\nreport: {page}")
+    print(f"\n{markdown}\ntable: {output / 'table1.md'}\nreport: {page}")
 
 
 if __name__ == "__main__":

@@ -2,59 +2,43 @@
 
 import itertools
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from collect import Results
-from scores import merge_seeds
+from scores import Score, merge_seeds
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
-METHODS = pd.read_table(Path(__file__).with_name("methods.tsv"))
+STYLES = pd.read_table(Path(__file__).with_name("methods.tsv"), index_col="method")
 SPARE_STYLES = [("#44AA99", "p"), ("#AA4499", "*"), ("#999933", "8"), ("#332288", "H")]  # for methods of your own
 ATTENTION = {True: "exact attention", False: "approximate attention", None: "attention unknown"}
-FRAME_COLUMNS = [
-    "label", "benchmark", "task", "part", "metric", "length", "value", "low", "high", "n", "source", "score",
-]  # fmt: skip
 
 
-@dataclass
 class Row:
-    """A method as it was extended.
+    """A method as it was extended: models that differ in their training seed only.
 
     method: without "_frozen".  kind: "base", "frozen" (extended without training) or "fine-tuned".
-    info: collect.MODEL_KEYS.  models: they differ in their training seed only.
+    group: the heading in Table 1, where rows are sorted by `order`.  info: collect.MODEL_KEYS of the first model.
+    window, length: the length that the base was trained at, that it was extended to, tokens; 0 if unknown.
     """
 
-    method: str
-    kind: str
-    info: dict
-    models: list[str]
-    label: str = ""
-    color: str = ""
-    marker: str = ""
-
-    @property
-    def group(self) -> str:
-        """The heading in Table 1."""
-        return "base" if self.kind == "base" else f"{ATTENTION[self.info['exact_attention']]}, {self.kind}"
-
-    @property
-    def length(self) -> int:
-        """The length that it was extended to, tokens; 0 if unknown."""
-        return self.info["trained_length"] or 0
-
-    @property
-    def window(self) -> int:
-        """The length that the base was trained at, tokens; 0 if unknown."""
-        return self.info["original_length"] or 0
-
-    @property
-    def order(self) -> tuple:
-        """Rows of Table 1 are sorted by this."""
-        attention = list(ATTENTION).index(self.info["exact_attention"])
-        return self.kind != "base", attention, self.kind != "frozen", self.label, self.length, self.models
+    def __init__(self, info: dict):
+        self.info = info
+        self.models = []
+        self.method = info["method"].removesuffix("_frozen")
+        self.label = self.method
+        self.kind = "fine-tuned"
+        if info["trained_tokens"] == 0:
+            self.kind = "frozen"
+            self.label += " (frozen)"
+        self.group = f"{ATTENTION[info['exact_attention']]}, {self.kind}"
+        if self.method == "base":
+            self.kind = self.group = self.label = "base"
+        self.window = info["original_length"] or 0
+        self.length = info["trained_length"] or 0
+        attention = list(ATTENTION).index(info["exact_attention"])
+        self.order = (self.kind != "base", attention, self.kind != "frozen", self.label, self.length, self.models)
 
 
 def short(length: float) -> str:
@@ -74,7 +58,7 @@ def make_rows(results: Results) -> list[Row]:
     rows = {}  # by set-up
     seen = set()  # (set-up, training seed)
     for model, info in sorted(results.models.items()):
-        row = make_row(info)
+        row = Row(info)
         seed = info["training_seed"]
         base = Path(info["base_model"] or "").name
         setup = (info["method"], base, row.window, row.length, info["trained_tokens"])
@@ -85,25 +69,13 @@ def make_rows(results: Results) -> list[Row]:
     rows = sorted(rows.values(), key=lambda row: row.order)
     add_to_labels(rows, lambda row: f" {short(row.length)}")
     add_to_labels(rows, lambda row: f", {row.models[0]}")
-    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__)
-    for method, *style in METHODS.itertuples(index=False):
-        styles[method] = style
+    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__, STYLES.T.to_dict("list"))
     for row in rows:
         row.color, row.marker = styles[row.method]
     return rows
 
 
-def make_row(info: dict) -> Row:
-    """The row of a model, without models. info: collect.MODEL_KEYS."""
-    method = info["method"].removesuffix("_frozen")
-    if method == "base":
-        return Row(method, "base", info, [], method)
-    if info["trained_tokens"] == 0:
-        return Row(method, "frozen", info, [], f"{method} (frozen)")
-    return Row(method, "fine-tuned", info, [], method)
-
-
-def add_to_labels(rows: list[Row], describe) -> None:
+def add_to_labels(rows, describe) -> None:
     """Adds describe(row) to the labels of rows with one label, where it tells them apart."""
     groups = defaultdict(list)
     for row in rows:
@@ -117,7 +89,7 @@ def add_to_labels(rows: list[Row], describe) -> None:
 def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     """The scores of all rows that have a value, a line each. Of a task with several sources of data only the first.
 
-    value, low, high: perplexity, else in %.  score: the Score, the mean over training seeds.
+    Columns: the fields of the Score, here in %, the Score itself (of training seeds: their mean), and its row.
     """
     lines = []
     for row in rows:
@@ -126,20 +98,20 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
             if score.model in row.models and score.value is not None:
                 groups[score.key].append(score)
         for score in map(merge_seeds, groups.values()):
-            lines.append({**vars(score), "label": row.label, "score": score})
-    frame = pd.DataFrame(lines, columns=FRAME_COLUMNS)
+            lines.append(vars(score) | {"row": row, "label": row.label, "kind": row.kind, "score": score})
+    frame = pd.DataFrame(lines, columns=[*Score.__dataclass_fields__, "row", "label", "kind", "score"])
     frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
     first_source = frame.groupby(["benchmark", "task"]).source.transform("min")
-    for task, source in frame[frame.source != first_source].groupby(["task", "source"]).groups:
+    is_first = frame.source == first_source
+    for task, source in frame[~is_first].groupby(["task", "source"]).groups:
         note = "are in results.csv only; the others are on other data"
         results.warnings.append(f"{task}: results on {source} data {note}")
-    return frame[frame.source == first_source]
+    return frame[is_first]
 
 
 def target_length(rows: list[Row]) -> int:
-    """The length that the study extends to: the commonest trained length of the fine-tuned rows (else of the frozen,
-    else the original one), the longest of them in a tie; 0 if unknown."""
+    """The commonest trained length (of frozen rows, or the original one, if there is none); 0 if unknown."""
     lengths = [row.window for row in rows]
     for kind in ("frozen", "fine-tuned"):
         extended = [row.length for row in rows if row.kind == kind and row.length > row.window]
@@ -147,7 +119,7 @@ def target_length(rows: list[Row]) -> int:
     return int(pd.Series(lengths).mode().max())
 
 
-def nearest(lengths: pd.Series, target: int) -> int:
+def nearest(lengths, target) -> int:
     """The target if it was measured, else the longest length below it, else the shortest."""
     shorter = lengths[lengths <= target]
     return int(shorter.max() if len(shorter) else lengths.min())

@@ -1,7 +1,9 @@
 """Score: a number of a model with its samples, means of scores, and their intervals by stats.py."""
 
-from collections import ChainMap, defaultdict
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import InitVar, dataclass, field, replace
+from itertools import groupby
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
@@ -17,12 +19,11 @@ class Score:
 
     length: tokens (many-shot and in-context labels: examples; key-value: pairs; LongBench: None).
     part: "" for the whole, else "last 64" or "depth 25".
-    value: perplexity, 0 to 1 (needle) or 0 to 100, with its 95 % interval from `low` to `high`.
+    value: perplexity, 0 to 1 (needle) or 0 to 100, with its 95 % interval from `low` to `high`, given as `interval`.
     samples: {id: value} of the samples whose mean the value is; the ids of needle are (length, depth, trial).
     targets: of perplexities, whose samples are documents with their summed losses, nats: {document: number of targets}.
     drawn_text: of needle: whether each trial has its own text, the same in all cells.
-    seeds: the values of the training seeds that were averaged.
-    settings: settings that must agree with the paper's before the two are compared.
+    seeds: values of the training seeds that were averaged.  settings: compared with the paper's.
     """
 
     benchmark: str
@@ -30,27 +31,28 @@ class Score:
     length: int | None
     n: int
     source: str
-    model: str
     protocol: str | None
     seed: int | None
     file: str
+    model: str = ""
     value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    low: float = math.nan
+    high: float = math.nan
     part: str = ""
     metric: str = "score"
-    samples: dict | None = None
-    targets: dict | None = None
+    samples: dict = field(default_factory=dict)
+    targets: dict = field(default_factory=dict)
     drawn_text: bool = False
     seeds: list[float] = field(default_factory=list)
     settings: dict = field(default_factory=dict)
+    interval: InitVar[list | None] = None
 
-    @property
-    def key(self) -> tuple:
-        """What this is a score of."""
-        return self.benchmark, self.task, self.length, self.part, self.metric, self.source
+    def __post_init__(self, interval):
+        if interval:
+            self.low, self.high = interval
 
-    @property
+    key = property(attrgetter("benchmark", "task", "length", "part", "metric", "source"))  # what this is a score of
+
     def place(self) -> tuple:
         """Where it stands in results.csv."""
         return self.model, self.benchmark, self.task, self.length or 0, self.metric, self.source
@@ -61,17 +63,8 @@ class Score:
         return self.drawn_text, self.targets, self.settings if self.targets else None
 
 
-def with_value(score: Score, value: float | None, interval: list | None = None, **changes) -> Score:
-    """A copy of the score with another value, its interval (low, high), and other fields."""
-    low, high = interval or (None, None)
-    return replace(score, value=value, low=low, high=high, **changes)
-
-
-def make_estimate(methods: list[list[Score]]) -> Estimate:
-    """Means of M methods over the samples that all of them have.
-
-    methods: the scores of each, all with samples, of the same tasks, sets or lengths in the same order.
-    """
+def make_estimate(methods) -> Estimate:
+    """Means of methods over the samples that all of them have. methods: of each a list of scores, of the same tasks."""
     first = methods[0][0]
     tasks = []
     for scores in zip(*methods, strict=True):  # of one task
@@ -79,78 +72,74 @@ def make_estimate(methods: list[list[Score]]) -> Estimate:
         tasks.append(samples.dropna(axis=1))
     if first.targets:
         [losses] = tasks
-        targets = [first.targets[document] for document in losses]
-        return mean_over_documents(losses.to_numpy(), targets)
+        return mean_over_documents(losses, losses.columns.map(first.targets))
     if first.benchmark == "needle":
         grid = pd.concat(tasks, axis=1)
         grid.columns = pd.MultiIndex.from_tuples(grid.columns)
-        score_MCT = [trials.unstack().to_numpy() for _, trials in grid.iterrows()]
+        score_MCT = [trials.unstack() for _, trials in grid.iterrows()]
         return mean_over_grid(score_MCT, all(score.drawn_text for score in methods[0]))
     return mean_over_tasks(tasks, highest=100)
 
 
 def set_interval(mean: Score, scores: list[Score]) -> None:
     """Sets the 95 % interval of the mean of these scores: none if one lacks samples, or if they are too few."""
-    mean.low = mean.high = None
-    if not all(score.samples for score in scores):
-        return
-    interval = make_estimate([scores]).interval()
-    if interval:
-        bounds = np.exp(interval) if mean.targets else interval
-        mean.low, mean.high = map(float, bounds)
+    mean.low = mean.high = math.nan
+    if all(score.samples for score in scores):
+        interval = make_estimate([scores]).interval()
+        if interval:
+            bounds = np.exp(interval) if mean.targets else interval
+            mean.low, mean.high = map(float, bounds)
 
 
 def mean_of(scores: list[Score]) -> Score:
-    """The mean over sets, tasks, lengths or depths as one score, its interval from their samples.
-
-    A perplexity is of one set and length, and keeps its interval. The mean has training seeds only if every score has
-    the same number of them.
-    """
-    mean = replace(scores[0])
-    if len(scores) > 1:
-        frame = pd.DataFrame(scores)
-        mean.value = float(frame.value.mean())
-        mean.n = int(frame.n.sum())
-        mean.samples, mean.seeds = None, []
-        if frame.seeds.map(len).nunique() == 1:
-            mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
-    if mean.benchmark not in PERPLEXITIES:
+    """The mean over sets, tasks or lengths. It has training seeds only if all scores have the same number of them."""
+    frame = pd.DataFrame(scores)
+    mean = replace(scores[0], n=int(frame.n.sum()), samples={}, seeds=[])
+    mean.value = float(frame.value.mean())
+    if frame.seeds.map(len).nunique() == 1:
+        mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
+    if mean.benchmark not in PERPLEXITIES:  # a perplexity is single and keeps its interval
         set_interval(mean, scores)
     return mean
 
 
-def needle_means(scores: list[Score]) -> list[Score]:
-    """The mean over the depths of a needle grid at each length, with all of their trials, as further scores."""
-    cells_by_length = defaultdict(list)
-    for score in scores:
-        if score.benchmark == "needle" and score.value is not None:
-            cells_by_length[score.place].append(score)
-    means = []
-    for cells in cells_by_length.values():
-        frame = pd.DataFrame(cells)
-        folder = cells[0].file.rpartition("/")[0]
-        mean = replace(cells[0], part="", file=folder, settings={}, n=int(frame.n.sum()))
-        mean.value = float(np.average(frame.value, weights=frame.n))
-        mean.drawn_text = bool(frame.drawn_text.all())
-        mean.samples = dict(ChainMap(*frame.samples))
-        set_interval(mean, [mean])
-        means.append(mean)
-    return means
+def add_needle_means(scores: list[Score]) -> list[Score]:
+    """All scores in the order of results.csv; before the cells of a needle grid at a length the mean of all trials."""
+    everything = []
+    for _, group in groupby(sorted(scores, key=Score.place), key=Score.place):
+        group = list(group)
+        cells = [score for score in group if score.benchmark == "needle" and score.value is not None]
+        if cells:
+            frame = pd.DataFrame(cells)
+            mean = replace(
+                cells[0],
+                part="",
+                file=cells[0].file.rpartition("/")[0],
+                n=int(frame.n.sum()),
+                value=float(np.average(frame.value, weights=frame.n)),
+                drawn_text=bool(frame.drawn_text.all()),
+                samples={},
+            )
+            for samples in frame.samples:
+                mean.samples |= samples
+            set_interval(mean, [mean])
+            everything.append(mean)
+        everything += group
+    return everything
 
 
 def merge_seeds(scores: list[Score]) -> Score:
-    """The mean over training seeds (perplexity: of the losses).
-
-    For the interval, samples that all seeds have are averaged; without any there is none, and of perplexity none if
-    the seeds' windows are not the same.
-    """
+    """The mean over training seeds (perplexity: of the losses), its interval from samples that all seeds have."""
     if len(scores) == 1:
         return scores[0]
     frame = pd.DataFrame(scores)
-    is_perplexity = scores[0].benchmark in PERPLEXITIES
-    value = np.exp(np.log(frame.value).mean()) if is_perplexity else frame.value.mean()
-    mean = with_value(scores[0], float(value), seeds=frame.value.tolist(), n=int(frame.n.min()), samples=None)
-    if frame.samples.all() and all(score.targets == mean.targets for score in scores):
-        mean.samples = pd.DataFrame(frame.samples.tolist()).dropna(axis=1).mean().to_dict()
+    mean = replace(scores[0], n=int(frame.n.min()), samples={}, seeds=frame.value.tolist())
+    mean.value = float(frame.value.mean())
+    if mean.benchmark in PERPLEXITIES:
+        mean.value = float(np.exp(np.log(frame.value).mean()))
+    same_windows = all(score.targets == mean.targets for score in scores)  # of perplexity
+    if same_windows and frame.samples.all():
+        samples = pd.DataFrame(frame.samples.tolist())
+        mean.samples = samples.dropna(axis=1).mean().to_dict()
     set_interval(mean, [mean])
     return mean

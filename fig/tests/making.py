@@ -1,12 +1,24 @@
-"""Result files as the stages write them, of a small invented study."""
+"""Result files as the stages write them, of a small invented study, and what fig/ reads from them."""
 
 import json
 import math
 import random
 from pathlib import Path
 
+import tables
+from collect import collect
+from rows import make_frame, make_rows, target_length
+
 SETS = ("qasper", "hotpotqa", "lcc")
 TASKS = ("niah_single_1", "vt", "qa_1")
+
+
+def build(root, benchmarks=tables.PAPER_COLUMNS):
+    """(rows, scores, columns) of the results in a folder."""
+    results = collect([root])
+    rows = make_rows(results)
+    scores = make_frame(rows, results).query("metric in ('perplexity', 'score')")
+    return rows, scores, tables.make_columns(scores, target_length(rows), benchmarks)
 
 
 def info(name: str, method: str, tokens: int | None, **changes) -> dict:
@@ -45,23 +57,22 @@ MODELS = [
 ]
 
 
-def write(path: Path, result: dict) -> Path:
+def write(path: Path, result: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result) + "\n")
-    return path
 
 
-def perplexity(root: Path, who: dict, length: int, value: float, n=40, losses=None, **changes) -> Path:
+def perplexity(root: Path, who: dict, length: int, value: float, n=40, losses=None, **changes) -> None:
     """losses: mean losses of the documents."""
     interval = [value * 0.95, value * 1.05]
     losses = losses or [math.log(value)] * 10
-    targets = [n * length // 10] * len(losses) + [0]  # the last document has none
-    sums = [loss * n_targets for loss, n_targets in zip([*losses, 0.0], targets, strict=True)]
+    targets = [n * length // 10] * len(losses)
+    sums = [loss * targets[0] for loss in losses]
     result = {
         "val_perplexity": value,
         "perplexity_interval_95": interval,
         "last_64": {"perplexity": 1.1 * value, "perplexity_interval_95": [1.1 * bound for bound in interval]},
-        "document_losses": {"sum": sums, "targets": targets},
+        "document_losses": {"sum": [*sums, 0.0], "targets": [*targets, 0]},  # the last document has none
         "n_windows": n,
         "n_windows_total": n,
         "seq_len": length,
@@ -69,15 +80,12 @@ def perplexity(root: Path, who: dict, length: int, value: float, n=40, losses=No
         "documents": 10,
         "data": {"path": "../run/base/data/heldout/test.bin", "sha256": "ab" * 32, "source": "standin"},
         "protocol": "lceg-windows",
-        **who,
-        **changes,
     }
-    return write(root / "results" / "heldout" / f"{who['name']}_{length}_heldout.json", result)
+    write(root / "results" / f"{who['name']}_{length}_heldout.json", {**result, **who, **changes})
 
 
-def needle(root: Path, who: dict, length: int, depth: int, scores: list[float], **changes) -> Path:
-    trials = [{"trial": i, "score": x, "exact": x == 1, "seconds": 0.1} for i, x in enumerate(scores)]
-    mean, name = sum(scores) / len(scores), who["name"]
+def needle(root: Path, who: dict, length: int, depth: int, scores: list[float], **changes) -> None:
+    mean = sum(scores) / len(scores)
     interval = [max(0, mean - 0.1), min(1, mean + 0.1)]
     result = {
         "context_length": length,
@@ -86,44 +94,40 @@ def needle(root: Path, who: dict, length: int, depth: int, scores: list[float], 
         "score_interval_95": interval,
         "rate": mean,
         "rate_interval_95": interval,
-        "trials": trials,
+        "trials": [{"trial": i, "score": x, "exact": x == 1, "seconds": 0.1} for i, x in enumerate(scores)],
         "drawn_text": False,
         "template": "passkey",
         "protocol": "share",
         "data": {"source": "standin", "path": "pydoc_data", "sha256": "cd" * 32},
-        **{key: value for key, value in who.items() if key not in ("seconds", "name")},
-        **changes,
     }
-    return write(root / "needle" / name / f"{name}_len_{length}_depth_{depth * 100}_results.json", result)
+    name = f"{who['name']}_len_{length}_depth_{depth * 100}_results.json"
+    write(root / "needle" / who["name"] / name, {**who, **result, **changes})
 
 
 def entry(scores: list[float], ids: str, source="standin", **changes) -> dict:
+    """A set or task of a scores.json."""
     mean = 100 * sum(scores) / len(scores)
-    keys = [f"id{i}" for i in range(len(scores))] if ids == "ids" else list(range(len(scores)))
     return {
         "source": source,
         "n": len(scores),
         "complete": True,
         "score": mean,
         "interval_95": [max(0, mean - 8), min(100, mean + 8)],
-        ids: keys,
+        ids: [f"id{i}" for i in range(len(scores))],
         "row_scores": scores,
-        "seconds": 1.0,
-        "peak_memory_bytes": 1 << 29,
         "run": {"data": {"source": source, "sha256": "ef" * 32, "path": "x.jsonl"}, "max_length": 512},
         **changes,
     }
 
 
-def sets(root: Path, who: dict, benchmark: str, entries: dict, **changes) -> Path:
-    folder = {"longbench": "pred", "trec": "pred_trec"}[benchmark]
+def sets(root: Path, who: dict, benchmark: str, entries: dict, **changes) -> None:
     result = {"benchmark": benchmark, "protocol": "inside", **who, "sets": entries, **changes}
-    return write(root / "longbench" / folder / who["name"] / "scores.json", result)
+    write(root / benchmark / who["name"] / "scores.json", result)
 
 
-def ruler(root: Path, who: dict, length: int, entries: dict) -> Path:
+def ruler(root: Path, who: dict, length: int, entries: dict) -> None:
     result = {"benchmark": "ruler", "protocol": "ours", **who, "length": length, "tasks": entries}
-    return write(root / "ruler" / who["name"] / "synthetic" / str(length) / "pred" / "scores.json", result)
+    write(root / "ruler" / who["name"] / "synthetic" / str(length) / "pred" / "scores.json", result)
 
 
 def study(root: Path, models=MODELS, lengths=(128, 512, 1024), n=20) -> Path:

@@ -7,30 +7,30 @@ import pandas as pd
 import pytest
 
 import correlation
+import findings
 import making
 import paper
 import tables
 from collect import collect
+from making import build
 from rows import make_frame, make_rows, target_length
 from stats import mean_over_documents, mean_over_grid
-
-
-def build(root, benchmarks=tables.PAPER_COLUMNS):
-    """(rows, scores, columns) of the results in a folder."""
-    results = collect([root])
-    rows = make_rows(results)
-    scores = make_frame(rows, results).query("metric in ('perplexity', 'score')")
-    columns = tables.make_columns(scores, target_length(rows), benchmarks)
-    tables.fill(columns, rows)
-    return rows, scores, columns
 
 
 def marks(column) -> dict[str, str]:
     return {label: cell.mark for label, cell in column.cells.items()}
 
 
-def test_columns_are_of_the_trained_length(study):
-    _, scores, columns = build(study)
+def build_ruler(root, answers, tasks=making.TASKS):
+    """answers: {method: scores}, the same in all tasks."""
+    for method, scores in answers.items():
+        entries = {task: making.entry(scores, "indices") for task in tasks}
+        making.ruler(root, making.info(method, method, 5), 512, entries)
+    return build(root)
+
+
+def test_columns_values_intervals_best_and_ties(study):
+    rows, scores, columns = build(study)
     assert [(column.head, column.what) for column in columns] == [
         ("Perplexity ↓", "heldout, 512 tokens, 10 documents, stand-in data"),
         ("Needle ↑", "3 lengths, 128–1k tokens, stand-in data"),
@@ -38,51 +38,39 @@ def test_columns_are_of_the_trained_length(study):
         ("LongBench ↑", "3 sets, stand-in data"),
         ("RULER ↑", "3 tasks, 512 tokens, stand-in data"),
     ]
-    assert columns[1].n == "n = 180"
-    columns = tables.make_columns(scores, 200)
-    assert columns[0].what == "heldout, 128 tokens, 10 documents, stand-in data"
-
-
-def test_values_intervals_best_and_ties(study, tmp_path):
-    rows, _, columns = build(study)
+    assert tables.make_columns(scores, 200)[0].what.startswith("heldout, 128 tokens")
     cells = columns[4].cells  # RULER: the mean over tasks
     values = columns[4].scores.query("label == 'ntk'").value
     assert len(values) == 3 and cells["ntk"].value == pytest.approx(values.mean())
     assert cells["ntk"].low < cells["ntk"].value < cells["ntk"].high
     assert [label for label, cell in cells.items() if cell.mark == "best"] == ["self_extend (frozen)"]
     assert (cells["yarn"].mark, cells["landmark"].mark) == ("tie", "worse")
+    assert (cells["yarn"].n, columns[1].n) == (60, "n = 180")
     assert columns[0].cells["self_extend (frozen)"].mark == "best"  # the lowest perplexity
 
-    tables.write(columns, rows, tmp_path)
-    text = (tmp_path / "table1.md").read_text()
+    text = tables.markdown(columns, rows)
     assert "| *exact attention, fine-tuned* | | | | | |" in text
     assert "| self_extend (frozen) | **26.50** [25.17, 27.83] | **9" in text and "| 80.0 ≈ [56.2, 92.6]" in text
-    latex = (tmp_path / "table1.tex").read_text()
+    latex = tables.latex(columns, rows)
     assert r"self\_extend (frozen) & \textbf{26.50} {\scriptsize [25.17, 27.83]} & " in latex
     assert r" & 80.0$^\approx$ {\scriptsize [56.2, 92.6]} & " in latex
-    assert cells["yarn"].n == 60
 
 
 def test_perplexity_is_compared_document_by_document(tmp_path):
     """One model is a little worse in every document: different in pairs, though the intervals overlap."""
-    losses = np.array([3 + math.sin(i) for i in range(10)])
-    own = np.array([0.01 * math.cos(5 * i) for i in range(10)])
-    other = np.array([0.05 * math.cos(i) for i in range(10)])
-    changes = {"pi": own, "yarn": 0.05 + own, "ntk": 0.001 + own, "origin": other}
-    for method, change in changes.items():
-        value = math.exp(3.001 if method == "origin" else 3 + change.mean())
-        making.perplexity(tmp_path, making.info(method, method, 5), 512, value, losses=(losses + change).tolist())
+    losses = 3 + np.sin(range(10))
+    for method, change in {"pi": 0, "ntk": 0.001, "origin": 0.05 * np.cos(range(10))}.items():
+        value = math.exp(3 + np.mean(change))
+        making.perplexity(tmp_path, making.info(method, method, 5), 512, value, losses=list(losses + change))
     _, _, [column] = build(tmp_path)
-    assert marks(column) == {"pi": "best", "ntk": "worse", "yarn": "worse", "origin": "tie"}
+    assert marks(column) == {"pi": "best", "ntk": "worse", "origin": "tie"}
 
 
-OTHER_DATA = {"path": "../data/heldout/test.bin", "sha256": "other", "source": "standin"}
+OTHER_DATA = {"path": "heldout/x", "sha256": "other", "source": "standin"}
+OTHER_RUNS = [{"document_losses": None}, {"data": OTHER_DATA}, {"sliding_window": 64}, {"losses": [3.0] * 9}]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    ({"document_losses": None}, {"data": OTHER_DATA}, {"sliding_window": 64}, {"losses": [3.0] * 9}, {"n": 30}),
-)
+@pytest.mark.parametrize("changes", OTHER_RUNS)
 def test_a_method_that_cannot_be_paired_leaves_the_others_compared(tmp_path, changes):
     for name, method, value in (("a", "pi", 20.0), ("b", "yarn", 21.0), ("c", "ntk", 22.0)):
         own = changes if name == "b" else {}
@@ -94,9 +82,7 @@ def test_a_method_that_cannot_be_paired_leaves_the_others_compared(tmp_path, cha
 
 def test_a_method_with_few_of_the_samples_is_not_compared(tmp_path):
     answers = {"pi": [1.0] * 20, "yarn": [1.0] * 18 + [0.0] * 2, "ntk": [1.0, 0.0, 0.0], "origin": [0.0] * 20}
-    for method, scores in answers.items():
-        making.ruler(tmp_path, making.info(method, method, 5), 512, {"vt": making.entry(scores, "indices")})
-    _, _, [column] = build(tmp_path)
+    _, _, [column] = build_ruler(tmp_path, answers, ["vt"])
     assert marks(column) == {"pi": "best", "yarn": "tie", "ntk": "not compared", "origin": "worse"}
 
 
@@ -114,16 +100,12 @@ def test_needle_samples_trials_if_their_texts_are_drawn_and_cells_otherwise(tmp_
 
 
 def test_missing_tasks_zeros_and_standin_data(tmp_path):
-    entries = {task: making.entry([0.5, 1.0], "indices") for task in making.TASKS}
-    making.ruler(tmp_path / "a", making.info("good", "pi", 5), 512, entries)
-    making.ruler(tmp_path / "a", making.info("bad", "yarn", 5), 512, {"vt": making.entry([1.0, 1.0], "indices")})
-    rows, _, [column] = build(tmp_path / "a")
+    build_ruler(tmp_path / "a", {"pi": [0.5, 1.0]})
+    rows, _, [column] = build_ruler(tmp_path / "a", {"yarn": [1.0, 1.0]}, ["vt"])
     assert column.cells["yarn"].mark == "" and column.cells["pi"].mark == "best"
     assert "100.0 [34.2, 100.0]; 1 of 3 only" in tables.markdown([column], rows)
 
-    zeros = {task: making.entry([0.0] * 10, "indices") for task in "ab"}
-    making.ruler(tmp_path / "b", making.info("m", "pi", 5), 512, zeros)
-    _, _, [column] = build(tmp_path / "b")  # though no sample differs from another
+    _, _, [column] = build_ruler(tmp_path / "b", {"pi": [0.0] * 10}, "ab")  # no sample differs from another
     assert (column.cells["pi"].details, column.cells["pi"].mark) == (["[0.0, 16.1]"], "")
 
     sets = {"standin_qasper": making.entry([1.0], "ids"), "lcc": making.entry([0.0], "ids", "official")}
@@ -143,19 +125,48 @@ def test_training_seeds_show_their_mean_and_spread(tmp_path):
         tasks = making.TASKS[: 1 + seed % 2]  # the second seed lacks a task
         making.ruler(tmp_path, info, 512, {task: making.entry([0.5, seed / 4], "indices") for task in tasks})
     rows, _, [perplexity, trec, ruler] = build(tmp_path)
-    assert ruler.cells["pi"].seeds == 1
+    assert len(rows) == 1 and ruler.cells["pi"].seeds == 1
     cell = trec.cells["pi"]
-    assert len(rows) == 1 and (cell.n, cell.seeds) == (4, 3)
+    assert (cell.n, cell.seeds) == (4, 3)
     assert cell.value == pytest.approx(100 * (0.5 + 0.75 + 0.75) / 3)
     assert cell.seeds_sd == pytest.approx(25 / math.sqrt(3))
     assert list(cell.scores[0].samples.values()) == pytest.approx([100, 0, 100, 200 / 3])
+    text = tables.markdown([trec], rows)
+    assert "| pi | **66.7** [" in text and "3 seeds, sd 14.4" in text
     cell = perplexity.cells["pi"]
     assert cell.value == pytest.approx(20 * 6 ** (1 / 3))  # exp of the mean loss
     mean_losses = [math.log(cell.value) + 0.2 * math.sin(i) for i in range(10)]
-    expected = np.exp(mean_over_documents(mean_losses, np.ones(10)).interval())
-    assert (cell.low, cell.high) == pytest.approx(tuple(expected))
-    text = tables.markdown([trec], rows)
-    assert "| pi | **66.7** [" in text and "3 seeds, sd 14.4" in text
+    expected = mean_over_documents(mean_losses, np.ones(10)).interval()
+    assert np.log([cell.low, cell.high]) == pytest.approx(expected)
+
+
+# --- the findings in words
+def describe(rows, scores, columns) -> list[str]:
+    pairs = correlation.pair_scores(scores, columns)
+    return findings.describe(columns, correlation.correlations(pairs, rows), target_length(rows))
+
+
+OUTCOMES = [(0.9, 0.1, "ahead in"), (0.1, 0.9, "behind in"), (0.5, 0.5, "not told apart in")]
+
+
+@pytest.mark.parametrize("exact, approximate, expected", OUTCOMES)
+def test_groups_are_compared_by_their_samples(tmp_path, exact, approximate, expected):
+    answers = {}
+    for method, share in (("yarn", exact), ("landmark", approximate)):
+        answers[method] = [1.0] * round(20 * share) + [0.0] * round(20 * (1 - share))
+    [sentence] = describe(*build_ruler(tmp_path, answers))
+    assert sentence.endswith(f"Here: {expected} RULER (yarn {100 * exact:.1f}, landmark {100 * approximate:.1f}).")
+
+
+def test_reach_and_relation(study):
+    rows, scores, columns = build(study)
+    sentences = describe(rows, scores, columns)
+    assert len(sentences) == 4
+    tuned = columns[1].scores.query("kind == 'fine-tuned'")
+    inside = tuned[tuned.length <= 512].value.mean()
+    beyond = tuned[tuned.length == 1024].value.mean()
+    assert f"fine-tuned methods find {inside:.0f} % of needles up to 512 tokens and {beyond:.0f} %" in sentences[2]
+    assert "no clear relation in Needle (ρ = -0.98 [-1.00, 0.98])" in sentences[3]  # the interval includes 0
 
 
 # --- the paper
@@ -169,23 +180,18 @@ def paper_run(root, protocol="lceg"):
     making.perplexity(root, info, 32768, 5.80, data=PG19)
     info["protocol"] = protocol
     published = pd.read_table(paper.FOLDER / "paper.tsv").query("name == 'NTK-32K' and task != 'mean'")
-    for benchmark, own in published.groupby("benchmark"):
-        if benchmark == "longbench":
-            entry = making.entry([0.5, 0.25], "ids", "official", run={"max_length": 32768})
-            making.sets(root, info, "longbench", dict.fromkeys(own.task, entry))
-        elif benchmark == "ruler":
-            entry = making.entry([1.0] * 500, "indices", "official")
-            making.ruler(root, info, 32768, dict.fromkeys(own.task, entry))
-    for length in (1000, 62872):
-        extra = {"lceg_overlap": 0.75, "protocol": protocol, "template": "book", "data": {"source": "official"}}
-        making.needle(root, info, length, 50, [1.0], **extra)
+    tasks = published.set_index("benchmark").task
+    answers = making.entry([0.5, 0.25], "ids", "official", run={"max_length": 32768})
+    making.sets(root, info, "longbench", dict.fromkeys(tasks["longbench"], answers))
+    answers = making.entry([1.0] * 500, "indices", "official")
+    making.ruler(root, info, 32768, dict.fromkeys(tasks["ruler"], answers))
+    making.needle(root, info, 1000, 50, [1.0], lceg_overlap=0.75, protocol=protocol, data={"source": "official"})
     return root
 
 
 def compare(root, token_files=(PG19["sha256"],)):
     results = collect([root])
-    rows = make_rows(results)
-    return paper.compare(rows, make_frame(rows, results), token_files)
+    return paper.compare(make_frame(make_rows(results), results), token_files)
 
 
 def test_a_run_of_the_paper_is_compared_with_it(tmp_path):
@@ -213,22 +219,20 @@ def test_another_model_protocol_or_data_is_not_compared(tmp_path):
 
 
 def test_further_columns_are_chosen_and_long_ppl_has_its_correlation(tmp_path):
-    making.study(tmp_path)
     for name, method, tokens, quality in making.MODELS:
-        who = making.info(name, method, tokens, protocol="longppl")
+        who = making.info(name, method, tokens)
+        making.perplexity(tmp_path, who, 512, 40 - 15 * quality)
         losses = [3 - 2 * quality, 2 - quality]
-        result = {"seq_len": 512, "long_ppl": math.exp(np.mean(losses)), "long_ppl_interval_95": None}
-        result |= {"n_key_tokens": 80, "document_losses": {"sum": [40 * loss for loss in losses], "targets": [40, 40]}}
-        result |= {"data": {"path": "heldout/test.bin", "source": "standin"}, "settings": {"evaluator": "e"}}
-        making.write(tmp_path / "results" / f"{name}_512_heldout_longppl.json", {**who, **result})
-        for benchmark, set_ in (("kv", "standin_kv_40pairs"), ("icl", "standin_icl_5shots"), ("short", "arc_easy")):
-            scores = [1.0] * round(20 * quality) + [0.0] * (20 - round(20 * quality))
-            sets = {"sets": {set_: making.entry(scores, "ids")}, "benchmark": benchmark, "length": 128}
-            making.write(tmp_path / benchmark / name / "scores.json", {**who, **sets})
+        result = {"long_ppl": math.exp(np.mean(losses)), "long_ppl_interval_95": None, "n_key_tokens": 80}
+        changes = {"document_losses": {"sum": [40 * loss for loss in losses], "targets": [40, 40]}, "last_64": None}
+        making.perplexity(tmp_path / "long_ppl", who, 512, 1.0, **result, **changes)
+        scores = [1.0] * round(20 * quality) + [0.0] * (20 - round(20 * quality))
+        for benchmark, name in (("kv", "standin_kv_40pairs"), ("icl", "standin_icl_5shots"), ("short", "arc_easy")):
+            making.sets(tmp_path, who, benchmark, {name: making.entry(scores, "ids")})
     rows, scores, columns = build(tmp_path, ["perplexity", "long_ppl", "kv", "icl", "short"])
-    assert [(column.head, column.what.split(",")[0]) for column in columns[1:]] == [
-        ("LongPPL ↓", "heldout"), ("Key-value recall ↑", "40 pairs"), ("In-context labels ↑", "TREC"),
-        ("Short tasks ↑", "1 task")]  # fmt: skip
+    assert [column.head for column in columns[1:3]] == ["LongPPL ↓", "Key-value recall ↑"]
+    whats = ["heldout, 512 tokens, 2 documents", "40 pairs", "TREC, 5 examples", "1 task"]
+    assert [column.what for column in columns[1:]] == [f"{what}, stand-in data" for what in whats]
     cells = columns[1].cells
     assert cells["ntk"].value == pytest.approx(math.exp((3 - 1.6 + 2 - 0.8) / 2)) and cells["ntk"].n == 80
     assert marks(columns[1])["self_extend (frozen)"] == "best"  # the lowest
