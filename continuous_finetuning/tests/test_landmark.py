@@ -12,6 +12,7 @@ import methods
 from modeling.landmark_cache import LandmarkLayer, Piece
 from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM
 from scripts import LLAMA3
+from test_own_attention import in_pieces
 from tiny import C, save_base
 
 F, T, K = 3, 32, 2  # mem_freq, training length, top_k: blocks of 4, chunks of 32 - 3 * 4 = 20
@@ -141,17 +142,6 @@ def close(logits, expected):
     torch.testing.assert_close(logits[..., :-1].double(), expected[..., :-1].double(), rtol=0, atol=1e-4)
 
 
-def in_pieces(model, ids, sizes, cache=None):
-    """The logits of calls with so many tokens each, and the cache."""
-    logits = []
-    for piece in ids.split(sizes, dim=1):
-        output = model(piece, past_key_values=cache)
-        cache = output.past_key_values
-        logits.append(output.logits)
-    assert cache.get_seq_length() == sum(sizes)
-    return torch.cat(logits, dim=1), cache
-
-
 # ---- training ----
 
 
@@ -182,51 +172,36 @@ def test_training_loss_and_gradients(base):
 # ---- inference ----
 
 
+SIZES = ([2] * 42, [3, 7, 11, 40], [47, 2, 11], [46])  # of the pieces: two tokens and more
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("base, n", zip(BASES, (85, 61, 60, 47), strict=True))
-def test_prompt_in_one_go(base, n):
+@pytest.mark.parametrize("base, sizes", zip(BASES, SIZES, strict=True))
+def test_prompt(base, sizes):
+    """In one piece, and in several with a cache that was in use before."""
+    n = sum(sizes)
     model = landmark_model(seed=n, **BASES[base])
     ids = text(n, batch=2, seed=n)
-    logits = model(ids).logits
-    close(logits[1], reference(exact(model), ids[1])[0])
-    close(model(ids[:1]).logits, logits[:1])
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("sizes", [[2] * 60, [47, 2, 71], [3, 7, 11, 13, 86]])
-def test_prompt_in_pieces(sizes):
-    """Pieces of two tokens and more, cut anywhere: the values of one go, also with a cache in use before."""
-    model = landmark_model(num_key_value_heads=2)
-    ids = text(120, batch=2)
-    expected, cache = in_pieces(model, ids, [120])
+    output = model(ids)
+    close(output.logits[1], reference(exact(model), ids[1])[0])
+    cache = output.past_key_values
+    assert cache.get_seq_length() == n
     cache.reset()
-    close(in_pieces(model, ids, sizes, cache)[0], expected)
+    close(in_pieces(model, ids, sizes, cache), output.logits)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("prompt", [1, 41])
-def test_token_by_token(prompt):
-    """Single tokens: the local section is the own block, every full block can be retrieved."""
-    model = landmark_model(num_key_value_heads=2, seed=1)
-    ids = text(90, seed=1)
-    logits, _ = in_pieces(model, ids, [prompt] + [1] * (90 - prompt))
-    close(logits[0], reference(exact(model), ids[0], prompt=prompt)[0])
-
-
-@torch.no_grad()
-def test_generate():
-    """Greedy text equals the argmax of the definition; the landmark is never generated, however likely it is."""
+@pytest.mark.parametrize("prompt", [1, 50])
+def test_generate(prompt):
+    """Greedy text, token by token: every full block can be retrieved. The landmark is never generated."""
     model = landmark_model(num_key_value_heads=2, seed=3)
-    model.generation_config.eos_token_id = None
     model.lm_head.weight[50] *= 100
-    ids = text(50, batch=2, seed=3)
-    options = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 50}
-    out = model.generate(ids, **options)
+    options = {"max_new_tokens": 90 - prompt, "do_sample": False, "pad_token_id": 50, "eos_token_id": None}
+    out = model.generate(text(prompt, batch=2, seed=3), **options, prefill_chunk_size=16)
     assert out.shape == (2, 90) and out.max() < 50
-    for text_ids in out:
-        logits, _ = reference(exact(model), text_ids, prompt=50)
-        assert torch.equal(logits[49:-1, :-1].argmax(-1), text_ids[50:])
-    assert torch.equal(model.generate(ids[:1], **options, prefill_chunk_size=16), out[:1])
+    expected, _ = reference(exact(model), out[1], prompt=prompt)
+    close(in_pieces(model, out, [prompt])[1], expected)
+    assert torch.equal(expected[prompt - 1 : -1, :-1].argmax(-1), out[1, prompt:])
 
 
 def test_older_landmarks_of_the_first_layer_tie():
@@ -245,18 +220,19 @@ def test_older_landmarks_of_the_first_layer_tie():
 # ---- the method ----
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}])
-def test_load_adds_the_mean_row(tmp_path, changes):
-    base = save_base(tmp_path, **changes)
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_load_adds_the_mean_row(tmp_path, is_tied):
+    base = save_base(tmp_path, tie_word_embeddings=is_tied)
     config = checkpoint_writer.open_base(str(base))
     method = methods.build("landmark", config, C, {"mem_freq": 7, "top_k": 3})
     config = checkpoint_writer.extended_config(config, method, {})
-    model, plain = method.load(str(base), config, dtype=torch.float32), LlamaForCausalLM.from_pretrained(base)
+    plain = LlamaForCausalLM.from_pretrained(base)
+    model = method.load(str(base), config, dtype=torch.float32)
     old, new = plain.state_dict(), model.state_dict()
     assert old.keys() == new.keys() and model.config.landmark_id == plain.config.vocab_size
     for name, weight in old.items():
-        assert torch.equal(new[name][: len(weight)], weight)
-        if len(new[name]) > len(weight):
+        if "embed_tokens" in name or "lm_head" in name:
             torch.testing.assert_close(new[name][-1], weight.mean(dim=0))
-    tied = model.lm_head.weight is model.model.embed_tokens.weight
-    assert tied == bool(changes) and len(new["lm_head.weight"]) == len(old["lm_head.weight"]) + 1
+            new[name] = new[name][:-1]
+        assert torch.equal(new[name], weight)
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == is_tied

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import memory
-from scripts import LiveBytes
+from scripts import allocated_bytes
 
 V, D = 300, 64
 
@@ -81,24 +81,18 @@ def test_another_loss_is_one_function(model, batch, monkeypatch):
     assert tiled.lm_head.weight.grad is None  # a frozen head
 
 
-def largest(model, batch):
-    with LiveBytes(model) as seen:
-        model(**batch).loss.backward()
-    return seen.largest
-
-
 def test_no_tensor_has_the_size_of_the_logits_or_of_the_wide_mlp(batch, monkeypatch):
     monkeypatch.setattr(memory, "TILE_LOGITS", 10 * V)
     small = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(**small, intermediate_size=4096)).train()
     memory.use_tiled_loss(model)
     model.gradient_checkpointing_enable()
-    assert largest(model, batch) == 260 * 4096
+    assert allocated_bytes(model, **batch)[1] == 260 * 4096 * 4
     memory.use_tiled_mlp(model)
-    assert largest(model, batch) == 16 * 2 * 4096
+    assert allocated_bytes(model, **batch)[1] == 16 * 2 * 4096 * 4
     model = LlamaForCausalLM(LlamaConfig(**small, intermediate_size=32)).train()
     memory.use_tiled_loss(model)
-    assert largest(model, batch) < 130 * V
+    assert allocated_bytes(model, **batch)[1] < 130 * V * 4
 
 
 def test_a_document_mask_that_does_not_fit(monkeypatch):
