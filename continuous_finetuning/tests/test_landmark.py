@@ -55,45 +55,36 @@ def turn(x_d, position, model):
 
 def attend(q_d, keys_nd, values_nd, p, local, model):
     """One query at place p of the row, un-rotated keys and values of the places up to p: the value it takes home."""
-    f, b, top_k = model.config.mem_freq, model.config.mem_freq + 1, model.config.cache_top_k
-    scale = q_d.shape[0] ** -0.5
-    N = local // b
-    k = min(top_k, N)
-    prefix = local - (k + 1) * b  # the slots' first position
+    f, b = model.config.mem_freq, model.config.mem_freq + 1
     q_d = turn(q_d, torch.tensor(p), model)
 
-    def scores(places_and_positions):
-        places, positions = torch.tensor(places_and_positions).T
-        return turn(keys_nd[places], positions[:, None], model) @ q_d * scale
+    def score(places, positions):
+        keys_sd = turn(keys_nd[places], torch.tensor(positions)[:, None], model)
+        return keys_sd @ q_d / q_d.shape[0] ** 0.5
 
-    chosen = []
+    N = local // b
+    k = min(model.config.cache_top_k, N)
+    prefix = local - (k + 1) * b  # the slots' first position
+    places, positions = [*range(local, p + 1)], [*range(local, p + 1)]
     if N:
-        slots = [m - (N - k) + 1 if m >= N - k else 0 for m in range(N)]
-        landmarks = scores([(m * b + f, prefix + slots[m] * b + f) for m in range(N)]).tolist()
-        chosen = sorted(sorted(range(N), key=lambda m: (round(landmarks[m], 9), m))[N - k :])
-    seen = [(s, s) for s in range(local, p + 1)]  # (place in the row, position)
-    for rank, m in enumerate(chosen):
-        slot = rank + (m >= N - k)
-        seen += [(m * b + j, prefix + slot * b + j) for j in range(b)]
+        slots = [max(0, m - (N - k) + 1) for m in range(N)]
+        landmarks = score([m * b + f for m in range(N)], [prefix + slot * b + f for slot in slots]).tolist()
+        best = sorted(range(N), key=lambda m: (round(landmarks[m], 9), m))[N - k :]
+        for rank, m in enumerate(sorted(best)):
+            first = prefix + (rank + (m >= N - k)) * b
+            places += range(m * b, m * b + b)
+            positions += range(first, first + b)
 
-    own, groups = [], {}  # own: (score, place or block); groups: block -> [(score, place)]
-    for (place, _), score in zip(seen, scores(seen), strict=True):
-        block, landmark = place // b, place % b == f
-        if block == p // b:
-            if not landmark:
-                own.append((score, ("token", place)))
-        elif landmark:
-            own.append((score, ("block", block)))
-        else:
-            groups.setdefault(block, []).append((score, place))
-    weights = torch.stack([score for score, _ in own]).softmax(0)
-    out = torch.zeros_like(values_nd[0])
-    for weight, (_, (kind, which)) in zip(weights, own, strict=True):
-        if kind == "token":
-            out = out + weight * values_nd[which]
-        else:
-            inside = torch.stack([score for score, _ in groups[which]]).softmax(0)
-            out = out + weight * (inside @ values_nd[[place for _, place in groups[which]]])
+    places = torch.tensor(places)
+    blocks, is_landmark = places // b, places % b == f
+    is_own = blocks == p // b
+    competes = is_own != is_landmark  # tokens of the own block, and the landmarks of the others
+    score_s = score(places, positions)
+    weight_s = score_s.masked_fill(~competes, -torch.inf).softmax(0)
+    out = weight_s[is_own] @ values_nd[places[is_own]]
+    for landmark in (competes & ~is_own).nonzero():
+        inside = (blocks == blocks[landmark]) & ~is_landmark
+        out = out + weight_s[landmark] * (score_s[inside].softmax(0) @ values_nd[places[inside]])
     return out
 
 
