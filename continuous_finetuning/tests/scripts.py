@@ -26,12 +26,6 @@ RECIPE = """--per_device_train_batch_size 2 --gradient_accumulation_steps 2 --le
             --lr_scheduler_type constant_with_warmup --weight_decay 0.0 --adam_epsilon 1e-4""".split()
 
 
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 1000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}  # fmt: skip
-
-
 def allocated_bytes(model, **batch) -> tuple[int, int]:
     """(the most bytes at a time, the largest tensor's bytes) that a step allocates on the CPU."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

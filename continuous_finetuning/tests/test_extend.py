@@ -161,21 +161,19 @@ def test_drope_removes_the_rope_of_a_half_head(tmp_path):
 
 
 # --- imported checkpoints, in the forms that LCEG's released ones have
-LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0}
-FORMS = {
-    "pi": {"rope_scaling": {"type": "linear", "factor": 4.0}},
-    "longlora": {"rope_scaling": {"type": "linear", "factor": 4.0}},
-    "ntk": {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-    "yarn": {"rope_scaling": YARN | {"type": "yarn", "finetuned": True}, "max_position_embeddings": L},
-    "origin": {"rope_scaling": None},
-    "abf": {"rope_theta": 1e6},
-    "drope": {"rope_scaling": {"type": "proportional", "partial_rotary_factor": 0.25}},
-    "llama3": {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": C}, "max_position_embeddings": L},
-}
-FORM_FLAGS = {
-    "abf": ["--new_base", 1e6],
-    "drope": ["--partial_rotary_factor", 0.25],
-    "llama3": ["--high_freq_factor", 3.0],
+LLAMA3 = YARN | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 3.0}
+FORMS = {  # (fields of config.json, flags)
+    "pi": ({"rope_scaling": {"type": "linear", "factor": 4.0}}, []),
+    "longlora": ({"rope_scaling": {"type": "linear", "factor": 4.0}}, []),
+    "ntk": ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, []),
+    "yarn": ({"rope_scaling": YARN | {"type": "yarn", "finetuned": True}, "max_position_embeddings": L}, []),
+    "origin": ({"rope_scaling": None}, []),
+    "abf": ({"rope_theta": 1e6}, ["--new_base", 1e6]),
+    "drope": (
+        {"rope_scaling": {"type": "proportional", "partial_rotary_factor": 0.25}},
+        ["--partial_rotary_factor", 0.25],
+    ),
+    "llama3": ({"rope_scaling": LLAMA3, "max_position_embeddings": L}, ["--high_freq_factor", 3.0]),
 }
 
 
@@ -186,11 +184,12 @@ def test_every_released_form(tmp_path, name):
     folder = save_base(tmp_path / "released", vocab_size=259)
     config = json.loads((folder / "config.json").read_text())
     config.pop("rope_parameters")
-    config |= {"rope_theta": 10000.0, "pad_token_id": -1, **FORMS[name]}
+    fields, flags = FORMS[name]
+    config |= {"rope_theta": 10000.0, "pad_token_id": -1, **fields}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
 
-    output = extend(folder, name, tmp_path / "out", "--adopt", "--trained_tokens", 1000, *FORM_FLAGS.get(name, []))
+    output = extend(folder, name, tmp_path / "out", "--adopt", "--trained_tokens", 1000, *flags)
     assert (output / "model.safetensors").samefile(folder / "model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(output)
     record = model.config.context_extension

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 import methods
 import tiny
@@ -26,29 +26,26 @@ from tiny import BASES, ROOT, STAGE, C, L, save_base
 @pytest.mark.parametrize("method", METHODS)
 def test_golden_losses_and_the_finished_checkpoint(base, rows, tmp_path, method):
     """Six steps on a fixed seed give the recorded losses; the tolerance is for another CPU's rounding."""
-    output, length = tmp_path / "out", 64 if method == "landmark" else L
+    length = 64 if method == "landmark" else L
     tokens_per_step = 4 * (C if method == "drope" else length)
-    log = run_here("fine-tune.py", *training_flags(base, rows, method, output), "--max_steps", 6)
-    assert losses(output) == pytest.approx(GOLDEN[method], abs=2e-3)
-    config = AutoConfig.from_pretrained(output, trust_remote_code=True)
-    record = config.context_extension
-    recipe = record["recipe"]
-    if not torch.cuda.is_available():
-        assert "attention sdpa" in log
-        assert (recipe["attention"], recipe["sdpa_kernels"]) == ("sdpa", ["cpu"])
+    run_here("fine-tune.py", *training_flags(base, rows, method, tmp_path), "--max_steps", 6)
+    assert losses(tmp_path) == pytest.approx(GOLDEN[method], abs=2e-3)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True).eval()
+    config, record = model.config, model.config.context_extension
+    assert config.use_cache and config.max_position_embeddings == length and not model.generation_config.do_sample
     assert record["method"] == method and record["base_model"] == str(base)
     assert (record["original_length"], record["trained_length"]) == (C, length)
     assert record["trained_tokens"] == 6 * tokens_per_step
+    recipe = record["recipe"]
     assert (recipe["learning_rate"], recipe["global_batch"]) == (1e-5 if method == "clex" else 3e-3, 4)
-    assert config.use_cache and config.max_position_embeddings == length
-    assert (output / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
-    assert not list(output.glob("*.bin")) and not list(output.glob("*.partial"))
-    before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
+    if not torch.cuda.is_available():
+        assert (recipe["attention"], recipe["sdpa_kernels"]) == ("sdpa", ["cpu"])
+    assert (tmp_path / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    assert not list(tmp_path.glob("*.bin")) and not list(tmp_path.glob("*.partial"))
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert before.keys() == after.keys() and all(not torch.equal(before[name], after[name]) for name in before)
-    model = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=True).eval()
-    assert not model.generation_config.do_sample
     assert torch.isfinite(model(torch.arange(2, 60)[None]).logits[..., : len(before["lm_head.weight"])]).all()
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["tokens_seen"] for line in lines] == [tokens_per_step * (i + 1) for i in range(6)]
     flops_per_token = [line["model_tflops"] * 1e12 / line["tokens_per_second"] for line in lines]
     assert flops_per_token == pytest.approx([flops_per_token[0]] * 6, rel=2e-3) and flops_per_token[0] > 4e5

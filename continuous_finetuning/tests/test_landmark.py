@@ -11,17 +11,10 @@ import memory
 import methods
 from modeling.landmark_cache import LandmarkLayer, Piece
 from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM
-from scripts import LLAMA3
-from test_own_attention import in_pieces
+from test_own_attention import BASES, in_pieces
 from tiny import C, save_base
 
 F, T, K = 3, 32, 2  # mem_freq, training length, top_k: blocks of 4, chunks of 32 - 3 * 4 = 20
-BASES = {
-    "grouped-query": {"num_key_value_heads": 2},
-    "tied, theta": {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
-    "llama3 rope, biases": {"rope_parameters": LLAMA3, "num_key_value_heads": 1, "attention_bias": True},
-    "yarn rope": {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}},
-}
 
 
 def landmark_model(seed=0, **changes):
@@ -140,7 +133,7 @@ def close(logits, expected):
 def test_training_loss_and_gradients(base):
     """By the loss of fine-tune.py; for one of the bases with gradient checkpointing, which changes nothing."""
     model = landmark_model(**BASES[base]).train()
-    if base == "grouped-query":
+    if base == "grouped":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     ids = text(27, batch=2)  # nine blocks, the last one exact
     double, losses = exact(model), []

@@ -11,10 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, StaticCache
 
 import tiny
-from scripts import LLAMA3, extend
+from scripts import extend
 from tiny import C, L, save_base
 
-# bases that differ in what attention depends on; window 64
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 1000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+# bases that differ in what attention depends on
 BASES = {
     "grouped": {"num_attention_heads": 4, "num_key_value_heads": 2, "attention_bias": True},
     "tied": {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
