@@ -37,23 +37,18 @@ def make_run(config=LLAMA2, method="pi", length=32768, zero=(3, True, True), gpu
     return estimate.Run(config, method, Namespace(**flags | changes), gpus)
 
 
-def counted_flops(model, n):
-    """FLOPs of forward and backward of n tokens by PyTorch's counter, which counts the whole square of scores."""
-    model.set_attn_implementation("eager")
-    ids = torch.randint(0, model.config.vocab_size, (1, n))
-    with FlopCounterMode(display=False) as counter:
-        model(input_ids=ids, labels=ids).loss.backward()
-    return counter.get_total_flops()
-
-
 @pytest.mark.parametrize("lora", [False, True])
 def test_flops_equal_those_that_pytorch_counts(lora):
-    """With LoRA, frozen weights have no gradient of their own."""
+    """PyTorch counts the whole square of scores. With LoRA, frozen weights have no gradient of their own."""
     n, config = 32, LlamaConfig(**TINY, head_dim=24)
     method = methods.build("longlora", config, L, {"use_full_attn": True})
     model = method.prepare(LlamaForCausalLM(config), lora)
     assert (tracking.adapter_parameters(model) > 0) == lora
-    assert counted_flops(model, n) == n * tracking.model_flops_per_token(model, n)
+    model.set_attn_implementation("eager")
+    ids = torch.randint(0, config.vocab_size, (1, n))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert counter.get_total_flops() == n * tracking.model_flops_per_token(model, n)
 
 
 def test_attended_keys_of_longlora_and_landmark():

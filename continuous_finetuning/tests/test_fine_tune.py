@@ -85,9 +85,6 @@ def test_command_of_paper_runs(base, rows, tmp_path, monkeypatch):
 
 
 # --- other bases
-SHORT = "--max_steps 3 --save_strategy no --tiled_mlp True"
-
-
 @torch.no_grad()
 def plain_loss(folder, ids_L) -> float:
     """Of the whole row, with all logits at a time and eager attention."""
@@ -104,7 +101,7 @@ def test_trained_extended_and_reloaded(tmp_path, model_type):
     rows.write_text((json.dumps({"input_ids": row}) + "\n") * 12)
     frozen, trained = tmp_path / "frozen", tmp_path / "trained"
     extend(base, name, frozen)
-    run_here("fine-tune.py", *training_flags(base, rows, name, trained), *SHORT.split())
+    run_here("fine-tune.py", *training_flags(base, rows, name, trained), "--max_steps", 3, "--tiled_mlp", True)
 
     loss = losses(trained)  # before the step: of the base's weights with the method's rope
     assert loss[0] == pytest.approx(plain_loss(frozen, torch.tensor(row)), rel=1e-4)

@@ -9,7 +9,6 @@ from transformers import LlamaForCausalLM
 import checkpoint_writer
 import memory
 import methods
-from modeling.landmark_cache import LandmarkLayer, Piece
 from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM
 from test_own_attention import BASES, in_pieces
 from tiny import C, save_base
@@ -186,19 +185,6 @@ def test_generate(prompt):
     expected, _ = reference(exact(model), out[1], prompt=prompt)
     close(in_pieces(model, out, [prompt])[1], expected)
     assert torch.equal(expected[prompt - 1 : -1, :-1].argmax(-1), out[1, prompt:])
-
-
-def test_older_landmarks_of_the_first_layer_tie():
-    """There all landmarks are one vector; whatever the rounding says, the latest blocks are taken."""
-    model = landmark_model()
-    attention, layer = model.model.layers[0].self_attn, LandmarkLayer(F + 1)
-    key = torch.randn(1, 4, 1, 8)
-    layer.update(key.expand(1, 4, 48, 8) + torch.arange(48)[:, None] * 1e-6, torch.arange(48.0).expand(1, 4, 8, 48).mT)
-    piece = Piece(F + 1, 48, 5, 48, "cpu")
-    q = torch.randn(1, 4, 1, 5, 8)
-    _, _, values, _ = attention.retrieve(q, piece, layer, piece.landmarks(layer), model.model.rope())
-    blocks = values[..., 0, 0] // (F + 1)
-    assert (blocks[..., 1] > blocks[..., 0]).all() and (blocks >= 12 - 2 * K).all()
 
 
 # ---- the method ----
