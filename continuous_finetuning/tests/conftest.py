@@ -5,16 +5,6 @@ import torch
 
 import tiny  # first: it makes the stage's modules importable
 
-import checkpoint_writer  # isort: skip
-
-
-@pytest.fixture(scope="session", autouse=True)
-def close_locks():
-    """Closes the locks of the scripts that ran in this process."""
-    yield
-    for file in checkpoint_writer.LOCKS:
-        file.close()
-
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):

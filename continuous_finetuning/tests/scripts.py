@@ -2,20 +2,18 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import runpy
 import signal
 import sys
-import weakref
 from pathlib import Path
 
 import accelerate.utils.other
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from tiny import STAGE, C, L
+from tiny import STAGE, L
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
 METHODS = sorted(GOLDEN)
@@ -28,38 +26,13 @@ RECIPE = """--per_device_train_batch_size 2 --gradient_accumulation_steps 2 --le
             --lr_scheduler_type constant_with_warmup --weight_decay 0.0 --adam_epsilon 1e-4""".split()
 
 
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 1000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}  # fmt: skip
-
-
-class LiveBytes(TorchDispatchMode):
-    """peak: the most bytes of new tensors that exist at a time.  largest: the most elements of a tensor."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.seen = {p.untyped_storage()._cdata for p in model.parameters()}
-        self.live = self.peak = self.largest = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            self.largest = max(self.largest, tensor.numel())
-            storage = tensor.untyped_storage()
-            key, size = storage._cdata, storage.nbytes()
-            if key not in self.seen:
-                self.seen.add(key)
-                self.live += size
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self.free, key, size)
-        return out
-
-    def free(self, key, size):
-        self.seen.discard(key)
-        self.live -= size
+def allocated_bytes(model, **batch) -> tuple[int, int]:
+    """(the most bytes at a time, the largest tensor's bytes) that a step allocates on the CPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        model(**batch).loss.backward()
+    events = profile.profiler.kineto_results.events()
+    sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    return max(itertools.accumulate(sizes)), max(sizes)
 
 
 def run_here(script: str, *flags, expect: int = 0) -> str:
@@ -112,11 +85,3 @@ def extend(base, method, output, *more) -> Path:
 
 def losses(output: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
-
-
-def row_length(method: str) -> int:
-    return C if method == "drope" else trained_length(method)
-
-
-def trained_length(method: str) -> int:
-    return 64 if method == "landmark" else L

@@ -40,14 +40,13 @@ def test_trained_network_against_a_fine_reference():
         x = up @ (z + ntk(t))
         return down @ (x / (1 + np.exp(-x))) - 2 * J / (D - 2) * 2 / (2 * t - 1)
 
-    z, t, step = np.log(THETA ** (-2 * J / D)), 1.0, 1e-3
-    times, expected = [2.0, 3.0], [z]
-    while t < 3 - step / 2:
+    z, step = ntk(1), 1e-3
+    expected = [z]
+    for t in np.arange(1, 3, step):
         middle = z + step / 2 * derivative(t, z)
-        z, t = z + step * derivative(t + step / 2, middle), t + step
-        if any(math.isclose(t, wanted, abs_tol=step / 3) for wanted in times):
-            expected.append(z)
-    np.testing.assert_allclose(network(3).detach().numpy(), expected, atol=1e-4)
+        z = z + step * derivative(t + step / 2, middle)
+        expected.append(z)
+    np.testing.assert_allclose(network(3).detach().numpy(), expected[::1000], atol=1e-4)
     for last in (1, 2):
         torch.testing.assert_close(network(last), network(3)[:last])
 

@@ -8,15 +8,15 @@ from dataclasses import astuple
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ds_config
 import estimate
 import memory
 import methods
 import tracking
-from scripts import LiveBytes
-from tiny import STAGE, L
+from scripts import allocated_bytes, run_here, training_flags
+from tiny import STAGE, L, save_base
 
 TINY = {
     "vocab_size": 258, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -37,23 +37,18 @@ def make_run(config=LLAMA2, method="pi", length=32768, zero=(3, True, True), gpu
     return estimate.Run(config, method, Namespace(**flags | changes), gpus)
 
 
-def counted_flops(model, n):
-    """FLOPs of forward and backward of n tokens by PyTorch's counter, which counts the whole square of scores."""
-    model.set_attn_implementation("eager")
-    ids = torch.randint(0, model.config.vocab_size, (1, n))
-    with FlopCounterMode(display=False) as counter:
-        model(input_ids=ids, labels=ids).loss.backward()
-    return counter.get_total_flops()
-
-
 @pytest.mark.parametrize("lora", [False, True])
 def test_flops_equal_those_that_pytorch_counts(lora):
-    """With LoRA, frozen weights have no gradient of their own."""
+    """PyTorch counts the whole square of scores. With LoRA, frozen weights have no gradient of their own."""
     n, config = 32, LlamaConfig(**TINY, head_dim=24)
     method = methods.build("longlora", config, L, {"use_full_attn": True})
     model = method.prepare(LlamaForCausalLM(config), lora)
     assert (tracking.adapter_parameters(model) > 0) == lora
-    assert counted_flops(model, n) == n * tracking.model_flops_per_token(model, n)
+    model.set_attn_implementation("eager")
+    ids = torch.randint(0, config.vocab_size, (1, n))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert counter.get_total_flops() == n * tracking.model_flops_per_token(model, n)
 
 
 def test_attended_keys_of_longlora_and_landmark():
@@ -93,9 +88,8 @@ def test_activations_of_a_real_step(tiled):
     if tiled:
         memory.use_tiled_mlp(model)
     ids = torch.randint(0, 64, (1, n))
-    with LiveBytes(model) as measured:
-        model(input_ids=ids, labels=ids).loss.backward()
-    assert estimate.activation_memory(run)[0] == pytest.approx(measured.peak, rel=0.15)
+    peak, _ = allocated_bytes(model, input_ids=ids, labels=ids)
+    assert estimate.activation_memory(run)[0] == pytest.approx(peak, rel=0.15)
 
 
 def test_deepspeed_files(tmp_path):
@@ -130,3 +124,15 @@ def test_table_of_paper_runs():
         printed = [f"{steps * run.rows_per_step * length / 1e9:.3g}", f"{-int(-steps // 1):,}"]
         printed += [f"{sum(gpu.values()) / 2**30:.1f}", f"{host / 2**30:.0f}", f"{hours:.1f}"]
         assert printed == expected, command
+
+
+def test_estimate_of_fine_tune(tmp_path, rows):
+    """--estimate as a user gives it; a config.json is enough for it, and nothing is written."""
+    base = save_base(tmp_path / "base", "glm4")
+    parameters = AutoModelForCausalLM.from_pretrained(base).num_parameters()
+    (base / "model.safetensors").unlink()
+    command = training_flags(base, rows, "yarn", tmp_path / "out")
+    printed = " ".join(run_here("fine-tune.py", *command, "--estimate", "2xA100-80").split())
+    assert f"{parameters / 1e6:,.1f} M, {parameters / 1e6:,.1f} M of them trained" in printed
+    assert "yarn at 256 tokens on 2xA100-80" in printed and "step 8 rows" in printed and "steps 30," in printed
+    assert "does not fit" not in printed and "GPU-hours" in printed and not (tmp_path / "out").exists()

@@ -101,29 +101,40 @@ def test_longest_text(base, tmp_path, name, length):
     assert config.max_position_embeddings == config.context_extension["trained_length"] == length
 
 
+SCALED = {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}
+DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}
+YARN = {"factor": 4.0, "original_max_position_embeddings": C}
+YARN_ROPE = YARN | {"rope_type": "yarn", "rope_theta": 1e4}
+OTHER_ROPE = "does not have the rope of the checkpoint's config"
+
+
 @pytest.mark.parametrize(
-    "changes, reason",
+    "model_type, changes, name, message",
     [
-        ({"auto_map": {"AutoConfig": "evil.Config"}}, "contains its own modeling code"),
-        ({"model_type": "gemma3_text"}, "is a 'gemma3_text' model"),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised"),
-        ({"context_extension": {"method": "yarn"}}, "is already extended (yarn)"),
-        ({"num_hidden_layers": 1}, "layers.1"),
-        ({}, "model.norm.weight"),  # which is missing
+        ("llama", {"auto_map": {"AutoConfig": "evil.Config"}}, "pi", "contains its own modeling code"),
+        ("llama", {"model_type": "gemma3_text"}, "pi", "is a 'gemma3_text' model"),
+        ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "pi", "is quantised"),
+        ("llama", {"context_extension": {"method": "yarn"}}, "pi", "is already extended (yarn)"),
+        ("llama", {"num_hidden_layers": 1}, "pi", "layers.1"),
+        ("llama", {}, "pi", "model.norm.weight"),  # which is missing
+        ("llama", SCALED, "pi", "is already scaled (linear)"),
+        ("llama", DYNAMIC, "lm_infinite", "is already scaled (dynamic)"),
+        ("qwen2", {}, "lm_infinite", "lm_infinite extends Llama models only"),
+        ("olmo2", {}, "longlora", "longlora extends Llama models only"),
+        ("phi3", {}, "pi", "pi cannot extend a 'phi3' model: "),
+        ("mistral", {"sliding_window": 32}, "pi", "attends to the last 32 tokens only"),
+        ("olmo3", {}, "pi", "is a 'olmo3' model"),
     ],
 )
-def test_both_scripts_refuse_a_base(rows, tmp_path, changes, reason):
-    folder, output = edit_config(save_base(tmp_path / "base"), **changes), tmp_path / "out"
-    if not changes:
-        weights = load_file(folder / "model.safetensors")
+def test_both_scripts_refuse_a_base(rows, tmp_path, model_type, changes, name, message):
+    base, output = edit_config(save_base(tmp_path / "base", model_type), **changes), tmp_path / "out"
+    if message == "model.norm.weight":
+        weights = load_file(base / "model.safetensors")
         del weights["model.norm.weight"]
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    for command in (extend_flags(folder, "pi", output), ["fine-tune.py", *training_flags(folder, rows, "pi", output)]):
-        message = fails(*command)
-        assert str(folder) in message and reason in message and not output.exists()
-
-
-SCALED = {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}
+        save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    assert message in fails(*extend_flags(base, name, output))
+    assert message in fails("fine-tune.py", *training_flags(base, rows, name, output))
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(
@@ -131,9 +142,10 @@ SCALED = {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor"
     [
         ({}, "pi", ["--trained_tokens", 5], "they need --adopt"),
         ({}, "ntk_frozen", ["--adopt"], "ntk_frozen is not trained"),
-        (SCALED, "pi", [], "is already scaled (linear)"),
-        (SCALED, "pi", ["--adopt", "--scaling_factor", 3], "does not have the rope of the checkpoint's config"),
-        (SCALED, "ntk", ["--adopt"], "does not have the rope of the checkpoint's config"),
+        (SCALED, "pi", ["--adopt", "--scaling_factor", 3], OTHER_ROPE),
+        (SCALED, "ntk", ["--adopt"], OTHER_ROPE),
+        ({"rope_parameters": {**YARN_ROPE, "attention_factor": 1.0}}, "yarn", ["--adopt"], "attention_factor"),
+        ({"rope_parameters": {**YARN_ROPE, "truncate": False}}, "yarn", ["--adopt"], "truncate"),
     ],
 )
 def test_bad_input(tmp_path, changes, name, more, message):
@@ -142,23 +154,26 @@ def test_bad_input(tmp_path, changes, name, more, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_drope_removes_the_rope_of_a_half_head(tmp_path):
+    base, frozen = save_base(tmp_path / "base", "glm4"), tmp_path / "frozen"
+    extend(base, "drope", frozen)
+    assert not AutoModelForCausalLM.from_pretrained(frozen).model.rotary_emb.inv_freq.any()
+
+
 # --- imported checkpoints, in the forms that LCEG's released ones have
-YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": C, "finetuned": True}
-LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0}
-FORMS = {
-    "pi": {"rope_scaling": {"type": "linear", "factor": 4.0}},
-    "longlora": {"rope_scaling": {"type": "linear", "factor": 4.0}},
-    "ntk": {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-    "yarn": {"rope_scaling": YARN, "max_position_embeddings": L},
-    "origin": {"rope_scaling": None},
-    "abf": {"rope_theta": 1e6},
-    "drope": {"rope_scaling": {"type": "proportional", "partial_rotary_factor": 0.25}},
-    "llama3": {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": C}, "max_position_embeddings": L},
-}
-FORM_FLAGS = {
-    "abf": ["--new_base", 1e6],
-    "drope": ["--partial_rotary_factor", 0.25],
-    "llama3": ["--high_freq_factor", 3.0],
+LLAMA3 = YARN | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 3.0}
+FORMS = {  # (fields of config.json, flags)
+    "pi": ({"rope_scaling": {"type": "linear", "factor": 4.0}}, []),
+    "longlora": ({"rope_scaling": {"type": "linear", "factor": 4.0}}, []),
+    "ntk": ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, []),
+    "yarn": ({"rope_scaling": YARN | {"type": "yarn", "finetuned": True}, "max_position_embeddings": L}, []),
+    "origin": ({"rope_scaling": None}, []),
+    "abf": ({"rope_theta": 1e6}, ["--new_base", 1e6]),
+    "drope": (
+        {"rope_scaling": {"type": "proportional", "partial_rotary_factor": 0.25}},
+        ["--partial_rotary_factor", 0.25],
+    ),
+    "llama3": ({"rope_scaling": LLAMA3, "max_position_embeddings": L}, ["--high_freq_factor", 3.0]),
 }
 
 
@@ -169,11 +184,12 @@ def test_every_released_form(tmp_path, name):
     folder = save_base(tmp_path / "released", vocab_size=259)
     config = json.loads((folder / "config.json").read_text())
     config.pop("rope_parameters")
-    config |= {"rope_theta": 10000.0, "pad_token_id": -1, **FORMS[name]}
+    fields, flags = FORMS[name]
+    config |= {"rope_theta": 10000.0, "pad_token_id": -1, **fields}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
 
-    output = extend(folder, name, tmp_path / "out", "--adopt", "--trained_tokens", 1000, *FORM_FLAGS.get(name, []))
+    output = extend(folder, name, tmp_path / "out", "--adopt", "--trained_tokens", 1000, *flags)
     assert (output / "model.safetensors").samefile(folder / "model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(output)
     record = model.config.context_extension
@@ -187,14 +203,6 @@ def test_every_released_form(tmp_path, name):
     if name == "ntk":
         rule = record["rope_by_length"]
         assert (rule["factor"], rule["trained_length"], rule["rope_theta"]) == (2, L, 10000)
-
-
-def test_an_imported_rope_that_the_method_does_not_have(tmp_path):
-    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": C}
-    folder = save_base(tmp_path / "released", rope_parameters=rope, max_position_embeddings=L)
-    for field, value in {"attention_factor": 1.0, "truncate": False}.items():
-        edit_config(folder, rope_parameters=rope | {field: value})
-        assert field in fails(*extend_flags(folder, "yarn", tmp_path / "refused", "--adopt"))
 
 
 def test_landmark_with_its_row_in_the_vocabulary(tmp_path):

@@ -9,18 +9,11 @@ from transformers import LlamaForCausalLM
 import checkpoint_writer
 import memory
 import methods
-from modeling.landmark_cache import LandmarkLayer, Piece
 from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM
-from scripts import LLAMA3
+from test_own_attention import BASES, in_pieces
 from tiny import C, save_base
 
 F, T, K = 3, 32, 2  # mem_freq, training length, top_k: blocks of 4, chunks of 32 - 3 * 4 = 20
-BASES = {
-    "grouped-query": {"num_key_value_heads": 2},
-    "tied, theta": {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
-    "llama3 rope, biases": {"rope_parameters": LLAMA3, "num_key_value_heads": 1, "attention_bias": True},
-    "yarn rope": {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}},
-}
 
 
 def landmark_model(seed=0, **changes):
@@ -54,45 +47,36 @@ def turn(x_d, position, model):
 
 def attend(q_d, keys_nd, values_nd, p, local, model):
     """One query at place p of the row, un-rotated keys and values of the places up to p: the value it takes home."""
-    f, b, top_k = model.config.mem_freq, model.config.mem_freq + 1, model.config.cache_top_k
-    scale = q_d.shape[0] ** -0.5
-    N = local // b
-    k = min(top_k, N)
-    prefix = local - (k + 1) * b  # the slots' first position
+    f, b = model.config.mem_freq, model.config.mem_freq + 1
     q_d = turn(q_d, torch.tensor(p), model)
 
-    def scores(places_and_positions):
-        places, positions = torch.tensor(places_and_positions).T
-        return turn(keys_nd[places], positions[:, None], model) @ q_d * scale
+    def score(places, positions):
+        keys_sd = turn(keys_nd[places], torch.tensor(positions)[:, None], model)
+        return keys_sd @ q_d / q_d.shape[0] ** 0.5
 
-    chosen = []
+    N = local // b
+    k = min(model.config.cache_top_k, N)
+    prefix = local - (k + 1) * b  # the slots' first position
+    places, positions = [*range(local, p + 1)], [*range(local, p + 1)]
     if N:
-        slots = [m - (N - k) + 1 if m >= N - k else 0 for m in range(N)]
-        landmarks = scores([(m * b + f, prefix + slots[m] * b + f) for m in range(N)]).tolist()
-        chosen = sorted(sorted(range(N), key=lambda m: (round(landmarks[m], 9), m))[N - k :])
-    seen = [(s, s) for s in range(local, p + 1)]  # (place in the row, position)
-    for rank, m in enumerate(chosen):
-        slot = rank + (m >= N - k)
-        seen += [(m * b + j, prefix + slot * b + j) for j in range(b)]
+        slots = [max(0, m - (N - k) + 1) for m in range(N)]
+        landmarks = score([m * b + f for m in range(N)], [prefix + slot * b + f for slot in slots]).tolist()
+        best = sorted(range(N), key=lambda m: (round(landmarks[m], 9), m))[N - k :]
+        for rank, m in enumerate(sorted(best)):
+            first = prefix + (rank + (m >= N - k)) * b
+            places += range(m * b, m * b + b)
+            positions += range(first, first + b)
 
-    own, groups = [], {}  # own: (score, place or block); groups: block -> [(score, place)]
-    for (place, _), score in zip(seen, scores(seen), strict=True):
-        block, landmark = place // b, place % b == f
-        if block == p // b:
-            if not landmark:
-                own.append((score, ("token", place)))
-        elif landmark:
-            own.append((score, ("block", block)))
-        else:
-            groups.setdefault(block, []).append((score, place))
-    weights = torch.stack([score for score, _ in own]).softmax(0)
-    out = torch.zeros_like(values_nd[0])
-    for weight, (_, (kind, which)) in zip(weights, own, strict=True):
-        if kind == "token":
-            out = out + weight * values_nd[which]
-        else:
-            inside = torch.stack([score for score, _ in groups[which]]).softmax(0)
-            out = out + weight * (inside @ values_nd[[place for _, place in groups[which]]])
+    places = torch.tensor(places)
+    blocks, is_landmark = places // b, places % b == f
+    is_own = blocks == p // b
+    competes = is_own != is_landmark  # tokens of the own block, and the landmarks of the others
+    score_s = score(places, positions)
+    weight_s = score_s.masked_fill(~competes, -torch.inf).softmax(0)
+    out = weight_s[is_own] @ values_nd[places[is_own]]
+    for landmark in (competes & ~is_own).nonzero():
+        inside = (blocks == blocks[landmark]) & ~is_landmark
+        out = out + weight_s[landmark] * (score_s[inside].softmax(0) @ values_nd[places[inside]])
     return out
 
 
@@ -141,17 +125,6 @@ def close(logits, expected):
     torch.testing.assert_close(logits[..., :-1].double(), expected[..., :-1].double(), rtol=0, atol=1e-4)
 
 
-def in_pieces(model, ids, sizes, cache=None):
-    """The logits of calls with so many tokens each, and the cache."""
-    logits = []
-    for piece in ids.split(sizes, dim=1):
-        output = model(piece, past_key_values=cache)
-        cache = output.past_key_values
-        logits.append(output.logits)
-    assert cache.get_seq_length() == sum(sizes)
-    return torch.cat(logits, dim=1), cache
-
-
 # ---- training ----
 
 
@@ -159,7 +132,7 @@ def in_pieces(model, ids, sizes, cache=None):
 def test_training_loss_and_gradients(base):
     """By the loss of fine-tune.py; for one of the bases with gradient checkpointing, which changes nothing."""
     model = landmark_model(**BASES[base]).train()
-    if base == "grouped-query":
+    if base == "grouped":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     ids = text(27, batch=2)  # nine blocks, the last one exact
     double, losses = exact(model), []
@@ -182,81 +155,54 @@ def test_training_loss_and_gradients(base):
 # ---- inference ----
 
 
+SIZES = ([2] * 42, [3, 7, 11, 40], [47, 2, 11], [46])  # of the pieces: two tokens and more
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("base, n", zip(BASES, (85, 61, 60, 47), strict=True))
-def test_prompt_in_one_go(base, n):
+@pytest.mark.parametrize("base, sizes", zip(BASES, SIZES, strict=True))
+def test_prompt(base, sizes):
+    """In one piece, and in several with a cache that was in use before."""
+    n = sum(sizes)
     model = landmark_model(seed=n, **BASES[base])
     ids = text(n, batch=2, seed=n)
-    logits = model(ids).logits
-    close(logits[1], reference(exact(model), ids[1])[0])
-    close(model(ids[:1]).logits, logits[:1])
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("sizes", [[2] * 60, [47, 2, 71], [3, 7, 11, 13, 86]])
-def test_prompt_in_pieces(sizes):
-    """Pieces of two tokens and more, cut anywhere: the values of one go, also with a cache in use before."""
-    model = landmark_model(num_key_value_heads=2)
-    ids = text(120, batch=2)
-    expected, cache = in_pieces(model, ids, [120])
+    output = model(ids)
+    close(output.logits[1], reference(exact(model), ids[1])[0])
+    cache = output.past_key_values
+    assert cache.get_seq_length() == n
     cache.reset()
-    close(in_pieces(model, ids, sizes, cache)[0], expected)
+    close(in_pieces(model, ids, sizes, cache), output.logits)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("prompt", [1, 41])
-def test_token_by_token(prompt):
-    """Single tokens: the local section is the own block, every full block can be retrieved."""
-    model = landmark_model(num_key_value_heads=2, seed=1)
-    ids = text(90, seed=1)
-    logits, _ = in_pieces(model, ids, [prompt] + [1] * (90 - prompt))
-    close(logits[0], reference(exact(model), ids[0], prompt=prompt)[0])
-
-
-@torch.no_grad()
-def test_generate():
-    """Greedy text equals the argmax of the definition; the landmark is never generated, however likely it is."""
+@pytest.mark.parametrize("prompt", [1, 50])
+def test_generate(prompt):
+    """Greedy text, token by token: every full block can be retrieved. The landmark is never generated."""
     model = landmark_model(num_key_value_heads=2, seed=3)
-    model.generation_config.eos_token_id = None
     model.lm_head.weight[50] *= 100
-    ids = text(50, batch=2, seed=3)
-    options = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 50}
-    out = model.generate(ids, **options)
+    options = {"max_new_tokens": 90 - prompt, "do_sample": False, "pad_token_id": 50, "eos_token_id": None}
+    out = model.generate(text(prompt, batch=2, seed=3), **options, prefill_chunk_size=16)
     assert out.shape == (2, 90) and out.max() < 50
-    for text_ids in out:
-        logits, _ = reference(exact(model), text_ids, prompt=50)
-        assert torch.equal(logits[49:-1, :-1].argmax(-1), text_ids[50:])
-    assert torch.equal(model.generate(ids[:1], **options, prefill_chunk_size=16), out[:1])
-
-
-def test_older_landmarks_of_the_first_layer_tie():
-    """There all landmarks are one vector; whatever the rounding says, the latest blocks are taken."""
-    model = landmark_model()
-    attention, layer = model.model.layers[0].self_attn, LandmarkLayer(F + 1)
-    key = torch.randn(1, 4, 1, 8)
-    layer.update(key.expand(1, 4, 48, 8) + torch.arange(48)[:, None] * 1e-6, torch.arange(48.0).expand(1, 4, 8, 48).mT)
-    piece = Piece(F + 1, 48, 5, 48, "cpu")
-    q = torch.randn(1, 4, 1, 5, 8)
-    _, _, values, _ = attention.retrieve(q, piece, layer, piece.landmarks(layer), model.model.rope())
-    blocks = values[..., 0, 0] // (F + 1)
-    assert (blocks[..., 1] > blocks[..., 0]).all() and (blocks >= 12 - 2 * K).all()
+    expected, _ = reference(exact(model), out[1], prompt=prompt)
+    close(in_pieces(model, out, [prompt])[1], expected)
+    assert torch.equal(expected[prompt - 1 : -1, :-1].argmax(-1), out[1, prompt:])
 
 
 # ---- the method ----
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}])
-def test_load_adds_the_mean_row(tmp_path, changes):
-    base = save_base(tmp_path, **changes)
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_load_adds_the_mean_row(tmp_path, is_tied):
+    base = save_base(tmp_path, tie_word_embeddings=is_tied)
     config = checkpoint_writer.open_base(str(base))
     method = methods.build("landmark", config, C, {"mem_freq": 7, "top_k": 3})
     config = checkpoint_writer.extended_config(config, method, {})
-    model, plain = method.load(str(base), config, dtype=torch.float32), LlamaForCausalLM.from_pretrained(base)
+    plain = LlamaForCausalLM.from_pretrained(base)
+    model = method.load(str(base), config, dtype=torch.float32)
     old, new = plain.state_dict(), model.state_dict()
     assert old.keys() == new.keys() and model.config.landmark_id == plain.config.vocab_size
     for name, weight in old.items():
-        assert torch.equal(new[name][: len(weight)], weight)
-        if len(new[name]) > len(weight):
+        if "embed_tokens" in name or "lm_head" in name:
             torch.testing.assert_close(new[name][-1], weight.mean(dim=0))
-    tied = model.lm_head.weight is model.model.embed_tokens.weight
-    assert tied == bool(changes) and len(new["lm_head.weight"]) == len(old["lm_head.weight"]) + 1
+            new[name] = new[name][:-1]
+        assert torch.equal(new[name], weight)
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == is_tied

@@ -13,10 +13,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import make_base_model
-import make_pocket_data
 import pocket_corpus as pocket
 import python_text
-from scripts import fails
+from scripts import fails, run_here
 
 LENGTH = 256
 SMALL = {"TOKENS_PER_STEP": 512, "LOG_STEPS": 5, "SAVE_STEPS": 5}
@@ -37,18 +36,17 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def call(patch, module, *flags) -> None:
-    patch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, flags)])
-    module.main()
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
 
-def make_base(patch, output: Path, corpus: Path) -> dict[str, bytes]:
-    """A base of 20 steps; returns the files."""
+def make_base(patch, output: Path, corpus: Path) -> None:
+    """Makes a base of 20 steps."""
     for name, value in SMALL.items():
         patch.setattr(make_base_model, name, value)
     patch.setattr(pocket, "NUMBER_WEIGHT", 30)  # training on the numbers takes as long as all the rest
-    call(patch, make_base_model, "--output_dir", output, "--corpus_dir", corpus, "--steps", 20)
-    return {path.name: path.read_bytes() for path in output.glob("[!.]*")}
+    patch.setattr(sys, "argv", ["", "--output_dir", str(output), "--corpus_dir", str(corpus), "--steps", "20"])
+    make_base_model.main()
 
 
 @pytest.fixture(scope="module")
@@ -70,24 +68,21 @@ def rows(base, text):
 
 
 def test_a_killed_run_resumes_to_equal_bits(base, corpus, tmp_path, monkeypatch, capsys):
-    class Killed(BaseException):
-        pass
-
     def kill_after_the_second(*args):
         saved.append(args)
         save(*args)
         if len(saved) == 2:
-            raise Killed
+            raise KeyboardInterrupt
 
     saved, save = [], make_base_model.save_state
     monkeypatch.setattr(make_base_model, "save_state", kill_after_the_second)
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         make_base(monkeypatch, tmp_path, corpus)
-    files = make_base(monkeypatch, tmp_path, corpus)
+    make_base(monkeypatch, tmp_path, corpus)
     assert len(saved) == 4  # after steps 5 and 10, then 15 and 20
-    assert files == {path.name: path.read_bytes() for path in base.glob("[!.]*")}
-    log = [json.loads(line) for line in files["training_log.jsonl"].splitlines()]
-    assert [record["step"] for record in log] == [5, 10, 15, 20]
+    assert read_files(tmp_path) == read_files(base)
+    log = (tmp_path / "training_log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [5, 10, 15, 20]
     make_base(monkeypatch, tmp_path, corpus)
     assert "is already finished" in capsys.readouterr().out
 
@@ -108,17 +103,18 @@ def test_plain_transformers_opens_the_folder(base, text):
 
 
 def test_bad_input_exits_1_without_a_traceback(base, corpus, tmp_path):
+    new = ["--output_dir", tmp_path / "new", "--corpus_dir", corpus]
     for flags, message in [
-        (["--output_dir", base, "--corpus_dir", corpus, "--steps", 21], "steps was 20"),
-        (["--output_dir", tmp_path / "new", "--corpus_dir", tmp_path], "0 usable Python files"),
-        (["--output_dir", tmp_path / "new", "--context_length", 64], "--context_length"),
-        (["--output_dir", tmp_path / "new", "--seed", 2**70], "--seed"),
-        (["--output_dir", tmp_path / "new", "--steps", 0], "--steps"),
+        (["--output_dir", base, "--steps", 21], "steps was 20"),
+        (["--corpus_dir", tmp_path], "0 usable Python files"),
+        (["--context_length", 64], "--context_length"),
+        (["--seed", 2**70], "--seed"),
+        (["--steps", 0], "--steps"),
     ]:
-        assert message in fails("make_base_model.py", *flags)
+        assert message in fails("make_base_model.py", *new, *flags)
     assert not (tmp_path / "new" / "config.json").exists()
-    assert "no tokenizer" in fails("make_pocket_data.py", "--tokenizer", tmp_path, "--length", 256, "--rows", 1,
-                                   "--corpus_dir", corpus, "--output_dir", tmp_path)  # fmt: skip
+    data_flags = ["--tokenizer", tmp_path, "--length", 256, "--rows", 1]
+    assert "no tokenizer" in fails("make_pocket_data.py", *new, *data_flags)
 
 
 def test_rows_mark_the_tokens_of_the_answers(rows, text):
@@ -136,16 +132,9 @@ def test_rows_mark_the_tokens_of_the_answers(rows, text):
         assert rows_with_answers > 7
 
 
-def test_only_files_that_are_not_held_out_are_trained_on(corpus):
-    training, heldout = (python_text.read_sources(corpus, held_out=value) for value in (False, True))
-    assert len(training) + len(heldout) == 40 and heldout
-    assert not set(training) & set(heldout)
-    assert pocket.Corpus(corpus).sources == training
-
-
-def test_documents_for_the_extension_fill_whole_rows(base, rows, text, corpus, tmp_path, monkeypatch):
+def test_documents_for_the_extension_fill_whole_rows(base, rows, text, corpus, tmp_path):
     flags = ["--tokenizer", base, "--length", 512, "--rows", 6, "--output_dir", tmp_path, "--corpus_dir", corpus]
-    call(monkeypatch, make_pocket_data, *flags)
+    run_here("make_pocket_data.py", *flags)
     documents = [json.loads(line) for line in (tmp_path / "corpus.jsonl").read_text().splitlines()]
     sources = [document["source"] for document in documents]
     assert set(sources) == {"task", "python", "prose"}
@@ -159,3 +148,4 @@ def test_documents_for_the_extension_fill_whole_rows(base, rows, text, corpus, t
         assert any(document["text"] in whole for whole in texts.values())
     heldout = [json.loads(line)["text"] for line in (tmp_path / "heldout.jsonl").read_text().splitlines()]
     assert heldout == list(python_text.read_sources(corpus, held_out=True).values())
+    assert len(text.sources) + len(heldout) == 40 and heldout and not set(text.sources.values()) & set(heldout)

@@ -16,8 +16,10 @@ J = np.arange(D // 2, dtype=np.float64)
 PLAIN = THETA ** (-2 * J / D)
 
 
-def llama2():
-    return LlamaConfig(hidden_size=4096, num_attention_heads=32, max_position_embeddings=C)
+def llama2(window=C, theta=THETA):
+    rope_parameters = {"rope_type": "default", "rope_theta": theta}
+    shape = {"hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": window}
+    return LlamaConfig(**shape, rope_parameters=rope_parameters)
 
 
 def rope(name, length, config=None, **flags):
@@ -43,14 +45,6 @@ def base_of(alpha):
     return THETA * alpha ** (D / (D - 2))
 
 
-@pytest.mark.parametrize("length, alpha, flags", [(32768, 29, {}), (65536, 121, {}), (65536, 57, {"ntk_alpha": 57.0})])
-def test_ntk(length, alpha, flags):
-    """57: the paper's Tables 7 and 8, one base for every length."""
-    inv_freq, factor, method = rope("ntk", length, **flags)
-    close(inv_freq, base_of(alpha) ** (-2 * J / D))
-    assert method.alpha(length) == alpha and factor == 1 and (method.rope_by_length() is None) == bool(flags)
-
-
 @pytest.mark.parametrize(
     "name, trained, length, alpha, base",
     [
@@ -62,15 +56,25 @@ def test_ntk(length, alpha, flags):
         ("ntk_frozen", 32768, 65536, 31, 327_366),
     ],
 )
-def test_rope_by_length(name, trained, length, alpha, base):
+def test_ntk(name, trained, length, alpha, base):
     """The recorded rule, evaluated as every stage does, gives the base of each total length."""
+    inv_freq, factor, method = rope(name, trained)
     config = llama2()
-    method = methods.build(name, config, trained, {})
     config.context_extension = {"rope_by_length": method.rope_by_length()}
     rope_parameters = rope_at(config, length)
-    assert rope_parameters["rope_type"] == "default" and round(rope_parameters["rope_theta"]) == base
-    assert math.isclose(rope_parameters["rope_theta"], base_of(alpha), rel_tol=1e-12)
-    assert method.alpha(length) == alpha
+    theta = rope_parameters["rope_theta"]
+    assert rope_parameters["rope_type"] == "default" and round(theta) == base
+    assert math.isclose(theta, base_of(alpha), rel_tol=1e-12) and method.alpha(length) == alpha
+    if length <= method.trained_length:  # the rope of the checkpoint's config
+        close(inv_freq, theta ** (-2 * J / D))
+        assert factor == 1
+
+
+def test_ntk_with_one_base_for_every_length():
+    """The paper's Tables 7 and 8."""
+    inv_freq, factor, method = rope("ntk", 65536, ntk_alpha=57.0)
+    close(inv_freq, base_of(57) ** (-2 * J / D))
+    assert factor == 1 and method.rope_by_length() is None
 
 
 @pytest.mark.parametrize("length, s, factor", [(32768, 8, 1.20794), (65536, 16, 1.27726)])
@@ -88,9 +92,7 @@ def test_yarn(length, s, factor):
 @pytest.mark.parametrize("theta, window, length", [(THETA, C, 32768), (5e5, 8192, 131072)], ids=["Llama-2", "Llama-3"])
 def test_abf_llama3_longrope_and_drope(tmp_path, theta, window, length):
     plain, s = theta ** (-2 * J / D), length / window
-    rope_parameters = {"rope_type": "default", "rope_theta": theta}
-    shape = {"hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": window}
-    config = LlamaConfig(**shape, rope_parameters=rope_parameters)
+    config = llama2(window, theta=theta)
 
     def check(name, expected, expected_factor=1.0, **flags):
         inv_freq, factor, method = rope(name, length, config, **flags)
@@ -144,6 +146,18 @@ def test_bad_factor_files(tmp_path):
             rope("longrope", 32768, factor_file=str(tmp_path / "factors.csv"))
 
 
+@pytest.mark.parametrize("window, length, G, W", [(4096, 65536, 64, 1024), (128, 512, 9, 32), (128, 2048, 38, 32)])
+def test_defaults_of_self_extend_and_lm_infinite(window, length, G, W):
+    """Self-Extend: the study's for 4096, else the smallest group that keeps positions within 2/3 of the window."""
+    method = methods.build("self_extend", llama2(window), length, {})
+    assert method.options() == method.config_fields() == {"group_size": G, "neighbor_window": W} and not method.trained
+    assert (length - W) / G + W <= 2 / 3 * window + 1e-9
+    if window != 4096:
+        assert (length - W) / (G - 1) + W > 2 / 3 * window  # no smaller group would do
+    method = methods.build("lm_infinite", llama2(window), length, {})
+    assert method.options() == {"local_window": window, "global_tokens": 10}
+
+
 @pytest.mark.parametrize(
     "name, length, flags, message",
     [
@@ -156,6 +170,15 @@ def test_bad_factor_files(tmp_path):
         ("llama3", 32768, {"low_freq_factor": 4.0}, "--low_freq_factor 4.0 must be below --high_freq_factor 4.0"),
         ("longrope", 32768, {"critical_dim": 64}, "--critical_dim 64 must be"),
         ("longrope", 32768, {"factor_file": "no/file"}, "--factor_file no/file "),
+        ("lm_infinite", 32768, {"local_window": 4097}, "is above the base's window"),
+        ("self_extend", 16384, {"neighbor_window": 4096, "group_size": 4}, "positions are beyond the base's 4096"),
+        ("self_extend", 16384, {"group_size": 2}, "positions are beyond the base's 4096"),
+        ("rerope", 32768, {"local_window": 4097}, "is above the base's window"),
+        ("string", 16384, {}, "positions, above the base's 4096"),  # more than twice the window
+        ("dca", 32768, {"chunk_size": 4097}, "a chunk of up to the base's window, 4096"),
+        ("dca", 32768, {"chunk_size": 1023}, "a window of up to half of it"),
+        ("streaming", 32768, {"local_window": 4093}, "must be at most the base's window, 4096, together"),
+        ("landmark", 4096, {"top_k": 63}, "leave no room for the text"),  # of 64 blocks of 64
     ],
 )
 def test_bad_input(name, length, flags, message):

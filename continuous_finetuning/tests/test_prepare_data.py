@@ -53,18 +53,17 @@ def flags(base, dataset, output, *more) -> list:
 
 
 def mix_flags(base, corpus, output, *more) -> list:
+    recipe = f"--total_tokens {TOTAL} --min_length {LONG} --source_column meta.set --seed {SEED} --document_boundaries"
     mix = ",".join(f"{name}={share}" for name, share in MIX.items())
-    recipe = f"--total_tokens {TOTAL} --min_length {LONG} --source_column meta.set --seed {SEED} --mix {mix}".split()
-    return flags(base, corpus, output, *recipe, "--document_boundaries", *more)
+    return flags(base, corpus, output, *recipe.split(), "--mix", mix, *more)
 
 
 def read_manifest(folder: Path) -> dict:
     return json.loads((folder / "manifest.json").read_text())
 
 
-def read_rows(folder: Path, column="input_ids") -> list[list[int]]:
-    files = sorted(folder.glob("train-*.parquet"))
-    return [row for file in files for row in pyarrow.parquet.read_table(file)[column].to_pylist()]
+def read_rows(folder: Path) -> dict[str, list]:
+    return datasets.Dataset.from_parquet(sorted(map(str, folder.glob("train-*.parquet"))))[:]
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +95,13 @@ def plain_recipe(corpus, tokenizer) -> tuple[list[list[int]], Counter, Counter]:
 def test_rows_and_counts_equal_the_plain_recipe(build, corpus, tokenizer):
     documents, kept_documents, kept_tokens = plain_recipe(corpus, tokenizer)
     ids = [token for document in documents for token in document]
-    rows = read_rows(build)
+    data = read_rows(build)
+    rows = data["input_ids"]
     assert rows == [ids[i : i + LENGTH] for i in range(0, len(ids) - LENGTH + 1, LENGTH)]
 
     starts = np.cumsum([0, *map(len, documents)])
     first_tokens = np.arange(0, len(rows) * LENGTH, LENGTH)
-    for first, row_starts in zip(first_tokens, read_rows(build, "document_starts"), strict=True):
+    for first, row_starts in zip(first_tokens, data["document_starts"], strict=True):
         inside = starts[(starts > first) & (starts < first + LENGTH)] - first
         assert row_starts == [0, *inside.tolist()]
 
@@ -141,7 +141,7 @@ def test_without_a_mix_documents_are_packed_in_order(base, tokenizer, tmp_path):
     assert read_manifest(tmp_path / "out")["documents_kept"] == {"all": 700}
 
     run_here("prepare_data.py", *command, "--total_tokens", "10k", "--output_dir", tmp_path / "first")
-    rows = read_rows(tmp_path / "first")
+    rows = read_rows(tmp_path / "first")["input_ids"]
     assert rows == expected[: len(rows)] and 10_000 // LENGTH <= len(rows) <= 10_600 // LENGTH
 
 

@@ -76,25 +76,20 @@ def test_bad_data(tmp_path):
 
 
 # --- batches
-def test_ranks_that_share_a_row_have_all_of_it():
-    rows = [{"input_ids": list(range(i, i + 8))} for i in (0, 100)]
-    parts = [training.collate(rows, part, 2) for part in (0, 1)]
-    whole = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
-    assert whole["input_ids"].tolist() == [row["input_ids"] for row in rows]
-    assert whole["shift_labels"][0].tolist() == [1, 2, 3, 4, 5, 6, 7, -100]  # the split loses no target
-    assert whole["position_ids"].tolist() == [list(range(8))] * 2
-
-
-@pytest.mark.parametrize("cut", [False, True])
-def test_labels_of_the_rows_are_learned(tmp_path, cut):
+@pytest.mark.parametrize("length", [8, 16])
+def test_labels_of_the_rows_are_learned(tmp_path, length):
+    """The rows are cut; ranks that share a row have all of it."""
     ids, labels = list(range(16)), [-100] * 6 + list(range(100, 110))
     path = write(tmp_path / "rows.jsonl", [{"input_ids": ids, "labels": labels, "attention_mask": [1] * 16}])
-    rows = training_rows.select(training_rows.read(str(path)), 8 if cut else 16, VOCABULARY, cut=cut)
-    batch = training.collate(list(rows))
-    assert batch["input_ids"].flatten().tolist() == ids and batch["labels"].flatten().tolist() == labels
-    if not cut:
-        parts = [training.collate(list(rows), part, 2)["shift_labels"] for part in (0, 1)]
-        assert torch.cat(parts, dim=1)[0].tolist() == [*labels[1:], -100]
+    rows = training_rows.select(training_rows.read(str(path)), length, VOCABULARY, cut=length < 16)
+    whole = training.collate(list(rows))
+    assert whole["input_ids"].flatten().tolist() == ids and whole["labels"].flatten().tolist() == labels
+    parts = [training.collate(list(rows), part, 2) for part in (0, 1)]
+    parts = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+    assert torch.equal(parts["input_ids"], whole["input_ids"])
+    assert parts["position_ids"].tolist() == [list(range(length))] * len(rows)
+    expected = [[*row[1:], -100] for row in whole["labels"].tolist()]  # the split loses no target
+    assert parts["shift_labels"].tolist() == expected
 
 
 def test_positions_start_anew_with_each_document():
