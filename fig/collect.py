@@ -1,6 +1,7 @@
 """Reads the result files of every stage, recognised by their content; incomplete ones are reported and left out."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,16 @@ class Results:
     scores: list[Score]
     runs: list[dict]
     warnings: list[str]
+
+
+def printable(text: str) -> str:
+    """The text on one line: a space for each line break, control character and lone surrogate."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def read_object(pairs: list[tuple]) -> dict:
+    """An object of a result's JSON, its names and texts printable: they come into tables and the report."""
+    return {printable(key): printable(value) if isinstance(value, str) else value for key, value in pairs}
 
 
 def pick(record: dict, keys) -> dict:
@@ -137,8 +148,11 @@ def find_files(roots: list[Path]):
 
 
 def read_file(path: Path, file: str):
-    """(MODEL_KEYS and path of the model, scores, runs) of a JSON file; no scores if it is no result."""
-    result = json.loads(read_text(path))
+    """(MODEL_KEYS and path of the model, scores, runs) of a JSON file; no scores if it is no result.
+
+    Raises one of INCOMPLETE if a key is missing, or a score is not a finite number.
+    """
+    result = json.loads(read_text(path), object_pairs_hook=read_object)
     parts = [result]
     if path.name == "scores.json":
         read, parts = read_set, split_sets(result)
@@ -167,6 +181,10 @@ def read_file(path: Path, file: str):
             "sha256": data.get("sha256") or "",
         }
         runs.append(pick(part, RUN_KEYS) | facts)
+    for score in scores:
+        for number in (score.value, *score.samples.values()):
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"a score of {score.task} is {number}")
     return info, scores, runs
 
 

@@ -19,6 +19,7 @@ import plots
 import report
 import tables
 from collect import BENCHMARKS, collect
+from lock import lock
 from rows import make_frame, make_rows, target_length
 from run import Parser, read_text, run_script
 
@@ -66,7 +67,7 @@ def main():
     if not results.scores:
         raise ValueError(f"no results in {', '.join(map(str, roots))}; run eval_perplexity/eval.sh first")
     output = args.output_dir
-    output.mkdir(parents=True, exist_ok=True)
+    locked = lock(output / ".lock")  # a second run in this folder waits
     scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
     target = target_length(rows)
     comparisons = paper.compare(all_scores, args.paper_data)
@@ -80,10 +81,10 @@ def main():
     markdown = tables.markdown(columns, rows)
     (output / "table1.md").write_text(markdown, encoding="utf-8")
     (output / "table1.tex").write_text(tables.latex(columns, rows), encoding="utf-8")
-    cost_table.to_csv(output / "costs.csv", index=False)
-    correlations.to_csv(output / "correlation.csv", index=False)
+    tables.write_csv(cost_table, output / "costs.csv")
+    tables.write_csv(correlations, output / "correlation.csv")
     if len(comparisons):
-        comparisons.to_csv(output / "paper.csv", index=False)
+        tables.write_csv(comparisons, output / "paper.csv")
     figures = draw_figures(rows, scores, target, pairs, correlations)
     for drawn in figures:
         drawn.figure.savefig(output / f"{drawn.name}.png", dpi=160)
@@ -93,6 +94,7 @@ def main():
     page = report.write(
         output, results, rows, target, columns, comparisons, correlations, cost_table, recipes, figures, failures
     )
+    locked.close()
     print(f"\n{markdown}\ntable: {output / 'table1.md'}\nreport: {page}")
 
 

@@ -5,6 +5,7 @@ needle: trials or cells): the truly best method has a mark in 95 % of studies, a
 """
 
 import math
+import re
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -208,22 +209,38 @@ def make_texts(columns, rows, missing: str, best: str, tie: str, details: str) -
     return pd.DataFrame(table, index=index)
 
 
+def guard(value):
+    """A text that a spreadsheet would take for a formula, with an apostrophe in front; other values as they are."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
+    return f"'{value}" if is_formula else value
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    rows = [list(map(guard, row)) for row in table.itertuples(index=False)]
+    pd.DataFrame(rows, columns=table.columns, dtype=object).to_csv(path, index=False)
+
+
 def write_results(results: Results, path: Path) -> None:
     """results.csv: a line for each score; the same results give the same bytes (no times, no dates)."""
     lines = [vars(score) | results.models[score.model] for score in results.scores]
-    pd.DataFrame(lines, columns=RESULT_COLUMNS, dtype=object).to_csv(path, index=False)
+    write_csv(pd.DataFrame(lines, columns=RESULT_COLUMNS, dtype=object), path)
+
+
+def escape(name: str) -> str:
+    """A name from a result for Markdown: what would end a cell or begin code, HTML, a link or emphasis is escaped."""
+    return re.sub(r"([\\|`*<>&\[\]~$])", r"\\\1", name)
 
 
 def markdown(columns, rows) -> str:
     """Table 1 in Markdown, with its note."""
     table = make_texts(columns, rows, "–", "**{}**", "{} ≈", " {}")
-    heads = " | ".join(table.columns.map("<br>".join))
+    heads = " | ".join("<br>".join(map(escape, texts)) for texts in table.columns)
     lines = [f"| method | {heads} |", "|---" * (len(columns) + 1) + "|"]
     for group, members in table.groupby(level=0, sort=False):
         if group != "base":
             lines.append(f"| *{group}* |" + " |" * len(columns))
         for (_, label), *texts in members.itertuples(name=None):
-            lines.append(" | ".join([f"| {label}", *texts]) + " |")
+            lines.append(" | ".join([f"| {escape(label)}", *texts]) + " |")
     return "\n".join([*lines, "", NOTE, ""])
 
 

@@ -1,5 +1,6 @@
 """From result files to results.csv and to rows."""
 
+import math
 import shutil
 
 import pandas as pd
@@ -43,11 +44,12 @@ def test_files_that_are_not_results_are_reported_and_left_out(study, tmp_path):
     (root / "lceg.json").write_text('{"val_perplexity": 5.8}')  # without an interval, as LCEG's own code writes it
     making.write(root / "a" / "scores.json", {"benchmark": "other"})
     making.write(root / "b" / "x_results.json", {"context_length": 5})
+    making.perplexity(root / "results", making.info("nan", "pi", 5), 512, math.nan, losses=[1.0])
     making.sets(root, making.info("late", "pi", 5), "trec", {"trec_5shots": {"n": 1}})
     shutil.copytree(root / "needle", root / "needle" / "old2")  # answers of other settings
     results = collect([root])
     assert len(results.scores) == n_scores
-    for line, name in zip(results.warnings, ("a", "b", "cut.json", "lceg.json", "trec"), strict=True):
+    for line, name in zip(results.warnings, ("a", "b", "cut.json", "lceg.json", "results", "trec"), strict=True):
         assert line.startswith(f"left out: {root / name}") and "\n" not in line
 
 

@@ -14,7 +14,7 @@ import plots
 import tables
 
 FIGURES = {"perplexity", "needle_grid", "many_shot", "longbench", "ruler", "ruler_tasks", "correlation"}
-TABLES = {"results.csv", "costs.csv", "correlation.csv", "table1.md", "table1.tex"}
+TABLES = {"results.csv", "costs.csv", "correlation.csv", "table1.md", "table1.tex", ".lock"}
 
 
 def run(monkeypatch, *flags):
@@ -62,6 +62,24 @@ def test_one_model_is_enough_and_nothing_at_all_is_an_error(tmp_path, monkeypatc
         run(monkeypatch, "--results", tmp_path / "none", "--output_dir", tmp_path / "none_out")
     assert not (tmp_path / "none_out").exists()
     assert tables.latex([], []) == ""  # only results that are in no column, such as LongBench-E
+
+
+def test_names_in_results_are_text_everywhere(tmp_path, monkeypatch):
+    """Not a formula in CSV, nor a cell or tag in Markdown and HTML, nor a command in LaTeX."""
+    name = "=1|<b>\n$\\x\ud800"
+    data = {"path": f"../{name}/test.bin", "source": "standin"}
+    for who in (making.info("base", "base", None), making.info("m", name, 5, command=name)):
+        making.perplexity(tmp_path, who, 512, 20.0, data=data)
+    run(monkeypatch, "--results", tmp_path, "--output_dir", tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert set(table.method) == {"base", "'=1|<b> $\\x "} and set(table.task) == {"'=1|<b> $\\x "}
+    markdown, latex, page = [
+        (tmp_path / "out" / file).read_text() for file in ("table1.md", "table1.tex", "report.html")
+    ]
+    rows = [line for line in markdown.splitlines() if r"=1\|\<b\> \$\\x" in line]
+    assert len(rows) == 2 and all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)
+    assert r"=1|<b> \$\textbackslash " in latex and r"\x" not in latex
+    assert "<b>" not in page and "=1|&lt;b&gt;" in page
 
 
 def line_of(figure, panel, label):
