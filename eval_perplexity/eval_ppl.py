@@ -4,9 +4,9 @@
     python eval_ppl.py ... --long_ppl EVALUATOR        also LongPPL (see long_ppl.py), {model}_..._longppl.json
     torchrun --nproc_per_node=8 eval_ppl.py ...        (the ranks share the windows, the result is the same)
 
-eval_pi.py, eval_ntk.py, ... are links to this script. --output_dir is a folder, which then gets
-{model}_{length}_{dataset}.json for each length, or for one checkpoint and one length a file ending in .json. Windows
-are recorded as they finish: rerun the same command to resume a killed run.
+eval_pi.py, eval_ntk.py, ... are links to this script that check the checkpoint's method. --output_dir is a folder,
+which then gets {model}_{length}_{dataset}.json for each length, or for one checkpoint and one length a file ending in
+.json. Windows are recorded as they finish: rerun the same command to resume a killed run.
 
 Protocol "lceg-windows" (arXiv 2409.12181 and its code): the first ten documents as one stream, a window of seq_len
 tokens every 256, the loss averaged over all targets inside a window and then over windows, perplexity = exp(loss).
@@ -15,6 +15,7 @@ Accuracy counts the token after the window too. `seconds` sums the time of all r
 
 import argparse
 import functools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,16 @@ from job import Job
 from rope import RopeSetter, rope_at
 from scoring import load_scored_model, open_checkpoint, score
 from windows import open_tokens, record, subsample, summarise, window_starts
+
+SCRIPT_METHODS = {  # methods of the checkpoints that a link to this script takes; "base": a plain model
+    "eval_pi": ("base", "origin", "pi", "longlora"),
+    "eval_ntk": ("ntk", "ntk_frozen"),
+    "eval_yarn": ("yarn",),
+    "eval_clex": ("clex",),
+    "eval_landmark": ("landmark",),
+    "eval_lm_infinite": ("lm_infinite",),
+    "eval_selfextend": ("self_extend",),
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -113,7 +124,11 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: 
     config, settings = open_checkpoint(name_or_path, args.trust_remote_code, args.dtype, args.attention)
     tokens_N, document_starts, data = open_tokens(args.data_path, args.documents, config.vocab_size)
     settings["data_sha256"] = data["sha256"]
-    facts = {"model": name_or_path, **describe(name_or_path, config), "data": data, "tokens": len(tokens_N)}
+    description = describe(name_or_path, config)
+    script, method = Path(sys.argv[0]).stem, description["method"]
+    if method not in SCRIPT_METHODS.get(script, [method]):
+        raise ValueError(f"{script}.py does not take {name_or_path}, a {method} checkpoint; eval_ppl.py takes any")
+    facts = {"model": name_or_path, **description, "data": data, "tokens": len(tokens_N)}
     facts["sdpa_kernels"] = sdpa_kernels(run.default_device())
     windows, texts = [], []
     for length in args.seq_len:

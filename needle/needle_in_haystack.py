@@ -112,9 +112,11 @@ def open_model(model: str, args: argparse.Namespace):
         return Endpoint(args.base_url, model, args.api_key, tokenizer)
     longest = args.lengths[-1]
     engine = open_engine(args.engine, model, args, longest)
-    if engine.window and longest > engine.window and not args.allow_beyond:
-        advice = "add --allow_beyond to measure it, or leave it out with --e_len"
-        raise ValueError(f"length {longest} exceeds the window of {model}, {engine.window} tokens; {advice}")
+    if engine.window and longest > engine.window:
+        message = f"length {longest} exceeds the window of {model}, {engine.window} tokens"
+        if not args.allow_beyond:
+            raise ValueError(f"{message}; add --allow_beyond to measure it, or leave it out with --e_len")
+        run.print_rank0(f"WARNING: {message}")
     return engine
 
 

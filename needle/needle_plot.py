@@ -24,6 +24,8 @@ from run import Parser, read_json, run_script
 SCORES = {"score": "share of the answer's words", "rate": "exact match", "lceg_overlap": "word overlap (LCEG)"}
 COLOURS = LinearSegmentedColormap.from_list("lceg", ("#F0496E", "#EBB839", "#0CD79F"), bad="#dddddd")  # the paper's
 
+CELL_KEYS = ("context_length", "depth_percent", "original_length", "trained_length", "data")
+
 
 def read_cells(folder: Path, score: str) -> pd.DataFrame:
     """All needle results below a folder, one row for each cell, with the keys of the result files and model, source."""
@@ -32,7 +34,7 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
         if re.fullmatch(r"old\d*", path.parent.name):
             continue  # answers with other settings
         result = read_json(path) or {}
-        if score in result and "depth_percent" in result:
+        if {score, *CELL_KEYS} <= result.keys():
             result["model"] = path.parent.name
             result["source"] = result["data"]["source"]
             cells.append(result)

@@ -1,4 +1,4 @@
-# The tasks of a benchmark and how many samples each has. Sourced by run.sh and eval.sh; edit it as you like.
+# The tasks of a benchmark and how many samples each has. Sourced by run.sh; edit it as you like.
 #
 # 500 samples of 13 tasks at 5 lengths are days of one GPU with a 7B model: NUM_SAMPLES=100 gives wider intervals.
 NUM_SAMPLES=${NUM_SAMPLES:-500}

@@ -89,6 +89,14 @@ def test_yarn(length, s, factor):
     assert math.isclose(attention_factor, factor, abs_tol=5e-6)
 
 
+def test_abf_warns_of_a_base_below_the_least_one(capsys):
+    """Table 2 of arXiv 2405.14591: 640,000 for 32k."""
+    rope("abf", 40_000, new_base=639_999.0)
+    assert "639,999 is below 640,000, the least for 40000 tokens" in capsys.readouterr().err
+    rope("abf", 40_000, new_base=640_000.0)
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize("theta, window, length", [(THETA, C, 32768), (5e5, 8192, 131072)], ids=["Llama-2", "Llama-3"])
 def test_abf_llama3_longrope_and_drope(tmp_path, theta, window, length):
     plain, s = theta ** (-2 * J / D), length / window

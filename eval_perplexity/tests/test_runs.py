@@ -25,6 +25,8 @@ def test_readme_command(evaluate, tmp_path):
     result = json.loads(out.read_text())
     assert result["seconds"] > 0 and result["peak_memory_bytes"] > 1e7 and "eval_pi.py" in result["command"]
     assert os.listdir(out.parent) == ["pi_pg19.json"]  # nothing else is left in the folder
+    with pytest.raises(SystemExit, match="^error: eval_yarn.py does not take .*, a base checkpoint"):
+        evaluate("--seq_len", 128, "--output_dir", tmp_path / "yarn", script="eval_yarn.py")
     assert len(LINKS) == 7 and {(STAGE / name).resolve().name for name in LINKS} == {"eval_ppl.py"}
 
 

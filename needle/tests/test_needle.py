@@ -96,7 +96,8 @@ def test_documented_command(run, base, tmp_path):
     assert LENGTHS[:4] == [1000, 4256, 7513, 10769] and LENGTHS[19] == 62872 and len(LENGTHS) == 40
     assert DEPTHS == [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
     flags = f"-s 0 --e_len 1500 --model_provider LLaMA --model_path {base} --test_name NTK-32k --allow_beyond"
-    run(f"{flags} --max_new_tokens 3 --output_dir {tmp_path} --trials 2")
+    printed = run(f"{flags} --max_new_tokens 3 --output_dir {tmp_path} --trials 2")
+    assert "WARNING: length 1000 exceeds the window" in printed
     names = {f"NTK-32k_len_1000_depth_{100 * depth}_results.json" for depth in DEPTHS}
     assert {path.name for path in (tmp_path / "NTK-32k").glob("[!.]*")} == {*names, "answers.jsonl", "run.json"}
     cells = read_results(tmp_path / "NTK-32k").values()

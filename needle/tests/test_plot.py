@@ -47,7 +47,10 @@ def test_command(tmp_path, monkeypatch, capsys):
     results, pictures = tmp_path / "results", tmp_path / "img"
     for name in ("llama", "$x^{"):
         write(results / name)
-    for number, text in enumerate(['{"context_length": 10', '{"model_response": "a", "score": 3.2}']):
+    lceg = (
+        '{"model_response": "a", "score": 3.2, "context_length": 10, "depth_percent": 0}'  # as its own code writes it
+    )
+    for number, text in enumerate(['{"context_length": 10', lceg]):
         (results / "llama" / f"odd{number}_results.json").write_text(text)
     monkeypatch.setattr(sys, "argv", f"needle_plot.py --output_dir {pictures} --results {results}".split())
     needle_plot.main()
