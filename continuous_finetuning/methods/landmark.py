@@ -28,6 +28,7 @@ class Method(ContextExtension):
 
     extends_rows = False
     supports = ()
+    exact_attention = False
     modeling = "landmark"
 
     def __post_init__(self):
