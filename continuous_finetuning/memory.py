@@ -46,7 +46,7 @@ class TiledLoss(torch.autograd.Function):
         hidden_grad_ND = torch.empty_like(hidden_ND)
         weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if trains_weight else None
         cast_weight_VD = weight_VD.detach().to(dtype).requires_grad_(trains_weight)
-        tokens = max(1, TILE_LOGITS // len(weight_VD))
+        tokens = TILE_LOGITS // len(weight_VD)
         for start in range(0, len(hidden_ND), tokens):
             tile = slice(start, start + tokens)
             hidden_TD = hidden_ND[tile].detach().to(dtype).requires_grad_()
