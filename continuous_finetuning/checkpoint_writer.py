@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from checkpoint import check_weights, fingerprint, open_config
@@ -21,9 +21,7 @@ from run import RANK, errors_of, read_json, write_json
 TOKENIZER = ("tokenizer*", "*_tokens*.json", "vocab.json", "merges.txt", "*.model", "*.jinja")
 KIT_VERSION = "0.1.0"
 # bases whose rope is one `rope_parameters` for all layers; a test opens, trains and evaluates each
-ARCHITECTURES = (
-    "gemma2", "glm4", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3",
-)  # fmt: skip
+ARCHITECTURES = "gemma2 glm4 granite llama mistral olmo2 phi3 qwen2 qwen3".split()
 LOCKS = []  # on the folders that this process writes to
 
 
@@ -42,7 +40,7 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{name_or_path} is quantised; start from the model with weights in bfloat16 or float32")
     if weights:  # reads only their names and shapes
-        load_weights(AutoModelForCausalLM, str(base_folder(name_or_path)), copy.deepcopy(config), device_map="meta")
+        load_weights(AutoModelForCausalLM, base_folder(name_or_path), copy.deepcopy(config), device_map="meta")
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
         config.pad_token_id = None  # -1 in early conversions; PyTorch would take it for the last token
     return config
@@ -55,7 +53,7 @@ def base_folder(name_or_path: str) -> Path:
     return Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
 
 
-def load_weights(model_class, name_or_path: str, config: PreTrainedConfig, **kwargs):
+def load_weights(model_class, name_or_path: str | Path, config: PreTrainedConfig, **kwargs):
     """from_pretrained of safetensors only, or of `state_dict` in kwargs.
 
     Raises ValueError if weights are missing, superfluous, of another shape or unreadable.
@@ -129,25 +127,21 @@ def copy_modeling(method, output: Path) -> None:
             shutil.copyfile(path, output / Path(path).name)
 
 
-def greedy_generation_config(config: PreTrainedConfig) -> GenerationConfig:
-    """Decoding without sampling; the base's own generation_config.json may sample (Llama-2's does)."""
-    return GenerationConfig.from_model_config(config)
-
-
-def link_weights(base: Path, output: Path) -> None:
+def link_weights(base: str, output: Path) -> None:
     """Links the base's weights into `output`: hard links, or symbolic ones across file systems."""
-    for path in base.glob("*.safetensors*"):  # and their index
+    for path in base_folder(base).glob("*.safetensors*"):  # and their index
         try:
             os.link(path.resolve(), output / path.name)
         except OSError:
             os.symlink(path.resolve(), output / path.name)
 
 
-def complete_files(folder: Path) -> None:
-    """Adds the rope in the form of Transformers 4, `rope_theta` and `rope_scaling`, and lets others read the weights.
+def complete_files(method, folder: Path) -> None:
+    """Adds the method's modeling files and the rope in the form of Transformers 4, and lets others read the weights.
 
     (safetensors writes with the mode 0600.) Links to a base's weights stay as they are.
     """
+    copy_modeling(method, folder)
     config_file = folder / "config.json"
     config = read_json(config_file)
     rope = config["rope_parameters"].copy()

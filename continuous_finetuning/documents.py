@@ -1,8 +1,7 @@
 """Documents for prepare_data.py: read from a hub dataset or local files in a fixed order, then selected by a recipe.
 
-"Per-source length upsampling" of Fu et al. (arXiv 2402.10171), as LCEG (arXiv 2409.12181) uses it: documents of
-`min_length` tokens or more are kept, shorter ones with probability `keep_short`, until each source has its share of the
-tokens. Fu et al. estimate the tokens of a document as characters / 3.68; here they are counted.
+The recipe is "per-source length upsampling" of Fu et al. (arXiv 2402.10171), as LCEG (arXiv 2409.12181) uses it. They
+estimate the tokens of a document as characters / 3.68; here they are counted.
 """
 
 import hashlib

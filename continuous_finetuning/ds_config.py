@@ -5,13 +5,8 @@ from pathlib import Path
 
 from run import read_json
 
-ADVICE = {  # keys that must not be at the top level
-    "optimizer": "overrides the command line; remove it",
-    "scheduler": "overrides the command line; remove it",
-    "stage": "has no effect at the top level; move it into `zero_optimization`",
-    "offload_optimizer": "has no effect at the top level; move it into `zero_optimization`",
-    "offload_param": "has no effect at the top level; move it into `zero_optimization`",
-}
+OVERRIDES = ("optimizer", "scheduler")
+MISPLACED = ("stage", "offload_optimizer", "offload_param")
 
 
 @dataclass(frozen=True)
@@ -28,15 +23,15 @@ def read(path: str) -> Settings:
     config = read_json(Path(path))
     if config is None:
         raise ValueError(f"--deepspeed {path}: no such file, or not a JSON object")
-    for key, advice in ADVICE.items():
-        if key in config:
-            raise ValueError(f"{path}: `{key}` {advice}")
+    for key in config:
+        if key in OVERRIDES:
+            raise ValueError(f"{path}: `{key}` overrides the command line; remove it")
+        if key in MISPLACED:
+            raise ValueError(f"{path}: `{key}` has no effect at the top level; move it into `zero_optimization`")
     zero = config.get("zero_optimization", {})
     stage = zero.get("stage", 0)
     if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(f"{path}: stage 3 needs `stage3_gather_16bit_weights_on_model_save`: true, to save the model")
-    return Settings(stage, is_offloaded(zero, "offload_optimizer"), is_offloaded(zero, "offload_param"))
-
-
-def is_offloaded(zero: dict, key: str) -> bool:
-    return zero.get(key, {}).get("device", "none") != "none"
+    optimizer_device = zero.get("offload_optimizer", {}).get("device", "none")
+    param_device = zero.get("offload_param", {}).get("device", "none")
+    return Settings(stage, optimizer_device != "none", param_device != "none")

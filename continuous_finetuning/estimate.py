@@ -5,7 +5,6 @@ Activations: as in arXiv 2205.05198, section 4.1, with fused attention, bfloat16
 saving, communication and the host's optimizer step are not included. 1 GiB is 2^30 bytes.
 """
 
-import copy
 import math
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import checkpoint_writer
 import training_rows
 from memory import TILE_LOGITS
 from rope import head_dim
-from tracking import adapter_parameters, forward_flops_per_token, training_flops_per_token
+from tracking import adapter_parameters, forward_flops_per_token, model_flops_per_token
 
 GIB, BF16 = 2**30, 2  # bytes
 # GiB that a process can use; dense bfloat16 TFLOP/s as NVIDIA publishes them
@@ -42,13 +41,12 @@ class Run:
 
     def __init__(self, config, method, flags, gpus: int):
         self.method, self.flags, self.gpus = method, flags, gpus
-        method = copy.deepcopy(method)  # CLEX's network moves to the model's device
         extended = checkpoint_writer.extended_config(config, method, {})
         with torch.device("meta"):
             model = method.auto_classes(config)["AutoModelForCausalLM"](extended)
         self.model = method.prepare(model, flags.low_rank_training)
-        self.parameters = sum(p.numel() for p in self.model.parameters())
-        self.trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        self.parameters = self.model.num_parameters()
+        self.trainable = self.model.num_parameters(only_trainable=True)
         rows = flags.per_device_train_batch_size * flags.gradient_accumulation_steps
         self.rows_per_step = rows * gpus // flags.sequence_parallel_size
 
@@ -67,10 +65,11 @@ def steps(run: Run) -> float:
 
 def seconds_per_step(run: Run, peak: float) -> float:
     """peak: FLOP/s of one GPU. Offloaded weights and gradients cross PCIe twice for every micro-batch."""
-    method, zero = run.method, run.flags.zero
-    recomputed = forward_flops_per_token(run.model, method.attended_keys())  # by gradient checkpointing
-    flops = training_flops_per_token(run.model, method) * method.row_length + recomputed * method.row_tokens()
-    seconds = run.rows_per_step * flops / (run.gpus * peak * UTILISATION)
+    zero, keys = run.flags.zero, run.method.attended_keys()
+    # gradient checkpointing repeats the forward pass
+    flops_per_token = model_flops_per_token(run.model, keys) + forward_flops_per_token(run.model, keys)
+    flops = run.rows_per_step * run.method.row_tokens() * flops_per_token
+    seconds = flops / (run.gpus * peak * UTILISATION)
     offloaded = zero.offload_param * run.parameters + zero.offload_optimizer * run.trainable
     transfers = 2 * run.flags.gradient_accumulation_steps
     return seconds + transfers * BF16 * offloaded / run.gpus / PCIE_BANDWIDTH
@@ -83,16 +82,15 @@ def pinned(size: float) -> float:
 
 def state_memory(run: Run) -> tuple[dict[str, float], float]:
     """(bytes on one GPU by kind, bytes on the host for each rank) without activations."""
-    zero, gpus = run.flags.zero, run.gpus
+    zero = run.flags.zero
     gpu = {
         "weights": BF16 * run.parameters,
         "gradients": BF16 * run.trainable,
         "optimizer": 12 * run.trainable,  # float32 masters, Adam's two moments
         "buffers": 2 * BF16 * min(run.trainable, BUCKET_PARAMETERS),
     }
-    for kind, first_stage in (("optimizer", 1), ("gradients", 2), ("weights", 3)):
-        if zero.stage >= first_stage:
-            gpu[kind] /= gpus
+    for kind in ("optimizer", "gradients", "weights")[: zero.stage]:
+        gpu[kind] /= run.gpus
     if zero.stage == 3:
         gpu["buffers"] = BF16 * (min(run.parameters, MAX_LIVE_PARAMETERS) + 2 * run.model.config.hidden_size**2)
     host = 0.0
@@ -144,9 +142,10 @@ def memory_needed(run: Run) -> tuple[dict[str, float], float]:
 def report(config, method, flags) -> str:
     """The text that `--estimate` prints. Raises ValueError if flags.estimate is not like 8xH100 or 16xA100-80."""
     count, _, name = flags.estimate.partition("x")
-    if name not in GPUS or not count.isdecimal() or not int(count) or int(count) % flags.sequence_parallel_size:
+    gpus = int(count) if count.isdecimal() else 0
+    if name not in GPUS or gpus == 0 or gpus % flags.sequence_parallel_size:
         raise ValueError(f"--estimate {flags.estimate}: give a number and a GPU, as 8xH100, of {', '.join(GPUS)}")
-    run = Run(config, method, flags, int(count))
+    run = Run(config, method, flags, gpus)
     size, tflops = GPUS[name]
     gpu, host = memory_needed(run)
     needed = sum(gpu.values()) / GIB
@@ -161,4 +160,4 @@ def report(config, method, flags) -> str:
   host memory   {host / GIB:.0f} GiB a node
   step          {run.rows_per_step} rows, {seconds / 60:.3g} minutes at {UTILISATION:.0%} of the GPUs' peak
   steps         {math.ceil(n_steps):,}, {tokens / 1e6:,.1f} M tokens (0: not known before the data are there)
-  hours         {hours:.3g}, {hours * run.gpus:.3g} GPU-hours"""
+  hours         {hours:.3g}, {hours * gpus:.3g} GPU-hours"""

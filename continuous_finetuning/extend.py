@@ -13,10 +13,13 @@ imports a checkpoint that other code trained. The weights stay as they are; OUT'
 the form that every evaluation here opens.
 """
 
+import copy
 from pathlib import Path
 
+import torch
+from transformers import AutoModel, GenerationConfig
+
 import checkpoint_writer
-import import_checkpoint
 import methods
 from run import Parser, positive_int, run_script, write_text
 
@@ -36,6 +39,42 @@ def parse_flags():
     return parser.parse_args()
 
 
+def describe(config, length: int, args):
+    """(the base's config, the method) for a trained checkpoint whose config is `config`. args: the flags.
+
+    Raises ValueError if the method, with these flags, does not have the checkpoint's rope.
+    """
+    name, rope = args.method_name, config.rope_parameters
+    cls = methods.get(name)
+    if not cls.trained:
+        raise ValueError(f"{name} is not trained; leave --adopt out")
+    base = copy.deepcopy(config)
+    if methods.has_own_rope(cls):
+        kept = ("rope_theta", "partial_rotary_factor")
+        base.rope_parameters = {"rope_type": "default"} | {key: rope[key] for key in kept if key in rope}
+    recorded = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+    base.max_position_embeddings = args.original_length or recorded
+    method = methods.build(name, base, length, vars(args), cls.options_in_config(config))
+    theirs = frequencies(base, rope, length)
+    ours = frequencies(base, method.checkpoint_rope(), length)
+    if not torch.allclose(theirs, ours, rtol=1e-5, atol=0):
+        given = f"{name} with {method.options()}"
+        raise ValueError(f"{given} does not have the rope of the checkpoint's config, {rope}; give the right options")
+    return base, method
+
+
+def frequencies(config, rope_parameters: dict, length: int) -> torch.Tensor:
+    """The frequencies of a text of `length` tokens in Transformers, times the attention factor, float32 [d/2]."""
+    config = copy.deepcopy(config)
+    config.rope_parameters = rope_parameters
+    with torch.device("meta"):
+        rotary_class = type(AutoModel.from_config(config).rotary_emb)
+    rotary = rotary_class(config)
+    last_position = torch.tensor([[length - 1]])
+    rotary(last_position, last_position)  # sets a dynamic rope
+    return rotary.inv_freq * rotary.attention_scaling
+
+
 def main() -> None:
     args = parse_flags()
     name, base, output, length = args.method_name, args.model_name_or_path, args.output_dir, args.model_max_length
@@ -43,7 +82,7 @@ def main() -> None:
         length = args.longest_text
     config = checkpoint_writer.open_base(base)
     if args.adopt:
-        config, method = import_checkpoint.describe_as(name, config, args.original_length, length, vars(args))
+        config, method = describe(config, length, args)
     elif args.original_length or args.trained_tokens:
         raise ValueError("--original_length and --trained_tokens describe a trained checkpoint; they need --adopt")
     else:
@@ -62,13 +101,12 @@ def main() -> None:
     checkpoint_writer.copy_tokenizer(base, partial)
     has_base_weights = type(method).load is methods.ContextExtension.load
     if args.adopt or has_base_weights:
-        checkpoint_writer.link_weights(checkpoint_writer.base_folder(base), partial)
+        checkpoint_writer.link_weights(base, partial)
     else:
         method.load(base, extended, dtype="auto").save_pretrained(partial)
-    checkpoint_writer.greedy_generation_config(config).save_pretrained(partial)
-    checkpoint_writer.copy_modeling(method, partial)
+    GenerationConfig.from_model_config(config).save_pretrained(partial)  # greedy; the base's own may sample
     write_text(partial / "config.json", extended.to_json_string(use_diff=False))
-    checkpoint_writer.complete_files(partial)
+    checkpoint_writer.complete_files(method, partial)
     checkpoint_writer.move_in(partial, output)
     state = "imported" if args.adopt else "not trained"
     print(f"{output}: {name}, {method.original_length} -> {length} tokens, {state}")

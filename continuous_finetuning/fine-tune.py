@@ -26,9 +26,8 @@ from pathlib import Path
 import accelerate.utils.other
 import torch
 from accelerate.parallelism_config import ParallelismConfig
-from accelerate.utils import DeepSpeedSequenceParallelConfig
 from requests.utils import get_netrc_auth
-from transformers import HfArgumentParser, TrainingArguments, set_seed
+from transformers import GenerationConfig, HfArgumentParser, TrainingArguments, set_seed
 from transformers.hf_argparser import HfArg
 
 import checkpoint_writer
@@ -43,6 +42,8 @@ from checkpoint import transform_logits
 from run import WORLD_SIZE, default_device, print_rank0, run_script
 from tokenizer import open_tokenizer
 
+OPTIONAL = ("low_rank_training", "document_mask", "pose", "sequence_parallel_size")  # flags for some methods only
+
 
 @dataclass
 class ModelArguments:
@@ -56,7 +57,6 @@ class ModelArguments:
     use_flash_attn: bool = HfArg(default=True, help="True: --attention auto; False: --attention sdpa")
     low_rank_training: bool = HfArg(default=False, help="LoRA instead of all weights")
     use_wandb: bool = HfArg(default=False, help="the same as --report_to wandb")
-    wandb_name: str | None = HfArg(default=None, help="name of the wandb run [the output folder's name]")
     sequence_parallel_size: int = HfArg(default=1, help="ranks that share each row (needs --deepspeed)")
     offload_activations: bool = HfArg(default=False, help="keep checkpointed activations in host memory")
     keep_attention: bool = HfArg(default=False, help="do not recompute SDPA in the backward pass")
@@ -65,21 +65,21 @@ class ModelArguments:
 
 @dataclass
 class RecipeArguments(TrainingArguments):
+    output_dir: str = HfArg(help="folder for the trained model; the same command resumes from there")
     gradient_checkpointing: bool = HfArg(default=True, help="recompute activations in the backward pass")
     logging_steps: float = HfArg(default=1, help="log every so many optimizer steps")
     disable_tqdm: bool | None = HfArg(default=True, help="print a line every few seconds, no bar")
 
 
-def parse_flags(argv: list[str]) -> Namespace:
+def parse_flags() -> Namespace:
     """All flags, and `zero`, a ds_config.Settings."""
     parser = HfArgumentParser((ModelArguments, RecipeArguments), description=__doc__, allow_abbrev=False)
     parser.error = lambda message: sys.exit(f"error: {message} (--help lists the flags)")  # not 100 lines of usage
     parser.add_argument("--evaluation_strategy", dest="eval_strategy", default=SUPPRESS, help="or --eval_strategy")
+    parser.add_argument("--wandb_name", dest="run_name", default=SUPPRESS, help="or --run_name [that of --output_dir]")
     parser.add_argument("--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, ... and stop")
     methods.add_flags(parser)
-    flags = parser.parse_args(argv)
-    if not flags.output_dir:
-        raise ValueError("give --output_dir; the same command resumes from there")
+    flags = parser.parse_args()
     if min(flags.model_max_length, flags.per_device_train_batch_size, flags.gradient_accumulation_steps) < 1:
         raise ValueError("--model_max_length, the batch size and the accumulation steps must be positive")
     flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings()
@@ -88,37 +88,28 @@ def parse_flags(argv: list[str]) -> Namespace:
 
 def check_method(config, method, flags: Namespace) -> None:
     """Raises ValueError on flags that the method or the base does not support. config: the base's."""
-    name, ranks = flags.method_name, flags.sequence_parallel_size
+    name = flags.method_name
     if not method.trained:
         raise ValueError(f"{name} is not trained; apply it with extend.py")
-    given = {
-        "low_rank_training": flags.low_rank_training,
-        "document_mask": flags.document_mask,
-        "pose": flags.pose,
-        "sequence_parallel_size": ranks > 1,
-    }
+    given = [flag for flag in OPTIONAL if getattr(flags, flag) != getattr(ModelArguments, flag)]
     for flag in given:
-        if given[flag] and flag not in method.supports:
+        if flag not in method.supports:
             raise ValueError(f"--{flag} is not supported by {name}; leave it out")
-    if given["document_mask"] + given["pose"] + given["sequence_parallel_size"] > 1:
+    if len(given) > 1:
         raise ValueError("give only one of --document_mask, --pose and --sequence_parallel_size")
     if flags.offload_activations and flags.keep_attention:
         raise ValueError("give --offload_activations or --keep_attention, not both")
     if flags.use_liger_kernel and transform_logits(config, torch.ones(1)) != 1:
         raise ValueError(f"--use_liger_kernel does not scale logits as '{config.model_type}' does; leave it out")
-    if ranks > 1:
-        check_sequence_parallelism(config, method.row_length, flags)
-
-
-def check_sequence_parallelism(config, length: int, flags: Namespace) -> None:
-    """Raises ValueError if ranks cannot share rows of `length` tokens. (DeepSpeed compares the number of heads.)"""
-    ranks = flags.sequence_parallel_size
+    if "sequence_parallel_size" not in given:
+        return
     if not is_full_attention(config):
         raise ValueError(f"--sequence_parallel_size does not support the attention of '{config.model_type}' models")
     if not flags.deepspeed:
         raise ValueError("--sequence_parallel_size needs --deepspeed ds_configs/stage3.json")
+    ranks, length = flags.sequence_parallel_size, method.row_length  # DeepSpeed compares the number of heads
     world_size = ranks if flags.estimate else WORLD_SIZE
-    if length % ranks or world_size % ranks:
+    if ranks < 1 or length % ranks or world_size % ranks:
         raise ValueError(f"--sequence_parallel_size {ranks} must divide {length} tokens and {world_size} ranks")
 
 
@@ -154,7 +145,7 @@ def choose_trackers(flags: Namespace) -> None:
     """Sets `report_to` and the name of the run. wandb records offline if nobody is logged in."""
     if flags.use_wandb:
         flags.report_to = sorted({"wandb", flags.report_to} - {"none"})
-    flags.run_name = flags.wandb_name or flags.run_name or Path(flags.output_dir).name
+    flags.run_name = flags.run_name or Path(flags.output_dir).name
     if "wandb" in flags.report_to:
         os.environ.setdefault("WANDB_PROJECT", "long_extension")
         server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
@@ -193,9 +184,10 @@ def training_arguments(flags: Namespace, config) -> RecipeArguments:
         accelerate.utils.other.is_deepspeed_available = lambda: False
     ranks = flags.sequence_parallel_size
     if ranks > 1:  # Ulysses (arXiv 2309.14509): in attention a rank has whole rows of some heads, elsewhere a part
-        handler = DeepSpeedSequenceParallelConfig(sp_seq_length_is_variable=True, sp_attn_implementation="sdpa")
-        flags.parallelism_config = ParallelismConfig(sp_backend="deepspeed", sp_size=ranks, sp_handler=handler)
+        flags.parallelism_config = ParallelismConfig(sp_size=ranks)
+        flags.parallelism_config.sp_handler.sp_attn_implementation = flags.attention
     flags.include_num_input_tokens_seen = "all"
+    flags.use_cache = True  # of the saved model: memory.use_tiled_loss trains without a cache
     flags.remove_unused_columns = False  # training.collate chooses the columns
     return HfArgumentParser(RecipeArguments).parse_dict(vars(flags), allow_extra_keys=True)[0]
 
@@ -206,7 +198,7 @@ def load_model(config, method, flags: Namespace, args: RecipeArguments):
     # DeepSpeed keeps the float32 masters itself; otherwise the weights are the masters and autocast computes
     dtype = torch.bfloat16 if args.bf16 and args.deepspeed else torch.float32
     model = method.load(flags.model_name_or_path, config, attn_implementation=flags.attention, dtype=dtype)
-    model.generation_config = checkpoint_writer.greedy_generation_config(config)
+    model.generation_config = GenerationConfig.from_model_config(config)  # greedy; the base's own may sample
     model = method.prepare(model, flags.low_rank_training)
     memory.use_tiled_loss(model, liger=flags.use_liger_kernel)
     if flags.tiled_mlp:
@@ -215,7 +207,7 @@ def load_model(config, method, flags: Namespace, args: RecipeArguments):
 
 
 def main() -> None:
-    flags = parse_flags(sys.argv[1:])
+    flags = parse_flags()
     name, base, length = flags.method_name, flags.model_name_or_path, flags.model_max_length
     config = checkpoint_writer.open_base(base, weights=not flags.estimate)
     method = methods.build(name, config, length, vars(flags))

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from checkpoint import transform_logits
@@ -46,7 +46,7 @@ class TiledLoss(torch.autograd.Function):
         hidden_grad_ND = torch.empty_like(hidden_ND)
         weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if trains_weight else None
         cast_weight_VD = weight_VD.detach().to(dtype).requires_grad_(trains_weight)
-        tokens = max(1, TILE_LOGITS // len(weight_VD))
+        tokens = TILE_LOGITS // len(weight_VD)
         for start in range(0, len(hidden_ND), tokens):
             tile = slice(start, start + tokens)
             hidden_TD = hidden_ND[tile].detach().to(dtype).requires_grad_()
@@ -95,16 +95,15 @@ def use_tiled_loss(model, liger: bool = False) -> None:
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     summed_loss = liger_loss if liger else TiledLoss.apply
-    copies = getattr(model.lm_head, "modules_to_save", None)  # LoRA trains a copy of a head that is tied
-    for head in copies.values() if copies else [model.lm_head]:
-        head.forward = partial(head_forward, head, head.forward, summed_loss, model.config)
+    for head in model.lm_head.modules():
+        if isinstance(head, nn.Linear):  # also the copy that LoRA trains of a head that is tied
+            head.forward = partial(head_forward, head, head.forward, summed_loss, model.config)
     plain_forward = model.forward
 
     def forward(input_ids=None, labels=None, shift_labels=None, num_items_in_batch=None, **kwargs):
         if labels is None or not model.training:
             return plain_forward(input_ids=input_ids, labels=labels, **kwargs)
-        kwargs["use_cache"] = False
-        hidden_BnD = model.model(input_ids=input_ids, **kwargs).last_hidden_state
+        hidden_BnD = model.model(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state
         if shift_labels is None:  # ranks that share a row get labels that are already shifted
             labels = model.row_labels(labels) if hasattr(model, "row_labels") else labels
             shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
@@ -129,11 +128,7 @@ def keep_attention():
     """
     kernels = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
     kept = [getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default for kernel in kernels]
-
-    def policy(context, operation, *args, **kwargs):
-        return CheckpointPolicy.MUST_SAVE if operation in kept else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return create_selective_checkpoint_contexts(policy)
+    return create_selective_checkpoint_contexts(kept)
 
 
 def check_document_mask(rows: int, length: int) -> None:

@@ -85,27 +85,19 @@ def pack(documents: Iterable[np.ndarray], length: int) -> Iterator[tuple[np.ndar
 
     Yields (ids int32 [length], where documents begin in the row). The first is 0: a row may begin inside a document.
     """
-    pieces, starts, tokens = [], [], 0  # of the rows that are not complete
+    row_N, starts = np.empty(0, np.int32), {0}
     for ids_N in documents:
-        pieces.append(ids_N)
-        starts.append(tokens)
-        tokens += len(ids_N)
-        if tokens < length:
-            continue
-        joined_N = np.concatenate(pieces)
-        complete = tokens - tokens % length
-        for first in range(0, complete, length):
-            inside = [start - first for start in starts if first < start < first + length]
-            yield joined_N[first : first + length], [0, *inside]
-        pieces = [joined_N[complete:]]
-        starts = [start - complete for start in starts if start >= complete]
-        tokens -= complete
+        starts.add(len(row_N))
+        row_N = np.concatenate([row_N, ids_N])
+        while len(row_N) >= length:
+            yield row_N[:length], sorted(starts)
+            row_N, starts = row_N[length:], {0}
 
 
 def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[documents.Mixture, int, str]:
-    """Writes all rows into `folder`; returns (mixture, number of rows, SHA-256 of their ids).
+    """Writes all rows into `folder`; returns (mixture, number of rows, SHA-256 of their ids as little-endian int32).
 
-    Raises ValueError if the documents do not fill one row.
+    Equal rows make equal files. Raises ValueError if the documents do not fill one row.
     """
     if args.mix:
         budgets = {source: round(share * args.total_tokens) for source, share in args.mix.items()}
@@ -119,29 +111,24 @@ def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tu
     n_rows, digest = 0, hashlib.sha256()
     with progress_bar(args.total_tokens, "training data", "token") as bar:
         while chunk := list(islice(rows, rows_per_file)):
+            ids, starts = zip(*chunk, strict=True)
+            columns = {"input_ids": pa.array(ids, INT_LIST)}
+            if args.document_boundaries:
+                columns["document_starts"] = pa.array(starts, INT_LIST)
             path = folder / f"train-{n_rows // rows_per_file:05d}.parquet"
-            digest.update(write_file(path, chunk, args.document_boundaries))
-            n_rows += len(chunk)
-            bar.update(len(chunk) * args.length)
+            pyarrow.parquet.write_table(pa.table(columns), path, compression="zstd")
+            digest.update(np.concatenate(ids).astype("<i4"))
+            n_rows += len(ids)
+            bar.update(len(ids) * args.length)
     if n_rows == 0:
         raise ValueError(f"the documents have {mixture.tokens.total()} tokens, less than one row of {args.length}")
     return mixture, n_rows, digest.hexdigest()
 
 
-def write_file(path: Path, rows: list[tuple], boundaries: bool) -> bytes:
-    """Writes a Parquet file of rows (see `pack`); returns their ids as little-endian int32. Equal rows, equal bytes."""
-    ids = [ids_L for ids_L, _ in rows]
-    columns = {"input_ids": pa.array(ids, INT_LIST)}
-    if boundaries:
-        columns["document_starts"] = pa.array([starts for _, starts in rows], INT_LIST)
-    pyarrow.parquet.write_table(pa.table(columns), path, compression="zstd")
-    return np.concatenate(ids).astype("<i4").tobytes()
-
-
 def main() -> None:
     args = parse_args()
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if args.workers > 1 else "false"
-    os.environ["RAYON_NUM_THREADS"] = str(min(args.workers, os.cpu_count()))  # the threads of `tokenizers`
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    os.environ["RAYON_NUM_THREADS"] = str(args.workers)  # the threads of `tokenizers`
     tokenizer = open_tokenizer(args.tokenizer).backend_tokenizer
     dataset, data = documents.open_dataset(args.dataset, args.subset, args.split, args.revision)
     settings = vars(args) | {"data": data}  # what determines the rows

@@ -66,7 +66,7 @@ class Metrics(TrainerCallback):
         self.last_time, self.last_tokens = now, tokens_seen
         tflops = tokens_per_second * self.flops_per_token / 1e12
         return {
-            "tokens_seen": int(tokens_seen),
+            "tokens_seen": tokens_seen,
             "tokens_per_second": round(tokens_per_second, 1),
             "model_tflops": float(f"{tflops:.4g}"),
             "peak_memory_gib": round(peak_memory(default_device()) / 2**30, 3),
@@ -75,12 +75,11 @@ class Metrics(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.last_time, self.last_tokens = time.perf_counter(), state.num_input_tokens_seen
         if state.is_world_process_zero and self.path.exists():
-            lines = self.path.read_text().splitlines()
-            # steps after the checkpoint are repeated; a kill may have cut off a line
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
-            write_text(self.path, "".join(f"{line}\n" for line in kept))
+            n_logs = sum("loss" in logs for logs in state.log_history)  # steps after the checkpoint are repeated
+            lines = self.path.read_text().splitlines(keepends=True)
+            write_text(self.path, "".join(lines[:n_logs]))
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs, **kwargs):
         if not state.is_world_process_zero or "loss" not in logs:
             return
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -1,7 +1,6 @@
 """The training loop: Transformers' Trainer, with a checkpoint on SIGTERM and a resume that gives the same weights."""
 
 import contextlib
-import logging
 import shutil
 import signal
 import sys
@@ -38,8 +37,8 @@ def recipe(args: TrainingArguments, flags, data) -> dict:
         "precision": "bfloat16" if args.bf16 else "float32",
         "attention": flags.attention,
         "sdpa_kernels": flags.sdpa_kernels,
-        "liger_kernel": bool(args.use_liger_kernel),
-        "torch_compile": bool(args.torch_compile),
+        "liger_kernel": args.use_liger_kernel,
+        "torch_compile": args.torch_compile,
     }
     arguments = args.to_dict()
     for name in RECORDED:
@@ -57,17 +56,15 @@ def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
     """
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
     labels_BL = torch.tensor([example.get("labels", example["input_ids"]) for example in examples])
-    position_BL = torch.stack([positions(example) for example in examples])
-    if parts > 1:
-        shifted_BL = torch.nn.functional.pad(labels_BL[:, 1:], (0, 1), value=-100)
-        batch = {"input_ids": ids_BL, "shift_labels": shifted_BL, "position_ids": position_BL}
-        return {name: x_BL.chunk(parts, dim=1)[part].contiguous() for name, x_BL in batch.items()}
     batch = {"input_ids": ids_BL, "labels": labels_BL}
-    if "document_starts" in examples[0] or "skip" in examples[0]:
-        batch["position_ids"] = position_BL
+    if parts > 1 or "document_starts" in examples[0] or "skip" in examples[0]:
+        batch["position_ids"] = torch.stack([positions(example) for example in examples])
     if "skip" in examples[0]:  # without a mask, Transformers would take it for the beginning of another document
         batch["attention_mask"] = torch.ones_like(ids_BL)
-    return batch
+    if parts == 1:
+        return batch
+    batch["shift_labels"] = torch.nn.functional.pad(batch.pop("labels")[:, 1:], (0, 1), value=-100)
+    return {name: x_BL.chunk(parts, dim=1)[part].contiguous() for name, x_BL in batch.items()}
 
 
 def positions(example: dict) -> torch.Tensor:
@@ -155,7 +152,9 @@ class ExtensionTrainer(Trainer):
         if self.state.global_step < self.state.max_steps:  # else the run was killed after its last step
             super()._run_epoch(**kwargs)
 
-    def check_weights(self) -> None:
+    def prepare_to_save(self) -> None:
+        """Records the tokens seen so far. Raises ValueError if a weight is NaN or infinite."""
+        self.model.config.context_extension["trained_tokens"] = self.state.num_input_tokens_seen
         for p in self.model.parameters():
             weight = getattr(p, "ds_tensor", p)  # under ZeRO-3: this rank's part
             if not torch.isfinite(weight.detach()).all():
@@ -163,22 +162,13 @@ class ExtensionTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial):
         """Trainer's; then marks the new checkpoint as complete, and removes old ones, after every rank has written."""
-        self.check_weights()
+        self.prepare_to_save()
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             write_json(folder / COMPLETE_MARKER, {"world_size": self.args.world_size})
             rotate_checkpoints(self.args.output_dir, self.save_total_limit)
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        self.complete_config(self.accelerator.unwrap_model(self.model).config)
-        super().save_model(output_dir, _internal_call)
-
-    def complete_config(self, config) -> None:
-        """Records the tokens seen so far, and switches the cache on for use."""
-        config.context_extension["trained_tokens"] = int(self.state.num_input_tokens_seen)
-        config.use_cache = True
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
@@ -202,8 +192,6 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
                 shutil.rmtree(folder)
     stop = StopOnSignal()
     metrics = tracking.Metrics(output, tracking.training_flops_per_token(model, method))
-    if args.parallelism_config:  # Ulysses wraps the attention that the method has chosen
-        args.parallelism_config.sp_handler.sp_attn_implementation = model.config._attn_implementation
     trainer = ExtensionTrainer(
         flags.sequence_parallel_size,
         metrics,
@@ -215,8 +203,7 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
         callbacks=[metrics, stop],
     )
     trainer.remove_callback(PrinterCallback)  # Metrics prints
-    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # it warns of mtimes at every save
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.train(resume_from_checkpoint=last)
     if stop.stopped:
         reason = stop.received or "a signal to another rank"
         print_rank0(f"stopped by {reason}: {last_checkpoint(output)} is complete; rerun the same command to resume")
@@ -227,28 +214,22 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
         torch.distributed.destroy_process_group()
 
 
-def gathered_parameters(parameters: list):
-    """A context in which every rank has the whole values of these parameters, and not its part of them as in ZeRO-3."""
-    if not (parameters and is_deepspeed_zero3_enabled()):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(parameters)
-
-
 def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
     """Writes the model that the method finishes to a folder of its own and moves it into the output folder."""
     args, output = trainer.args, Path(trainer.args.output_dir)
-    trainer.check_weights()
+    trainer.prepare_to_save()
     partial = output / "final.partial"
     partial.mkdir(exist_ok=True)
-    checkpoint_writer.copy_modeling(method, partial)
-    with gathered_parameters(method.finish_reads(model)):
+    whole_values = contextlib.nullcontext()
+    if is_deepspeed_zero3_enabled():  # a rank has its part of them only
+        import deepspeed
+
+        whole_values = deepspeed.zero.GatheredParameters(method.finish_reads(model))
+    with whole_values:
         final = method.finish(model, partial)
         if args.bf16 and not args.deepspeed:
             final.to(torch.bfloat16)
         if final is not model and args.should_save:
-            trainer.complete_config(final.config)
             final.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
     if final is model:
@@ -256,5 +237,5 @@ def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json has the settings
-        checkpoint_writer.complete_files(partial)
+        checkpoint_writer.complete_files(method, partial)
         checkpoint_writer.move_in(partial, output)

@@ -19,23 +19,21 @@ def read(dataset_dir: str) -> datasets.Dataset:
     dataset_dir: a hub dataset id; a folder written by `datasets` (save_to_disk); a JSON-lines or Parquet file; or a
     folder of such files, as on the hub. Raises ValueError if it cannot be read or has no rows.
     """
+    path = Path(dataset_dir)
     with errors_of(f"--dataset_dir {dataset_dir} cannot be read"):
-        data = open_rows(Path(dataset_dir))
+        if path.is_file():
+            if path.suffix not in FORMATS:
+                raise ValueError("expected a .parquet, .jsonl or .json file, or a folder of such files")
+            data = datasets.load_dataset(FORMATS[path.suffix], data_files=escape(dataset_dir), split="train")
+        elif (path / "dataset_dict.json").exists():
+            data = datasets.load_from_disk(dataset_dir)["train"]
+        elif (path / "dataset_info.json").exists():
+            data = datasets.load_from_disk(dataset_dir)
+        else:
+            data = datasets.load_dataset(dataset_dir, split="train")
     if "input_ids" not in data.column_names or len(data) == 0:
         raise ValueError(f"--dataset_dir {dataset_dir} has no rows of `input_ids`; prepare_data.py makes them")
     return data
-
-
-def open_rows(path: Path) -> datasets.Dataset:
-    if path.is_file():
-        if path.suffix not in FORMATS:
-            raise ValueError("expected a .parquet, .jsonl or .json file, or a folder of such files")
-        return datasets.load_dataset(FORMATS[path.suffix], data_files=escape(str(path)), split="train")
-    if (path / "dataset_dict.json").exists():
-        return datasets.load_from_disk(str(path))["train"]
-    if (path / "dataset_info.json").exists():
-        return datasets.load_from_disk(str(path))
-    return datasets.load_dataset(str(path), split="train")
 
 
 def select(
@@ -81,10 +79,9 @@ def check_column(name: str, lists: pa.Array, length: int, limit: int, cut: bool)
     if name == "document_starts":
         return
     lengths = pc.list_value_length(lists).to_numpy()
-    shortest, longest = lengths.min(), lengths.max()
-    misfits = (lengths % length).any() if cut else not shortest == longest == length
-    if misfits:
-        found = f"{name} in rows of {shortest} to {longest} tokens"
+    excess = lengths % length if cut else lengths - length
+    if excess.any():
+        found = f"{name} in rows of {lengths.min()} to {lengths.max()} tokens"
         raise ValueError(f"--dataset_dir has {found}, not of {length}; give rows of that length")
 
 
@@ -109,5 +106,5 @@ def rows_sha256(data: datasets.Dataset) -> str:
     digest = hashlib.sha256()
     for chunk in data.with_format("arrow").iter(batch_size=1000):
         for column in chunk.columns:
-            digest.update(column.combine_chunks().flatten().to_numpy().astype("<i4").tobytes())
+            digest.update(column.combine_chunks().flatten().to_numpy().astype("<i4"))
     return digest.hexdigest()

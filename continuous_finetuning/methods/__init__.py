@@ -44,13 +44,9 @@ class ContextExtension:
     extends_rows = True  # False: model_max_length is a training block; longer rows are cut into blocks
     set_for_longest_text = False  # extend.py sets it for the longest text that is evaluated
     supports = ("sequence_parallel_size", "document_mask", "pose")  # flags of fine-tune.py
+    exact_attention = True  # it is the base's: all tokens, at their own positions (a group of the result table)
     modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, written for Llama; see its AUTO_MAPS
     llama_only = False  # True: written for Llama's modules
-
-    @property
-    def exact_attention(self) -> bool:
-        """Whether attention is the base's: all tokens, at their own positions (a group of the result table)."""
-        return self.modeling is None
 
     @property
     def name(self) -> str:
@@ -102,7 +98,7 @@ class ContextExtension:
 
     @classmethod
     def options_in_config(cls, config) -> dict:
-        """Options that the config of a trained checkpoint of other code has (see import_checkpoint.py)."""
+        """Options that the config of a trained checkpoint of other code has (see extend.py --adopt)."""
         return {}
 
     # --- training
@@ -141,9 +137,22 @@ class ContextExtension:
         return 0
 
 
+class PositionRule(ContextExtension):
+    """A method that gives far keys other positions, by a rule in modeling/modeling_position_rules.py. Not trained."""
+
+    trained = False
+    exact_attention = False
+    modeling = "position_rules"
+
+    def check_window(self, window: int) -> None:
+        """Raises ValueError if `window`, the tokens of the local window, is above the base's."""
+        if window > self.original_length:
+            raise ValueError(f"--local_window {window} is above the base's window, {self.original_length}")
+
+
 def available() -> list[str]:
     """The names of all methods, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
 
 
 def get(name: str) -> type[ContextExtension]:

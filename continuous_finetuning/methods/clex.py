@@ -49,8 +49,6 @@ class LogFrequencies(nn.Module):
         """z at t = 1, 2, ..., last, [last, J], by RK4 with steps of time_dt."""
         unused = 0 * (self.up.float().sum() + self.down.float().sum())  # t = 1 needs no weight, ranks need gradients
         start_J = self.start_J.to(self.up.device) + unused
-        if last == 1:
-            return start_J[None]
         t = torch.arange(1.0, last + 1, device=start_J.device)
         return odeint(self.derivative, start_J, t, method="rk4", options={"step_size": self.time_dt})
 
@@ -65,20 +63,19 @@ class ClexRotaryEmbedding(nn.Module):
 
     def positions(self, n: int, t: int) -> torch.Tensor:
         """n positions spread over t windows, float64: 0, a sorted sample of 1 ... nt - 2 by c = n // C, nt/c - 1."""
-        c = max(1, n // self.method.original_length)
+        c = n // self.method.original_length
         sample = torch.randperm(n * t - 2)[: n - 2].sort().values + 1
         last = n * t // c - 1.0
         return torch.cat([torch.zeros(1), sample.double() / c, torch.tensor([last])])
 
     def forward(self, x_BnD, position_ids):
         """(cos, sin), [1, n, d] each. Ranks that share a row draw the same positions, and each takes its part."""
-        shares_row = x_BnD.shape[1] < self.method.model_max_length
-        n = self.method.model_max_length if shares_row else x_BnD.shape[1]
+        n = self.method.model_max_length
         t = int(torch.randint(1, self.method.max_factor + 1, ()))
         with torch.autocast(x_BnD.device.type, enabled=False):
-            inv_freq_J = self.log_frequencies(t)[-1].float().exp()
+            inv_freq_J = self.log_frequencies(t)[-1].exp()
             positions_n = self.positions(n, t).float().to(x_BnD.device)
-            if shares_row:
+            if x_BnD.shape[1] < n:
                 positions_n = positions_n[position_ids[0]]
             angles_1nd = (positions_n[:, None] * inv_freq_J).repeat(1, 2)[None]
             scale = 1.0
@@ -125,9 +122,8 @@ class Method(ContextExtension):
         return list(self._network.parameters())
 
     def finish(self, model, folder: Path):
-        (folder / "clex").mkdir(parents=True, exist_ok=True)
-        weights = {"up": self._network.up.detach().cpu(), "down": self._network.down.detach().cpu()}
-        save_file(weights, folder / "clex" / "log_frequencies.safetensors")
+        (folder / "clex").mkdir(exist_ok=True)
+        save_file(self._network.state_dict(), folder / "clex" / "log_frequencies.safetensors")
         model.config.rope_parameters = self.rope_parameters()
         model.config.context_extension["rope_by_length"] = self.rope_by_length()
         model.model.rotary_emb = LlamaRotaryEmbedding(model.config).to(model.device)

@@ -6,21 +6,18 @@ local_window = C / 8.
 
 from dataclasses import dataclass
 
-from methods import ContextExtension, option
+from methods import PositionRule, option
 
 
 @dataclass
-class Method(ContextExtension):
+class Method(PositionRule):
     chunk_size: int | None = option(None, "s, the largest position, tokens [3/4 C]", int)
     local_window: int | None = option(None, "w, keys nearer than this always keep their distance, tokens [C / 8]", int)
 
-    trained = False
-    modeling = "position_rules"
-
     def __post_init__(self):
         C = self.original_length
-        self.chunk_size = self.chunk_size or max(1, 3 * C // 4)
-        self.local_window = self.local_window or max(1, C // 8)
+        self.chunk_size = self.chunk_size or 3 * C // 4
+        self.local_window = self.local_window or C // 8
         if self.chunk_size > C or 2 * self.local_window > self.chunk_size:
             given = f"--chunk_size {self.chunk_size} and --local_window {self.local_window}"
             raise ValueError(f"{given}: give a chunk of up to the base's window, {C}, and a window of up to half of it")

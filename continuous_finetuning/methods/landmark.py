@@ -28,6 +28,7 @@ class Method(ContextExtension):
 
     extends_rows = False
     supports = ()
+    exact_attention = False
     modeling = "landmark"
 
     def __post_init__(self):
@@ -65,10 +66,9 @@ class Method(ContextExtension):
         weights = {}
         for path in sorted(checkpoint_writer.base_folder(name_or_path).glob("*.safetensors")):
             weights |= load_file(path)
-        for name in VOCABULARY:
-            if name in weights:
-                tokens = weights[name]
-                landmark = tokens.float().mean(dim=0, keepdim=True).to(tokens.dtype)
-                weights[name] = torch.cat([tokens, landmark])
+        for name in weights.keys() & VOCABULARY:
+            tokens = weights[name]
+            landmark = tokens.float().mean(dim=0, keepdim=True).to(tokens.dtype)
+            weights[name] = torch.cat([tokens, landmark])
         kwargs["attn_implementation"] = "sdpa"  # the modeling file has its own attention
         return checkpoint_writer.load_weights(LandmarkForCausalLM, name_or_path, config, state_dict=weights, **kwargs)

@@ -5,18 +5,14 @@ Not trained. All keys stay in the cache: memory grows with the length.
 
 from dataclasses import dataclass
 
-from methods import ContextExtension, option
+from methods import PositionRule, option
 
 
 @dataclass
-class Method(ContextExtension):
+class Method(PositionRule):
     local_window: int | None = option(None, "keys seen at their own distance, tokens [original length]", int)
     global_tokens: int = option(10, "first tokens, which every query sees [10]", int)
 
-    trained = False
-    modeling = "position_rules"
-
     def __post_init__(self):
         self.local_window = self.local_window or self.original_length
-        if self.local_window > self.original_length:
-            raise ValueError(f"--local_window {self.local_window} is above the base's window, {self.original_length}")
+        self.check_window(self.local_window)

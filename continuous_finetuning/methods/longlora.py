@@ -74,9 +74,8 @@ class Method(pi.Method):
     def prepare(self, model, low_rank):
         if not self.use_full_attn:
             model.set_attn_implementation(NAME)
-        return self.add_lora(model) if low_rank else model
-
-    def add_lora(self, model):
+        if not low_rank:
+            return model
         from peft import LoraConfig, get_peft_model
 
         parts = self.trainable_params.split(",")

@@ -5,20 +5,16 @@ Not trained, and for texts of any length. Of the base's window C, the author tak
 
 from dataclasses import dataclass
 
-from methods import ContextExtension, option
+from methods import PositionRule, option
 
 
 @dataclass
-class Method(ContextExtension):
+class Method(PositionRule):
     local_window: int | None = option(None, "W, keys nearer than this keep their distance, tokens [C / 4]", int)
 
-    trained = False
-    modeling = "position_rules"
-
     def __post_init__(self):
-        self.local_window = self.local_window or max(1, self.original_length // 4)
-        if self.local_window > self.original_length:
-            raise ValueError(f"--local_window {self.local_window} is above the base's window, {self.original_length}")
+        self.local_window = self.local_window or self.original_length // 4
+        self.check_window(self.local_window)
 
     def config_fields(self):
         return self.options() | {"original_length": self.original_length}

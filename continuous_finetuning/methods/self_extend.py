@@ -9,23 +9,21 @@ W + (L - W) / G (datamllab/LongLM).
 import math
 from dataclasses import dataclass
 
-from methods import ContextExtension, option
+from methods import PositionRule, option
 
 
 @dataclass
-class Method(ContextExtension):
+class Method(PositionRule):
     group_size: int | None = option(
         None, "G, far keys share a position in groups of it [64 if the original length C is 4096, else computed]", int
     )
     neighbor_window: int | None = option(None, "W, keys nearer than this keep theirs, tokens [C / 4]", int)
 
-    trained = False
     set_for_longest_text = True  # the group size decides how long a text may be
-    modeling = "position_rules"
 
     def __post_init__(self):
         C, L = self.original_length, self.model_max_length
-        W = self.neighbor_window = self.neighbor_window or max(1, C // 4)
+        W = self.neighbor_window = self.neighbor_window or C // 4
         if self.group_size is None:
             room = max(1, 2 * C - 3 * W)  # 3 (2/3 C - W), a whole number
             self.group_size = 64 if C == 4096 else math.ceil(3 * (L - W) / room)

@@ -6,16 +6,13 @@ cache: memory grows with the length.
 
 from dataclasses import dataclass
 
-from methods import ContextExtension, option
+from methods import PositionRule, option
 
 
 @dataclass
-class Method(ContextExtension):
+class Method(PositionRule):
     local_window: int | None = option(None, "last keys, which a query sees, tokens [C - sinks]", int)
     sinks: int = option(4, "first keys, which every query sees [4]", int)
-
-    trained = False
-    modeling = "position_rules"
 
     def __post_init__(self):
         C = self.original_length

@@ -7,22 +7,20 @@ default of W is at most C / 32.
 
 from dataclasses import dataclass
 
-from methods import ContextExtension, option
+from methods import PositionRule, option
 
 
 @dataclass
-class Method(ContextExtension):
+class Method(PositionRule):
     shift: int | None = option(None, "S, keys nearer than this keep their distance, tokens [C / 3, or L - C + W]", int)
     local_window: int | None = option(None, "W, distance of the first shifted key, tokens [128 or C / 32]", int)
 
-    trained = False
     extends_rows = False  # it is of use within the base's window, too
     set_for_longest_text = True  # the shift decides how long a text may be
-    modeling = "position_rules"
 
     def __post_init__(self):
         C, L = self.original_length, self.model_max_length
-        W = self.local_window = self.local_window or max(1, min(128, C // 32))
+        W = self.local_window = self.local_window or min(128, C // 32)
         S = self.shift = self.shift or max(C // 3, L - C + W)
         positions = max(min(S, L), L - S + W)
         if positions > C:
