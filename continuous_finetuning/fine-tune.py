@@ -125,12 +125,12 @@ def fit_to_machine(flags: Namespace, config) -> None:
         flags.attention = "sdpa"
     dtype = "bfloat16" if flags.bf16 else "float32"
     flags.attention = choose_attention(flags.attention, default_device(), dtype, config)
-    flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
     if flags.document_mask and flags.attention == "sdpa":
         memory.check_document_mask(flags.per_device_train_batch_size, flags.model_max_length)
         torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask and L % 128 == 64 its backward can be NaN
     elif flags.document_mask and flags.per_device_train_batch_size > 1:
         raise ValueError("--document_mask with FlashAttention needs --per_device_train_batch_size 1")
+    flags.sdpa_kernels = sdpa_kernels(default_device()) if flags.attention == "sdpa" else None
     if flags.use_liger_kernel:
         if not has_gpu:
             raise ValueError("--use_liger_kernel needs a GPU")

@@ -230,7 +230,7 @@ def test_readme_example_of_a_method(base, rows, tmp_path):
     extend += ["--model_max_length", L, "--output_dir", frozen]
     train = ["fine-tune.py", *training_flags(base, rows, name, tuned), "--max_steps", 2]
     commands = json.dumps([[str(word) for word in command] for command in (extend, train)])
-    subprocess.run([sys.executable, "-c", tiny.RUN_ALL], cwd=stage, input=commands, text=True, check=True)
+    subprocess.run([sys.executable, "-c", tiny.RUN_ALL, commands], cwd=stage, check=True)
 
     config = json.loads((frozen / "config.json").read_text())
     assert config["rope_parameters"] == {"rope_type": "default", "rope_theta": 1e6}
