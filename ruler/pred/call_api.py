@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import run
 from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
 from endpoint import Endpoint
-from store import Store, read_rows
+from records import read_rows
+from store import Store
 from tasks import check_fields, check_row, choose_tasks, fill_in, read_tasks
 
 
