@@ -23,13 +23,13 @@ def frequencies(rule: dict, length: int, head_dim: int) -> dict:
     ln L / ln C, whose square root goes into the cos and sin of both queries and keys.
     """
     original = rule["original_length"]
-    t = min(max(1, math.ceil(length / original)), len(rule["inv_freq"]))
-    factors = []
-    for j, frequency in enumerate(rule["inv_freq"][t - 1]):
-        factors.append(rule["rope_theta"] ** (-2 * j / head_dim) / frequency)
+    theta = rule["rope_theta"]
+    t = min(math.ceil(length / original), len(rule["inv_freq"]))
+    learned = rule["inv_freq"][t - 1]
+    factors = [theta ** (-2 * j / head_dim) / frequency for j, frequency in enumerate(learned)]
     return {
         "rope_type": "longrope",
-        "rope_theta": rule["rope_theta"],
+        "rope_theta": theta,
         "factor": float(t),
         "short_factor": factors,
         "long_factor": factors,
@@ -80,10 +80,7 @@ def rope_at(config, length: int) -> dict | None:
 
 
 class RopeSetter:
-    """Sets the rope of a loaded model. Raises ValueError if a model without `rotary_emb` needs another rope.
-
-    parameters: the `rope_parameters` now in use.
-    """
+    """Sets the rope of a loaded model; `parameters` is the one in use. Raises ValueError if it has no `rotary_emb`."""
 
     def __init__(self, model):
         self.inner_model = model.base_model
