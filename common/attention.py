@@ -2,9 +2,6 @@
 
 `choose_attention` is the one place that decides, for training, perplexity and the engine. "auto" takes the newest
 FlashAttention that is installed and supports the card and the dtype, else PyTorch's SDPA.
-
-`causal_attention` is registered with Transformers as CACHED. Its queries are the last tokens of the text (lower-right
-causal), so a chunk of a prompt attends to the cache and to itself.
 """
 
 import torch
@@ -40,7 +37,6 @@ def choose_attention(requested: str, device: torch.device, dtype: str, config=No
 
     requested: one of CHOICES.  dtype: "float32", "bfloat16" or "float16".  config: the model's; modeling code inside a
     checkpoint computes its own attention, which uses SDPA. SDPA cannot cap scores (Gemma 2): "eager" replaces it.
-
     Raises ValueError if a FlashAttention is requested by name that this machine does not have or cannot run.
     """
     sdpa = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
@@ -78,7 +74,7 @@ def graph_kernels():
 
 
 def causal_attention(module, q_BHnd, k_BKmd, v_BKmd, attention_mask=None, scaling=None, **kwargs):
-    """Attention of n queries to m >= n keys, the last n of which are their own; K key-value heads, H query heads.
+    """Attention of n queries to the m >= n keys up to their own (lower-right causal); H query, K key-value heads.
 
     attention_mask: None, or for n = 1 an additive mask [B, 1, 1, m].
     Returns ([B, n, H, d], None), as Transformers expects.

@@ -44,20 +44,22 @@ class CacheLayer(DynamicLayer):
     def update(self, key_states, value_states, *args, **kwargs):
         """Appends keys and values, [B, H, n, d] each; returns all of them so far."""
         device = key_states.device
-        if not self.is_initialized:
-            cache_device = "cpu" if self.on_cpu else device
-            self.keys = key_states[:, :, :0].to(cache_device)
-            self.values = value_states[:, :, :0].to(cache_device)
-            self.is_initialized = True
-        end = self.length + key_states.shape[2]
-        missing = max(end, self.capacity_hint) - self.keys.shape[2]
-        if missing > 0:  # zeros: what a mask hides must be finite
-            self.keys = pad(self.keys, (0, 0, 0, missing))
-            self.values = pad(self.values, (0, 0, 0, missing))
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end].to(device), self.values[:, :, :end].to(device)
+        self.keys = self.append(self.keys, key_states)
+        self.values = self.append(self.values, value_states)
+        self.is_initialized = True
+        self.length += key_states.shape[2]
+        return self.keys[:, :, : self.length].to(device), self.values[:, :, : self.length].to(device)
+
+    def append(self, old, new) -> torch.Tensor:
+        """`old` (None at first) with `new` behind its filled positions. It is replaced only if there is no room."""
+        if old is None:
+            old = new[:, :, :0].to("cpu" if self.on_cpu else new.device)
+        end = self.length + new.shape[2]
+        missing = max(end, self.capacity_hint) - old.shape[2]
+        if missing > 0:
+            old = pad(old, (0, 0, 0, missing))  # zeros: what a mask hides must be finite
+        old[:, :, self.length : end] = new
+        return old
 
     def get_seq_length(self) -> int:
         return self.length
@@ -98,12 +100,12 @@ class Decoder:
     """Greedy steps over keys and values that the prefill has filled.
 
     model: a causal language model with the attention implementation attention.CACHED.
-    keys, values: one tensor per layer, [B, H, capacity, d].  use_graph: capture the step in a CUDA graph.
+    states: keys and values of each layer, [B, H, capacity, d].  use_graph: capture the step in a CUDA graph.
     """
 
-    def __init__(self, model, keys: list[torch.Tensor], values: list[torch.Tensor], use_graph: bool):
-        rows, _, capacity, _ = keys[0].shape
-        device = keys[0].device
+    def __init__(self, model, states: list[tuple], use_graph: bool):
+        rows, _, capacity, _ = states[0][0].shape
+        device = states[0][0].device
         self.model = model
         self.shape = (rows, capacity)
         self.use_graph = use_graph
@@ -111,7 +113,7 @@ class Decoder:
         self.position_B1 = torch.zeros_like(self.token_B1)
         self.position_m = torch.arange(capacity, device=device)
         self.cache = DynamicCache()
-        self.cache.layers = [DecodeLayer(k, v, self.position_B1) for k, v in zip(keys, values, strict=True)]
+        self.cache.layers = [DecodeLayer(k, v, self.position_B1) for k, v in states]
         self.graphs = {}  # by the number of visible positions
 
     def fill(self, row: int, layers: list[CacheLayer]):

@@ -25,7 +25,6 @@ class Endpoint(Engine):
 
     tokenizer: turns prompts of token ids into text; not needed for prompts that are text.
     prefilled_tokens, generated_tokens: as far as the server reports them.
-
     The key is sent only to this server, and is in no result or message.
     """
 
@@ -34,9 +33,7 @@ class Endpoint(Engine):
     def __init__(self, base_url: str, model: str, api_key: str | None, tokenizer=None, threads: int = 4):
         address = urlsplit(base_url)
         if address.scheme not in ("http", "https") or not address.hostname or address.query or "@" in address.netloc:
-            raise ValueError(
-                "the server's address must be like http://localhost:8000/v1; a key goes into OPENAI_API_KEY"
-            )
+            raise ValueError("the server address must be like http://localhost:8000/v1; a key goes into OPENAI_API_KEY")
         self.base_url = base_url.rstrip("/")
         self.name_or_path = model
         self.api_key = (api_key or "").strip()

@@ -56,7 +56,6 @@ def rope_at(config, length: int) -> dict | None:
 
     Checkpoints of other code: a `dynamic` rope, which Transformers changes while the text grows, is taken at the end
     of the text; a `longrope` uses one of its two sets of factors for the whole text.
-
     Raises ValueError if `rope_by_length` names an unknown rule.
     """
     rope = getattr(config, "rope_parameters", None) or {}

@@ -75,7 +75,6 @@ class Store:
             self.set_aside(known)
         answered = self.gather()
         self.write_record(notes or {})
-        self.errors = {}
         return answered
 
     def gather(self) -> dict[Hashable, dict]:

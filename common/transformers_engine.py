@@ -181,10 +181,9 @@ class Transformers(Engine):
 
     def find_decoder(self) -> Decoder:
         """The decoder of the cached prompt. It keeps its graphs as long as the cache keeps its memory."""
-        keys = [layer.keys for layer in self.cache.layers]
-        values = [layer.values for layer in self.cache.layers]
-        if self.decoder is None or self.decoder.cache.layers[0].keys is not keys[0]:
-            self.decoder = Decoder(self.model, keys, values, self.use_graph)
+        states = [(layer.keys, layer.values) for layer in self.cache.layers]
+        if self.decoder is None or self.decoder.cache.layers[0].keys is not states[0][0]:
+            self.decoder = Decoder(self.model, states, self.use_graph)
         return self.decoder
 
     def prepare_group(self, rows: int, capacity: int):
@@ -192,12 +191,11 @@ class Transformers(Engine):
         if self.group is not None and self.group.shape == (rows, capacity):
             return
         self.group = None  # frees its memory before more is allocated
-        keys, values = [], []
+        states = []
         for layer in self.cache.layers:
-            for states, group_states in ((layer.keys, keys), (layer.values, values)):
-                _, H, _, d = states.shape
-                group_states.append(states.new_zeros(rows, H, capacity, d))
-        self.group = Decoder(self.model, keys, values, self.use_graph)
+            pair = (layer.keys, layer.values)
+            states.append([x.new_zeros(rows, x.shape[1], capacity, x.shape[3]) for x in pair])
+        self.group = Decoder(self.model, states, self.use_graph)
 
     @torch.inference_mode()
     def generate_ids(
