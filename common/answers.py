@@ -68,8 +68,7 @@ def answer_group(engine, prompts: list, max_new_tokens: int, **stops) -> list[An
     """
     run.reset_peak_memory(engine.device)
     start = time.perf_counter()
-    prefilled = engine.prefilled_tokens
-    generated = engine.generated_tokens
+    prefilled, generated = engine.prefilled_tokens, engine.generated_tokens
     n = len(prompts)
     texts, error = [None], None
     try:

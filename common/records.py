@@ -13,7 +13,7 @@ from run import errors_of
 
 FIRST_RECORDS = 1000  # one of them must have the field that is asked for
 MISSING = object()
-NOT_JSON = (ValueError, TypeError, RecursionError)  # what `parse` raises
+NOT_JSON = (ValueError, TypeError, RecursionError)  # what {**parse(text)} raises if the text is not an object
 
 
 def read_fields(files: list[Path], fields: list[str]) -> Iterator[dict]:
@@ -65,20 +65,20 @@ def read_records(path: Path) -> Iterator[tuple[int, dict]]:
             for line in lines:
                 number += 1
                 text = line.removeprefix(BOM_UTF8).strip()
-                if text.startswith(b"["):
-                    text += lines.read()
-                for record in parse(text):
-                    yield number, record
+                if not text:
+                    continue
+                is_array = text.startswith(b"[")
+                value = parse(text + lines.read() if is_array else text)
+                for record in value if is_array else [value]:
+                    yield number, {**record}
         except (*NOT_JSON, OSError) as error:
             reason = getattr(error, "msg", error)
             raise ValueError(f"{path}, line {number} is not a JSON object of UTF-8 text: {reason}") from None
 
 
-def parse(text: bytes) -> list[dict]:
-    """The JSON objects in a text: none, one, or an array of them. Raises one of NOT_JSON on anything else."""
-    if not text.strip():
-        return []
-    value = json.loads(text.decode())
+def parse(text: bytes):
+    """The JSON value in a text. Raises one of NOT_JSON if it is none."""
+    value = json.loads(text.decode("utf-8-sig"))
     if b"\\ud" in text.lower():  # half of a surrogate pair is no text
         json.dumps(value, ensure_ascii=False).encode()
-    return list(map(dict, value if isinstance(value, list) else [value]))
+    return value

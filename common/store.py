@@ -14,7 +14,6 @@ answered = store.gather()          rank 0, when all ranks are done: one file wit
 import glob
 import json
 import os
-from codecs import BOM_UTF8
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
@@ -28,10 +27,12 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
     """(the JSON objects of a file, one per line; the number of unreadable lines, without a last one cut off)."""
     entries, unreadable = [], 0
     if path.is_file():
-        lines = path.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
+        lines = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
-                entries += parse(line)
+                entries.append({**parse(line)})
             except NOT_JSON:
                 unreadable += number < len(lines)
     return entries, unreadable

@@ -42,7 +42,6 @@ def check_rope(name_or_path: str, config, max_length: int) -> None:
 @dataclass(eq=False)
 class VLLM(Engine):
     """max_length: the longest prompt with its answer, tokens.
-
     Raises ValueError if the checkpoint has its own attention, or a rope that depends on the length: vLLM has neither.
     """
 
