@@ -72,8 +72,8 @@ def read_records(path: Path) -> Iterator[tuple[int, dict]]:
                 for record in value if is_array else [value]:
                     yield number, {**record}
         except (*NOT_JSON, OSError) as error:
-            reason = getattr(error, "msg", error)
-            raise ValueError(f"{path}, line {number} is not a JSON object of UTF-8 text: {reason}") from None
+            fault = f"line {number} is not a JSON object of UTF-8 text ({getattr(error, 'msg', error)})"
+            raise ValueError(f"{path}, {fault}; get the file again") from None
 
 
 def parse(text: bytes):

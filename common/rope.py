@@ -33,7 +33,7 @@ def frequencies(rule: dict, length: int, head_dim: int) -> dict:
         "factor": float(t),
         "short_factor": factors,
         "long_factor": factors,
-        "attention_factor": math.sqrt(math.log(length) / math.log(original)) if rule["log_scale"] else 1.0,
+        "attention_factor": math.sqrt(math.log(length, original)) if rule["log_scale"] else 1.0,
         "original_max_position_embeddings": original,
     }
 

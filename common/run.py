@@ -172,7 +172,7 @@ def name_results(names: list[str] | None, paths: list[str], flag: str) -> list[s
     names = names or list(map(checkpoint_name, paths))
     if len(names) != len(paths) or len(set(names)) < len(names):
         raise ValueError(f"{len(paths)} checkpoints need as many different names, not {' '.join(names)}; give {flag}")
-    if any("/" in name or name in ("", ".", "..") for name in names):
+    if "/" in "".join(names) or {"", ".", ".."} & set(names):
         raise ValueError(f"{flag}: the name of a folder cannot contain / or be . or ..: {' '.join(names)}")
     return names
 

@@ -32,7 +32,7 @@ def check_rope(name_or_path: str, config, max_length: int) -> None:
             raise ValueError(f"{name_or_path}: vLLM's table of positions would take {size:.0f} GiB; use Transformers")
     if rope_type == "longrope":
         key = "long_mscale" if max_length > original else "short_mscale"
-        default = math.sqrt(1 + max(0.0, math.log(window / original)) / math.log(original))
+        default = math.sqrt(1 + max(0.0, math.log(window / original, original)))
         _, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](config, "cpu")
         if not math.isclose(rope.get(key) or default, attention_factor, rel_tol=1e-6):
             remedy = f'write "{key}": {attention_factor} into its rope_parameters'

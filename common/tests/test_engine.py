@@ -128,8 +128,8 @@ def test_a_step_never_waits_for_the_gpu(checkpoints, method):
     engine.set_attention(CACHED)
     model = engine.model.to("meta")
     heads, width = model.config.num_key_value_heads, model.config.head_dim
-    states = [torch.empty(2, 3, heads, 320, width, device="meta") for _ in model.model.layers]
-    decoder = Decoder(model, states, use_graph=False)
+    keys = torch.empty(3, heads, 320, width, device="meta")
+    decoder = Decoder(model, [(keys, keys)] * len(model.model.layers), use_graph=False)
     decoder.forward(256)
 
 
