@@ -42,6 +42,10 @@ def print_rank0(message: str, file=None) -> None:
             print(message, file=file, flush=True)
 
 
+def warn_rank0(message: str) -> None:
+    print_rank0(message, sys.stderr)
+
+
 def broadcast(value):
     """Rank 0's value, on every rank, when all have arrived. The first call joins the process group."""
     if WORLD_SIZE == 1:

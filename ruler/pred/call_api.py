@@ -72,7 +72,7 @@ def open_model(path: str, args: argparse.Namespace):
     longest = max(args.max_seq_length)
     engine = open_engine(kind, path, args, longest)
     if engine.window and longest > engine.window:
-        run.print_rank0(f"WARNING: {longest} tokens are beyond the {engine.window} that {path} declares", sys.stderr)
+        run.warn_rank0(f"WARNING: {longest} tokens are beyond the {engine.window} that {path} declares")
     return engine
 
 
