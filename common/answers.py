@@ -2,7 +2,7 @@
 
 engine = open_engine("transformers", path, args, max_length)
 for i, answer in answer_all(engine, prompts, 50, "needle"):
-    store.append({"prompt": i, "answer": answer.text, **answer.costs()})
+    store.append({"prompt": i, "answer": answer.text, **answer.costs})
 """
 
 import time
@@ -13,6 +13,8 @@ import run
 from attention import CHOICES
 from checkpoint import add_trust_flag
 from transformers_engine import Transformers
+
+MIN_CHUNK = 1024  # tokens; a prompt that runs out of memory is not tried again in shorter prefill chunks
 
 
 def add_engine_flags(parser) -> None:
@@ -29,17 +31,8 @@ def add_engine_flags(parser) -> None:
     group.add_argument("--tensor_parallel_size", type=run.positive_int, default=1, help="vllm: GPUs for one model [1]")
 
 
-def check_engine_flags(args, kind: str) -> None:
-    """Raises ValueError if the engine cannot run so."""
-    if kind == "vllm" and run.WORLD_SIZE > 1:
-        raise ValueError("vllm does not run under torchrun; use --tensor_parallel_size for several GPUs")
-
-
 def open_engine(kind: str, name_or_path: str, args, max_length: int):
-    """The engine `kind` ("transformers" or "vllm") for one checkpoint. Reads no weights yet.
-
-    max_length: the longest prompt with its answer, tokens.
-    """
+    """The engine `kind` ("transformers" or "vllm") for one checkpoint. max_length: see VLLM. Reads no weights yet."""
     if kind == "vllm":
         from vllm_engine import VLLM
 
@@ -50,25 +43,15 @@ def open_engine(kind: str, name_or_path: str, args, max_length: int):
 
 @dataclass
 class Answer:
-    """text: None if memory did not suffice; then `error` gives the reason.  Costs are the group's share of a prompt."""
+    """text: None if memory did not suffice; then `error` gives the reason.  costs: the group's, divided by prompts."""
 
     text: str | None
     error: str | None
-    seconds: float
-    prefilled_tokens: float
-    generated_tokens: float
-    peak_memory_bytes: int | None
-
-    def costs(self) -> dict:
-        names = ("seconds", "prefilled_tokens", "generated_tokens", "peak_memory_bytes")
-        return {name: getattr(self, name) for name in names}
+    costs: dict
 
 
 def answer_all(engine, prompts: list, max_new_tokens: int, description: str, **stops) -> Iterator[tuple[int, Answer]]:
-    """Answers this rank's share of the prompts; yields (index, answer) as soon as each group is done.
-
-    stops: `stop_strings`, `stop_ids`, `min_new_tokens` of the engine's `generate`.
-    """
+    """Yields (index, answer) of this rank's share of the prompts, group by group. stops: options of `generate`."""
     order = engine.plan(prompts, max_new_tokens, run.WORLD_SIZE)[run.RANK]
     bar = run.progress_bar(len(order), description, "prompt")
     for group in engine.batches(order, prompts, max_new_tokens):
@@ -85,8 +68,7 @@ def answer_group(engine, prompts: list, max_new_tokens: int, **stops) -> list[An
     """
     run.reset_peak_memory(engine.device)
     start = time.perf_counter()
-    prefilled = engine.prefilled_tokens
-    generated = engine.generated_tokens
+    prefilled, generated = engine.prefilled_tokens, engine.generated_tokens
     n = len(prompts)
     texts, error = [None], None
     try:
@@ -95,16 +77,19 @@ def answer_group(engine, prompts: list, max_new_tokens: int, **stops) -> list[An
         if not run.out_of_memory(failure):
             raise
         error = run.explain(failure)
-    if error and (n > 1 or engine.shorten_chunks()):
-        engine.oom_retries.append({"prompts": n, "tokens": max(map(len, prompts))})
+    if error and (n > 1 or engine.prefill_chunk > MIN_CHUNK):
         if n > 1:
             engine.batch_size = n // 2
+        else:
+            engine.prefill_chunk //= 2
         answers = []
         for group in engine.batches(range(n), prompts, max_new_tokens):
             answers += answer_group(engine, [prompts[i] for i in group], max_new_tokens, **stops)
         return answers
-    seconds = round((time.perf_counter() - start) / n, 6)
-    prefilled = round((engine.prefilled_tokens - prefilled) / n, 3)
-    generated = round((engine.generated_tokens - generated) / n, 3)
-    peak = run.peak_memory(engine.device)
-    return [Answer(text, error, seconds, prefilled, generated, peak) for text in texts]
+    costs = {
+        "seconds": round((time.perf_counter() - start) / n, 6),
+        "prefilled_tokens": round((engine.prefilled_tokens - prefilled) / n, 3),
+        "generated_tokens": round((engine.generated_tokens - generated) / n, 3),
+        "peak_memory_bytes": run.peak_memory(engine.device),
+    }
+    return [Answer(text, error, costs) for text in texts]

@@ -2,9 +2,6 @@
 
 `choose_attention` is the one place that decides, for training, perplexity and the engine. "auto" takes the newest
 FlashAttention that is installed and supports the card and the dtype, else PyTorch's SDPA.
-
-`causal_attention` is registered with Transformers as CACHED. Its queries are the last tokens of the text (lower-right
-causal), so a chunk of a prompt attends to the cache and to itself.
 """
 
 import torch
@@ -17,13 +14,14 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 CACHED = "causal_with_cache"
 QUERY_BLOCK = 256  # queries per call of the CPU kernel, which needs a mask
 
-# newest first: name, whether it is installed, compute capabilities (major) that it has kernels for
-FLASH = (
-    ("flash_attention_4", is_flash_attn_4_available, (9, 10, 11, 12)),
-    ("flash_attention_3", is_flash_attn_3_available, (9,)),
-    ("flash_attention_2", is_flash_attn_2_available, (8, 9, 10, 12)),
-)
-CHOICES = ("auto", "sdpa", *(name for name, _, _ in FLASH))
+# newest first: whether it is installed, compute capabilities (major) that it has kernels for
+FLASH = {
+    "flash_attention_4": (is_flash_attn_4_available, (9, 10, 11, 12)),
+    "flash_attention_3": (is_flash_attn_3_available, (9,)),
+    "flash_attention_2": (is_flash_attn_2_available, (8, 9, 10, 12)),
+}
+CHOICES = ("auto", "sdpa", *FLASH)
+WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def is_full_attention(config) -> bool:
@@ -39,16 +37,14 @@ def choose_attention(requested: str, device: torch.device, dtype: str, config=No
 
     requested: one of CHOICES.  dtype: "float32", "bfloat16" or "float16".  config: the model's; modeling code inside a
     checkpoint computes its own attention, which uses SDPA. SDPA cannot cap scores (Gemma 2): "eager" replaces it.
-
     Raises ValueError if a FlashAttention is requested by name that this machine does not have or cannot run.
     """
     sdpa = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
     if requested == "sdpa" or getattr(config, "auto_map", None):
         return sdpa
-    half = dtype in ("bfloat16", "float16")
     major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else None
-    for name, is_available, majors in FLASH:
-        if requested in ("auto", name) and half and major in majors and is_available():
+    for name, (is_available, majors) in FLASH.items():
+        if requested in ("auto", name) and dtype != "float32" and major in majors and is_available():
             return name
     if requested != "auto":
         needs = "a GPU that it supports, bfloat16, and its package as in requirements-gpu.txt"
@@ -62,29 +58,23 @@ def sdpa_kernels(device: torch.device | None) -> list[str] | None:
         return None
     if device.type != "cuda":
         return ["cpu"]
-    backends = torch.backends.cuda
-    enabled = {
-        "cudnn": backends.cudnn_sdp_enabled(),
-        "flash": backends.flash_sdp_enabled(),
-        "efficient": backends.mem_efficient_sdp_enabled(),
-        "math": backends.math_sdp_enabled(),
-    }
-    return [name for name, on in enabled.items() if on]
+    kernels = ("cudnn", "flash", "mem_efficient", "math")
+    enabled = [name for name in kernels if getattr(torch.backends.cuda, f"{name}_sdp_enabled")()]
+    return [name.removeprefix("mem_") for name in enabled]
 
 
 def eager_kernels():
     """A context for decoding step by step: cuDNN would build a plan for every new number of keys (45 ms a step)."""
-    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return sdpa_kernel(WITHOUT_CUDNN)
 
 
 def graph_kernels():
     """A context for capturing a decoding step: cuDNN first, the fastest (benchmarks/README.md)."""
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    return sdpa_kernel(order, set_priority=True)
+    return sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *WITHOUT_CUDNN], set_priority=True)
 
 
 def causal_attention(module, q_BHnd, k_BKmd, v_BKmd, attention_mask=None, scaling=None, **kwargs):
-    """Attention of n queries to m >= n keys, the last n of which are their own; K key-value heads, H query heads.
+    """Attention of n queries to the m >= n keys up to their own (lower-right causal); H query, K key-value heads.
 
     attention_mask: None, or for n = 1 an additive mask [B, 1, 1, m].
     Returns ([B, n, H, d], None), as Transformers expects.

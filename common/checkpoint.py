@@ -20,8 +20,7 @@ logging.get_logger("transformers.modeling_rope_utils").addFilter(lambda record: 
 # a checkpoint of other code has no record; the type of its rope tells the method
 METHOD_BY_ROPE = {"linear": "pi", "yarn": "yarn", "dynamic": "ntk"}
 CODE_ADVICE = "read it, then add --trust_remote_code (vLLM cannot run it)"
-KEYS = ["method", "exact_attention", "base_model", "original_length", "trained_length", "trained_tokens"]
-KEYS += ["training_seed"]
+KEYS = "method exact_attention base_model original_length trained_length trained_tokens training_seed".split()
 
 
 def add_trust_flag(parser) -> None:
@@ -69,32 +68,25 @@ def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE,
 
 
 def describe(name_or_path: str, config) -> dict:
-    """The method and the lengths (tokens) of a checkpoint, under KEYS.
-
-    Without a `context_extension` record the method is "base", or that of its type of rope.
-    """
-    info = dict.fromkeys(KEYS)
+    """The method and the lengths (tokens) of a checkpoint, under KEYS, as its `context_extension` or its rope tells."""
     record = getattr(config, "context_extension", None)
     if record:
-        info |= {key: value for key, value in record.items() if key in KEYS}
-        info["training_seed"] = (record.get("recipe") or {}).get("seed")
-        return info
+        recipe = record.get("recipe") or {}
+        return {key: record.get(key) for key in KEYS} | {"training_seed": recipe.get("seed")}
     rope = getattr(config, "rope_parameters", None) or {}
+    method = METHOD_BY_ROPE.get(rope.get("rope_type"), "base")
     window = getattr(config, "max_position_embeddings", None)
-    info["method"] = METHOD_BY_ROPE.get(rope.get("rope_type"), "base")
-    info["exact_attention"] = None if getattr(config, "auto_map", None) else True
-    info["base_model"] = name_or_path
-    info["trained_length"] = info["original_length"] = window
-    if info["method"] != "base":
-        info["original_length"] = rope.get("original_max_position_embeddings", window)
-    return info
+    return dict.fromkeys(KEYS) | {
+        "method": method,
+        "exact_attention": None if getattr(config, "auto_map", None) else True,
+        "base_model": name_or_path,
+        "original_length": window if method == "base" else rope.get("original_max_position_embeddings", window),
+        "trained_length": window,
+    }
 
 
 def fingerprint(name_or_path: str, config) -> str:
-    """16 hex digits over a checkpoint's config.json, code, and first and last MiB of each weight file.
-
-    For a hub id, the id and its commit.
-    """
+    """16 hex digits over config.json, code, first and last MiB of each weight file; for a hub id, it and its commit."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return f"{name_or_path}@{getattr(config, '_commit_hash', None)}"
@@ -147,10 +139,7 @@ def transform_logits(config, logits):
 
 
 def check_weights(name_or_path: str, report: dict) -> None:
-    """Raises ValueError if weights are missing, or if there are layers that the model does not have.
-
-    report: what from_pretrained returns with `output_loading_info`.
-    """
+    """Raises ValueError if from_pretrained's `report` has missing weights, or layers that the model does not have."""
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(f"{name_or_path} lacks the weights {', '.join(missing[:3])}, ...")

@@ -8,6 +8,7 @@ of positions (`visible`, rounded up by `round_length`), and a mask hides those t
 import math
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -31,7 +32,7 @@ def round_length(length: int) -> int:
 class CacheLayer(DynamicLayer):
     """Keys and values of one layer, [B, H, capacity, d], of which the first `length` positions are filled.
 
-    on_cpu: each attention call gets a copy on its device.  capacity_hint: positions to allocate at first.
+    on_cpu: each attention call gets a copy on its device.  capacity_hint: positions to make room for.
     """
 
     def __init__(self, on_cpu: bool = False):
@@ -43,35 +44,30 @@ class CacheLayer(DynamicLayer):
     def update(self, key_states, value_states, *args, **kwargs):
         """Appends keys and values, [B, H, n, d] each; returns all of them so far."""
         device = key_states.device
-        end = self.length + key_states.shape[2]
-        if not self.is_initialized or end > self.keys.shape[2]:
-            capacity = max(end, self.capacity_hint)
-            self.keys = self.grow(self.keys, key_states, capacity)
-            self.values = self.grow(self.values, value_states, capacity)
-            self.is_initialized = True
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end].to(device), self.values[:, :, :end].to(device)
+        self.keys = self.append(self.keys, key_states)
+        self.values = self.append(self.values, value_states)
+        self.is_initialized = True
+        self.length += key_states.shape[2]
+        return self.keys[:, :, : self.length].to(device), self.values[:, :, : self.length].to(device)
 
-    def grow(self, old, like, capacity: int):
-        """A tensor like `like` with `capacity` positions, the filled ones from `old`; the others must be finite."""
-        B, H, _, d = like.shape
-        new = like.new_zeros(B, H, capacity, d, device="cpu" if self.on_cpu else like.device)
-        if self.length:
-            new[:, :, : self.length] = old[:, :, : self.length]
-        return new
+    def append(self, old, new) -> torch.Tensor:
+        """`old` (None at first) with `new` behind its filled positions. It is replaced only if there is no room."""
+        if old is None:
+            old = new[:, :, :0].to("cpu" if self.on_cpu else new.device)
+        end = self.length + new.shape[2]
+        missing = max(end, self.capacity_hint) - old.shape[2]
+        if missing > 0:
+            old = pad(old, (0, 0, 0, missing))  # zeros: what a mask hides must be finite
+        old[:, :, self.length : end] = new
+        return old
 
     def get_seq_length(self) -> int:
         return self.length
 
     def crop(self, length: int, capacity: int):
-        """Keeps the first `length` positions and makes room for `capacity` positions in all."""
+        """Keeps the first `length` positions; the next update makes room for `capacity` positions in all."""
         self.length = length
         self.capacity_hint = capacity
-        if self.is_initialized and self.keys.shape[2] < capacity:
-            self.keys = self.grow(self.keys, self.keys, capacity)
-            self.values = self.grow(self.values, self.values, capacity)
 
 
 class DecodeLayer(DynamicLayer):
@@ -104,12 +100,12 @@ class Decoder:
     """Greedy steps over keys and values that the prefill has filled.
 
     model: a causal language model with the attention implementation attention.CACHED.
-    keys, values: one tensor per layer, [B, H, capacity, d].  use_graph: capture the step in a CUDA graph.
+    states: keys and values of each layer, [B, H, capacity, d].  use_graph: capture the step in a CUDA graph.
     """
 
-    def __init__(self, model, keys: list[torch.Tensor], values: list[torch.Tensor], use_graph: bool):
-        rows, _, capacity, _ = keys[0].shape
-        device = keys[0].device
+    def __init__(self, model, states: list[tuple], use_graph: bool):
+        rows, _, capacity, _ = states[0][0].shape
+        device = states[0][0].device
         self.model = model
         self.shape = (rows, capacity)
         self.use_graph = use_graph
@@ -117,8 +113,7 @@ class Decoder:
         self.position_B1 = torch.zeros_like(self.token_B1)
         self.position_m = torch.arange(capacity, device=device)
         self.cache = DynamicCache()
-        for k, v in zip(keys, values, strict=True):
-            self.cache.layers.append(DecodeLayer(k, v, self.position_B1))
+        self.cache.layers = [DecodeLayer(k, v, self.position_B1) for k, v in states]
         self.graphs = {}  # by the number of visible positions
 
     def fill(self, row: int, layers: list[CacheLayer]):

@@ -25,7 +25,6 @@ class Endpoint(Engine):
 
     tokenizer: turns prompts of token ids into text; not needed for prompts that are text.
     prefilled_tokens, generated_tokens: as far as the server reports them.
-
     The key is sent only to this server, and is in no result or message.
     """
 
@@ -34,16 +33,13 @@ class Endpoint(Engine):
     def __init__(self, base_url: str, model: str, api_key: str | None, tokenizer=None, threads: int = 4):
         address = urlsplit(base_url)
         if address.scheme not in ("http", "https") or not address.hostname or address.query or "@" in address.netloc:
-            raise ValueError(
-                "the server's address must be like http://localhost:8000/v1; a key goes into OPENAI_API_KEY"
-            )
+            raise ValueError("the server address must be like http://localhost:8000/v1; a key goes into OPENAI_API_KEY")
         self.base_url = base_url.rstrip("/")
         self.name_or_path = model
-        self.oom_retries = []
         self.api_key = (api_key or "").strip()
         self.tokenizer = tokenizer
         self.batch_size = threads
-        self.is_chat = None  # whether the server only has chat completions; unknown before the first answer
+        self.paths = ["completions", "chat/completions"]  # of the API; after the first answer the one that it has
         self.model_info = dict.fromkeys(KEYS) | {"method": "hosted"}
         self.fingerprint = f"{model}@{self.base_url}"
         self.session = requests.Session()
@@ -54,10 +50,7 @@ class Endpoint(Engine):
             self.session.headers["Authorization"] = f"Bearer {self.api_key}"
 
     def generate(self, prompts: list, max_new_tokens: int, stop_strings=()) -> list[str]:
-        """The text of each answer, at temperature 0. prompts: text or token ids.
-
-        Raises ValueError if the server refuses a request or cannot be reached.
-        """
+        """The answer to each prompt (text or token ids), at temperature 0. Raises ValueError if the server has none."""
         options = {"model": self.name_or_path, "max_tokens": max_new_tokens, "temperature": 0}
         if stop_strings:
             options["stop"] = list(stop_strings)
@@ -71,18 +64,16 @@ class Endpoint(Engine):
     def ask(self, prompt, options: dict) -> dict:
         """The reply of /completions or, if the server only has chats, of /chat/completions to a user's message."""
         text = self.to_text(prompt)
-        if not self.is_chat:
-            status, reply = self.post("completions", options | {"prompt": text})
+        messages = [{"role": "user", "content": text}]
+        inputs = {"completions": {"prompt": text}, "chat/completions": {"messages": messages}}
+        for path in self.paths:
+            status, reply = self.post(path, options | inputs[path])
             if status == 200:
-                self.is_chat = False
+                self.paths = [path]
                 return reply
-            if self.is_chat is False or status not in (400, 404, 405):
-                raise ValueError(f"{self.base_url}/completions: {status} {reply}")
-        status, reply = self.post("chat/completions", options | {"messages": [{"role": "user", "content": text}]})
-        if status != 200:
-            raise ValueError(f"{self.base_url}/chat/completions: {status} {reply}")
-        self.is_chat = True
-        return reply
+            if status not in (400, 404, 405):
+                break
+        raise ValueError(f"{self.base_url}/{path}: {status} {reply}")
 
     def post(self, path: str, body: dict) -> tuple:
         """(200, the JSON reply) or (another status, the server's message in one line)."""
@@ -100,7 +91,7 @@ class Endpoint(Engine):
         """The text of a reply, whose tokens are counted. Raises ValueError if it is not the JSON of an answer."""
         try:
             choice = reply["choices"][0]
-            text = choice["message"]["content"] if self.is_chat else choice["text"]
+            text = choice["message"]["content"] if "message" in choice else choice["text"]
             usage = reply.get("usage") or {}
             self.prefilled_tokens += int(usage.get("prompt_tokens") or 0)
             self.generated_tokens += int(usage.get("completion_tokens") or 0)

@@ -26,8 +26,8 @@ def shared_prefix(a: list[int], b: list[int]) -> int:
 
 def cut_at(text: str, stop_strings) -> str:
     """The text before the first stop string in it."""
-    positions = [text.find(stop) for stop in stop_strings if stop in text]
-    return text[: min(positions)] if positions else text
+    beginnings = [text.partition(stop)[0] for stop in stop_strings]
+    return min(beginnings, key=len, default=text)
 
 
 class Engine:
@@ -35,17 +35,16 @@ class Engine:
 
     name: "transformers", "vllm" or "openai".  model_info: see checkpoint.describe.  window: the length that the
     checkpoint declares, tokens.  device, dtype, attention: None if this process does not know them.
-    batch_size: most prompts in a group.  prefilled_tokens, generated_tokens: computed so far.
-    oom_retries: one entry for each time that a group did not fit in memory.
+    batch_size: most prompts in a group.  prefill_chunk: tokens of a prompt computed at a time.
+    prefilled_tokens, generated_tokens: computed so far.
     """
 
     name = device = dtype = attention = config = window = None
-    prefilled_tokens = generated_tokens = 0
+    prefilled_tokens = generated_tokens = prefill_chunk = 0
 
     def open_checkpoint(self, dtype: str, trust: bool | str):
         """Reads everything but the weights; raises ValueError if it cannot. trust: see checkpoint.is_trusted."""
         self.name_or_path = str(self.name_or_path)
-        self.oom_retries = []
         self.config = open_config(self.name_or_path, trust)
         self.tokenizer = open_tokenizer(self.name_or_path, trust is True)
         self.dtype = choose_dtype(self.device or default_device(), dtype)
@@ -82,10 +81,6 @@ class Engine:
         """Tokens that the caches of one group may contain together."""
         return math.inf
 
-    def shorten_chunks(self) -> bool:
-        """Saves memory for a prompt that has run out of it. Returns whether that is possible."""
-        return False
-
     def generate(
         self, prompts: list, max_new_tokens: int, stop_strings=(), stop_ids=(), min_new_tokens: int = 0
     ) -> list[str]:
@@ -103,18 +98,17 @@ class Engine:
     def batches(self, order: Sequence[int], prompts: list, max_new_tokens: int) -> list[list[int]]:
         """Cuts `order` into groups of at most `batch_size` prompts of one rope whose caches fit `token_budget`."""
         budget = self.token_budget() if order and self.batch_size > 1 else 0
-        groups = []
+        groups, group = [], []
         group_rope, longest = None, 0
         for i in order:
             length = len(prompts[i]) + max_new_tokens
             rope = rope_at(self.config, length)
             longest = max(longest, length)
-            size = len(groups[-1]) + 1 if groups else math.inf
-            if rope == group_rope and size <= self.batch_size and size * longest <= budget:
-                groups[-1].append(i)
-            else:
-                groups.append([i])
-                group_rope, longest = rope, length
+            size = len(group) + 1
+            if not group or rope != group_rope or size > self.batch_size or size * longest > budget:
+                group, group_rope, longest = [], rope, length
+                groups.append(group)
+            group.append(i)
         return groups
 
     def plan(self, prompts: list, max_new_tokens: int, ranks: int = 1) -> list[list[int]]:
@@ -145,7 +139,7 @@ class Engine:
         for i in order:
             tokens = work[i] + max_new_tokens
             rank = int(ranks * (done + tokens / 2) / total)
-            shares[min(rank, ranks - 1)].append(i)
+            shares[rank].append(i)
             done += tokens
         return shares
 
@@ -154,6 +148,6 @@ class Engine:
         if self.config is None:
             return
         vocab_size = self.config.get_text_config().vocab_size
-        for ids in prompts:
-            if ids and max(ids) >= vocab_size:
-                raise ValueError(f"{self.name_or_path} has {vocab_size} token ids, a prompt has the id {max(ids)}")
+        largest = max(itertools.chain.from_iterable(prompts), default=0)
+        if largest >= vocab_size:
+            raise ValueError(f"{self.name_or_path} has {vocab_size} token ids, a prompt has the id {largest}")

@@ -6,6 +6,7 @@ evaluation only.
 
 import ast
 import hashlib
+from itertools import accumulate
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -19,19 +20,10 @@ HELD_OUT = 12  # one of so many files is for evaluation
 PASSAGE = 300  # characters
 
 
-def is_held_out(name: str) -> bool:
-    """Whether a source, by its relative path, is for evaluation only: the same files in every version of Python."""
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT == 0
-
-
 def passages(text: str) -> set[int]:
     """Hashes of the PASSAGE characters from the beginning of each line on."""
-    hashes, start = set(), 0
-    for line in text.splitlines(keepends=True):
-        if start + PASSAGE <= len(text):
-            hashes.add(hash(text[start : start + PASSAGE]))
-        start += len(line)
-    return hashes
+    starts = accumulate(map(len, text.splitlines(keepends=True)), initial=0)
+    return {hash(text[start : start + PASSAGE]) for start in starts if start + PASSAGE <= len(text)}
 
 
 def read_sources(folder: Path, held_out: bool) -> dict[str, str]:
@@ -46,13 +38,12 @@ def read_sources(folder: Path, held_out: bool) -> dict[str, str]:
             continue
         if SKIPPED_FOLDERS.intersection(name.parts[:-1]) or path.stat().st_size < MIN_FILE_BYTES:
             continue
-        files = evaluation if is_held_out(name.as_posix()) else training
+        digest = hashlib.sha256(name.as_posix().encode()).hexdigest()  # the same files in every version of Python
+        files = training if int(digest, 16) % HELD_OUT else evaluation
         files[name.as_posix()] = path.read_text(encoding="utf-8", errors="ignore")
     if not held_out:
         return dict(sorted(training.items()))
-    known = set()
-    for text in training.values():
-        known |= passages(text)
+    known = set().union(*map(passages, training.values()))
     return {name: text for name, text in sorted(evaluation.items()) if known.isdisjoint(passages(text))}
 
 

@@ -23,17 +23,17 @@ def frequencies(rule: dict, length: int, head_dim: int) -> dict:
     ln L / ln C, whose square root goes into the cos and sin of both queries and keys.
     """
     original = rule["original_length"]
-    t = min(max(1, math.ceil(length / original)), len(rule["inv_freq"]))
-    factors = []
-    for j, frequency in enumerate(rule["inv_freq"][t - 1]):
-        factors.append(rule["rope_theta"] ** (-2 * j / head_dim) / frequency)
+    theta = rule["rope_theta"]
+    t = min(math.ceil(length / original), len(rule["inv_freq"]))
+    learned = rule["inv_freq"][t - 1]
+    factors = [theta ** (-2 * j / head_dim) / frequency for j, frequency in enumerate(learned)]
     return {
         "rope_type": "longrope",
-        "rope_theta": rule["rope_theta"],
+        "rope_theta": theta,
         "factor": float(t),
         "short_factor": factors,
         "long_factor": factors,
-        "attention_factor": math.sqrt(math.log(length) / math.log(original)) if rule["log_scale"] else 1.0,
+        "attention_factor": math.sqrt(math.log(length, original)) if rule["log_scale"] else 1.0,
         "original_max_position_embeddings": original,
     }
 
@@ -56,7 +56,6 @@ def rope_at(config, length: int) -> dict | None:
 
     Checkpoints of other code: a `dynamic` rope, which Transformers changes while the text grows, is taken at the end
     of the text; a `longrope` uses one of its two sets of factors for the whole text.
-
     Raises ValueError if `rope_by_length` names an unknown rule.
     """
     rope = getattr(config, "rope_parameters", None) or {}
@@ -80,10 +79,7 @@ def rope_at(config, length: int) -> dict | None:
 
 
 class RopeSetter:
-    """Sets the rope of a loaded model. Raises ValueError if a model without `rotary_emb` needs another rope.
-
-    parameters: the `rope_parameters` now in use.
-    """
+    """Sets the rope of a loaded model; `parameters` is the one in use. Raises ValueError if it has no `rotary_emb`."""
 
     def __init__(self, model):
         self.inner_model = model.base_model

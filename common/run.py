@@ -10,6 +10,7 @@ import gc
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -45,10 +46,10 @@ def warn_rank0(message: str) -> None:
     print_rank0(message, sys.stderr)
 
 
-def gather_all(value) -> list:
-    """The values of all ranks, in rank order, on every rank. The first call joins the process group."""
+def broadcast(value):
+    """Rank 0's value, on every rank, when all have arrived. The first call joins the process group."""
     if WORLD_SIZE == 1:
-        return [value]
+        return value
     import torch.distributed as dist
 
     if not dist.is_initialized():
@@ -56,17 +57,12 @@ def gather_all(value) -> list:
         atexit.register(dist.destroy_process_group)
     values = [None] * WORLD_SIZE
     dist.all_gather_object(values, value)
-    return values
-
-
-def broadcast(value):
-    """Rank 0's value, on every rank."""
-    return gather_all(value)[0]
+    return values[0]
 
 
 def barrier() -> None:
     """Waits until every rank has arrived."""
-    gather_all(None)
+    broadcast(None)
 
 
 # --- errors
@@ -105,13 +101,10 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def explain(error: BaseException) -> str:
-    """One line about an error.
-
-    An error that is not about the input (flags, files, packages, memory) leaves its traceback in a file.
-    """
+    """One line about an error; one that is not about the input (flags, files) leaves its traceback in a file."""
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is missing; install it with: pip install -r requirements.txt"
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+    if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}; check the path, its permissions and the free space"
     if out_of_memory(error):
         return f"out of memory: {first_line(error)}"
@@ -179,25 +172,22 @@ def checkpoint_name(name_or_path: str) -> str:
 
 
 def name_results(names: list[str] | None, paths: list[str], flag: str) -> list[str]:
-    """The names of the results of checkpoints, given with `flag` [checkpoint_name of each].
-
-    Raises ValueError unless they are different and can name folders.
-    """
+    """The names of results [checkpoint_name of each]. Raises ValueError unless they can name different folders."""
     names = names or list(map(checkpoint_name, paths))
     if len(names) != len(paths) or len(set(names)) < len(names):
         raise ValueError(f"{len(paths)} checkpoints need as many different names, not {' '.join(names)}; give {flag}")
-    if any("/" in name or name in ("", ".", "..") for name in names):
+    if "/" in "".join(names) or {"", ".", ".."} & set(names):
         raise ValueError(f"{flag}: the name of a folder cannot contain / or be . or ..: {' '.join(names)}")
     return names
 
 
-def int_between(low: int, high: int | None = None) -> Callable[[str], int]:
+def int_between(low: int, high: float = math.inf) -> Callable[[str], int]:
     """The type of a flag that is an integer of at least `low`, and at most `high` if that is given."""
-    meaning = f"at least {low}" if high is None else f"from {low} to {high}"
+    meaning = f"at least {low}" if high == math.inf else f"from {low} to {high}"
 
     def integer(text: str) -> int:
         value = int(text)
-        if value < low or (high is not None and value > high):
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{value}: must be {meaning}")
         return value
 
@@ -250,10 +240,8 @@ def run_key(settings: dict) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Versions of Python, torch, transformers and the given packages."""
-    found = {"python": platform.python_version()}
-    for package in ("torch", "transformers", *packages):
-        found[package] = importlib.metadata.version(package)
-    return found
+    names = ("torch", "transformers", *packages)
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
 def command_line() -> str:

@@ -211,7 +211,7 @@ def rank_correlation(x_ML: np.ndarray, y_ML: np.ndarray) -> tuple[float, float, 
     x_ML, y_ML = x_ML[:, used_L], y_ML[:, used_L]
     rho_M = []  # without each method
     for i in range(len(x_ML)):
-        rho_L = spearman(np.delete(x_ML, i, axis=0), np.delete(y_ML, i, axis=0))
+        rho_L = spearman(*np.delete([x_ML, y_ML], i, axis=1))
         rho_M.append(np.nan_to_num(rho_L).mean())
     z, *z_M = np.arctanh(np.clip([rho, *rho_M], -0.999, 0.999))
     n_methods = n_methods_L[used_L].min()

@@ -15,53 +15,27 @@ import glob
 import json
 import os
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 
 from lock import lock
-from run import RANK, errors_of, read_json, write_json, write_text
-
-
-def parse_line(line: bytes) -> dict | None:
-    """The JSON object on a line; None if it is anything else, or has half of a surrogate pair."""
-    try:
-        value = json.loads(line.decode("utf-8-sig"))
-        json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def parse_lines(path: Path) -> list[tuple[int, dict | None]]:
-    """(number, JSON object) of each line that is not empty; None instead of what is not an object."""
-    lines = enumerate(path.read_bytes().split(b"\n"), 1)
-    return [(number, parse_line(line)) for number, line in lines if line.strip()]
+from records import NOT_JSON, parse
+from run import RANK, read_json, write_json, write_text
 
 
 def read_lines(path: Path) -> tuple[list[dict], int]:
     """(the JSON objects of a file, one per line; the number of unreadable lines, without a last one cut off)."""
-    if not path.is_file():
-        return [], 0
-    values = [value for _, value in parse_lines(path)]
-    entries = [value for value in values if value is not None]
-    is_cut_off = bool(values) and values[-1] is None and not path.read_bytes().endswith(b"\n")
-    return entries, len(values) - len(entries) - is_cut_off
-
-
-def read_rows(path: Path, check: Callable[[dict], None]) -> list[dict]:
-    """The rows of a data file, one JSON object per line. check(row) raises an error if a row is not as it should be.
-
-    Raises ValueError, which names the line, for such a row and for what is not JSON, and if there are no rows.
-    """
-    rows = []
-    for number, row in parse_lines(path):
-        if row is None:
-            raise ValueError(f"{path}, line {number} is not a JSON object of UTF-8 text; get the file again")
-        with errors_of(f"{path}, line {number} is not a row of this kind of data"):
-            check(row)
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{path} has no rows")
-    return rows
+    entries, unreadable = [], 0
+    if path.is_file():
+        lines = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                entries.append({**parse(line)})
+            except NOT_JSON:
+                unreadable += number < len(lines)
+    return entries, unreadable
 
 
 class Store:
@@ -95,17 +69,13 @@ class Store:
         self.lock_file = lock(self.lock_path)
 
     def open(self, notes: dict | None = None) -> dict[Hashable, dict]:
-        """Writes the record, `notes` and the settings; returns the answers that are there, by key.
-
-        Calls `lock`. Answers made with other settings are moved to old/.
-        """
+        """Calls `lock`, writes the record, `notes` and the settings; returns the answers that are there, by key."""
         self.lock()
-        record = read_json(self.record) or {}
-        if record.get("settings") != self.settings:
-            self.set_aside(record.get("settings"))
+        known = (read_json(self.record) or {}).get("settings")
+        if known != self.settings:
+            self.set_aside(known)
         answered = self.gather()
         self.write_record(notes or {})
-        self.errors = {}
         return answered
 
     def gather(self) -> dict[Hashable, dict]:
@@ -116,18 +86,15 @@ class Store:
         for path in files:
             for entry in read_lines(path)[0]:
                 entries = failed if "error" in entry else answered
-                try:
+                with suppress(KeyError, TypeError):  # a JSON object, but not an answer
                     entries[self.key(entry)] = entry
-                except (KeyError, TypeError):
-                    continue  # a JSON object, but not an answer
         answered = dict(sorted(answered.items()))
         self.errors = {key: entry for key, entry in failed.items() if key not in answered}
         if files:
             lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in answered.values()]
             write_text(self.path, "".join(lines))
-        for path in files:
-            if path != self.path:
-                path.unlink()
+        for path in set(files) - {self.path}:
+            path.unlink()
         return answered
 
     def write_record(self, notes: dict) -> None:
@@ -135,7 +102,7 @@ class Store:
 
     def set_aside(self, known: dict | None) -> None:
         """Moves earlier answers and results to old/ and reports why. known: their settings, None if unknown."""
-        files = [*self.files(), *(path for path in self.results() if path.exists())]
+        files = [*self.files(), *filter(Path.exists, self.results())]
         if not files:
             return
         if self.record.exists():
@@ -164,7 +131,7 @@ class Store:
     # --- any rank
     def append(self, entry: dict) -> None:
         """Appends an entry. A kill after the call does not lose it."""
-        if self.file is None:
+        if not self.file:
             path = self.path if RANK == 0 else self.record.with_name(f"{self.path.stem}.rank{RANK}.jsonl")
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = path.open("a", encoding="utf-8")
@@ -173,6 +140,6 @@ class Store:
 
     def close(self) -> None:
         """Closes this rank's file, which ranks above 0 do before rank 0 calls `gather`."""
-        if self.file is not None:
+        if self.file:
             self.file.close()
-            self.file = None
+        self.file = None

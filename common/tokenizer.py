@@ -74,5 +74,5 @@ def use_text_only(tokenizer: Tokenizer) -> None:
     special = encoding.special_tokens_mask
     if 0 in special and special[-1]:
         names = encoding.tokens[: special.index(0)]
-        ids = [(name, tokenizer.token_to_id(name)) for name in names]
+        ids = list(zip(names, encoding.ids, strict=False))
         tokenizer.post_processor = processors.TemplateProcessing(single=[*names, "$A"], special_tokens=ids)

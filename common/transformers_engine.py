@@ -64,10 +64,9 @@ class Transformers(Engine):
             return
         options = (self.dtype, self.attention, self.device, self.device_map)
         self.model = load_model(self.name_or_path, self.config, *options)
-        self.eos_ids = set()
-        for eos in (self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id):
-            self.eos_ids.update(eos if isinstance(eos, list) else [eos])
-        self.eos_ids.discard(None)
+        eos = self.model.generation_config.eos_token_id
+        ids = eos if isinstance(eos, list) else [eos]
+        self.eos_ids = {self.tokenizer.eos_token_id, *ids} - {None}
         self.rope = RopeSetter(self.model)
         self.measure_memory()
 
@@ -96,13 +95,6 @@ class Transformers(Engine):
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         bytes_per_token = 2 * config.num_hidden_layers * heads * head_dim(config) * self.model.dtype.itemsize
         return 0.5 * self.free_bytes / bytes_per_token
-
-    def shorten_chunks(self) -> bool:
-        """Halves the prefill chunks; see `Engine.shorten_chunks`."""
-        if self.prefill_chunk <= 1024:
-            return False
-        self.prefill_chunk //= 2
-        return True
 
     def clear_cache(self):
         """Drops all caches; a failed forward pass leaves them half filled."""
@@ -133,14 +125,6 @@ class Transformers(Engine):
         ids_1n = torch.tensor([ids], device=self.device)
         return self.model(ids_1n, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
-    def new_cache(self):
-        """Replaces the cache by an empty one."""
-        self.cache = DynamicCache()
-        for _ in range(self.config.num_hidden_layers):
-            self.cache.layers.append(CacheLayer(self.cache_on_cpu))
-        self.cached_ids = []
-        self.decoder = None  # it would keep the memory of the cache before
-
     def prefill(self, prompt: list[int], length: int) -> torch.Tensor:
         """Appends what the cache lacks of a prompt, in chunks; returns the logits of the next token, [1, V].
 
@@ -148,28 +132,27 @@ class Transformers(Engine):
         """
         self.set_attention(CACHED if self.attention == "sdpa" else self.attention)
         if self.cache is None or not isinstance(self.cache.layers[0], CacheLayer):  # landmark's cannot be cropped
-            self.new_cache()
+            self.cache = DynamicCache()
+            self.cache.layers = [CacheLayer(self.cache_on_cpu) for _ in range(self.config.num_hidden_layers)]
+            self.cached_ids = []
+            self.decoder = None  # it would keep the memory of the cache before
         start = shared_prefix(self.cached_ids, prompt[:-1])
         for layer in self.cache.layers:
             layer.crop(start, self.cache_length(length))
-        self.cached_ids = prompt[:start]
         while start < len(prompt):
             end = min(start + self.prefill_chunk, len(prompt))
             if end + 1 == len(prompt):  # the prompt's last token must not come alone
                 end += 1
             logits_1V = self.forward(prompt[start:end])
-            self.cached_ids += prompt[start:end]
             self.prefilled_tokens += end - start
             start = end
+        self.cached_ids = prompt
         return logits_1V
 
     # --- decoding
     def next_tokens(self, prompts: list[list[int]], max_new_tokens: int, banned: list[int]) -> Iterator:
-        """Yields a list of the most probable next token of each prompt, `max_new_tokens` times.
-
-        banned: ids that no answer begins with.
-        """
-        lengths = [len(prompt) for prompt in prompts]
+        """Yields the most probable next token of each prompt `max_new_tokens` times, the first not one of `banned`."""
+        lengths = list(map(len, prompts))
         longest = max(lengths) + max_new_tokens
         tokens = []
         for row, prompt in enumerate(prompts):
@@ -198,10 +181,9 @@ class Transformers(Engine):
 
     def find_decoder(self) -> Decoder:
         """The decoder of the cached prompt. It keeps its graphs as long as the cache keeps its memory."""
-        keys = [layer.keys for layer in self.cache.layers]
-        values = [layer.values for layer in self.cache.layers]
-        if self.decoder is None or self.decoder.cache.layers[0].keys is not keys[0]:
-            self.decoder = Decoder(self.model, keys, values, self.use_graph)
+        states = [(layer.keys, layer.values) for layer in self.cache.layers]
+        if self.decoder is None or self.decoder.cache.layers[0].keys is not states[0][0]:
+            self.decoder = Decoder(self.model, states, self.use_graph)
         return self.decoder
 
     def prepare_group(self, rows: int, capacity: int):
@@ -209,13 +191,11 @@ class Transformers(Engine):
         if self.group is not None and self.group.shape == (rows, capacity):
             return
         self.group = None  # frees its memory before more is allocated
-        keys, values = [], []
+        states = []
         for layer in self.cache.layers:
-            _, H, _, d = layer.keys.shape
-            keys.append(layer.keys.new_zeros(rows, H, capacity, d))
-            _, H, _, d = layer.values.shape
-            values.append(layer.values.new_zeros(rows, H, capacity, d))
-        self.group = Decoder(self.model, keys, values, self.use_graph)
+            pair = (layer.keys, layer.values)
+            states.append([x.new_zeros(rows, x.shape[1], capacity, x.shape[3]) for x in pair])
+        self.group = Decoder(self.model, states, self.use_graph)
 
     @torch.inference_mode()
     def generate_ids(
@@ -245,7 +225,7 @@ class Transformers(Engine):
                         continue
                     answers[row].append(tokens[row])
                     text = self.decode(answers[row]) if stop_strings else ""
-                    if len(answers[row]) == max_new_tokens or any(stop in text for stop in stop_strings):
+                    if any(stop in text for stop in stop_strings):
                         unfinished.remove(row)
                 if not unfinished:
                     break

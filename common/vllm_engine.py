@@ -8,8 +8,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from engine import Engine
 from rope import rope_at, rotary_dim
+from run import WORLD_SIZE
 
-TABLE_BYTES = 8 * 2**30  # of a GPU for vLLM's cos and sin of every position
+TABLE_GIB = 8  # of a GPU for vLLM's cos and sin of every position
 
 
 def check_rope(name_or_path: str, config, max_length: int) -> None:
@@ -25,13 +26,13 @@ def check_rope(name_or_path: str, config, max_length: int) -> None:
     original = rope.get("original_max_position_embeddings") or window
     if rope_type == "yarn" and max_length > original * factor:
         raise ValueError(f"{name_or_path}: vLLM computes yarn for {original * factor:.0f} tokens, not {max_length}")
-    table_bytes = 4 * window * factor * rotary_dim(config) if rope_type == "linear" else 0
-    if table_bytes > TABLE_BYTES:
-        size = f"{table_bytes / 2**30:.0f} GiB"
-        raise ValueError(f"{name_or_path}: vLLM's table of positions would take {size}; use Transformers")
+    if rope_type == "linear":
+        size = 4 * window * factor * rotary_dim(config) / 2**30
+        if size > TABLE_GIB:
+            raise ValueError(f"{name_or_path}: vLLM's table of positions would take {size:.0f} GiB; use Transformers")
     if rope_type == "longrope":
         key = "long_mscale" if max_length > original else "short_mscale"
-        default = math.sqrt(1 + max(0.0, math.log(window / original)) / math.log(original))
+        default = math.sqrt(1 + max(0.0, math.log(window / original, original)))
         _, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](config, "cpu")
         if not math.isclose(rope.get(key) or default, attention_factor, rel_tol=1e-6):
             remedy = f'write "{key}": {attention_factor} into its rope_parameters'
@@ -41,7 +42,6 @@ def check_rope(name_or_path: str, config, max_length: int) -> None:
 @dataclass(eq=False)
 class VLLM(Engine):
     """max_length: the longest prompt with its answer, tokens.
-
     Raises ValueError if the checkpoint has its own attention, or a rope that depends on the length: vLLM has neither.
     """
 
@@ -55,6 +55,8 @@ class VLLM(Engine):
     batch_size = 64  # answers recorded together; vLLM itself decides how many fit
 
     def __post_init__(self):
+        if WORLD_SIZE > 1:
+            raise ValueError("vllm does not run under torchrun; use --tensor_parallel_size for several GPUs")
         self.open_checkpoint(self.dtype, trust=False)
         if any(rope_at(self.config, n) != self.config.rope_parameters for n in (2, self.max_length)):
             raise ValueError(f"{self.name_or_path}: its rope depends on the length, vLLM's does not; use Transformers")

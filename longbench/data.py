@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from records import read_rows
 from run import errors_of, write_bytes
 from sets import ALL_SETS, STANDIN, base_set, official_rows, shots_of
-from store import read_rows
 
 LONGBENCH_REPO = "Leooyii/longbench"  # LongBench's own repository has a zip file only
 MANY_SHOT_REPO = "Leooyii/manyshots_trec"

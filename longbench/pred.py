@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 import run
-from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
+from answers import add_engine_flags, answer_all, open_engine
 from checkpoint import open_config
 from data import Dataset, load
 from prompts import prompt_ids, template
@@ -56,7 +56,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers", help="[transformers]")
     add_engine_flags(parser)
     args = parser.parse_args()
-    check_engine_flags(args, args.engine)
     if not args.model and not args.model_path:
         raise ValueError("give --model_path (checkpoint folders, hub ids) or --model (names in config/model2path.json)")
     return args
@@ -149,7 +148,7 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
         entry["dataset"] = dataset.name
         entry["prompt_tokens"] = len(prompts[i])
         entry["truncated"] = truncated[i]
-        store.append(entry | answer.costs())
+        store.append(entry | answer.costs)
     store.close()
     run.barrier()
     return run.broadcast(finish(store, record) if run.RANK == 0 else None)

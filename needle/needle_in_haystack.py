@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 import run
-from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
+from answers import add_engine_flags, answer_all, open_engine
 from endpoint import Endpoint
 from facts import STYLES, Fact, Facts
 from haystack import Prompts, build_haystack, read_texts, rotate
@@ -80,7 +80,6 @@ def check_args(args: argparse.Namespace) -> None:
     `lengths`, `depths` and `fact` (the user's). Raises ValueError if flags do not fit together.
     """
     args.engine = PROVIDERS[args.model_provider]
-    check_engine_flags(args, args.engine)
     args.models = args.model_path
     if args.engine == "openai":
         if not args.base_url or not args.model_name or len(args.model_path) > 1:
@@ -157,7 +156,7 @@ def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], arg
             prompts.append(ids)
         label = f"trial {trial + 1} of {args.trials}"
         for i, answer in answer_all(engine, prompts, args.max_new_tokens, label):
-            entry = entries[i] | answer.costs()
+            entry = entries[i] | answer.costs
             entry["utc"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S%z")
             if answer.error:
                 entry["error"] = answer.error

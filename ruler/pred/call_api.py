@@ -22,9 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run
-from answers import add_engine_flags, answer_all, check_engine_flags, open_engine
+from answers import add_engine_flags, answer_all, open_engine
 from endpoint import Endpoint
-from store import Store, read_rows
+from records import read_rows
+from store import Store
 from tasks import check_fields, check_row, choose_tasks, fill_in, read_tasks
 
 
@@ -44,7 +45,6 @@ def parse_args() -> argparse.Namespace:
     model.add_argument("--server_host", default="http://127.0.0.1:5000/v1", help=address)
     add_engine_flags(parser)
     args = parser.parse_args()
-    check_engine_flags(args, args.server_type)
     args.model_name = run.name_results(args.model_name, args.model_name_or_path, "--model_name")
     check_fields(args.data_dir, "--data_dir", length=args.max_seq_length)
     check_fields(args.save_dir, "--save_dir", length=args.max_seq_length, model=args.model_name)
@@ -136,8 +136,8 @@ def answer_task(engine, rows: list[dict], new_tokens: int, folder: Path, notes: 
             "truncation": -1,
             "length": row.get("length", -1),
         }
-        entry["prompt_tokens"] = answer.prefilled_tokens if hosted else len(prompts[i])
-        store.append(entry | answer.costs())
+        entry["prompt_tokens"] = answer.costs["prefilled_tokens"] if hosted else len(prompts[i])
+        store.append(entry | answer.costs)
     store.close()
     run.barrier()
     if run.RANK == 0:
