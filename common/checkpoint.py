@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from rope import rope_at
-from run import errors_of
+from run import errors_of, read_json
 
 logging.disable_progress_bar()
 for name in ("modeling_utils", "distributed.tensor_parallel"):  # a report on missing weights, a false warning with it
@@ -21,6 +21,17 @@ logging.get_logger("transformers.modeling_rope_utils").addFilter(lambda record: 
 METHOD_BY_ROPE = {"linear": "pi", "yarn": "yarn", "dynamic": "ntk"}
 CODE_ADVICE = "read it, then add --trust_remote_code (vLLM cannot run it)"
 KEYS = "method exact_attention base_model original_length trained_length trained_tokens training_seed".split()
+
+RECORD_TYPES = {  # of `context_extension` in config.json
+    "method": str,
+    "exact_attention": bool,
+    "base_model": str,
+    "original_length": int,
+    "trained_length": int,
+    "trained_tokens": int,
+    "recipe": dict,
+    "rope_by_length": dict,
+}
 
 
 def add_trust_flag(parser) -> None:
@@ -36,25 +47,53 @@ def is_trusted(name_or_path: str, config: dict, trust: bool | str) -> bool:
     """
     if isinstance(trust, bool):
         return trust
-    if any("--" in str(name) for name in config["auto_map"].values()):
-        return False  # the code is in another repository
     names = [path.name for path in Path(name_or_path).glob("*.py")]
+    for name in config["auto_map"].values():
+        module, _, _ = str(name).rpartition(".")
+        if f"{module}.py" not in names:
+            return False  # in another repository or folder
     same, _, _ = filecmp.cmpfiles(name_or_path, trust, names, shallow=False)
-    return bool(names) and same == names
+    return same == names
+
+
+def check_folder(folder: Path, weights: bool) -> None:
+    """Raises ValueError if a folder is not a checkpoint, or has no weights in safetensors files of its own."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a checkpoint folder: no config.json (an unfinished run has none)")
+    inside = [path.name for path in folder.glob("*.safetensors")]
+    if weights and not inside:
+        raise ValueError(f"{folder} has no *.safetensors weights; save the model with save_pretrained first")
+    index = folder / "model.safetensors.index.json"
+    if weights and index.exists():
+        files = (read_json(index) or {}).get("weight_map")
+        if not isinstance(files, dict) or not set(map(str, files.values())) <= set(inside):
+            raise ValueError(f"{index} is broken, or names files that are not in its folder; copy the checkpoint again")
+
+
+def check_config(config) -> None:
+    """Raises ValueError on a window that no model has, and on a `context_extension` of another form."""
+    window = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if window is not None and not (isinstance(window, int) and window > 0):
+        raise ValueError(f"config.json has max_position_embeddings = {window}")
+    record = getattr(config, "context_extension", None)
+    if record is None:
+        return
+    if not isinstance(record, dict) or "method" not in record:
+        raise ValueError("context_extension in config.json is not what extend.py and fine-tune.py write")
+    for name, kind in RECORD_TYPES.items():
+        if record.get(name) is not None and not isinstance(record[name], kind):
+            raise ValueError(f"context_extension in config.json has {name} = {record[name]}")
 
 
 def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE, weights: bool = True):
     """The config of a checkpoint folder or hub id. weights: whether a folder must contain some.
 
     trust: see `is_trusted`.  advice: what to do about code that is not trusted. Raises ValueError if there is such
-    code, if the checkpoint cannot be opened, or has no safetensors weights.
+    code, if the checkpoint cannot be opened, has no safetensors weights, or a config that cannot be right.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder} is not a checkpoint folder: no config.json (an unfinished run has none)")
-        if weights and not any(folder.glob("*.safetensors")):
-            raise ValueError(f"{folder} has no *.safetensors weights; save the model with save_pretrained first")
+        check_folder(folder, weights)
     elif str(name_or_path).startswith((".", "/", "~")) or str(name_or_path).count("/") > 1:
         raise ValueError(f"no folder {name_or_path}; give a checkpoint folder or a hub id")
     with errors_of(f"cannot open {name_or_path}"):
@@ -63,6 +102,7 @@ def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE,
         if has_code and not is_trusted(name_or_path, fields, trust):
             raise ValueError(f"it contains its own modeling code; {advice}")
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=has_code)
+        check_config(config)
         rope_at(config, 2)  # raises ValueError on an unknown rule
     return config
 

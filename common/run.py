@@ -26,9 +26,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-RANK = int(os.environ.get("RANK", 0))  # these are set by torchrun
-WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))
-LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
+
+def read_variable(name: str, default: int) -> int:
+    """The number in an environment variable that torchrun sets."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        sys.exit(f"error: the environment variable {name} is '{text}', not a number; unset it or use torchrun")
+    return int(text)
+
+
+RANK = read_variable("RANK", 0)
+WORLD_SIZE = read_variable("WORLD_SIZE", 1)
+LOCAL_RANK = read_variable("LOCAL_RANK", 0)
 
 # besides ValueError and OSError, the errors of these packages come from what the user has given
 INPUT_PACKAGES = ("datasets", "huggingface_hub", "jinja2", "pyarrow", "safetensors", "yaml", "zipfile")
@@ -74,7 +83,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
 
     def error(self, message: str):
-        message = re.sub(r"(--\w+)=\S+", r"\1=...", message)  # the value may be a key
+        message = re.sub(r"(--\w+)[= ](?!-)\S+", r"\1 ...", message)  # the value may be a key
         exit_with_error(f"{message} (--help lists the flags)")
 
 
@@ -115,6 +124,16 @@ def explain(error: BaseException) -> str:
     path = Path(tempfile.gettempdir()) / f"traceback-{os.getpid()}.txt"
     path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     return f"unexpected {type(error).__name__}: {message[:200]}; the traceback is in {path}"
+
+
+def report_import_error(kind, error, trace) -> None:
+    """One line instead of a traceback if a package is missing that a script imports before `run_script`."""
+    if not issubclass(kind, ModuleNotFoundError):
+        return sys.__excepthook__(kind, error, trace)
+    print(f"error: {explain(error)}", file=sys.stderr)
+
+
+sys.excepthook = report_import_error
 
 
 def end_progress_bars() -> None:

@@ -137,10 +137,7 @@ def link_weights(base: str, output: Path) -> None:
 
 
 def complete_files(method, folder: Path) -> None:
-    """Adds the method's modeling files and the rope in the form of Transformers 4, and lets others read the weights.
-
-    (safetensors writes with the mode 0600.) Links to a base's weights stay as they are.
-    """
+    """Adds the method's modeling files, and the rope in the form of Transformers 4."""
     copy_modeling(method, folder)
     config_file = folder / "config.json"
     config = read_json(config_file)
@@ -150,13 +147,20 @@ def complete_files(method, folder: Path) -> None:
         config["partial_rotary_factor"] = rope["partial_rotary_factor"]
     config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     write_json(config_file, dict(sorted(config.items())))
+
+
+def apply_umask(folder: Path) -> None:
+    """Gives weights the mode of other files: safetensors writes with 0600. Links to a base's weights keep theirs."""
+    umask = os.umask(0o077)
+    os.umask(umask)
     for path in folder.rglob("*.safetensors"):
         if not path.is_symlink() and path.stat().st_nlink == 1:
-            shutil.copymode(config_file, path)
+            path.chmod(0o666 & ~umask)
 
 
 def move_in(partial: Path, output: Path) -> None:
     """Moves the files of `partial` into `output`, config.json last, and removes `partial`."""
+    apply_umask(partial)
     for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
         if path.is_dir():
             shutil.rmtree(output / path.name, ignore_errors=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from run import read_json
+from run import errors_of, read_json
 
 OVERRIDES = ("optimizer", "scheduler")
 MISPLACED = ("stage", "offload_optimizer", "offload_param")
@@ -23,15 +23,16 @@ def read(path: str) -> Settings:
     config = read_json(Path(path))
     if config is None:
         raise ValueError(f"--deepspeed {path}: no such file, or not a JSON object")
-    for key in config:
-        if key in OVERRIDES:
-            raise ValueError(f"{path}: `{key}` overrides the command line; remove it")
-        if key in MISPLACED:
-            raise ValueError(f"{path}: `{key}` has no effect at the top level; move it into `zero_optimization`")
-    zero = config.get("zero_optimization", {})
-    stage = zero.get("stage", 0)
-    if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
-        raise ValueError(f"{path}: stage 3 needs `stage3_gather_16bit_weights_on_model_save`: true, to save the model")
-    optimizer_device = zero.get("offload_optimizer", {}).get("device", "none")
-    param_device = zero.get("offload_param", {}).get("device", "none")
+    with errors_of(f"--deepspeed {path}"):
+        for key in config:
+            if key in OVERRIDES:
+                raise ValueError(f"`{key}` overrides the command line; remove it")
+            if key in MISPLACED:
+                raise ValueError(f"`{key}` has no effect at the top level; move it into `zero_optimization`")
+        zero = config.get("zero_optimization", {})
+        stage = zero.get("stage", 0)
+        if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+            raise ValueError("stage 3 needs `stage3_gather_16bit_weights_on_model_save`: true, to save the model")
+        optimizer_device = zero.get("offload_optimizer", {}).get("device", "none")
+        param_device = zero.get("offload_param", {}).get("device", "none")
     return Settings(stage, optimizer_device != "none", param_device != "none")

@@ -55,11 +55,13 @@ def describe(config, length: int, args):
     recorded = rope.get("original_max_position_embeddings") or config.max_position_embeddings
     base.max_position_embeddings = args.original_length or recorded
     method = methods.build(name, base, length, vars(args), cls.options_in_config(config))
-    theirs = frequencies(base, rope, length)
-    ours = frequencies(base, method.checkpoint_rope(), length)
-    if not torch.allclose(theirs, ours, rtol=1e-5, atol=0):
-        given = f"{name} with {method.options()}"
-        raise ValueError(f"{given} does not have the rope of the checkpoint's config, {rope}; give the right options")
+    lengths = [2, length] if rope["rope_type"] == "longrope" else [length]  # longrope has another rope for short texts
+    for text_length in lengths:
+        theirs = frequencies(base, rope, text_length)
+        ours = frequencies(base, method.checkpoint_rope(), text_length)
+        if not torch.allclose(theirs, ours, rtol=1e-5, atol=0):
+            given = f"{name} with {method.options()}"
+            raise ValueError(f"{given} does not have the rope of the checkpoint's config, {rope}; give its options")
     return base, method
 
 

@@ -15,12 +15,14 @@ import gpu_memory  # noqa: F401, before torch, which reads what it sets
 
 # isort: split
 import atexit
+import math
 import os
 import shutil
 import sys
 import warnings
 from argparse import SUPPRESS, Namespace
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import accelerate.utils.other
@@ -42,6 +44,7 @@ from checkpoint import transform_logits
 from run import WORLD_SIZE, default_device, print_rank0, run_script
 from tokenizer import open_tokenizer
 
+COUNTS = ("_steps", "_epochs", "_size", "_length", "learning_rate")  # ends of the names of flags that must not be 0
 OPTIONAL = ("low_rank_training", "document_mask", "pose", "sequence_parallel_size")  # flags for some methods only
 
 
@@ -80,10 +83,19 @@ def parse_flags() -> Namespace:
     parser.add_argument("--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, ... and stop")
     methods.add_flags(parser)
     flags = parser.parse_args()
-    if min(flags.model_max_length, flags.per_device_train_batch_size, flags.gradient_accumulation_steps) < 1:
-        raise ValueError("--model_max_length, the batch size and the accumulation steps must be positive")
+    check_numbers(flags, parser)
+    if flags.resume_from_checkpoint:
+        raise ValueError("--resume_from_checkpoint: leave it out; the same command resumes from --output_dir")
     flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings()
     return flags
+
+
+def check_numbers(flags: Namespace, parser: HfArgumentParser) -> None:
+    """Raises ValueError on numbers that are negative, NaN or infinite, and on 0 where it would train nothing."""
+    for name, value in vars(flags).items():
+        is_given = type(value) in (int, float) and value != parser.get_default(name)
+        if is_given and (not 0 <= value < math.inf or (value == 0 and name.endswith(COUNTS))):
+            raise ValueError(f"--{name} {value}: give a positive number")
 
 
 def check_method(config, method, flags: Namespace) -> None:
@@ -146,7 +158,11 @@ def choose_trackers(flags: Namespace) -> None:
     if flags.use_wandb:
         flags.report_to = sorted({"wandb", flags.report_to} - {"none"})
     flags.run_name = flags.run_name or Path(flags.output_dir).name
-    if "wandb" in flags.report_to:
+    trackers = [flags.report_to] if isinstance(flags.report_to, str) else flags.report_to
+    for tracker in set(trackers) - {"none", "all"}:
+        if find_spec(tracker) is None:
+            raise ValueError(f"--report_to {tracker} needs the package: pip install {tracker}")
+    if "wandb" in trackers:
         os.environ.setdefault("WANDB_PROJECT", "long_extension")
         server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
         logged_in = os.environ.get("WANDB_API_KEY") or get_netrc_auth(server)
@@ -163,8 +179,10 @@ def start_deepspeed(zero: ds_config.Settings) -> None:
     os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # pip's ninja is there
     compiles = zero.offload_optimizer or not has_gpu  # Adam for the CPU, or collectives
     is_prebuilt = any(deepspeed.git_version_info.installed_ops.values())
-    if compiles and not is_prebuilt and shutil.which("c++") is None:
-        raise ValueError("--deepspeed compiles a part of itself and needs a C++ compiler: apt install g++ (Debian)")
+    if compiles and not is_prebuilt:
+        for program, remedy in {"ninja": "pip install ninja", "c++": "apt install g++ (Debian)"}.items():
+            if shutil.which(program) is None:
+                raise ValueError(f"--deepspeed compiles a part of itself and needs {program}: {remedy}")
     # torch warns at every step of new names for its collectives
     warnings.filterwarnings("ignore", message=r"`?torch\.distributed\.", category=FutureWarning)
     # port 0: any that is free

@@ -1,14 +1,17 @@
 """The training loop: Transformers' Trainer, with a checkpoint on SIGTERM and a resume that gives the same weights."""
 
 import contextlib
+import json
 import shutil
 import signal
 import sys
 from functools import partial
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from safetensors import safe_open
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import rotate_checkpoints
@@ -16,7 +19,7 @@ from transformers.trainer_utils import rotate_checkpoints
 import checkpoint_writer
 import tracking
 import training_rows
-from run import print_rank0, write_json
+from run import errors_of, print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
 ADVICE = "try a lower --learning_rate in another --output_dir"
@@ -85,6 +88,16 @@ def last_checkpoint(output: Path) -> Path | None:
     """The newest checkpoint-N in `output` that every rank wrote completely, or None."""
     complete = [marker.parent for marker in output.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
     return max(complete, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+
+
+def check_files(folder: Path) -> None:
+    """Raises ValueError if a file of a checkpoint is cut off or empty, as after a power cut."""
+    readers = {".json": lambda path: json.loads(path.read_bytes()), ".pt": ZipFile, ".pth": ZipFile}
+    readers[".safetensors"] = partial(safe_open, framework="pt")
+    for path in folder.rglob("*"):
+        if path.suffix in readers:
+            with errors_of(f"{path} is damaged; delete {folder} to resume from the checkpoint before it"):
+                readers[path.suffix](path)
 
 
 class StopOnSignal(TrainerCallback):
@@ -167,6 +180,7 @@ class ExtensionTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            checkpoint_writer.apply_umask(folder)
             write_json(folder / COMPLETE_MARKER, {"world_size": self.args.world_size})
             rotate_checkpoints(self.args.output_dir, self.save_total_limit)
 
@@ -184,6 +198,7 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
     output = Path(args.output_dir)
     last = last_checkpoint(output)
     if last:
+        check_files(last)
         print_rank0(f"resuming from {last}")
     with args.main_process_first():
         for folder in output.glob("checkpoint-*") if args.should_save else []:

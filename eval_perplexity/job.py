@@ -29,7 +29,12 @@ class Job:
 
     def __post_init__(self):
         progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
-        self.store = Store(progress, self.settings, lambda record: record["start"], results=lambda: [self.path])
+        self.store = Store(progress, self.settings, self.key, results=lambda: [self.path])
+
+    def key(self, record: dict) -> int:
+        """The start that a record is of. Raises KeyError if it is not a whole record."""
+        record["seconds"]
+        return record["start"]
 
     def open_store(self) -> set[int] | None:
         """The recorded starts, on rank 0; None if the result of exactly these settings is there."""

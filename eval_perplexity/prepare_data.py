@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 from transformers.utils import logging
 
+from lock import lock
 from records import read_fields
 from run import Parser, errors_of, positive_int, read_text, run_script, write_bytes, write_json
 from tokenizer import open_tokenizer
@@ -99,6 +100,7 @@ def main():
         split = args.split or split
         source = "official" if (dataset, split) in OFFICIAL else "user"
         texts = hub_documents(dataset, split, args.text_column)
+    locked = lock(args.output.with_name(f".{args.output.name}.lock"))  # a second run waits
     tokenizer = open_tokenizer(args.tokenizer)
     documents = tokenize(texts, tokenizer, args.min_tokens, args.max_documents)
     dtype = "uint32" if len(tokenizer) > 65536 else "uint16"
@@ -117,6 +119,7 @@ def main():
     }
     write_bytes(args.output, content)
     write_json(args.output.with_name(args.output.name + ".json"), description)
+    locked.close()
     print(f"{args.output}: {len(documents)} documents, {description['tokens']:,} tokens, {dtype}, source {source}")
 
 

@@ -32,7 +32,10 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     sha256 = hashlib.sha256(content).hexdigest()
     sidecar = {"source": "unverified", "dtype": "uint32" if vocab_size > 65536 else "uint16", "sha256": sha256}
     sidecar_path = path.with_name(f"{path.name}.json")
-    sidecar |= read_json(sidecar_path) or {}
+    recorded = read_json(sidecar_path) if sidecar_path.exists() else {}
+    sidecar |= recorded or {}
+    if recorded is None or sidecar["dtype"] not in ("uint16", "uint32"):
+        raise ValueError(f"{sidecar_path} is broken; make both files again with prepare_data.py")
     if sidecar["sha256"] != sha256:
         raise ValueError(f"{sidecar_path} does not describe {path}; make both files again with prepare_data.py")
     dtype = np.dtype(sidecar["dtype"]).newbyteorder("<")

@@ -35,6 +35,10 @@ BROKEN_CONFIGS = (
     {"rope_parameters": {"rope_type": "none", "rope_theta": 1e4}},
     {"context_extension": {"method": "ntk", "rope_by_length": {"rule": "other"}}},
     {"context_extension": {"method": "ntk", "rope_by_length": {"rule": "ntk"}}},
+    {"context_extension": {"x": 1}},
+    {"context_extension": {"method": "yarn", "recipe": "long"}},
+    {"context_extension": {"method": "yarn", "trained_length": "long"}},
+    {"max_position_embeddings": -5},
 )
 
 
@@ -54,9 +58,14 @@ def test_folders_that_are_no_checkpoint_are_refused(base, tmp_path):
     refusal(tmp_path)
 
 
-@pytest.mark.parametrize("change", ["cut", "missing", "misshapen", "pickle"])
+@pytest.mark.parametrize("change", ["cut", "missing", "misshapen", "pickle", "outside"])
 def test_broken_weights_are_refused(copy, change):
     path = copy / "model.safetensors"
+    if change == "outside":  # an index may name files of its folder only
+        index = {"metadata": {}, "weight_map": {"lm_head.weight": "../model.safetensors"}}
+        (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+        assert "names files that are not in its folder" in refusal(copy)
+        return
     weights = load_file(path)
     name = "model.layers.1.mlp.down_proj.weight"
     if change == "pickle":  # beside safetensors that lack a weight
@@ -83,6 +92,11 @@ def test_code_runs_only_where_it_is_trusted(checkpoints, tmp_path):
         assert "--trust_remote_code" in refusal(folder, trust)
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
     edit_config(folder, auto_map={name: f"someone/else--{value}" for name, value in auto_map.items()})
+    assert "--trust_remote_code" in refusal(folder, str(modeling))
+    inner = folder / "inner"
+    inner.mkdir()
+    shutil.copyfile(folder / "modeling_position_rules.py", inner / "modeling_position_rules.py")
+    edit_config(folder, auto_map={name: f"inner/{value}" for name, value in auto_map.items()})
     assert "--trust_remote_code" in refusal(folder, str(modeling))
     edit_config(folder, auto_map=auto_map)
     marker = tmp_path / "ran"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import sys
 import tempfile
 import types
@@ -12,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 import run
+from tiny import ROOT
 
 
 def test_a_bad_checkpoint_does_not_stop_the_others(capsys):
@@ -66,6 +68,20 @@ def test_a_wrong_flag_is_one_line(monkeypatch):
             parser.parse_args()
         assert end.value.code.startswith("error: ") and "--len" in end.value.code
         assert "sesame" not in end.value.code  # it may be a key
+    monkeypatch.setattr(sys, "argv", ["script.py", "--api", "sesame"])
+    with pytest.raises(SystemExit, match="^error: unrecognized arguments: --api ...") as end:
+        parser.parse_args()
+    assert "sesame" not in end.value.code
+
+
+@pytest.mark.parametrize("code, line", [("import run", "RANK is 'one'"), ("import run, nowhere", "package nowhere is")])
+def test_what_ends_a_script_before_it_runs_is_one_line(code, line):
+    rank = {"RANK": "one"} if "RANK" in line else {}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "common", env=os.environ | rank, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert line in done.stderr
 
 
 def test_files_are_replaced_as_a_whole_and_broken_ones_are_found(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import shutil
 
@@ -104,6 +105,11 @@ def test_longest_text(base, tmp_path, name, length):
 SCALED = {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}
 DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}
 YARN = {"factor": 4.0, "original_max_position_embeddings": C}
+LONG_ROPE = {  # as the closed form has it, but for short texts, which have the base's rope
+    "rope_type": "longrope", "rope_theta": 10000.0, "factor": L / C, "original_max_position_embeddings": C,
+    "attention_factor": math.sqrt(1 + math.log(L / C) / math.log(C)), "short_factor": [1.0] * 16,
+    "long_factor": methods.get("longrope")(C, L, {"rope_theta": 10000.0}, 32).rope_parameters()["long_factor"],
+}  # fmt: skip
 YARN_ROPE = YARN | {"rope_type": "yarn", "rope_theta": 1e4}
 OTHER_ROPE = "does not have the rope of the checkpoint's config"
 
@@ -146,6 +152,7 @@ def test_both_scripts_refuse_a_base(rows, tmp_path, model_type, changes, name, m
         (SCALED, "ntk", ["--adopt"], OTHER_ROPE),
         ({"rope_parameters": {**YARN_ROPE, "attention_factor": 1.0}}, "yarn", ["--adopt"], "attention_factor"),
         ({"rope_parameters": {**YARN_ROPE, "truncate": False}}, "yarn", ["--adopt"], "truncate"),
+        ({"rope_parameters": LONG_ROPE}, "longrope", ["--adopt"], OTHER_ROPE),
     ],
 )
 def test_bad_input(tmp_path, changes, name, more, message):

@@ -153,7 +153,17 @@ def test_a_killed_run_resumes_to_the_same_files(base, rows, tmp_path, method, mo
     assert (tmp_path / "config.json").read_bytes() == files["config.json"]
     assert losses(tmp_path) == [json.loads(line)["loss"] for line in files["metrics.jsonl"].splitlines()]
     mode = (tmp_path / "run.json").stat().st_mode  # that the umask gives
-    assert (tmp_path / "model.safetensors").stat().st_mode == mode
+    assert {path.stat().st_mode for path in tmp_path.rglob("*.safetensors")} == {mode}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json", "optimizer.pt"])
+def test_a_damaged_checkpoint_is_named(base, rows, tmp_path, name):
+    command = ["fine-tune.py", *training_flags(base, rows, "pi", tmp_path), "--max_steps", 2, "--save_steps", 1]
+    run_here(*command, "--save_strategy", "steps")
+    (tmp_path / "config.json").unlink()
+    path = tmp_path / "checkpoint-2" / name
+    path.write_bytes(path.read_bytes()[:-100])
+    assert f"{path} is damaged; delete {path.parent}" in fails(*command, "--save_strategy", "steps")
 
 
 def test_a_signal_leaves_a_checkpoint(base, rows, tmp_path):
@@ -197,10 +207,16 @@ BAD_INPUT = """
     --method_name longlora --document_mask True     | --document_mask is not supported by longlora
     --pose True --document_mask True                | give only one of
     --deepspeed no.json                             | --deepspeed no.json: no such file
-    --deepspeed ds_configs/stage3_offload.json      | needs a C++ compiler: apt install g++
+    --deepspeed ds_configs/stage3_offload.json      | needs c++: apt install g++
     --learning_rat 1                                | unrecognized arguments: --learning_rat 1
     --sequence_parallel_size 2                      | --sequence_parallel_size needs --deepspeed
-    --per_device_train_batch_size 0                 | the batch size and the accumulation steps must be positive
+    --per_device_train_batch_size 0                 | --per_device_train_batch_size 0: give a positive number
+    --num_train_epochs 0                            | --num_train_epochs 0.0: give a positive number
+    --max_steps 0                                   | --max_steps 0: give a positive number
+    --learning_rate nan                             | --learning_rate nan: give a positive number
+    --gradient_accumulation_steps -1                | --gradient_accumulation_steps -1: give a positive number
+    --resume_from_checkpoint ./nowhere              | the same command resumes from --output_dir
+    --report_to neptune                             | --report_to neptune needs the package: pip install neptune
     --use_liger_kernel True                         | --use_liger_kernel needs a GPU
     --estimate 8xH1000                              | --estimate 8xH1000: give a number and a GPU
 """

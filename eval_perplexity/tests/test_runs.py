@@ -52,7 +52,7 @@ def test_killed_and_sharded_runs_end_like_an_undisturbed_one(evaluate, checkpoin
         evaluate(*flags, killed)
     assert not killed.exists()
     with killed.with_name("one.progress.jsonl").open("a") as file:
-        file.write('{"start": 79')  # and the last line was cut off
+        file.write('{"start": 0}\n{"start": 79')  # a line that is no whole record, and a last line that is cut off
 
     # two ranks resume, and end with the same result
     shutil.copytree(killed.parent, sharded.parent)
@@ -95,7 +95,12 @@ def test_bad_input_is_one_line_before_the_model(evaluate, checkpoint, tmp_path, 
     other = write_tokens(tmp_path / "other" / "test.bin", documents(13), sha256="0")
     empty = write_tokens(tmp_path / "empty" / "test.bin", [])
     copy = shutil.copytree(checkpoint, tmp_path / "tiny")
+    broken = [write_tokens(tmp_path / name / "test.bin", documents(13)) for name in ("cut", "type")]
+    for path, sidecar in zip(broken, ('{"sha', '{"dtype": "uint99"}'), strict=True):
+        path.with_name("test.bin.json").write_text(sidecar)
     cases = [
+        (["--data_path", broken[0]], "test.bin.json is broken"),
+        (["--data_path", broken[1]], "test.bin.json is broken"),
         (["--data_path", other], "test.bin.json does not describe"),
         (["--data_path", empty], "has 0 bytes"),
         (["--data_path", tmp_path / "no.bin"], "no token file .*prepare_data.py"),
