@@ -91,5 +91,6 @@ def answer_group(engine, prompts: list, max_new_tokens: int, **stops) -> list[An
         "prefilled_tokens": round((engine.prefilled_tokens - prefilled) / n, 3),
         "generated_tokens": round((engine.generated_tokens - generated) / n, 3),
         "peak_memory_bytes": run.peak_memory(engine.device),
+        "batch_size": n,  # smaller than the engine's after a lack of memory
     }
     return [Answer(text, error, costs) for text in texts]

@@ -14,8 +14,8 @@ cd "$(dirname "$0")" || exit 1
 
 checkpoints=(${CHECKPOINTS:-meta-llama/Llama-2-7b-hf})
 output_root=${OUTPUT_ROOT:-results} # results go to $output_root/<checkpoint's name>/
-flags=(--output_dir "$output_root" --batch_size "${EVAL_BATCH_SIZE:-16}" --allow_beyond # lengths beyond a window, too
-  --tensor_parallel_size "${TENSOR_PARALLEL:-1}") # GPUs of a model in vLLM
+flags=(--output_dir "$output_root" --batch_size "${EVAL_BATCH_SIZE:-16}" --allow_beyond) # lengths beyond a window, too
+if [ -n "${TENSOR_PARALLEL:-}" ]; then flags+=(--tensor_parallel_size "$TENSOR_PARALLEL"); fi # GPUs of a model in vLLM
 if [ -n "${LENGTHS:-}" ]; then # tokens; none: the paper's, evenly spaced
   flags+=(--lengths $LENGTHS)
 else

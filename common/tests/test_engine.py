@@ -234,6 +234,7 @@ def test_a_group_that_runs_out_of_memory_is_halved_until_it_fits(base, monkeypat
     assert engine.cached_ids == [] and engine.cache is None  # its memory is free
     assert [answer.text for answer in answers] == [*expected[:7], None]
     assert answers[7].error == "out of memory: simulated" and engine.batch_size == 1
+    assert {answer.costs["batch_size"] for answer in answers} <= {1, 2, 3}
     assert [answer.text for answer in answer_group(engine, prompts, 4)] == expected
 
 

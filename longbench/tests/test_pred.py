@@ -14,7 +14,7 @@ from conftest import WINDOW, make_row, read_rows, run_main, write_rows
 from prompts import template
 from sets import SETS, base_set
 
-COSTS = ("prefilled_tokens", "generated_tokens", "seconds", "peak_memory_bytes")
+COSTS = ("prefilled_tokens", "generated_tokens", "seconds", "peak_memory_bytes", "batch_size")
 NAMES = {"standin_multifieldqa_en": "pred", "standin_trec_5shots": "pred_trec", "standin_samsum": "pred"}  # folders
 
 

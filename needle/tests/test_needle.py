@@ -22,7 +22,16 @@ from transformers_engine import Transformers
 
 LCEG_KEYS = ["model", "context_length", "depth_percent", "version", "needle", "model_response", "score"]
 LCEG_KEYS += ["test_duration_seconds", "test_timestamp_utc"]
-COSTS = (*LCEG_KEYS[-2:], "peak_memory_bytes", "command", "processes", "seconds", "utc", "prefilled_tokens")
+COSTS = (
+    *LCEG_KEYS[-2:],
+    "peak_memory_bytes",
+    "command",
+    "processes",
+    "seconds",
+    "utc",
+    "prefilled_tokens",
+    "batch_size",
+)
 
 
 class FakeEngine(Endpoint):
