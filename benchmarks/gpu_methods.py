@@ -79,9 +79,9 @@ def write_inputs(out: Path) -> None:
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--tiny", action="store_true", help="the base, pi and lm_infinite only")
+    parser.add_argument("--tiny", action="store_true", help="the base and lm_infinite only")
     is_tiny = parser.parse_args().tiny
-    names = ["pi", "lm_infinite"] if is_tiny else methods.available()
+    names = ["lm_infinite"] if is_tiny else methods.available()
     columns = ["base", *names]
     trained = [name for name in names if methods.get(name).trained]
     frozen = [name for name in names if name not in trained]
