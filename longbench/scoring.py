@@ -74,7 +74,7 @@ def score_set(path: Path, e: bool) -> tuple[dict, int]:
         "peak_memory_bytes": run.get("peak_memory_bytes"),
         "run": run,
     }
-    json.dumps(entry, allow_nan=False)  # raises on NaN
+    json.dumps(entry, ensure_ascii=False, allow_nan=False).encode()  # raises on NaN or half a surrogate pair
     return entry, unreadable
 
 

@@ -179,6 +179,7 @@ ODD_RUNS = [
     {"seconds": "x"},
     {"seconds": float("nan")},
     {"versions": "3.11"},
+    {"command": "\ud800"},
     [1],
 ]
 

@@ -157,7 +157,7 @@ def score_folder(folder: Path, tasks: dict[str, dict], problems: list[str]) -> d
                 if rows:
                     record = read_record(folder / "runs" / f"{name}.json")
                     entry = evaluate_task(rows, task["metric"], record)
-                    json.dumps([entry, record], allow_nan=False)  # raises on NaN
+                    json.dumps([entry, record], ensure_ascii=False, allow_nan=False).encode()  # raises on NaN
                     entries[name], records[name] = entry, record
         except ValueError as error:
             problems.append(f"left out: {error}")
