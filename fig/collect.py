@@ -1,14 +1,13 @@
 """Reads the result files of every stage, recognised by their content; incomplete ones are reported and left out."""
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from run import read_text
-from scores import Score, add_needle_means
+from run import errors_of, read_text
+from scores import PERPLEXITIES, Score, add_needle_means
 
 BENCHMARKS = {
     "perplexity": "Perplexity",
@@ -28,7 +27,19 @@ MODEL_KEYS = (
 )  # fmt: skip
 RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "peak_memory_bytes")
 SETTING_KEYS = ("sliding_window", "documents", "evaluator", "complete", "max_length")
-INCOMPLETE = (ValueError, LookupError, TypeError, AttributeError, OSError)  # what reading an incomplete file raises
+COUNTS = ("length", "original_length", "trained_length", "trained_tokens", "sliding_window", "documents", "max_length")
+NUMBERS = ("value", "low", "high", "seconds", "peak_memory_bytes")
+TYPES = {  # of what `read_file` returns; all else is text or None
+    **dict.fromkeys(("benchmark", "task", "source", "method", "path"), str),
+    **dict.fromkeys((*COUNTS, "seed", "training_seed"), int | None),
+    **dict.fromkeys(NUMBERS, int | float | None),
+    **dict.fromkeys(("exact_attention", "complete", "all_windows"), bool | None),
+    **dict.fromkeys(("samples", "targets", "settings"), dict),
+    "n": int,
+    "seeds": list,
+    "drawn_text": bool,
+    "versions": dict | None,
+}
 
 
 @dataclass
@@ -56,6 +67,35 @@ def pick(record: dict, keys) -> dict:
     return {key: record.get(key) for key in keys}
 
 
+def check_range(name: str, numbers, highest: float = 2**63) -> None:
+    """Raises ValueError, or TypeError, unless these are numbers from 0 to `highest`, but for rounding."""
+    for number in numbers:
+        if not -1e-6 <= number <= highest + 1e-6:
+            raise ValueError(f"{name} is {number}")
+
+
+def check_types(record: dict) -> None:
+    """Raises TypeError or ValueError unless the values have their TYPES, and no count is negative."""
+    for key, value in record.items():
+        if not isinstance(value, TYPES.get(key, str | None)):
+            raise TypeError(f"{key} is {value!r}")
+        if key in (*COUNTS, "n", "seconds", "peak_memory_bytes") and value is not None:
+            check_range(key, [value])
+
+
+def check_score(score: Score) -> None:
+    """Raises TypeError or ValueError unless a score has the right types, and numbers in the range of its benchmark."""
+    check_types(vars(score))
+    check_types(score.settings)
+    highest = {"needle": 1, "perplexity": 1e300, "long_ppl": 1e300}.get(score.benchmark, 100)
+    bounds = [bound for bound in (score.low, score.high) if bound == bound]  # NaN without an interval
+    numbers = [number for number in (score.value, *bounds) if number is not None]
+    check_range(f"a score of {score.task}", [*numbers, *score.samples.values()], highest)
+    check_range("a number of targets", score.targets.values())
+    if score.benchmark in PERPLEXITIES and 0 in numbers:
+        raise ValueError(f"a perplexity of {score.task} is 0")
+
+
 def read_perplexity(result: dict, identity: dict) -> list[Score]:
     """Perplexity or LongPPL of eval_perplexity: one model, data set and length. n: windows, of LongPPL key tokens."""
     name, value, n = "perplexity", result.get("val_perplexity"), result.get("n_windows")
@@ -68,8 +108,9 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
     whole.settings["all_windows"] = n == result.get("n_windows_total")
     losses = result.get("document_losses")
     if losses:
-        whole.samples = dict(enumerate(losses["sum"]))
-        whole.targets = dict(enumerate(losses["targets"]))
+        for document, (loss, n_targets) in enumerate(zip(losses["sum"], losses["targets"], strict=True)):
+            whole.samples[document] = loss
+            whole.targets[document] = n_targets
     scores = [whole]
     for last in (64, 256):
         entry = result.get(f"last_{last}")
@@ -83,6 +124,7 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
 def read_needle(result: dict, identity: dict) -> list[Score]:
     """A result of needle: one model, length and depth. Adds the seconds of all trials to the result."""
     length, depth = result["context_length"], result["depth_percent"]
+    check_range("depth_percent", [depth], 100)
     answered = []
     result["seconds"] = 0
     for trial in result["trials"]:
@@ -150,7 +192,7 @@ def find_files(roots: list[Path]):
 def read_file(path: Path, file: str):
     """(MODEL_KEYS and path of the model, scores, runs) of a JSON file; no scores if it is no result.
 
-    Raises one of INCOMPLETE if a key is missing, or a score is not a finite number.
+    Raises an exception if a key is missing, or a value has another type or is out of its range.
     """
     result = json.loads(read_text(path), object_pairs_hook=read_object)
     parts = [result]
@@ -181,10 +223,10 @@ def read_file(path: Path, file: str):
             "sha256": data.get("sha256") or "",
         }
         runs.append(pick(part, RUN_KEYS) | facts)
+    for record in (info, *runs):
+        check_types(record)
     for score in scores:
-        for number in (score.value, *score.samples.values()):
-            if number is not None and not math.isfinite(number):
-                raise ValueError(f"a score of {score.task} is {number}")
+        check_score(score)
     return info, scores, runs
 
 
@@ -211,10 +253,10 @@ def collect(roots: list[Path]) -> Results:
     first_scores = {}
     for file, path in find_files(roots):
         try:
-            info, scores, runs = read_file(path, file)
-        except INCOMPLETE as error:
-            reason = f"{type(error).__name__}: {error}"
-            results.warnings.append(f"left out: {path} is not a complete result ({reason})")
+            with errors_of(f"{path} is not a complete result"):
+                info, scores, runs = read_file(path, file)
+        except ValueError as error:
+            results.warnings.append(f"left out: {error}")
             continue
         if not scores:
             continue

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collect import INCOMPLETE, Results
+from collect import Results, check_types
 from rows import Row
-from run import read_text
+from run import errors_of, read_text
 
 COLUMNS = ["model", "step", "seconds", "peak_memory_bytes", "device"]
 
@@ -23,23 +23,26 @@ def read_training(root: Path, results: Results):
             continue
         metrics = config.with_name("metrics.jsonl")
         try:
-            record = json.loads(read_text(config)).get("context_extension") or {}
-            recipes[model] = (record.get("recipe") or {}) | (record.get("options") or {})
-            if metrics.exists():  # without the time between two runs
-                lines = read_text(metrics).splitlines()
-                entries = [json.loads(line) for line in lines if line.endswith("}")]  # a kill cuts off the last one
-                frame = pd.DataFrame(entries)
-                tokens = np.diff(frame.tokens_seen, prepend=0)
-                cost = {
-                    "model": model,
-                    "step": "training",
-                    "seconds": (tokens / frame.tokens_per_second).sum(),
-                    "peak_memory_bytes": 2**30 * frame.peak_memory_gib.max(),
-                    "device": entries[-1].get("device"),
-                }
-                costs.append(cost)
-        except INCOMPLETE as error:
-            results.warnings.append(f"no costs from {metrics} ({type(error).__name__}: {error})")
+            with errors_of(f"costs in {metrics}"):
+                record = json.loads(read_text(config)).get("context_extension") or {}
+                recipes[model] = (record.get("recipe") or {}) | (record.get("options") or {})
+                if metrics.exists():  # without the time between two runs
+                    lines = read_text(metrics).splitlines()
+                    entries = [json.loads(line) for line in lines if line.endswith("}")]  # a kill cuts off the last one
+                    numbers = ["tokens_seen", "tokens_per_second", "peak_memory_gib"]
+                    frame = pd.DataFrame(entries).astype(dict.fromkeys(numbers, float))
+                    tokens = np.diff(frame.tokens_seen, prepend=0)
+                    cost = {
+                        "model": model,
+                        "step": "training",
+                        "seconds": (tokens / frame.tokens_per_second).sum(),
+                        "peak_memory_bytes": 2**30 * frame.peak_memory_gib.max(),
+                        "device": entries[-1].get("device"),
+                    }
+                    check_types(cost)
+                    costs.append(cost)
+        except ValueError as error:
+            results.warnings.append(f"left out: {error}")
     return costs, recipes
 
 

@@ -62,6 +62,7 @@ def main():
     results.warnings += [f"no folder {root}" for root in args.results or () if not root.is_dir()]
     rows = make_rows(results)
     all_scores = make_frame(rows, results)
+    trainings, recipes = costs.read_training(args.checkpoints, results) if args.checkpoints else ([], {})
     for warning in results.warnings:
         print(warning)
     if not results.scores:
@@ -74,7 +75,6 @@ def main():
     columns = tables.make_columns(scores, target, args.columns)
     pairs = correlation.pair_scores(scores, columns)
     correlations = correlation.correlations(pairs, rows)
-    trainings, recipes = costs.read_training(args.checkpoints, results) if args.checkpoints else ([], {})
     cost_table = costs.sum_costs(rows, results, trainings)
 
     tables.write_results(results, output / "results.csv")

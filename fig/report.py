@@ -53,7 +53,7 @@ def write(output, results, rows, target, columns, comparisons, correlations, cos
         target=target,
         bases=bases.str.replace(r"^[./~].*/", "", regex=True),  # of a folder its name
         engines=engines.agg(", ".join, axis=1),
-        versions=map(" ".join, versions),
+        versions=[f"{name} {version}" for name, version in versions],
         recipe=html_table(recipe.astype(object).sort_index().rename_axis("setting").reset_index()),
         data=html_table(data.sort_values(["benchmark", "task"])),
         commands=runs.dropna(subset="command").groupby("benchmark").command.unique(),

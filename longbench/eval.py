@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from run import Parser, explain, run_script, write_json
+from run import Parser, errors_of, explain, run_script, write_json
 from scoring import means, score_set
 from sets import ALL_SETS, FOLDERS, base_set, shots_of
 
@@ -76,12 +76,16 @@ def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
         problems.append(f"no predictions {folder}/*.jsonl; run pred.py")
     for path in paths:
         try:
-            entry = score_set(path, benchmark == "longbench_e")
-        except (ValueError, OSError) as error:
-            problems.append(f"{path}: {explain(error)}")
+            with errors_of(str(path)):
+                entry, unreadable = score_set(path, benchmark == "longbench_e")
+                limit = entry["run"].get("limit") or math.inf
+                wanted = min(limit, entry["expected_n"] or entry["n"])
+        except ValueError as error:
+            problems.append(explain(error))
             continue
-        limit = entry["run"].get("limit") or math.inf
-        wanted = min(limit, entry["expected_n"] or entry["n"])
+        if unreadable:
+            lines = "1 unreadable line is" if unreadable == 1 else f"{unreadable} unreadable lines are"
+            problems.append(f"{path}: {lines} left out")
         if entry["n"] != wanted:
             problems.append(f"{path}: {entry['n']} rows, not {wanted}; rerun pred.py")
         scored[path.stem] = entry

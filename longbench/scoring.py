@@ -3,6 +3,7 @@
 Rows score 0 to 1, sets and means 0 to 100. The intervals are over the rows, see stats.mean_over_tasks.
 """
 
+import json
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from data import check_answers
 from metrics import METRICS
-from run import errors_of, read_json
+from run import errors_of, read_text
 from sets import ALL_SETS, CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, base_set, official_rows
 from stats import mean_over_tasks
 from store import read_lines
@@ -24,32 +25,39 @@ BUCKETS = {  # length of a row in words: at least, less than
     "8k+": (8000, math.inf),
 }
 
+TEXTS = "model method base_model checkpoint engine dtype attention protocol command".split()
+NUMBERS = "original_length trained_length trained_tokens training_seed seed max_length limit".split()
+NUMBERS += ["seconds", "tokens_per_second", "peak_memory_bytes"]
+TYPES = dict.fromkeys(TEXTS, str) | dict.fromkeys(NUMBERS, int | float) | {"exact_attention": bool, "versions": dict}
 
-def score_set(path: Path, e: bool) -> dict:
-    """Scores the predictions of one set, <model's folder>/<set>.jsonl; returns the set's entry in scores.json.
 
-    e: of LongBench-E. Raises ValueError if there are no predictions, or if a row is not one.
+def score_set(path: Path, e: bool) -> tuple[dict, int]:
+    """Scores the predictions of one set, <model's folder>/<set>.jsonl, whose run is in runs/<set>.json beside it.
+
+    e: of LongBench-E. Returns (the set's entry in scores.json, number of unreadable lines). Raises an exception if
+    there are no predictions, if a row is not one, or if the run's file is odd.
     """
     name = path.stem
     base = base_set(name)
-    rows = read_predictions(path)
+    rows, unreadable = read_predictions(path)
     scores, upstream_scores = [], []
     for number, row in enumerate(rows, 1):
         with errors_of(f"row {number} is not a prediction"):
             check_answers(row)
+            hash(row.get("_id"))  # raises if it is no text or number
             score = upstream_score = score_row(row, base, "lceg")
             if (base in FIRST_LINE["lceg"]) != (base in FIRST_LINE["upstream"]):
                 upstream_score = score_row(row, base, "upstream")
             scores.append(score)
             upstream_scores.append(upstream_score)
-    run = read_json(path.parent / "runs" / f"{name}.json") or {}
+    run = read_run(path.parent / "runs" / f"{name}.json")
     data = run.get("data", {})
     source = "standin" if name.startswith(STANDIN) else data.get("source", "user")
     expected = official_rows(name, e)
     if source != "official":
         expected = data.get("rows", expected)
     lengths = [row["length"] for row in rows]
-    return {
+    entry = {
         "source": source,
         "expected_n": expected,
         "complete": len(rows) == expected and not run.get("errors"),
@@ -66,17 +74,32 @@ def score_set(path: Path, e: bool) -> dict:
         "peak_memory_bytes": run.get("peak_memory_bytes"),
         "run": run,
     }
+    json.dumps(entry, ensure_ascii=False, allow_nan=False).encode()  # raises on NaN or half a surrogate pair
+    return entry, unreadable
 
 
-def read_predictions(path: Path) -> list[dict]:
-    """The answered rows of a file, of each `_id` the last one. A run that was killed may leave rows with errors."""
+def read_run(path: Path) -> dict:
+    """What pred.py recorded of a set's run, empty without a file. Raises an exception if it is odd."""
+    run = json.loads(read_text(path)) if path.exists() else {}
+    for key, kind in TYPES.items():
+        if not isinstance(run.get(key), kind | None):
+            raise TypeError(f"{key} in {path} is {run[key]!r}")
+    return run
+
+
+def read_predictions(path: Path) -> tuple[list[dict], int]:
+    """(the answered rows of a file, of each `_id` the last one; the number of unreadable lines).
+
+    A run that was killed may leave rows with errors.
+    """
     rows = {}
-    for number, row in enumerate(read_lines(path)[0]):
+    entries, unreadable = read_lines(path)
+    for number, row in enumerate(entries):
         if "error" not in row:
             rows[repr(row.get("_id", number))] = row
     if not rows:
         raise ValueError("no rows")
-    return list(rows.values())
+    return list(rows.values()), unreadable
 
 
 def score_row(row: dict, base: str, rule: str) -> float:

@@ -7,6 +7,7 @@
 Writes needle.png, .svg and .pdf to --output_dir and prints the means; needs no GPU.
 """
 
+import json
 import math
 import re
 from pathlib import Path
@@ -19,27 +20,40 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 
-from run import Parser, read_json, run_script
+from run import Parser, errors_of, read_text, run_script
 
 SCORES = {"score": "share of the answer's words", "rate": "exact match", "lceg_overlap": "word overlap (LCEG)"}
 COLOURS = LinearSegmentedColormap.from_list("lceg", ("#F0496E", "#EBB839", "#0CD79F"), bad="#dddddd")  # the paper's
 
-CELL_KEYS = ("context_length", "depth_percent", "original_length", "trained_length", "data")
+LIMITS = {"context_length": 2**63, "depth_percent": 100, "original_length": 2**63, "trained_length": 2**63}
+
+
+def read_cell(path: Path, score: str) -> dict:
+    """A row of `read_cells`. Raises an exception if the file is not a needle result with numbers in their ranges."""
+    result = json.loads(read_text(path))
+    cell = {"model": path.parent.name, "source": result["data"]["source"]}
+    if not isinstance(cell["source"], str):
+        raise TypeError(f"the source is {cell['source']!r}")
+    for key, highest in {score: 1, **LIMITS}.items():
+        value = cell[key] = result[key]
+        if value is None and key not in ("context_length", "depth_percent"):
+            continue  # unknown
+        if not 0 <= value <= highest:
+            raise ValueError(f"{key} is {value}")
+    return cell
 
 
 def read_cells(folder: Path, score: str) -> pd.DataFrame:
-    """All needle results below a folder, one row for each cell, with the keys of the result files and model, source."""
+    """All needle results below a folder, one row for each cell; odd files are named and left out."""
     cells = []
     for path in sorted(folder.rglob("*_results.json")):
         if re.fullmatch(r"old\d*", path.parent.name):
             continue  # answers with other settings
-        result = read_json(path) or {}
-        if {score, *CELL_KEYS} <= result.keys():
-            result["model"] = path.parent.name
-            result["source"] = result["data"]["source"]
-            cells.append(result)
-        else:
-            print(f"left out: {path} is not a needle result with '{score}'")
+        try:
+            with errors_of(f"{path} is not a needle result with '{score}'"):
+                cells.append(read_cell(path, score))
+        except ValueError as error:
+            print(f"left out: {error}")
     if not cells:
         raise ValueError(f"no needle results with '{score}' in {folder}; run eval.sh first")
     cells = pd.DataFrame(cells)

@@ -1,11 +1,13 @@
 """From result files to results.csv and to rows."""
 
+import json
 import math
 import shutil
 
 import pandas as pd
 import pytest
 
+import costs
 import making
 import tables
 from collect import collect
@@ -51,6 +53,74 @@ def test_files_that_are_not_results_are_reported_and_left_out(study, tmp_path):
     assert len(results.scores) == n_scores
     for line, name in zip(results.warnings, ("a", "b", "cut.json", "lceg.json", "results", "trec"), strict=True):
         assert line.startswith(f"left out: {root / name}") and "\n" not in line
+
+
+ODD = [
+    {"model": 5},
+    {"method": ["pi"]},
+    {"exact_attention": "yes"},
+    {"trained_length": "512"},
+    {"trained_length": -1},
+    {"training_seed": [42]},
+    {"base_model": {}},
+    {"versions": "3.11"},
+    {"command": ["x"]},
+    {"engine": 5},
+    {"seconds": "x"},
+    {"peak_memory_bytes": 10**400},
+    {"data": {"path": "a/b", "source": ["x"]}},
+    {"data": {"path": "a/b", "source": "user", "sha256": ["x"]}},
+    {"seq_len": "512"},
+    {"n_windows": None},
+    {"val_perplexity": 0},
+    {"val_perplexity": -1.0},
+    {"document_losses": {"sum": [9.0], "targets": []}},
+    {"document_losses": {"sum": [9.0], "targets": ["a"]}},
+]
+ODD_CELLS = [
+    {"score": 1.5},
+    {"score_interval_95": [-0.5, 1]},
+    {"template": ["book"]},
+    {"depth_percent": -5},
+    {"drawn_text": "no"},
+    {"trials": [{"trial": 0, "score": 9, "exact": True}]},
+]
+
+
+@pytest.mark.parametrize("odd", [*ODD, *ODD_CELLS, None])
+def test_a_file_with_an_odd_value_is_named_and_left_out(tmp_path, odd):
+    making.perplexity(tmp_path, making.info("good", "pi", 5), 512, 20.0)
+    n_scores = len(collect([tmp_path]).scores)
+    other = making.info("m", "pi", 5)
+    if odd is None:
+        (tmp_path / "deep.json").write_text("[" * 100_000)
+    elif odd in ODD_CELLS:
+        making.needle(tmp_path, other, 512, 50, [1.0, 0.0], **odd)
+    else:
+        making.perplexity(tmp_path, other, 512, 20.0, **odd)
+    results = collect([tmp_path])
+    assert len(results.scores) == n_scores and list(results.models) == ["good"]
+    [warning] = results.warnings
+    assert warning.startswith(f"left out: {tmp_path}") and "\n" not in warning
+
+
+GOOD_METRICS = {"tokens_seen": 400, "tokens_per_second": 250.0, "peak_memory_gib": 0.5}
+ODD_METRICS = [{"peak_memory_gib": "x"}, {"tokens_per_second": 0}, {"tokens_seen": "x"}, {"device": ["x"]}, None]
+
+
+@pytest.mark.parametrize("odd", ODD_METRICS)
+def test_an_odd_file_of_metrics_is_named_and_left_out(tmp_path, odd):
+    for name in ("good", "odd"):
+        making.perplexity(tmp_path, making.info(name, "pi", 5), 512, 20.0)
+        making.write(tmp_path / name / "config.json", {"context_extension": {}})
+        making.write(tmp_path / name / "metrics.jsonl", GOOD_METRICS)
+    path = tmp_path / "odd" / "metrics.jsonl"
+    path.write_text("[" * 99_999 + "}" if odd is None else json.dumps(GOOD_METRICS | odd))
+    results = collect([tmp_path / "results"])
+    trainings, _ = costs.read_training(tmp_path, results)
+    assert [cost["model"] for cost in trainings] == ["good"] and trainings[0]["seconds"] == 1.6
+    [warning] = results.warnings
+    assert warning.startswith(f"left out: costs in {path}: ")
 
 
 def test_repeated_results_and_two_models_of_one_name_are_reported(tmp_path):

@@ -160,11 +160,37 @@ def test_invalid_predictions_are_reported_and_the_rest_is_scored(tmp_path, write
         "hotpotqa.jsonl: row 1 is not a prediction",
         "the sets have different values of checkpoint",
         f"no predictions {tmp_path / 'pred' / 'absent'}",
-        "7 problems",
+        "qasper.jsonl: 1 unreadable line is left out",
+        "8 problems",
     ]:
         assert sum(part in error for error in errors) == 1, (part, errors)
-    assert len(errors) == 8
+    assert len(errors) == 9
     sets = read(tmp_path / "pred")["sets"]
     assert sets["musique"]["score"] == sets["narrativeqa"]["score"] == 100 and sets["narrativeqa"]["n"] == 200
     assert not sets["qasper"]["complete"] and not sets["2wikimqa"]["complete"] and sets["lcc"]["complete"]
     assert score("--output_dir", tmp_path / "empty")[1][-1].startswith("error: no predictions")
+
+
+ODD_RUNS = [
+    {"data": ["official"]},
+    {"data": {"rows": "x"}},
+    {"limit": "all"},
+    {"checkpoint": ["c"]},
+    {"seconds": "x"},
+    {"seconds": float("nan")},
+    {"versions": "3.11"},
+    {"command": "\ud800"},
+    [1],
+]
+
+
+@pytest.mark.parametrize("odd", ODD_RUNS)
+def test_a_set_with_an_odd_record_is_named_and_the_rest_is_scored(tmp_path, write, score, odd):
+    for name in ("musique", "2wikimqa"):
+        write(name, [row(name, i) for i in range(200)])
+    write_rows(tmp_path / "pred" / "m" / "runs" / "musique.json", [odd])
+    _, errors = score()
+    assert len(errors) == 2 and errors[0].startswith(f"error: {tmp_path}/pred/m/musique.jsonl: ")
+    assert list(read(tmp_path / "pred")["sets"]) == ["2wikimqa"]
+    write("musique", [row("musique", 0, _id=["a"])])
+    assert "musique.jsonl: row 1 is not a prediction" in score()[1][0]

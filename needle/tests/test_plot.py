@@ -1,8 +1,10 @@
 """The heat-maps, read back from the figure."""
 
+import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import needle_plot
@@ -41,6 +43,30 @@ def test_the_figure_shows_the_results(tmp_path):
         assert image.get_clim() == (0, 1)
         marks = {line.get_linestyle(): line.get_xdata()[0] for line in axes.lines}
         assert marks == {":": 1.0, "--": pytest.approx(2 + (8000 - 7513) / (10769 - 7513))}
+
+
+ODD = [
+    {"score": "x"},
+    {"score": float("nan")},
+    {"score": 3.2},
+    {"context_length": "x"},
+    {"context_length": None},
+    {"depth_percent": [5]},
+    {"original_length": "x"},
+    {"data": 5},
+    {"data": {"source": None}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_file_is_named_and_left_out(tmp_path, capsys, odd):
+    write(tmp_path / "a")
+    cells = needle_plot.read_cells(tmp_path, "score")
+    good = read_json(tmp_path / "a" / "len_1000_depth_0_results.json")
+    path = tmp_path / "b_results.json"
+    path.write_text(json.dumps(good | odd))
+    pd.testing.assert_frame_equal(needle_plot.read_cells(tmp_path, "score"), cells)
+    assert capsys.readouterr().out.startswith(f"left out: {path} is not a needle result")
 
 
 def test_command(tmp_path, monkeypatch, capsys):

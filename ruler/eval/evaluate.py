@@ -3,12 +3,13 @@ r"""Scores RULER's predictions and prints one table of models and lengths; needs
     python eval/evaluate.py --data_dir results/*/synthetic/*/pred --benchmark synthetic
 
 Writes into each folder RULER's summary.csv (summary-<task>.csv if there is one task) and scores.json: scores with 95 %
-intervals over the samples, strict scores (whole words only), empty answers, costs. Ends with status 1 if a folder is
-left out or a task is incomplete.
+intervals over the samples, strict scores (whole words only), empty answers, costs. Ends with status 1 if a folder or
+task is left out, or a task is incomplete.
 
 As in NVIDIA/RULER (arXiv 2404.06654), a gold answer counts where it occurs in the prediction, in upper or lower case.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas
 
-from run import Parser, errors_of, read_json, run_script, write_json, write_text
+from run import Parser, errors_of, read_text, run_script, write_json, write_text
 from stats import mean_over_tasks
 from store import read_lines
 from tasks import check_row, read_tasks
@@ -27,6 +28,9 @@ RECORD_KEYS = (
     "name model method exact_attention base_model original_length trained_length trained_tokens training_seed "
     "checkpoint engine dtype attention protocol seed versions command"
 ).split()
+TEXTS = "name model method base_model checkpoint engine dtype attention protocol command".split()
+COUNTS = "original_length trained_length trained_tokens training_seed seed max_seq_length samples".split()
+TYPES = dict.fromkeys(TEXTS, str) | dict.fromkeys(COUNTS, int) | {"exact_attention": bool, "versions": dict}
 # the effective length (arXiv 2404.06654) is the longest whose mean reaches Llama-2-7B-chat's score at 4,096 tokens
 THRESHOLD = 85.6
 
@@ -66,17 +70,28 @@ def interval(*tasks: list[float]) -> list[float]:
 
 
 def read_predictions(path: Path) -> list[dict]:
-    """The predictions of a task, the last one of each index. Raises ValueError, which names the file, on odd lines."""
-    with errors_of(str(path)):
-        entries, unreadable = read_lines(path)
-        if unreadable:
-            raise ValueError(f"{unreadable} unreadable lines")
-        rows = {}
-        for row in entries:
-            if "error" not in row:  # the answer ran out of memory, and a kill left the line
-                check_row(row, "pred")
-                rows[int(row["index"])] = row
+    """The predictions of a task, the last one of each index. Raises an exception on odd lines."""
+    entries, unreadable = read_lines(path)
+    if unreadable:
+        raise ValueError(f"{unreadable} unreadable lines")
+    rows = {}
+    for row in entries:
+        if "error" not in row:  # the answer ran out of memory, and a kill left the line
+            check_row(row, "pred")
+            rows[int(row["index"])] = row
     return [rows[index] for index in sorted(rows)]
+
+
+def read_record(path: Path) -> dict:
+    """The record of call_api.py, empty without one. Raises an exception if it is odd."""
+    if not path.exists():
+        return {}
+    record = json.loads(read_text(path))
+    record |= record.get("settings", {})
+    for key, kind in TYPES.items():
+        if not isinstance(record.get(key), kind | None):
+            raise TypeError(f"{key} is {record[key]!r}")
+    return record
 
 
 def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
@@ -129,18 +144,23 @@ def summarize(entries: dict[str, dict]) -> dict:
     }
 
 
-def score_folder(folder: Path, tasks: dict[str, dict]) -> dict:
-    """Scores a folder and writes its files; returns the content of scores.json.
+def score_folder(folder: Path, tasks: dict[str, dict], problems: list[str]) -> dict:
+    """Scores a folder and writes its files; returns the content of scores.json. Adds tasks with odd files to problems.
 
-    Raises ValueError, and writes nothing, if there are no or odd predictions, or the tasks do not belong together.
+    Raises ValueError, and writes nothing, if no task has predictions, or the tasks do not belong together.
     """
     entries, records = {}, {}
     for name, task in tasks.items():
-        rows = read_predictions(folder / f"{name}.jsonl")
-        if rows:
-            record = read_json(folder / "runs" / f"{name}.json") or {}
-            records[name] = record | record.get("settings", {})
-            entries[name] = evaluate_task(rows, task["metric"], record)
+        try:
+            with errors_of(f"{folder}/{name}.jsonl or runs/{name}.json"):
+                rows = read_predictions(folder / f"{name}.jsonl")
+                if rows:
+                    record = read_record(folder / "runs" / f"{name}.json")
+                    entry = evaluate_task(rows, task["metric"], record)
+                    json.dumps([entry, record], ensure_ascii=False, allow_nan=False).encode()  # raises on NaN
+                    entries[name], records[name] = entry, record
+        except ValueError as error:
+            problems.append(f"left out: {error}")
     if not entries:
         raise ValueError(f"{folder} has no predictions of any task")
     for key in ("checkpoint", "protocol"):
@@ -152,7 +172,8 @@ def score_folder(folder: Path, tasks: dict[str, dict]) -> dict:
     for key in RECORD_KEYS:
         scores[key] = record.get(key)
     scores["name"] = scores["name"] or length.parent.parent.name
-    scores["length"] = record.get("max_seq_length") or int(length.name)
+    with errors_of(f"{folder}: the folder above is not named after the length"):
+        scores["length"] = record.get("max_seq_length") or int(length.name)
     scores |= {"tasks": entries, "mean": summarize(entries)}
     write_json(folder / "scores.json", scores)
 
@@ -196,7 +217,7 @@ def main():
     folders, standins, problems = [], set(), []
     for folder in args.data_dir:
         try:
-            scores = score_folder(folder, tasks)
+            scores = score_folder(folder, tasks, problems)
         except ValueError as error:
             problems.append(f"left out: {error}")
             continue

@@ -82,10 +82,16 @@ def test_scores_between_and_the_summary_of_rulers_script(predict, call):
     assert (folder / "summary-vt.csv").read_text() == "0,1\nTasks,vt\nScore,0.0\nNulls,3/3\n"
 
 
-@pytest.mark.parametrize("odd", [{"pred": 5}, {"pred": "\ud800"}, {"outputs": "a"}, {"outputs": []}, {"index": [0]}])
-def test_odd_folders_are_named_and_the_others_are_scored(predict, call, tmp_path, odd):
+ODD_ROWS = [{"pred": 5}, {"pred": "\ud800"}, {"outputs": "a"}, {"outputs": []}, {"index": [0]}, {"seconds": "x"}]
+ODD_RECORDS = [{"samples": "six"}, {"settings": [1]}, {"data": "official"}, {"name": 5}, {"checkpoint": ["a"]}]
+ODD_RECORDS += [{"max_seq_length": "x"}, {"seed": float("nan")}, {"data": {"source": float("nan")}}, [1]]
+
+
+@pytest.mark.parametrize("odd, record", [(row, {}) for row in ODD_ROWS] + [({}, record) for record in ODD_RECORDS])
+def test_odd_files_and_folders_are_named_and_the_others_are_scored(predict, call, tmp_path, odd, record):
     broken, mixed, good = predict("oracle"), predict("first", ["vt"], settings={"checkpoint": "a"}), predict("silent")
     write_lines(broken / "vt.jsonl", [{"index": 0, "pred": "a", "outputs": ["a"]} | odd])
+    write_lines(broken / "runs" / "vt.json", [record])
     save_predictions(mixed, "cwe", rows("cwe", 1), REPLIES["first"])
     error = call(evaluate, "--data_dir", tmp_path / "empty", mixed, broken, good)[1]
     empty, other_checkpoint, named = error.splitlines()
@@ -93,6 +99,7 @@ def test_odd_folders_are_named_and_the_others_are_scored(predict, call, tmp_path
     assert other_checkpoint.startswith(f"left out: {mixed}: the tasks have different values of checkpoint")
     assert named.startswith(f"left out: {broken}/vt.jsonl")
     assert (good / "scores.json").exists() and not (mixed / "scores.json").exists()
+    assert read_json(broken / "scores.json")["tasks"].keys() == set(TASKS) - {"vt"}
 
 
 def test_the_table_has_every_model_and_length_and_reports_incomplete_tasks(predict, call):
