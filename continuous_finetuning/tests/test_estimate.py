@@ -102,6 +102,10 @@ def test_deepspeed_files(tmp_path):
         path.write_text(json.dumps(json.loads(shipped["stage3"].read_text()) | {key: value}))
         with pytest.raises(ValueError, match="`"):
             ds_config.read(path)
+    for zero in (5, {"stage": 2, "offload_optimizer": "cpu"}):
+        path.write_text(json.dumps({"zero_optimization": zero}))
+        with pytest.raises(ValueError, match="--deepspeed .*ds.json: "):
+            ds_config.read(path)
 
 
 def test_table_of_paper_runs():

@@ -13,7 +13,7 @@ import eval_ppl
 import prepare_data
 from conftest import content, documents, write_tokens
 from store import Store
-from tiny import STAGE, python, run
+from tiny import STAGE, python, run, start_second
 
 LINKS = sorted(path.name for path in STAGE.glob("eval_*.py") if path.is_symlink())
 
@@ -129,6 +129,15 @@ def prepare(run_main, checkpoint):
         return json.loads(output.with_name(output.name + ".json").read_text())
 
     return call
+
+
+def test_a_second_process_of_prepare_data_waits(checkpoint, tmp_path, prepare, monkeypatch):
+    (tmp_path / "a.txt").write_text("a text")
+    out = tmp_path / "books" / "test.bin"
+    flags = ["--dataset", tmp_path / "a.txt", "--tokenizer", checkpoint, "--output", out]
+    second = start_second(monkeypatch, prepare_data, "write_bytes", "prepare_data.py", *flags)
+    prepare(out, "--dataset", tmp_path / "a.txt")
+    assert f"{out}: 1 documents" in second[0].communicate()[0] and second[0].returncode == 0
 
 
 def test_prepare_data_round_trip(checkpoint, tmp_path, prepare, evaluate):
