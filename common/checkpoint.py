@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from rope import rope_at
-from run import errors_of, read_json
+from run import check_types, errors_of, read_json
 
 logging.disable_progress_bar()
 for name in ("modeling_utils", "distributed.tensor_parallel"):  # a report on missing weights, a false warning with it
@@ -80,9 +80,7 @@ def check_config(config) -> None:
         return
     if not isinstance(record, dict) or "method" not in record:
         raise ValueError("context_extension in config.json is not what extend.py and fine-tune.py write")
-    for name, kind in RECORD_TYPES.items():
-        if record.get(name) is not None and not isinstance(record[name], kind):
-            raise ValueError(f"context_extension in config.json has {name} = {record[name]}")
+    check_types(record, RECORD_TYPES, "context_extension in config.json")
 
 
 def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE, weights: bool = True):

@@ -251,6 +251,13 @@ def read_json(path: Path) -> dict | None:
     return value if isinstance(value, dict) else None
 
 
+def check_types(record: dict, types: dict, source: str) -> None:
+    """Raises ValueError, which names the source, unless the values with these keys have their types or are None."""
+    for key, kind in types.items():
+        if not isinstance(record.get(key), kind | None):
+            raise ValueError(f"{source} has {key} = {record[key]!r}")
+
+
 # --- what a result records about its run
 def run_key(settings: dict) -> str:
     """16 hex digits that identify the settings of a run."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lock import lock
 from records import NOT_JSON, parse
-from run import RANK, read_json, write_json, write_text
+from run import RANK, check_types, read_json, read_text, write_json, write_text
 
 
 def read_lines(path: Path) -> tuple[list[dict], int]:
@@ -36,6 +36,25 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
             except NOT_JSON:
                 unreadable += number < len(lines)
     return entries, unreadable
+
+
+TEXTS = "name model method base_model checkpoint engine dtype attention protocol command".split()
+NUMBERS = "original_length trained_length trained_tokens training_seed seed max_length max_seq_length limit".split()
+NUMBERS += ["samples", "seconds", "tokens_per_second", "peak_memory_bytes"]
+RECORD_TYPES = {
+    **dict.fromkeys(TEXTS, str),
+    **dict.fromkeys(NUMBERS, int | float),
+    **dict.fromkeys(("settings", "versions"), dict),
+    "exact_attention": bool,
+}
+
+
+def read_record(path: Path) -> dict:
+    """The record of a run for its scores, empty without a file. Raises ValueError or AttributeError if it is odd."""
+    record = json.loads(read_text(path)) if path.exists() else {}
+    for part in (record, record.get("settings") or {}):
+        check_types(part, RECORD_TYPES, str(path))
+    return record
 
 
 class Store:

@@ -11,10 +11,10 @@ import numpy as np
 
 from data import check_answers
 from metrics import METRICS
-from run import errors_of, read_text
+from run import errors_of
 from sets import ALL_SETS, CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, base_set, official_rows
 from stats import mean_over_tasks
-from store import read_lines
+from store import read_lines, read_record
 
 BUCKETS = {  # length of a row in words: at least, less than
     "0-4k": (0, 4000),
@@ -24,11 +24,6 @@ BUCKETS = {  # length of a row in words: at least, less than
     "4k+": (math.nextafter(4000, math.inf), math.inf),
     "8k+": (8000, math.inf),
 }
-
-TEXTS = "model method base_model checkpoint engine dtype attention protocol command".split()
-NUMBERS = "original_length trained_length trained_tokens training_seed seed max_length limit".split()
-NUMBERS += ["seconds", "tokens_per_second", "peak_memory_bytes"]
-TYPES = dict.fromkeys(TEXTS, str) | dict.fromkeys(NUMBERS, int | float) | {"exact_attention": bool, "versions": dict}
 
 
 def score_set(path: Path, e: bool) -> tuple[dict, int]:
@@ -50,7 +45,7 @@ def score_set(path: Path, e: bool) -> tuple[dict, int]:
                 upstream_score = score_row(row, base, "upstream")
             scores.append(score)
             upstream_scores.append(upstream_score)
-    run = read_run(path.parent / "runs" / f"{name}.json")
+    run = read_record(path.parent / "runs" / f"{name}.json")
     data = run.get("data", {})
     source = "standin" if name.startswith(STANDIN) else data.get("source", "user")
     expected = official_rows(name, e)
@@ -76,15 +71,6 @@ def score_set(path: Path, e: bool) -> tuple[dict, int]:
     }
     json.dumps(entry, ensure_ascii=False, allow_nan=False).encode()  # raises on NaN or half a surrogate pair
     return entry, unreadable
-
-
-def read_run(path: Path) -> dict:
-    """What pred.py recorded of a set's run, empty without a file. Raises an exception if it is odd."""
-    run = json.loads(read_text(path)) if path.exists() else {}
-    for key, kind in TYPES.items():
-        if not isinstance(run.get(key), kind | None):
-            raise TypeError(f"{key} in {path} is {run[key]!r}")
-    return run
 
 
 def read_predictions(path: Path) -> tuple[list[dict], int]:

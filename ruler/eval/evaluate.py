@@ -19,18 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas
 
-from run import Parser, errors_of, read_text, run_script, write_json, write_text
+from run import Parser, errors_of, run_script, write_json, write_text
 from stats import mean_over_tasks
-from store import read_lines
+from store import read_lines, read_record
 from tasks import check_row, read_tasks
 
 RECORD_KEYS = (
     "name model method exact_attention base_model original_length trained_length trained_tokens training_seed "
     "checkpoint engine dtype attention protocol seed versions command"
 ).split()
-TEXTS = "name model method base_model checkpoint engine dtype attention protocol command".split()
-COUNTS = "original_length trained_length trained_tokens training_seed seed max_seq_length samples".split()
-TYPES = dict.fromkeys(TEXTS, str) | dict.fromkeys(COUNTS, int) | {"exact_attention": bool, "versions": dict}
 # the effective length (arXiv 2404.06654) is the longest whose mean reaches Llama-2-7B-chat's score at 4,096 tokens
 THRESHOLD = 85.6
 
@@ -80,18 +77,6 @@ def read_predictions(path: Path) -> list[dict]:
             check_row(row, "pred")
             rows[int(row["index"])] = row
     return [rows[index] for index in sorted(rows)]
-
-
-def read_record(path: Path) -> dict:
-    """The record of call_api.py, empty without one. Raises an exception if it is odd."""
-    if not path.exists():
-        return {}
-    record = json.loads(read_text(path))
-    record |= record.get("settings", {})
-    for key, kind in TYPES.items():
-        if not isinstance(record.get(key), kind | None):
-            raise TypeError(f"{key} is {record[key]!r}")
-    return record
 
 
 def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
@@ -156,6 +141,7 @@ def score_folder(folder: Path, tasks: dict[str, dict], problems: list[str]) -> d
                 rows = read_predictions(folder / f"{name}.jsonl")
                 if rows:
                     record = read_record(folder / "runs" / f"{name}.json")
+                    record |= record.get("settings") or {}
                     entry = evaluate_task(rows, task["metric"], record)
                     json.dumps([entry, record], ensure_ascii=False, allow_nan=False).encode()  # raises on NaN
                     entries[name], records[name] = entry, record
