@@ -83,6 +83,8 @@ def parse_flags() -> Namespace:
     parser.add_argument("--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, ... and stop")
     methods.add_flags(parser)
     flags = parser.parse_args()
+    if not flags.output_dir:
+        raise ValueError("--output_dir is empty; give a folder, the same command resumes from there")
     check_numbers(flags, parser)
     if flags.resume_from_checkpoint:
         raise ValueError("--resume_from_checkpoint: leave it out; the same command resumes from --output_dir")

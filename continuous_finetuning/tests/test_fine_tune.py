@@ -215,6 +215,7 @@ BAD_INPUT = """
     --max_steps 0                                   | --max_steps 0: give a positive number
     --learning_rate nan                             | --learning_rate nan: give a positive number
     --gradient_accumulation_steps -1                | --gradient_accumulation_steps -1: give a positive number
+    --output_dir=                                   | --output_dir is empty; give a folder
     --resume_from_checkpoint ./nowhere              | the same command resumes from --output_dir
     --report_to neptune                             | --report_to neptune needs the package: pip install neptune
     --use_liger_kernel True                         | --use_liger_kernel needs a GPU
