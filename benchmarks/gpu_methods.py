@@ -1,7 +1,7 @@
 """Every method through every stage on a tiny model, by the launchers that users call: a table of what worked.
 
     python benchmarks/gpu_methods.py               all methods
-    python benchmarks/gpu_methods.py --tiny        the base, and lm_infinite with its own attention, for a CPU
+    python benchmarks/gpu_methods.py --tiny        the base, pi (trained) and lm_infinite (own attention), for a CPU
 
 A cell is "ok" if the stage wrote its result for that method's checkpoint. The end of the output of a stage in which
 anything failed follows the table.
@@ -79,9 +79,9 @@ def write_inputs(out: Path) -> None:
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--tiny", action="store_true", help="the base and lm_infinite only")
+    parser.add_argument("--tiny", action="store_true", help="the base, pi and lm_infinite only")
     is_tiny = parser.parse_args().tiny
-    names = ["lm_infinite"] if is_tiny else methods.available()
+    names = ["pi", "lm_infinite"] if is_tiny else methods.available()
     columns = ["base", *names]
     trained = [name for name in names if methods.get(name).trained]
     frozen = [name for name in names if name not in trained]
