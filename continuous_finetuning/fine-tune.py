@@ -95,8 +95,10 @@ def parse_flags() -> Namespace:
 def check_numbers(flags: Namespace, parser: HfArgumentParser) -> None:
     """Raises ValueError on numbers that are negative, NaN or infinite, and on 0 where it would train nothing."""
     for name, value in vars(flags).items():
-        is_given = type(value) in (int, float) and value != parser.get_default(name)
-        if is_given and (not 0 <= value < math.inf or (value == 0 and name.endswith(COUNTS))):
+        if type(value) not in (int, float) or value == parser.get_default(name):
+            continue
+        trains_nothing = value == 0 and name.endswith(COUNTS)
+        if trains_nothing or not 0 <= value < math.inf:
             raise ValueError(f"--{name} {value}: give a positive number")
 
 

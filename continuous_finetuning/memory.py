@@ -23,9 +23,11 @@ def token_loss(logits_NV, labels_N):
     """
     counted_N1 = (labels_N != -100)[:, None]
     max_N1 = logits_NV.detach().amax(dim=-1, keepdim=True)
-    log_sum_N1 = (logits_NV - max_N1).exp().sum(dim=-1, keepdim=True).log() + max_N1
-    label_logit_N1 = logits_NV.gather(-1, labels_N.clamp(min=0)[:, None])
-    return torch.where(counted_N1, log_sum_N1 - label_logit_N1, 0.0).sum()
+    exp_NV = (logits_NV - max_N1).exp()
+    log_sum_N1 = exp_NV.sum(dim=-1, keepdim=True).log() + max_N1
+    index_N1 = labels_N.clamp(min=0)[:, None]
+    loss_N1 = log_sum_N1 - logits_NV.gather(-1, index_N1)
+    return torch.where(counted_N1, loss_N1, 0.0).sum()
 
 
 class TiledLoss(torch.autograd.Function):
@@ -105,11 +107,13 @@ def use_tiled_loss(model, liger: bool = False) -> None:
             return plain_forward(input_ids=input_ids, labels=labels, **kwargs)
         hidden_BnD = model.model(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state
         if shift_labels is None:  # ranks that share a row get labels that are already shifted
-            labels = model.row_labels(labels) if hasattr(model, "row_labels") else labels
+            if hasattr(model, "row_labels"):
+                labels = model.row_labels(labels)
             shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         loss = model.lm_head(hidden_BnD, shift_labels)
-        count = (shift_labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        return CausalLMOutputWithPast(loss=loss / count)
+        if num_items_in_batch is None:
+            num_items_in_batch = (shift_labels != -100).sum().clamp(min=1)
+        return CausalLMOutputWithPast(loss=loss / num_items_in_batch)
 
     model.forward = forward
 
@@ -133,8 +137,11 @@ def keep_attention():
 
 def check_document_mask(rows: int, length: int) -> None:
     """Raises ValueError if SDPA's mask for --document_mask, [length, length] for each row, is too large for the GPU."""
+    if not torch.cuda.is_available():
+        return
+    free_bytes, _ = torch.cuda.mem_get_info()
     mask_bytes = 3 * rows * length**2  # as bool and as bfloat16
-    if torch.cuda.is_available() and mask_bytes > torch.cuda.mem_get_info()[0] / 2:
+    if mask_bytes > free_bytes / 2:
         remedy = "FlashAttention needs none (pip install --pre -r requirements-gpu.txt)"
         raise ValueError(f"--document_mask: SDPA's mask needs {mask_bytes / 2**30:.0f} GiB; {remedy}")
 

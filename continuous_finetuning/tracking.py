@@ -23,15 +23,19 @@ def matmul_parameters(model) -> int:
 
 def adapter_parameters(model) -> int:
     """LoRA's weights."""
-    adapters = [p for name, p in model.named_parameters() if "lora_" in name]
-    return sum(getattr(p, "ds_numel", p.numel()) for p in adapters)
+    total = 0
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            total += getattr(parameter, "ds_numel", parameter.numel())
+    return total
 
 
 def forward_flops_per_token(model, keys: float) -> float:
     """FLOPs of a forward pass per token that attends to `keys` keys, without LoRA."""
     config = model.config
-    head_elements = config.num_hidden_layers * config.num_attention_heads * head_dim(config)
-    return 2 * matmul_parameters(model) + 4 * head_elements * keys
+    heads = config.num_hidden_layers * config.num_attention_heads
+    attention_flops = 4 * heads * head_dim(config) * keys
+    return 2 * matmul_parameters(model) + attention_flops
 
 
 def model_flops_per_token(model, keys: float) -> float:
@@ -48,7 +52,8 @@ def model_flops_per_token(model, keys: float) -> float:
 
 def training_flops_per_token(model, method) -> float:
     """`model_flops_per_token` of a run with `method`, per token of text."""
-    return model_flops_per_token(model, method.attended_keys()) * method.row_tokens() / method.row_length
+    row_flops = model_flops_per_token(model, method.attended_keys()) * method.row_tokens()
+    return row_flops / method.row_length
 
 
 class Metrics(TrainerCallback):
@@ -89,8 +94,8 @@ class Metrics(TrainerCallback):
         if time.perf_counter() - self.last_print > 5 or state.global_step == state.max_steps:
             self.last_print = time.perf_counter()
             speed = logs["tokens_per_second"]
-            seconds_left = (state.max_steps / state.global_step - 1) * logs["tokens_seen"] / speed
-            print_rank0(
-                f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
-                f"{speed:,.0f} tokens/s  {logs['peak_memory_gib']:.1f} GiB  {seconds_left / 60:.1f} min left"
-            )
+            tokens_left = (state.max_steps / state.global_step - 1) * logs["tokens_seen"]
+            minutes_left = tokens_left / speed / 60
+            progress = f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}"
+            cost = f"{speed:,.0f} tokens/s  {logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left"
+            print_rank0(f"  {self.path.parent.name}  {progress}  {cost}")

@@ -66,8 +66,11 @@ def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
         batch["attention_mask"] = torch.ones_like(ids_BL)
     if parts == 1:
         return batch
-    batch["shift_labels"] = torch.nn.functional.pad(batch.pop("labels")[:, 1:], (0, 1), value=-100)
-    return {name: x_BL.chunk(parts, dim=1)[part].contiguous() for name, x_BL in batch.items()}
+    del batch["labels"]
+    batch["shift_labels"] = torch.nn.functional.pad(labels_BL[:, 1:], (0, 1), value=-100)
+    for name, x_BL in batch.items():
+        batch[name] = x_BL.chunk(parts, dim=1)[part].contiguous()
+    return batch
 
 
 def positions(example: dict) -> torch.Tensor:
@@ -92,12 +95,14 @@ def last_checkpoint(output: Path) -> Path | None:
 
 def check_files(folder: Path) -> None:
     """Raises ValueError if a file of a checkpoint is cut off or empty, as after a power cut."""
-    readers = {".json": lambda path: json.loads(path.read_bytes()), ".pt": ZipFile, ".pth": ZipFile}
-    readers[".safetensors"] = partial(safe_open, framework="pt")
     for path in folder.rglob("*"):
-        if path.suffix in readers:
-            with errors_of(f"{path} is damaged; delete {folder} to resume from the checkpoint before it"):
-                readers[path.suffix](path)
+        with errors_of(f"{path} is damaged; delete {folder} to resume from the checkpoint before it"):
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix == ".safetensors":
+                safe_open(path, framework="pt")
+            elif path.suffix in (".pt", ".pth"):
+                ZipFile(path)
 
 
 class StopOnSignal(TrainerCallback):
