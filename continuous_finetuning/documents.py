@@ -161,5 +161,7 @@ class Mixture:
         for text, source in documents:
             self.sources_seen.add(source)
             drawn = rng.random() < self.keep_short
-            if text is not None and self.needs(source) and (drawn or len(text.encode()) >= min_bytes):
+            if text is None or not self.needs(source):
+                continue
+            if drawn or len(text.encode()) >= min_bytes:
                 yield text, source, drawn
