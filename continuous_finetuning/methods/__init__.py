@@ -1,7 +1,7 @@
 """The methods of the study. To add one, write `methods/<name>.py`: its name is the new `--method_name`.
 
-The file defines a dataclass `Method(ContextExtension)`. Its fields, declared with `option(...)`, are flags of
-fine-tune.py and extend.py and are recorded in the checkpoint; its functions give the rope of the model.
+The file defines `Method(ContextExtension)`. Its fields, declared with `option(...)`, are flags of fine-tune.py and
+extend.py and are recorded in the checkpoint; its functions give the rope of the model.
 """
 
 import importlib
@@ -26,7 +26,7 @@ def option(default, help: str, type: Callable = float):
 
 @dataclass
 class ContextExtension:
-    """A method for one base and one target length. Subclasses override what differs from the base.
+    """A method for one base and one target length. Subclasses, dataclasses as well, override what differs.
 
     original_length: the base's window C, tokens.  model_max_length: the window to reach, tokens.
     rope: the base's own `rope_parameters`.  head_dim: d, the elements of a head that rope turns.
@@ -38,6 +38,9 @@ class ContextExtension:
     rope: dict
     head_dim: int
     pose: bool = False
+
+    def __init_subclass__(cls):
+        dataclass(cls)
 
     # not annotated, hence not fields
     trained = True  # False: applied by extend.py only

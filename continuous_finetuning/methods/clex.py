@@ -11,7 +11,6 @@ The network is saved in clex/. With log_scale, the scores are multiplied by ln L
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -89,7 +88,6 @@ class ClexRotaryEmbedding(nn.Module):
         return cos_1nd.to(x_BnD.dtype), sin_1nd.to(x_BnD.dtype)
 
 
-@dataclass
 class Method(ContextExtension):
     max_factor: int = option(32, "the largest t, in original windows", int)
     param_factor: float = option(1.0, "width of the network over head_dim")

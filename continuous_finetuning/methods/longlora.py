@@ -9,7 +9,6 @@ With --low_rank_training True: LoRA (r 8, alpha 16) on q, k, v, o, and embedding
 adapter is merged at the end and also saved in adapter/.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -58,7 +57,6 @@ def attention(module, q_BHnd, k_BKnd, v_BKnd, attention_mask, scaling=None, **kw
 AttentionInterface.register(NAME, attention)
 
 
-@dataclass
 class Method(pi.Method):
     use_full_attn: bool = option(False, "full attention while training, instead of shifted sparse attention", bool)
     trainable_params: str = option("embed,norm", "with LoRA, also train parameters whose names contain these", str)

@@ -10,7 +10,6 @@ All rows have the target's length, so the trained rope serves short texts, too: 
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,7 +27,6 @@ def read_factors(path: str, pairs: int) -> list[float]:
     return factors.tolist()
 
 
-@dataclass
 class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, the largest factor [ceil(trained / original length)]")
     critical_dim: int | None = option(None, "index j of the first angle that is divided by s [wavelength > C]", int)

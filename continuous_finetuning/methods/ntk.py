@@ -10,12 +10,10 @@ for 64k instead: `--ntk_alpha 57`.
 """
 
 import math
-from dataclasses import dataclass
 
 from methods import ContextExtension, option
 
 
-@dataclass
 class Method(ContextExtension):
     ntk_factor: float | None = option(None, "f of alpha(L) = f L/C - (f - 1) [ceil(trained / original length / 2)]")
     ntk_alpha: float | None = option(None, "one alpha for every length, instead of alpha(L)")

@@ -7,12 +7,10 @@ W + (L - W) / G (datamllab/LongLM).
 """
 
 import math
-from dataclasses import dataclass
 
 from methods import PositionRule, option
 
 
-@dataclass
 class Method(PositionRule):
     group_size: int | None = option(
         None, "G, far keys share a position in groups of it [64 if the original length C is 4096, else computed]", int

@@ -4,12 +4,9 @@ Not trained, and for texts of any length. It gives what StreamingLLM gives token
 cache: memory grows with the length.
 """
 
-from dataclasses import dataclass
-
 from methods import PositionRule, option
 
 
-@dataclass
 class Method(PositionRule):
     local_window: int | None = option(None, "last keys, which a query sees, tokens [C - sinks]", int)
     sinks: int = option(4, "first keys, which every query sees [4]", int)

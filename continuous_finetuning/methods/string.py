@@ -5,12 +5,9 @@ W = 128. Beyond it, S = L - C + W keeps all positions of a text of L tokens belo
 default of W is at most C / 32.
 """
 
-from dataclasses import dataclass
-
 from methods import PositionRule, option
 
 
-@dataclass
 class Method(PositionRule):
     shift: int | None = option(None, "S, keys nearer than this keep their distance, tokens [C / 3, or L - C + W]", int)
     local_window: int | None = option(None, "W, distance of the first shifted key, tokens [128 or C / 32]", int)
