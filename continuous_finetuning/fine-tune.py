@@ -125,7 +125,7 @@ def check_method(config, method, flags: Namespace) -> None:
         raise ValueError("--sequence_parallel_size needs --deepspeed ds_configs/stage3.json")
     ranks, length = flags.sequence_parallel_size, method.row_length  # DeepSpeed compares the number of heads
     world_size = ranks if flags.estimate else WORLD_SIZE
-    if ranks < 1 or length % ranks or world_size % ranks:
+    if length % ranks or world_size % ranks:
         raise ValueError(f"--sequence_parallel_size {ranks} must divide {length} tokens and {world_size} ranks")
 
 

@@ -137,11 +137,8 @@ def keep_attention():
 
 def check_document_mask(rows: int, length: int) -> None:
     """Raises ValueError if SDPA's mask for --document_mask, [length, length] for each row, is too large for the GPU."""
-    if not torch.cuda.is_available():
-        return
-    free_bytes, _ = torch.cuda.mem_get_info()
     mask_bytes = 3 * rows * length**2  # as bool and as bfloat16
-    if mask_bytes > free_bytes / 2:
+    if torch.cuda.is_available() and mask_bytes > torch.cuda.mem_get_info()[0] / 2:
         remedy = "FlashAttention needs none (pip install --pre -r requirements-gpu.txt)"
         raise ValueError(f"--document_mask: SDPA's mask needs {mask_bytes / 2**30:.0f} GiB; {remedy}")
 

@@ -23,10 +23,8 @@ from run import errors_of, print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
 ADVICE = "try a lower --learning_rate in another --output_dir"
-RECORDED = (
-    "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay",
-    "max_grad_norm", "optim", "seed",
-)  # fmt: skip
+RECORDED = """num_train_epochs max_steps learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm optim
+    seed""".split()  # fields of TrainingArguments
 
 
 def recipe(args: TrainingArguments, flags, data) -> dict:
@@ -206,8 +204,8 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
         check_files(last)
         print_rank0(f"resuming from {last}")
     with args.main_process_first():
-        for folder in output.glob("checkpoint-*") if args.should_save else []:
-            if not (folder / COMPLETE_MARKER).exists():  # the run was killed while writing it
+        for folder in output.glob("checkpoint-*"):
+            if args.should_save and not (folder / COMPLETE_MARKER).exists():  # the run was killed while writing it
                 print(f"removing the incomplete {folder}", flush=True)
                 shutil.rmtree(folder)
     stop = StopOnSignal()
@@ -238,24 +236,24 @@ def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
     """Writes the model that the method finishes to a folder of its own and moves it into the output folder."""
     args, output = trainer.args, Path(trainer.args.output_dir)
     trainer.prepare_to_save()
-    partial = output / "final.partial"
-    partial.mkdir(exist_ok=True)
+    folder = output / "final.partial"
+    folder.mkdir(exist_ok=True)
     whole_values = contextlib.nullcontext()
     if is_deepspeed_zero3_enabled():  # a rank has its part of them only
         import deepspeed
 
         whole_values = deepspeed.zero.GatheredParameters(method.finish_reads(model))
     with whole_values:
-        final = method.finish(model, partial)
+        final = method.finish(model, folder)
         if args.bf16 and not args.deepspeed:
             final.to(torch.bfloat16)
         if final is not model and args.should_save:
-            final.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
+            final.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     if final is model:
-        trainer.save_model(str(partial))
+        trainer.save_model(str(folder))
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
-        (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json has the settings
-        checkpoint_writer.complete_files(method, partial)
-        checkpoint_writer.move_in(partial, output)
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json has the settings
+        checkpoint_writer.complete_files(method, folder)
+        checkpoint_writer.move_in(folder, output)

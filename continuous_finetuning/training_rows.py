@@ -86,10 +86,7 @@ def check_column(name: str, lists: pa.Array, length: int, limit: int, cut: bool)
 
 
 def cut_rows(batch: dict, length: int) -> dict:
-    cut = {}
-    for name, rows in batch.items():
-        cut[name] = np.concatenate(rows).reshape(-1, length)
-    return cut
+    return {name: np.concatenate(rows).reshape(-1, length) for name, rows in batch.items()}
 
 
 def draw_skips(data: datasets.Dataset, length: int, target: int, seed: int) -> datasets.Dataset:

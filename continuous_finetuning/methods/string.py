@@ -21,7 +21,6 @@ class Method(PositionRule):
         S = self.shift = self.shift or max(C // 3, L - C + W)
         positions = max(min(S, L), L - S + W)
         if positions > C:
-            raise ValueError(
-                f"at {L} tokens, string with --shift {S} and --local_window {W} has {positions} positions, above the "
-                f"base's {C}; it reaches {2 * C - W} tokens (give --model_max_length and --longest_text up to that)"
-            )
+            given = f"at {L} tokens, string with --shift {S} and --local_window {W}"
+            remedy = f"it reaches {2 * C - W} tokens (give --model_max_length and --longest_text up to that)"
+            raise ValueError(f"{given} has {positions} positions, above the base's {C}; {remedy}")

@@ -3,7 +3,6 @@
 import json
 import re
 from argparse import Namespace
-from dataclasses import astuple
 
 import pytest
 import torch
@@ -95,7 +94,7 @@ def test_activations_of_a_real_step(tiled):
 def test_deepspeed_files(tmp_path):
     """The shipped files pass; keys without effect, or that override the command line, do not."""
     shipped = {path.stem: path for path in (STAGE / "ds_configs").glob("*.json")}
-    settings = {name: astuple(ds_config.read(path)) for name, path in shipped.items()}
+    settings = {name: tuple(ds_config.read(path)) for name, path in shipped.items()}
     assert settings == {"stage2": (2, False, False), "stage3": (3, False, False), "stage3_offload": (3, True, True)}
     for key, value in {"offload_param": {}, "scheduler": {"type": "x"}, "zero_optimization": {"stage": 3}}.items():
         path = tmp_path / "ds.json"
