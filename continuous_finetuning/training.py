@@ -10,8 +10,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from safetensors import safe_open
+from torch.distributed.device_mesh import init_device_mesh
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import rotate_checkpoints
@@ -138,25 +138,11 @@ class ExtensionTrainer(Trainer):
             # The libraries give each rank a row and then split it, which cannot be resumed. Here these ranks read the
             # same rows, and `collate` takes this rank's part.
             self.data_collator = partial(collate, part=self.args.process_index % parts, parts=parts)
-            self.accelerator.prepare_data_loader = partial(self.prepare_shared_rows, parts)
+            groups = (self.args.world_size // parts, parts)
+            mesh = init_device_mesh(self.args.device.type, groups, mesh_dim_names=("dp", "tp"))
+            self.accelerator._prepare_device_mesh = lambda: mesh  # the ranks of a "tp" group read the same rows
             self.accelerator.deepspeed_ulysses_dl_adapter = lambda loader, model: loader
             self.get_sp_size = lambda: 1  # the loader has as many batches as its length says
-
-    def prepare_shared_rows(self, parts: int, loader, *args, **kwargs):
-        """Accelerator.prepare_data_loader, as if the ranks that share rows were one."""
-        accelerator = self.accelerator
-        prepared = prepare_data_loader(
-            loader,
-            accelerator.device,
-            num_processes=accelerator.num_processes // parts,
-            process_index=accelerator.process_index // parts,
-            put_on_device=True,
-            rng_types=accelerator.rng_types.copy(),
-            even_batches=accelerator.even_batches,
-            use_seedable_sampler=accelerator.use_seedable_sampler,
-        )
-        accelerator._dataloaders.append(prepared)
-        return prepared
 
     def compute_loss(self, *args, **kwargs):
         loss = super().compute_loss(*args, **kwargs)

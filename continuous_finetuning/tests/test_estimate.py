@@ -15,12 +15,9 @@ import memory
 import methods
 import tracking
 from scripts import allocated_bytes, run_here, training_flags
-from tiny import STAGE, L, save_base
+from tiny import SHAPE, STAGE, L, save_base
 
-TINY = {
-    "vocab_size": 258, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64,
-}  # fmt: skip
+TINY = SHAPE | {"vocab_size": 258}
 LLAMA2 = LlamaConfig.from_pretrained(STAGE.parent / "presets" / "Llama-2-7b-hf")
 
 
@@ -78,8 +75,9 @@ def test_states_of_the_zero_paper(stage, gigabytes):
 def test_activations_of_a_real_step(tiled):
     """Within 15 % on a CPU; rows so long that the weights' gradients hardly count."""
     n = 2048
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
     shape = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "vocab_size": 64}
-    config = LlamaConfig(**{**TINY, **shape, "num_key_value_heads": 4})
+    config = LlamaConfig(**TINY | shape | heads)
     run = make_run(config, length=n, zero=(0, False, False), tiled_mlp=tiled)
     model = LlamaForCausalLM(config).to(torch.bfloat16).train()
     model.gradient_checkpointing_enable()

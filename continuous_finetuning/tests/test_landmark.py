@@ -33,9 +33,7 @@ def text(n, batch=1, seed=0):
     return torch.randint(0, 50, (batch, n), generator=torch.Generator().manual_seed(seed))
 
 
-# ---- the definition ----
-
-
+# --- the definition
 def turn(x_d, position, model):
     """RoPE of one vector at one absolute position, cos and sin scaled as the base's rope says."""
     rotary, half = model.model.rotary_emb, x_d.shape[-1] // 2
@@ -125,9 +123,7 @@ def close(logits, expected):
     torch.testing.assert_close(logits[..., :-1].double(), expected[..., :-1].double(), rtol=0, atol=1e-4)
 
 
-# ---- training ----
-
-
+# --- training
 @pytest.mark.parametrize("base", BASES)
 def test_training_loss_and_gradients(base):
     """By the loss of fine-tune.py; for one of the bases with gradient checkpointing, which changes nothing."""
@@ -152,9 +148,7 @@ def test_training_loss_and_gradients(base):
         assert difference < 1e-4 or gradient.norm() < 1e-6, name  # a key's bias has no gradient before the first rope
 
 
-# ---- inference ----
-
-
+# --- inference
 SIZES = ([2] * 42, [3, 7, 11, 40], [47, 2, 11], [46])  # of the pieces: two tokens and more
 
 
@@ -187,9 +181,7 @@ def test_generate(prompt):
     assert torch.equal(expected[prompt - 1 : -1, :-1].argmax(-1), out[1, prompt:])
 
 
-# ---- the method ----
-
-
+# --- the method
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_load_adds_the_mean_row(tmp_path, is_tied):
     base = save_base(tmp_path, tie_word_embeddings=is_tied)
