@@ -14,7 +14,7 @@ import checkpoint_writer
 import training_rows
 from memory import TILE_LOGITS
 from rope import head_dim
-from tracking import adapter_parameters, forward_flops_per_token, model_flops_per_token
+from tracking import forward_flops_per_token, model_flops_per_token
 
 GIB, BF16 = 2**30, 2  # bytes
 # GiB that a process can use; dense bfloat16 TFLOP/s as NVIDIA publishes them
@@ -131,7 +131,7 @@ def activation_memory(run: Run) -> tuple[float, float]:
     backward = n * saved + max(attention, mlp) + 2 * hidden
     # The loss: last norm, hidden states, the gradients of both; tiles of logits; the head's gradient.
     loss = 6 * hidden + 6 * min(TILE_LOGITS, n * V)
-    if not adapter_parameters(run.model):
+    if not flags.low_rank_training:
         loss += 8 * V * D
     peak = max(backward, loss)
     layers = config.num_hidden_layers

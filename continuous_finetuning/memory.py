@@ -92,8 +92,7 @@ def compute_dtype(x) -> torch.dtype:
 def use_tiled_loss(model, liger: bool = False) -> None:
     """Makes `model(input_ids, labels).loss` in training mode a tiled loss of the same value, without logits.
 
-    model: a causal language model, maybe with a method `row_labels` that returns the labels of its rows, or with LoRA.
-    liger: compute the loss by Liger's kernel.
+    model: a causal language model, maybe with LoRA or a method `row_labels` (labels of its rows).  liger: by a kernel.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     summed_loss = liger_loss if liger else TiledLoss.apply

@@ -12,30 +12,26 @@ from rope import head_dim
 from run import default_device, peak_memory, print_rank0, write_text
 
 
-def matmul_parameters(model) -> int:
-    """Weights that a token is multiplied with: those of the layers and the LM head, not the embeddings, not LoRA's."""
-    total = 0
+def count_weights(model) -> tuple[int, int]:
+    """(weights that a token is multiplied with: of the layers and the LM head, not the embeddings; LoRA's weights)."""
+    weights = lora_weights = 0
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and "lora_" not in name and "modules_to_save" not in name:
-            total += module.in_features * module.out_features  # its weight is empty under ZeRO-3
-    return total
-
-
-def adapter_parameters(model) -> int:
-    """LoRA's weights."""
-    total = 0
-    for name, parameter in model.named_parameters():
+        if not isinstance(module, nn.Linear) or "modules_to_save" in name:
+            continue
+        size = module.in_features * module.out_features  # its weight is empty under ZeRO-3
         if "lora_" in name:
-            total += getattr(parameter, "ds_numel", parameter.numel())
-    return total
+            lora_weights += size
+        else:
+            weights += size
+    return weights, lora_weights
 
 
 def forward_flops_per_token(model, keys: float) -> float:
     """FLOPs of a forward pass per token that attends to `keys` keys, without LoRA."""
     config = model.config
+    weights, _ = count_weights(model)
     heads = config.num_hidden_layers * config.num_attention_heads
-    attention_flops = 4 * heads * head_dim(config) * keys
-    return 2 * matmul_parameters(model) + attention_flops
+    return 2 * weights + 4 * heads * head_dim(config) * keys
 
 
 def model_flops_per_token(model, keys: float) -> float:
@@ -44,9 +40,9 @@ def model_flops_per_token(model, keys: float) -> float:
     With LoRA, the frozen weights have no gradient of their own.
     """
     flops = 3 * forward_flops_per_token(model, keys)
-    adapters = adapter_parameters(model)
-    if adapters:
-        flops += 6 * adapters - 2 * matmul_parameters(model)
+    weights, lora_weights = count_weights(model)
+    if lora_weights:
+        flops += 6 * lora_weights - 2 * weights
     return flops
 
 

@@ -135,8 +135,7 @@ class ExtensionTrainer(Trainer):
         # Trainer would remove the previous checkpoint before all ranks have written the new one
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         if parts > 1:
-            # The libraries give each rank a row and then split it, which cannot be resumed. Here these ranks read the
-            # same rows, and `collate` takes this rank's part.
+            # the libraries would give each rank rows of its own and then split them, which cannot be resumed
             self.data_collator = partial(collate, part=self.args.process_index % parts, parts=parts)
             groups = (self.args.world_size // parts, parts)
             mesh = init_device_mesh(self.args.device.type, groups, mesh_dim_names=("dp", "tp"))

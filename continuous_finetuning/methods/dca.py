@@ -1,7 +1,6 @@
 """dca: Dual Chunk Attention (arXiv 2402.17463, ChunkLlama): positions start anew in every chunk.
 
-Not trained, and for texts of any length. Of the base's window C, the authors take chunk_size = 3/4 C and
-local_window = C / 8.
+Not trained, for texts of any length. Of the base's window C, the authors take chunk_size = 3/4 C, local_window = C / 8.
 """
 
 from methods import PositionRule, option

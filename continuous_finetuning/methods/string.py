@@ -1,8 +1,7 @@
 """string: STRING (arXiv 2410.18745): far keys are shifted to distances that training has met more often.
 
 Not trained. With S = shift and W = local_window, the paper uses it within the base's window C, with S = C / 3 and
-W = 128. Beyond it, S = L - C + W keeps all positions of a text of L tokens below C, if L is at most 2 C - W. The
-default of W is at most C / 32.
+W = 128 (here at most C / 32). Beyond it, S = L - C + W keeps all positions below C in a text of L <= 2 C - W tokens.
 """
 
 from methods import PositionRule, option
