@@ -9,7 +9,8 @@ Rerunning the same command does nothing. `extend.sh` applies several methods.
     python extend.py --adopt --model_name_or_path Leooyii/NTK_32k_Slimpajama_1B --method_name ntk \
         --model_max_length 32768 --trained_tokens 1008402432 --output_dir OUT
 
-imports a checkpoint that other code trained: links to its weights, and a config.json that describes the method.
+imports a checkpoint that other code trained. The weights stay as they are; OUT's config.json describes the method in
+the form that every evaluation here opens.
 """
 
 import copy

@@ -27,25 +27,20 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize("kind", ["a.jsonl", "a.json", "hub", "parquet", "save_to_disk", "dataset dict"])
+SOURCES = {
+    "a.jsonl": lambda path: write(path, ROWS),
+    "a.json": lambda path: path.write_text(json.dumps(ROWS, indent=1)),
+    "hub": lambda path: write(path / "data" / "train-00000-of-00001.parquet", ROWS),  # as a snapshot from there
+    "parquet": lambda path: [write(path / "0.parquet", ROWS[:2]), write(path / "1.parquet", ROWS[2:])],
+    "save_to_disk": lambda path: datasets.Dataset.from_list(ROWS).save_to_disk(path),
+    "dataset dict": lambda path: datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)).save_to_disk(path),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
 def test_every_source_gives_the_same_rows(tmp_path, kind):
-    path = tmp_path / kind
-    data = datasets.Dataset.from_list(ROWS)
-    if kind == "a.json":
-        path.write_text(json.dumps(ROWS, indent=1))
-    elif kind == "a.jsonl":
-        write(path, ROWS)
-    elif kind == "hub":  # as a snapshot of a dataset on the hub
-        write(path / "data" / "train-00000-of-00001.parquet", ROWS)
-        (path / "manifest.json").write_text("{}")
-    elif kind == "parquet":
-        write(path / "0.parquet", ROWS[:2])
-        write(path / "1.parquet", ROWS[2:])
-    elif kind == "save_to_disk":
-        data.save_to_disk(path)
-    else:
-        datasets.DatasetDict(train=data).save_to_disk(path)
-    rows = training_rows.select(training_rows.read(str(path)), 8, VOCABULARY)
+    SOURCES[kind](tmp_path / kind)
+    rows = training_rows.select(training_rows.read(str(tmp_path / kind)), 8, VOCABULARY)
     assert rows.column_names == ["input_ids"] and rows[:]["input_ids"] == [row["input_ids"] for row in ROWS]
 
 
