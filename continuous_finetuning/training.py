@@ -55,12 +55,15 @@ def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
 
     Ranks that share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
     """
+    columns = examples[0].keys()
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
-    labels_BL = torch.tensor([example.get("labels", example["input_ids"]) for example in examples])
+    labels_BL = ids_BL
+    if "labels" in columns:
+        labels_BL = torch.tensor([example["labels"] for example in examples])
     batch = {"input_ids": ids_BL, "labels": labels_BL}
-    if parts > 1 or "document_starts" in examples[0] or "skip" in examples[0]:
+    if parts > 1 or "document_starts" in columns or "skip" in columns:
         batch["position_ids"] = torch.stack([positions(example) for example in examples])
-    if "skip" in examples[0]:  # without a mask, Transformers would take it for the beginning of another document
+    if "skip" in columns:  # without a mask, Transformers would take it for the beginning of another document
         batch["attention_mask"] = torch.ones_like(ids_BL)
     if parts == 1:
         return batch
@@ -129,16 +132,16 @@ class StopOnSignal(TrainerCallback):
 class ExtensionTrainer(Trainer):
     """parts: ranks that share each row.  metrics: adds the speed to every log."""
 
-    def __init__(self, parts: int, metrics: tracking.Metrics, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, parts: int, metrics: tracking.Metrics, args: TrainingArguments, **kwargs):
+        collator = partial(collate, part=args.process_index % parts, parts=parts)
+        super().__init__(args=args, data_collator=collator, **kwargs)
         self.metrics = metrics
         # Trainer would remove the previous checkpoint before all ranks have written the new one
-        self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
-        if parts > 1:
-            # the libraries would give each rank rows of its own and then split them, which cannot be resumed
-            self.data_collator = partial(collate, part=self.args.process_index % parts, parts=parts)
-            groups = (self.args.world_size // parts, parts)
-            mesh = init_device_mesh(self.args.device.type, groups, mesh_dim_names=("dp", "tp"))
+        self.save_total_limit = args.save_total_limit
+        args.save_total_limit = None
+        if parts > 1:  # the libraries would give each rank rows of its own and then split them: that cannot be resumed
+            groups = (args.world_size // parts, parts)
+            mesh = init_device_mesh(args.device.type, groups, mesh_dim_names=("dp", "tp"))
             self.accelerator._prepare_device_mesh = lambda: mesh  # the ranks of a "tp" group read the same rows
             self.accelerator.deepspeed_ulysses_dl_adapter = lambda loader, model: loader
             self.get_sp_size = lambda: 1  # the loader has as many batches as its length says
@@ -195,15 +198,9 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
                 shutil.rmtree(folder)
     stop = StopOnSignal()
     metrics = tracking.Metrics(output, tracking.training_flops_per_token(model, method))
+    parts = flags.sequence_parallel_size
     trainer = ExtensionTrainer(
-        flags.sequence_parallel_size,
-        metrics,
-        model=model,
-        args=args,
-        train_dataset=data,
-        data_collator=collate,
-        processing_class=tokenizer,
-        callbacks=[metrics, stop],
+        parts, metrics, args, model=model, train_dataset=data, processing_class=tokenizer, callbacks=[metrics, stop]
     )
     trainer.remove_callback(PrinterCallback)  # Metrics prints
     trainer.train(resume_from_checkpoint=last)
