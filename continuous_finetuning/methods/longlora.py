@@ -26,7 +26,8 @@ def block_attention(qkv: list[torch.Tensor], size: int, scale: float):
     B, H, n, d = qkv[0].shape
     by_block = (B, H * (n // size), size, d)  # blocks become heads: one kernel call, no mask
     q, k, v = [x.reshape(by_block) for x in qkv]
-    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).view(B, H, n, d)
+    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    return out.view(B, H, n, d)
 
 
 def shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scale: float):
