@@ -5,7 +5,8 @@ alpha(L) = f * max(L, T) / C - (f - 1);   base(L) = theta * alpha(L)^(d / (d - 2
 
 T is the trained length, f = ceil(T / C / 2). Training rows are T long, so the checkpoint is a plain Llama with the
 `rope_theta` base(T). Only longer prompts get a larger base, fixed once per prompt: `rope_by_length`. Llama-2 (C = 4096,
-theta 10000, d 128): 32k alpha 29, base 305,922; 64k alpha 121, base 1,305,706 (`--ntk_alpha 57` in the paper's Table 7).
+theta 10000, d 128): 32k alpha 29, base 305,922; 64k alpha 121, base 1,305,706. The paper's Tables 7 and 8 give alpha 57
+for 64k instead: `--ntk_alpha 57`.
 """
 
 import math
