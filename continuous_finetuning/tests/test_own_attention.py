@@ -170,9 +170,7 @@ def test_definition(tmp_path, monkeypatch, definition, kind, length, options):
     """In one piece, in several, token by token, in small blocks of queries, and in bfloat16."""
     base = save_base(tmp_path / "base", **BASES[kind])
     flags = [word for option, value in options.items() for word in (f"--{option}", value)]
-    if definition is string:  # it reaches less than twice the window
-        flags += ["--model_max_length", length]
-    folder = extend(base, definition.__name__, tmp_path / "out", *flags)
+    folder = extend(base, definition.__name__, tmp_path / "out", "--model_max_length", length, *flags)
     ids = tokens(length)
     expected = dense_logits(base, ids[0], *definition(length, **options))
     model = load(folder)
@@ -210,9 +208,8 @@ def test_fresh_process_and_padding(base, tmp_path):
     mask = torch.ones_like(ids)
     mask[0, 5] = 0
     for name in tiny.OWN_CODE:
-        folder = extend(
-            base, name, tmp_path / name, "--model_max_length", C if name == "landmark" else L, *tiny.EXTEND[name]
-        )
+        length = C if name == "landmark" else L
+        folder = extend(base, name, tmp_path / name, "--model_max_length", length, *tiny.EXTEND[name])
         model = load(folder)
         text = model.generate(ids, max_new_tokens=20, pad_token_id=1, eos_token_id=None)
         checkpoints[str(folder)] = (model(ids).logits, text)
