@@ -39,9 +39,6 @@ class ContextExtension:
     head_dim: int
     pose: bool = False
 
-    def __init_subclass__(cls):
-        dataclass(cls)
-
     # not annotated, hence not fields
     trained = True  # False: applied by extend.py only
     extends_rows = True  # False: model_max_length is a training block; longer rows are cut into blocks
@@ -50,6 +47,9 @@ class ContextExtension:
     exact_attention = True  # it is the base's: all tokens, at their own positions (a group of the result table)
     modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, written for Llama; see its AUTO_MAPS
     llama_only = False  # True: written for Llama's modules
+
+    def __init_subclass__(cls):
+        dataclass(cls)
 
     @property
     def name(self) -> str:
