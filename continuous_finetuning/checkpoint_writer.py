@@ -1,8 +1,7 @@
 """Writes checkpoint folders that every stage opens without knowing the method.
 
 A checkpoint is an ordinary Hugging Face folder (safetensors, a generation_config.json that decodes greedily, the base's
-tokenizer) whose config.json has one extra object, `context_extension`. It is written last: a folder without it is
-unfinished.
+tokenizer) whose config.json, which is written last, has one extra object, `context_extension`.
 """
 
 import copy
@@ -171,8 +170,7 @@ def move_in(partial: Path, output: Path) -> None:
 def claim(output: Path, settings: dict, result: str = "config.json") -> bool:
     """Writes the settings of a run to `output`/run.json; returns whether that run is already finished.
 
-    Waits while another process works in that folder. result: the file that the run writes last. Raises ValueError if
-    the folder contains another run.
+    Waits while another process works there. Raises ValueError if it contains another run. result: the run's last file.
     """
     if RANK == 0:
         LOCKS.append(lock(output / ".lock"))

@@ -66,11 +66,12 @@ def open_dataset(name: str, subset: str | None, split: str, revision: str | None
     formats = {file_format(file) for file in files}
     if formats not in ({"json"}, {"parquet"}):
         raise ValueError(f"--dataset {path}: expected *.parquet or *.jsonl / *.json files (.gz, .zst), not both")
-    identity = run_key({"sizes": [file.stat().st_size for file in files], "begin": list(map(hash_beginning, files))})
+    sizes = [file.stat().st_size for file in files]
+    identity = run_key({"sizes": sizes, "begin": list(map(hash_beginning, files))})
     if formats == {"json"}:
         return files, identity
+    names = [escape(str(file)) for file in files]
     with errors_of(f"--dataset {path} cannot be read"):
-        names = [escape(str(file)) for file in files]
         return datasets.load_dataset("parquet", data_files=names, split="train", streaming=True), identity
 
 
@@ -84,15 +85,16 @@ def read_documents(dataset, text_column: str, source_column: str | None, seed: i
     if isinstance(dataset, list):
         shards = [read_fields([path], columns) for path in dataset]
     else:
-        count = dataset.num_shards
-        shards = [select_fields(iter(dataset.shard(count, i)), columns, "the dataset") for i in range(count)]
+        parts = [dataset.shard(dataset.num_shards, i) for i in range(dataset.num_shards)]
+        shards = [select_fields(iter(part), columns, "the dataset") for part in parts]
     if seed is not None:
         Random(seed).shuffle(shards)
     for record in chain.from_iterable(shards):
         text = record[text_column]
         if not isinstance(text, str | None):
             raise ValueError(f"the column {text_column} has {str(text)[:50]}, not text; set --text_column")
-        yield text, str(record[source_column]) if source_column else ALL
+        source = str(record[source_column]) if source_column else ALL
+        yield text, source
 
 
 def parse_mix(text: str) -> dict[str, float] | None:
@@ -117,12 +119,19 @@ class Mixture:
     """
 
     def __init__(self, budgets: dict[str, float], min_length: int, keep_short: float):
-        self.missing_tokens = {source: tokens for source, tokens in budgets.items() if tokens > 0}
+        self.budgets = budgets
         self.min_length = min_length
         self.keep_short = keep_short
         self.sources_seen = set()
         self.documents_kept = Counter()
         self.tokens = Counter()
+
+    def needs(self, source: str) -> bool:
+        return self.tokens[source] < self.budgets.get(source, 0)
+
+    def missing_tokens(self) -> Counter:
+        """The tokens that a source still needs, by source."""
+        return Counter(self.budgets) - self.tokens
 
     def select(self, documents: Iterable[tuple], tokenizer: Tokenizer, rng: Random) -> Iterator[np.ndarray]:
         """Yields the token ids, int32 and with the BOS, of the documents that are kept. documents: (text, source).
@@ -136,17 +145,13 @@ class Mixture:
             encodings = tokenizer.encode_batch_fast([text for text, _, _ in batch])
             for encoding, (_, source, drawn) in zip(encodings, batch, strict=True):
                 long_enough = drawn or len(encoding) >= self.min_length
-                if not long_enough or source not in self.missing_tokens:
-                    continue
-                self.documents_kept[source] += 1
-                self.tokens[source] += len(encoding)
-                self.missing_tokens[source] -= len(encoding)
-                if self.missing_tokens[source] <= 0:
-                    del self.missing_tokens[source]
-                yield np.array(encoding.ids, dtype=np.int32)
-            if not self.missing_tokens:
+                if long_enough and self.needs(source):
+                    self.documents_kept[source] += 1
+                    self.tokens[source] += len(encoding)
+                    yield np.array(encoding.ids, dtype=np.int32)
+            if not self.missing_tokens():
                 return
-        unknown = set(self.missing_tokens).difference(self.sources_seen)
+        unknown = self.missing_tokens().keys() - self.sources_seen
         if unknown and self.sources_seen:
             there = ", ".join(sorted(self.sources_seen))
             raise ValueError(f"--mix: no document has the source {', '.join(unknown)}; there are {there}")
@@ -156,7 +161,7 @@ class Mixture:
         for text, source in documents:
             self.sources_seen.add(source)
             drawn = rng.random() < self.keep_short
-            if text is None or source not in self.missing_tokens:
+            if text is None or not self.needs(source):
                 continue
             if drawn or len(text.encode()) >= min_bytes:
                 yield text, source, drawn

@@ -1,7 +1,7 @@
 """Checks DeepSpeed's JSON file: DeepSpeed silently ignores a misplaced key, and some keys override the command line."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from run import errors_of, read_json
 
@@ -9,8 +9,7 @@ OVERRIDES = ("optimizer", "scheduler")
 MISPLACED = ("stage", "offload_optimizer", "offload_param")
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The ZeRO stage (0 to 3), and which parts are kept in host memory."""
 
     stage: int = 0

@@ -14,7 +14,7 @@ import checkpoint_writer
 import training_rows
 from memory import TILE_LOGITS
 from rope import head_dim
-from tracking import adapter_parameters, forward_flops_per_token, model_flops_per_token
+from tracking import forward_flops_per_token, model_flops_per_token
 
 GIB, BF16 = 2**30, 2  # bytes
 # GiB that a process can use; dense bfloat16 TFLOP/s as NVIDIA publishes them
@@ -41,9 +41,9 @@ class Run:
 
     def __init__(self, config, method, flags, gpus: int):
         self.method, self.flags, self.gpus = method, flags, gpus
-        extended = checkpoint_writer.extended_config(config, method, {})
+        model_class = method.auto_classes(config)["AutoModelForCausalLM"]
         with torch.device("meta"):
-            model = method.auto_classes(config)["AutoModelForCausalLM"](extended)
+            model = model_class(checkpoint_writer.extended_config(config, method, {}))
         self.model = method.prepare(model, flags.low_rank_training)
         self.parameters = self.model.num_parameters()
         self.trainable = self.model.num_parameters(only_trainable=True)
@@ -60,16 +60,18 @@ def steps(run: Run) -> float:
     if Path(flags.dataset_dir).exists():
         data = training_rows.read(flags.dataset_dir)
         tokens = len(data) * len(data[0]["input_ids"])
-    return flags.num_train_epochs * (tokens // run.method.row_length) / run.rows_per_step
+    rows = tokens // run.method.row_length
+    return flags.num_train_epochs * rows / run.rows_per_step
 
 
 def seconds_per_step(run: Run, peak: float) -> float:
     """peak: FLOP/s of one GPU. Offloaded weights and gradients cross PCIe twice for every micro-batch."""
-    zero, keys = run.flags.zero, run.method.attended_keys()
-    # gradient checkpointing repeats the forward pass
-    flops_per_token = model_flops_per_token(run.model, keys) + forward_flops_per_token(run.model, keys)
-    flops = run.rows_per_step * run.method.row_tokens() * flops_per_token
-    seconds = flops / (run.gpus * peak * UTILISATION)
+    keys = run.method.attended_keys()
+    flops = model_flops_per_token(run.model, keys)
+    flops += forward_flops_per_token(run.model, keys)  # gradient checkpointing repeats the forward pass
+    tokens = run.rows_per_step * run.method.row_tokens()
+    seconds = tokens * flops / (run.gpus * peak * UTILISATION)
+    zero = run.flags.zero
     offloaded = zero.offload_param * run.parameters + zero.offload_optimizer * run.trainable
     transfers = 2 * run.flags.gradient_accumulation_steps
     return seconds + transfers * BF16 * offloaded / run.gpus / PCIE_BANDWIDTH
@@ -105,30 +107,37 @@ def state_memory(run: Run) -> tuple[dict[str, float], float]:
 def activation_memory(run: Run) -> tuple[float, float]:
     """(bytes on one GPU, bytes on the host for each rank) at the peak of forward and backward."""
     config, flags = run.model.config, run.flags
-    D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
-    layers, heads = config.num_hidden_layers, config.num_attention_heads
-    n = flags.per_device_train_batch_size * run.method.row_tokens() // flags.sequence_parallel_size  # tokens of a rank
+    D = config.hidden_size
+    V = config.vocab_size
+    heads = config.num_attention_heads
+    rows = flags.per_device_train_batch_size
+    n = rows * run.method.row_tokens() // flags.sequence_parallel_size  # tokens of a rank
     hidden = BF16 * n * D
     # Saved for a layer's backward, per token: of two norms the input, in float32 too, and the output; of attention q,
     # k, v, the output and the log of the softmax's sum; of the MLP gate, SiLU, up and their product.
     qkvo = 2 * BF16 * (heads + config.num_key_value_heads) * head_dim(config)
     saved = 16 * D + qkvo + 4 * heads
     # Its backward has gradients of attention (or a norm) and scores, or those of the MLP.
-    attention = n * (max(qkvo, 12 * D) + 4 * heads * run.method.saved_scores())
+    scores = 4 * heads * run.method.saved_scores()
+    attention = n * (max(qkvo, 12 * D) + scores)
     if flags.sequence_parallel_size > 1:
         attention += n * qkvo  # copies for the all-to-all
+    wide = BF16 * config.intermediate_size
     if flags.tiled_mlp:
-        mlp = 6 * BF16 * F * min(n, flags.per_device_train_batch_size * D)
+        mlp = 6 * wide * min(n, rows * D)
     else:
-        mlp = n * 2 * BF16 * F
-        saved += 4 * BF16 * F
+        mlp = 2 * wide * n
+        saved += 4 * wide
     backward = n * saved + max(attention, mlp) + 2 * hidden
     # The loss: last norm, hidden states, the gradients of both; tiles of logits; the head's gradient.
-    head_gradient = 0 if adapter_parameters(run.model) else 8 * V * D
-    loss = 6 * hidden + 6 * min(TILE_LOGITS, n * V) + head_gradient
+    loss = 6 * hidden + 6 * min(TILE_LOGITS, n * V)
+    if not flags.low_rank_training:
+        loss += 8 * V * D
+    peak = max(backward, loss)
+    layers = config.num_hidden_layers
     if flags.offload_activations:
-        return 2 * hidden + max(backward, loss), layers * pinned(hidden)
-    return layers * hidden + max(backward, loss), 0.0
+        return 2 * hidden + peak, layers * pinned(hidden)
+    return layers * hidden + peak, 0.0
 
 
 def memory_needed(run: Run) -> tuple[dict[str, float], float]:
@@ -136,7 +145,8 @@ def memory_needed(run: Run) -> tuple[dict[str, float], float]:
     gpu, states = state_memory(run)
     gpu["activations"], activations = activation_memory(run)
     gpu["CUDA"] = CUDA_BYTES + FRAGMENTATION * sum(gpu.values())
-    return gpu, (states + activations + PROCESS_BYTES) * min(run.gpus, 8)
+    rank_host = states + activations + PROCESS_BYTES
+    return gpu, rank_host * min(run.gpus, 8)
 
 
 def report(config, method, flags) -> str:
@@ -151,7 +161,8 @@ def report(config, method, flags) -> str:
     needed = sum(gpu.values()) / GIB
     fits = "" if needed <= size else ", does not fit"
     kinds = ", ".join(f"{kind} {part / GIB:.1f}" for kind, part in gpu.items())
-    seconds, n_steps = seconds_per_step(run, tflops * 1e12), steps(run)
+    seconds = seconds_per_step(run, tflops * 1e12)
+    n_steps = steps(run)
     tokens = n_steps * run.rows_per_step * method.row_length
     hours = n_steps * seconds / 3600
     return f"""{flags.method_name} at {method.model_max_length:,} tokens on {flags.estimate}, an estimate:

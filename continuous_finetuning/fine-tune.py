@@ -95,8 +95,10 @@ def parse_flags() -> Namespace:
 def check_numbers(flags: Namespace, parser: HfArgumentParser) -> None:
     """Raises ValueError on numbers that are negative, NaN or infinite, and on 0 where it would train nothing."""
     for name, value in vars(flags).items():
-        is_given = type(value) in (int, float) and value != parser.get_default(name)
-        if is_given and (not 0 <= value < math.inf or (value == 0 and name.endswith(COUNTS))):
+        if type(value) not in (int, float) or value == parser.get_default(name):
+            continue
+        trains_nothing = value == 0 and name.endswith(COUNTS)
+        if trains_nothing or not 0 <= value < math.inf:
             raise ValueError(f"--{name} {value}: give a positive number")
 
 
@@ -123,7 +125,7 @@ def check_method(config, method, flags: Namespace) -> None:
         raise ValueError("--sequence_parallel_size needs --deepspeed ds_configs/stage3.json")
     ranks, length = flags.sequence_parallel_size, method.row_length  # DeepSpeed compares the number of heads
     world_size = ranks if flags.estimate else WORLD_SIZE
-    if ranks < 1 or length % ranks or world_size % ranks:
+    if length % ranks or world_size % ranks:
         raise ValueError(f"--sequence_parallel_size {ranks} must divide {length} tokens and {world_size} ranks")
 
 

@@ -23,9 +23,11 @@ def token_loss(logits_NV, labels_N):
     """
     counted_N1 = (labels_N != -100)[:, None]
     max_N1 = logits_NV.detach().amax(dim=-1, keepdim=True)
-    log_sum_N1 = (logits_NV - max_N1).exp().sum(dim=-1, keepdim=True).log() + max_N1
-    label_logit_N1 = logits_NV.gather(-1, labels_N.clamp(min=0)[:, None])
-    return torch.where(counted_N1, log_sum_N1 - label_logit_N1, 0.0).sum()
+    exp_NV = (logits_NV - max_N1).exp()
+    log_sum_N1 = exp_NV.sum(dim=-1, keepdim=True).log() + max_N1
+    index_N1 = labels_N.clamp(min=0)[:, None]
+    loss_N1 = log_sum_N1 - logits_NV.gather(-1, index_N1)
+    return torch.where(counted_N1, loss_N1, 0.0).sum()
 
 
 class TiledLoss(torch.autograd.Function):
@@ -90,8 +92,7 @@ def compute_dtype(x) -> torch.dtype:
 def use_tiled_loss(model, liger: bool = False) -> None:
     """Makes `model(input_ids, labels).loss` in training mode a tiled loss of the same value, without logits.
 
-    model: a causal language model, maybe with a method `row_labels` that returns the labels of its rows, or with LoRA.
-    liger: compute the loss by Liger's kernel.
+    model: a causal language model, maybe with LoRA or a method `row_labels` (labels of its rows).  liger: by a kernel.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     summed_loss = liger_loss if liger else TiledLoss.apply
@@ -105,11 +106,13 @@ def use_tiled_loss(model, liger: bool = False) -> None:
             return plain_forward(input_ids=input_ids, labels=labels, **kwargs)
         hidden_BnD = model.model(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state
         if shift_labels is None:  # ranks that share a row get labels that are already shifted
-            labels = model.row_labels(labels) if hasattr(model, "row_labels") else labels
+            if hasattr(model, "row_labels"):
+                labels = model.row_labels(labels)
             shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         loss = model.lm_head(hidden_BnD, shift_labels)
-        count = (shift_labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        return CausalLMOutputWithPast(loss=loss / count)
+        if num_items_in_batch is None:
+            num_items_in_batch = (shift_labels != -100).sum().clamp(min=1)
+        return CausalLMOutputWithPast(loss=loss / num_items_in_batch)
 
     model.forward = forward
 

@@ -85,13 +85,15 @@ def pack(documents: Iterable[np.ndarray], length: int) -> Iterator[tuple[np.ndar
 
     Yields (ids int32 [length], where documents begin in the row). The first is 0: a row may begin inside a document.
     """
-    row_N, starts = np.empty(0, np.int32), {0}
+    row_N = np.empty(0, np.int32)
+    starts = {0}
     for ids_N in documents:
         starts.add(len(row_N))
         row_N = np.concatenate([row_N, ids_N])
         while len(row_N) >= length:
             yield row_N[:length], sorted(starts)
-            row_N, starts = row_N[length:], {0}
+            row_N = row_N[length:]
+            starts = {0}
 
 
 def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[documents.Mixture, int, str]:
@@ -112,11 +114,12 @@ def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tu
     with progress_bar(args.total_tokens, "training data", "token") as bar:
         while chunk := list(islice(rows, rows_per_file)):
             ids, starts = zip(*chunk, strict=True)
-            columns = {"input_ids": pa.array(ids, INT_LIST)}
+            table = pa.table({"input_ids": pa.array(ids, INT_LIST)})
             if args.document_boundaries:
-                columns["document_starts"] = pa.array(starts, INT_LIST)
-            path = folder / f"train-{n_rows // rows_per_file:05d}.parquet"
-            pyarrow.parquet.write_table(pa.table(columns), path, compression="zstd")
+                table = table.append_column("document_starts", pa.array(starts, INT_LIST))
+            file_number = n_rows // rows_per_file
+            path = folder / f"train-{file_number:05d}.parquet"
+            pyarrow.parquet.write_table(table, path, compression="zstd")
             digest.update(np.concatenate(ids).astype("<i4"))
             n_rows += len(ids)
             bar.update(len(ids) * args.length)
@@ -143,7 +146,7 @@ def main() -> None:
     partial.mkdir()
     mixture, rows, ids_sha256 = build_rows(args, dataset, tokenizer, partial)
     move_in(partial, args.output_dir)
-    missing_tokens = mixture.missing_tokens if args.total_tokens else {}
+    missing_tokens = mixture.missing_tokens() if args.total_tokens else {}
     manifest = {
         "command": command_line(),
         "settings": settings,

@@ -12,26 +12,26 @@ from rope import head_dim
 from run import default_device, peak_memory, print_rank0, write_text
 
 
-def matmul_parameters(model) -> int:
-    """Weights that a token is multiplied with: those of the layers and the LM head, not the embeddings, not LoRA's."""
-    total = 0
+def count_weights(model) -> tuple[int, int]:
+    """(weights that a token is multiplied with: of the layers and the LM head, not the embeddings; LoRA's weights)."""
+    weights = lora_weights = 0
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and "lora_" not in name and "modules_to_save" not in name:
-            total += module.in_features * module.out_features  # its weight is empty under ZeRO-3
-    return total
-
-
-def adapter_parameters(model) -> int:
-    """LoRA's weights."""
-    adapters = [p for name, p in model.named_parameters() if "lora_" in name]
-    return sum(getattr(p, "ds_numel", p.numel()) for p in adapters)
+        if not isinstance(module, nn.Linear) or "modules_to_save" in name:
+            continue
+        size = module.in_features * module.out_features  # its weight is empty under ZeRO-3
+        if "lora_" in name:
+            lora_weights += size
+        else:
+            weights += size
+    return weights, lora_weights
 
 
 def forward_flops_per_token(model, keys: float) -> float:
     """FLOPs of a forward pass per token that attends to `keys` keys, without LoRA."""
     config = model.config
-    head_elements = config.num_hidden_layers * config.num_attention_heads * head_dim(config)
-    return 2 * matmul_parameters(model) + 4 * head_elements * keys
+    weights, _ = count_weights(model)
+    heads = config.num_hidden_layers * config.num_attention_heads
+    return 2 * weights + 4 * heads * head_dim(config) * keys
 
 
 def model_flops_per_token(model, keys: float) -> float:
@@ -40,15 +40,16 @@ def model_flops_per_token(model, keys: float) -> float:
     With LoRA, the frozen weights have no gradient of their own.
     """
     flops = 3 * forward_flops_per_token(model, keys)
-    adapters = adapter_parameters(model)
-    if adapters:
-        flops += 6 * adapters - 2 * matmul_parameters(model)
+    weights, lora_weights = count_weights(model)
+    if lora_weights:
+        flops += 6 * lora_weights - 2 * weights
     return flops
 
 
 def training_flops_per_token(model, method) -> float:
     """`model_flops_per_token` of a run with `method`, per token of text."""
-    return model_flops_per_token(model, method.attended_keys()) * method.row_tokens() / method.row_length
+    row_flops = model_flops_per_token(model, method.attended_keys()) * method.row_tokens()
+    return row_flops / method.row_length
 
 
 class Metrics(TrainerCallback):
@@ -89,8 +90,8 @@ class Metrics(TrainerCallback):
         if time.perf_counter() - self.last_print > 5 or state.global_step == state.max_steps:
             self.last_print = time.perf_counter()
             speed = logs["tokens_per_second"]
-            seconds_left = (state.max_steps / state.global_step - 1) * logs["tokens_seen"] / speed
-            print_rank0(
-                f"  {self.path.parent.name}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}  "
-                f"{speed:,.0f} tokens/s  {logs['peak_memory_gib']:.1f} GiB  {seconds_left / 60:.1f} min left"
-            )
+            tokens_left = (state.max_steps / state.global_step - 1) * logs["tokens_seen"]
+            minutes_left = tokens_left / speed / 60
+            progress = f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}"
+            cost = f"{speed:,.0f} tokens/s  {logs['peak_memory_gib']:.1f} GiB  {minutes_left:.1f} min left"
+            print_rank0(f"  {self.path.parent.name}  {progress}  {cost}")

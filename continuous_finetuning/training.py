@@ -10,8 +10,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from safetensors import safe_open
+from torch.distributed.device_mesh import init_device_mesh
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import rotate_checkpoints
@@ -23,10 +23,8 @@ from run import errors_of, print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
 ADVICE = "try a lower --learning_rate in another --output_dir"
-RECORDED = (
-    "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay",
-    "max_grad_norm", "optim", "seed",
-)  # fmt: skip
+RECORDED = """num_train_epochs max_steps learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm optim
+    seed""".split()  # fields of TrainingArguments
 
 
 def recipe(args: TrainingArguments, flags, data) -> dict:
@@ -57,17 +55,23 @@ def collate(examples: list[dict], part: int = 0, parts: int = 1) -> dict:
 
     Ranks that share a row get `part` of `parts` of it, [B, L / parts], with labels that are already shifted.
     """
+    columns = examples[0].keys()
     ids_BL = torch.tensor([example["input_ids"] for example in examples])
-    labels_BL = torch.tensor([example.get("labels", example["input_ids"]) for example in examples])
+    labels_BL = ids_BL
+    if "labels" in columns:
+        labels_BL = torch.tensor([example["labels"] for example in examples])
     batch = {"input_ids": ids_BL, "labels": labels_BL}
-    if parts > 1 or "document_starts" in examples[0] or "skip" in examples[0]:
+    if parts > 1 or "document_starts" in columns or "skip" in columns:
         batch["position_ids"] = torch.stack([positions(example) for example in examples])
-    if "skip" in examples[0]:  # without a mask, Transformers would take it for the beginning of another document
+    if "skip" in columns:  # without a mask, Transformers would take it for the beginning of another document
         batch["attention_mask"] = torch.ones_like(ids_BL)
     if parts == 1:
         return batch
-    batch["shift_labels"] = torch.nn.functional.pad(batch.pop("labels")[:, 1:], (0, 1), value=-100)
-    return {name: x_BL.chunk(parts, dim=1)[part].contiguous() for name, x_BL in batch.items()}
+    del batch["labels"]
+    batch["shift_labels"] = torch.nn.functional.pad(labels_BL[:, 1:], (0, 1), value=-100)
+    for name, x_BL in batch.items():
+        batch[name] = x_BL.chunk(parts, dim=1)[part].contiguous()
+    return batch
 
 
 def positions(example: dict) -> torch.Tensor:
@@ -92,12 +96,14 @@ def last_checkpoint(output: Path) -> Path | None:
 
 def check_files(folder: Path) -> None:
     """Raises ValueError if a file of a checkpoint is cut off or empty, as after a power cut."""
-    readers = {".json": lambda path: json.loads(path.read_bytes()), ".pt": ZipFile, ".pth": ZipFile}
-    readers[".safetensors"] = partial(safe_open, framework="pt")
     for path in folder.rglob("*"):
-        if path.suffix in readers:
-            with errors_of(f"{path} is damaged; delete {folder} to resume from the checkpoint before it"):
-                readers[path.suffix](path)
+        with errors_of(f"{path} is damaged; delete {folder} to resume from the checkpoint before it"):
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix == ".safetensors":
+                safe_open(path, framework="pt")
+            elif path.suffix in (".pt", ".pth"):
+                ZipFile(path)
 
 
 class StopOnSignal(TrainerCallback):
@@ -126,34 +132,20 @@ class StopOnSignal(TrainerCallback):
 class ExtensionTrainer(Trainer):
     """parts: ranks that share each row.  metrics: adds the speed to every log."""
 
-    def __init__(self, parts: int, metrics: tracking.Metrics, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, parts: int, metrics: tracking.Metrics, args: TrainingArguments, **kwargs):
+        collator = partial(collate, part=args.process_index % parts, parts=parts)
+        super().__init__(args=args, data_collator=collator, **kwargs)
         self.metrics = metrics
         # Trainer would remove the previous checkpoint before all ranks have written the new one
-        self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
-        if parts > 1:
-            # The libraries give each rank a row and then split it, which cannot be resumed. Here these ranks read the
-            # same rows, and `collate` takes this rank's part.
-            self.data_collator = partial(collate, part=self.args.process_index % parts, parts=parts)
-            self.accelerator.prepare_data_loader = partial(self.prepare_shared_rows, parts)
+        self.save_total_limit = args.save_total_limit
+        args.save_total_limit = None
+        if parts > 1:  # the libraries would give each rank rows of its own and then split them: that cannot be resumed
+            groups = (args.world_size // parts, parts)
+            mesh = init_device_mesh(args.device.type, groups, mesh_dim_names=("dp", "tp"))
+            assert hasattr(self.accelerator, "_prepare_device_mesh"), "needs the accelerate of requirements.txt"
+            self.accelerator._prepare_device_mesh = lambda: mesh  # the ranks of a "tp" group read the same rows
             self.accelerator.deepspeed_ulysses_dl_adapter = lambda loader, model: loader
             self.get_sp_size = lambda: 1  # the loader has as many batches as its length says
-
-    def prepare_shared_rows(self, parts: int, loader, *args, **kwargs):
-        """Accelerator.prepare_data_loader, as if the ranks that share rows were one."""
-        accelerator = self.accelerator
-        prepared = prepare_data_loader(
-            loader,
-            accelerator.device,
-            num_processes=accelerator.num_processes // parts,
-            process_index=accelerator.process_index // parts,
-            put_on_device=True,
-            rng_types=accelerator.rng_types.copy(),
-            even_batches=accelerator.even_batches,
-            use_seedable_sampler=accelerator.use_seedable_sampler,
-        )
-        accelerator._dataloaders.append(prepared)
-        return prepared
 
     def compute_loss(self, *args, **kwargs):
         loss = super().compute_loss(*args, **kwargs)
@@ -201,21 +193,15 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
         check_files(last)
         print_rank0(f"resuming from {last}")
     with args.main_process_first():
-        for folder in output.glob("checkpoint-*") if args.should_save else []:
-            if not (folder / COMPLETE_MARKER).exists():  # the run was killed while writing it
+        for folder in output.glob("checkpoint-*"):
+            if args.should_save and not (folder / COMPLETE_MARKER).exists():  # the run was killed while writing it
                 print(f"removing the incomplete {folder}", flush=True)
                 shutil.rmtree(folder)
     stop = StopOnSignal()
     metrics = tracking.Metrics(output, tracking.training_flops_per_token(model, method))
+    parts = flags.sequence_parallel_size
     trainer = ExtensionTrainer(
-        flags.sequence_parallel_size,
-        metrics,
-        model=model,
-        args=args,
-        train_dataset=data,
-        data_collator=collate,
-        processing_class=tokenizer,
-        callbacks=[metrics, stop],
+        parts, metrics, args, model=model, train_dataset=data, processing_class=tokenizer, callbacks=[metrics, stop]
     )
     trainer.remove_callback(PrinterCallback)  # Metrics prints
     trainer.train(resume_from_checkpoint=last)
@@ -233,24 +219,24 @@ def save_finished(trainer: ExtensionTrainer, model, tokenizer, method) -> None:
     """Writes the model that the method finishes to a folder of its own and moves it into the output folder."""
     args, output = trainer.args, Path(trainer.args.output_dir)
     trainer.prepare_to_save()
-    partial = output / "final.partial"
-    partial.mkdir(exist_ok=True)
+    folder = output / "final.partial"
+    folder.mkdir(exist_ok=True)
     whole_values = contextlib.nullcontext()
     if is_deepspeed_zero3_enabled():  # a rank has its part of them only
         import deepspeed
 
         whole_values = deepspeed.zero.GatheredParameters(method.finish_reads(model))
     with whole_values:
-        final = method.finish(model, partial)
+        final = method.finish(model, folder)
         if args.bf16 and not args.deepspeed:
             final.to(torch.bfloat16)
         if final is not model and args.should_save:
-            final.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
+            final.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     if final is model:
-        trainer.save_model(str(partial))
+        trainer.save_model(str(folder))
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
-        (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json has the settings
-        checkpoint_writer.complete_files(method, partial)
-        checkpoint_writer.move_in(partial, output)
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json has the settings
+        checkpoint_writer.complete_files(method, folder)
+        checkpoint_writer.move_in(folder, output)

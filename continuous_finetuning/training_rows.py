@@ -41,8 +41,7 @@ def select(
 ) -> datasets.Dataset:
     """The columns to train on, with exactly `length` ids, and labels if there are any, in every row.
 
-    cut: rows may be longer, any multiple of `length`, and are cut. documents: also the column `document_starts`, which
-    lists where documents begin in the row, from 0.
+    cut: rows may be longer, any multiple of `length`, and are cut. documents: also the column `document_starts`.
 
     Raises ValueError on a row of another length, an id outside the vocabulary, or missing `document_starts`.
     """

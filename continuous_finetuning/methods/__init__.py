@@ -1,7 +1,7 @@
 """The methods of the study. To add one, write `methods/<name>.py`: its name is the new `--method_name`.
 
-The file defines a dataclass `Method(ContextExtension)`. Its fields, declared with `option(...)`, are flags of
-fine-tune.py and extend.py and are recorded in the checkpoint; its functions give the rope of the model.
+The file defines `Method(ContextExtension)`. Its fields, declared with `option(...)`, are flags of fine-tune.py and
+extend.py and are recorded in the checkpoint; its functions give the rope of the model.
 """
 
 import importlib
@@ -26,7 +26,7 @@ def option(default, help: str, type: Callable = float):
 
 @dataclass
 class ContextExtension:
-    """A method for one base and one target length. Subclasses override what differs from the base.
+    """A method for one base and one target length. Subclasses, dataclasses as well, override what differs.
 
     original_length: the base's window C, tokens.  model_max_length: the window to reach, tokens.
     rope: the base's own `rope_parameters`.  head_dim: d, the elements of a head that rope turns.
@@ -47,6 +47,9 @@ class ContextExtension:
     exact_attention = True  # it is the base's: all tokens, at their own positions (a group of the result table)
     modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, written for Llama; see its AUTO_MAPS
     llama_only = False  # True: written for Llama's modules
+
+    def __init_subclass__(cls):
+        dataclass(cls)
 
     @property
     def name(self) -> str:
@@ -69,8 +72,10 @@ class ContextExtension:
 
     def options(self) -> dict:
         """The method's own settings, all resolved to numbers."""
-        common = {f.name for f in fields(ContextExtension)}
-        return {name: value for name, value in asdict(self).items() if name not in common}
+        options = asdict(self)
+        for f in fields(ContextExtension):
+            del options[f.name]
+        return options
 
     # --- the checkpoint
     def rope_parameters(self) -> dict:
@@ -79,7 +84,9 @@ class ContextExtension:
 
     def checkpoint_rope(self) -> dict:
         """`rope_parameters`, with the share of each head that rope turns if the base's rope names it (GLM-4)."""
-        kept = {key: self.rope[key] for key in self.rope if key == "partial_rotary_factor"}
+        kept = {}
+        if "partial_rotary_factor" in self.rope:
+            kept["partial_rotary_factor"] = self.rope["partial_rotary_factor"]
         return kept | self.rope_parameters()
 
     def rope_by_length(self) -> dict | None:
@@ -178,8 +185,10 @@ def add_flags(parser: ArgumentParser) -> None:
     for key, owners in all_options().items():
         help = "; ".join(f"{name}: {metadata['help']}" for name, metadata in owners.items())
         kind = next(iter(owners.values()))["type"]
-        switch = {"type": string_to_bool, "nargs": "?", "const": True} if kind is bool else {"type": kind}
-        group.add_argument(f"--{key}", **switch, default=SUPPRESS, help=help)
+        keywords = {"type": kind}
+        if kind is bool:
+            keywords = {"type": string_to_bool, "nargs": "?", "const": True}
+        group.add_argument(f"--{key}", **keywords, default=SUPPRESS, help=help)
 
 
 def build(name: str, config, model_max_length: int, flags: dict, config_options=None) -> ContextExtension:
@@ -194,12 +203,12 @@ def build(name: str, config, model_max_length: int, flags: dict, config_options=
     for key, owners in all_options().items():
         if key not in flags:
             continue
+        value = flags[key]
         if name not in owners:
             raise ValueError(f"--{key} is an option of {', '.join(owners)}, not of {name}; leave it out")
-        options[key] = flags[key]
-        is_number = owners[name]["type"] in (int, float)
-        if is_number and not 0 < options[key] < math.inf:
-            raise ValueError(f"--{key} must be a positive number, not {options[key]}")
+        if owners[name]["type"] in (int, float) and not 0 < value < math.inf:
+            raise ValueError(f"--{key} must be a positive number, not {value}")
+        options[key] = value
     check_base(name, cls, config, model_max_length)
     original_length, pose = config.max_position_embeddings, flags.get("pose", False)
     method = cls(original_length, model_max_length, config.rope_parameters, rotary_dim(config), pose, **options)
@@ -219,8 +228,9 @@ def check_base(name: str, cls: type[ContextExtension], config, model_max_length:
     original_length, rope_type = config.max_position_embeddings, config.rope_parameters["rope_type"]
     if cls.extends_rows and model_max_length <= original_length:
         raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
+    plain_only = has_own_rope(cls) and rope_type != "default"
     depends_on_length = rope_type in ("dynamic", "longrope")
-    if (has_own_rope(cls) and rope_type != "default") or (cls.modeling and depends_on_length):
+    if plain_only or (cls.modeling and depends_on_length):
         raise ValueError(f"the base's rope is already scaled ({rope_type}); {name} needs one with plain rope")
     if (cls.modeling or cls.llama_only) and config.model_type != "llama":
         raise ValueError(f"{name} extends Llama models only, and the base is a '{config.model_type}' model")

@@ -6,7 +6,6 @@ that arXiv 2405.14591 gives for the length (table 2, for heads of 128).
 """
 
 import math
-from dataclasses import dataclass
 
 from methods import ContextExtension, option
 from run import warn_rank0
@@ -17,7 +16,6 @@ LEAST_BASES = {  # by length, tokens
 }  # fmt: skip
 
 
-@dataclass
 class Method(ContextExtension):
     new_base: float | None = option(None, "the rope's base [theta^(ln(L / 2 pi) / ln(C / 2 pi))]")
 

@@ -11,7 +11,6 @@ The network is saved in clex/. With log_scale, the scores are multiplied by ln L
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,9 +40,11 @@ class LogFrequencies(nn.Module):
     def derivative(self, t: torch.Tensor, z_J: torch.Tensor) -> torch.Tensor:
         """dz/dt, eq. 10, in float32 also if the weights are bfloat16."""
         slope_J, start_J = self.slope_J.to(z_J), self.start_J.to(z_J)
-        log_n_J = start_J + slope_J * torch.log(2 * t - 1)
+        alpha = 2 * t - 1
+        log_n_J = start_J + slope_J * torch.log(alpha)
         hidden_P = nn.functional.silu(self.up.float() @ (z_J + log_n_J))
-        return self.down.float() @ hidden_P + slope_J * 2 / (2 * t - 1)
+        slope_of_log_n_J = slope_J * 2 / alpha
+        return self.down.float() @ hidden_P + slope_of_log_n_J
 
     def forward(self, last: int) -> torch.Tensor:
         """z at t = 1, 2, ..., last, [last, J], by RK4 with steps of time_dt."""
@@ -65,8 +66,9 @@ class ClexRotaryEmbedding(nn.Module):
         """n positions spread over t windows, float64: 0, a sorted sample of 1 ... nt - 2 by c = n // C, nt/c - 1."""
         c = n // self.method.original_length
         sample = torch.randperm(n * t - 2)[: n - 2].sort().values + 1
-        last = n * t // c - 1.0
-        return torch.cat([torch.zeros(1), sample.double() / c, torch.tensor([last])])
+        first = torch.zeros(1)
+        last = torch.tensor([n * t // c - 1.0])
+        return torch.cat([first, sample.double() / c, last])
 
     def forward(self, x_BnD, position_ids):
         """(cos, sin), [1, n, d] each. Ranks that share a row draw the same positions, and each takes its part."""
@@ -77,15 +79,15 @@ class ClexRotaryEmbedding(nn.Module):
             positions_n = self.positions(n, t).float().to(x_BnD.device)
             if x_BnD.shape[1] < n:
                 positions_n = positions_n[position_ids[0]]
-            angles_1nd = (positions_n[:, None] * inv_freq_J).repeat(1, 2)[None]
+            angles_nJ = positions_n[:, None] * inv_freq_J
+            angles_1nd = angles_nJ.repeat(1, 2)[None]
             scale = 1.0
             if self.method.log_scale:  # of cos and sin of both q and k: the scores are multiplied by its square
-                scale = math.sqrt(math.log(n) / math.log(self.method.original_length))
+                scale = math.sqrt(math.log(n, self.method.original_length))
             cos_1nd, sin_1nd = angles_1nd.cos() * scale, angles_1nd.sin() * scale
         return cos_1nd.to(x_BnD.dtype), sin_1nd.to(x_BnD.dtype)
 
 
-@dataclass
 class Method(ContextExtension):
     max_factor: int = option(32, "the largest t, in original windows", int)
     param_factor: float = option(1.0, "width of the network over head_dim")

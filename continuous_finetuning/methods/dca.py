@@ -1,15 +1,11 @@
 """dca: Dual Chunk Attention (arXiv 2402.17463, ChunkLlama): positions start anew in every chunk.
 
-Not trained, and for texts of any length. Of the base's window C, the authors take chunk_size = 3/4 C and
-local_window = C / 8.
+Not trained, for texts of any length. Of the base's window C, the authors take chunk_size = 3/4 C, local_window = C / 8.
 """
-
-from dataclasses import dataclass
 
 from methods import PositionRule, option
 
 
-@dataclass
 class Method(PositionRule):
     chunk_size: int | None = option(None, "s, the largest position, tokens [3/4 C]", int)
     local_window: int | None = option(None, "w, keys nearer than this always keep their distance, tokens [C / 8]", int)

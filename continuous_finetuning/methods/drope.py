@@ -6,12 +6,9 @@ the target length. Training rows have the original length; longer rows are cut.
 With --partial_rotary_factor p, the slowest angles alone are 0 and d p / 2 fast ones stay (p-RoPE, arXiv 2410.06205).
 """
 
-from dataclasses import dataclass
-
 from methods import ContextExtension, option
 
 
-@dataclass
 class Method(ContextExtension):
     partial_rotary_factor: float | None = option(None, "share of the angles that stay, as 0.25 or 0.75 [none: 1 / d]")
 

@@ -8,8 +8,6 @@ The landmark token is appended to the base's vocabulary: one row in the embeddin
 the mean of the other rows. The tokenizer does not have it.
 """
 
-from dataclasses import dataclass
-
 import torch
 from safetensors.torch import load_file
 
@@ -20,7 +18,6 @@ from modeling.modeling_landmark import LandmarkForCausalLM
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")  # tied embeddings have no lm_head.weight
 
 
-@dataclass
 class Method(ContextExtension):
     mem_freq: int = option(63, "text tokens between two landmarks", int)
     top_k: int = option(5, "blocks that each head retrieves for each token", int)

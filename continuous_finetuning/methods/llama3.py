@@ -4,12 +4,9 @@ With a wavelength of w = 2 pi / theta_j tokens:  w > C / low: theta_j / s;  w < 
 theta_j * ((1 - t) / s + t),  t = (C / w - low) / (high - low). The scores are not sharpened. s = ceil(L_train / C).
 """
 
-from dataclasses import dataclass
-
 from methods import ContextExtension, option
 
 
-@dataclass
 class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, slow angles are divided by it [ceil(trained / original length)]")
     low_freq_factor: float = option(1.0, "angles with fewer turns than this inside the original window are slow")

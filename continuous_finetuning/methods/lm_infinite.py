@@ -3,12 +3,9 @@
 Not trained. All keys stay in the cache: memory grows with the length.
 """
 
-from dataclasses import dataclass
-
 from methods import PositionRule, option
 
 
-@dataclass
 class Method(PositionRule):
     local_window: int | None = option(None, "keys seen at their own distance, tokens [original length]", int)
     global_tokens: int = option(10, "first tokens, which every query sees [10]", int)

@@ -9,7 +9,6 @@ With --low_rank_training True: LoRA (r 8, alpha 16) on q, k, v, o, and embedding
 adapter is merged at the end and also saved in adapter/.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,26 +21,28 @@ from methods import option, pi
 NAME = "shifted_sparse"
 
 
-def block_attention(q_BHnd, k_BHnd, v_BHnd, size: int, scale: float):
-    """Causal attention inside consecutive blocks of `size` tokens; n is a multiple of it. Returns [B, H, n, d]."""
-    B, H, n, d = q_BHnd.shape
+def block_attention(qkv: list[torch.Tensor], size: int, scale: float):
+    """Causal attention inside consecutive blocks of `size` tokens. Inputs and result: [B, H, n, d], n % size = 0."""
+    B, H, n, d = qkv[0].shape
     by_block = (B, H * (n // size), size, d)  # blocks become heads: one kernel call, no mask
-    q, k, v = q_BHnd.reshape(by_block), k_BHnd.reshape(by_block), v_BHnd.reshape(by_block)
-    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).view(B, H, n, d)
+    q, k, v = [x.reshape(by_block) for x in qkv]
+    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    return out.view(B, H, n, d)
 
 
 def shifted_sparse_attention(q_BHnd, k_BHnd, v_BHnd, scale: float):
     """S2-Attn of rows of n tokens, a multiple of 4. Inputs and result: [B, H, n, d], any dtype."""
-    n, plain_heads = q_BHnd.shape[2], q_BHnd.shape[1] // 2
+    qkv = (q_BHnd, k_BHnd, v_BHnd)
+    _, H, n, _ = q_BHnd.shape
     group, half = n // 4, n // 8
+    plain = block_attention([x[:, : H // 2] for x in qkv], group, scale)
     last = n - group + half  # where the last half group begins
-    plain = [x[:, :plain_heads] for x in (q_BHnd, k_BHnd, v_BHnd)]
-    shifted = [x[:, plain_heads:] for x in (q_BHnd, k_BHnd, v_BHnd)]
     pieces = []
     for start, end, size in ((0, half, half), (half, last, group), (last, n, n - last)):
-        q, k, v = (x[:, :, start:end] for x in shifted)
-        pieces.append(block_attention(q, k, v, size, scale))
-    return torch.cat([block_attention(*plain, group, scale), torch.cat(pieces, dim=2)], dim=1)
+        piece = [x[:, H // 2 :, start:end] for x in qkv]
+        pieces.append(block_attention(piece, size, scale))
+    shifted = torch.cat(pieces, dim=2)
+    return torch.cat([plain, shifted], dim=1)
 
 
 def attention(module, q_BHnd, k_BKnd, v_BKnd, attention_mask, scaling=None, **kwargs):
@@ -57,7 +58,6 @@ def attention(module, q_BHnd, k_BKnd, v_BKnd, attention_mask, scaling=None, **kw
 AttentionInterface.register(NAME, attention)
 
 
-@dataclass
 class Method(pi.Method):
     use_full_attn: bool = option(False, "full attention while training, instead of shifted sparse attention", bool)
     trainable_params: str = option("embed,norm", "with LoRA, also train parameters whose names contain these", str)

@@ -10,7 +10,6 @@ All rows have the target's length, so the trained rope serves short texts, too: 
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,12 +21,12 @@ def read_factors(path: str, pairs: int) -> list[float]:
     """The factors of `pairs` angles in a CSV file, once or equal for every layer. Raises ValueError on other files."""
     with errors_of(f"--factor_file {path} ({pairs} factors for each layer)"):
         layers = np.loadtxt(path, delimiter=",").reshape(-1, pairs)
-    if not (layers > 0).all() or (layers != layers[0]).any():
+    factors = layers[0]
+    if not (factors > 0).all() or (layers != factors).any():
         raise ValueError(f"--factor_file {path}: the factors must be positive and the same in all layers")
-    return layers[0].tolist()
+    return factors.tolist()
 
 
-@dataclass
 class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, the largest factor [ceil(trained / original length)]")
     critical_dim: int | None = option(None, "index j of the first angle that is divided by s [wavelength > C]", int)

@@ -10,12 +10,11 @@ for 64k instead: `--ntk_alpha 57`.
 """
 
 import math
-from dataclasses import dataclass
 
+import rope
 from methods import ContextExtension, option
 
 
-@dataclass
 class Method(ContextExtension):
     ntk_factor: float | None = option(None, "f of alpha(L) = f L/C - (f - 1) [ceil(trained / original length / 2)]")
     ntk_alpha: float | None = option(None, "one alpha for every length, instead of alpha(L)")
@@ -24,15 +23,11 @@ class Method(ContextExtension):
         half = math.ceil(self.model_max_length / self.original_length / 2)
         self.ntk_factor = self.ntk_factor or float(half)
 
-    def alpha(self, length: int) -> float:
-        """alpha for a prompt of `length` tokens, answer included."""
-        if self.ntk_alpha is not None:
-            return self.ntk_alpha
-        return self.ntk_factor * max(length, self.trained_length) / self.original_length - (self.ntk_factor - 1)
-
     def rope_parameters(self):
+        if self.ntk_alpha is None:
+            return rope.ntk(self.rope_by_length(), self.trained_length, self.head_dim)
         exponent = self.head_dim / (self.head_dim - 2)
-        return {"rope_type": "default", "rope_theta": self.rope_theta * self.alpha(self.trained_length) ** exponent}
+        return {"rope_type": "default", "rope_theta": self.rope_theta * self.ntk_alpha**exponent}
 
     def rope_by_length(self):
         if self.ntk_alpha is not None:

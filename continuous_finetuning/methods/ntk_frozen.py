@@ -4,12 +4,9 @@ The rule of `ntk` with T = C, the original length, and f = 2: prompts within the
 ones alpha(L) = 2 L / C - 1. Llama-2: alpha 1, 3, 7, 15, 31 at 4k ... 64k.
 """
 
-from dataclasses import dataclass
-
 from methods import ntk, option
 
 
-@dataclass
 class Method(ntk.Method):
     ntk_factor: float | None = option(2.0, "f of alpha(L) = f L/C - (f - 1)")
 

@@ -3,11 +3,8 @@
 angle(m, j) = m * theta^(-2j/d). Fine-tuned at the longer length, or not at all, with no change to the model.
 """
 
-from dataclasses import dataclass
-
 from methods import ContextExtension
 
 
-@dataclass
 class Method(ContextExtension):
     pass

@@ -3,12 +3,9 @@
 angle(m, j) = (m / s) * theta^(-2j/d), s = ceil(L_train / C), the same at every evaluation length.
 """
 
-from dataclasses import dataclass
-
 from methods import ContextExtension, option
 
 
-@dataclass
 class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, positions are divided by it [ceil(trained / original length)]")
 

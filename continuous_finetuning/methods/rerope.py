@@ -3,12 +3,9 @@
 Not trained, and for texts of any length. Of the base's window C, the author takes local_window = C / 4 to C / 2.
 """
 
-from dataclasses import dataclass
-
 from methods import PositionRule, option
 
 
-@dataclass
 class Method(PositionRule):
     local_window: int | None = option(None, "W, keys nearer than this keep their distance, tokens [C / 4]", int)
 

@@ -7,12 +7,10 @@ W + (L - W) / G (datamllab/LongLM).
 """
 
 import math
-from dataclasses import dataclass
 
 from methods import PositionRule, option
 
 
-@dataclass
 class Method(PositionRule):
     group_size: int | None = option(
         None, "G, far keys share a position in groups of it [64 if the original length C is 4096, else computed]", int
@@ -28,7 +26,6 @@ class Method(PositionRule):
             room = max(1, 2 * C - 3 * W)  # 3 (2/3 C - W), a whole number
             self.group_size = 64 if C == 4096 else math.ceil(3 * (L - W) / room)
         if L - W > (C - W) * self.group_size:
-            raise ValueError(
-                f"at {L} tokens, positions are beyond the base's {C} with --group_size {self.group_size} and "
-                f"--neighbor_window {W}; give a larger group or a smaller window"
-            )
+            given = f"--group_size {self.group_size} and --neighbor_window {W}"
+            remedy = "give a larger group or a smaller window"
+            raise ValueError(f"at {L} tokens, positions are beyond the base's {C} with {given}; {remedy}")

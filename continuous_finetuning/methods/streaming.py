@@ -1,15 +1,11 @@
 """streaming: StreamingLLM (arXiv 2309.17453): attention sinks and a sliding window, at their places in the cache.
 
-Not trained, and for texts of any length. It gives what StreamingLLM gives token by token, but hidden keys stay in the
-cache: memory grows with the length.
+Not trained, for texts of any length. It gives what StreamingLLM gives, but hidden keys stay in the cache.
 """
-
-from dataclasses import dataclass
 
 from methods import PositionRule, option
 
 
-@dataclass
 class Method(PositionRule):
     local_window: int | None = option(None, "last keys, which a query sees, tokens [C - sinks]", int)
     sinks: int = option(4, "first keys, which every query sees [4]", int)

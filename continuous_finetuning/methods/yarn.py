@@ -12,12 +12,10 @@ Llama-3-8B): beta_slow = C / (2 pi theta^(2i/d)).
 """
 
 import math
-from dataclasses import dataclass
 
 from methods import ContextExtension, option
 
 
-@dataclass
 class Method(ContextExtension):
     scaling_factor: float | None = option(None, "s, slow angles are divided by it [ceil(trained / original length)]")
     beta_fast: float = option(32.0, "angles with more rotations than this inside the original window are kept")

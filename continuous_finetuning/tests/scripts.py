@@ -4,14 +4,14 @@ import contextlib
 import io
 import itertools
 import json
-import os
 import runpy
 import signal
 import sys
 from pathlib import Path
 
-import accelerate.utils.other
+import pytest
 import torch
+from accelerate.utils import other
 
 from tiny import STAGE, L
 
@@ -38,23 +38,21 @@ def allocated_bytes(model, **batch) -> tuple[int, int]:
 def run_here(script: str, *flags, expect: int = 0) -> str:
     """Runs a script of the stage as `python script flags...`; returns what it printed. Asserts its exit status."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    argv, folder, has_deepspeed = sys.argv, os.getcwd(), accelerate.utils.other.is_deepspeed_available
     printed, status = io.StringIO(), 0
-    sys.argv = [script, *map(str, flags)]
-    os.chdir(STAGE)
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            runpy.run_path(script, run_name="__main__")
-    except SystemExit as stop:
-        status = stop.code
-        if isinstance(status, str):  # sys.exit("error: ...")
-            printed.write(status + "\n")
-            status = 1
-    finally:
-        sys.argv, accelerate.utils.other.is_deepspeed_available = argv, has_deepspeed
-        os.chdir(folder)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, flags)])
+        patch.setattr(other, "is_deepspeed_available", other.is_deepspeed_available)  # fine-tune.py changes it
+        patch.chdir(STAGE)
+        try:
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                runpy.run_path(script, run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    if isinstance(status, str):  # sys.exit("error: ...")
+        printed.write(status + "\n")
+        status = 1
     assert (status or 0) == expect, f"exit status {status}:\n{printed.getvalue()}"
     return printed.getvalue()
 

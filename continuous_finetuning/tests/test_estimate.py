@@ -3,7 +3,6 @@
 import json
 import re
 from argparse import Namespace
-from dataclasses import astuple
 
 import pytest
 import torch
@@ -16,12 +15,9 @@ import memory
 import methods
 import tracking
 from scripts import allocated_bytes, run_here, training_flags
-from tiny import STAGE, L, save_base
+from tiny import SHAPE, STAGE, L, save_base
 
-TINY = {
-    "vocab_size": 258, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64,
-}  # fmt: skip
+TINY = SHAPE | {"vocab_size": 258}
 LLAMA2 = LlamaConfig.from_pretrained(STAGE.parent / "presets" / "Llama-2-7b-hf")
 
 
@@ -43,7 +39,7 @@ def test_flops_equal_those_that_pytorch_counts(lora):
     n, config = 32, LlamaConfig(**TINY, head_dim=24)
     method = methods.build("longlora", config, L, {"use_full_attn": True})
     model = method.prepare(LlamaForCausalLM(config), lora)
-    assert (tracking.adapter_parameters(model) > 0) == lora
+    assert (tracking.count_weights(model)[1] > 0) == lora
     model.set_attn_implementation("eager")
     ids = torch.randint(0, config.vocab_size, (1, n))
     with FlopCounterMode(display=False) as counter:
@@ -79,8 +75,9 @@ def test_states_of_the_zero_paper(stage, gigabytes):
 def test_activations_of_a_real_step(tiled):
     """Within 15 % on a CPU; rows so long that the weights' gradients hardly count."""
     n = 2048
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
     shape = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "vocab_size": 64}
-    config = LlamaConfig(**{**TINY, **shape, "num_key_value_heads": 4})
+    config = LlamaConfig(**TINY | shape | heads)
     run = make_run(config, length=n, zero=(0, False, False), tiled_mlp=tiled)
     model = LlamaForCausalLM(config).to(torch.bfloat16).train()
     model.gradient_checkpointing_enable()
@@ -95,7 +92,7 @@ def test_activations_of_a_real_step(tiled):
 def test_deepspeed_files(tmp_path):
     """The shipped files pass; keys without effect, or that override the command line, do not."""
     shipped = {path.stem: path for path in (STAGE / "ds_configs").glob("*.json")}
-    settings = {name: astuple(ds_config.read(path)) for name, path in shipped.items()}
+    settings = {name: tuple(ds_config.read(path)) for name, path in shipped.items()}
     assert settings == {"stage2": (2, False, False), "stage3": (3, False, False), "stage3_offload": (3, True, True)}
     for key, value in {"offload_param": {}, "scheduler": {"type": "x"}, "zero_optimization": {"stage": 3}}.items():
         path = tmp_path / "ds.json"

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -59,10 +60,7 @@ def test_a_second_process_waits_and_finds_it_done(base, tmp_path, monkeypatch):
 
 
 def test_links_across_file_systems(base, tmp_path, monkeypatch):
-    def no_hard_links(*_):
-        raise OSError("cross-device link")
-
-    monkeypatch.setattr(os, "link", no_hard_links)
+    monkeypatch.setattr(os, "link", Mock(side_effect=OSError("cross-device link")))
     output = extend(base, "pi", tmp_path)
     assert (output / "model.safetensors").is_symlink()
     AutoModelForCausalLM.from_pretrained(output)
@@ -115,56 +113,42 @@ OTHER_ROPE = "does not have the rope of the checkpoint's config"
 
 
 @pytest.mark.parametrize(
-    "model_type, changes, name, message",
+    "model_type, changes, name, more, message",
     [
-        ("llama", {"auto_map": {"AutoConfig": "evil.Config"}}, "pi", "contains its own modeling code"),
-        ("llama", {"model_type": "gemma3_text"}, "pi", "is a 'gemma3_text' model"),
-        ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "pi", "is quantised"),
-        ("llama", {"context_extension": {"method": "yarn"}}, "pi", "is already extended (yarn)"),
-        ("llama", {"num_hidden_layers": 1}, "pi", "layers.1"),
-        ("llama", {}, "pi", "model.norm.weight"),  # which is missing
-        ("llama", SCALED, "pi", "is already scaled (linear)"),
-        ("llama", DYNAMIC, "lm_infinite", "is already scaled (dynamic)"),
-        ("qwen2", {}, "lm_infinite", "lm_infinite extends Llama models only"),
-        ("olmo2", {}, "longlora", "longlora extends Llama models only"),
-        ("phi3", {}, "pi", "pi cannot extend a 'phi3' model: "),
-        ("mistral", {"sliding_window": 32}, "pi", "attends to the last 32 tokens only"),
-        ("olmo3", {}, "pi", "is a 'olmo3' model"),
+        ("llama", {"auto_map": {"AutoConfig": "evil.Config"}}, "pi", [], "contains its own modeling code"),
+        ("llama", {"model_type": "gemma3_text"}, "pi", [], "is a 'gemma3_text' model"),
+        ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "pi", [], "is quantised"),
+        ("llama", {"context_extension": {"method": "yarn"}}, "pi", [], "is already extended (yarn)"),
+        ("llama", {"num_hidden_layers": 1}, "pi", [], "layers.1"),
+        ("llama", {}, "pi", [], "model.norm.weight"),  # which is missing
+        ("llama", SCALED, "pi", [], "is already scaled (linear)"),
+        ("llama", DYNAMIC, "lm_infinite", [], "is already scaled (dynamic)"),
+        ("qwen2", {}, "lm_infinite", [], "lm_infinite extends Llama models only"),
+        ("olmo2", {}, "longlora", [], "longlora extends Llama models only"),
+        ("phi3", {}, "pi", [], "pi cannot extend a 'phi3' model: "),
+        ("mistral", {"sliding_window": 32}, "pi", [], "attends to the last 32 tokens only"),
+        ("olmo3", {}, "pi", [], "is a 'olmo3' model"),
+        # flags of extend.py
+        ("llama", {}, "pi", ["--trained_tokens", 5], "they need --adopt"),
+        ("llama", {}, "ntk_frozen", ["--adopt"], "ntk_frozen is not trained"),
+        ("llama", SCALED, "pi", ["--adopt", "--scaling_factor", 3], OTHER_ROPE),
+        ("llama", SCALED, "ntk", ["--adopt"], OTHER_ROPE),
+        ("llama", {"rope_parameters": {**YARN_ROPE, "attention_factor": 1.0}}, "yarn", ["--adopt"], "attention_factor"),
+        ("llama", {"rope_parameters": {**YARN_ROPE, "truncate": False}}, "yarn", ["--adopt"], "truncate"),
+        ("llama", {"rope_parameters": LONG_ROPE}, "longrope", ["--adopt"], OTHER_ROPE),
     ],
 )
-def test_both_scripts_refuse_a_base(rows, tmp_path, model_type, changes, name, message):
+def test_bad_bases_and_flags(rows, tmp_path, model_type, changes, name, more, message):
+    """Both scripts refuse a base."""
     base, output = edit_config(save_base(tmp_path / "base", model_type), **changes), tmp_path / "out"
     if message == "model.norm.weight":
         weights = load_file(base / "model.safetensors")
         del weights["model.norm.weight"]
         save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    assert message in fails(*extend_flags(base, name, output))
-    assert message in fails("fine-tune.py", *training_flags(base, rows, name, output))
+    assert message in fails(*extend_flags(base, name, output, *more))
+    if not more:
+        assert message in fails("fine-tune.py", *training_flags(base, rows, name, output))
     assert not output.exists()
-
-
-@pytest.mark.parametrize(
-    "changes, name, more, message",
-    [
-        ({}, "pi", ["--trained_tokens", 5], "they need --adopt"),
-        ({}, "ntk_frozen", ["--adopt"], "ntk_frozen is not trained"),
-        (SCALED, "pi", ["--adopt", "--scaling_factor", 3], OTHER_ROPE),
-        (SCALED, "ntk", ["--adopt"], OTHER_ROPE),
-        ({"rope_parameters": {**YARN_ROPE, "attention_factor": 1.0}}, "yarn", ["--adopt"], "attention_factor"),
-        ({"rope_parameters": {**YARN_ROPE, "truncate": False}}, "yarn", ["--adopt"], "truncate"),
-        ({"rope_parameters": LONG_ROPE}, "longrope", ["--adopt"], OTHER_ROPE),
-    ],
-)
-def test_bad_input(tmp_path, changes, name, more, message):
-    base = save_base(tmp_path / "base", **changes)
-    assert message in fails(*extend_flags(base, name, tmp_path / "out", *more))
-    assert not (tmp_path / "out").exists()
-
-
-def test_drope_removes_the_rope_of_a_half_head(tmp_path):
-    base, frozen = save_base(tmp_path / "base", "glm4"), tmp_path / "frozen"
-    extend(base, "drope", frozen)
-    assert not AutoModelForCausalLM.from_pretrained(frozen).model.rotary_emb.inv_freq.any()
 
 
 # --- imported checkpoints, in the forms that LCEG's released ones have

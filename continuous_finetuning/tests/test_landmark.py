@@ -1,6 +1,7 @@
 """Landmark attention against its definition: one query at a time in float64, absolute positions, explicit groups."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import checkpoint_writer
 import memory
 import methods
 from modeling.modeling_landmark import LandmarkConfig, LandmarkForCausalLM
-from test_own_attention import BASES, in_pieces
+from test_own_attention import BASES, dense_layers, in_pieces
 from tiny import C, save_base
 
 F, T, K = 3, 32, 2  # mem_freq, training length, top_k: blocks of 4, chunks of 32 - 3 * 4 = 20
@@ -33,9 +34,7 @@ def text(n, batch=1, seed=0):
     return torch.randint(0, 50, (batch, n), generator=torch.Generator().manual_seed(seed))
 
 
-# ---- the definition ----
-
-
+# --- the definition
 def turn(x_d, position, model):
     """RoPE of one vector at one absolute position, cos and sin scaled as the base's rope says."""
     rotary, half = model.model.rotary_emb, x_d.shape[-1] // 2
@@ -86,7 +85,7 @@ def reference(model, ids, prompt=None, train=False):
     The first `prompt` tokens (all of them by default) come in calls of several, the others one by one.
     """
     config = model.config
-    f, b, d, H = config.mem_freq, config.mem_freq + 1, config.head_dim, config.num_attention_heads
+    f, b = config.mem_freq, config.mem_freq + 1
     chunk = config.train_context_length // b * b - (config.cache_top_k + 1) * b
     row, where, local = [], [], []
     for t, token in enumerate(ids.tolist()):
@@ -97,22 +96,14 @@ def reference(model, ids, prompt=None, train=False):
             row.append(extra)
         where.append(len(row) - 1)
 
-    def norm(module, x):  # the module's own computes in float32
-        return x / (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).sqrt() * module.weight
+    def attend_all(q, k, v):
+        out = torch.empty_like(q)
+        for p, h in itertools.product(range(q.shape[0]), range(q.shape[1])):
+            out[p, h] = attend(q[p, h], k[:, h], v[:, h], p, local[p], model)
+        return out
 
-    x = model.model.embed_tokens.weight[row]
-    for layer in model.model.layers:
-        attention, y = layer.self_attn, norm(layer.input_layernorm, x)
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        q, k, v = (projection(y).view(len(row), -1, d) for projection in projections)
-        share = H // k.shape[1]
-        heads = [
-            torch.cat([attend(q[p, h], k[:, h // share], v[:, h // share], p, local[p], model) for h in range(H)])
-            for p in range(len(row))
-        ]
-        x = x + attention.o_proj(torch.stack(heads))
-        x = x + layer.mlp(norm(layer.post_attention_layernorm, x))
-    return model.lm_head(norm(model.model.norm, x if train else x[where])), row
+    x = dense_layers(model, model.model.embed_tokens.weight[row], attend_all)
+    return model.lm_head(x if train else x[where]), row
 
 
 def exact(model):
@@ -125,9 +116,7 @@ def close(logits, expected):
     torch.testing.assert_close(logits[..., :-1].double(), expected[..., :-1].double(), rtol=0, atol=1e-4)
 
 
-# ---- training ----
-
-
+# --- training
 @pytest.mark.parametrize("base", BASES)
 def test_training_loss_and_gradients(base):
     """By the loss of fine-tune.py; for one of the bases with gradient checkpointing, which changes nothing."""
@@ -152,9 +141,7 @@ def test_training_loss_and_gradients(base):
         assert difference < 1e-4 or gradient.norm() < 1e-6, name  # a key's bias has no gradient before the first rope
 
 
-# ---- inference ----
-
-
+# --- inference
 SIZES = ([2] * 42, [3, 7, 11, 40], [47, 2, 11], [46])  # of the pieces: two tokens and more
 
 
@@ -187,9 +174,7 @@ def test_generate(prompt):
     assert torch.equal(expected[prompt - 1 : -1, :-1].argmax(-1), out[1, prompt:])
 
 
-# ---- the method ----
-
-
+# --- the method
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_load_adds_the_mean_row(tmp_path, is_tied):
     base = save_base(tmp_path, tie_word_embeddings=is_tied)

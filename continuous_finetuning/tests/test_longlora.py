@@ -8,11 +8,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-import checkpoint_writer
-import memory
-import methods
 from methods import longlora
-from scripts import run_here, training_flags
+from scripts import losses, run_here, training_flags
 from tiny import L, save_base
 
 
@@ -45,42 +42,20 @@ def test_values_and_gradients_equal_a_dense_mask(n, H, K):
     torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-11)
 
 
-def test_merged_checkpoint_is_adapter_plus_base(base, rows, tmp_path):
-    flags = "--low_rank_training True --max_steps 3 --learning_rate 1e-2"
-    run_here("fine-tune.py", *training_flags(base, rows, "longlora", tmp_path), *flags.split())
-    adapter = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_merged_checkpoint_is_adapter_plus_base(tmp_path, is_tied):
+    """And with tied embeddings, the trained ones reach the LM head, too."""
+    base, output = save_base(tmp_path / "base", tie_word_embeddings=is_tied), tmp_path / "out"
+    ids = torch.arange(L)[None] % 40 + 2
+    (tmp_path / "rows.jsonl").write_text((json.dumps({"input_ids": ids[0].tolist()}) + "\n") * 12)
+    flags = "--low_rank_training True --use_full_attn True --max_steps 3 --learning_rate 1e-2"
+    run_here("fine-tune.py", *training_flags(base, tmp_path / "rows.jsonl", "longlora", output), *flags.split())
+    adapter = json.loads((output / "adapter" / "adapter_config.json").read_text())
     assert adapter["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"]  # not in the order of a set
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path)
+    merged = AutoModelForCausalLM.from_pretrained(output)
     plain = LlamaForCausalLM.from_pretrained(base, config=merged.config)
-    adapted = PeftModel.from_pretrained(plain, tmp_path / "adapter")
-    ids = torch.arange(2, 150)[None]
-    with torch.no_grad():
-        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-3, atol=1e-3)
-
-
-def test_tied_embeddings_stay_tied(tmp_path):
-    """With LoRA on a tied base, the trained embeddings reach the merged model, and its LM head too."""
-    base = save_base(tmp_path / "tied", tie_word_embeddings=True)
-    config = checkpoint_writer.open_base(str(base))
-    method = methods.build("longlora", config, L, {})
-    config = checkpoint_writer.extended_config(config, method, {})
-    model = method.prepare(method.load(str(base), config, dtype=torch.float32), low_rank=True)
-    trained = [p for name, p in model.named_parameters() if p.requires_grad]
-    optimizer, ids = torch.optim.SGD(trained, lr=0.5), torch.arange(2, 2 + 64)[None]
-    plain = model.train()(ids, labels=ids).loss
-    memory.use_tiled_loss(model)
-    tiled = model(input_ids=ids, labels=ids)
-    assert tiled.logits is None and tiled.loss.item() == pytest.approx(plain.item(), rel=1e-5)
-    for _ in range(3):
-        model.train()(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.set_attn_implementation("sdpa")
-    with torch.no_grad():
-        before = model.eval()(ids).logits
-        method.finish(model, tmp_path / "out").save_pretrained(tmp_path / "out")
-        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
-        torch.testing.assert_close(merged(ids).logits, before, rtol=1e-4, atol=1e-4)
-    assert merged.lm_head.weight.data_ptr() == merged.model.embed_tokens.weight.data_ptr()
-    first = LlamaForCausalLM.from_pretrained(base).model.embed_tokens.weight
-    assert not torch.equal(merged.model.embed_tokens.weight, first)
+    assert losses(output)[0] == pytest.approx(plain(ids, labels=ids).loss.item(), rel=1e-5)
+    embeddings, old_embeddings = merged.model.embed_tokens.weight, plain.model.embed_tokens.weight.clone()
+    assert (merged.lm_head.weight is embeddings) == is_tied and not torch.equal(embeddings, old_embeddings)
+    adapted = PeftModel.from_pretrained(plain, output / "adapter")
+    torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-3, atol=1e-3)

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import memory
 from scripts import allocated_bytes
+from tiny import SHAPE
 
 V, D = 300, 64
 
@@ -16,11 +17,7 @@ V, D = 300, 64
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
 def model(request):
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=V, hidden_size=D, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.2, tie_word_embeddings=request.param,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).double().train()
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, vocab_size=V, tie_word_embeddings=request.param)).double().train()
 
 
 @pytest.fixture()

@@ -13,7 +13,6 @@ from rope import rope_at
 
 D, THETA, C = 128, 10000.0, 4096
 J = np.arange(D // 2, dtype=np.float64)
-PLAIN = THETA ** (-2 * J / D)
 
 
 def llama2(window=C, theta=THETA):
@@ -32,17 +31,6 @@ def rope(name, length, config=None, **flags):
 
 def close(inv_freq, expected):
     np.testing.assert_allclose(inv_freq, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("length, s", [(32768, 8), (32769, 9), (4097, 2)])
-def test_pi(length, s):
-    inv_freq, factor, method = rope("pi", length)
-    close(inv_freq, PLAIN / s)
-    assert factor == 1 and method.options() == {"scaling_factor": s} and method.rope_by_length() is None
-
-
-def base_of(alpha):
-    return THETA * alpha ** (D / (D - 2))
 
 
 @pytest.mark.parametrize(
@@ -64,29 +52,16 @@ def test_ntk(name, trained, length, alpha, base):
     rope_parameters = rope_at(config, length)
     theta = rope_parameters["rope_theta"]
     assert rope_parameters["rope_type"] == "default" and round(theta) == base
-    assert math.isclose(theta, base_of(alpha), rel_tol=1e-12) and method.alpha(length) == alpha
+    assert math.isclose(theta, THETA * alpha ** (D / (D - 2)), rel_tol=1e-12)
     if length <= method.trained_length:  # the rope of the checkpoint's config
         close(inv_freq, theta ** (-2 * J / D))
         assert factor == 1
 
 
-def test_ntk_with_one_base_for_every_length():
-    """The paper's Tables 7 and 8."""
-    inv_freq, factor, method = rope("ntk", 65536, ntk_alpha=57.0)
-    close(inv_freq, base_of(57) ** (-2 * J / D))
-    assert factor == 1 and method.rope_by_length() is None
-
-
-@pytest.mark.parametrize("length, s, factor", [(32768, 8, 1.20794), (65536, 16, 1.27726)])
-def test_yarn(length, s, factor):
-    inv_freq, attention_factor, _ = rope("yarn", length)
-    low = math.floor(D * math.log(C / (2 * math.pi * 32)) / (2 * math.log(THETA)))
-    high = math.ceil(D * math.log(C / (2 * math.pi * 1)) / (2 * math.log(THETA)))
-    assert (low, high) == (20, 46)
-    mask = 1 - np.clip((J - low) / (high - low), 0, 1)
-    close(inv_freq, PLAIN / s * (1 - mask) + PLAIN * mask)
-    assert math.isclose(attention_factor, 0.1 * math.log(s) + 1)
-    assert math.isclose(attention_factor, factor, abs_tol=5e-6)
+@pytest.mark.parametrize("length, s", [(32768, 8), (32769, 9), (4097, 2)])
+def test_scaling_factor_is_a_whole_number(length, s):
+    for name in ("pi", "yarn", "llama3", "longrope"):
+        assert methods.build(name, llama2(), length, {}).options()["scaling_factor"] == s
 
 
 def test_abf_warns_of_a_base_below_the_least_one(capsys):
@@ -98,7 +73,7 @@ def test_abf_warns_of_a_base_below_the_least_one(capsys):
 
 
 @pytest.mark.parametrize("theta, window, length", [(THETA, C, 32768), (5e5, 8192, 131072)], ids=["Llama-2", "Llama-3"])
-def test_abf_llama3_longrope_and_drope(tmp_path, theta, window, length):
+def test_one_rope_for_every_length(tmp_path, theta, window, length):
     plain, s = theta ** (-2 * J / D), length / window
     config = llama2(window, theta=theta)
 
@@ -107,6 +82,17 @@ def test_abf_llama3_longrope_and_drope(tmp_path, theta, window, length):
         close(inv_freq, expected)
         assert math.isclose(factor, expected_factor) and method.rope_by_length() is None
         return method.rope_parameters()
+
+    check("pi", plain / s)
+    check("pi", plain / 5, scaling_factor=5.0)
+    check("ntk", (theta * 57 ** (D / (D - 2))) ** (-2 * J / D), ntk_alpha=57.0)  # the paper's Tables 7 and 8
+
+    low = math.floor(D * math.log(window / (2 * math.pi * 32)) / (2 * math.log(theta)))
+    high = math.ceil(D * math.log(window / (2 * math.pi * 1)) / (2 * math.log(theta)))
+    ramp = np.clip((J - low) / (high - low), 0, 1)
+    check("yarn", plain * (ramp / s + 1 - ramp), 0.1 * math.log(s) + 1)
+    if window == C:
+        assert (low, high) == (20, 46) and math.isclose(0.1 * math.log(s) + 1, 1.20794, abs_tol=5e-6)
 
     turns = math.log(length / (2 * math.pi)) / math.log(window / (2 * math.pi))
     check("abf", (theta**turns) ** (-2 * J / D))

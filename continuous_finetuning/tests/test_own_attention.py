@@ -81,6 +81,22 @@ def streaming(length, local_window, sinks):
     return distance, seen
 
 
+def dense_layers(model, x_LD, attend):
+    """The layers and last norm of a Llama in float64; attend(q, k, v), each [L, H, d], is its attention, [L, H, d]."""
+
+    def norm(module, x):  # the module's own computes in float32
+        return x / (x.pow(2).mean(-1, keepdim=True) + module.variance_epsilon).sqrt() * module.weight
+
+    for layer in model.model.layers:
+        attention, y_LD = layer.self_attn, norm(layer.input_layernorm, x_LD)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q_LHd, *kv = (projection(y_LD).view(len(y_LD), -1, model.config.head_dim) for projection in projections)
+        k_LHd, v_LHd = (x.repeat_interleave(q_LHd.shape[1] // x.shape[1], dim=1) for x in kv)
+        x_LD = x_LD + attention.o_proj(attend(q_LHd, k_LHd, v_LHd).flatten(1))
+        x_LD = x_LD + layer.mlp(norm(layer.post_attention_layernorm, x_LD))
+    return norm(model.model.norm, x_LD)
+
+
 @torch.no_grad()
 def dense_logits(base, ids_L, distance_LL, seen_LL, scale_L1=1.0):
     """Logits, float64 [L, V], of the base model whose attention is, pair by pair,
@@ -92,28 +108,17 @@ def dense_logits(base, ids_L, distance_LL, seen_LL, scale_L1=1.0):
     of the base.
     """
     model = LlamaForCausalLM.from_pretrained(base).double().eval()
-    d, H, G = model.config.head_dim, model.config.num_attention_heads, model.config.num_key_value_heads
-    rotary = model.model.rotary_emb
+    rotary, d = model.model.rotary_emb, model.config.head_dim
     scale_L1 = scale_L1 * rotary.attention_scaling**2 / d**0.5
     turn_LLJ = torch.exp(1j * distance_LL.double()[..., None] * rotary.inv_freq.double())
 
-    def heads(linear, x_LD):
-        x_LHd = linear(x_LD).view(len(x_LD), -1, d)
-        return torch.complex(x_LHd[..., : d // 2], x_LHd[..., d // 2 :])
+    def attend(q_LHd, k_LHd, v_LHd):
+        q_LHJ, k_LHJ = (torch.complex(x[..., : d // 2], x[..., d // 2 :]) for x in (q_LHd, k_LHd))
+        score_HLL = torch.einsum("ihj,khj,ikj->hik", q_LHJ, k_LHJ.conj(), turn_LLJ).real
+        weight_HLL = (score_HLL * scale_L1).masked_fill(~seen_LL, -torch.inf).softmax(-1)
+        return torch.einsum("hik,khd->ihd", weight_HLL, v_LHd)
 
-    x_LD = model.model.embed_tokens(ids_L)
-    for layer in model.model.layers:
-        attention, h_LD = layer.self_attn, layer.input_layernorm(x_LD)
-        q_LHJ, k_LGJ = heads(attention.q_proj, h_LD), heads(attention.k_proj, h_LD)
-        v_LGd, out = attention.v_proj(h_LD).view(len(h_LD), G, d), []
-        for h in range(H):
-            g = h // (H // G)
-            score_LL = torch.einsum("ij,kj,ikj->ik", q_LHJ[:, h], k_LGJ[:, g].conj(), turn_LLJ).real
-            weight_LL = (score_LL * scale_L1).masked_fill(~seen_LL, -torch.inf).softmax(-1)
-            out.append(weight_LL @ v_LGd[:, g])
-        x_LD = x_LD + attention.o_proj(torch.cat(out, 1))
-        x_LD = x_LD + layer.mlp(layer.post_attention_layernorm(x_LD))
-    return model.lm_head(model.model.norm(x_LD))
+    return model.lm_head(dense_layers(model, model.model.embed_tokens(ids_L), attend))
 
 
 def load(folder, dtype=torch.float32):
@@ -165,9 +170,7 @@ def test_definition(tmp_path, monkeypatch, definition, kind, length, options):
     """In one piece, in several, token by token, in small blocks of queries, and in bfloat16."""
     base = save_base(tmp_path / "base", **BASES[kind])
     flags = [word for option, value in options.items() for word in (f"--{option}", value)]
-    if definition is string:  # it reaches less than twice the window
-        flags += ["--model_max_length", length]
-    folder = extend(base, definition.__name__, tmp_path / "out", *flags)
+    folder = extend(base, definition.__name__, tmp_path / "out", "--model_max_length", length, *flags)
     ids = tokens(length)
     expected = dense_logits(base, ids[0], *definition(length, **options))
     model = load(folder)
@@ -205,9 +208,8 @@ def test_fresh_process_and_padding(base, tmp_path):
     mask = torch.ones_like(ids)
     mask[0, 5] = 0
     for name in tiny.OWN_CODE:
-        folder = extend(
-            base, name, tmp_path / name, "--model_max_length", C if name == "landmark" else L, *tiny.EXTEND[name]
-        )
+        length = C if name == "landmark" else L
+        folder = extend(base, name, tmp_path / name, "--model_max_length", length, *tiny.EXTEND[name])
         model = load(folder)
         text = model.generate(ids, max_new_tokens=20, pad_token_id=1, eos_token_id=None)
         checkpoints[str(folder)] = (model(ids).logits, text)
