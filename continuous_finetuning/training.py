@@ -142,8 +142,7 @@ class ExtensionTrainer(Trainer):
         if parts > 1:  # the libraries would give each rank rows of its own and then split them: that cannot be resumed
             groups = (args.world_size // parts, parts)
             mesh = init_device_mesh(args.device.type, groups, mesh_dim_names=("dp", "tp"))
-            assert hasattr(self.accelerator, "_prepare_device_mesh"), "needs the accelerate of requirements.txt"
-            self.accelerator._prepare_device_mesh = lambda: mesh  # the ranks of a "tp" group read the same rows
+            self.accelerator.state.ds_device_mesh = mesh  # the ranks of a "tp" group read the same rows
             self.accelerator.deepspeed_ulysses_dl_adapter = lambda loader, model: loader
             self.get_sp_size = lambda: 1  # the loader has as many batches as its length says
 
