@@ -39,18 +39,18 @@ class Sample:
     size, prompt, tokens: those that fill the length, set by Task.build. tokens: with the special ones.
     """
 
-    render: Callable[[int], str]
+    render: Callable
     prefix: str
     answers: list[str]
     smallest: int
     largest: int
-    estimate: Callable[[int], int] | None = None
+    estimate: Callable | None = None
     size: int = 0
     prompt: str = ""
     tokens: int = 0
 
 
-def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, largest: int, guess: int) -> int:
+def largest_size(tokens: Callable, budget: int, smallest: int, largest: int, guess: int) -> int:
     """The largest size with tokens(size) <= budget; smallest - 1 if there is none.
 
     Goes from the guess in proportion to the missing tokens, between sizes known to fit and not to fit.
@@ -84,6 +84,7 @@ class Task:
     def __init__(self, tokens: Tokens, job: Job):
         self.tokens = tokens
         self.job = job
+        self.seed = f"{job.seed}/{job.name}"
         self.lceg = job.profile == "lceg"
         self.token_budget = job.length - job.new_tokens
         self.guess = self.token_budget // 20
@@ -105,7 +106,7 @@ class Task:
 
     def rng(self, index: int, purpose: str = "") -> random.Random:
         """Random numbers of a sample: the same for any length and tokenizer."""
-        return random.Random(f"{self.job.seed}/{self.job.name}/{index}/{self.attempt}/{purpose}")
+        return random.Random(f"{self.seed}/{index}/{self.attempt}/{purpose}")
 
     def round_size(self, fits: int) -> int:
         """The size of a sample that has room for `fits` units. Profile lceg: `start` and a multiple of `step`."""
@@ -126,20 +127,20 @@ class Task:
         """Gives a sample the largest size that fits; returns whether there is one."""
 
         @lru_cache(maxsize=2)
-        def render(size: int) -> tuple[str, int]:
+        def render(size):
             prompt = sample.render(size)
             return prompt, self.tokens.count(prompt)
 
-        def count(size: int) -> int:
-            if sample.estimate is None:
-                return render(size)[1]
-            return fixed_tokens + sample.estimate(size)
+        def count(size):
+            _, tokens = render(size)
+            return tokens
 
+        budget, smallest = self.token_budget, sample.smallest
         if sample.estimate:
-            fixed_tokens = render(sample.smallest)[1] - sample.estimate(sample.smallest)
-        fits = largest_size(count, self.token_budget, sample.smallest, sample.largest, self.guess)
-        while fits >= sample.smallest:
-            sample.size = max(sample.smallest, self.round_size(fits))
+            budget -= count(smallest) - sample.estimate(smallest)
+        fits = largest_size(sample.estimate or count, budget, smallest, sample.largest, self.guess)
+        while fits >= smallest:
+            sample.size = max(smallest, self.round_size(fits))
             sample.prompt, sample.tokens = render(sample.size)
             if sample.tokens <= self.token_budget:
                 return True
@@ -167,11 +168,12 @@ class Task:
 
 @lru_cache(maxsize=32)
 def fixed_order(seed: int, n: int) -> list[int]:
-    """The permutation that random.Random(seed).shuffle makes of n items: the same for every sample."""
+    """A random permutation of n items: the same for every sample."""
     order = list(range(n))
     random.Random(seed).shuffle(order)
     return order
 
 
 def shuffled(items: list, seed: int) -> list:
-    return [items[i] for i in fixed_order(seed, len(items))]
+    order = fixed_order(seed, len(items))
+    return [items[i] for i in order]
