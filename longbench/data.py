@@ -19,15 +19,11 @@ MANY_SHOT_REPO = "Leooyii/manyshots_trec"
 
 @dataclass
 class Dataset:
-    """base: the set whose prompt and metric it has.  benchmark: a key of FOLDERS.
-    record: what results record about the data: source, sha256, rows, path.
-    """
-
     name: str
-    base: str
-    benchmark: str
+    base: str  # the set whose prompt and metric it has
+    benchmark: str  # a key of FOLDERS
     rows: list[dict]
-    record: dict
+    record: dict  # what results record about the data: source, sha256, rows, path
 
 
 def load(name: str, folder: Path, e: bool = False) -> Dataset:

@@ -68,7 +68,7 @@ def main() -> None:
         raise ValueError(f"{len(problems)} problems, listed above; everything else is scored")
 
 
-def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
+def evaluate(folder: Path, benchmark: str, problems: list) -> dict:
     """Scores the predictions of one model; returns the content of scores.json. Adds what is wrong to `problems`."""
     scored = {}
     paths = sorted(folder.glob("*.jsonl"))
@@ -137,7 +137,7 @@ def write_files(folder: Path, result: dict) -> None:
     write_json(folder / "scores.json", result)
 
 
-def column(result: dict) -> dict[str, str]:
+def column(result: dict) -> dict:
     """A model's column of the table: its sets, and for each source of data the categories and their mean."""
     cells = {name: cell(entry) for name, entry in result["sets"].items()}
     for source, categories in result.get("categories", {}).items():

@@ -265,6 +265,7 @@ MAKERS = {
 def make_set(stem: str, source: Source, args) -> dict:
     """Writes standin_<stem>.jsonl; returns its entry in standin.json. Sets with more shots ask the same questions."""
     name, count = parse_name(STANDIN + stem)
+    dataset = STANDIN + name
     official = ALL_SETS[name]
     n = args.rows or official.rows
     words = args.words or official.words
@@ -279,10 +280,10 @@ def make_set(stem: str, source: Source, args) -> dict:
             "context": context,
             "answers": answers,
             "length": words,
-            "dataset": STANDIN + name,
+            "dataset": dataset,
             "language": "python" if official.category == "code" else "en",
             "all_classes": source.kinds if official.category == "few-shot" else None,
-            "_id": f"{STANDIN}{name}-{args.seed}-{i}",
+            "_id": f"{dataset}-{args.seed}-{i}",
         }
         text += json.dumps(row, ensure_ascii=False) + "\n"
         total += words

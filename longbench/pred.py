@@ -66,7 +66,7 @@ def read_config(name: str) -> dict:
         return json.loads(path.read_text())
 
 
-def choose_checkpoints(args) -> dict[str, str]:
+def choose_checkpoints(args) -> dict:
     """{name of the results: checkpoint folder or hub id}. Raises ValueError if a name is unknown or used twice."""
     paths = args.model_path
     if not paths:
@@ -122,7 +122,9 @@ def predict_set(dataset: Dataset, engine, record: dict, args) -> bool:
     folder = args.output_dir / FOLDERS[dataset.benchmark] / record["name"]
     store = open_store(dataset, record, folder)
     answered = run.broadcast(set(store.open(record | {"n": None})) if run.RANK == 0 else None)
-    wanted = draw_rows(len(dataset.rows), args.limit, args.seed)
+    order = list(range(len(dataset.rows)))
+    random.Random(args.seed).shuffle(order)
+    wanted = sorted(order[: args.limit])  # a larger limit includes the rows of a smaller one
     missing = [dataset.rows[index] for index in wanted if index not in answered]
     found = len(wanted) - len(missing)
     if found:
@@ -154,7 +156,7 @@ def predict_set(dataset: Dataset, engine, record: dict, args) -> bool:
     return run.broadcast(finish(store, record) if run.RANK == 0 else None)
 
 
-def build_prompts(rows: list[dict], text: str, tokenizer, record: dict) -> tuple[list, list]:
+def build_prompts(rows: list, text: str, tokenizer, record: dict) -> tuple[list, list]:
     """(token ids of each row's prompt, whether its middle was cut). text: the template."""
     limits = (record["max_length"], record["max_new_tokens"], record["protocol"])
     prompts, truncated = [], []
@@ -175,13 +177,6 @@ def open_store(dataset: Dataset, record: dict, folder: Path) -> Store:
     path = folder / f"{dataset.name}.jsonl"
     record_path = folder / "runs" / f"{dataset.name}.json"
     return Store(path, settings, key=lambda entry: index[entry["_id"]], record=record_path)
-
-
-def draw_rows(n: int, limit: int | None, seed: int) -> list[int]:
-    """Indices of `limit` of n rows, in order. A larger limit includes the rows of a smaller one."""
-    order = list(range(n))
-    random.Random(seed).shuffle(order)
-    return sorted(order[:limit])
 
 
 def finish(store: Store, record: dict) -> bool:

@@ -73,15 +73,12 @@ def score_set(path: Path, e: bool) -> tuple[dict, int]:
     return entry, unreadable
 
 
-def read_predictions(path: Path) -> tuple[list[dict], int]:
-    """(the answered rows of a file, of each `_id` the last one; the number of unreadable lines).
-
-    A run that was killed may leave rows with errors.
-    """
+def read_predictions(path: Path) -> tuple[list, int]:
+    """(the answered rows of a file, of each `_id` the last one; the number of unreadable lines)."""
     rows = {}
     entries, unreadable = read_lines(path)
     for number, row in enumerate(entries):
-        if "error" not in row:
+        if "error" not in row:  # a run that was killed may leave such rows
             rows[repr(row.get("_id", number))] = row
     if not rows:
         raise ValueError("no rows")
@@ -107,7 +104,7 @@ def errors(row_scores: list, weights: list | None = None) -> dict:
     return {"stderr": error, "interval_95": [100 * low, 100 * high]}
 
 
-def summary(scores: list[float]) -> dict:
+def summary(scores: list) -> dict:
     """n, score, stderr and interval_95 of some rows."""
     n = len(scores)
     return {"n": n, "score": 100 * sum(scores) / n, **errors([scores])}

@@ -22,16 +22,12 @@ FOLDERS = {  # of predictions, by benchmark
 
 @dataclass(frozen=True)
 class Set:
-    """new_tokens: longest answer.  rows, rows_e: of the official file and of LongBench-E's (None: not in it).
-    words: average length of a row.
-    """
-
     category: str
     metric: str
-    new_tokens: int
-    rows: int
-    rows_e: int | None
-    words: int
+    new_tokens: int  # longest answer
+    rows: int  # of the official file
+    rows_e: int | None  # of LongBench-E's; None: not in it
+    words: int  # average length of a row
 
 
 SETS = {  # in the order of the paper's script

@@ -38,16 +38,15 @@ class CommonWords(Task):
         max_words = self.num_common + other_items // other_repeats
         self.max_words = min(max_words, len(words))
 
-    def numbered_list(self, words, repeats):
-        """The list, in the fixed order: the first num_common words repeats[0] times, the others repeats[1] times."""
-        common_repeats, other_repeats = repeats
+    def numbered_list(self, words, common_repeats, other_repeats):
+        """The list, in the fixed order. The first num_common words are the common ones."""
         items = words[: self.num_common] * common_repeats
         items += words[self.num_common :] * other_repeats
         return numbered(shuffled(items, self.job.seed))
 
     def example(self, index):
         words = self.rng(index).sample(self.vocabulary, self.example_words)
-        context = self.numbered_list(words, self.example_repeats)
+        context = self.numbered_list(words, *self.example_repeats)
         answers = numbered(words[: self.num_common])
         if not self.lceg:
             answers = f" {answers}"
@@ -67,7 +66,7 @@ class CommonWords(Task):
             return self.number_sums[items] + common_tokens + other_tokens
 
         def render(size):
-            context = self.numbered_list(words[:size], self.repeats)
+            context = self.numbered_list(words[:size], *self.repeats)
             return before + context + self.after
 
         return Sample(render, self.prefix, words[:n], n + 1, self.max_words, estimate)

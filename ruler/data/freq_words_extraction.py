@@ -5,7 +5,6 @@ int(n r^-alpha / zeta(alpha)) times. As in RULER, but: n is the largest that fit
 lowered until the fourth rank is more frequent than the fifth: otherwise the question has no answer.
 """
 
-from math import ceil
 from string import ascii_lowercase
 
 import numpy as np
@@ -30,7 +29,7 @@ class FrequentWords(Task):
         self.max_ranks = np.count_nonzero(self.counts(self.token_budget))
         self.start = job.length // LETTERS
         self.step = max(1, job.length // 32)
-        self.smallest = ceil(1 / self.shares[LAST_ASKED])
+        self.smallest = 1
         while not self.has_answer(self.smallest):
             self.smallest += 1
 

@@ -98,12 +98,8 @@ def set_up(job: Job, tokens: Tokens) -> Task:
     return task
 
 
-# --- files
 def is_complete(folder: Path, record: dict) -> bool:
-    """Whether a folder has as many samples as `record` says, or more, made with the same settings.
-
-    Raises ValueError if it has data that this script did not make.
-    """
+    """Whether a folder has the samples of `record`, or more. Raises ValueError if it has data of other code."""
     rows = folder / "validation.jsonl"
     if not rows.exists():
         return False

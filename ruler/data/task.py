@@ -31,23 +31,18 @@ class Job(NamedTuple):
 
 @dataclass
 class Sample:
-    """A question and a haystack of any size (its lines, words or documents).
+    """A question and a haystack of any size (its lines, words or documents)."""
 
-    render(size): the prompt, which ends with `prefix`, the beginning of the answer.
-    smallest, largest: the sizes that are possible.
-    estimate(size): the tokens that grow with the size, fast. Without it prompts are rendered and counted.
-    size, prompt, tokens: those that fill the length, set by Task.build. tokens: with the special ones.
-    """
-
-    render: Callable
-    prefix: str
+    render: Callable  # render(size): the prompt
+    prefix: str  # its end, the beginning of the answer
     answers: list[str]
-    smallest: int
+    smallest: int  # size that is possible
     largest: int
-    estimate: Callable | None = None
+    estimate: Callable | None = None  # estimate(size): the tokens that grow with the size, fast
+    # those that fill the length, set by Task.build
     size: int = 0
     prompt: str = ""
-    tokens: int = 0
+    tokens: int = 0  # with the special ones
 
 
 def largest_size(tokens: Callable, budget: int, smallest: int, largest: int, guess: int) -> int:
@@ -76,7 +71,7 @@ class Task:
     """A family of tasks with the arguments of one job.
 
     guess: where the search for the size of a sample begins.  common_size: profile lceg: the size of all samples that
-    have room for it. Both are the size of the first sample, see prepare.set_up.
+    have room for it. prepare.set_up sets both to the size of the first sample.
     """
 
     step, start = 1, 0  # of RULER's linear search (profile lceg): units at a time, units to begin with

@@ -36,7 +36,6 @@ def check_digest(texts, digest: str, package: str) -> None:
         raise ValueError(f"the texts in {package} are not those of RULER; install the pinned version: {REMEDY}")
 
 
-# --- templates
 def read_constants(name: str) -> dict:
     """The first constant that is assigned to each name in a module of lm-eval's RULER tasks, also inside functions."""
     module = ast.parse(read_package("lm_eval", "tasks", "ruler", f"{name}.py"))
@@ -83,7 +82,6 @@ def read_texts() -> dict:
     return texts
 
 
-# --- random keys and values
 @lru_cache
 def read_words() -> tuple:
     """(nouns, adjectives, verbs) of wonderwords, each distinct and sorted."""

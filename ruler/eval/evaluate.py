@@ -45,7 +45,7 @@ def contains(pred: str, gold: str, strict: bool = False) -> bool:
     return re.search(pattern, pred.lower()) is not None
 
 
-def score(pred: str, golds: list[str], metric: str, strict: bool = False) -> float:
+def score(pred: str, golds: list, metric: str, strict: bool = False) -> float:
     """0 to 1. string_match_all: the share of the golds that match; string_match_part: whether any of them does."""
     hits = [contains(pred, gold, strict) for gold in golds]
     if metric == "string_match_part":
@@ -53,7 +53,7 @@ def score(pred: str, golds: list[str], metric: str, strict: bool = False) -> flo
     return sum(hits) / len(hits)
 
 
-def percent(scores: list[float]) -> float:
+def percent(scores: list) -> float:
     """The mean in percent, rounded as RULER does."""
     mean = sum(scores) / len(scores)
     return round(mean * 100, 2)
@@ -65,7 +65,7 @@ def interval(*tasks: list[float]) -> list[float]:
     return np.round(100 * np.array(bounds), 2).tolist()
 
 
-def read_predictions(path: Path) -> list[dict]:
+def read_predictions(path: Path) -> list:
     """The predictions of a task, the last one of each index. Raises an exception on odd lines."""
     entries, unreadable = read_lines(path)
     if unreadable:
@@ -78,7 +78,7 @@ def read_predictions(path: Path) -> list[dict]:
     return [rows[index] for index in sorted(rows)]
 
 
-def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
+def evaluate_task(rows: list, metric: str, record: dict) -> dict:
     """One task's entry in scores.json. record: that of call_api.py, empty for predictions of other code."""
     scores, strict_scores, nulls = [], [], 0
     for row in rows:
@@ -102,7 +102,7 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
     }
 
 
-def costs(rows: list[dict]) -> dict:
+def costs(rows: list) -> dict:
     """The cost of the answers, over all processes; empty for predictions of other code, which have none."""
     if "seconds" not in rows[0]:
         return {}
@@ -115,7 +115,7 @@ def costs(rows: list[dict]) -> dict:
     return {"seconds": round(seconds, 3), "tokens_per_second": rate, "peak_memory_bytes": peak or None}
 
 
-def summarize(entries: dict[str, dict]) -> dict:
+def summarize(entries: dict) -> dict:
     """`mean` in scores.json: the mean over the tasks, each of which counts the same."""
     row_scores, means, standins = [], [], []
     for name, entry in entries.items():
@@ -127,8 +127,8 @@ def summarize(entries: dict[str, dict]) -> dict:
     return {"score": percent(means), "interval_95": interval(*row_scores), "tasks": len(means), "standin": standins}
 
 
-def score_folder(folder: Path, tasks: dict[str, dict], problems: list[str]) -> dict:
-    """Scores a folder and writes its files; returns the content of scores.json. Adds tasks with odd files to problems.
+def score_folder(folder: Path, tasks: dict, problems: list) -> dict:
+    """Scores a folder and writes its files; returns the content of scores.json. Adds what is wrong to `problems`.
 
     Raises ValueError, and writes nothing, if no task has predictions, or the tasks do not belong together.
     """
@@ -165,12 +165,14 @@ def score_folder(folder: Path, tasks: dict[str, dict], problems: list[str]) -> d
     summary = pandas.DataFrame({0: ["Tasks", "Score", "Nulls"]})  # RULER's file
     for name, entry in entries.items():
         summary[len(summary.columns)] = [name, entry["score"], f"{entry['nulls']}/{entry['n']}"]
+        if not entry["complete"]:
+            problems.append(f"incomplete: {folder}/{name}.jsonl: {entry['n']} of {entry['expected_n']} samples")
     stem = "summary" if len(entries) > 1 else f"summary-{name}"
     write_text(folder / f"{stem}.csv", summary.to_csv(index=False))
     return scores
 
 
-def print_table(folders: list[dict], tasks: list[str]) -> None:
+def print_table(folders: list, tasks: list) -> None:
     """Prints a line for each length and model, then the effective lengths. folders: the contents of scores.json."""
     rows = []
     for scores in folders:
@@ -206,12 +208,9 @@ def main():
             scores = score_folder(folder, tasks, problems)
         except ValueError as error:
             problems.append(f"left out: {error}")
-            continue
-        folders.append(scores)
-        standins.update(scores["mean"]["standin"])
-        for name, entry in scores["tasks"].items():
-            if not entry["complete"]:
-                problems.append(f"incomplete: {folder}/{name}.jsonl: {entry['n']} of {entry['expected_n']} samples")
+        else:
+            folders.append(scores)
+            standins.update(scores["mean"]["standin"])
     if folders:
         print_table(folders, list(tasks))
     if standins:

@@ -50,7 +50,7 @@ def parse_args():
     return args
 
 
-def read_data(path: Path) -> list[dict]:
+def read_data(path: Path) -> list:
     """The rows of a data file; `input` is the whole prompt, also where a file of RULER has the answer prefix apart."""
     if not path.is_file():
         raise ValueError(f"no data {path}; make it with data/prepare.py")
@@ -75,7 +75,7 @@ def open_model(path: str, args):
     return engine
 
 
-def evaluate(name: str, args, tasks: dict[str, dict]) -> None:
+def evaluate(name: str, args, tasks: dict) -> None:
     """Answers the tasks at every length with one model. Raises ValueError if some answers ran out of memory."""
     units = []
     names = choose_tasks(args.task, tasks)
@@ -106,7 +106,7 @@ def evaluate(name: str, args, tasks: dict[str, dict]) -> None:
         raise ValueError(f"{name}: {errors} answers ran out of memory; {advice}")
 
 
-def answer_task(engine, rows: list[dict], new_tokens: int, folder: Path, notes: dict) -> int:
+def answer_task(engine, rows: list, new_tokens: int, folder: Path, notes: dict) -> int:
     """Answers the rows of one task that have no answer yet; returns how many ran out of memory.
 
     new_tokens: longest answer.  notes: for the record beside the predictions.
