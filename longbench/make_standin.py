@@ -93,7 +93,7 @@ def help_sentences() -> list[str]:
     return list(sentences)
 
 
-# --- rows: each function gets (Random, Source, words, shots or pairs) and returns (context, input, answers)
+# --- rows: functions of a Random, the Source and a size (words, shots or pairs), which return (context, input, answers)
 def passage_retrieval(rng, source, words):
     """30 passages, fewer if they would be too short, and some sentences of one of them: which one is it?"""
     count = max(3, min(30, words // 20))
@@ -147,12 +147,18 @@ def make_question(rng: Random, kind: str) -> str:
     return opening.format(person, noun)
 
 
-def many_shots(rng, kinds, labels, shots, title):
+def many_shots(rng, source, shots, title):
     """`shots` questions with the labels of their types, then one without, which is not among them.
 
-    All types have equally many examples, up to one. Contexts with more shots begin with those of fewer.
+    All types have equally many examples, up to one. Contexts with more shots begin with those of fewer. title: "Type",
+    whose labels are the names, or "Label": numbers of each row's own, so that it takes the examples to know them.
     """
-    label_of = dict(zip(kinds, map(str, labels), strict=True))
+    kinds = source.kinds
+    labels = kinds
+    if title == "Label":
+        labels = [str(number) for number in range(len(kinds))]
+        rng.shuffle(labels)
+    label_of = dict(zip(kinds, labels, strict=True))
     asked_kind = rng.choice(kinds)
     question = make_question(rng, asked_kind)
     examples, order = [], []
@@ -164,17 +170,6 @@ def many_shots(rng, kinds, labels, shots, title):
             example = make_question(rng, kind)
         examples.append(f"Question: {example}\n{title}: {label_of[kind]}")
     return "\n".join(examples), f"Question: {question}\n{title}:", [label_of[asked_kind]]
-
-
-def trec(rng, source, shots):
-    return many_shots(rng, source.kinds, source.kinds, shots, "Type")
-
-
-def in_context_learning(rng, source, shots):
-    """Many-shot TREC in which a row has its own numbers for the types, so that it takes the examples to know them."""
-    numbers = list(range(len(source.kinds)))
-    rng.shuffle(numbers)
-    return many_shots(rng, source.kinds, numbers, shots, "Label")
 
 
 def key_value_recall(rng, source, pairs):
@@ -217,16 +212,6 @@ def lcc(rng, source, words):
     return code, "", [line]
 
 
-def first_lines(lines: list[str], words: int) -> list[str]:
-    """The first lines, up to the one that reaches so many words."""
-    total = 0
-    for i, line in enumerate(lines):
-        if total >= words:
-            return lines[:i]
-        total += length(line)
-    return lines
-
-
 def repobench(rng, source, words):
     """The beginnings of other files, first of those that the file imports, and then the file's own code."""
     name, code, line = code_before(rng, source, max(1, words // 3))
@@ -242,23 +227,30 @@ def repobench(rng, source, words):
         others[other] = files[other]
     context = ""
     budget = words - words // 3
-    for other, other_lines in others.items():
-        if budget > 0:
-            snippet = "\n".join(first_lines(other_lines, min(budget, SNIPPET_WORDS)))
-            context += f"# {other}\n{snippet}\n\n"
-            budget -= length(snippet)
+    for other, lines in others.items():
+        if budget <= 0:
+            break
+        context += f"# {other}\n"
+        room = min(budget, SNIPPET_WORDS)
+        for text in lines:
+            if room <= 0:
+                break
+            context += f"{text}\n"
+            room -= length(text)
+            budget -= length(text)
+        context += "\n"
     return context, f"# {name}\n{code}", [line]
 
 
 MAKERS = {
     "qasper": partial(hidden_fact, texts=WORDS["facts"]["qasper"]),
     "multifieldqa_en": partial(hidden_fact, texts=WORDS["facts"]["multifieldqa_en"]),
-    "trec": trec,
+    "trec": partial(many_shots, title="Type"),
     "passage_retrieval_en": passage_retrieval,
     "lcc": lcc,
     "repobench-p": repobench,
     "kv": key_value_recall,
-    "icl": in_context_learning,
+    "icl": partial(many_shots, title="Label"),
 }
 
 
@@ -268,8 +260,9 @@ def make_set(stem: str, source: Source, args) -> dict:
     dataset = STANDIN + name
     official = ALL_SETS[name]
     n = args.rows or official.rows
-    words = args.words or official.words
-    size = count or (words // TREC_WORDS if name == "trec" else words)
+    size = count or args.words or official.words
+    if name == "trec" and not count:
+        size //= TREC_WORDS
     text, total = "", 0
     for i in range(n):
         rng = Random(f"{name} {args.seed} {i}")

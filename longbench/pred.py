@@ -122,14 +122,7 @@ def predict_set(dataset: Dataset, engine, record: dict, args) -> bool:
     folder = args.output_dir / FOLDERS[dataset.benchmark] / record["name"]
     store = open_store(dataset, record, folder)
     answered = run.broadcast(set(store.open(record | {"n": None})) if run.RANK == 0 else None)
-    order = list(range(len(dataset.rows)))
-    random.Random(args.seed).shuffle(order)
-    wanted = sorted(order[: args.limit])  # a larger limit includes the rows of a smaller one
-    missing = [dataset.rows[index] for index in wanted if index not in answered]
-    found = len(wanted) - len(missing)
-    if found:
-        run.print_rank0(f"{dataset.name}: {found} of {len(wanted)} rows are already answered")
-
+    missing = choose_rows(dataset, answered, args)
     prompts, truncated = build_prompts(missing, template(dataset.base), engine.tokenizer, record)
     stops = {}
     if dataset.base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
@@ -154,6 +147,18 @@ def predict_set(dataset: Dataset, engine, record: dict, args) -> bool:
     store.close()
     run.barrier()
     return run.broadcast(finish(store, record) if run.RANK == 0 else None)
+
+
+def choose_rows(dataset: Dataset, answered: set, args) -> list:
+    """The rows that --limit and --seed choose, without those that are answered."""
+    order = list(range(len(dataset.rows)))
+    random.Random(args.seed).shuffle(order)
+    wanted = sorted(order[: args.limit])  # a larger limit includes the rows of a smaller one
+    missing = [dataset.rows[index] for index in wanted if index not in answered]
+    found = len(wanted) - len(missing)
+    if found:
+        run.print_rank0(f"{dataset.name}: {found} of {len(wanted)} rows are already answered")
+    return missing
 
 
 def build_prompts(rows: list, text: str, tokenizer, record: dict) -> tuple[list, list]:

@@ -1,6 +1,6 @@
 """A task at one length: how a sample is drawn, sized to fill the length, and verified.
 
-Each family of tasks (niah.py, variable_tracking.py, ...) subclasses `Task` and defines `draw`.
+Each family of tasks (niah.py, variable_tracking.py, ...) subclasses `Task` and defines draw(index) -> Sample.
 """
 
 import random
@@ -91,9 +91,6 @@ class Task:
         template, self.prefix = read_texts()[name]
         self.before, after = template.split("{context}")
         self.after = after + self.prefix
-
-    def draw(self, index: int) -> Sample:
-        raise NotImplementedError
 
     def positions(self, prompt: str, answers: list[str]) -> list[int] | None:
         """Where the answers are in the prompt, in tokens; None for tasks that do not say."""

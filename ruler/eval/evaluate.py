@@ -38,7 +38,7 @@ def clean(pred: str) -> str:
 
 
 def contains(pred: str, gold: str, strict: bool = False) -> bool:
-    """strict: not inside a longer word ("no" in "know"). An underscore is markdown, not part of a word."""
+    """strict: only as a whole word, not "no" in "know". An underscore is markdown, not part of a word."""
     pattern = re.escape(gold.lower())
     if strict:
         pattern = rf"(?<![^\W_]){pattern}(?![^\W_])"
