@@ -31,8 +31,6 @@ class CommonWords(Task):
         words = sorted({*nouns, *adjectives, *verbs})
         self.vocabulary = shuffled(words, job.seed)
         max_items = self.token_budget // 2  # an item of the list has at least two tokens
-        numbers = [f"{number}." for number in range(1, max_items + 1)]
-        self.number_sums = tokens.sums(numbers)
         common_repeats, other_repeats = self.repeats
         other_items = max(0, max_items - self.num_common * common_repeats)
         max_words = self.num_common + other_items // other_repeats
@@ -55,18 +53,9 @@ class CommonWords(Task):
     def draw(self, index):
         before = self.example(index) + self.before
         words = self.rng(index, "words").sample(self.vocabulary, self.max_words)
-        sums = self.tokens.sums(words)  # an item of the list may be several words
-        n = self.num_common
-        common_repeats, other_repeats = self.repeats
-
-        def estimate(size):
-            items = common_repeats * n + other_repeats * (size - n)
-            common_tokens = common_repeats * sums[n]
-            other_tokens = other_repeats * (sums[size] - sums[n])
-            return self.number_sums[items] + common_tokens + other_tokens
 
         def render(size):
             context = self.numbered_list(words[:size], *self.repeats)
             return before + context + self.after
 
-        return Sample(render, self.prefix, words[:n], n + 1, self.max_words, estimate)
+        return Sample(render, self.prefix, words[: self.num_common], self.num_common + 1, self.max_words)

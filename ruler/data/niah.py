@@ -8,6 +8,7 @@ stray space beside it; sentences are found by a regular expression instead of nl
 
 import re
 from bisect import bisect_left
+from itertools import accumulate
 
 from task import Sample, Task, shuffled
 from texts import draw_new, random_number, random_uuid, random_word, read_texts
@@ -49,7 +50,8 @@ class Niah(Task):
         if not self.lceg:
             words = words * (self.token_budget // len(words) + 1)
         self.words = words[: self.token_budget]
-        self.word_sums = self.tokens.sums(self.words)
+        word_tokens = map(self.tokens.cost, self.words)
+        self.word_sums = list(accumulate(word_tokens, initial=0))
         self.sentence_starts = [0]
         for i, word in enumerate(self.words[:-1], 1):
             if SENTENCE_END.search(word):

@@ -7,7 +7,6 @@ tokens is counted in a few milliseconds. Finished prompts are verified by tokeni
 
 import functools
 import os
-from itertools import accumulate
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -47,10 +46,6 @@ class Tokens:
         if end < 0:
             return self.count_whole(text)
         return self.count_whole(text[:end]) + self.count_words(text[end + 1 :])
-
-    def sums(self, texts: list[str]) -> list[int]:
-        """Tokens of the first 0, 1, 2, ... of some texts, each after a space."""
-        return list(accumulate(map(self.count_words, texts), initial=0))
 
 
 def read_tokenizer(name_or_path: str, trust_remote_code: bool) -> str:
