@@ -169,7 +169,6 @@ def test_bad_input_gives_an_error(run, tmp_path, flags, message):
     assert not list(tmp_path.glob("pred/*/*.jsonl"))
 
 
-# --- names and launchers
 def test_names_of_config(base, call, data, monkeypatch, tmp_path):
     assert "llama3 is not in config/model2path.json" in call(pred.main, "--model", "llama3")[1][-1]
     config = {"model2path.json": {"mine": str(base)}, "model2maxlen.json": {"mine": 256}}

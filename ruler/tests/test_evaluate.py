@@ -16,7 +16,6 @@ REPLIES = {
 }
 
 
-# --- one answer
 def test_match_all_is_the_share_of_golds_and_match_part_any_of_them():
     golds = ["alpha", "beta", "gamma", "delta"]
     assert score("Beta and DELTA.", golds, "string_match_all") == 0.5
@@ -32,7 +31,6 @@ def test_the_strict_score_counts_whole_words(pred, gold):
         assert contains(text, gold) and contains(text, gold, strict=True)
 
 
-# --- whole files
 @pytest.fixture
 def predict(tmp_path):
     """predict(reply, tasks, n, length, **record) saves predictions and returns their folder."""
