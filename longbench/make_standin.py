@@ -45,17 +45,13 @@ def length(text: str) -> int:
 
 
 class Source:
-    """What rows are made from: this Python's help texts, and sources that no pocket model was trained on.
-
-    sentences: of prose, in order, without repeats.  files: {name: lines of a source file}.
-    kinds: `classes` of the types of questions, evenly spread.
-    """
+    """What rows are made from: this Python's help texts, and sources that no pocket model was trained on."""
 
     def __init__(self, classes: int):
-        self.kinds = list(TYPES)[:: len(TYPES) // classes][:classes]
+        self.kinds = list(TYPES)[:: len(TYPES) // classes][:classes]  # types of questions, evenly spread
         self.sentences = help_sentences()
         self.vocabulary = set(re.findall(r"\w+", " ".join(self.sentences)))
-        self.files = {}
+        self.files = {}  # {name: lines}
         for name, text in read_sources(LIBRARY, held_out=True).items():
             self.files[name] = text.split("\n")
 

@@ -27,10 +27,9 @@ BUCKETS = {  # length of a row in words: at least, less than
 
 
 def score_set(path: Path, e: bool) -> tuple[dict, int]:
-    """Scores the predictions of one set, <model's folder>/<set>.jsonl, whose run is in runs/<set>.json beside it.
+    """(a set's entry in scores.json, number of unreadable lines) from its predictions, <model's folder>/<set>.jsonl.
 
-    e: of LongBench-E. Returns (the set's entry in scores.json, number of unreadable lines). Raises an exception if
-    there are no predictions, if a row is not one, or if the run's file is odd.
+    e: of LongBench-E. Raises an exception if there are no predictions, a row is not one, or the run's record is odd.
     """
     name = path.stem
     base, _ = parse_name(name)

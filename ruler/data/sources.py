@@ -84,25 +84,22 @@ def parse_squad(data: dict) -> tuple:
     return documents, questions
 
 
-def join_paragraph(paragraph: list) -> str:
-    title, sentences = paragraph
-    return "".join([f"{title}\n", *sentences])
-
-
 def parse_hotpotqa(data: list) -> tuple:
     """(distinct paragraphs, sorted; questions)."""
     documents = set()
     for row in data:
-        documents.update(map(join_paragraph, row["context"]))
+        for title, sentences in row["context"]:
+            documents.add("".join([f"{title}\n", *sentences]))
     documents = sorted(documents)
     index = {text: i for i, text in enumerate(documents)}
     questions = []
     for row in data:
         supporting = {title for title, _ in row["supporting_facts"]}
         needed, given = [], []
-        for paragraph in row["context"]:
-            group = needed if paragraph[0] in supporting else given
-            group.append(index[join_paragraph(paragraph)])
+        for title, sentences in row["context"]:
+            group = needed if title in supporting else given
+            text = "".join([f"{title}\n", *sentences])
+            group.append(index[text])
         questions.append(Question(row["question"], [row["answer"]], needed, given, shuffle=False))
     return documents, questions
 

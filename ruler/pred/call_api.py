@@ -107,10 +107,7 @@ def evaluate(name: str, args, tasks: dict) -> None:
 
 
 def answer_task(engine, rows: list, new_tokens: int, folder: Path, notes: dict) -> int:
-    """Answers the rows of one task that have no answer yet; returns how many ran out of memory.
-
-    new_tokens: longest answer.  notes: for the record beside the predictions.
-    """
+    """Answers the rows without an answer; returns how many ran out of memory. notes: for the predictions' record."""
     task, n = notes["task"], notes["samples"]
     label = f"{notes['max_seq_length']} {task}"
     settings = engine.settings() | {"tokens_to_generate": new_tokens}
