@@ -11,7 +11,7 @@ from pathlib import Path
 
 from records import read_rows
 from run import errors_of, write_bytes
-from sets import ALL_SETS, STANDIN, base_set, official_rows, shots_of
+from sets import ALL_SETS, STANDIN, official_rows, parse_name
 
 LONGBENCH_REPO = "Leooyii/longbench"  # LongBench's own repository has a zip file only
 MANY_SHOT_REPO = "Leooyii/manyshots_trec"
@@ -19,17 +19,16 @@ MANY_SHOT_REPO = "Leooyii/manyshots_trec"
 
 @dataclass
 class Dataset:
-    """benchmark: a key of FOLDERS.  record: what results record about the data: source, sha256, rows, path."""
-
     name: str
-    benchmark: str
+    base: str  # the set whose prompt and metric it has
+    benchmark: str  # a key of FOLDERS
     rows: list[dict]
-    record: dict
+    record: dict  # what results record about the data: source, sha256, rows, path
 
 
 def load(name: str, folder: Path, e: bool = False) -> Dataset:
     """Reads a set. e: LongBench-E's version. Raises ValueError if it is unknown or its file is missing or invalid."""
-    base, shots = base_set(name), shots_of(name)
+    base, shots = parse_name(name)
     if e and (shots or ALL_SETS[base].rows_e is None):
         raise ValueError(f"{name} is not in LongBench-E; leave out --e")
     benchmark = base if shots else "longbench_e" if e else "longbench"
@@ -50,7 +49,7 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
         source = "official" if datasets <= {name, stem, base} else "user"  # the user's own data under an official name
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     record = {"source": source, "sha256": digest, "rows": len(rows), "path": str(path)}
-    return Dataset(name, benchmark, rows, record)
+    return Dataset(name, base, benchmark, rows, record)
 
 
 def check_answers(row: dict) -> None:

@@ -26,7 +26,7 @@ import pandas as pd
 
 from run import Parser, errors_of, explain, run_script, write_json
 from scoring import means, score_set
-from sets import ALL_SETS, FOLDERS, base_set, shots_of
+from sets import ALL_SETS, FOLDERS, parse_name
 
 SOURCES = ("official", "user", "standin")  # user: own data under an official name, or predictions without a record
 BUCKETS_E = ("0-4k", "4-8k", "8k+")
@@ -68,7 +68,7 @@ def main() -> None:
         raise ValueError(f"{len(problems)} problems, listed above; everything else is scored")
 
 
-def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
+def evaluate(folder: Path, benchmark: str, problems: list) -> dict:
     """Scores the predictions of one model; returns the content of scores.json. Adds what is wrong to `problems`."""
     scored = {}
     paths = sorted(folder.glob("*.jsonl"))
@@ -112,23 +112,23 @@ def evaluate(folder: Path, benchmark: str, problems: list[str]) -> dict:
 
 def set_order(name: str) -> tuple:
     """Sorts sets as LongBench lists them, many-shot sets by their number of shots."""
-    return list(ALL_SETS).index(base_set(name)), shots_of(name) or 0, name
+    base, count = parse_name(name)
+    return list(ALL_SETS).index(base), count or 0, name
 
 
 def write_files(folder: Path, result: dict) -> None:
     """Writes the files that the module's description lists."""
     totals, by_length, details = {}, {}, {}
     for name, entry in result["sets"].items():
-        total = round(entry["score"], 2)
         rounded, counts = {}, {}
         for bucket, part in entry["by_length"].items():
             rounded[bucket] = round(part["score"], 2) if part["n"] else None
             counts[f"#{bucket}"] = part["n"]
-        totals[name] = total
+        totals[name] = total = round(entry["score"], 2)
         if result["benchmark"] == "longbench_e":
             totals[name] = {bucket: rounded[bucket] for bucket in BUCKETS_E}
         del rounded["8k+"], counts["#8k+"]  # of LongBench-E only
-        by_length[name] = rounded | counts | {"total_score": total}
+        by_length[name] = {**rounded, **counts, "total_score": total}
         details[name] = {"length": entry["lengths"], "score": entry["row_scores"], "_id": entry["ids"]}
     write_json(folder / "result.json", totals)
     if result["benchmark"].startswith("longbench"):
@@ -137,14 +137,14 @@ def write_files(folder: Path, result: dict) -> None:
     write_json(folder / "scores.json", result)
 
 
-def column(result: dict) -> dict[str, str]:
+def column(result: dict) -> dict:
     """A model's column of the table: its sets, and for each source of data the categories and their mean."""
     cells = {name: cell(entry) for name, entry in result["sets"].items()}
     for source, categories in result.get("categories", {}).items():
-        for category, entry in categories.items():
-            cells[f"{category} ({source})"] = cell(entry)
-        if categories:
-            cells[f"overall ({source})"] = cell(result["overall"][source])
+        overall = result["overall"][source]
+        for name, entry in {**categories, "overall": overall}.items():
+            if entry:
+                cells[f"{name} ({source})"] = cell(entry)
     return cells
 
 

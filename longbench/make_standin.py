@@ -11,7 +11,6 @@ next line of its standard library's sources (lcc, repobench-p). The files are th
 Python. Scores on them are not LongBench scores and are reported separately.
 """
 
-import argparse
 import hashlib
 import json
 import platform
@@ -26,19 +25,17 @@ from random import Random
 from lock import lock
 from python_text import read_help_pages, read_sources
 from run import Parser, command_line, int_between, read_json, run_script, write_bytes, write_json
-from sets import ALL_SETS, STANDIN, STANDIN_SETS, TREC_SHOTS, base_set, shots_of
+from sets import ALL_SETS, STANDIN, STANDIN_SETS, TREC_SHOTS, parse_name
 
 STAGE = Path(__file__).resolve().parent
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 # "types" are types of questions. Two nouns tell each type and are not in its name: it takes examples to know it
-WORDS = json.loads((STAGE / "config" / "standin_words.json").read_text(encoding="utf-8"))
+# "facts": {0} is the subject, {1} an invented name, {2} the answer
+WORDS = read_json(STAGE / "config" / "standin_words.json")
 TYPES = WORDS["types"]
-FACTS = {  # (statement, question, subjects): {0} the subject, {1} an invented name, {2} the answer
-    "qasper": ("For sample {1} the {0} is {2}.", "What is the {0} for sample {1}?", WORDS["measures"]),
-    "multifieldqa_en": ("The {0} in {1} was opened in {2}.", "When was the {0} in {1} opened?", WORDS["places"]),
-}
 TREC_WORDS = 11  # of an example of trec, on average
-LARGEST_SNIPPET = 400  # words of another file in a repobench-p context
+SNIPPET_WORDS = 401  # of another file in a repobench-p context, at most, before the last line
+IMPORT = re.compile(r"^\s*(?:from|import)\s+([\w.]+)", re.MULTILINE)
 IGNORED_BY_METRIC = re.compile("`|#|//")  # code_sim ignores lines with one of these
 
 
@@ -48,15 +45,13 @@ def length(text: str) -> int:
 
 
 class Source:
-    """What rows are made from: this Python's help texts, and sources that no pocket model was trained on.
+    """What rows are made from: this Python's help texts, and sources that no pocket model was trained on."""
 
-    sentences: of prose, in order, without repeats.  files: {name: lines of a source file}.
-    """
-
-    def __init__(self):
+    def __init__(self, classes: int):
+        self.kinds = list(TYPES)[:: len(TYPES) // classes][:classes]  # types of questions, evenly spread
         self.sentences = help_sentences()
         self.vocabulary = set(re.findall(r"\w+", " ".join(self.sentences)))
-        self.files = {}
+        self.files = {}  # {name: lines}
         for name, text in read_sources(LIBRARY, held_out=True).items():
             self.files[name] = text.split("\n")
 
@@ -94,20 +89,19 @@ def help_sentences() -> list[str]:
     return list(sentences)
 
 
-# --- rows: each function returns (context, input, answers)
-def passage_retrieval(rng: Random, source: Source, words: int):
+# --- rows: functions of a Random, the Source and a size (words, shots or pairs), which return (context, input, answers)
+def passage_retrieval(rng, source, words):
     """30 passages, fewer if they would be too short, and some sentences of one of them: which one is it?"""
     count = max(3, min(30, words // 20))
     passages = source.passages(rng, count, words // (count + 1) - 2)  # the question takes words as well
     number = rng.randrange(count)
     passage = passages[number]
-    quoted = rng.sample(range(len(passage)), max(1, len(passage) // 3))
-    question = " ".join(passage[i] for i in sorted(quoted))
+    quoted = rng.sample(passage, max(1, len(passage) // 3))
+    quoted.sort(key=passage.index)
     paragraphs = []
     for i, sentences in enumerate(passages, 1):
-        text = " ".join(sentences)
-        paragraphs.append(f"Paragraph {i}: {text}")
-    return "\n\n".join(paragraphs), question, [f"Paragraph {number + 1}"]
+        paragraphs.append(" ".join([f"Paragraph {i}:", *sentences]))
+    return "\n\n".join(paragraphs), " ".join(quoted), [f"Paragraph {number + 1}"]
 
 
 def invent_names(rng: Random, source: Source, count: int) -> list[str]:
@@ -122,66 +116,67 @@ def invent_names(rng: Random, source: Source, count: int) -> list[str]:
     return names
 
 
-def hidden_fact(rng: Random, source: Source, words: int, kind: str):
+def hidden_fact(rng, source, words, texts):
     """Prose with several facts in it, and a question about one. No two facts have the same answer."""
-    statement, question, subjects = FACTS[kind]
     count = max(2, min(12, words // 25))
     names = invent_names(rng, source, 2 * count)  # twice as many: the rows stay those of earlier versions
     numbers = rng.sample(range(1001, 2000), count)
-    facts = [(rng.choice(subjects), names[i], numbers[i]) for i in range(count)]
-    statements = [statement.format(*fact) for fact in facts]
-    sentences = source.prose(rng, words - length(" ".join(statements)))
-    for text in statements:
-        sentences.insert(rng.randint(0, len(sentences)), text)
+    facts, statements = [], []
+    for name, number in zip(names[:count], numbers, strict=True):
+        subject = rng.choice(texts["subjects"])
+        fact = (subject, name, number)
+        facts.append(fact)
+        statements.append(texts["statement"].format(*fact))
+    fact_words = length(" ".join(statements))
+    sentences = source.prose(rng, words - fact_words)
+    for statement in statements:
+        place = rng.randint(0, len(sentences))
+        sentences.insert(place, statement)
     subject, name, number = rng.choice(facts)
-    return " ".join(sentences), question.format(subject, name), [str(number)]
+    return " ".join(sentences), texts["question"].format(subject, name), [str(number)]
 
 
 def make_question(rng: Random, kind: str) -> str:
     opening = rng.choice(WORDS["openings"])
     person = rng.choice(WORDS["people"])
-    return opening.format(person, rng.choice(TYPES[kind]))
+    noun = rng.choice(TYPES[kind])
+    return opening.format(person, noun)
 
 
-def many_shots(rng: Random, shots: int, title: str, labels: dict[str, str]):
+def many_shots(rng, source, shots, title):
     """`shots` questions with the labels of their types, then one without, which is not among them.
 
-    All types have equally many examples, up to one. Contexts with more shots begin with those of fewer.
+    All types have equally many examples, up to one. Contexts with more shots begin with those of fewer. title: "Type",
+    whose labels are the names, or "Label": numbers of each row's own, so that it takes the examples to know them.
     """
-    kinds = list(labels)
-    answer = rng.choice(kinds)
-    question = make_question(rng, answer)
-    examples, round_of_kinds = [], []
-    while len(examples) < shots:
-        if not round_of_kinds:
-            round_of_kinds = rng.sample(kinds, len(kinds))
-        kind = round_of_kinds.pop(0)
-        example = make_question(rng, kind)
+    kinds = source.kinds
+    labels = kinds
+    if title == "Label":
+        labels = [str(number) for number in range(len(kinds))]
+        rng.shuffle(labels)
+    label_of = dict(zip(kinds, labels, strict=True))
+    asked_kind = rng.choice(kinds)
+    question = make_question(rng, asked_kind)
+    examples, order = [], []
+    for _ in range(shots):
+        order = order or rng.sample(kinds, len(kinds))
+        kind = order.pop(0)
+        example = question
         while example == question:
             example = make_question(rng, kind)
-        examples.append(f"Question: {example}\n{title}: {labels[kind]}")
-    return "\n".join(examples), f"Question: {question}\n{title}:", [labels[answer]]
+        examples.append(f"Question: {example}\n{title}: {label_of[kind]}")
+    return "\n".join(examples), f"Question: {question}\n{title}:", [label_of[asked_kind]]
 
 
-def trec(rng: Random, source: Source, shots: int, kinds: list[str]):
-    return many_shots(rng, shots, "Type", {kind: kind for kind in kinds})
-
-
-def in_context_learning(rng: Random, source: Source, shots: int, kinds: list[str]):
-    """Many-shot TREC in which a row has its own numbers for the types, so that it takes the examples to know them."""
-    numbers = list(map(str, range(len(kinds))))
-    rng.shuffle(numbers)
-    return many_shots(rng, shots, "Label", dict(zip(kinds, numbers, strict=True)))
-
-
-def key_value_recall(rng: Random, source: Source, pairs: int):
+def key_value_recall(rng, source, pairs):
     """A JSON object of UUIDs, two of its keys with their values as demonstrations, and a key without."""
     identifiers = []
     for _ in range(2 * pairs):
         identifier = uuid.UUID(int=rng.getrandbits(128), version=4)
         identifiers.append(str(identifier))
-    values = dict(zip(identifiers[:pairs], identifiers[pairs:], strict=True))
-    *demonstrations, key = rng.sample(list(values), min(3, pairs))
+    keys = identifiers[:pairs]
+    values = dict(zip(keys, identifiers[pairs:], strict=True))
+    *demonstrations, key = rng.sample(keys, min(3, pairs))
     question = ""
     for name in demonstrations:
         question += f'Key: "{name}"\nValue: "{values[name]}"\n\n'
@@ -189,7 +184,7 @@ def key_value_recall(rng: Random, source: Source, pairs: int):
     return json.dumps(values, indent=0), question, [values[key]]
 
 
-def code_before(rng: Random, source: Source, words: int) -> tuple[str, list[str], str]:
+def code_before(rng: Random, source: Source, words: int) -> tuple[str, str, str]:
     """(name of a file, at most `words` words of lines before a random line of it, that line, which can be scored)."""
     while True:
         name = rng.choice(list(source.files))
@@ -198,95 +193,97 @@ def code_before(rng: Random, source: Source, words: int) -> tuple[str, list[str]
         line = lines[place]
         if len(line.strip()) < 8 or IGNORED_BY_METRIC.search(line) or not line.isprintable():
             continue
-        start, total = place, 0
-        while start and total + length(lines[start - 1]) <= words:
-            start -= 1
-            total += length(lines[start])
-        if total >= words / 2:
-            return name, lines[start:place], line
+        code, total = "", 0
+        for before in reversed(lines[:place]):
+            total += length(before)
+            if total > words:
+                break
+            code = f"{before}\n{code}"
+        if length(code) >= words / 2:
+            return name, code, line
 
 
-def lcc(rng: Random, source: Source, words: int):
-    _, lines, line = code_before(rng, source, words)
-    return "\n".join(lines) + "\n", "", [line]
+def lcc(rng, source, words):
+    _, code, line = code_before(rng, source, words)
+    return code, "", [line]
 
 
-def repobench(rng: Random, source: Source, words: int):
+def repobench(rng, source, words):
     """The beginnings of other files, first of those that the file imports, and then the file's own code."""
-    name, lines, line = code_before(rng, source, max(1, words // 3))
-    others = []
-    for module in re.findall(r"^\s*(?:from|import)\s+([\w.]+)", "\n".join(source.files[name]), re.MULTILINE):
+    name, code, line = code_before(rng, source, max(1, words // 3))
+    files = dict(source.files)
+    text = "\n".join(files.pop(name))
+    others = {}
+    for module in IMPORT.findall(text):
         path = module.replace(".", "/")
-        others += [f"{path}.py", f"{path}/__init__.py"]
-    others = [other for other in dict.fromkeys(others) if other in source.files and other != name]
-    taken = {*others, name}
-    rest = [other for other in source.files if other not in taken]
-    others += rng.sample(rest, min(len(rest), 60))
-    context, budget = "", words - words // 3
-    for other in others:
+        for other in (f"{path}.py", f"{path}/__init__.py"):
+            if other in files:
+                others[other] = files.pop(other)
+    for other in rng.sample(list(files), min(len(files), 60)):
+        others[other] = files[other]
+    context = ""
+    budget = words - words // 3
+    for other, lines in others.items():
         if budget <= 0:
             break
-        largest = min(budget, LARGEST_SNIPPET + 1)
         context += f"# {other}\n"
-        snippet_words = 0
-        for text in source.files[other]:
-            if snippet_words >= largest:
+        room = min(budget, SNIPPET_WORDS)
+        for text in lines:
+            if room <= 0:
                 break
-            context += text + "\n"
-            snippet_words += length(text)
+            context += f"{text}\n"
+            room -= length(text)
+            budget -= length(text)
         context += "\n"
-        budget -= snippet_words
-    return context, "\n".join([f"# {name}", *lines]) + "\n", [line]
+    return context, f"# {name}\n{code}", [line]
 
 
 MAKERS = {
-    "qasper": partial(hidden_fact, kind="qasper"),
-    "multifieldqa_en": partial(hidden_fact, kind="multifieldqa_en"),
-    "trec": trec,
+    "qasper": partial(hidden_fact, texts=WORDS["facts"]["qasper"]),
+    "multifieldqa_en": partial(hidden_fact, texts=WORDS["facts"]["multifieldqa_en"]),
+    "trec": partial(many_shots, title="Type"),
     "passage_retrieval_en": passage_retrieval,
     "lcc": lcc,
     "repobench-p": repobench,
     "kv": key_value_recall,
-    "icl": in_context_learning,
+    "icl": partial(many_shots, title="Label"),
 }
 
 
-def make_set(stem: str, source: Source, args: argparse.Namespace) -> dict:
+def make_set(stem: str, source: Source, args) -> dict:
     """Writes standin_<stem>.jsonl; returns its entry in standin.json. Sets with more shots ask the same questions."""
-    name = base_set(STANDIN + stem)
-    words = args.words or ALL_SETS[name].words
-    n = args.rows or ALL_SETS[name].rows
-    make, kinds = MAKERS[name], None
-    size = words
-    if name in ("trec", "icl"):
-        kinds = list(TYPES)[:: len(TYPES) // args.classes][: args.classes]
-        make = partial(make, kinds=kinds)
-        size = words // TREC_WORDS
-    size = shots_of(stem) or size
-    lines, total = [], 0
+    name, count = parse_name(STANDIN + stem)
+    dataset = STANDIN + name
+    official = ALL_SETS[name]
+    n = args.rows or official.rows
+    size = count or args.words or official.words
+    if name == "trec" and not count:
+        size //= TREC_WORDS
+    text, total = "", 0
     for i in range(n):
         rng = Random(f"{name} {args.seed} {i}")
-        context, question, answers = make(rng, source, size)
+        context, question, answers = MAKERS[name](rng, source, size)
+        words = length(" ".join([context, question, *answers]))
         row = {
             "input": question,
             "context": context,
             "answers": answers,
-            "length": length(" ".join([context, question, *answers])),
-            "dataset": STANDIN + name,
-            "language": "python" if ALL_SETS[name].category == "code" else "en",
-            "all_classes": kinds,
-            "_id": f"{STANDIN}{name}-{args.seed}-{i}",
+            "length": words,
+            "dataset": dataset,
+            "language": "python" if official.category == "code" else "en",
+            "all_classes": source.kinds if official.category == "few-shot" else None,
+            "_id": f"{dataset}-{args.seed}-{i}",
         }
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        total += row["length"]
+        text += json.dumps(row, ensure_ascii=False) + "\n"
+        total += words
     path = args.output_dir / f"{STANDIN}{stem}.jsonl"
-    content = "".join(lines).encode()
+    content = text.encode()
     write_bytes(path, content)
     print(f"{path}: {n} rows of {total / n:.0f} words", flush=True)
     return {"rows": n, "words": round(total / n, 1), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("--output_dir", type=Path, default=STAGE / "data", help="[data]")
     parser.add_argument("--sets", nargs="*", choices=STANDIN_SETS, default=STANDIN_SETS, help="of LongBench [all 6]")
@@ -303,7 +300,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    source = Source()
+    source = Source(args.classes)
     manifest_path = args.output_dir / "standin.json"
     origin = {"python": platform.python_version(), "command": command_line()}
     with lock(args.output_dir / ".standin.lock"):

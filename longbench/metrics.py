@@ -1,4 +1,4 @@
-"""LongBench's metrics: the score of one prediction against one accepted answer, 0 to 1.
+"""LongBench's metrics: the score of one prediction against one accepted answer, both texts, 0 to 1.
 
 Definitions: LongBench, arXiv 2308.14508, and its published scorer with the libraries it names. The values are equal to
 that scorer's, except for ROUGE-L of texts on which its library raises RecursionError: there the scorer counts 0.
@@ -17,7 +17,7 @@ ROUGE_L = Rouge(["rouge-l"])
 ROUGE_RECURSION = 10_000  # LongBench's scorer counts 0 where Python's default of 1,000 is exceeded
 
 
-def qa_f1(prediction: str, answer: str, all_classes=None) -> float:
+def qa_f1(prediction, answer, all_classes=None):
     """F1 of the words in common, with multiplicity; lower case, without punctuation and articles."""
     predicted, expected = normalized_words(prediction), normalized_words(answer)
     common = sum((Counter(predicted) & Counter(expected)).values())
@@ -32,7 +32,7 @@ def normalized_words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(NO_PUNCTUATION)).split()
 
 
-def rouge_l(prediction: str, answer: str, all_classes=None) -> float:
+def rouge(prediction, answer, all_classes=None):
     """F1 of summary-level ROUGE-L (Lin 2004), by the library `rouge`; 0 for a text without a sentence."""
     sys.setrecursionlimit(ROUGE_RECURSION)  # the library recurses as deeply as two sentences have words
     try:
@@ -42,7 +42,7 @@ def rouge_l(prediction: str, answer: str, all_classes=None) -> float:
     return scores["rouge-l"]["f"]
 
 
-def classification(prediction: str, answer: str, all_classes: list[str]) -> float:
+def classification(prediction, answer, all_classes):
     """1 / (number of classes named in the prediction) if the right class is among them, else 0; case-sensitive.
 
     Named classes that are part of the right class's name do not count. LongBench's scorer skips the class after each of
@@ -55,13 +55,13 @@ def classification(prediction: str, answer: str, all_classes: list[str]) -> floa
     return 1.0 / len(named) if answer in named else 0.0
 
 
-def count(prediction: str, answer: str, all_classes=None) -> float:
+def count(prediction, answer, all_classes=None):
     """Share of the numbers in the prediction that equal the answer, digit for digit."""
     numbers = re.findall(r"\d+", prediction)
     return numbers.count(str(answer)) / len(numbers) if numbers else 0.0
 
 
-def retrieval(prediction: str, answer: str, all_classes=None) -> float:
+def retrieval(prediction, answer, all_classes=None):
     """Share of the numbers in the prediction that are the answer's, "Paragraph <number>"; otherwise ValueError."""
     paragraph = re.search(r"Paragraph (\d+)", answer)
     if not paragraph:
@@ -69,7 +69,7 @@ def retrieval(prediction: str, answer: str, all_classes=None) -> float:
     return count(prediction, paragraph[1])
 
 
-def code_sim(prediction: str, answer: str, all_classes=None) -> float:
+def code_sim(prediction, answer, all_classes=None):
     """Similarity of the answer and the prediction's first line without a backtick, # or //; in steps of 0.01.
 
     2 * LCS / (sum of lengths) over characters, in whole percent, as `fuzzywuzzy` 0.18.0 computes it with
@@ -83,23 +83,15 @@ def code_sim(prediction: str, answer: str, all_classes=None) -> float:
     return round(fuzz.ratio(code, answer)) / 100
 
 
-def contained(prediction: str, answer: str, all_classes=None) -> float:
+def contained(prediction, answer, all_classes=None):
     """1 if the answer is part of the prediction (HELMET's score of JSON key-value recall)."""
     return float(answer.lower() in prediction.lower())
 
 
-def exact(prediction: str, answer: str, all_classes=None) -> float:
+def exact(prediction, answer, all_classes=None):
     """1 if the prediction is the answer (HELMET's score of labels), spaces and a full stop left out."""
     return float(prediction.strip().rstrip(".") == answer)
 
 
-METRICS = {
-    "contained": contained,
-    "exact": exact,
-    "qa_f1": qa_f1,
-    "rouge": rouge_l,
-    "classification": classification,
-    "count": count,
-    "retrieval": retrieval,
-    "code_sim": code_sim,
-}
+FUNCTIONS = (contained, exact, qa_f1, rouge, classification, count, retrieval, code_sim)
+METRICS = {function.__name__: function for function in FUNCTIONS}

@@ -14,7 +14,6 @@ set has its own longest answer, and samsum's ends with its first line. A prompt 
 Prompt and answer together fit in the window; --protocol lceg gives it to the prompt alone, as the paper's code does.
 """
 
-import argparse
 import hashlib
 import json
 import random
@@ -27,16 +26,15 @@ from answers import add_engine_flags, answer_all, open_engine
 from checkpoint import open_config
 from data import Dataset, load
 from prompts import prompt_ids, template
-from sets import ALL_SETS, FOLDERS, SETS, base_set, expand
+from sets import ALL_SETS, FOLDERS, SETS, expand
 from store import Store
 
 STAGE = Path(__file__).resolve().parent
 COST_COLUMNS = "prompt_tokens generated_tokens truncated seconds peak_memory_bytes".split()
-ROW_FIELDS = ("answers", "all_classes", "length", "_id")  # copied from a row to its prediction
 RESUME_KEYS = "checkpoint max_length max_new_tokens protocol engine dtype attention seed".split()
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args():
     parser = run.Parser(__doc__)
     parser.add_argument("--model", nargs="+", help="names in config/model2path.json; with --model_path: result names")
     parser.add_argument("--model_path", nargs="+", help="checkpoint folders or hub ids")
@@ -68,16 +66,15 @@ def read_config(name: str) -> dict:
         return json.loads(path.read_text())
 
 
-def choose_checkpoints(args: argparse.Namespace) -> dict[str, str]:
+def choose_checkpoints(args) -> dict:
     """{name of the results: checkpoint folder or hub id}. Raises ValueError if a name is unknown or used twice."""
     paths = args.model_path
     if not paths:
         known = read_config("model2path.json")
-        unknown = set(args.model) - known.keys()
-        if unknown:
-            raise ValueError(f"--model {unknown.pop()} is not in config/model2path.json, which has {' '.join(known)}")
         paths = []
         for name in args.model:
+            if name not in known:
+                raise ValueError(f"--model {name} is not in config/model2path.json, which has {' '.join(known)}")
             path = known[name]
             if path.startswith(".."):  # relative to this folder
                 path = str((STAGE / path).resolve())
@@ -86,7 +83,7 @@ def choose_checkpoints(args: argparse.Namespace) -> dict[str, str]:
     return dict(zip(names, paths, strict=True))
 
 
-def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace) -> None:
+def predict(name: str, path: str, sets: list[Dataset], args) -> None:
     """Answers the sets with one checkpoint. Raises ValueError if rows ran out of memory."""
     max_length = args.max_length or read_config("model2maxlen.json").get(name)
     if not max_length:
@@ -112,10 +109,9 @@ def predict(name: str, path: str, sets: list[Dataset], args: argparse.Namespace)
         raise ValueError(f"{name}: rows of {' '.join(incomplete)} ran out of memory; {advice}")
 
 
-def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace) -> bool:
+def predict_set(dataset: Dataset, engine, record: dict, args) -> bool:
     """Answers the missing rows of a set; returns whether all rows have an answer."""
-    base = base_set(dataset.name)
-    max_new_tokens = min(ALL_SETS[base].new_tokens, args.max_new_tokens)
+    max_new_tokens = min(ALL_SETS[dataset.base].new_tokens, args.max_new_tokens)
     record = record | {
         "benchmark": dataset.benchmark,
         "dataset": dataset.name,
@@ -126,15 +122,10 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
     folder = args.output_dir / FOLDERS[dataset.benchmark] / record["name"]
     store = open_store(dataset, record, folder)
     answered = run.broadcast(set(store.open(record | {"n": None})) if run.RANK == 0 else None)
-    wanted = draw_rows(len(dataset.rows), args.limit, args.seed)
-    missing = [dataset.rows[index] for index in wanted if index not in answered]
-    found = len(wanted) - len(missing)
-    if found:
-        run.print_rank0(f"{dataset.name}: {found} of {len(wanted)} rows are already answered")
-
-    prompts, truncated = build_prompts(missing, engine.tokenizer, record)
+    missing = choose_rows(dataset, answered, args)
+    prompts, truncated = build_prompts(missing, template(dataset.base), engine.tokenizer, record)
     stops = {}
-    if base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
+    if dataset.base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
         newline = engine.tokenizer("\n", add_special_tokens=False).input_ids[-1]
         stops = {"stop_ids": [newline], "min_new_tokens": 1}
     for i, answer in answer_all(engine, prompts, max_new_tokens, dataset.name, **stops):
@@ -142,25 +133,40 @@ def predict_set(dataset: Dataset, engine, record: dict, args: argparse.Namespace
         if answer.error:
             store.append({"_id": row["_id"], "error": answer.error})
             continue
-        entry = {"pred": answer.text}
-        for field in ROW_FIELDS:
-            entry[field] = row.get(field)
-        entry["dataset"] = dataset.name
-        entry["prompt_tokens"] = len(prompts[i])
-        entry["truncated"] = truncated[i]
+        entry = {
+            "pred": answer.text,
+            "answers": row["answers"],
+            "all_classes": row["all_classes"],
+            "length": row["length"],
+            "_id": row["_id"],
+            "dataset": dataset.name,
+            "prompt_tokens": len(prompts[i]),
+            "truncated": truncated[i],
+        }
         store.append(entry | answer.costs)
     store.close()
     run.barrier()
     return run.broadcast(finish(store, record) if run.RANK == 0 else None)
 
 
-def build_prompts(rows: list[dict], tokenizer, record: dict) -> tuple[list[list[int]], list[bool]]:
-    """(token ids of each row's prompt, whether its middle was cut)."""
-    text = template(base_set(record["dataset"]))
+def choose_rows(dataset: Dataset, answered: set, args) -> list:
+    """The rows that --limit and --seed choose, without those that are answered."""
+    order = list(range(len(dataset.rows)))
+    random.Random(args.seed).shuffle(order)
+    wanted = sorted(order[: args.limit])  # a larger limit includes the rows of a smaller one
+    missing = [dataset.rows[index] for index in wanted if index not in answered]
+    found = len(wanted) - len(missing)
+    if found:
+        run.print_rank0(f"{dataset.name}: {found} of {len(wanted)} rows are already answered")
+    return missing
+
+
+def build_prompts(rows: list, text: str, tokenizer, record: dict) -> tuple[list, list]:
+    """(token ids of each row's prompt, whether its middle was cut). text: the template."""
+    limits = (record["max_length"], record["max_new_tokens"], record["protocol"])
     prompts, truncated = [], []
     for row in rows:
-        prompt = text.format(context=row["context"], input=row["input"])
-        ids, is_cut = prompt_ids(tokenizer, prompt, record["max_length"], record["max_new_tokens"], record["protocol"])
+        ids, is_cut = prompt_ids(tokenizer, text.format(**row), *limits)
         prompts.append(ids)
         truncated.append(is_cut)
     return prompts, truncated
@@ -170,18 +176,12 @@ def open_store(dataset: Dataset, record: dict, folder: Path) -> Store:
     """The answers to a set in a model's folder: <set>.jsonl, with the record runs/<set>.json."""
     settings = {key: record[key] for key in RESUME_KEYS}
     settings["data"] = dataset.record["sha256"]
-    settings["template"] = hashlib.sha256(template(base_set(dataset.name)).encode()).hexdigest()
+    prompt = template(dataset.base).encode()
+    settings["template"] = hashlib.sha256(prompt).hexdigest()
     index = {row["_id"]: i for i, row in enumerate(dataset.rows)}
     path = folder / f"{dataset.name}.jsonl"
     record_path = folder / "runs" / f"{dataset.name}.json"
     return Store(path, settings, key=lambda entry: index[entry["_id"]], record=record_path)
-
-
-def draw_rows(n: int, limit: int | None, seed: int) -> list[int]:
-    """Indices of `limit` of n rows, in order. A larger limit includes the rows of a smaller one."""
-    order = list(range(n))
-    random.Random(seed).shuffle(order)
-    return sorted(order[:limit])
 
 
 def finish(store: Store, record: dict) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from data import check_answers
 from metrics import METRICS
 from run import errors_of
-from sets import ALL_SETS, CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, base_set, official_rows
+from sets import ALL_SETS, CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, official_rows, parse_name
 from stats import mean_over_tasks
 from store import read_lines, read_record
 
@@ -27,13 +27,12 @@ BUCKETS = {  # length of a row in words: at least, less than
 
 
 def score_set(path: Path, e: bool) -> tuple[dict, int]:
-    """Scores the predictions of one set, <model's folder>/<set>.jsonl, whose run is in runs/<set>.json beside it.
+    """(a set's entry in scores.json, number of unreadable lines) from its predictions, <model's folder>/<set>.jsonl.
 
-    e: of LongBench-E. Returns (the set's entry in scores.json, number of unreadable lines). Raises an exception if
-    there are no predictions, if a row is not one, or if the run's file is odd.
+    e: of LongBench-E. Raises an exception if there are no predictions, a row is not one, or the run's record is odd.
     """
     name = path.stem
-    base = base_set(name)
+    base, _ = parse_name(name)
     rows, unreadable = read_predictions(path)
     scores, upstream_scores = [], []
     for number, row in enumerate(rows, 1):
@@ -73,15 +72,12 @@ def score_set(path: Path, e: bool) -> tuple[dict, int]:
     return entry, unreadable
 
 
-def read_predictions(path: Path) -> tuple[list[dict], int]:
-    """(the answered rows of a file, of each `_id` the last one; the number of unreadable lines).
-
-    A run that was killed may leave rows with errors.
-    """
+def read_predictions(path: Path) -> tuple[list, int]:
+    """(the answered rows of a file, of each `_id` the last one; the number of unreadable lines)."""
     rows = {}
     entries, unreadable = read_lines(path)
     for number, row in enumerate(entries):
-        if "error" not in row:
+        if "error" not in row:  # a run that was killed may leave such rows
             rows[repr(row.get("_id", number))] = row
     if not rows:
         raise ValueError("no rows")
@@ -97,7 +93,7 @@ def score_row(row: dict, base: str, rule: str) -> float:
     return max(metric(text, answer, row["all_classes"]) for answer in row["answers"])
 
 
-def errors(row_scores: list[list[float]], weights: list[float] | None = None) -> dict:
+def errors(row_scores: list, weights: list | None = None) -> dict:
     """stderr (None for a single row) and interval_95 of a mean over sets, 0 to 100."""
     estimate = mean_over_tasks(row_scores, weights)
     error = estimate.standard_error
@@ -107,22 +103,24 @@ def errors(row_scores: list[list[float]], weights: list[float] | None = None) ->
     return {"stderr": error, "interval_95": [100 * low, 100 * high]}
 
 
-def summary(scores: list[float]) -> dict:
+def summary(scores: list) -> dict:
     """n, score, stderr and interval_95 of some rows."""
     n = len(scores)
     return {"n": n, "score": 100 * sum(scores) / n, **errors([scores])}
 
 
-def by_length(scores: list[float], lengths: list[float]) -> dict[str, dict]:
+def by_length(scores: list, lengths: list) -> dict:
     """{bucket: summary of its rows}; without rows {"n": 0, "score": None}."""
+    scores, lengths = np.array(scores), np.array(lengths)
     buckets = {}
     for bucket, (low, high) in BUCKETS.items():
-        inside = [score for score, length in zip(scores, lengths, strict=True) if low <= length < high]
-        buckets[bucket] = summary(inside) if inside else {"n": 0, "score": None}
+        inside = (low <= lengths) & (lengths < high)
+        found = scores[inside].tolist()
+        buckets[bucket] = summary(found) if found else {"n": 0, "score": None}
     return buckets
 
 
-def means(sets: dict[str, dict], source: str, e: bool) -> tuple[dict, dict | None]:
+def means(sets: dict, source: str, e: bool) -> tuple:
     """({category: mean of its sets}, mean of the categories or None without any) for the sets of one source.
 
     A mean is complete if every set that it should have is there and complete; stand-ins: every set that can be made.
@@ -130,7 +128,7 @@ def means(sets: dict[str, dict], source: str, e: bool) -> tuple[dict, dict | Non
     missing = set(STANDIN_SETS if source == "standin" else LONGBENCH_E if e else SETS)
     members = {category: {} for category in CATEGORIES}
     for name, entry in sets.items():
-        base = base_set(name)
+        base, _ = parse_name(name)
         if entry["source"] == source:
             members[SETS[base].category][name] = entry
             if entry["complete"]:
@@ -149,12 +147,14 @@ def means(sets: dict[str, dict], source: str, e: bool) -> tuple[dict, dict | Non
     return categories, overall | {"complete": not missing}
 
 
-def mean(entries, sets: dict[str, dict], weights: dict[str, float]) -> dict:
+def mean(entries, sets: dict, weights: dict) -> dict:
     """The mean of some sets or categories, `entries`, each with the same weight. weights: of each set, by name."""
     row_scores = [sets[name]["row_scores"] for name in weights]
+    scores = [entry["score"] for entry in entries]
+    upstream_scores = [entry["score_upstream"] for entry in entries]
     return {
-        "score": float(np.mean([entry["score"] for entry in entries])),
+        "score": float(np.mean(scores)),
         **errors(row_scores, list(weights.values())),
-        "score_upstream": float(np.mean([entry["score_upstream"] for entry in entries])),
+        "score_upstream": float(np.mean(upstream_scores)),
         "sets": list(weights),
     }

@@ -22,16 +22,12 @@ FOLDERS = {  # of predictions, by benchmark
 
 @dataclass(frozen=True)
 class Set:
-    """new_tokens: longest answer.  rows, rows_e: of the official file and of LongBench-E's (None: not in it).
-    words: average length of a row.
-    """
-
     category: str
     metric: str
-    new_tokens: int
-    rows: int
-    rows_e: int | None
-    words: int
+    new_tokens: int  # longest answer
+    rows: int  # of the official file
+    rows_e: int | None  # of LongBench-E's; None: not in it
+    words: int  # average length of a row
 
 
 SETS = {  # in the order of the paper's script
@@ -75,34 +71,26 @@ def expand(names: list[str], e: bool) -> list[str]:
     return list(expanded)
 
 
-def split_name(name: str) -> tuple[str, int | None]:
-    """(set, number of shots or pairs): "standin_trec_5shots" -> ("trec", 5), "standin_qasper" -> ("qasper", None)."""
-    stem = name.removeprefix(STANDIN)
-    match = re.fullmatch(r"(trec|icl)_(\d+)shots|(kv)_(\d+)pairs", stem)
-    if not match:
-        return stem, None
-    base, count = filter(None, match.groups())
-    return base, int(count)
+def parse_name(name: str) -> tuple[str, int | None]:
+    """(the set whose prompt and metric `name` has, its number of shots or pairs). Raises ValueError if it is unknown.
 
-
-def shots_of(name: str) -> int | None:
-    """The number of shots or pairs of a set that has it in its name; None for LongBench's sets."""
-    return split_name(name)[1]
-
-
-def base_set(name: str) -> str:
-    """The set whose prompt and metric `name` has: "standin_trec_5shots" -> "trec". ValueError if unknown."""
-    base, count = split_name(name)
-    is_made = name.startswith(STANDIN) and count
-    if base not in SETS and not (base in ALL_SETS and is_made):
+    "standin_trec_5shots" -> ("trec", 5), "standin_qasper" -> ("qasper", None)
+    """
+    base, count = name.removeprefix(STANDIN), None
+    match = re.fullmatch(r"(trec|icl)_(\d+)shots|(kv)_(\d+)pairs", base)
+    if match:
+        base, count = filter(None, match.groups())
+        count = int(count)
+    known = ALL_SETS if count and name.startswith(STANDIN) else SETS
+    if base not in known:
         made = f"{STANDIN}<set>, {STANDIN}kv_<N>pairs, {STANDIN}icl_<N>shots"
         raise ValueError(f"unknown set {name}; known: {' '.join(SETS)}, trec_<N>shots, and stand-ins {made}")
-    return base
+    return base, count
 
 
 def official_rows(name: str, e: bool = False) -> int | None:
     """How many rows the official file of a set has; None for a stand-in. e: of LongBench-E."""
     if name.startswith(STANDIN):
         return None
-    official = SETS[base_set(name)]
-    return official.rows_e if e else official.rows
+    base, _ = parse_name(name)
+    return SETS[base].rows_e if e else SETS[base].rows

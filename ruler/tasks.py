@@ -17,7 +17,7 @@ FAMILIES = {
 }
 
 
-def read_tasks(benchmark: str) -> dict[str, dict]:
+def read_tasks(benchmark: str) -> dict:
     """{task: {"task": its family, "args", "tokens_to_generate", "metric"}} of <benchmark>.yaml, in the file's order.
 
     metric: string_match_all, the share of the gold answers that are found, or string_match_part, whether any of them is
@@ -33,7 +33,7 @@ def read_tasks(benchmark: str) -> dict[str, dict]:
     return tasks
 
 
-def choose_tasks(names: list[str] | None, tasks: dict[str, dict]) -> list[str]:
+def choose_tasks(names: list | None, tasks: dict) -> list[str]:
     """The tasks that a flag names, as `a b` or `a,b`; all for no names or `all`. Raises ValueError for other names."""
     if not names or names == ["all"]:
         return list(tasks)

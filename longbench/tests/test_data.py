@@ -25,7 +25,6 @@ def test_names_of_sets():
     assert expand(["longbench"], True) == list(LONGBENCH_E) and len(expand(["manyshots_trec"], False)) == 15
 
 
-# --- rows
 @pytest.mark.parametrize(
     ("name", "dataset", "count", "source", "benchmark"),
     [
@@ -90,7 +89,6 @@ def test_missing_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
             load(name, tmp_path / "data")
 
 
-# --- prompts
 def test_all_templates_are_byte_equal_to_longbenchs(monkeypatch):
     assert list(prompts.DIGESTS) == list(SETS)  # of its dataset2prompt.json
     for name in SETS:

@@ -12,7 +12,7 @@ import tiny
 import transformers_engine
 from conftest import WINDOW, make_row, read_rows, run_main, write_rows
 from prompts import template
-from sets import SETS, base_set
+from sets import SETS, parse_name
 
 COSTS = ("prefilled_tokens", "generated_tokens", "seconds", "peak_memory_bytes", "batch_size")
 NAMES = {"standin_multifieldqa_en": "pred", "standin_trec_5shots": "pred_trec", "standin_samsum": "pred"}  # folders
@@ -61,7 +61,7 @@ def test_rows_and_record(whole, data):
     for name, folder in NAMES.items():
         rows, sources = read_rows(whole / folder / "tiny" / f"{name}.jsonl"), read_rows(data / f"{name}.jsonl")
         assert [row["_id"] for row in rows] == [row["_id"] for row in sources]  # in the order of the data
-        new_tokens = SETS[base_set(name)].new_tokens
+        new_tokens = SETS[parse_name(name)[0]].new_tokens
         for row, source in zip(rows, sources, strict=True):
             assert list(row)[:4] == ["pred", "answers", "all_classes", "length"]  # the paper's
             assert all(row[key] == source[key] for key in list(row)[1:4])
@@ -169,7 +169,6 @@ def test_bad_input_gives_an_error(run, tmp_path, flags, message):
     assert not list(tmp_path.glob("pred/*/*.jsonl"))
 
 
-# --- names and launchers
 def test_names_of_config(base, call, data, monkeypatch, tmp_path):
     assert "llama3 is not in config/model2path.json" in call(pred.main, "--model", "llama3")[1][-1]
     config = {"model2path.json": {"mine": str(base)}, "model2maxlen.json": {"mine": 256}}

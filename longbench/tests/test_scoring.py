@@ -1,6 +1,7 @@
 """From predictions on disk to scores: first-line rules, files, intervals, means, and whatever can be invalid."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import eval as scorer
 import scoring
 from conftest import write_rows
-from sets import CATEGORIES, FOLDERS, LONGBENCH_E, SETS, STANDIN_SETS, base_set, official_rows
+from sets import ALL_SETS, CATEGORIES, FOLDERS, LONGBENCH_E, SETS, STANDIN_SETS, official_rows, parse_name
 
 RIGHT = {  # a right answer for each metric, and the accepted ones
     "qa_f1": ("Ada Bell", ["nobody", "ada bell"]),
@@ -17,11 +18,13 @@ RIGHT = {  # a right answer for each metric, and the accepted ones
     "count": ("7", ["7"]),
     "retrieval": ("Paragraph 12", ["Paragraph 12"]),
     "code_sim": ("    return x", ["    return x"]),
+    "contained": (" 5F-a1\nKey:", ["5f-a1"]),
+    "exact": (" 3.\nKey:", ["3"]),
 }
 
 
 def row(name: str, i: int, pred: str | None = None, **changes) -> dict:
-    right, answers = RIGHT[SETS[base_set(name)].metric]
+    right, answers = RIGHT[ALL_SETS[parse_name(name)[0]].metric]
     fields = {"pred": right if pred is None else pred, "answers": answers, "all_classes": ["Colour word", "Dish"]}
     return fields | {"length": 1000 * (i % 20), "_id": f"{name}-{i}"} | changes
 
@@ -51,13 +54,19 @@ def read(folder, name: str = "scores.json") -> dict:
 @pytest.mark.parametrize(("pred", "expected"), [(None, 100.0), ("", 0.0)])
 def test_an_oracle_scores_100_and_a_mute_0_in_every_set(pred, expected, tmp_path, write, score):
     names = {"longbench": SETS, "longbench_e": LONGBENCH_E, "trec": ("trec_1000shots", "trec_1shots", "trec_25shots")}
+    names |= {"kv": ["standin_kv_4pairs"], "icl": ["standin_icl_5shots"]}
     for benchmark, sets in names.items():
         for name in sets:
-            n = official_rows(name, benchmark == "longbench_e")
+            n = official_rows(name, benchmark == "longbench_e") or 24
             write(name, [row(name, i, pred) for i in range(n)], benchmark)
-    for out, errors in (score(), score("--e"), score(script="eval_trec.py")):
+    flags = (["--e"], ["--benchmark", "kv"], ["--benchmark", "icl"])
+    for out, errors in (score(), score(script="eval_trec.py"), *(score(*words) for words in flags)):
         assert not errors and ")*" not in out
 
+    for benchmark in ("kv", "icl"):
+        [entry] = read(tmp_path / f"pred_{benchmark}")["sets"].values()
+        low, high = entry["interval_95"]
+        assert (entry["n"], entry["score"], entry["source"]) == (24, expected, "standin") and high - low > 10
     assert read(tmp_path / "pred", "result.json") == dict.fromkeys(SETS, expected)
     scores = read(tmp_path / "pred")
     overall = scores["overall"]["official"]
@@ -152,36 +161,18 @@ def test_invalid_predictions_are_reported_and_the_rest_is_scored(tmp_path, write
     write("narrativeqa", [row("narrativeqa", 0, "wrong"), *(row("narrativeqa", i) for i in range(200))])
     write("lcc", [row("lcc", i) for i in range(500)], checkpoint="another")
     _, errors = score("--models", "m", "absent")
-    for part in [
-        "qasper.jsonl: 199 rows, not 200",
-        "trec.jsonl: row 1 is not a prediction: TypeError",
-        "passage_retrieval_en.jsonl: row 1 is not a prediction: the answer ' return x'",
-        "nonsense.jsonl: unknown set nonsense",
-        "hotpotqa.jsonl: row 1 is not a prediction",
-        "the sets have different values of checkpoint",
-        f"no predictions {tmp_path / 'pred' / 'absent'}",
-        "qasper.jsonl: 1 unreadable line is left out",
-        "8 problems",
-    ]:
-        assert sum(part in error for error in errors) == 1, (part, errors)
-    assert len(errors) == 9
+    named = [re.search(r"pred/(.+?): (\d*)", error).groups() for error in errors[:-2]]
+    files = [("hotpotqa", ""), ("nonsense", ""), ("passage_retrieval_en", ""), ("qasper", "1"), ("qasper", "199")]
+    assert named == [(f"m/{name}.jsonl", number) for name, number in [*files, ("trec", "")]] + [("m", "")]
+    assert errors[-2] == f"error: no predictions {tmp_path}/pred/absent/*.jsonl; run pred.py" and "8 pro" in errors[-1]
     sets = read(tmp_path / "pred")["sets"]
     assert sets["musique"]["score"] == sets["narrativeqa"]["score"] == 100 and sets["narrativeqa"]["n"] == 200
     assert not sets["qasper"]["complete"] and not sets["2wikimqa"]["complete"] and sets["lcc"]["complete"]
     assert score("--output_dir", tmp_path / "empty")[1][-1].startswith("error: no predictions")
 
 
-ODD_RUNS = [
-    {"data": ["official"]},
-    {"data": {"rows": "x"}},
-    {"limit": "all"},
-    {"checkpoint": ["c"]},
-    {"seconds": "x"},
-    {"seconds": float("nan")},
-    {"versions": "3.11"},
-    {"command": "\ud800"},
-    [1],
-]
+ODD_RUNS = [{"data": ["official"]}, {"data": {"rows": "x"}}, {"limit": "all"}, {"checkpoint": ["c"]}, {"seconds": "x"}]
+ODD_RUNS += [{"seconds": float("nan")}, {"versions": "3.11"}, {"command": "\ud800"}, [1]]
 
 
 @pytest.mark.parametrize("odd", ODD_RUNS)

@@ -5,10 +5,9 @@ import re
 
 import pytest
 
-import eval as longbench_eval
 import make_standin
 import tiny
-from conftest import read_rows, run_main, write_rows
+from conftest import read_rows, run_main
 from data import load
 from metrics import METRICS
 from prompts import template
@@ -97,14 +96,15 @@ def test_more_shots_begin_with_fewer_and_ask_the_same(folder):
             assert a["input"] == b["input"] and a["_id"] == b["_id"]
             kinds = re.findall("(?:Type|Label): (.+)", b["context"])
             assert [kinds.count(kind) for kind in set(kinds)] == [5] * 5  # equally often
-    assert len({row["context"].split("\n")[1] for row in rows_of(folder, "icl_5shots")}) > 2  # labels of each row's own
+    contexts = "".join(row["context"] for row in rows_of(folder, "icl_5shots"))
+    assert len(set(re.findall(r" (?:river|stream) \?\nLabel: (\d)", contexts))) > 2  # of one type: each row has its own
     one, five = (rows_of(folder, name) for name in MANY_SHOTS[:2])
     assert all(solve_shots(row) == row["answers"][0] for row in five)  # one example of each type
     assert 0 < sum(solve_shots(row) == row["answers"][0] for row in one) < len(one) / 2  # by chance
 
 
 def test_code_is_the_next_line_of_a_source_file_and_can_be_scored(folder):
-    code = ["\n".join(lines) for lines in make_standin.Source().files.values()]
+    code = ["\n".join(lines) for lines in make_standin.Source(5).files.values()]
     for name in ("lcc", "repobench-p"):
         for row in rows_of(folder, name):
             [answer] = row["answers"]
@@ -131,18 +131,3 @@ def test_a_second_process_waits_and_both_are_in_the_manifest(tmp_path, call, mon
 def test_a_wrong_flag_is_an_error(tmp_path, call):
     _, errors = call(make_standin.main, "--output_dir", tmp_path, "--classes", 51)
     assert "--classes: 51: must be from 2 to 50" in errors[-1]
-
-
-@pytest.mark.parametrize(
-    ("answer_of", "expected"), [(lambda row: f" {row['answers'][0]}\nKey:", 100), (lambda row: "", 0)]
-)
-def test_an_oracle_and_a_mute_model_on_key_values_and_shuffled_labels(answer_of, expected, folder, tmp_path):
-    for name in RECALL:
-        predictions = [row | {"pred": answer_of(row)} for row in rows_of(folder, name)]
-        write_rows(tmp_path / f"pred_{name.split('_')[0]}" / "m" / f"standin_{name}.jsonl", predictions)
-    for benchmark in ("kv", "icl"):
-        run_main(longbench_eval.main, "--output_dir", tmp_path, "--benchmark", benchmark)
-        scores = json.loads((tmp_path / f"pred_{benchmark}" / "m" / "scores.json").read_text())
-        for entry in scores["sets"].values():
-            assert entry["n"] == 24 and entry["score"] == expected
-            assert entry["interval_95"][1] - entry["interval_95"][0] > 10

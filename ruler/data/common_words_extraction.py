@@ -31,26 +31,20 @@ class CommonWords(Task):
         words = sorted({*nouns, *adjectives, *verbs})
         self.vocabulary = shuffled(words, job.seed)
         max_items = self.token_budget // 2  # an item of the list has at least two tokens
-        self.number_sums = [0]  # tokens of the first 0, 1, 2, ... numbers
-        for number in range(1, max_items + 1):
-            number_tokens = tokens.cost(f"{number}.")
-            self.number_sums.append(self.number_sums[-1] + number_tokens)
         common_repeats, other_repeats = self.repeats
         other_items = max(0, max_items - self.num_common * common_repeats)
         max_words = self.num_common + other_items // other_repeats
         self.max_words = min(max_words, len(words))
 
-    def numbered_list(self, words, repeats):
-        """The list, in the fixed order: the first num_common words repeats[0] times, the others repeats[1] times."""
-        common_repeats, other_repeats = repeats
-        common = words[: self.num_common]
-        others = words[self.num_common :]
-        items = common * common_repeats + others * other_repeats
+    def numbered_list(self, words, common_repeats, other_repeats):
+        """The list, in the fixed order. The first num_common words are the common ones."""
+        items = words[: self.num_common] * common_repeats
+        items += words[self.num_common :] * other_repeats
         return numbered(shuffled(items, self.job.seed))
 
     def example(self, index):
         words = self.rng(index).sample(self.vocabulary, self.example_words)
-        context = self.numbered_list(words, self.example_repeats)
+        context = self.numbered_list(words, *self.example_repeats)
         answers = numbered(words[: self.num_common])
         if not self.lceg:
             answers = f" {answers}"
@@ -59,21 +53,9 @@ class CommonWords(Task):
     def draw(self, index):
         before = self.example(index) + self.before
         words = self.rng(index, "words").sample(self.vocabulary, self.max_words)
-        sums = [0]  # tokens of the first 0, 1, 2, ... items, which may be several words, without their numbers
-        for item in words:
-            item_tokens = sum(map(self.tokens.cost, item.split(" ")))
-            sums.append(sums[-1] + item_tokens)
-        n = self.num_common
-        common_repeats, other_repeats = self.repeats
-
-        def estimate(size):
-            common_tokens = common_repeats * sums[n]
-            other_tokens = other_repeats * (sums[size] - sums[n])
-            items = common_repeats * n + other_repeats * (size - n)
-            return self.number_sums[items] + common_tokens + other_tokens
 
         def render(size):
-            context = self.numbered_list(words[:size], self.repeats)
+            context = self.numbered_list(words[:size], *self.repeats)
             return before + context + self.after
 
-        return Sample(render, self.prefix, words[:n], n + 1, self.max_words, estimate)
+        return Sample(render, self.prefix, words[: self.num_common], self.num_common + 1, self.max_words)

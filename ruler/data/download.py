@@ -25,12 +25,12 @@ ESSAYS = "baber/paul_graham_essays"
 
 
 def download(kind: str) -> bytes:
-    if kind == "essays":
-        from datasets import load_dataset
+    if kind in URLS:
+        return urllib.request.urlopen(URLS[kind], timeout=60).read()
+    from datasets import load_dataset
 
-        text = " ".join(load_dataset(ESSAYS, split="train")["text"])
-        return json.dumps({"text": text}).encode()
-    return urllib.request.urlopen(URLS[kind], timeout=60).read()
+    essays = load_dataset(ESSAYS, split="train")["text"]
+    return json.dumps({"text": " ".join(essays)}).encode()
 
 
 def main():

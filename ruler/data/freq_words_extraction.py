@@ -5,7 +5,6 @@ int(n r^-alpha / zeta(alpha)) times. As in RULER, but: n is the largest that fit
 lowered until the fourth rank is more frequent than the fifth: otherwise the question has no answer.
 """
 
-from math import ceil
 from string import ascii_lowercase
 
 import numpy as np
@@ -30,7 +29,7 @@ class FrequentWords(Task):
         self.max_ranks = np.count_nonzero(self.counts(self.token_budget))
         self.start = job.length // LETTERS
         self.step = max(1, job.length // 32)
-        self.smallest = ceil(1 / self.shares[LAST_ASKED])
+        self.smallest = 1
         while not self.has_answer(self.smallest):
             self.smallest += 1
 
@@ -43,25 +42,25 @@ class FrequentWords(Task):
         counts = self.counts(n)
         return counts[LAST_ASKED] > counts[LAST_ASKED + 1]
 
-    def round_size(self, fits: int) -> int:
+    def round_size(self, fits):
         n = super().round_size(fits)
         while n > self.smallest and not self.has_answer(n):
             n -= 1
         return n
 
-    def draw(self, index: int) -> Sample:
-        words = draw_letters(self.rng(index), ascii_lowercase, LETTERS, len(self.shares), set())
+    def draw(self, index):
+        rng = self.rng(index)
+        words = draw_letters(rng, ascii_lowercase, LETTERS, len(self.shares), set())
         words = shuffled(sorted(words), self.job.seed)
         words[0] = DOTS
-        costs = np.array(list(map(self.tokens.cost, words[: self.max_ranks])))
+        costs = [self.tokens.cost(word) for word in words[: self.max_ranks]]
 
         def estimate(n):
-            return int(self.counts(n)[: self.max_ranks] @ costs)
+            counts = self.counts(n)[: self.max_ranks]
+            return int(counts @ costs)
 
         def render(n):
-            text = []
-            for word, count in zip(words, self.counts(n).tolist(), strict=True):
-                text += [word] * count
+            text = np.repeat(words, self.counts(n)).tolist()
             text = shuffled(text, self.job.seed)
             return self.before + " ".join(text) + self.after
 

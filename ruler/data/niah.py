@@ -32,11 +32,11 @@ class Niah(Task):
         self.num_values = args["num_needle_v"]
         self.num_keys = max(args["num_needle_k"], self.num_asked)
         self.kind = self.asked_kind = args["type_needle_v"]
-        name = "niah_multi"
         if self.num_asked * self.num_values == 1:
-            name = "niah_single"
             self.asked_kind = self.kind.removesuffix("s")
-        self.use_template(name)
+            self.use_template("niah_single")
+        else:
+            self.use_template("niah_multi")
         texts = read_texts()
         self.needle = texts["needle"]
         self.noise = texts["noise"]
@@ -50,7 +50,8 @@ class Niah(Task):
         if not self.lceg:
             words = words * (self.token_budget // len(words) + 1)
         self.words = words[: self.token_budget]
-        self.word_sums = list(accumulate(map(self.tokens.cost, self.words), initial=0))
+        word_tokens = map(self.tokens.cost, self.words)
+        self.word_sums = list(accumulate(word_tokens, initial=0))
         self.sentence_starts = [0]
         for i, word in enumerate(self.words[:-1], 1):
             if SENTENCE_END.search(word):
@@ -81,12 +82,12 @@ class Niah(Task):
         before = self.before.format(**names)
         after = self.after.format(**names)
         prefix = self.prefix.format(**names)
-        smallest = len(needles)
+
         if self.haystack == "essay":
-            smallest = MIN_WORDS
-            sums = self.word_sums
+            smallest, sums = MIN_WORDS, self.word_sums
             depths = sorted(rng.sample(DEPTHS, len(needles)))
         else:
+            smallest = len(needles)
             lines, sums = self.draw_lines(index, taken)
 
         def render(size):
@@ -105,23 +106,17 @@ class Niah(Task):
         """(more lines than fit, the tokens of the first 0, 1, 2, ... of them)."""
         rng = self.rng(index, "lines")
         line = self.noise
-        cost = self.line_tokens(line)
         lines, sums = [], [0]
         while sums[-1] <= self.token_budget:
             if self.haystack == "needle":
                 key = draw_new(self.draw_key, rng, taken)
                 value = draw_new(self.draw_value, rng, taken)
                 line = self.statement(key, value)
-                cost = self.line_tokens(line)
+            first, rest = line.split(" ", 1)
+            tokens = self.tokens.count_words(f"{rest}\n{first}")  # the next line begins with the same word
             lines.append(line)
-            sums.append(sums[-1] + cost)
+            sums.append(sums[-1] + tokens)
         return lines, sums
-
-    def line_tokens(self, line):
-        """Tokens of a line, of the line break and of the first word of a line like it, less its own first word."""
-        first, *words, last = line.split(" ")
-        joint = self.tokens.cost(f"{last}\n{first}")
-        return sum(map(self.tokens.cost, words)) + joint
 
     def in_lines(self, needles, lines, rng):
         """The needles before distinct random lines, each in a line of its own."""
@@ -144,5 +139,8 @@ class Niah(Task):
         return " ".join(parts + self.words[last_spot:n])
 
     def positions(self, prompt, answers):
-        starts = [prompt.index(f" {answer}.") for answer in answers]
-        return [self.tokens.count(prompt[:start]) for start in starts]
+        positions = []
+        for answer in answers:
+            start = prompt.index(f" {answer}.")
+            positions.append(self.tokens.count(prompt[:start]))
+        return positions

@@ -16,7 +16,6 @@ A row: index, input (the whole prompt), outputs, length (tokens of prompt and an
 repeated, its spelling and layout. What made its prompts too long (BOS, and the answer in fwe) is counted here.
 """
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -53,7 +52,7 @@ VERSION = 2  # of the generator; a new version makes other rows
 SETTINGS = {*Job._fields, "tokenizer_sha256", "version", "data_sha256"} - {"num_samples"}
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args():
     parser = run.Parser(__doc__)
     parser.add_argument("--save_dir", required=True, help="folder; {model} and {length} in it are replaced")
     parser.add_argument("--benchmark", default="synthetic", help="<benchmark>.yaml defines the tasks [synthetic]")
@@ -74,15 +73,17 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def list_jobs(args: argparse.Namespace) -> list[Job]:
+def list_jobs(args) -> list[Job]:
     """Every task at every length."""
     tasks = read_tasks(args.benchmark)
+    names = choose_tasks(args.task, tasks)
     sampling = (args.num_samples, args.random_seed, args.profile)
     jobs = []
-    for length, name in product(args.max_seq_length, choose_tasks(args.task, tasks)):
+    for length, name in product(args.max_seq_length, names):
         task = tasks[name]
         new_tokens = args.tokens_to_generate or task["tokens_to_generate"]
-        jobs.append(Job(name, task["task"], task["args"], length, new_tokens, *sampling))
+        job = Job(name, task["task"], task["args"], length, new_tokens, *sampling)
+        jobs.append(job)
     return jobs
 
 
@@ -97,12 +98,8 @@ def set_up(job: Job, tokens: Tokens) -> Task:
     return task
 
 
-# --- files
 def is_complete(folder: Path, record: dict) -> bool:
-    """Whether a folder has as many samples as `record` says, or more, made with the same settings.
-
-    Raises ValueError if it has data that this script did not make.
-    """
+    """Whether a folder has the samples of `record`, or more. Raises ValueError if it has data of other code."""
     rows = folder / "validation.jsonl"
     if not rows.exists():
         return False
@@ -165,7 +162,7 @@ def exit_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def prepare(model: str, args: argparse.Namespace) -> None:
+def prepare(model: str, args) -> None:
     """Makes the data of one model that are missing. Raises ValueError before any of them is made if it cannot."""
     path = args.tokenizer_path[args.model_name.index(model)]
     tokenizer_json = read_tokenizer(path, args.trust_remote_code)

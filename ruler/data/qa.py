@@ -33,8 +33,9 @@ class QuestionAnswering(Task):
         """The first `num_samples` questions whose documents fit. Raises ValueError if there are not enough."""
         chosen = []
         for question in questions:
-            needed_tokens = sum(map(self.document_tokens, question.needed))
-            if self.count_fixed(question) + NUMBERS_TOKENS + needed_tokens <= self.token_budget:
+            total = self.count_fixed(question) + NUMBERS_TOKENS
+            total += sum(map(self.document_tokens, question.needed))
+            if total <= self.token_budget:
                 chosen.append(question)
             if len(chosen) == self.job.num_samples:
                 return chosen
@@ -43,7 +44,8 @@ class QuestionAnswering(Task):
 
     def count_fixed(self, question: Question) -> int:
         """Tokens of a prompt without documents."""
-        return self.tokens.count(self.before + self.after.format(query=question.query))
+        after = self.after.format(query=question.query)
+        return self.tokens.count(self.before + after)
 
     def render_document(self, number: int, document: int) -> str:
         """A document with its number, and a blank line."""
@@ -88,13 +90,14 @@ class QuestionAnswering(Task):
             if misses > MAX_MISSES:
                 return chosen
 
-    def draw(self, index: int) -> Sample:
+    def draw(self, index):
         question = self.questions[index]
         documents = self.choose_documents(index)
 
         def render(size):
             text = self.before
-            for number, i in enumerate(fixed_order(self.job.seed, size), 1):
+            order = fixed_order(self.job.seed, size)
+            for number, i in enumerate(order, 1):
                 text += self.render_document(number, documents[i])
             return text + self.after.format(query=question.query)
 

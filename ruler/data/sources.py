@@ -36,7 +36,7 @@ def source_kind(args: dict) -> str | None:
 
 
 @lru_cache
-def read_source(kind: str | None) -> tuple[list[str] | tuple | None, dict]:
+def read_source(kind: str | None) -> tuple:
     """(the words of the essays or (documents, questions) of a data set, where they are from).
 
     "source" is "standin", "official" (a file known by its digest) or "user" (another file). Raises ValueError if a file
@@ -66,7 +66,7 @@ def parse_essays(data: dict) -> list[str]:
     return words
 
 
-def parse_squad(data: dict) -> tuple[list[str], list[Question]]:
+def parse_squad(data: dict) -> tuple:
     """(distinct paragraphs, sorted; questions)."""
     articles = [article["paragraphs"] for article in data["data"]]
     documents = sorted({paragraph["context"] for paragraph in chain(*articles)})
@@ -84,22 +84,21 @@ def parse_squad(data: dict) -> tuple[list[str], list[Question]]:
     return documents, questions
 
 
-def parse_hotpotqa(data: list) -> tuple[list[str], list[Question]]:
+def parse_hotpotqa(data: list) -> tuple:
     """(distinct paragraphs, sorted; questions)."""
-    contexts = []  # of each question: [(title, text), ...]
     documents = set()
     for row in data:
-        context = [(title, title + "\n" + "".join(sentences)) for title, sentences in row["context"]]
-        contexts.append(context)
-        documents.update(text for _, text in context)
+        for title, sentences in row["context"]:
+            documents.add("".join([f"{title}\n", *sentences]))
     documents = sorted(documents)
     index = {text: i for i, text in enumerate(documents)}
     questions = []
-    for row, context in zip(data, contexts, strict=True):
+    for row in data:
         supporting = {title for title, _ in row["supporting_facts"]}
         needed, given = [], []
-        for title, text in context:
+        for title, sentences in row["context"]:
             group = needed if title in supporting else given
+            text = "".join([f"{title}\n", *sentences])
             group.append(index[text])
         questions.append(Question(row["question"], [row["answer"]], needed, given, shuffle=False))
     return documents, questions

@@ -26,7 +26,7 @@ class World:
         for attempt in count():
             syllables = self.rng.choices(WORDS["syllables"], k=2 if attempt < 5 else 3)
             ending = self.rng.choice(WORDS["ends"])
-            name = "".join(syllables) + ending
+            name = "".join([*syllables, ending])
             if name not in self.taken:
                 self.taken.add(name)
                 return name.capitalize()
@@ -42,8 +42,8 @@ class World:
         n = self.rng.randint(smallest, largest)
         sentences = self.rng.sample(WORDS["fillers"], n)
         crop, crop2 = self.rng.sample(WORDS["crops"], 2)
-        text = "".join(f" {sentence}" for sentence in sentences)
-        return text.replace("{crop2}", crop2).replace("{crop}", crop)
+        text = " ".join(["", *sentences])
+        return text.format(crop=crop, crop2=crop2)
 
 
 def essays() -> dict:
@@ -84,21 +84,24 @@ def hotpotqa(questions: int = 1000) -> list[dict]:
         bridge = f"{world.name()} Bridge"
         architect = world.person()
         town = world.name()
-        of_bridge = [f"The {bridge} crosses the river {world.name()}.", f" It was designed by {architect}."]
+        river = world.name()
         year = world.year()
         trade = world.rng.choice(WORDS["trades"])
+        of_bridge = [f"The {bridge} crosses the river {river}.", f" It was designed by {architect}."]
         of_architect = [f"{architect} was a {trade} and builder.", f" {architect} was born in {town} in {year}."]
         of_bridge.append(world.filler(0, 4))
         of_architect.append(world.filler(0, 4))
+        pairs.append([[bridge, of_bridge], [architect, of_architect]])
         asked, answer = ("town", town) if i % 2 == 0 else ("year", year)
         question = f"In which {asked} was the designer of the {bridge} born?"
-        pairs.append([[bridge, of_bridge], [architect, of_architect]])
         facts = [[bridge, 1], [architect, 1]]
         rows.append({"question": question, "answer": answer, "supporting_facts": facts})
     for i, row in enumerate(rows):
-        row["context"] = list(pairs[i])
+        context = list(pairs[i])
         for shift in range(1, 9):
             other_pair = pairs[(i + shift) % questions]
-            row["context"].append(world.rng.choice(other_pair))
-        world.rng.shuffle(row["context"])
+            paragraph = world.rng.choice(other_pair)
+            context.append(paragraph)
+        world.rng.shuffle(context)
+        row["context"] = context
     return rows

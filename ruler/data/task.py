@@ -1,6 +1,6 @@
 """A task at one length: how a sample is drawn, sized to fill the length, and verified.
 
-Each family of tasks (niah.py, variable_tracking.py, ...) subclasses `Task` and defines `draw`.
+Each family of tasks (niah.py, variable_tracking.py, ...) subclasses `Task` and defines draw(index) -> Sample.
 """
 
 import random
@@ -31,26 +31,21 @@ class Job(NamedTuple):
 
 @dataclass
 class Sample:
-    """A question and a haystack of any size (its lines, words or documents).
+    """A question and a haystack of any size (its lines, words or documents)."""
 
-    render(size): the prompt, which ends with `prefix`, the beginning of the answer.
-    smallest, largest: the sizes that are possible.
-    estimate(size): the tokens that grow with the size, fast. Without it prompts are rendered and counted.
-    size, prompt, tokens: those that fill the length, set by Task.build. tokens: with the special ones.
-    """
-
-    render: Callable[[int], str]
-    prefix: str
+    render: Callable  # render(size): the prompt
+    prefix: str  # its end, the beginning of the answer
     answers: list[str]
-    smallest: int
+    smallest: int  # size that is possible
     largest: int
-    estimate: Callable[[int], int] | None = None
+    estimate: Callable | None = None  # estimate(size): the tokens that grow with the size, fast
+    # those that fill the length, set by Task.build
     size: int = 0
     prompt: str = ""
-    tokens: int = 0
+    tokens: int = 0  # with the special ones
 
 
-def largest_size(tokens: Callable[[int], int], budget: int, smallest: int, largest: int, guess: int) -> int:
+def largest_size(tokens: Callable, budget: int, smallest: int, largest: int, guess: int) -> int:
     """The largest size with tokens(size) <= budget; smallest - 1 if there is none.
 
     Goes from the guess in proportion to the missing tokens, between sizes known to fit and not to fit.
@@ -76,7 +71,7 @@ class Task:
     """A family of tasks with the arguments of one job.
 
     guess: where the search for the size of a sample begins.  common_size: profile lceg: the size of all samples that
-    have room for it. Both are the size of the first sample, see prepare.set_up.
+    have room for it. prepare.set_up sets both to the size of the first sample.
     """
 
     step, start = 1, 0  # of RULER's linear search (profile lceg): units at a time, units to begin with
@@ -84,6 +79,7 @@ class Task:
     def __init__(self, tokens: Tokens, job: Job):
         self.tokens = tokens
         self.job = job
+        self.seed = f"{job.seed}/{job.name}"
         self.lceg = job.profile == "lceg"
         self.token_budget = job.length - job.new_tokens
         self.guess = self.token_budget // 20
@@ -96,16 +92,13 @@ class Task:
         self.before, after = template.split("{context}")
         self.after = after + self.prefix
 
-    def draw(self, index: int) -> Sample:
-        raise NotImplementedError
-
     def positions(self, prompt: str, answers: list[str]) -> list[int] | None:
         """Where the answers are in the prompt, in tokens; None for tasks that do not say."""
         return None
 
     def rng(self, index: int, purpose: str = "") -> random.Random:
         """Random numbers of a sample: the same for any length and tokenizer."""
-        return random.Random(f"{self.job.seed}/{self.job.name}/{index}/{self.attempt}/{purpose}")
+        return random.Random(f"{self.seed}/{index}/{self.attempt}/{purpose}")
 
     def round_size(self, fits: int) -> int:
         """The size of a sample that has room for `fits` units. Profile lceg: `start` and a multiple of `step`."""
@@ -126,20 +119,20 @@ class Task:
         """Gives a sample the largest size that fits; returns whether there is one."""
 
         @lru_cache(maxsize=2)
-        def render(size: int) -> tuple[str, int]:
+        def render(size):
             prompt = sample.render(size)
             return prompt, self.tokens.count(prompt)
 
-        def count(size: int) -> int:
-            if sample.estimate is None:
-                return render(size)[1]
-            return fixed_tokens + sample.estimate(size)
+        def count(size):
+            _, tokens = render(size)
+            return tokens
 
+        budget, smallest = self.token_budget, sample.smallest
         if sample.estimate:
-            fixed_tokens = render(sample.smallest)[1] - sample.estimate(sample.smallest)
-        fits = largest_size(count, self.token_budget, sample.smallest, sample.largest, self.guess)
-        while fits >= sample.smallest:
-            sample.size = max(sample.smallest, self.round_size(fits))
+            budget -= count(smallest) - sample.estimate(smallest)
+        fits = largest_size(sample.estimate or count, budget, smallest, sample.largest, self.guess)
+        while fits >= smallest:
+            sample.size = max(smallest, self.round_size(fits))
             sample.prompt, sample.tokens = render(sample.size)
             if sample.tokens <= self.token_budget:
                 return True
@@ -167,11 +160,12 @@ class Task:
 
 @lru_cache(maxsize=32)
 def fixed_order(seed: int, n: int) -> list[int]:
-    """The permutation that random.Random(seed).shuffle makes of n items: the same for every sample."""
+    """A random permutation of n items: the same for every sample."""
     order = list(range(n))
     random.Random(seed).shuffle(order)
     return order
 
 
 def shuffled(items: list, seed: int) -> list:
-    return [items[i] for i in fixed_order(seed, len(items))]
+    order = fixed_order(seed, len(items))
+    return [items[i] for i in order]

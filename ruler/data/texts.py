@@ -31,11 +31,11 @@ def read_package(name: str, *path: str) -> str:
 
 def check_digest(texts, digest: str, package: str) -> None:
     """Raises ValueError if a package has other texts than those that RULER's prompts are made of."""
-    if hashlib.sha256(json.dumps(texts).encode()).hexdigest() != digest:
+    content = json.dumps(texts).encode()
+    if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError(f"the texts in {package} are not those of RULER; install the pinned version: {REMEDY}")
 
 
-# --- templates
 def read_constants(name: str) -> dict:
     """The first constant that is assigned to each name in a module of lm-eval's RULER tasks, also inside functions."""
     module = ast.parse(read_package("lm_eval", "tasks", "ruler", f"{name}.py"))
@@ -51,8 +51,9 @@ def read_constants(name: str) -> dict:
 
 def niah_template(text: str, question: str, verb: str) -> tuple[str, str]:
     """(template, prefix): "What are all the x?" is answered by "The x are"."""
-    last_line = text.splitlines()[-1]
-    return text, last_line.replace(question, " The").replace("?", f" {verb}")
+    *_, last_line = text.splitlines()
+    prefix = last_line.replace(question, " The")
+    return text, prefix.replace("?", f" {verb}")
 
 
 @lru_cache
@@ -81,9 +82,8 @@ def read_texts() -> dict:
     return texts
 
 
-# --- random keys and values
 @lru_cache
-def read_words() -> tuple[list[str], list[str], list[str]]:
+def read_words() -> tuple:
     """(nouns, adjectives, verbs) of wonderwords, each distinct and sorted."""
     lists = []
     for kind in ("noun", "adjective", "verb"):
@@ -112,8 +112,8 @@ def random_uuid(rng: Random) -> str:
     return str(UUID(int=rng.getrandbits(128), version=4))
 
 
-def draw_new(draw: Callable[[Random], str], rng: Random, taken: set[str]) -> str:
-    """Draws something that is not in `taken` and adds it there."""
+def draw_new(draw: Callable, rng: Random, taken: set[str]) -> str:
+    """draw(rng) until it is not in `taken`; adds it there."""
     drawn = draw(rng)
     while drawn in taken:
         drawn = draw(rng)
@@ -123,8 +123,11 @@ def draw_new(draw: Callable[[Random], str], rng: Random, taken: set[str]) -> str
 
 def draw_letters(rng: Random, alphabet: str, length: int, n: int, taken: set[str]) -> list[str]:
     """n new words of `length` letters."""
-
-    def draw(rng: Random) -> str:
-        return "".join(rng.choices(alphabet, k=length))
-
-    return [draw_new(draw, rng, taken) for _ in range(n)]
+    words = []
+    while len(words) < n:
+        letters = rng.choices(alphabet, k=length)
+        word = "".join(letters)
+        if word not in taken:
+            taken.add(word)
+            words.append(word)
+    return words

@@ -36,11 +36,16 @@ class Tokens:
         """Tokens of a prompt as the model gets it, special tokens included."""
         return self.special_tokens + self.count_plain(text)
 
+    def count_words(self, text: str) -> int:
+        """Tokens of the words of a text that follows a space."""
+        return sum(map(self.cost, text.split(" ")))
+
     def count(self, text: str) -> int:
-        """The same from the tokens of the words."""
-        start = 1 if text.startswith(" ") else 0  # a space at the beginning belongs to the first word
-        first, *words = text[start:].split(" ")
-        return self.count_whole(text[:start] + first) + sum(map(self.cost, words))
+        """Tokens of a prompt as `count_whole` counts them, from those of its words."""
+        end = text.find(" ", 1)  # of the first word, which a space at the beginning belongs to
+        if end < 0:
+            return self.count_whole(text)
+        return self.count_whole(text[:end]) + self.count_words(text[end + 1 :])
 
 
 def read_tokenizer(name_or_path: str, trust_remote_code: bool) -> str:

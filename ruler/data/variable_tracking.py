@@ -6,6 +6,7 @@ As in RULER, but: the values of the chains, and the names within a sample, are d
 all samples, with spaces for the template's line breaks and its question without its last word; and RULER's "assgined".
 """
 
+from itertools import pairwise
 from random import Random
 from string import ascii_uppercase
 
@@ -24,8 +25,8 @@ def random_value(rng: Random) -> str:
 def assignments(names: list[str], value: str) -> list[str]:
     """The statements that give the value to the first name and from each name to the next."""
     statements = [f"VAR {names[0]} = {value}"]
-    for i in range(1, len(names)):
-        statements.append(f"VAR {names[i]} = VAR {names[i - 1]} ")
+    for name, next_name in pairwise(names):
+        statements.append(f"VAR {next_name} = VAR {name} ")
     return statements
 
 
@@ -50,20 +51,21 @@ class VariableTracking(Task):
 
     def size_example(self):
         """Lines of noise in the example, at least one."""
-        budget = min(EXAMPLE_TOKENS, max(self.job.length // 4, 1)) - EXAMPLE_ANSWER_TOKENS
+        budget = min(EXAMPLE_TOKENS, self.job.length // 4) - EXAMPLE_ANSWER_TOKENS
 
-        def tokens(size):
-            return self.tokens.count(self.example(0, size))
+        def count(size):
+            example = self.example(0, size)
+            return self.tokens.count(example)
 
-        size = max(1, largest_size(tokens, budget, 1, 500, 10))
+        size = largest_size(count, budget, 1, 500, 10)
         if self.lceg and size > 5:
             size -= size % 5
-        return size
+        return max(1, size)
 
     def hide(self, rng, size, chains):
         """The statements at random places between `size` lines of noise; between their sentences if lines are few."""
-        lines = [self.noise] if size > self.num_names else self.sentences
-        lines = lines * size
+        noise = [self.noise] if size > self.num_names else self.sentences
+        lines = noise * size
         for statements in chains:
             places = rng.sample(range(len(lines)), len(statements))
             places.sort()
@@ -73,41 +75,43 @@ class VariableTracking(Task):
 
     def fill_in(self, value, num_names):
         """(template, prefix) with the number asked for and how many variables have it."""
-        return self.template.replace("{query}", value), self.prefix.format(query=value, num_v=num_names)
+        template = self.template.replace("{query}", value)
+        prefix = self.prefix.format(query=value, num_v=num_names)
+        return template, prefix
 
     def example(self, index, size):
         """The solved example, with what separates it from the task."""
-        rng = Random(f"{self.job.seed}/{self.job.name}/-1/0/example")  # the same for all samples
+        rng = Random(f"{self.seed}/-1/0/example")  # the same for all samples
         names = draw_letters(rng, ascii_uppercase, 3, min(11, self.num_names), set())
-        context = self.hide(rng, size, [assignments(names, EXAMPLE_VALUE)])
-        text, prefix = self.fill_in(EXAMPLE_VALUE, len(names))
+        if not self.lceg:
+            names = draw_letters(self.rng(index, "example"), ascii_uppercase, 3, len(names), set(names))
+        statements = assignments(names, EXAMPLE_VALUE)
+        context = self.hide(rng, size, [statements])
+        template, prefix = self.fill_in(EXAMPLE_VALUE, len(names))
         end = "\n\n"
         if self.lceg:
-            text = " " + " ".join(text.split()[:-1])
+            *words, _ = template.split()
+            template = " " + " ".join(words)
             end = "\n\n\n\n"
-        else:
-            new_names = draw_letters(self.rng(index, "example"), ascii_uppercase, 3, len(names), set(names))
-            for old, new in zip(names, new_names, strict=True):
-                context = context.replace(f"VAR {old} ", f"VAR {new} ")
-            names = new_names
-        question = text.replace("{context}", context) + prefix.rstrip(" ")
-        answer = " ".join(names)
-        return f"{question} {answer}{end}"
+        question = template.replace("{context}", context)
+        answer = " ".join([prefix.rstrip(" "), *names])
+        return question + answer + end
 
     def draw(self, index):
         rng = self.rng(index)
         taken_names, taken_values = set(), {EXAMPLE_VALUE}
-        chains = []  # (names, value)
+        chains, statements = [], []
         for _ in range(self.num_chains):
             names = draw_letters(rng, ascii_uppercase, 5, self.num_names, taken_names)
-            chains.append((names, draw_new(random_value, rng, taken_values)))
-        statements = [assignments(*chain) for chain in chains]
+            value = draw_new(random_value, rng, taken_values)
+            chains.append((names, value))
+            statements.append(assignments(names, value))
         answers, value = chains[0]
-        text, prefix = self.fill_in(value, self.num_names)
+        template, prefix = self.fill_in(value, self.num_names)
         example = self.example(index, self.example_lines)
 
         def render(size):
             context = self.hide(self.rng(index, "places"), size, statements)
-            return example + text.replace("{context}", context) + prefix
+            return example + template.replace("{context}", context) + prefix
 
         return Sample(render, prefix, answers, 1, self.token_budget)

@@ -32,41 +32,40 @@ RECORD_KEYS = (
 THRESHOLD = 85.6
 
 
-# --- one answer
 def clean(pred: str) -> str:
     """A prediction without surrounding white space and with a line break for each control character (0x00-0x1f)."""
     return re.sub(r"[\x00-\x1f]", "\n", pred.strip()).strip()
 
 
-def contains(pred: str, gold: str) -> bool:
-    return gold.lower() in pred.lower()
+def contains(pred: str, gold: str, strict: bool = False) -> bool:
+    """strict: only as a whole word, not "no" in "know". An underscore is markdown, not part of a word."""
+    pattern = re.escape(gold.lower())
+    if strict:
+        pattern = rf"(?<![^\W_]){pattern}(?![^\W_])"
+    return re.search(pattern, pred.lower()) is not None
 
 
-def contains_word(pred: str, gold: str) -> bool:
-    """As `contains`, but not inside a longer word ("no" in "know"). An underscore is markdown, not part of a word."""
-    word = re.escape(gold.lower())
-    return re.search(rf"(?<![^\W_]){word}(?![^\W_])", pred.lower()) is not None
-
-
-def score(pred: str, golds: list[str], metric: str, match=contains) -> float:
+def score(pred: str, golds: list, metric: str, strict: bool = False) -> float:
     """0 to 1. string_match_all: the share of the golds that match; string_match_part: whether any of them does."""
-    hits = [float(match(pred, gold)) for gold in golds]
-    return sum(hits) / len(hits) if metric == "string_match_all" else max(hits)
+    hits = [contains(pred, gold, strict) for gold in golds]
+    if metric == "string_match_part":
+        return float(any(hits))
+    return sum(hits) / len(hits)
 
 
-# --- one task
-def percent(scores: list[float]) -> float:
+def percent(scores: list) -> float:
     """The mean in percent, rounded as RULER does."""
-    return round(sum(scores) / len(scores) * 100, 2)
+    mean = sum(scores) / len(scores)
+    return round(mean * 100, 2)
 
 
 def interval(*tasks: list[float]) -> list[float]:
     """The 95 % interval of the mean over the tasks' mean scores, in percent."""
-    bounds = 100 * np.array(mean_over_tasks(tasks).interval())
-    return bounds.round(2).tolist()
+    bounds = mean_over_tasks(tasks).interval()
+    return np.round(100 * np.array(bounds), 2).tolist()
 
 
-def read_predictions(path: Path) -> list[dict]:
+def read_predictions(path: Path) -> list:
     """The predictions of a task, the last one of each index. Raises an exception on odd lines."""
     entries, unreadable = read_lines(path)
     if unreadable:
@@ -79,13 +78,13 @@ def read_predictions(path: Path) -> list[dict]:
     return [rows[index] for index in sorted(rows)]
 
 
-def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
+def evaluate_task(rows: list, metric: str, record: dict) -> dict:
     """One task's entry in scores.json. record: that of call_api.py, empty for predictions of other code."""
     scores, strict_scores, nulls = [], [], 0
     for row in rows:
         pred = clean(row["pred"])
         scores.append(score(pred, row["outputs"], metric))
-        strict_scores.append(score(pred, row["outputs"], metric, contains_word))
+        strict_scores.append(score(pred, row["outputs"], metric, strict=True))
         nulls += pred == ""
     expected = record.get("samples", len(rows))
     return {
@@ -103,7 +102,7 @@ def evaluate_task(rows: list[dict], metric: str, record: dict) -> dict:
     }
 
 
-def costs(rows: list[dict]) -> dict:
+def costs(rows: list) -> dict:
     """The cost of the answers, over all processes; empty for predictions of other code, which have none."""
     if "seconds" not in rows[0]:
         return {}
@@ -116,21 +115,20 @@ def costs(rows: list[dict]) -> dict:
     return {"seconds": round(seconds, 3), "tokens_per_second": rate, "peak_memory_bytes": peak or None}
 
 
-# --- a folder of predictions
-def summarize(entries: dict[str, dict]) -> dict:
+def summarize(entries: dict) -> dict:
     """`mean` in scores.json: the mean over the tasks, each of which counts the same."""
-    row_scores = [entry["row_scores"] for entry in entries.values()]
-    means = [sum(scores) / len(scores) for scores in row_scores]
-    return {
-        "score": percent(means),
-        "interval_95": interval(*row_scores),
-        "tasks": len(entries),
-        "standin": [name for name, entry in entries.items() if entry["source"] == "standin"],
-    }
+    row_scores, means, standins = [], [], []
+    for name, entry in entries.items():
+        scores = entry["row_scores"]
+        row_scores.append(scores)
+        means.append(sum(scores) / len(scores))
+        if entry["source"] == "standin":
+            standins.append(name)
+    return {"score": percent(means), "interval_95": interval(*row_scores), "tasks": len(means), "standin": standins}
 
 
-def score_folder(folder: Path, tasks: dict[str, dict], problems: list[str]) -> dict:
-    """Scores a folder and writes its files; returns the content of scores.json. Adds tasks with odd files to problems.
+def score_folder(folder: Path, tasks: dict, problems: list) -> dict:
+    """Scores a folder and writes its files; returns the content of scores.json. Adds what is wrong to `problems`.
 
     Raises ValueError, and writes nothing, if no task has predictions, or the tasks do not belong together.
     """
@@ -150,35 +148,39 @@ def score_folder(folder: Path, tasks: dict[str, dict], problems: list[str]) -> d
     if not entries:
         raise ValueError(f"{folder} has no predictions of any task")
     for key in ("checkpoint", "protocol"):
-        if len({record.get(key) for record in records.values()}) > 1:
+        values = {record.get(key) for record in records.values()}
+        if len(values) > 1:
             raise ValueError(f"{folder}: the tasks have different values of {key}; answer one set of them again")
     record = next(iter(records.values()))
-    length = folder.resolve().parent  # <model>/<benchmark>/<length>/pred, for predictions of other code
     scores = {"benchmark": "ruler"}
     for key in RECORD_KEYS:
         scores[key] = record.get(key)
+    length = folder.resolve().parent  # <model>/<benchmark>/<length>/pred, for predictions of other code
     scores["name"] = scores["name"] or length.parent.parent.name
     with errors_of(f"{folder}: the folder above is not named after the length"):
         scores["length"] = record.get("max_seq_length") or int(length.name)
     scores |= {"tasks": entries, "mean": summarize(entries)}
     write_json(folder / "scores.json", scores)
 
-    values = [entry["score"] for entry in entries.values()]
-    nulls = [f"{entry['nulls']}/{entry['n']}" for entry in entries.values()]
-    summary = pandas.DataFrame([["Tasks", *entries], ["Score", *values], ["Nulls", *nulls]])  # RULER's file
-    name = "summary" if len(entries) > 1 else f"summary-{summary[1][0]}"
-    write_text(folder / f"{name}.csv", summary.to_csv(index=False))
+    summary = pandas.DataFrame({0: ["Tasks", "Score", "Nulls"]})  # RULER's file
+    for name, entry in entries.items():
+        summary[len(summary.columns)] = [name, entry["score"], f"{entry['nulls']}/{entry['n']}"]
+        if not entry["complete"]:
+            problems.append(f"incomplete: {folder}/{name}.jsonl: {entry['n']} of {entry['expected_n']} samples")
+    stem = "summary" if len(entries) > 1 else f"summary-{name}"
+    write_text(folder / f"{stem}.csv", summary.to_csv(index=False))
     return scores
 
 
-# --- the table
-def print_table(folders: list[dict], tasks: list[str]) -> None:
+def print_table(folders: list, tasks: list) -> None:
     """Prints a line for each length and model, then the effective lengths. folders: the contents of scores.json."""
     rows = []
     for scores in folders:
-        low, high = scores["mean"]["interval_95"]
-        row = {"length": scores["length"], "name": scores["name"], "method": scores["method"]}
-        row |= {"mean": scores["mean"]["score"], "low": low, "high": high, "nulls": 0}
+        row = {key: scores[key] for key in ("length", "name", "method")}
+        mean = scores["mean"]
+        row["mean"] = mean["score"]
+        row["low"], row["high"] = mean["interval_95"]
+        row["nulls"] = 0
         for name, entry in scores["tasks"].items():
             row[name] = entry["score"]
             row["nulls"] += entry["nulls"]
@@ -206,12 +208,9 @@ def main():
             scores = score_folder(folder, tasks, problems)
         except ValueError as error:
             problems.append(f"left out: {error}")
-            continue
-        folders.append(scores)
-        standins.update(scores["mean"]["standin"])
-        for name, entry in scores["tasks"].items():
-            if not entry["complete"]:
-                problems.append(f"incomplete: {folder}/{name}.jsonl: {entry['n']} of {entry['expected_n']} samples")
+        else:
+            folders.append(scores)
+            standins.update(scores["mean"]["standin"])
     if folders:
         print_table(folders, list(tasks))
     if standins:

@@ -13,7 +13,6 @@ Answers are greedy and recorded as they are made: rerun the same command to resu
 data. <save_dir>/runs/<task>.json has the settings of a run; answers of other settings or data are moved to old/.
 """
 
-import argparse
 import os
 import sys
 from itertools import product
@@ -29,7 +28,7 @@ from store import Store
 from tasks import check_fields, check_row, choose_tasks, fill_in, read_tasks
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args():
     parser = run.Parser(__doc__)
     data = parser.add_argument_group("data; {model} and {length} in a folder stand for a model's name and the length")
     data.add_argument("--data_dir", required=True, help="folder with <task>/validation.jsonl")
@@ -51,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def read_data(path: Path) -> list[dict]:
+def read_data(path: Path) -> list:
     """The rows of a data file; `input` is the whole prompt, also where a file of RULER has the answer prefix apart."""
     if not path.is_file():
         raise ValueError(f"no data {path}; make it with data/prepare.py")
@@ -64,11 +63,11 @@ def read_data(path: Path) -> list[dict]:
     return rows
 
 
-def open_model(path: str, args: argparse.Namespace):
+def open_model(path: str, args):
     """The engine of --server_type; reads no weights yet."""
     if args.server_type == "openai":
         return Endpoint(args.server_host, path, os.environ.get("OPENAI_API_KEY"))
-    kind = "vllm" if args.server_type == "vllm" else "transformers"
+    kind = args.server_type.replace("hf", "transformers")
     longest = max(args.max_seq_length)
     engine = open_engine(kind, path, args, longest)
     if engine.window and longest > engine.window:
@@ -76,46 +75,50 @@ def open_model(path: str, args: argparse.Namespace):
     return engine
 
 
-def evaluate(name: str, args: argparse.Namespace, tasks: dict[str, dict]) -> None:
+def evaluate(name: str, args, tasks: dict) -> None:
     """Answers the tasks at every length with one model. Raises ValueError if some answers ran out of memory."""
-    path = args.model_name_or_path[args.model_name.index(name)]
     units = []
-    for length, task in product(args.max_seq_length, choose_tasks(args.task, tasks)):
+    names = choose_tasks(args.task, tasks)
+    for length, task in product(args.max_seq_length, names):
         folder = fill_in(args.data_dir, name, length) / task
         rows = read_data(folder / "validation.jsonl")
         data = run.read_json(folder / "run.json") or {}  # empty for data of other code
         new_tokens = rows[0].get("tokens_to_generate") or tasks[task]["tokens_to_generate"]
-        unit = {"task": task, "max_seq_length": length, "samples": len(rows), "data": data}
-        unit |= {"protocol": data.get("profile"), "seed": data.get("seed")}
-        units.append((rows, new_tokens, unit))
-    engine = open_model(path, args)
+        notes = {
+            "task": task,
+            "max_seq_length": length,
+            "samples": len(rows),
+            "data": data,
+            "protocol": data.get("profile"),
+            "seed": data.get("seed"),
+        }
+        units.append((rows, new_tokens, notes))
+    model = args.model_name.index(name)
+    engine = open_model(args.model_name_or_path[model], args)
     description = {"benchmark": "ruler", "name": name, **engine.describe()}
     run.print_rank0(f"{name}: {description['method']}, {engine.name}, {engine.dtype}, {run.WORLD_SIZE} process(es)")
     errors = 0
-    for rows, new_tokens, unit in units:
-        folder = fill_in(args.save_dir, name, unit["max_seq_length"])
-        errors += answer_task(engine, rows, new_tokens, folder, description | unit)
+    for rows, new_tokens, notes in units:
+        folder = fill_in(args.save_dir, name, notes["max_seq_length"])
+        errors += answer_task(engine, rows, new_tokens, folder, description | notes)
     if errors:
         advice = "rerun the same command to try them again, with a smaller --prefill_chunk or --cache_on_cpu"
         raise ValueError(f"{name}: {errors} answers ran out of memory; {advice}")
 
 
-def answer_task(engine, rows: list[dict], new_tokens: int, folder: Path, notes: dict) -> int:
-    """Answers the rows of one task that have no answer yet; returns how many ran out of memory.
-
-    new_tokens: longest answer.  notes: for the record beside the predictions.
-    """
-    task, length = notes["task"], notes["max_seq_length"]
-    label = f"{length} {task}"
-    # the first row stands for the data: samples may be added
-    settings = engine.settings() | {"tokens_to_generate": new_tokens, "first_row": run.run_key(rows[0])}
+def answer_task(engine, rows: list, new_tokens: int, folder: Path, notes: dict) -> int:
+    """Answers the rows without an answer; returns how many ran out of memory. notes: for the predictions' record."""
+    task, n = notes["task"], notes["samples"]
+    label = f"{notes['max_seq_length']} {task}"
+    settings = engine.settings() | {"tokens_to_generate": new_tokens}
+    settings["first_row"] = run.run_key(rows[0])  # stands for the data, since samples may be added
     indices = {row["index"]: row["index"] for row in rows}  # raises KeyError on the index of an odd line
     record = folder / "runs" / f"{task}.json"
     store = Store(folder / f"{task}.jsonl", settings, key=lambda row: indices[row["index"]], record=record)
     answered = run.broadcast(set(store.open(notes)) if run.RANK == 0 else None)
     rows = [row for row in rows if row["index"] not in answered]
     if not rows:
-        run.print_rank0(f"{label}: all {notes['samples']} answers are there")
+        run.print_rank0(f"{label}: all {n} answers are there")
         return 0
 
     prompts = [row["input"] for row in rows]
@@ -143,7 +146,7 @@ def answer_task(engine, rows: list[dict], new_tokens: int, folder: Path, notes: 
     if run.RANK == 0:
         answered = store.gather()
         store.write_record(notes | {"errors": list(store.errors.values())})
-        print(f"{label}: {len(answered)} of {notes['samples']} answers", flush=True)
+        print(f"{label}: {len(answered)} of {n} answers", flush=True)
     return run.broadcast(len(store.errors))
 
 

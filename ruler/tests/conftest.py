@@ -21,24 +21,23 @@ def train(kind: str) -> Tokenizer:
     texts = list(topics.values())[:60]
     texts.append("The grass is green. The sky is blue. One of the special magic numbers for x is: 1.")
     special = ["<unk>", "<s>", "</s>"]
-    if kind == "llama3":
-        tokenizer = Tokenizer(models.BPE())
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        split = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=3000, special_tokens=special, initial_alphabet=alphabet)
-        tokenizer.train_from_iterator(texts, trainer)
-        return tokenizer
+    alphabet = []
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    digits = pre_tokenizers.Split(Regex(r"\d|[^\w\s]"), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.Metaspace(prepend_scheme="first")])
-    special += [f"<0x{i:02X}>" for i in range(256)]
-    texts = [text.replace("\n", " ") for text in texts]
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=3000, special_tokens=special))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.pre_tokenizer = None
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    split = pre_tokenizers.Split(Regex(LLAMA3 if kind == "llama3" else r"\d|[^\w\s]"), "isolated")
+    if kind == "llama3":
+        joined = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        alphabet = joined.alphabet()
+    else:
+        joined = pre_tokenizers.Metaspace(prepend_scheme="first")
+        special += [f"<0x{i:02X}>" for i in range(256)]
+        texts = [text.replace("\n", " ") for text in texts]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, joined])
+    trainer = trainers.BpeTrainer(vocab_size=3000, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(texts, trainer)
+    if kind == "llama2":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        tokenizer.pre_tokenizer = None
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return tokenizer
 
 

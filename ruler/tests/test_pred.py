@@ -63,7 +63,6 @@ def whole(ask, tmp_path):
     return answers(tmp_path / "whole")
 
 
-# --- what is written
 def test_rows_hold_new_tokens_in_the_format_of_ruler(whole, checkpoint, tmp_path):
     """Against generate() of Transformers, one prompt at a time without a cache shared with others."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
@@ -114,7 +113,6 @@ def test_a_server_gets_the_text_of_each_prompt(ask, tmp_path, monkeypatch):
     assert read_json(tmp_path / "pred" / "runs" / "qa_1.json")["method"] == "hosted"
 
 
-# --- resuming
 def test_an_interrupted_run_resumes_to_the_same_answers(ask, whole, checkpoint, tmp_path):
     save_dir, engine = tmp_path / "pred", Limited(str(checkpoint), batch_size=4)
     engine.limit = 6
@@ -150,7 +148,6 @@ def test_answers_without_memory_are_noted_and_tried_again(ask, whole, checkpoint
     assert read_json(save_dir / "runs" / "qa_1.json")["errors"] == []
 
 
-# --- bad input
 @pytest.mark.parametrize(
     "flags, message",
     [
