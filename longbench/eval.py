@@ -92,9 +92,10 @@ def evaluate(folder: Path, benchmark: str, problems: list) -> dict:
     sets = {name: scored[name] for name in sorted(scored, key=set_order)}
     runs = [entry["run"] for entry in sets.values() if entry["run"]]
     for key in COMMON_KEYS:
-        values = {str(run.get(key)) for run in runs}
+        values = sorted({str(run.get(key)) for run in runs})
         if len(values) > 1:
-            problems.append(f"{folder}: the sets have different values of {key} ({values}); rerun pred.py")
+            listed = ", ".join(values)
+            problems.append(f"{folder}: the sets have different values of {key} ({listed}); rerun pred.py")
 
     run = runs[0] if runs else {}
     result = {"benchmark": benchmark, "name": folder.name}
