@@ -11,7 +11,6 @@ Rerun the same command to resume. The weights depend on the settings and the Pyt
 the machine, too.
 """
 
-import argparse
 import json
 import math
 import os
@@ -48,7 +47,7 @@ STAGES = (
 )
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--corpus_dir", type=Path, default=sysconfig.get_path("stdlib"), help="folder of .py files")

@@ -8,7 +8,6 @@ heldout.jsonl    files that the base was not trained on, for eval_perplexity/pre
 short/           three of the tasks inside the base's window, for eval_perplexity/eval_short.py --include_path
 """
 
-import argparse
 import json
 import sysconfig
 from pathlib import Path
@@ -26,7 +25,7 @@ SHORT_TASKS, SHORT_ROWS, SHORT_CHARACTERS = ("lookup", "classify", "answer"), 20
 FILLER_TEXTS = 50  # what fills the ends of the rows is from so many texts
 
 
-def task_texts(draw: Draw, rows: Rows, length: int) -> list[str]:
+def task_texts(draw: Draw, rows: Rows, length: int) -> list:
     """Documents of tasks, and text at the end, of exactly `length` tokens: prepare_data.py makes one row of them."""
     texts, tokens = [], 0
     while length - tokens > 60:
@@ -46,7 +45,7 @@ def task_texts(draw: Draw, rows: Rows, length: int) -> list[str]:
             return [*texts, text]
 
 
-def sections(corpus: Corpus, seed: int, tokens: int) -> list[dict]:
+def sections(corpus: Corpus, seed: int, tokens: int) -> list:
     """Sections of files and of docstrings, in random order, with about so many tokens of each."""
     rng = Random(f"sections {seed}")
     needed = 1 + int(tokens / SECTION_TOKENS * 2)
@@ -67,7 +66,7 @@ def sections(corpus: Corpus, seed: int, tokens: int) -> list[dict]:
     return documents
 
 
-def write_records(path: Path, records: list[dict]) -> None:
+def write_records(path: Path, records: list) -> None:
     lines = [json.dumps(record) + "\n" for record in records]
     write_text(path, "".join(lines))
 
@@ -98,7 +97,7 @@ def write_short_tasks(folder: Path, corpus: Corpus, seed: int) -> None:
         write_text(folder / f"{name}.yaml", json.dumps(task, indent=2))  # JSON is YAML
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("--tokenizer", required=True, help="checkpoint folder of the base")
     parser.add_argument("--output_dir", required=True, type=Path)

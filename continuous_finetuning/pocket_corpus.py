@@ -91,7 +91,7 @@ def train_tokenizer(corpus: Corpus, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
+def encode(tokenizer: Tokenizer, texts: list) -> list:
     """Token ids of each text, int32, with the BOS. Text that spells a special token is encoded as ordinary text."""
     tokenizer.encode_special_tokens = True
     return [np.array(encoding.ids, dtype=np.int32) for encoding in tokenizer.encode_batch_fast(texts)]
@@ -111,7 +111,7 @@ def encode_document(tokenizer: Tokenizer, document: Document) -> tuple:
 class Rows:
     """Makes rows of exactly `length` tokens for the training of the base. texts: what is not a task's is taken from."""
 
-    def __init__(self, tokenizer: Tokenizer, texts: list[str]):
+    def __init__(self, tokenizer: Tokenizer, texts: list):
         self.tokenizer = tokenizer
         self.stream_N = np.concatenate(encode(tokenizer, texts))
 

@@ -52,8 +52,11 @@ class Draw(Random):
         """One of the wordings of this name in pocket_wordings.json."""
         return self.choice(WORDINGS[name])
 
+    def wordings(self, names: str) -> list:
+        return list(map(self.wording, names.split()))
+
     def kind(self, kinds: str) -> str:
-        """One of the words of a list: a kind of `value`, repeated if it is to be more frequent."""
+        """One of a list of kinds of `value`, which repeats those that are to be more frequent."""
         return self.choice(kinds.split())
 
     def chance(self, probability: float) -> bool:
@@ -67,21 +70,8 @@ class Draw(Random):
         """From 1 to `most`; small numbers are as frequent as large ones."""
         return int(max(1, most) ** self.random() + 0.5)
 
-    def name(self) -> str:
-        name = ""
-        for _ in range(self.randint(2, 3)):
-            name += self.choice(CONSONANTS) + self.choice(VOWELS)
-        name += self.choice(("", "n", "r", "l", "s"))
-        return name.capitalize()
-
-    def hexadecimal(self) -> str:
-        groups = []
-        for digits in self.choice(HEX_GROUPS):
-            groups.append("".join(self.choices("0123456789abcdef", k=digits)))
-        return "-".join(groups)
-
     def value(self, kind: str) -> str:
-        """A value or a key of a kind: number, passkey (four digits), word, pair, name, capitals or hexadecimal."""
+        """A value or a key of a kind; passkey: four digits."""
         match kind:
             case "number":
                 smallest = 10 ** (self.randint(1, 7) - 1)
@@ -95,10 +85,15 @@ class Draw(Random):
             case "capitals":
                 return "".join(self.choices(CAPITALS, k=self.randint(3, 5)))
             case "hexadecimal":
-                return self.hexadecimal()
-        return self.name()
+                groups = [self.choices("0123456789abcdef", k=digits) for digits in self.choice(HEX_GROUPS)]
+                return "-".join(map("".join, groups))
+        name = ""
+        for _ in range(self.randint(2, 3)):
+            name += self.choice(CONSONANTS) + self.choice(VOWELS)
+        name += self.choice(("", "n", "r", "l", "s"))
+        return name.capitalize()
 
-    def values(self, kind: str, count: int) -> list[str]:
+    def values(self, kind: str, count: int) -> list:
         """`count` distinct values."""
         values = {}  # a dict keeps the order
         while len(values) < count:
@@ -139,14 +134,14 @@ class Draw(Random):
             return self.wording(name)
         return self.title() + ":"
 
-    def enumeration(self, items: list[str]) -> str:
+    def enumeration(self, items: list) -> str:
         """The items with commas between them, half the time with `and` before the last."""
         if len(items) == 1 or self.chance(0.5):
             return ", ".join(items)
         *items, last = items
         return ", ".join(items) + self.choice((" and ", ", and ")) + last
 
-    def lines(self, characters: int) -> list[str]:
+    def lines(self, characters: int) -> list:
         """Consecutive lines of a plain text, at most so many characters; none for fewer than 20."""
         if characters < 20:
             return []

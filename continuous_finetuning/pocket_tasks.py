@@ -1,18 +1,16 @@
 """Documents of the pocket study's tasks: each states something and asks for it again.
 
 Seven tasks, with words, names, numbers, labels and wordings drawn anew for each document; none of the wordings, which
-are in pocket_wordings.json, is that of a benchmark. A task yields the parts of a document of at most about `size`
-characters; `level`, from 0 to 1, is its difficulty. The same random generator gives the same documents on every machine.
+are in pocket_wordings.json, is that of a benchmark. A task is a generator: task(draw, size, level) yields the parts of
+a document, texts and Answers, of at most about `size` characters; `level`, from 0 to 1, is its difficulty.
 """
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import islice, product
 
-from pocket_draw import Answer, Document, Draw
+from pocket_draw import Answer, Document
 
-Parts = Iterator[str]
 TAGS = 12  # words that may stand before a cue in an example of `classify`
 ANSWER_LENGTH = 14  # of an answer of `lookup` with what separates it from others, characters
 
@@ -22,7 +20,7 @@ def tidy(text: str) -> str:
     return " ".join(text.split()).replace(" ?", "?")
 
 
-def answer_line(answers: list[str], separator: str) -> Parts:
+def answer_line(answers, separator):
     """A line of answers after what begins it."""
     yield " "
     for number, answer in enumerate(answers):
@@ -32,14 +30,14 @@ def answer_line(answers: list[str], separator: str) -> Parts:
     yield "\n"
 
 
-def copy(draw: Draw, size: int, level: float) -> Parts:
+def copy(draw, size, level):
     """Items that are repeated from a random one on, after something else."""
     kind = draw.kind("word word word name hexadecimal number line")
     separator = draw.choice((" ", " ", "\n", ", ", " / "))
     between = []
     if kind == "line":
         separator = "\n"
-        items = [line for line in draw.lines(size // 2) if line.strip()]
+        items = list(filter(str.strip, draw.lines(size // 2)))
     else:
         item_length = 18 if kind == "hexadecimal" else 6
         most = int(size * 0.45) // item_length
@@ -52,14 +50,14 @@ def copy(draw: Draw, size: int, level: float) -> Parts:
         yield from copy(draw, size, level)
         return
     first = draw.randrange(len(items) - 1)
-    yield separator.join([*items, *between, items[first]])
+    yield separator.join(items + between + items[first : first + 1])
     for item in items[first + 1 :]:
         yield separator
         yield Answer(item)
     yield "\n"
 
 
-def repeated_wording(draw: Draw) -> tuple:
+def repeated_wording(draw):
     """(statement with {key} and {value}, question with {key}), in the same words drawn for a document."""
     start = draw.wording("statement_starts") + draw.phrase(0, 3)
     link = draw.phrase(0, 2) + " " + draw.wording("links")
@@ -76,21 +74,17 @@ def repeated_wording(draw: Draw) -> tuple:
     return statement, question
 
 
-def asked_wording(draw: Draw) -> tuple:
+def asked_wording(draw):
     """Like `repeated_wording`, as a question whose answer is begun."""
     subject = draw.phrase(1, 3)
-    asked = draw.wording("asking")
-    preposition = draw.wording("prepositions")
-    plural = draw.choice(("", "s"))
-    article = draw.wording("articles")
-    link = draw.wording("links")
+    asked, preposition, plural, article, link = draw.wordings("asking prepositions plurals articles links")
     statement = f"{article} {subject}{plural} {preposition} {{key}} {link} {{value}}"
     name = f"{subject} {preposition} {{key}} " + draw.phrase(0, 6)
     link = draw.wording("links")
     return statement, f"{asked} {name}? The {name} {link}"
 
 
-def draw_pairs(draw: Draw, key_kind: str, value_kind: str, count: int) -> tuple:
+def draw_pairs(draw, key_kind, value_kind, count):
     """(keys, shuffled pairs of key and value) of `lookup`; in a quarter of the cases some keys are the same."""
     keys = draw.values(key_kind, count)
     values = draw.values(value_kind, count)
@@ -102,7 +96,7 @@ def draw_pairs(draw: Draw, key_kind: str, value_kind: str, count: int) -> tuple:
     return keys, pairs
 
 
-def lookup(draw: Draw, size: int, level: float) -> Parts:
+def lookup(draw, size, level):
     """Values by key. A key may have several values, and a question several keys."""
     key_kind = draw.kind("word word name pair pair capitals hexadecimal")
     value_kind = draw.kind("number number passkey word name hexadecimal")
@@ -132,7 +126,7 @@ def lookup(draw: Draw, size: int, level: float) -> Parts:
         yield from answer_line(values, ", ")
 
 
-def draw_templates(draw: Draw, most: int) -> list[str]:
+def draw_templates(draw, most):
     """Examples with {cue} and maybe {tag}, and up to `most` words before, between and after them."""
     templates = []
     for _ in range(draw.number(1 + most)):
@@ -148,7 +142,7 @@ def draw_templates(draw: Draw, most: int) -> list[str]:
     return templates
 
 
-def classify(draw: Draw, size: int, level: float) -> Parts:
+def classify(draw, size, level):
     """Examples with their labels. Each has a cue for its label: an answer is a label whose cue has occurred before."""
     field = draw.title()
     label_field = draw.title()
@@ -183,7 +177,7 @@ def classify(draw: Draw, size: int, level: float) -> Parts:
         room -= len(example) + len(label) + 1
 
 
-def answer(draw: Draw, size: int, level: float) -> Parts:
+def answer(draw, size, level):
     """Facts about invented things, one or several for each, and questions in other words."""
     kind = draw.kind("name name word pair")
     things = draw.values(kind, draw.count(1 + round(4 * level)))
@@ -215,7 +209,7 @@ def answer(draw: Draw, size: int, level: float) -> Parts:
         yield "\n"
 
 
-def passage_text(draw: Draw, length: int) -> str:
+def passage_text(draw, length):
     """Words of plain text, or drawn ones, at most `length` characters, or a single word."""
     words = " ".join(draw.lines(2 * length)).split()
     if draw.chance(0.5) or not words:
@@ -225,7 +219,7 @@ def passage_text(draw: Draw, length: int) -> str:
     return lines[0]
 
 
-def passage(draw: Draw, size: int, level: float) -> Parts:
+def passage(draw, size, level):
     """Numbered passages, and words of one of them: which one is it?"""
     part = draw.wording("parts")
     line_break = draw.choice(("\n", "\n\n"))
@@ -257,30 +251,32 @@ def passage(draw: Draw, size: int, level: float) -> Parts:
         yield line_break
 
 
-def frequent(draw: Draw, size: int, level: float) -> Parts:
+def frequent(draw, size, level):
     """A list with repeated words: which are the most frequent ones, or how often does one occur?"""
     numbered = draw.chance(0.5)
-    common = draw.number(1 + round(3 * level))
+    n_common = draw.number(1 + round(3 * level))
     item_length = 12 if numbered else 8
-    room = (size - 60 - 10 * common) // item_length
-    repeats = max(2, min(draw.randint(2, 6), room // (common + 1)))
-    rare = draw.number(room - common * repeats)
+    room = (size - 60 - 10 * n_common) // item_length
+    repeats = min(draw.randint(2, 6), room // (n_common + 1))
+    repeats = max(2, repeats)
+    rare = draw.number(room - n_common * repeats)
     kind = draw.kind("word word name")
-    words = draw.values(kind, common + rare)
-    falling = draw.chance(0.5)  # the first of them is the most frequent one, and so on
-    items = words[common:]
-    for i, word in enumerate(words[:common]):
-        more = common - 1 - i if falling else 0
+    words = draw.values(kind, n_common + rare)
+    common = words[:n_common]
+    more = n_common - 1 if draw.chance(0.5) else 0  # the first is the most frequent one, and so on
+    items = words[n_common:]
+    for word in common:
         items += [word] * (repeats + more)
+        more = max(0, more - 1)
     draw.shuffle(items)
-    first_count = items.count(words[0])
+    first = common[0]
+    first_count = items.count(first)
     if numbered:
         items = [f"{i}. {item}" for i, item in enumerate(items, 1)]
     separator = draw.choice((" ", " ", "\n", " ... "))
     yield separator.join(items) + "\n"
     if draw.chance(0.25):
-        counted = draw.wording("counted")
-        yield f"{counted} {words[0]}:"
+        yield draw.wording("counted") + f" {first}:"
         yield Answer(f" {first_count}")
     else:
         question = draw.wording("frequent") if draw.chance(0.5) else draw.phrase(1, 5).capitalize()
@@ -288,13 +284,13 @@ def frequent(draw: Draw, size: int, level: float) -> Parts:
         marker = draw.marker("answer_words")
         end = draw.choice((":", f"? {marker}"))
         yield f"{intro} {question}{end}".lstrip()
-        for place, word in enumerate(words[:common], 1):
+        for place, word in enumerate(common, 1):
             yield f" {place}. " if numbered else " "
             yield Answer(word)
     yield "\n"
 
 
-def draw_assignments(draw: Draw, assignment: str, values: list, groups: list) -> list[str]:
+def draw_assignments(draw, assignment, values, groups):
     """Statements that hand each value on from name to name of its group, the chains mixed."""
     chains = [i for i, names in enumerate(groups) for _ in names]
     sources = list(values)
@@ -307,7 +303,7 @@ def draw_assignments(draw: Draw, assignment: str, values: list, groups: list) ->
     return statements
 
 
-def chain(draw: Draw, size: int, level: float) -> Parts:
+def chain(draw, size, level):
     """Assignments from name to name: which names have the value?"""
     assignment = draw.wording("assignments")
     kind = draw.kind("word capitals name capitals")
@@ -339,8 +335,8 @@ def chain(draw: Draw, size: int, level: float) -> Parts:
         yield from answer_line(groups[i], " ")
 
 
-def draw_document(draw: Draw, task: str, size: int, level: float) -> Document:
-    """task: the name of one of TASKS."""
+def draw_document(draw, task: str, size: int, level: float) -> Document:
+    """draw: a Draw.  task: the name of one of TASKS."""
     return Document(TASKS[task](draw, size, level))
 
 

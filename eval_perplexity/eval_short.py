@@ -9,7 +9,6 @@ model and task, the score of the base, the change from it, and its 95 % interval
 the documents. A prompt has at most the base's window, and its rope is that of this length.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -32,7 +31,7 @@ SHOTS = {"mmlu": 5, "hellaswag": 10, "arc_easy": 25, "arc_challenge": 25, "gsm8k
 METRICS = ("acc_norm", "acc", "exact_match")  # the first of these that a task has is its score
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args():
     parser = run.Parser(__doc__)
     parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids, with the base")
     add_trust_flag(parser)
@@ -47,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) -> None:
+def evaluate_checkpoint(args, manager, name_or_path: str) -> None:
     """Runs the tasks that the checkpoint's result lacks, and writes the result."""
     config, settings = open_checkpoint(name_or_path, args.trust_remote_code)
     settings |= {"limit": args.limit, "include_path": str(args.include_path)}
@@ -68,15 +67,27 @@ def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) ->
         run.reset_peak_memory(device)
         start_time = time.perf_counter()
         entry = run_task(args, manager, adapter, task)
-        seconds = round(time.perf_counter() - start_time, 3)
-        store.append(entry | {"seconds": seconds, "peak_memory_bytes": run.peak_memory(device)})
+        seconds = time.perf_counter() - start_time
+        store.append(entry | {"seconds": round(seconds, 3), "peak_memory_bytes": run.peak_memory(device)})
         print(f"{name}: {task} {entry['score']:.2f}, {entry['n']} items", flush=True)
-    result = {"benchmark": "short", "name": name, "model": name_or_path, **description, **settings, "length": length}
-    result |= {"protocol": "lm-eval", "seed": 1234, "engine": "transformers", "versions": run.versions("lm_eval")}
-    run.write_json(path, result | {"command": run.command_line(), "sets": store.gather()})
+    result = {
+        "benchmark": "short",
+        "name": name,
+        "model": name_or_path,
+        **description,
+        **settings,
+        "length": length,
+        "protocol": "lm-eval",
+        "seed": 1234,
+        "engine": "transformers",
+        "versions": run.versions("lm_eval"),
+        "command": run.command_line(),
+        "sets": store.gather(),
+    }
+    run.write_json(path, result)
 
 
-def run_task(args: argparse.Namespace, manager, adapter: HFLM, task: str) -> dict:
+def run_task(args, manager, adapter: HFLM, task: str) -> dict:
     """The entry of a task, or group of tasks, in scores.json: its items' mean score, 0 to 100, with its interval.
 
     Raises ValueError if lm-eval cannot run it.
@@ -109,7 +120,7 @@ def run_task(args: argparse.Namespace, manager, adapter: HFLM, task: str) -> dic
     }
 
 
-def read_measures(args: argparse.Namespace) -> pd.DataFrame:
+def read_measures(args) -> pd.DataFrame:
     """All results: model, method, task, id of an item or document, value (loss: its sum) and number of targets."""
     tables = []
     for path in sorted(args.output_dir.glob("*/scores.json")):
@@ -123,19 +134,21 @@ def read_measures(args: argparse.Namespace) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def read_losses(folder: Path, model: dict, length: int) -> list[pd.DataFrame]:
+def read_losses(folder: Path, model: dict, length: int) -> list:
     """A table for each token file: the model's losses of the documents at one length, from eval_ppl.py's results."""
     tables = []
     for path in sorted(folder.rglob(f"{model['model']}_{length}_*.json")):
-        losses = (run.read_json(path) or {}).get("document_losses")
+        result = run.read_json(path) or {}
+        losses = result.get("document_losses")
         if losses and "longppl" not in path.name:
             table = pd.DataFrame({"value": losses["sum"], "targets": losses["targets"]})
             table["id"] = table.index
-            tables.append(table.assign(**model, task=f"loss at {length}, {path.parent.name}"))
+            task = f"loss at {length}, {path.parent.name}"
+            tables.append(table.assign(**model, task=task))
     return tables
 
 
-def write_table(args: argparse.Namespace) -> None:
+def write_table(args) -> None:
     """Writes short.csv from all results in --output_dir, and prints it."""
     measures = read_measures(args)
     is_base = measures.method == "base"
@@ -147,9 +160,9 @@ def write_table(args: argparse.Namespace) -> None:
     pairs = measures[~is_base].merge(base, on=["task", "id", "targets"], suffixes=("", "_base"))
     lines = []
     for (model, task), own in pairs.groupby(["model", "task"], sort=False):
+        base_mean = own.value_base.sum() / own.targets.sum()
         change = mean_over_documents(own.value - own.value_base, own.targets)
         low, high = change.interval() or (None, None)
-        base_mean = own.value_base.sum() / own.targets.sum()
         lines.append((model, task, base_mean, change.mean_M[0], low, high, change.n))
     table = pd.DataFrame(lines, columns=["model", "task", "base", "change", "low", "high", "n"])
     table.to_csv(args.output_dir / "short.csv", index=False, lineterminator="\n")

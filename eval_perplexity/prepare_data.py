@@ -31,7 +31,7 @@ BENCHMARKS = {
 OFFICIAL = {*BENCHMARKS.values(), ("emozilla/pg19", "test")}
 
 
-def local_documents(paths: list[Path], text_column: str) -> Iterator[str | None]:
+def local_documents(paths: list, text_column: str) -> Iterator:
     """The texts of .txt files and of .jsonl records, folders searched in sorted order; None where a text is null."""
     for path in paths:
         files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
@@ -43,7 +43,7 @@ def local_documents(paths: list[Path], text_column: str) -> Iterator[str | None]
                 yield read_text(file)
 
 
-def hub_documents(name: str, split: str, text_column: str) -> Iterator[str | None]:
+def hub_documents(name: str, split: str, text_column: str) -> Iterator:
     """The texts of a hub dataset, streamed. Raises ValueError if it cannot be opened."""
     from datasets import load_dataset
 
@@ -52,7 +52,7 @@ def hub_documents(name: str, split: str, text_column: str) -> Iterator[str | Non
             yield sample[text_column]
 
 
-def tokenize(texts: Iterator[str | None], tokenizer, min_tokens: int, limit: int | None) -> list[list[int]]:
+def tokenize(texts: Iterator, tokenizer, min_tokens: int, limit: int | None) -> list:
     """[BOS, *tokens] of each text (EOS where the tokenizer has no BOS), until there are `limit` documents.
 
     Documents of fewer than `min_tokens` tokens are left out. Text that spells BOS is tokenised as ordinary text, so
