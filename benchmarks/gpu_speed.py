@@ -34,7 +34,7 @@ def random_ids(model, rows: int, length: int) -> torch.Tensor:
     return torch.randint(model.config.vocab_size, (rows, length), device=DEVICE)
 
 
-def kit(model, rows: int, length: int, method=None, keep_cache=True, **options) -> Callable[[int], object]:
+def kit(model, rows: int, length: int, method=None, keep_cache=True, **options) -> Callable:
     """A function of the number of new tokens: answers random prompts by the engine with a model that was never saved.
 
     method: the one whose modeling file the model needs.  keep_cache: between calls.  options: of the engine.
@@ -58,7 +58,7 @@ def kit(model, rows: int, length: int, method=None, keep_cache=True, **options) 
     return answer
 
 
-def plain(model, rows: int, length: int) -> Callable[[int], object]:
+def plain(model, rows: int, length: int) -> Callable:
     """The same by `model.generate`."""
     ids_Bn = random_ids(model, rows, length)
     return lambda max_new_tokens: model.generate(ids_Bn, max_new_tokens=max_new_tokens, do_sample=False)

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import pocket_corpus as pocket
@@ -47,22 +46,7 @@ STAGES = (
 )
 
 
-def parse_args():
-    parser = Parser(__doc__)
-    parser.add_argument("--output_dir", required=True, type=Path)
-    parser.add_argument("--corpus_dir", type=Path, default=sysconfig.get_path("stdlib"), help="folder of .py files")
-    parser.add_argument("--context_length", type=int, default=256, help="the base's window, tokens [256]")
-    parser.add_argument("--steps", type=positive_int, default=9000, help=f"steps of {TOKENS_PER_STEP} tokens [9000]")
-    fast = "compile, and compute in bfloat16: for CPUs with AMX; needs a C++ compiler"
-    parser.add_argument("--fast", action="store_true", help=fast)
-    parser.add_argument("--seed", type=int_between(0, 2**63 - 1), default=0)
-    args = parser.parse_args()
-    if args.context_length < 256 or TOKENS_PER_STEP % args.context_length:
-        raise ValueError(f"--context_length must be at least 256 and divide the {TOKENS_PER_STEP} tokens of a step")
-    return args
-
-
-def make_batch(step: int, args, corpus: pocket.Corpus, rows: pocket.Rows) -> tuple:
+def make_batch(step: int, args, corpus, rows) -> tuple:
     """(kind of each row, ids_BL int64, weights_BL float32, answers_BL) of a step."""
     stage = next(stage for stage in STAGES if step < stage["until"])
     length = int(stage["window"] * args.context_length)
@@ -79,7 +63,8 @@ def make_batch(step: int, args, corpus: pocket.Corpus, rows: pocket.Rows) -> tup
             row = rows.task_row(draw, kind, length, level)
         batch.append(row)
     ids_BL, weights_BL, answers_BL = map(np.stack, zip(*batch, strict=True))
-    return kinds, torch.from_numpy(ids_BL).long(), torch.from_numpy(weights_BL), answers_BL
+    ids_BL = torch.from_numpy(ids_BL).long()
+    return kinds, ids_BL, torch.from_numpy(weights_BL), answers_BL
 
 
 class Log:
@@ -104,7 +89,7 @@ class Log:
         return record
 
 
-def compute_loss(model: LlamaForCausalLM, decoder, ids_BL, weights_BM, bf16: bool) -> tuple:
+def compute_loss(model, decoder, ids_BL, weights_BM, bf16: bool) -> tuple:
     """The weighted mean loss of all tokens but the first of each row; logits are computed where weights are not 0.
 
     decoder: `model.model`, or what torch.compile makes of it.  weights_BM: float32, one column less than ids_BL.
@@ -128,20 +113,14 @@ def compute_loss(model: LlamaForCausalLM, decoder, ids_BL, weights_BM, bf16: boo
     return loss, losses_BM, right_BM
 
 
-def make_optimizers(model: LlamaForCausalLM) -> tuple:
-    """(Muon for the matrices of the layers, AdamW for the embedding and the norms)."""
+def train(model, args, corpus, rows) -> None:
+    """Trains in place: Muon updates the matrices of the layers, AdamW the embedding and the norms."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         group = matrices if parameter.ndim == 2 and "embed" not in name else others
         group.append(parameter)
     muon = torch.optim.Muon(matrices, weight_decay=0.01)
     adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
-    return muon, adamw
-
-
-def train(model: LlamaForCausalLM, args, corpus: pocket.Corpus, rows: pocket.Rows) -> None:
-    """Trains in place."""
-    muon, adamw = make_optimizers(model)
     parts = {"model": model, "muon": muon, "adamw": adamw}
     log_path = args.output_dir / "training_log.jsonl"
     state_path = args.output_dir / "state.pt"
@@ -215,7 +194,18 @@ def make_model(context_length: int) -> LlamaForCausalLM:
 
 
 def main() -> None:
-    args = parse_args()
+    parser = Parser(__doc__)
+    parser.add_argument("--output_dir", required=True, type=Path)
+    parser.add_argument("--corpus_dir", type=Path, default=sysconfig.get_path("stdlib"), help="folder of .py files")
+    parser.add_argument("--context_length", type=int, default=256, help="the base's window, tokens [256]")
+    parser.add_argument("--steps", type=positive_int, default=9000, help=f"steps of {TOKENS_PER_STEP} tokens [9000]")
+    fast = "compile, and compute in bfloat16: for CPUs with AMX; needs a C++ compiler"
+    parser.add_argument("--fast", action="store_true", help=fast)
+    parser.add_argument("--seed", type=int_between(0, 2**63 - 1), default=0)
+    args = parser.parse_args()
+    if args.context_length < 256 or TOKENS_PER_STEP % args.context_length:
+        raise ValueError(f"--context_length must be at least 256 and divide the {TOKENS_PER_STEP} tokens of a step")
+
     corpus = pocket.Corpus(args.corpus_dir)
     settings = {"recipe": RECIPE, "corpus": run_key(corpus.sources)}
     for name in ("context_length", "steps", "fast", "seed"):
@@ -229,19 +219,12 @@ def main() -> None:
     tokenizer = pocket.train_tokenizer(corpus, VOCAB_SIZE)
     model = make_model(args.context_length)
     train(model, args, corpus, pocket.Rows(tokenizer, corpus.texts))
-    save(model, tokenizer, args.output_dir)
-    print(f"base model: {args.output_dir} is finished")
-
-
-def save(model: LlamaForCausalLM, tokenizer: Tokenizer, output_dir: Path) -> None:
-    """Writes the checkpoint, the weights in bfloat16."""
-    partial = output_dir / "base.partial"
-    fast_tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=pocket.BOS, eos_token=pocket.EOS, clean_up_tokenization_spaces=False
-    )
-    fast_tokenizer.save_pretrained(partial)
+    partial = args.output_dir / "base.partial"
+    special = {"bos_token": pocket.BOS, "eos_token": pocket.EOS, "clean_up_tokenization_spaces": False}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(partial)
     model.to(torch.bfloat16).save_pretrained(partial)
-    move_in(partial, output_dir)
+    move_in(partial, args.output_dir)
+    print(f"base model: {args.output_dir} is finished")
 
 
 if __name__ == "__main__":

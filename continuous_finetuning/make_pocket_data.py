@@ -97,7 +97,7 @@ def write_short_tasks(folder: Path, corpus: Corpus, seed: int) -> None:
         write_text(folder / f"{name}.yaml", json.dumps(task, indent=2))  # JSON is YAML
 
 
-def parse_args():
+def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--tokenizer", required=True, help="checkpoint folder of the base")
     parser.add_argument("--output_dir", required=True, type=Path)
@@ -105,11 +105,8 @@ def parse_args():
     parser.add_argument("--length", type=int_between(256, 2**20), required=True, help="tokens of a row")
     parser.add_argument("--rows", type=positive_int, required=True, help="rows of tasks; the text is for as many")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    args = parser.parse_args()
 
-
-def main() -> None:
-    args = parse_args()
     corpus = Corpus(args.corpus_dir)
     n_fillers = min(FILLER_TEXTS, len(corpus.texts))
     fillers = Random(f"fillers {args.seed}").sample(corpus.texts, n_fillers)

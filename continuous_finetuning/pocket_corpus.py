@@ -6,6 +6,7 @@ Everything is a function of its arguments: the same Python gives the same tokens
 
 import collections
 import re
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -91,12 +92,6 @@ def train_tokenizer(corpus: Corpus, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, texts: list) -> list:
-    """Token ids of each text, int32, with the BOS. Text that spells a special token is encoded as ordinary text."""
-    tokenizer.encode_special_tokens = True
-    return [np.array(encoding.ids, dtype=np.int32) for encoding in tokenizer.encode_batch_fast(texts)]
-
-
 def encode_document(tokenizer: Tokenizer, document: Document) -> tuple:
     """(ids, answers), arrays of the tokens of a document, with BOS; answers: the number of a token's answer, or -1."""
     encoding = tokenizer.encode(document.text)
@@ -112,8 +107,11 @@ class Rows:
     """Makes rows of exactly `length` tokens for the training of the base. texts: what is not a task's is taken from."""
 
     def __init__(self, tokenizer: Tokenizer, texts: list):
+        tokenizer.encode_special_tokens = True  # as ordinary text
         self.tokenizer = tokenizer
-        self.stream_N = np.concatenate(encode(tokenizer, texts))
+        encodings = tokenizer.encode_batch_fast(texts)
+        ids = chain.from_iterable(encoding.ids for encoding in encodings)
+        self.stream_N = np.fromiter(ids, np.int32)
 
     def text(self, rng: Random, length: int) -> np.ndarray:
         """[length] token ids from a random place of the text, int32."""

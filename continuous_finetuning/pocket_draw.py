@@ -94,7 +94,9 @@ class Draw(Random):
         return name.capitalize()
 
     def values(self, kind: str, count: int) -> list:
-        """`count` distinct values."""
+        """`count` distinct values of a kind, or of one that is drawn from a list of kinds."""
+        if " " in kind:
+            kind = self.kind(kind)
         values = {}  # a dict keeps the order
         while len(values) < count:
             values[self.value(kind)] = None

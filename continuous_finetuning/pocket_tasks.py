@@ -9,6 +9,8 @@ import textwrap
 from collections import defaultdict
 from itertools import islice, product
 
+import numpy as np
+
 from pocket_draw import Answer, Document
 
 TAGS = 12  # words that may stand before a cue in an example of `classify`
@@ -148,14 +150,11 @@ def classify(draw, size, level):
     label_field = draw.title()
     classes = draw.randint(2, 2 + round(4 * level))
     cues_of_class = draw.number(1 + round(2 * level))
-    kind = draw.kind("word word word name")
-    cues = draw.values(kind, classes * cues_of_class)
+    cues = draw.values("word word word name", classes * cues_of_class)
     labels = [draw.phrase(2, 3).capitalize() for _ in range(classes)]
     if draw.chance(0.5):
-        kind = draw.kind("word name number")
-        labels = draw.values(kind, classes)
-    kind = draw.kind("word name")
-    tags = draw.values(kind, TAGS)
+        labels = draw.values("word name number", classes)
+    tags = draw.values("word name", TAGS)
     templates = draw_templates(draw, round(3 * level))
     instruction = draw.instruction(size // 4)
     yield instruction
@@ -195,12 +194,13 @@ def answer(draw, size, level):
         things = [f"{word} {thing}" for thing in things]
     most = max(1, (size - 80) // 40)
     facts = []
-    paragraphs = defaultdict(list)
+    sentences = defaultdict(list)
     for thing, (relation, kind) in islice(product(things, relations), most):
         fact = {"thing": thing, "relation": relation, "value": draw.value(kind)}
         facts.append(fact)
-        paragraphs[thing].append(wording.format(**fact))
-    yield draw.scatter(list(map(" ".join, paragraphs.values())), size // 4, size - 120)
+        sentences[thing].append(wording.format(**fact))
+    paragraphs = list(map(" ".join, sentences.values()))
+    yield draw.scatter(paragraphs, size // 4, size - 120)
     yield draw.instruction(size // 6)
     for fact in draw.choices(facts, k=draw.number(min(6, size // 200))):
         asked = f"{intro} {question.format(**fact)}".lstrip()
@@ -215,8 +215,8 @@ def passage_text(draw, length):
     if draw.chance(0.5) or not words:
         most = draw.count(min(12, length // 7))
         words = draw.phrase(1, most).split()
-    lines = textwrap.wrap(" ".join(words), length, break_long_words=False, break_on_hyphens=False)
-    return lines[0]
+    first, *_ = textwrap.wrap(" ".join(words), length, break_long_words=False, break_on_hyphens=False)
+    return first
 
 
 def passage(draw, size, level):
@@ -225,7 +225,8 @@ def passage(draw, size, level):
     line_break = draw.choice(("\n", "\n\n"))
     count = draw.randint(2, 2 + round(6 * level))
     first = 1 if draw.chance(0.7) else draw.randint(1, 90)
-    length = max(16, (size - 60) * 2 // 3 // count - len(part))
+    length = (size - 60) * 2 // 3 // count - len(part)
+    length = max(16, length)
     yield draw.instruction(size // 4)
     passages = []
     for number in range(first, first + count):
@@ -260,8 +261,7 @@ def frequent(draw, size, level):
     repeats = min(draw.randint(2, 6), room // (n_common + 1))
     repeats = max(2, repeats)
     rare = draw.number(room - n_common * repeats)
-    kind = draw.kind("word word name")
-    words = draw.values(kind, n_common + rare)
+    words = draw.values("word word name", n_common + rare)
     common = words[:n_common]
     more = n_common - 1 if draw.chance(0.5) else 0  # the first is the most frequent one, and so on
     items = words[n_common:]
@@ -292,9 +292,9 @@ def frequent(draw, size, level):
 
 def draw_assignments(draw, assignment, values, groups):
     """Statements that hand each value on from name to name of its group, the chains mixed."""
-    chains = [i for i, names in enumerate(groups) for _ in names]
     sources = list(values)
     waiting = list(map(iter, groups))
+    chains = np.repeat(np.arange(len(groups)), len(groups[0])).tolist()
     statements = []
     for i in draw.sample(chains, len(chains)):
         name = next(waiting[i])
@@ -317,7 +317,7 @@ def chain(draw, size, level):
     length = draw.number(min(1 + round(4 * level), longest))
     names = draw.values(kind, chains * length)
     values = draw.values("number", chains)
-    groups = [names[start : start + length] for start in range(0, len(names), length)]
+    groups = np.reshape(names, (chains, length)).tolist()
     statements = draw_assignments(draw, assignment, values, groups)
     yield draw.scatter(statements, size // 4, size - 100)
     before = draw.phrase(0, 5)
@@ -328,7 +328,7 @@ def chain(draw, size, level):
         style = draw.random()
         question = f"{before} {value} {after}? {end}"
         if style < 0.4:
-            question = draw.wording("intros") + " " + draw.wording("holders") + f" {value}:"
+            question = " ".join([*draw.wordings("intros holders"), f"{value}:"])
         elif style >= 0.7:  # asked, and begun to answer
             question += f" {after} {value} " + draw.wording("links")
         yield tidy(question)

@@ -31,21 +31,6 @@ SHOTS = {"mmlu": 5, "hellaswag": 10, "arc_easy": 25, "arc_challenge": 25, "gsm8k
 METRICS = ("acc_norm", "acc", "exact_match")  # the first of these that a task has is its score
 
 
-def parse_args():
-    parser = run.Parser(__doc__)
-    parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids, with the base")
-    add_trust_flag(parser)
-    parser.add_argument("--tasks", nargs="+", default=list(SHOTS), help=f"tasks of lm-eval [{' '.join(SHOTS)}]")
-    parser.add_argument("--include_path", type=Path, help="folder of further tasks, in lm-eval's YAML format")
-    parser.add_argument("--limit", type=run.positive_int, help="the first N items of each task [all]")
-    parser.add_argument("--batch_size", type=run.positive_int, default=1, help="[1]")
-    parser.add_argument("--perplexity", type=Path, help="folder of eval_ppl.py's results")
-    parser.add_argument("--output_dir", required=True, type=Path)
-    args = parser.parse_args()
-    run.name_results(None, sorted(set(args.base_model)), "each its own --output_dir")
-    return args
-
-
 def evaluate_checkpoint(args, manager, name_or_path: str) -> None:
     """Runs the tasks that the checkpoint's result lacks, and writes the result."""
     config, settings = open_checkpoint(name_or_path, args.trust_remote_code)
@@ -170,8 +155,18 @@ def write_table(args) -> None:
 
 
 def main() -> None:
-    args = parse_args()
-    manager = TaskManager(include_path=str(args.include_path) if args.include_path else None)
+    parser = run.Parser(__doc__)
+    parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids, with the base")
+    add_trust_flag(parser)
+    parser.add_argument("--tasks", nargs="+", default=list(SHOTS), help=f"tasks of lm-eval [{' '.join(SHOTS)}]")
+    parser.add_argument("--include_path", type=Path, help="folder of further tasks, in lm-eval's YAML format")
+    parser.add_argument("--limit", type=run.positive_int, help="the first N items of each task [all]")
+    parser.add_argument("--batch_size", type=run.positive_int, default=1, help="[1]")
+    parser.add_argument("--perplexity", type=Path, help="folder of eval_ppl.py's results")
+    parser.add_argument("--output_dir", required=True, type=Path)
+    args = parser.parse_args()
+    run.name_results(None, sorted(set(args.base_model)), "each its own --output_dir")
+    manager = TaskManager(include_path=args.include_path and str(args.include_path))
 
     def evaluate(name_or_path: str) -> None:
         evaluate_checkpoint(args, manager, name_or_path)

@@ -27,7 +27,6 @@ LEAST_GAIN = 2.0  # nats: key tokens have a loss that is so much lower with the 
 MOST_LOSS = 2.0  # nats: and is then below this (section 3 of the paper)
 
 
-# --- scoring a text
 def text_losses(model, rope: RopeSetter, ids: list) -> np.ndarray:
     """The loss of each token of a text, float64 [N], nats; infinite for the first, which nothing predicts."""
     loss_N = np.full(len(ids), math.inf)
@@ -81,7 +80,6 @@ def score_text(model, rope: RopeSetter, tokenizer, text: str, intervals: list) -
     return {"key_loss": float(losses.sum()), "key_tokens": len(keys), "tokens": len(ids)}
 
 
-# --- the key tokens of all texts
 def prepare(args) -> dict:
     """{length: (texts, character intervals [start, end) of the key tokens of each, how they were found)}.
 
@@ -151,7 +149,6 @@ def find_key_tokens(args, length: int, texts: list, sha256: str) -> tuple:
     return folder, record
 
 
-# --- the results
 def make_text_job(path: Path, length: int, key_texts: tuple, name_or_path: str, settings: dict) -> Job:
     """LongPPL of one length. path: the result of the windows, beside which it is written.  key_texts: of `prepare`."""
     tokenizer = open_tokenizer(name_or_path)

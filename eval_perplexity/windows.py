@@ -18,7 +18,6 @@ DATA_KEYS = ("sha256", "source", "dtype", "dataset", "tokenizer", "min_tokens", 
 LAST = (64, 256)  # the mean loss over the last targets of a window is recorded for these numbers of targets
 
 
-# --- token files
 def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     """The first `documents` documents of a token file, uint16 or uint32 [N], their starts, and the result's `data`.
 
@@ -56,7 +55,6 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     return tokens_N, starts[:documents], {"path": str(path), **known}
 
 
-# --- windows
 def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
     """Starts of all windows, int64: 0, stride, 2 stride, ... below n_tokens - length, the last of them dropped.
 
@@ -92,7 +90,6 @@ def recorded_parts(length: int) -> dict:
     return parts
 
 
-# --- records
 def record(start: int, nll_L, hit_L, document_starts) -> dict:
     """What is kept of a window: hits, mean losses of `recorded_parts`, also split by document, and sums by position.
 
@@ -123,7 +120,6 @@ def split_by_document(losses, first_position: int, document_starts) -> dict:
     return {"first": first, "sum": sums.tolist(), "targets": np.bincount(documents).tolist()}
 
 
-# --- the result
 def summarise(records: list, length: int, n_documents: int) -> dict:
     """The result's values from the records of all windows. Losses are in nats. n_documents: of the stream."""
     means = {}
@@ -164,7 +160,8 @@ def sum_by_document(records: list, key: str, n_documents: int) -> tuple:
     target_D = np.zeros(n_documents, dtype=int)
     for record in records:
         part = record[f"{key}_documents"]
-        documents = slice(part["first"], part["first"] + len(part["sum"]))
+        first = part["first"]
+        documents = slice(first, first + len(part["sum"]))
         sum_D[documents] += part["sum"]
         target_D[documents] += part["targets"]
     return sum_D, target_D
