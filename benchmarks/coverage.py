@@ -67,10 +67,9 @@ def documents(rng, size: int, length: int, windows=None, methods=1) -> float:
     starts = np.arange(0, CELL * len(document_N) - length, STRIDE)
     if windows:
         starts = rng.choice(starts, windows, replace=False)
-    change_N = np.zeros(len(document_N) + 1)
-    np.add.at(change_N, starts // CELL, 1)
-    np.add.at(change_N, (starts + length) // CELL, -1)
-    windows_N = change_N.cumsum()[:-1]  # number of windows that contain each cell
+    windows_N = np.zeros(len(document_N))  # number of windows that contain each cell
+    for start in starts:
+        windows_N[start // CELL : (start + length) // CELL] += 1
 
     shared_N = draw_losses(rng, document_N, ALL)
     sums = []

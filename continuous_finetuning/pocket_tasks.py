@@ -190,7 +190,7 @@ def answer(draw, size, level):
     end = draw.marker("answer_words")
     line_break = draw.choice(("\n", "\n\n", " "))
     if draw.chance(0.5):  # "sample Xyz" instead of "Xyz"
-        word = draw.choice(draw.words)
+        word = draw.value("word")
         things = [f"{word} {thing}" for thing in things]
     most = max(1, (size - 80) // 40)
     facts = []
@@ -294,7 +294,7 @@ def draw_assignments(draw, assignment, values, groups):
     """Statements that hand each value on from name to name of its group, the chains mixed."""
     sources = list(values)
     waiting = list(map(iter, groups))
-    chains = np.repeat(np.arange(len(groups)), len(groups[0])).tolist()
+    chains = [i for i, names in enumerate(groups) for _ in names]
     statements = []
     for i in draw.sample(chains, len(chains)):
         name = next(waiting[i])
@@ -308,8 +308,8 @@ def chain(draw, size, level):
     assignment = draw.wording("assignments")
     kind = draw.kind("word capitals name capitals")
     if draw.chance(0.5):  # a word before each name
-        word = draw.choice(draw.words)
-        capitals = draw.choice(draw.words).upper()
+        word = draw.value("word")
+        capitals = draw.value("word").upper()
         word = draw.choice((word, capitals))
         assignment = assignment.replace("{", word + " {")
     chains = draw.number(1 + round(level))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 import long_ppl
 import run
@@ -90,6 +91,7 @@ def make_window_job(args, path: Path, length: int, tokens_N, document_starts, se
     max_windows = args.max_windows[args.seq_len.index(length)]
     all_starts = window_starts(len(tokens_N), length, args.sliding_window)
     sampled_starts = subsample(all_starts, max_windows, args.seed)
+    window_WL1 = sliding_window_view(tokens_N, length + 1)  # of each position, with the token after it
     settings = {
         "protocol": "lceg-windows",
         "record_version": 2,  # windows recorded otherwise are evaluated again
@@ -103,8 +105,8 @@ def make_window_job(args, path: Path, length: int, tokens_N, document_starts, se
 
     def score_windows(model, rope: RopeSetter, starts: list) -> list:
         rope.set(parameters)
-        windows = [tokens_N[start : start + length + 1] for start in starts]
-        nll_BL, hit_BL = score(model, torch.tensor(np.array(windows, dtype=np.int64)))
+        ids_BL1 = window_WL1[starts].astype(np.int64)
+        nll_BL, hit_BL = score(model, torch.from_numpy(ids_BL1))
         records = []
         for start, nll_L, hit_L in zip(starts, nll_BL, hit_BL, strict=True):
             records.append(record(start, nll_L, hit_L, document_starts))

@@ -12,7 +12,6 @@ the documents. A prompt has at most the base's window, and its rope is that of t
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -52,8 +51,9 @@ def evaluate_checkpoint(args, manager, name_or_path: str) -> None:
         run.reset_peak_memory(device)
         start_time = time.perf_counter()
         entry = run_task(args, manager, adapter, task)
-        seconds = time.perf_counter() - start_time
-        store.append(entry | {"seconds": round(seconds, 3), "peak_memory_bytes": run.peak_memory(device)})
+        entry["seconds"] = round(time.perf_counter() - start_time, 3)
+        entry["peak_memory_bytes"] = run.peak_memory(device)
+        store.append(entry)
         print(f"{name}: {task} {entry['score']:.2f}, {entry['n']} items", flush=True)
     result = {
         "benchmark": "short",
@@ -82,11 +82,13 @@ def run_task(args, manager, adapter: HFLM, task: str) -> dict:
         results = simple_evaluate(adapter, tasks=[task], task_manager=manager, **settings)
         ids, scores = [], []
         for subtask, samples in results["samples"].items():
-            metric = next((name for name in METRICS if name in samples[0]), None)
-            if metric is None:
+            first = samples[0]
+            metrics = [name for name in METRICS if name in first]
+            if not metrics:
                 raise ValueError(f"it has none of the scores {', '.join(METRICS)}")
+            metric = metrics[0]
             for sample in samples:
-                if sample["filter"] == samples[0]["filter"]:
+                if sample["filter"] == first["filter"]:
                     ids.append(f"{subtask}:{sample['doc_id']}")
                     scores.append(float(sample[metric]))
     low, high = mean_over_tasks([scores]).interval()
@@ -112,8 +114,10 @@ def read_measures(args) -> pd.DataFrame:
         result = run.read_json(path)
         model = {"model": path.parent.name, "method": result["method"]}
         for task, entry in result["sets"].items():
-            percent = 100 * np.array(entry["row_scores"])
-            tables.append(pd.DataFrame({**model, "task": task, "id": entry["ids"], "value": percent, "targets": 1.0}))
+            table = pd.DataFrame({"id": entry["ids"], "value": entry["row_scores"], "task": task, **model})
+            table["value"] *= 100
+            table["targets"] = 1.0
+            tables.append(table)
         if args.perplexity:
             tables += read_losses(args.perplexity, model, result["length"])
     return pd.concat(tables, ignore_index=True)
@@ -126,10 +130,10 @@ def read_losses(folder: Path, model: dict, length: int) -> list:
         result = run.read_json(path) or {}
         losses = result.get("document_losses")
         if losses and "longppl" not in path.name:
-            table = pd.DataFrame({"value": losses["sum"], "targets": losses["targets"]})
+            table = pd.DataFrame({"value": losses["sum"], "targets": losses["targets"], **model})
+            table["task"] = f"loss at {length}, {path.parent.name}"
             table["id"] = table.index
-            task = f"loss at {length}, {path.parent.name}"
-            tables.append(table.assign(**model, task=task))
+            tables.append(table)
     return tables
 
 

@@ -129,8 +129,11 @@ def find_key_tokens(args, length: int, texts: list, sha256: str) -> tuple:
         "evaluator_dtype": settings["dtype"],
     }
     key = run.run_key({**record, "data": sha256, "length": length})
-    root = args.output_dir.parent if args.output_dir.suffix == ".json" else args.output_dir
-    folder = root / f"key_text_{run.checkpoint_name(args.long_ppl)}_{length}_{key}"
+    root = args.output_dir
+    if root.suffix == ".json":
+        root = root.parent
+    name = run.checkpoint_name(args.long_ppl)
+    folder = root / f"key_text_{name}_{length}_{key}"
     if length > config.max_position_embeddings:
         run.print_rank0(f"WARNING: {args.long_ppl} finds key tokens of {length} tokens, which exceed its window")
     model = None
