@@ -85,7 +85,8 @@ def time_steps(shape: str, name: str, length: int, options: str, attention: str)
 
     seconds = fastest(step, repetitions=2 if length <= 65536 else 1)
     speed = length / seconds
-    return f"{seconds:.2f}", speed, f"{flops * speed / 1e12:.3g}", f"{losses[-1]:.5f}"
+    teraflops = flops * speed / 1e12
+    return f"{seconds:.2f}", speed, f"{teraflops:.3g}", f"{losses[-1]:.5f}"
 
 
 def main():

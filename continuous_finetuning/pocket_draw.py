@@ -71,13 +71,13 @@ class Draw(Random):
         return int(max(1, most) ** self.random() + 0.5)
 
     def value(self, kind: str) -> str:
-        """A value or a key of a kind; passkey: four digits."""
+        """A value or a key of a kind: number, passkey (four digits), word, pair, capitals, hexadecimal, or name."""
         match kind:
             case "number":
                 smallest = 10 ** (self.randint(1, 7) - 1)
                 return str(self.randrange(smallest, 10 * smallest))
             case "passkey":
-                return f"{self.randrange(10**4):04d}"
+                return f"{self.randrange(10_000):04d}"
             case "word":
                 return self.choice(self.words)
             case "pair":

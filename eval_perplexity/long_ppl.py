@@ -167,7 +167,8 @@ def make_text_job(path: Path, length: int, key_texts: tuple, name_or_path: str, 
 
     def score_texts(model, rope: RopeSetter, numbers: list) -> list:
         [i] = numbers  # the batch size is 1
-        return [{"start": i, **score_text(model, rope, tokenizer, texts[i], intervals[i])}]
+        scores = score_text(model, rope, tokenizer, texts[i], intervals[i])
+        return [{"start": i, **scores}]
 
     path = path.with_name(f"{path.stem}_longppl.json")
     keys = ("long_ppl", "long_ppl_interval_95")
