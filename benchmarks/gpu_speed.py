@@ -25,7 +25,8 @@ from run import Parser
 from scoring import score
 from transformers_engine import Transformers
 
-FEW, MANY = 8, 40  # tokens of short and long answers
+FEW = 8  # tokens of short answers
+MANY = 40  # and of long ones
 
 
 def random_ids(model, rows: int, length: int) -> torch.Tensor:
@@ -33,7 +34,7 @@ def random_ids(model, rows: int, length: int) -> torch.Tensor:
     return torch.randint(model.config.vocab_size, (rows, length), device=DEVICE)
 
 
-def kit(model, rows: int, length: int, method=None, keep_cache=True, **options) -> Callable[[int], object]:
+def kit(model, rows: int, length: int, method=None, keep_cache=True, **options) -> Callable:
     """A function of the number of new tokens: answers random prompts by the engine with a model that was never saved.
 
     method: the one whose modeling file the model needs.  keep_cache: between calls.  options: of the engine.
@@ -57,7 +58,7 @@ def kit(model, rows: int, length: int, method=None, keep_cache=True, **options) 
     return answer
 
 
-def plain(model, rows: int, length: int) -> Callable[[int], object]:
+def plain(model, rows: int, length: int) -> Callable:
     """The same by `model.generate`."""
     ids_Bn = random_ids(model, rows, length)
     return lambda max_new_tokens: model.generate(ids_Bn, max_new_tokens=max_new_tokens, do_sample=False)
@@ -67,8 +68,9 @@ def time_decoding(engine: Callable, model, rows: int, length: int, **options):
     """Milliseconds and tokens/s of one step. engine: `kit` or `plain`."""
     answer = engine(model, rows, length, **options)
     answer(FEW)  # captures the CUDA graph
-    extra_seconds = fastest(partial(answer, MANY)) - fastest(partial(answer, FEW))
-    seconds = extra_seconds / (MANY - FEW)
+    many_seconds = fastest(partial(answer, MANY))
+    few_seconds = fastest(partial(answer, FEW))
+    seconds = (many_seconds - few_seconds) / (MANY - FEW)
     return 1000 * seconds, rows / seconds
 
 
@@ -90,7 +92,8 @@ def time_own_attention(name: str, shape: str, length: int):
     """`time_decoding` of one prompt by a method with its own attention."""
     longest = length + 1024
     window = longest if methods.get(name).extends_rows else 512
-    method, model = extended_model(name, model_config(shape, longest // 2), window)
+    base = model_config(shape, longest // 2)
+    method, model = extended_model(name, base, window)
     return time_decoding(kit, model, 1, length, method=method)
 
 

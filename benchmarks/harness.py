@@ -40,7 +40,8 @@ def extended_model(name: str, base: LlamaConfig, length: int, attention: str = "
     """(the method `name` for so many tokens, the base with it and random weights)."""
     method = methods.build(name, base, length, {})
     config = checkpoint_writer.extended_config(base, method, {"method": name})
-    return method, random_model(config, attention, method.auto_classes(base)["AutoModelForCausalLM"])
+    model_class = method.auto_classes(base)["AutoModelForCausalLM"]
+    return method, random_model(config, attention, model_class)
 
 
 def fastest(function: Callable, repetitions: int = 2) -> float:
@@ -60,6 +61,8 @@ def measure(label: list, function: Callable, *args, **options) -> None:
     release_memory()
     reset_peak_memory(DEVICE)
     try:
-        print_row(*label, *function(*args, **options), peak_memory(DEVICE) / 2**30)
+        values = function(*args, **options)
+        print_row(*label, *values, peak_memory(DEVICE) / 2**30)
     except (RuntimeError, MemoryError, ValueError, ImportError) as error:
-        print_row(*label, "out of memory" if out_of_memory(error) else first_line(error))
+        reason = "out of memory" if out_of_memory(error) else first_line(error)
+        print_row(*label, reason)

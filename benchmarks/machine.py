@@ -20,18 +20,21 @@ PACKAGES = ("torch", "transformers", "deepspeed", "liger-kernel", "flash-attn", 
 def print_row(*cells) -> None:
     """One row of a Markdown table; floats get one decimal."""
     texts = [f"{cell:,.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
-    print(f"| {' | '.join(texts)} |", flush=True)
+    print("|", " | ".join(texts), "|", flush=True)
 
 
 def print_head(*titles) -> None:
     print_row(*titles)
-    print_row(*["---"] * len(titles))
+    print_row(*["---" for _ in titles])
 
 
 def describe_machine() -> str:
     """The card or the CPU, and the versions of what the figures depend on."""
-    cpu = f"CPU, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), threads {torch.get_num_threads()}"
-    parts = [torch.cuda.get_device_name() if torch.cuda.is_available() else cpu, f"Python {platform.python_version()}"]
+    load, _, _ = os.getloadavg()
+    device = f"CPU, {os.cpu_count()} cores (load {load:.1f}), threads {torch.get_num_threads()}"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    parts = [device, f"Python {platform.python_version()}"]
     for name in PACKAGES:
         try:
             parts.append(f"{name} {version(name)}")

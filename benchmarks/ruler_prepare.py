@@ -39,7 +39,7 @@ def main():
     parser.add_argument("--length", type=positive_int, default=32768, help="tokens [32768]")
     args = parser.parse_args()
     folder = tempfile.mkdtemp()
-    command = [sys.executable, ROOT / "ruler" / "data" / "prepare.py", "--save_dir", folder, "--task", *TASKS]
+    command = [sys.executable, ROOT / "ruler/data/prepare.py", "--save_dir", folder, "--task", *TASKS]
     command += ["--tokenizer_path", args.tokenizer_path, "--max_seq_length", str(args.length)]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

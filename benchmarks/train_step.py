@@ -40,8 +40,11 @@ ROWS = [  # method or "plain", tokens, options (keep: --keep_attention), attenti
 def make_trainer(shape: str, name: str, length: int, options: str, attention: str):
     """(trainer, model FLOPs per token) of a row."""
     config = model_config(shape, length // 2)
-    flags = dict(use_cpu=not CUDA, optim="sgd", report_to=[], max_steps=1, torch_compile="compile" in options)
-    arguments = TrainingArguments(tempfile.mkdtemp(), **flags)
+    compiled = "compile" in options
+    folder = tempfile.mkdtemp()
+    arguments = TrainingArguments(
+        folder, use_cpu=not CUDA, optim="sgd", report_to=[], max_steps=1, torch_compile=compiled
+    )
     if name == "plain":
         model = random_model(config, attention)
         return Trainer(model=model, args=arguments), tracking.model_flops_per_token(model, length / 2)
@@ -82,7 +85,8 @@ def time_steps(shape: str, name: str, length: int, options: str, attention: str)
 
     seconds = fastest(step, repetitions=2 if length <= 65536 else 1)
     speed = length / seconds
-    return f"{seconds:.2f}", speed, f"{flops * speed / 1e12:.3g}", f"{losses[-1]:.5f}"
+    teraflops = flops * speed / 1e12
+    return f"{seconds:.2f}", speed, f"{teraflops:.3g}", f"{losses[-1]:.5f}"
 
 
 def main():

@@ -11,7 +11,6 @@ Rerun the same command to resume. The weights depend on the settings and the Pyt
 the machine, too.
 """
 
-import argparse
 import json
 import math
 import os
@@ -22,14 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import pocket_corpus as pocket
 from checkpoint_writer import claim, move_in
-from run import Parser, positive_int, run_key, run_script
+from run import Parser, int_between, positive_int, run_key, run_script
 
-THREADS = 1  # the weights depend on it
 VOCAB_SIZE = 4096
 TOKENS_PER_STEP = 4096
 LOG_STEPS, SAVE_STEPS = 100, 200
@@ -49,48 +46,33 @@ STAGES = (
 )
 
 
-def parse_args() -> argparse.Namespace:
-    parser = Parser(__doc__)
-    parser.add_argument("--output_dir", required=True, type=Path)
-    parser.add_argument("--corpus_dir", type=Path, default=sysconfig.get_path("stdlib"), help="folder of .py files")
-    parser.add_argument("--context_length", type=int, default=256, help="the base's window, tokens [256]")
-    parser.add_argument("--steps", type=positive_int, default=9000, help=f"steps of {TOKENS_PER_STEP} tokens [9000]")
-    parser.add_argument(
-        "--fast", action="store_true", help="compile, and compute in bfloat16: for CPUs with AMX; needs a C++ compiler"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    if args.context_length < 256 or TOKENS_PER_STEP % args.context_length:
-        raise ValueError(f"--context_length must be at least 256 and divide the {TOKENS_PER_STEP} tokens of a step")
-    if not 0 <= args.seed < 2**63:
-        raise ValueError("--seed must be from 0 to 2**63 - 1")
-    return args
-
-
-def make_batch(step: int, args: argparse.Namespace, corpus: pocket.Corpus, rows: pocket.Rows):
+def make_batch(step: int, args, corpus, rows) -> tuple:
     """(kind of each row, ids_BL int64, weights_BL float32, answers_BL) of a step."""
     stage = next(stage for stage in STAGES if step < stage["until"])
     length = int(stage["window"] * args.context_length)
     draw = corpus.draw(f"base {args.seed} {step}")
     draw.in_turn = stage.get("in_turn", True)
-    count = TOKENS_PER_STEP // length
-    kinds = draw.rng.choices(list(stage["shares"]), weights=stage["shares"].values(), k=count)
+    shares = stage["shares"]
+    kinds = draw.choices(list(shares), weights=shares.values(), k=TOKENS_PER_STEP // length)
     batch = []
     for kind in kinds:
         if kind == "text":
-            batch.append(rows.text_row(draw.rng, length))
+            row = rows.text_row(draw, length)
         else:
-            level = draw.rng.uniform(stage.get("easiest", 0.0), stage["level"])
-            batch.append(rows.task_row(draw, kind, length, level))
+            level = draw.uniform(stage.get("easiest", 0.0), stage["level"])
+            row = rows.task_row(draw, kind, length, level)
+        batch.append(row)
     ids_BL, weights_BL, answers_BL = map(np.stack, zip(*batch, strict=True))
-    return kinds, torch.from_numpy(ids_BL).long(), torch.from_numpy(weights_BL), answers_BL
+    ids_BL = torch.from_numpy(ids_BL).long()
+    return kinds, ids_BL, torch.from_numpy(weights_BL), answers_BL
 
 
 class Log:
     """Collects the loss on text and the share of right answers of each task; an answer is right as a whole."""
 
     def __init__(self):
-        self.text_losses, self.right_answers = [], defaultdict(list)
+        self.text_losses = []
+        self.right_answers = defaultdict(list)
 
     def add(self, kinds, losses_BL, right_BL, answers_BL) -> None:
         for kind, losses_L, right_L, answers_L in zip(kinds, losses_BL, right_BL, answers_BL, strict=True):
@@ -107,29 +89,31 @@ class Log:
         return record
 
 
-def compute_loss(model: LlamaForCausalLM, decoder, ids_BL, weights_BM, bf16: bool):
+def compute_loss(model, decoder, ids_BL, weights_BM, bf16: bool) -> tuple:
     """The weighted mean loss of all tokens but the first of each row; logits are computed where weights are not 0.
 
     decoder: `model.model`, or what torch.compile makes of it.  weights_BM: float32, one column less than ids_BL.
     Returns (loss with gradient, losses_BM float32, right_BM bool: the likeliest token is the right one).
     """
-    counted_T = weights_BM.flatten().nonzero().squeeze(1)
+    counts_BM = weights_BM != 0
+    counted_T = counts_BM.flatten().nonzero()[:, 0]
     # A multiple of LOGITS_STEP: oneDNN keeps memory for every size that it has seen
     padded_T = F.pad(counted_T, (0, -len(counted_T) % LOGITS_STEP))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         hidden_BMD = decoder(input_ids=ids_BL, use_cache=False).last_hidden_state[:, :-1]
-        logits_TV = model.lm_head(hidden_BMD.flatten(0, 1)[padded_T])[: len(counted_T)]
-    targets_T = ids_BL[:, 1:].flatten()[counted_T]
+        hidden_TD = hidden_BMD.flatten(0, 1)[padded_T]
+        logits_TV = model.lm_head(hidden_TD)[: len(counted_T)]
+    targets_T = ids_BL[:, 1:][counts_BM]
     losses_T = F.cross_entropy(logits_TV.float(), targets_T, reduction="none")
-    loss = (losses_T * weights_BM.flatten()[counted_T]).sum() / weights_BM.numel()
+    loss = (losses_T * weights_BM[counts_BM]).sum() / weights_BM.numel()
     losses_BM = torch.zeros_like(weights_BM)
-    losses_BM.view(-1)[counted_T] = losses_T.detach()
-    right_BM = torch.zeros_like(weights_BM, dtype=torch.bool)
-    right_BM.view(-1)[counted_T] = logits_TV.argmax(-1) == targets_T
+    losses_BM[counts_BM] = losses_T.detach()
+    right_BM = torch.zeros_like(counts_BM)
+    right_BM[counts_BM] = logits_TV.argmax(-1) == targets_T
     return loss, losses_BM, right_BM
 
 
-def train(model: LlamaForCausalLM, args: argparse.Namespace, corpus: pocket.Corpus, rows: pocket.Rows) -> None:
+def train(model, args, corpus, rows) -> None:
     """Trains in place: Muon updates the matrices of the layers, AdamW the embedding and the norms."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
@@ -138,7 +122,8 @@ def train(model: LlamaForCausalLM, args: argparse.Namespace, corpus: pocket.Corp
     muon = torch.optim.Muon(matrices, weight_decay=0.01)
     adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
     parts = {"model": model, "muon": muon, "adamw": adamw}
-    log_path, state_path = args.output_dir / "training_log.jsonl", args.output_dir / "state.pt"
+    log_path = args.output_dir / "training_log.jsonl"
+    state_path = args.output_dir / "state.pt"
     first_step = load_state(state_path, parts, log_path)
     log = Log()
     model.train()
@@ -146,23 +131,22 @@ def train(model: LlamaForCausalLM, args: argparse.Namespace, corpus: pocket.Corp
     for step in range(first_step, args.steps):  # 50 steps of warm-up, constant for 30 % of the run, then down to 3 %
         warmup = min(1.0, (step + 1) / 50)
         decay = 1.0 - 0.97 * max(0.0, step / args.steps - 0.3) / 0.7
-        muon.param_groups[0]["lr"] = MUON_RATE * warmup * decay
-        adamw.param_groups[0]["lr"] = ADAMW_RATE * warmup * decay
         kinds, ids_BL, weights_BL, answers_BL = make_batch(step, args, corpus, rows)
-        loss, losses_BL, right_BL = compute_loss(model, decoder, ids_BL, weights_BL[:, 1:], args.fast)
+        loss, losses_BM, right_BM = compute_loss(model, decoder, ids_BL, weights_BL[:, 1:], args.fast)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in (muon, adamw):
+        for optimizer, rate in ((muon, MUON_RATE), (adamw, ADAMW_RATE)):
+            optimizer.param_groups[0]["lr"] = rate * warmup * decay
             optimizer.step()
             optimizer.zero_grad()
-        log.add(kinds, losses_BL.numpy(), right_BL.numpy(), answers_BL[:, 1:])
+        log.add(kinds, losses_BM.numpy(), right_BM.numpy(), answers_BL[:, 1:])
         done = step + 1
         if done % LOG_STEPS == 0 or done == args.steps:
             record = log.describe(done)
             log = Log()
             print(f"base model, {args.steps} steps: {record}", flush=True)
             with log_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                print(json.dumps(record), file=file)
         if done % SAVE_STEPS == 0:
             save_state(state_path, parts, done, log_path)
     state_path.unlink(missing_ok=True)
@@ -170,9 +154,11 @@ def train(model: LlamaForCausalLM, args: argparse.Namespace, corpus: pocket.Corp
 
 def save_state(path: Path, parts: dict, step: int, log_path: Path) -> None:
     """Replaces the state to resume from in one step."""
-    states = {name: part.state_dict() for name, part in parts.items()}
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state["step"] = step
+    state["log"] = log_path.read_text(encoding="utf-8")
     partial = path.with_suffix(".partial.pt")
-    torch.save({"step": step, "log": log_path.read_text(encoding="utf-8"), **states}, partial)
+    torch.save(state, partial)
     os.replace(partial, path)
 
 
@@ -208,7 +194,18 @@ def make_model(context_length: int) -> LlamaForCausalLM:
 
 
 def main() -> None:
-    args = parse_args()
+    parser = Parser(__doc__)
+    parser.add_argument("--output_dir", required=True, type=Path)
+    parser.add_argument("--corpus_dir", type=Path, default=sysconfig.get_path("stdlib"), help="folder of .py files")
+    parser.add_argument("--context_length", type=int, default=256, help="the base's window, tokens [256]")
+    parser.add_argument("--steps", type=positive_int, default=9000, help=f"steps of {TOKENS_PER_STEP} tokens [9000]")
+    fast = "compile, and compute in bfloat16: for CPUs with AMX; needs a C++ compiler"
+    parser.add_argument("--fast", action="store_true", help=fast)
+    parser.add_argument("--seed", type=int_between(0, 2**63 - 1), default=0)
+    args = parser.parse_args()
+    if args.context_length < 256 or TOKENS_PER_STEP % args.context_length:
+        raise ValueError(f"--context_length must be at least 256 and divide the {TOKENS_PER_STEP} tokens of a step")
+
     corpus = pocket.Corpus(args.corpus_dir)
     settings = {"recipe": RECIPE, "corpus": run_key(corpus.sources)}
     for name in ("context_length", "steps", "fast", "seed"):
@@ -217,24 +214,17 @@ def main() -> None:
         print(f"base model: {args.output_dir} is already finished")
         return
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(1)  # the weights depend on it
     torch.manual_seed(args.seed)
     tokenizer = pocket.train_tokenizer(corpus, VOCAB_SIZE)
     model = make_model(args.context_length)
     train(model, args, corpus, pocket.Rows(tokenizer, corpus.texts))
-    save(model, tokenizer, args.output_dir)
-    print(f"base model: {args.output_dir} is finished")
-
-
-def save(model: LlamaForCausalLM, tokenizer: Tokenizer, output_dir: Path) -> None:
-    """Writes the checkpoint, the weights in bfloat16."""
-    partial = output_dir / "base.partial"
-    fast_tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=pocket.BOS, eos_token=pocket.EOS, clean_up_tokenization_spaces=False
-    )
-    fast_tokenizer.save_pretrained(partial)
+    partial = args.output_dir / "base.partial"
+    special = {"bos_token": pocket.BOS, "eos_token": pocket.EOS, "clean_up_tokenization_spaces": False}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(partial)
     model.to(torch.bfloat16).save_pretrained(partial)
-    move_in(partial, output_dir)
+    move_in(partial, args.output_dir)
+    print(f"base model: {args.output_dir} is finished")
 
 
 if __name__ == "__main__":

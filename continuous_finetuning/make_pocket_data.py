@@ -8,7 +8,6 @@ heldout.jsonl    files that the base was not trained on, for eval_perplexity/pre
 short/           three of the tasks inside the base's window, for eval_perplexity/eval_short.py --include_path
 """
 
-import argparse
 import json
 import sysconfig
 from pathlib import Path
@@ -16,7 +15,7 @@ from random import Random
 
 from pocket_corpus import CHARACTERS_PER_TOKEN, SHORTEST, TASK_SHARES, Corpus, Rows
 from pocket_draw import Draw
-from pocket_tasks import TASKS
+from pocket_tasks import draw_document
 from python_text import read_sources
 from run import Parser, int_between, positive_int, run_script, write_text
 from tokenizer import open_tokenizer
@@ -26,46 +25,50 @@ SHORT_TASKS, SHORT_ROWS, SHORT_CHARACTERS = ("lookup", "classify", "answer"), 20
 FILLER_TEXTS = 50  # what fills the ends of the rows is from so many texts
 
 
-def task_texts(draw: Draw, rows: Rows, length: int) -> list[str]:
+def task_texts(draw: Draw, rows: Rows, length: int) -> list:
     """Documents of tasks, and text at the end, of exactly `length` tokens: prepare_data.py makes one row of them."""
     texts, tokens = [], 0
     while length - tokens > 60:
-        [task] = draw.rng.choices(list(TASK_SHARES), weights=TASK_SHARES.values())
+        [task] = draw.choices(list(TASK_SHARES), weights=TASK_SHARES.values())
         room = length - tokens
-        wanted = room if draw.rng.random() < 0.5 else draw.rng.uniform(0.1 * room, room)
+        wanted = room if draw.chance(0.5) else draw.uniform(0.1 * room, room)
         size = max(SHORTEST, int(wanted * CHARACTERS_PER_TOKEN))
-        text = TASKS[task](draw, size, draw.rng.random()).text
+        text = draw_document(draw, task, size, level=draw.random()).text
         text_tokens = len(rows.tokenizer.encode(text).ids)
         if text_tokens < room - 1:  # at least one token of text follows
             texts.append(text)
             tokens += text_tokens
     while True:
-        ids = rows.text(draw.rng, length - tokens - 1).tolist()
+        ids = rows.text(draw, length - tokens - 1).tolist()
         text = rows.tokenizer.decode(ids)
         if rows.tokenizer.encode(text).ids[1:] == ids:  # true if it begins and ends between two words, without BOS
             return [*texts, text]
 
 
-def sections(corpus: Corpus, seed: int, tokens: int) -> list[dict]:
+def sections(corpus: Corpus, seed: int, tokens: int) -> list:
     """Sections of files and of docstrings, in random order, with about so many tokens of each."""
     rng = Random(f"sections {seed}")
+    needed = 1 + int(tokens / SECTION_TOKENS * 2)
     documents = []
     for source, texts in (("python", corpus.sources), ("prose", corpus.prose)):
         parts = []
         for text in texts.values():
-            lines, characters = [], 0
+            part = ""
             for line in text.splitlines(keepends=True):
-                lines.append(line)
-                characters += len(line)
-                if characters > SECTION_TOKENS * CHARACTERS_PER_TOKEN:
-                    parts.append("".join(lines))
-                    lines, characters = [], 0
-            parts.append("".join(lines))
-        parts = [part for part in parts if part.strip()]
+                part += line
+                if len(part) > SECTION_TOKENS * CHARACTERS_PER_TOKEN:
+                    parts.append(part)
+                    part = ""
+            parts.append(part)
+        parts = list(filter(str.strip, parts))
         rng.shuffle(parts)
-        needed = 1 + int(tokens / SECTION_TOKENS * 2)
         documents += [{"text": part, "source": source} for part in parts[:needed]]
     return documents
+
+
+def write_records(path: Path, records: list) -> None:
+    lines = [json.dumps(record) + "\n" for record in records]
+    write_text(path, "".join(lines))
 
 
 def write_short_tasks(folder: Path, corpus: Corpus, seed: int) -> None:
@@ -74,12 +77,12 @@ def write_short_tasks(folder: Path, corpus: Corpus, seed: int) -> None:
         rows = []
         draw = corpus.draw(f"short {seed} {name}")
         while len(rows) < SHORT_ROWS:
-            document = TASKS[name](draw, SHORT_CHARACTERS, 0.5)
+            document = draw_document(draw, name, SHORT_CHARACTERS, level=0.5)
             if document.answers:
                 start, end = document.answers[-1]
                 rows.append({"prompt": document.text[:start], "answer": document.text[start:end]})
         data = folder / f"{name}.jsonl"
-        write_text(data, "".join(json.dumps(row) + "\n" for row in rows))
+        write_records(data, rows)
         task = {
             "task": f"pocket_{name}",
             "dataset_path": "json",
@@ -94,7 +97,7 @@ def write_short_tasks(folder: Path, corpus: Corpus, seed: int) -> None:
         write_text(folder / f"{name}.yaml", json.dumps(task, indent=2))  # JSON is YAML
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--tokenizer", required=True, help="checkpoint folder of the base")
     parser.add_argument("--output_dir", required=True, type=Path)
@@ -102,24 +105,24 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--length", type=int_between(256, 2**20), required=True, help="tokens of a row")
     parser.add_argument("--rows", type=positive_int, required=True, help="rows of tasks; the text is for as many")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    args = parser.parse_args()
 
-
-def main() -> None:
-    args = parse_args()
     corpus = Corpus(args.corpus_dir)
-    fillers = Random(f"fillers {args.seed}").sample(corpus.texts, min(FILLER_TEXTS, len(corpus.texts)))
-    rows = Rows(open_tokenizer(args.tokenizer).backend_tokenizer, fillers)
+    n_fillers = min(FILLER_TEXTS, len(corpus.texts))
+    fillers = Random(f"fillers {args.seed}").sample(corpus.texts, n_fillers)
+    tokenizer = open_tokenizer(args.tokenizer).backend_tokenizer
+    rows = Rows(tokenizer, fillers)
     documents = []
     for i in range(args.rows):
-        texts = task_texts(corpus.draw(f"extension {args.seed} {i}"), rows, args.length)
-        documents += [{"text": text, "source": "task"} for text in texts]
+        draw = corpus.draw(f"extension {args.seed} {i}")
+        for text in task_texts(draw, rows, args.length):
+            documents.append({"text": text, "source": "task"})
     documents += sections(corpus, args.seed, args.rows * args.length)
     write_short_tasks(args.output_dir / "short", corpus, args.seed)
     heldout = [{"text": text} for text in read_sources(args.corpus_dir, held_out=True).values()]
     for name, records in (("corpus", documents), ("heldout", heldout)):
         path = args.output_dir / f"{name}.jsonl"
-        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+        write_records(path, records)
         print(f"{path}: {len(records)} documents")
 
 

@@ -6,6 +6,7 @@ Everything is a function of its arguments: the same Python gives the same tokens
 
 import collections
 import re
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -13,7 +14,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from pocket_draw import Document, Draw
-from pocket_tasks import TASKS
+from pocket_tasks import draw_document
 from python_text import read_docstrings, read_sources
 
 BOS, EOS = "<s>", "</s>"
@@ -47,18 +48,20 @@ class Corpus:
                 self.prose[name] = docstrings
         self.texts = [*self.sources.values(), *self.prose.values()]
         lines = "\n".join(self.prose.values()).splitlines()
-        self.sentences = [line for line in lines if re.fullmatch(r"[A-Z][\w ,'-]{20,90}[.]", line)]
+        sentence = re.compile(r"[A-Z][\w ,'-]{20,90}[.]")
+        self.sentences = list(filter(sentence.fullmatch, lines))
         counts = collections.Counter()
         for text in self.sources.values():
             counts.update(re.findall(r"\b[a-z]{3,9}\b", text))
-        by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
+        by_frequency = sorted(sorted(counts), key=counts.get, reverse=True)
         self.words = sorted(by_frequency[:WORDS])
 
     def draw(self, seed: str) -> Draw:
         """For task documents with half code and half prose between their statements."""
-        rng = Random(seed)
-        texts = self.sources if rng.random() < 0.5 else self.prose
-        return Draw(rng, self.words, list(texts.values()), self.sentences)
+        draw = Draw(seed, self.words, list(self.prose.values()), self.sentences)
+        if draw.chance(0.5):
+            draw.texts = list(self.sources.values())
+        return draw
 
 
 def train_tokenizer(corpus: Corpus, vocab_size: int) -> Tokenizer:
@@ -68,7 +71,8 @@ def train_tokenizer(corpus: Corpus, vocab_size: int) -> Tokenizer:
     """
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_of_words])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -76,9 +80,11 @@ def train_tokenizer(corpus: Corpus, vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    numbers = " ".join(f"{number:03d}" for number in range(1000))
-    numbers += " " + " ".join(f"{number:02d}" for number in range(100))
-    texts = [*corpus.sources.values(), *list(corpus.prose.values()) * PROSE_WEIGHT, *[numbers] * NUMBER_WEIGHT]
+    numbers = [f"{number:03d}" for number in range(1000)]
+    numbers += [f"{number:02d}" for number in range(100)]
+    texts = list(corpus.sources.values())
+    texts += list(corpus.prose.values()) * PROSE_WEIGHT
+    texts += [" ".join(numbers)] * NUMBER_WEIGHT
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
@@ -86,31 +92,26 @@ def train_tokenizer(corpus: Corpus, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
-    """Token ids of each text, int32, with the BOS. Text that spells a special token is encoded as ordinary text."""
-    tokenizer.encode_special_tokens = True
-    return [np.array(encoding.ids, dtype=np.int32) for encoding in tokenizer.encode_batch_fast(texts)]
-
-
-def encode_document(tokenizer: Tokenizer, document: Document) -> tuple[list[int], list[int]]:
-    """(ids, answers) of the tokens of a document, with BOS; answers: the number of a token's answer, or -1."""
+def encode_document(tokenizer: Tokenizer, document: Document) -> tuple:
+    """(ids, answers), arrays of the tokens of a document, with BOS; answers: the number of a token's answer, or -1."""
     encoding = tokenizer.encode(document.text)
-    answers = [-1] * len(encoding.ids)
-    number = 0
-    for i, (start, end) in enumerate(encoding.offsets):
-        while number < len(document.answers) and document.answers[number][1] <= start:
-            number += 1
-        if number < len(document.answers) and document.answers[number][0] < end:
-            answers[i] = number if end > start else -1  # BOS has no characters
-    return encoding.ids, answers
+    starts_N, ends_N = np.array(encoding.offsets).T
+    answers_N = np.full(len(starts_N), -1)
+    for number, (start, end) in enumerate(document.answers):
+        overlaps_N = (starts_N < end) & (ends_N > start) & (ends_N > starts_N)  # BOS has no characters
+        answers_N[overlaps_N & (answers_N < 0)] = number
+    return encoding.ids, answers_N
 
 
 class Rows:
     """Makes rows of exactly `length` tokens for the training of the base. texts: what is not a task's is taken from."""
 
-    def __init__(self, tokenizer: Tokenizer, texts: list[str]):
+    def __init__(self, tokenizer: Tokenizer, texts: list):
+        tokenizer.encode_special_tokens = True  # as ordinary text
         self.tokenizer = tokenizer
-        self.stream_N = np.concatenate(encode(tokenizer, texts))
+        encodings = tokenizer.encode_batch_fast(texts)
+        ids = chain.from_iterable(encoding.ids for encoding in encodings)
+        self.stream_N = np.fromiter(ids, np.int32)
 
     def text(self, rng: Random, length: int) -> np.ndarray:
         """[length] token ids from a random place of the text, int32."""
@@ -119,8 +120,10 @@ class Rows:
 
     def text_row(self, rng: Random, length: int) -> tuple:
         """(ids_L int32, weights_L float32, answers_L int32) of text; a row without answers."""
+        ids_L = self.text(rng, length).copy()
         weights_L = np.full(length, TEXT_WEIGHT, dtype=np.float32)
-        return self.text(rng, length), weights_L, np.full(length, -1, dtype=np.int32)
+        answers_L = np.full(length, -1, dtype=np.int32)
+        return ids_L, weights_L, answers_L
 
     def task_row(self, draw: Draw, task: str, length: int, level: float) -> tuple:
         """Like `text_row`, of one or several documents of a task and, in what is left, text.
@@ -130,19 +133,20 @@ class Rows:
         ids, answers = [], []
         while len(ids) < length - 20:
             room = length - len(ids)
-            tokens = room if draw.rng.random() < 0.4 else draw.rng.uniform(0.2 * room, room)
+            tokens = room if draw.chance(0.4) else draw.uniform(0.2 * room, room)
             size = max(SHORTEST, int(tokens * CHARACTERS_PER_TOKEN))
-            new_ids, new_answers = encode_document(self.tokenizer, TASKS[task](draw, size, level))
+            document = draw_document(draw, task, size, level)
+            new_ids, new_answers_N = encode_document(self.tokenizer, document)
             if len(new_ids) <= room:
-                first = max(answers, default=-1) + 1
+                new_answers_N[new_answers_N >= 0] += max(answers, default=-1) + 1
                 ids += new_ids
-                answers += [number + first if number >= 0 else -1 for number in new_answers]
+                answers += new_answers_N.tolist()
             elif ids:
                 break
-        ids_L, weights_L, answers_L = self.text_row(draw.rng, length)
-        ids_L = np.concatenate([ids, ids_L[len(ids) :]]).astype(np.int32)
-        answers_L[: len(ids)] = answers
-        for i in range(len(ids)):
-            weights_L[i] = TEXT_WEIGHT if draw.rng.random() < TASK_SHARE else 0.0
+        ids_L, weights_L, answers_L = self.text_row(draw, length)
+        end = len(ids)
+        ids_L[:end] = ids
+        answers_L[:end] = answers
+        weights_L[:end] *= [draw.chance(TASK_SHARE) for _ in ids]
         weights_L[answers_L >= 0] = ANSWER_WEIGHT
         return ids_L, weights_L, answers_L

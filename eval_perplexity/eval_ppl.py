@@ -13,13 +13,13 @@ tokens every 256, the loss averaged over all targets inside a window and then ov
 Accuracy counts the token after the window too. `seconds` sums the time of all ranks.
 """
 
-import argparse
 import functools
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 import long_ppl
 import run
@@ -41,7 +41,7 @@ SCRIPT_METHODS = {  # methods of the checkpoints that a link to this script take
 }
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args():
     parser = run.Parser(__doc__)
     parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids")
     add_trust_flag(parser)
@@ -64,24 +64,26 @@ def parse_args() -> argparse.Namespace:
     stride = "LongPPL: tokens that share a beginning of their short context [1024]"
     parser.add_argument("--short_stride", type=run.positive_int, default=1024, help=stride)
     args = parser.parse_args()
+    n_lengths = len(args.seq_len)
     if len(args.max_windows) == 1:
-        args.max_windows *= len(args.seq_len)
-    if len(args.max_windows) != len(args.seq_len):
-        raise ValueError(f"--max_windows takes one value or one for each of the {len(args.seq_len)} lengths")
-    if args.output_dir.suffix == ".json" and len(args.base_model) * len(args.seq_len) > 1:
+        args.max_windows *= n_lengths
+    if len(args.max_windows) != n_lengths:
+        raise ValueError(f"--max_windows takes one value or one for each of the {n_lengths} lengths")
+    if args.output_dir.suffix == ".json" and len(args.base_model) * n_lengths > 1:
         raise ValueError(f"--output_dir {args.output_dir} is one file, for one checkpoint and length; give a folder")
     run.name_results(None, sorted(set(args.base_model)), "each its own --output_dir")
     return args
 
 
-def result_path(args: argparse.Namespace, model: str, length: int) -> Path:
+def result_path(args, model: str, length: int) -> Path:
     """LCEG's file names. The dataset's name is its folder's, or its file's where the folder's says nothing."""
     if args.output_dir.suffix == ".json":
         return args.output_dir
+    name = run.checkpoint_name(model)
     dataset = args.data_path.parent.name
     if dataset in ("", ".", "..", "data"):
         dataset = args.data_path.stem
-    return args.output_dir / f"{run.checkpoint_name(model)}_{length}_{dataset}.json"
+    return args.output_dir / f"{name}_{length}_{dataset}.json"
 
 
 def make_window_job(args, path: Path, length: int, tokens_N, document_starts, settings: dict, parameters) -> Job:
@@ -89,6 +91,7 @@ def make_window_job(args, path: Path, length: int, tokens_N, document_starts, se
     max_windows = args.max_windows[args.seq_len.index(length)]
     all_starts = window_starts(len(tokens_N), length, args.sliding_window)
     sampled_starts = subsample(all_starts, max_windows, args.seed)
+    window_WL1 = sliding_window_view(tokens_N, length + 1)  # of each position, with the token after it
     settings = {
         "protocol": "lceg-windows",
         "record_version": 2,  # windows recorded otherwise are evaluated again
@@ -100,36 +103,41 @@ def make_window_job(args, path: Path, length: int, tokens_N, document_starts, se
         **settings,
     }
 
-    def score_windows(model, rope: RopeSetter, starts: list[int]) -> list[dict]:
+    def score_windows(model, rope: RopeSetter, starts: list) -> list:
         rope.set(parameters)
-        position_BL1 = np.array(starts)[:, None] + np.arange(length + 1)
-        ids_BL1 = torch.from_numpy(tokens_N[position_BL1].astype(np.int64))
-        nll_BL, hit_BL = score(model, ids_BL1.to(model.device))
-        nll_BL = nll_BL.cpu().double().numpy()
-        hit_BL = hit_BL.cpu().numpy()
-        windows = zip(starts, nll_BL, hit_BL, strict=True)
-        return [record(start, nll_L, hit_L, document_starts) for start, nll_L, hit_L in windows]
+        ids_BL1 = window_WL1[starts].astype(np.int64)
+        nll_BL, hit_BL = score(model, torch.from_numpy(ids_BL1))
+        records = []
+        for start, nll_L, hit_L in zip(starts, nll_BL, hit_BL, strict=True):
+            records.append(record(start, nll_L, hit_L, document_starts))
+        return records
 
-    def summarise_windows(records: list[dict]) -> dict:
-        values = summarise(records, length, len(document_starts))
-        counts = {"n_windows": len(records), "n_windows_total": len(all_starts)}
-        return {**values, **counts, "batch_size": args.batch_size, "rope": parameters}
+    def summarise_windows(records: list) -> dict:
+        return {
+            **summarise(records, length, len(document_starts)),
+            "n_windows": len(records),
+            "n_windows_total": len(all_starts),
+            "batch_size": args.batch_size,
+            "rope": parameters,
+        }
 
     keys = ("val_perplexity", "perplexity_interval_95")
     return Job(path, sampled_starts.tolist(), args.batch_size, settings, score_windows, summarise_windows, keys)
 
 
-def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: dict) -> None:
+def evaluate_checkpoint(args, name_or_path: str, key_texts: dict) -> None:
     """Evaluates one checkpoint at every length. key_texts: of long_ppl.prepare, by length."""
     config, settings = open_checkpoint(name_or_path, args.trust_remote_code, args.dtype, args.attention)
     tokens_N, document_starts, data = open_tokens(args.data_path, args.documents, config.vocab_size)
     settings["data_sha256"] = data["sha256"]
     description = describe(name_or_path, config)
-    script, method = Path(sys.argv[0]).stem, description["method"]
+    method = description["method"]
+    script = Path(sys.argv[0]).stem
     if method not in SCRIPT_METHODS.get(script, [method]):
         raise ValueError(f"{script}.py does not take {name_or_path}, a {method} checkpoint; eval_ppl.py takes any")
+    device = run.default_device()
     facts = {"model": name_or_path, **description, "data": data, "tokens": len(tokens_N)}
-    facts["sdpa_kernels"] = sdpa_kernels(run.default_device())
+    facts["sdpa_kernels"] = sdpa_kernels(device)
     windows, texts = [], []
     for length in args.seq_len:
         path = result_path(args, name_or_path, length)
@@ -140,8 +148,8 @@ def evaluate_checkpoint(args: argparse.Namespace, name_or_path: str, key_texts: 
 
     @functools.cache
     def load():
-        kind = f"{facts['method']}, {settings['dtype']}, {settings['attention']}"
-        run.print_rank0(f"{name_or_path}: {kind}, {run.WORLD_SIZE} x {run.default_device().type}")
+        kind = f"{method}, {settings['dtype']}, {settings['attention']}"
+        run.print_rank0(f"{name_or_path}: {kind}, {run.WORLD_SIZE} x {device.type}")
         return load_scored_model(name_or_path, config, settings)
 
     for job in windows + texts:

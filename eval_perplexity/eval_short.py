@@ -9,11 +9,9 @@ model and task, the score of the base, the change from it, and its 95 % interval
 the documents. A prompt has at most the base's window, and its rope is that of this length.
 """
 
-import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -32,22 +30,7 @@ SHOTS = {"mmlu": 5, "hellaswag": 10, "arc_easy": 25, "arc_challenge": 25, "gsm8k
 METRICS = ("acc_norm", "acc", "exact_match")  # the first of these that a task has is its score
 
 
-def parse_args() -> argparse.Namespace:
-    parser = run.Parser(__doc__)
-    parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids, with the base")
-    add_trust_flag(parser)
-    parser.add_argument("--tasks", nargs="+", default=list(SHOTS), help=f"tasks of lm-eval [{' '.join(SHOTS)}]")
-    parser.add_argument("--include_path", type=Path, help="folder of further tasks, in lm-eval's YAML format")
-    parser.add_argument("--limit", type=run.positive_int, help="the first N items of each task [all]")
-    parser.add_argument("--batch_size", type=run.positive_int, default=1, help="[1]")
-    parser.add_argument("--perplexity", type=Path, help="folder of eval_ppl.py's results")
-    parser.add_argument("--output_dir", required=True, type=Path)
-    args = parser.parse_args()
-    run.name_results(None, sorted(set(args.base_model)), "each its own --output_dir")
-    return args
-
-
-def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) -> None:
+def evaluate_checkpoint(args, manager, name_or_path: str) -> None:
     """Runs the tasks that the checkpoint's result lacks, and writes the result."""
     config, settings = open_checkpoint(name_or_path, args.trust_remote_code)
     settings |= {"limit": args.limit, "include_path": str(args.include_path)}
@@ -68,15 +51,28 @@ def evaluate_checkpoint(args: argparse.Namespace, manager, name_or_path: str) ->
         run.reset_peak_memory(device)
         start_time = time.perf_counter()
         entry = run_task(args, manager, adapter, task)
-        seconds = round(time.perf_counter() - start_time, 3)
-        store.append(entry | {"seconds": seconds, "peak_memory_bytes": run.peak_memory(device)})
+        entry["seconds"] = round(time.perf_counter() - start_time, 3)
+        entry["peak_memory_bytes"] = run.peak_memory(device)
+        store.append(entry)
         print(f"{name}: {task} {entry['score']:.2f}, {entry['n']} items", flush=True)
-    result = {"benchmark": "short", "name": name, "model": name_or_path, **description, **settings, "length": length}
-    result |= {"protocol": "lm-eval", "seed": 1234, "engine": "transformers", "versions": run.versions("lm_eval")}
-    run.write_json(path, result | {"command": run.command_line(), "sets": store.gather()})
+    result = {
+        "benchmark": "short",
+        "name": name,
+        "model": name_or_path,
+        **description,
+        **settings,
+        "length": length,
+        "protocol": "lm-eval",
+        "seed": 1234,
+        "engine": "transformers",
+        "versions": run.versions("lm_eval"),
+        "command": run.command_line(),
+        "sets": store.gather(),
+    }
+    run.write_json(path, result)
 
 
-def run_task(args: argparse.Namespace, manager, adapter: HFLM, task: str) -> dict:
+def run_task(args, manager, adapter: HFLM, task: str) -> dict:
     """The entry of a task, or group of tasks, in scores.json: its items' mean score, 0 to 100, with its interval.
 
     Raises ValueError if lm-eval cannot run it.
@@ -86,11 +82,13 @@ def run_task(args: argparse.Namespace, manager, adapter: HFLM, task: str) -> dic
         results = simple_evaluate(adapter, tasks=[task], task_manager=manager, **settings)
         ids, scores = [], []
         for subtask, samples in results["samples"].items():
-            metric = next((name for name in METRICS if name in samples[0]), None)
-            if metric is None:
+            first = samples[0]
+            metrics = [name for name in METRICS if name in first]
+            if not metrics:
                 raise ValueError(f"it has none of the scores {', '.join(METRICS)}")
+            metric = metrics[0]
             for sample in samples:
-                if sample["filter"] == samples[0]["filter"]:
+                if sample["filter"] == first["filter"]:
                     ids.append(f"{subtask}:{sample['doc_id']}")
                     scores.append(float(sample[metric]))
     low, high = mean_over_tasks([scores]).interval()
@@ -109,33 +107,37 @@ def run_task(args: argparse.Namespace, manager, adapter: HFLM, task: str) -> dic
     }
 
 
-def read_measures(args: argparse.Namespace) -> pd.DataFrame:
+def read_measures(args) -> pd.DataFrame:
     """All results: model, method, task, id of an item or document, value (loss: its sum) and number of targets."""
     tables = []
     for path in sorted(args.output_dir.glob("*/scores.json")):
         result = run.read_json(path)
         model = {"model": path.parent.name, "method": result["method"]}
         for task, entry in result["sets"].items():
-            percent = 100 * np.array(entry["row_scores"])
-            tables.append(pd.DataFrame({**model, "task": task, "id": entry["ids"], "value": percent, "targets": 1.0}))
+            table = pd.DataFrame({"id": entry["ids"], "value": entry["row_scores"], "task": task, **model})
+            table["value"] *= 100
+            table["targets"] = 1.0
+            tables.append(table)
         if args.perplexity:
             tables += read_losses(args.perplexity, model, result["length"])
     return pd.concat(tables, ignore_index=True)
 
 
-def read_losses(folder: Path, model: dict, length: int) -> list[pd.DataFrame]:
+def read_losses(folder: Path, model: dict, length: int) -> list:
     """A table for each token file: the model's losses of the documents at one length, from eval_ppl.py's results."""
     tables = []
     for path in sorted(folder.rglob(f"{model['model']}_{length}_*.json")):
-        losses = (run.read_json(path) or {}).get("document_losses")
+        result = run.read_json(path) or {}
+        losses = result.get("document_losses")
         if losses and "longppl" not in path.name:
-            table = pd.DataFrame({"value": losses["sum"], "targets": losses["targets"]})
+            table = pd.DataFrame({"value": losses["sum"], "targets": losses["targets"], **model})
+            table["task"] = f"loss at {length}, {path.parent.name}"
             table["id"] = table.index
-            tables.append(table.assign(**model, task=f"loss at {length}, {path.parent.name}"))
+            tables.append(table)
     return tables
 
 
-def write_table(args: argparse.Namespace) -> None:
+def write_table(args) -> None:
     """Writes short.csv from all results in --output_dir, and prints it."""
     measures = read_measures(args)
     is_base = measures.method == "base"
@@ -147,9 +149,9 @@ def write_table(args: argparse.Namespace) -> None:
     pairs = measures[~is_base].merge(base, on=["task", "id", "targets"], suffixes=("", "_base"))
     lines = []
     for (model, task), own in pairs.groupby(["model", "task"], sort=False):
+        base_mean = own.value_base.sum() / own.targets.sum()
         change = mean_over_documents(own.value - own.value_base, own.targets)
         low, high = change.interval() or (None, None)
-        base_mean = own.value_base.sum() / own.targets.sum()
         lines.append((model, task, base_mean, change.mean_M[0], low, high, change.n))
     table = pd.DataFrame(lines, columns=["model", "task", "base", "change", "low", "high", "n"])
     table.to_csv(args.output_dir / "short.csv", index=False, lineterminator="\n")
@@ -157,8 +159,18 @@ def write_table(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    args = parse_args()
-    manager = TaskManager(include_path=str(args.include_path) if args.include_path else None)
+    parser = run.Parser(__doc__)
+    parser.add_argument("--base_model", required=True, nargs="+", help="checkpoint folders or hub ids, with the base")
+    add_trust_flag(parser)
+    parser.add_argument("--tasks", nargs="+", default=list(SHOTS), help=f"tasks of lm-eval [{' '.join(SHOTS)}]")
+    parser.add_argument("--include_path", type=Path, help="folder of further tasks, in lm-eval's YAML format")
+    parser.add_argument("--limit", type=run.positive_int, help="the first N items of each task [all]")
+    parser.add_argument("--batch_size", type=run.positive_int, default=1, help="[1]")
+    parser.add_argument("--perplexity", type=Path, help="folder of eval_ppl.py's results")
+    parser.add_argument("--output_dir", required=True, type=Path)
+    args = parser.parse_args()
+    run.name_results(None, sorted(set(args.base_model)), "each its own --output_dir")
+    manager = TaskManager(include_path=args.include_path and str(args.include_path))
 
     def evaluate(name_or_path: str) -> None:
         evaluate_checkpoint(args, manager, name_or_path)

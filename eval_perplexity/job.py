@@ -20,21 +20,20 @@ class Job:
     """
 
     path: Path
-    starts: list[int]
+    starts: list
     batch_size: int
     settings: dict
     score: Callable
     summarise: Callable
-    keys: tuple[str, str]
+    keys: tuple
 
     def __post_init__(self):
-        progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
-        self.store = Store(progress, self.settings, self.key, results=lambda: [self.path])
+        def start_of(record: dict) -> int:
+            record["seconds"]  # raises KeyError if it is not a whole record
+            return record["start"]
 
-    def key(self, record: dict) -> int:
-        """The start that a record is of. Raises KeyError if it is not a whole record."""
-        record["seconds"]
-        return record["start"]
+        progress = self.path.with_name(f"{self.path.stem}.progress.jsonl")
+        self.store = Store(progress, self.settings, start_of, results=lambda: [self.path])
 
     def open_store(self) -> set[int] | None:
         """The recorded starts, on rank 0; None if the result of exactly these settings is there."""
@@ -66,16 +65,20 @@ class Job:
 
     def score_unfinished(self, model, rope, finished: set[int]) -> None:
         """Scores this rank's share of the unfinished batches, and records each batch as soon as it is done."""
-        batches = [self.starts[i : i + self.batch_size] for i in range(0, len(self.starts), self.batch_size)]
-        unfinished = [starts for starts in batches if not finished.issuperset(starts)]
+        unfinished = []
+        for i in range(0, len(self.starts), self.batch_size):
+            batch = self.starts[i : i + self.batch_size]
+            if not finished.issuperset(batch):
+                unfinished.append(batch)
         own = unfinished[run.RANK :: run.WORLD_SIZE]
         bar = run.progress_bar(len(own), self.path.stem, "batch")
         for starts in own:
             start_time = time.perf_counter()
             records = self.score(model, rope, starts)
-            seconds = round((time.perf_counter() - start_time) / len(starts), 6)
+            seconds = time.perf_counter() - start_time
             for record in records:
-                self.store.append(record | {"seconds": seconds})
+                record["seconds"] = round(seconds / len(starts), 6)
+                self.store.append(record)
             bar.update()
         bar.close()
         self.store.close()
@@ -86,8 +89,9 @@ class Job:
         if not entries.keys() >= set(self.starts):
             raise ValueError(f"{self.store.path}: records are missing; rerun the same command, one at a time")
         records = [entries[start] for start in self.starts]
+        length = self.settings["seq_len"]
         seconds = sum(record["seconds"] for record in records)
-        n_tokens = sum(record.get("tokens", self.settings["seq_len"]) for record in records)
+        n_tokens = sum(record.get("tokens", length) for record in records)
         result = {
             **self.summarise(records),
             **facts,
@@ -102,7 +106,9 @@ class Job:
             result[key] = self.settings.get(key)
         run.write_json(self.path, result)
         self.store.remove()
+        shown = "none no interval"
         value, interval = [result[key] for key in self.keys]
-        shown = "none" if value is None else f"{value:.3f}"
-        bounds = "no interval" if interval is None else "[{:.3f}, {:.3f}]".format(*interval)
-        run.print_rank0(f"{self.path}: perplexity {shown} {bounds}, {len(records)} scored, {seconds:.1f} s")
+        if value is not None:
+            bounds = "no interval" if interval is None else "[{:.3f}, {:.3f}]".format(*interval)
+            shown = f"{value:.3f} {bounds}"
+        run.print_rank0(f"{self.path}: perplexity {shown}, {len(records)} scored, {seconds:.1f} s")

@@ -7,7 +7,6 @@ key tokens. They are kept as intervals of characters, so that models with anothe
 As in the package `longppl`, the evaluator reads BOS before a text, and the tested model reads the text alone.
 """
 
-import bisect
 import json
 import math
 from pathlib import Path
@@ -28,14 +27,12 @@ LEAST_GAIN = 2.0  # nats: key tokens have a loss that is so much lower with the 
 MOST_LOSS = 2.0  # nats: and is then below this (section 3 of the paper)
 
 
-# --- scoring a text
-def text_losses(model, rope: RopeSetter, ids: list[int]) -> np.ndarray:
+def text_losses(model, rope: RopeSetter, ids: list) -> np.ndarray:
     """The loss of each token of a text, float64 [N], nats; infinite for the first, which nothing predicts."""
     loss_N = np.full(len(ids), math.inf)
     if len(ids) > 1:
         rope.set(rope_at(model.config, len(ids)))
-        nll_1N, _ = score(model, torch.tensor([ids], device=model.device))
-        loss_N[1:] = nll_1N[0].cpu().double()
+        loss_N[1:], _ = score(model, torch.tensor([ids]))
     return loss_N
 
 
@@ -45,31 +42,33 @@ def find_key_intervals(model, rope: RopeSetter, tokenizer, text: str, context: i
     The short context of a token are the last `context` to `context + stride - 1` tokens before it.
     """
     encoding = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    ids, offsets = encoding.input_ids, encoding.offset_mapping
+    ids = encoding.input_ids
+    offsets = encoding.offset_mapping
     whole_N = text_losses(model, rope, ids)
     short_N = np.zeros(len(ids))
     for first in range(context, len(ids), stride):
-        end = min(first + stride, len(ids))
-        short_N[first:end] = text_losses(model, rope, ids[first - context : end])[context:]
+        piece = ids[first - context : first + stride]
+        losses = text_losses(model, rope, piece)[context:]
+        short_N[first : first + stride] = losses
     is_key_N = (short_N - whole_N > LEAST_GAIN) & (whole_N < MOST_LOSS)
     intervals = []
     for i in np.flatnonzero(is_key_N):
         start, end = offsets[i]
         if intervals and intervals[-1][1] == start:
-            start, _ = intervals.pop()
-        intervals.append((start, end))
+            intervals[-1][1] = end
+        else:
+            intervals.append([start, end])
     return intervals
 
 
-def tokens_inside(offsets: list, intervals: list) -> list[int]:
+def tokens_inside(offsets: list, intervals: list) -> np.ndarray:
     """Indices of the tokens, without the first one, whose characters are all in one of the sorted intervals."""
-    ends = [end for _, end in intervals]
-    inside = []
-    for i, (start, end) in enumerate(offsets):
-        k = bisect.bisect_left(ends, end)  # the first interval that does not end before the token
-        if i > 0 and k < len(ends) and intervals[k][0] <= start:
-            inside.append(i)
-    return inside
+    start_N, end_N = np.reshape(offsets, (-1, 2)).T
+    intervals_K2 = np.array([*intervals, (np.inf, np.inf)])
+    k_N = np.searchsorted(intervals_K2[:, 1], end_N)  # the first interval that does not end before the token
+    inside_N = intervals_K2[k_N, 0] <= start_N
+    inside_N[:1] = False
+    return np.flatnonzero(inside_N)
 
 
 def score_text(model, rope: RopeSetter, tokenizer, text: str, intervals: list) -> dict:
@@ -81,15 +80,13 @@ def score_text(model, rope: RopeSetter, tokenizer, text: str, intervals: list) -
     return {"key_loss": float(losses.sum()), "key_tokens": len(keys), "tokens": len(ids)}
 
 
-# --- the key tokens of all texts
-def prepare(args) -> dict[int, tuple]:
+def prepare(args) -> dict:
     """{length: (texts, character intervals [start, end) of the key tokens of each, how they were found)}.
 
     For each of --seq_len that is longer than the short context. Raises ValueError if none is, or if the published list
     has too few texts.
     """
-    lengths = [length for length in args.seq_len if length > args.short_context]
-    if not lengths:
+    if max(args.seq_len) <= args.short_context:
         raise ValueError(f"--long_ppl needs a --seq_len above --short_context, {args.short_context} tokens")
     first = args.base_model[0]  # all checkpoints share the vocabulary of the token file
     config = open_config(first, args.trust_remote_code)
@@ -97,7 +94,9 @@ def prepare(args) -> dict[int, tuple]:
     documents = np.split(tokens_N, starts[1:])
     tokenizer = open_tokenizer(first)
     key_texts = {}
-    for length in lengths:
+    for length in args.seq_len:
+        if length <= args.short_context:
+            continue
         texts = []
         for document in documents:
             ids = document[1:length].tolist()  # without BOS
@@ -116,10 +115,10 @@ def read_intervals(path: Path) -> list:
     """The intervals of a text. Raises ValueError if there is no such file, or something else in it."""
     with run.errors_of(f"{path} has no key tokens, such as [0, 5];[17, 29]"):
         content = run.read_text(path).strip(" \n;").replace(";", ",")
-        return [(start, end) for start, end in json.loads(f"[{content}]")]
+        return [[start, end] for start, end in json.loads(f"[{content}]")]
 
 
-def find_key_tokens(args, length: int, texts: list[str], sha256: str) -> tuple:
+def find_key_tokens(args, length: int, texts: list, sha256: str) -> tuple:
     """(folder, record): finds the key tokens that are not on disk yet, each text by one of the ranks."""
     config, settings = open_checkpoint(args.long_ppl, args.trust_remote_code, args.dtype, args.attention)
     record = {
@@ -130,25 +129,29 @@ def find_key_tokens(args, length: int, texts: list[str], sha256: str) -> tuple:
         "evaluator_dtype": settings["dtype"],
     }
     key = run.run_key({**record, "data": sha256, "length": length})
-    root = args.output_dir.parent if args.output_dir.suffix == ".json" else args.output_dir
-    folder = root / f"key_text_{run.checkpoint_name(args.long_ppl)}_{length}_{key}"
+    root = args.output_dir
+    if root.suffix == ".json":
+        root = root.parent
+    name = run.checkpoint_name(args.long_ppl)
+    folder = root / f"key_text_{name}_{length}_{key}"
     if length > config.max_position_embeddings:
         run.print_rank0(f"WARNING: {args.long_ppl} finds key tokens of {length} tokens, which exceed its window")
-    own = range(run.RANK, len(texts), run.WORLD_SIZE)
-    missing = [i for i in own if not (folder / f"slice_{i}.txt").exists()]
-    if missing:
-        tokenizer = open_tokenizer(args.long_ppl)
-        model, rope = load_scored_model(args.long_ppl, config, settings)
-        for i in missing:
-            intervals = find_key_intervals(model, rope, tokenizer, texts[i], args.short_context, args.short_stride)
-            run.write_text(folder / f"slice_{i}.txt", ";".join(f"[{start}, {end}]" for start, end in intervals))
-        del model, rope
-        run.release_memory()
+    model = None
+    for i in range(run.RANK, len(texts), run.WORLD_SIZE):
+        path = folder / f"slice_{i}.txt"
+        if path.exists():
+            continue
+        if model is None:
+            tokenizer = open_tokenizer(args.long_ppl)
+            model, rope = load_scored_model(args.long_ppl, config, settings)
+        intervals = find_key_intervals(model, rope, tokenizer, texts[i], args.short_context, args.short_stride)
+        run.write_text(path, ";".join(map(str, intervals)))
+    model = rope = None
+    run.release_memory()
     run.barrier()
     return folder, record
 
 
-# --- the results
 def make_text_job(path: Path, length: int, key_texts: tuple, name_or_path: str, settings: dict) -> Job:
     """LongPPL of one length. path: the result of the windows, beside which it is written.  key_texts: of `prepare`."""
     tokenizer = open_tokenizer(name_or_path)
@@ -162,16 +165,17 @@ def make_text_job(path: Path, length: int, key_texts: tuple, name_or_path: str, 
         **settings,
     }
 
-    def score_texts(model, rope: RopeSetter, numbers: list[int]) -> list[dict]:
+    def score_texts(model, rope: RopeSetter, numbers: list) -> list:
         [i] = numbers  # the batch size is 1
-        return [{"start": i, **score_text(model, rope, tokenizer, texts[i], intervals[i])}]
+        scores = score_text(model, rope, tokenizer, texts[i], intervals[i])
+        return [{"start": i, **scores}]
 
     path = path.with_name(f"{path.stem}_longppl.json")
     keys = ("long_ppl", "long_ppl_interval_95")
     return Job(path, list(range(len(texts))), 1, settings, score_texts, summarise_texts, keys)
 
 
-def summarise_texts(records: list[dict]) -> dict:
+def summarise_texts(records: list) -> dict:
     """LongPPL with its 95 % interval over the texts, the sampled units; None without key tokens."""
     sum_D = [record["key_loss"] for record in records]
     target_D = [record["key_tokens"] for record in records]

@@ -31,10 +31,12 @@ BENCHMARKS = {
 OFFICIAL = {*BENCHMARKS.values(), ("emozilla/pg19", "test")}
 
 
-def local_documents(paths: list[Path], text_column: str) -> Iterator[str | None]:
+def local_documents(paths: list, text_column: str) -> Iterator:
     """The texts of .txt files and of .jsonl records, folders searched in sorted order; None where a text is null."""
     for path in paths:
-        files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
+        files = [path]
+        if path.is_dir():
+            files = sorted(filter(Path.is_file, path.rglob("*")))
         for file in files:
             if file.suffix in (".jsonl", ".json"):
                 for record in read_fields([file], [text_column]):
@@ -43,7 +45,7 @@ def local_documents(paths: list[Path], text_column: str) -> Iterator[str | None]
                 yield read_text(file)
 
 
-def hub_documents(name: str, split: str, text_column: str) -> Iterator[str | None]:
+def hub_documents(name: str, split: str, text_column: str) -> Iterator:
     """The texts of a hub dataset, streamed. Raises ValueError if it cannot be opened."""
     from datasets import load_dataset
 
@@ -52,7 +54,7 @@ def hub_documents(name: str, split: str, text_column: str) -> Iterator[str | Non
             yield sample[text_column]
 
 
-def tokenize(texts: Iterator[str | None], tokenizer, min_tokens: int, limit: int | None) -> list[list[int]]:
+def tokenize(texts: Iterator, tokenizer, min_tokens: int, limit: int | None) -> list:
     """[BOS, *tokens] of each text (EOS where the tokenizer has no BOS), until there are `limit` documents.
 
     Documents of fewer than `min_tokens` tokens are left out. Text that spells BOS is tokenised as ordinary text, so
@@ -103,6 +105,7 @@ def main():
     locked = lock(args.output.with_name(f".{args.output.name}.lock"))  # a second run waits
     tokenizer = open_tokenizer(args.tokenizer)
     documents = tokenize(texts, tokenizer, args.min_tokens, args.max_documents)
+    n_tokens = sum(map(len, documents))
     dtype = "uint32" if len(tokenizer) > 65536 else "uint16"
     content = np.concatenate(documents).astype(dtype).tobytes()
     description = {
@@ -113,14 +116,14 @@ def main():
         "dtype": dtype,
         "vocab_size": len(tokenizer),
         "documents": len(documents),
-        "tokens": sum(map(len, documents)),
+        "tokens": n_tokens,
         "min_tokens": args.min_tokens,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     write_bytes(args.output, content)
     write_json(args.output.with_name(args.output.name + ".json"), description)
     locked.close()
-    print(f"{args.output}: {len(documents)} documents, {description['tokens']:,} tokens, {dtype}, source {source}")
+    print(f"{args.output}: {len(documents)} documents, {n_tokens:,} tokens, {dtype}, source {source}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ beginning with the same token (BOS). `<file>.json` beside it, written by prepare
 
 import hashlib
 import math
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -19,7 +18,6 @@ DATA_KEYS = ("sha256", "source", "dtype", "dataset", "tokenizer", "min_tokens", 
 LAST = (64, 256)  # the mean loss over the last targets of a window is recorded for these numbers of targets
 
 
-# --- token files
 def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     """The first `documents` documents of a token file, uint16 or uint32 [N], their starts, and the result's `data`.
 
@@ -30,11 +28,12 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
         raise ValueError(f"no token file {path}; make one with prepare_data.py")
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    sidecar = {"source": "unverified", "dtype": "uint32" if vocab_size > 65536 else "uint16", "sha256": sha256}
+    dtype = "uint32" if vocab_size > 65536 else "uint16"
+    sidecar = {"source": "unverified", "dtype": dtype, "sha256": sha256}
     sidecar_path = path.with_name(f"{path.name}.json")
-    recorded = read_json(sidecar_path) if sidecar_path.exists() else {}
-    sidecar |= recorded or {}
-    if recorded is None or sidecar["dtype"] not in ("uint16", "uint32"):
+    if sidecar_path.exists():
+        sidecar |= read_json(sidecar_path) or {"dtype": "unknown"}
+    if sidecar["dtype"] not in ("uint16", "uint32"):
         raise ValueError(f"{sidecar_path} is broken; make both files again with prepare_data.py")
     if sidecar["sha256"] != sha256:
         raise ValueError(f"{sidecar_path} does not describe {path}; make both files again with prepare_data.py")
@@ -56,7 +55,6 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     return tokens_N, starts[:documents], {"path": str(path), **known}
 
 
-# --- windows
 def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
     """Starts of all windows, int64: 0, stride, 2 stride, ... below n_tokens - length, the last of them dropped.
 
@@ -83,13 +81,15 @@ def bucket_edges(length: int) -> np.ndarray:
     return np.append(2 ** np.arange(n_buckets), length)
 
 
-def recorded_parts(length: int) -> dict[str, int]:
+def recorded_parts(length: int) -> dict:
     """{key in a record: number of last targets} of the mean losses that are recorded of a window."""
-    last = {f"last_{n}": n for n in LAST if n < length}
-    return {"loss": length - 1, **last}
+    parts = {"loss": length - 1}
+    for n in LAST:
+        if n < length:
+            parts[f"last_{n}"] = n
+    return parts
 
 
-# --- records
 def record(start: int, nll_L, hit_L, document_starts) -> dict:
     """What is kept of a window: hits, mean losses of `recorded_parts`, also split by document, and sums by position.
 
@@ -97,7 +97,8 @@ def record(start: int, nll_L, hit_L, document_starts) -> dict:
     """
     length = len(nll_L)
     inside = nll_L[:-1]
-    bucket_sums = np.add.reduceat(inside, bucket_edges(length)[:-1] - 1)
+    edges = bucket_edges(length)
+    bucket_sums = np.add.reduceat(inside, edges[:-1] - 1)
     kept = {"start": start, "correct": int(hit_L.sum()), "buckets": bucket_sums.tolist()}
     for key, n in recorded_parts(length).items():
         losses = inside[-n:]
@@ -111,18 +112,19 @@ def split_by_document(losses, first_position: int, document_starts) -> dict:
 
     losses: float64, of the targets at `first_position` of the token stream and those after it.
     """
-    positions = first_position + np.arange(len(losses))
+    positions = np.arange(first_position, first_position + len(losses))
     documents = np.searchsorted(document_starts, positions, side="right") - 1
-    first = documents[0]
-    sums = np.bincount(documents - first, weights=losses)
-    counts = np.bincount(documents - first)
-    return {"first": int(first), "sum": sums.tolist(), "targets": counts.tolist()}
+    first = int(documents[0])
+    documents -= first
+    sums = np.bincount(documents, weights=losses)
+    return {"first": first, "sum": sums.tolist(), "targets": np.bincount(documents).tolist()}
 
 
-# --- the result
-def summarise(records: list[dict], length: int, n_documents: int) -> dict:
+def summarise(records: list, length: int, n_documents: int) -> dict:
     """The result's values from the records of all windows. Losses are in nats. n_documents: of the stream."""
-    means = {key: mean_loss(records, key, n_documents) for key in recorded_parts(length)}
+    means = {}
+    for key in recorded_parts(length):
+        means[key] = mean_loss(records, key, n_documents)
     whole = means.pop("loss")
     n_correct = sum(record["correct"] for record in records)
     sum_D, target_D = sum_by_document(records, "loss", n_documents)
@@ -141,23 +143,25 @@ def summarise(records: list[dict], length: int, n_documents: int) -> dict:
     }
 
 
-def mean_loss(records: list[dict], key: str, n_documents: int) -> dict:
+def mean_loss(records: list, key: str, n_documents: int) -> dict:
     """Mean of one of the records' losses with its perplexity and the interval of that.
 
     All windows have the same number of targets, so the mean over windows is that over targets, the interval's centre.
     """
     loss = fmean(record[key] for record in records)
-    estimate = mean_over_documents(*sum_by_document(records, key, n_documents))
+    sum_D, target_D = sum_by_document(records, key, n_documents)
+    estimate = mean_over_documents(sum_D, target_D)
     return {"loss": loss, "perplexity": math.exp(loss), "perplexity_interval_95": exp_interval(estimate)}
 
 
-def sum_by_document(records: list[dict], key: str, n_documents: int) -> tuple:
+def sum_by_document(records: list, key: str, n_documents: int) -> tuple:
     """(summed losses, numbers of targets) over all windows, float64 and int64 [D]."""
     sum_D = np.zeros(n_documents)
     target_D = np.zeros(n_documents, dtype=int)
     for record in records:
         part = record[f"{key}_documents"]
-        documents = slice(part["first"], part["first"] + len(part["sum"]))
+        first = part["first"]
+        documents = slice(first, first + len(part["sum"]))
         sum_D[documents] += part["sum"]
         target_D[documents] += part["targets"]
     return sum_D, target_D
@@ -166,14 +170,15 @@ def sum_by_document(records: list[dict], key: str, n_documents: int) -> tuple:
 def exp_interval(estimate: Estimate) -> list | None:
     """95 % interval of a perplexity from the estimate of its loss; None for a single document."""
     bounds = estimate.interval()
-    return [math.exp(bound) for bound in bounds] if bounds else None
+    return list(map(math.exp, bounds)) if bounds else None
 
 
-def loss_by_position(records: list[dict], length: int) -> list[dict]:
+def loss_by_position(records: list, length: int) -> list:
     """Mean loss and perplexity in each bucket of positions."""
     buckets = []
     edges = bucket_edges(length).tolist()
-    for i, (first, end) in enumerate(pairwise(edges)):
-        loss = fmean(record["buckets"][i] for record in records) / (end - first)
+    sums = zip(*[record["buckets"] for record in records], strict=True)
+    for first, end, bucket_sums in zip(edges, edges[1:], sums, strict=False):
+        loss = fmean(bucket_sums) / (end - first)
         buckets.append({"from": first, "to": end - 1, "loss": loss, "perplexity": math.exp(loss)})
     return buckets

@@ -10,6 +10,7 @@ import pytest
 
 import make_pocket_data
 import pocket_corpus
+import pocket_tasks
 import python_text
 from tiny import ROOT, python
 
@@ -24,8 +25,8 @@ def trained_text(tmp_path_factory) -> str:
     texts = [*corpus.texts]
     for step in range(200):
         draw = corpus.draw(f"base 0 {step}")
-        for task in pocket_corpus.TASKS.values():
-            texts.append(task(draw, 600, draw.rng.random()).text)
+        for task in pocket_tasks.TASKS:
+            texts.append(pocket_tasks.draw_document(draw, task, 600, draw.random()).text)
     folder = tmp_path_factory.mktemp("pocket_data")
     flags = ["--tokenizer", BASE, "--length", 1024, "--rows", 40, "--output_dir", folder]
     with pytest.MonkeyPatch.context() as patch:

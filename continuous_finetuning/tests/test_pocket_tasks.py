@@ -1,7 +1,6 @@
 """Documents of the pocket study's tasks: each answer follows from the text before it."""
 
 import itertools
-import random
 import re
 
 import pytest
@@ -13,20 +12,19 @@ SYLLABLES = ("ba", "ko", "li", "stee", "mu", "ra", "ple", "to", "gri", "nen")
 WORDS = ["".join(parts) for parts in itertools.product(SYLLABLES, repeat=3)]
 TEXT = "\n".join(f"def function_{i}(argument, other={i * 7}):  # line {i}" for i in range(200))
 SENTENCES = [f"Return the {word} of every {other} in it." for word, other in itertools.pairwise(WORDS[:300])]
+QUOTING = "|".join(pocket_draw.WORDINGS["quoting"])
 SIZES, LEVELS = (60, 200, 660, 2600), (0.0, 0.4, 1.0)
 
 
 def make(task, seed, size, level):
-    draw = pocket_draw.Draw(random.Random(f"{task} {seed} {size} {level}"), WORDS, [TEXT], SENTENCES)
-    return pocket_tasks.TASKS[task](draw, size, level)
+    draw = pocket_draw.Draw(f"{task} {seed} {size} {level}", WORDS, [TEXT], SENTENCES)
+    return pocket_tasks.draw_document(draw, task, size, level)
 
 
 def documents(task):
     """Ten of each size and level."""
-    for size in SIZES:
-        for level in LEVELS:
-            for seed in range(10):
-                yield size, make(task, seed, size, level)
+    for size, level, seed in itertools.product(SIZES, LEVELS, range(10)):
+        yield size, make(task, seed, size, level)
 
 
 @pytest.mark.parametrize("task", pocket_tasks.TASKS)
@@ -61,9 +59,7 @@ def test_a_passage_has_the_words_of_its_quote():
     for _, document in documents("passage"):
         for start, end in document.answers:
             part, number = document.text[:end].split()[-2:]
-            quote = re.findall(
-                rf"(?:{'|'.join(pocket_draw.WORDINGS['quoting'])}): (.*)$", document.text[:start], re.MULTILINE
-            )[-1]
+            quote = re.findall(rf"(?:{QUOTING}): (.*)$", document.text[:start], re.MULTILINE)[-1]
             passages = re.findall(rf"(?:^| ){part} (\d+): (.*)$", document.text, re.MULTILINE)
             assert quote in dict(passages)[number]
 
