@@ -28,6 +28,7 @@ MODEL_KEYS = (
 RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "peak_memory_bytes")
 SETTING_KEYS = ("sliding_window", "documents", "evaluator", "complete", "max_length")
 COUNTS = ("length", "original_length", "trained_length", "trained_tokens", "sliding_window", "documents", "max_length")
+AMOUNTS = (*COUNTS, "n", "seconds", "peak_memory_bytes")  # never negative
 NUMBERS = ("value", "low", "high", "seconds", "peak_memory_bytes")
 TYPES = {  # of what `read_file` returns; all else is text or None
     **dict.fromkeys(("benchmark", "task", "source", "method", "path"), str),
@@ -40,6 +41,7 @@ TYPES = {  # of what `read_file` returns; all else is text or None
     "drawn_text": bool,
     "versions": dict | None,
 }
+HIGHEST = {"needle": 1, "perplexity": 1e300, "long_ppl": 1e300}  # scores; all others 100
 
 
 @dataclass
@@ -59,7 +61,10 @@ def printable(text: str) -> str:
 
 def read_object(pairs: list[tuple]) -> dict:
     """An object of a result's JSON, its names and texts printable: they come into tables and the report."""
-    return {printable(key): printable(value) if isinstance(value, str) else value for key, value in pairs}
+    record = {}
+    for key, value in pairs:
+        record[printable(key)] = printable(value) if isinstance(value, str) else value
+    return record
 
 
 def pick(record: dict, keys) -> dict:
@@ -67,11 +72,10 @@ def pick(record: dict, keys) -> dict:
     return {key: record.get(key) for key in keys}
 
 
-def check_range(name: str, numbers, highest: float = 2**63) -> None:
-    """Raises ValueError, or TypeError, unless these are numbers from 0 to `highest`, but for rounding."""
-    for number in numbers:
-        if not -1e-6 <= number <= highest + 1e-6:
-            raise ValueError(f"{name} is {number}")
+def check_range(name: str, number, highest: float = 2**63) -> None:
+    """Raises ValueError, or TypeError, unless this is a number from 0 to `highest`, but for rounding."""
+    if not -1e-6 <= number <= highest + 1e-6:
+        raise ValueError(f"{name} is {number}")
 
 
 def check_types(record: dict) -> None:
@@ -79,19 +83,21 @@ def check_types(record: dict) -> None:
     for key, value in record.items():
         if not isinstance(value, TYPES.get(key, str | None)):
             raise TypeError(f"{key} is {value!r}")
-        if key in (*COUNTS, "n", "seconds", "peak_memory_bytes") and value is not None:
-            check_range(key, [value])
+        if key in AMOUNTS and value is not None:
+            check_range(key, value)
 
 
 def check_score(score: Score) -> None:
     """Raises TypeError or ValueError unless a score has the right types, and numbers in the range of its benchmark."""
     check_types(vars(score))
     check_types(score.settings)
-    highest = {"needle": 1, "perplexity": 1e300, "long_ppl": 1e300}.get(score.benchmark, 100)
-    bounds = [bound for bound in (score.low, score.high) if bound == bound]  # NaN without an interval
-    numbers = [number for number in (score.value, *bounds) if number is not None]
-    check_range(f"a score of {score.task}", [*numbers, *score.samples.values()], highest)
-    check_range("a number of targets", score.targets.values())
+    numbers = [bound for bound in (score.low, score.high) if bound == bound]  # NaN without an interval
+    if score.value is not None:
+        numbers.insert(0, score.value)
+    for number in (*numbers, *score.samples.values()):
+        check_range(f"a score of {score.task}", number, HIGHEST.get(score.benchmark, 100))
+    for number in score.targets.values():
+        check_range("a number of targets", number)
     if score.benchmark in PERPLEXITIES and 0 in numbers:
         raise ValueError(f"a perplexity of {score.task} is 0")
 
@@ -115,35 +121,28 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
     for last in (64, 256):
         entry = result.get(f"last_{last}")
         if entry:
-            part = make(value=entry["perplexity"], interval=entry["perplexity_interval_95"])
-            part.part = f"last {last}"
-            scores.append(part)
+            interval = entry["perplexity_interval_95"]
+            scores.append(make(part=f"last {last}", value=entry["perplexity"], interval=interval))
     return scores
 
 
 def read_needle(result: dict, identity: dict) -> list[Score]:
     """A result of needle: one model, length and depth. Adds the seconds of all trials to the result."""
     length, depth = result["context_length"], result["depth_percent"]
-    check_range("depth_percent", [depth], 100)
-    answered = []
-    result["seconds"] = 0
-    for trial in result["trials"]:
-        result["seconds"] += trial.get("seconds") or 0
-        if "error" not in trial:
-            answered.append(trial)
-    part, source = f"depth {depth:g}", result["data"]["source"]
+    check_range("depth_percent", depth, 100)
+    result["seconds"] = sum(trial.get("seconds") or 0 for trial in result["trials"])
+    answered = [trial for trial in result["trials"] if "error" not in trial]
+    identity["part"] = f"depth {depth:g}"
     identity["drawn_text"] = result.get("drawn_text", False)
-    make = partial(Score, "needle", result["template"], length, len(answered), source, part=part, **identity)
+    make = partial(Score, "needle", result["template"], length, source=result["data"]["source"], **identity)
     scores = []
     for metric, key in {"score": "score", "rate": "exact"}.items():
-        whole = make(value=result[metric], interval=result[f"{metric}_interval_95"], metric=metric)
-        whole.samples = {(length, depth, trial["trial"]): float(trial[key]) for trial in answered}
-        scores.append(whole)
+        samples = {(length, depth, trial["trial"]): float(trial[key]) for trial in answered}
+        interval = result[f"{metric}_interval_95"]
+        scores.append(make(len(answered), value=result[metric], interval=interval, metric=metric, samples=samples))
     overlap = result.get("lceg_overlap")
     if overlap is not None:  # of the first trial
-        first = make(value=overlap, metric="lceg_overlap", samples={(length, depth, 0): overlap})
-        first.n = 1
-        scores.append(first)
+        scores.append(make(1, value=overlap, metric="lceg_overlap", samples={(length, depth, 0): overlap}))
     return scores
 
 

@@ -46,15 +46,14 @@ def read_training(root: Path, results: Results):
     return costs, recipes
 
 
-def sum_costs(rows: list[Row], results: Results, trainings: list[dict]) -> pd.DataFrame:
-    """Of each row's first model: hours and peak memory of its training and of all its evaluations."""
+def collect_costs(rows: list[Row], results: Results, checkpoints: Path | None):
+    """(hours and peak memory of each row's first model in training and all evaluations, settings by model)."""
+    trainings, recipes = read_training(checkpoints, results) if checkpoints else ([], {})
     evaluations = sorted(results.runs, key=itemgetter("model"))
     table = pd.DataFrame([*trainings, *evaluations], columns=COLUMNS)
-    table = table.assign(
-        method=table.model.map({row.models[0]: row.label for row in rows}),
-        hours=table.seconds.astype(float) / 3600,
-        peak_gib=table.peak_memory_bytes.astype(float) / 2**30,
-        device=table.device.fillna("–"),
-    )
+    table["method"] = table.model.map({row.models[0]: row.label for row in rows})
+    table["hours"] = table.seconds.astype(float) / 3600
+    table["peak_gib"] = table.peak_memory_bytes.astype(float) / 2**30
+    table["device"] = table.device.fillna("–")
     groups = table.groupby(["method", "step"], sort=False, as_index=False)
-    return groups.agg({"hours": "sum", "peak_gib": "max", "device": "first"})
+    return groups.agg({"hours": "sum", "peak_gib": "max", "device": "first"}), recipes

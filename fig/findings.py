@@ -19,29 +19,35 @@ def describe(columns: list[Column], correlations: pd.DataFrame, target: int) -> 
     return [f"The paper: {finding} Here: {seen}." for finding, seen in parts.items() if seen]
 
 
-def join(places) -> str:
+def join(places: dict[str, list[str]]) -> str:
     """{words: benchmarks} as one text."""
-    return "; ".join(f"{words} {', '.join(names)}" for words, names in places.items() if names)
+    parts = []
+    for words, names in places.items():
+        if names:
+            parts.append(f"{words} {', '.join(names)}")
+    return "; ".join(parts)
+
+
+def find_best(column, group):
+    """The best of the rows with this part in the name of their group, of equal ones a fine-tuned one; None without."""
+    cells = [cell for cell in column.ranking if group in cell.row.group]
+    equal = [cell for cell in cells if cell.value == cells[0].value]
+    return min(equal, key=lambda cell: cell.row.kind == "frozen", default=None)
 
 
 def compare(columns, first_group: str, second_group: str) -> str:
-    """The best of some rows against the best of others, in each column; *_group: a part of the name of their groups."""
+    """The best of some rows against the best of others, in each column; see `find_best`."""
     places = {"ahead in": [], "not told apart in": [], "behind in": []}
     for column in columns:
-        best = {}  # of each group, the better group first; of equal ones a fine-tuned one
-        sign = 1 if column.lower_is_better else -1
-        for cell in sorted(column.ranking, key=lambda cell: (sign * cell.value, cell.row.kind == "frozen")):
-            for group in (first_group, second_group):
-                if group in cell.row.group:
-                    best.setdefault(group, cell)
-        if len(best) < 2:
+        first = find_best(column, first_group)
+        second = find_best(column, second_group)
+        if not first or not second:
             continue
-        better, other = best.values()
         words = "not told apart in"
-        if compare_with_best([better, other])[1] == "worse":
-            words = "ahead in" if better is best[first_group] else "behind in"
-        values = [f"{best[group].row.label} {best[group]}" for group in (first_group, second_group)]
-        places[words].append(f"{column.name} ({', '.join(values)})")
+        better, other = sorted([first, second], key=column.ranking.index)
+        if compare_with_best([better, other])[other] == "worse":
+            words = "ahead in" if better is first else "behind in"
+        places[words].append(f"{column.name} ({first.row.label} {first}, {second.row.label} {second})")
     return join(places)
 
 

@@ -1,7 +1,7 @@
 """From models to the rows of Table 1: groups, labels and colours."""
 
-import itertools
 from collections import defaultdict
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +10,7 @@ from collect import Results
 from scores import Score, merge_seeds
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
-STYLES = pd.read_table(Path(__file__).with_name("methods.tsv"), index_col="method")
+STYLES = pd.read_table(Path(__file__).with_name("methods.tsv"), index_col="method").T
 SPARE_STYLES = [("#44AA99", "p"), ("#AA4499", "*"), ("#999933", "8"), ("#332288", "H")]  # for methods of your own
 ATTENTION = {True: "exact attention", False: "approximate attention", None: "attention unknown"}
 
@@ -32,13 +32,14 @@ class Row:
         if info["trained_tokens"] == 0:
             self.kind = "frozen"
             self.label += " (frozen)"
-        self.group = f"{ATTENTION[info['exact_attention']]}, {self.kind}"
+        attention = info["exact_attention"]
+        self.group = f"{ATTENTION[attention]}, {self.kind}"
         if self.method == "base":
             self.kind = self.group = self.label = "base"
         self.window = info["original_length"] or 0
         self.length = info["trained_length"] or 0
-        attention = list(ATTENTION).index(info["exact_attention"])
-        self.order = (self.kind != "base", attention, self.kind != "frozen", self.label, self.length, self.models)
+        place = list(ATTENTION).index(attention)
+        self.order = (self.kind != "base", place, self.kind != "frozen", self.label, self.length, self.models)
 
 
 def short(length: float) -> str:
@@ -48,9 +49,9 @@ def short(length: float) -> str:
     return f"{length / 1024:g}k" if length % 1024 == 0 else f"{length / 1000:.0f}k"
 
 
-def source_names(sources) -> str:
+def source_names(scores: pd.DataFrame) -> str:
     """official, stand-in, ..."""
-    return ", ".join(sorted(set(sources))).replace("standin", "stand-in")
+    return ", ".join(sorted(set(scores.source))).replace("standin", "stand-in")
 
 
 def make_rows(results: Results) -> list[Row]:
@@ -69,8 +70,11 @@ def make_rows(results: Results) -> list[Row]:
     rows = sorted(rows.values(), key=lambda row: row.order)
     add_to_labels(rows, lambda row: f" {short(row.length)}")
     add_to_labels(rows, lambda row: f", {row.models[0]}")
-    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__, STYLES.T.to_dict("list"))
+    styles = STYLES.to_dict("list")
+    spare_styles = cycle(SPARE_STYLES)
     for row in rows:
+        if row.method not in styles:
+            styles[row.method] = next(spare_styles)
         row.color, row.marker = styles[row.method]
     return rows
 
@@ -97,13 +101,13 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
         for score in results.scores:
             if score.model in row.models and score.value is not None:
                 groups[score.key].append(score)
-        for score in map(merge_seeds, groups.values()):
+        for seeds in groups.values():
+            score = merge_seeds(seeds)
             lines.append(vars(score) | {"row": row, "label": row.label, "kind": row.kind, "score": score})
     frame = pd.DataFrame(lines, columns=[*Score.__dataclass_fields__, "row", "label", "kind", "score"])
     frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
-    first_source = frame.groupby(["benchmark", "task"]).source.transform("min")
-    is_first = frame.source == first_source
+    is_first = frame.source == frame.groupby(["benchmark", "task"]).source.transform("min")
     for task, source in frame[~is_first].groupby(["task", "source"]).groups:
         note = "are in results.csv only; the others are on other data"
         results.warnings.append(f"{task}: results on {source} data {note}")
