@@ -86,7 +86,7 @@ class Facts:
             self.drawn, self.fixed = own, None
 
     def settings(self) -> dict:
-        return {"fixed": asdict(self.fixed) if self.fixed else None, "drawn": asdict(self.drawn)}
+        return {"fixed": self.fixed and asdict(self.fixed), "drawn": asdict(self.drawn)}
 
     def draw(self, length: int, depth: float, trial: int) -> Fact:
         """The fact of one prompt of the cell at `length` tokens and `depth` percent."""

@@ -8,11 +8,13 @@ so prompts share their beginnings token by token. Ends of sentences are found in
 import hashlib
 import random
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+
+import numpy as np
 
 from python_text import read_help_pages
 from run import read_text
@@ -49,31 +51,34 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
             size += path.stat().st_size
         source = "official" if (len(texts), size) == ESSAYS else "user"
         data = {"source": source, "path": str(folder)}
-    content = "".join(f"{name}\0{text}\0" for name, text in texts.items())
     if not "".join(texts.values()).strip():
         raise ValueError(f"no text in {folder}: --haystack_dir is a folder of .txt files")
+    digest = hashlib.sha256()
+    for name, text in texts.items():
+        digest.update(f"{name}\0{text}\0".encode())
     data["files"] = len(texts)
-    data["sha256"] = hashlib.sha256(content.encode()).hexdigest()
+    data["sha256"] = digest.hexdigest()
     return texts, data
 
 
-def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids of a text that follows another text, and the (start, end) of each in it, characters.
+def encode_inside(tokenizer, text: str) -> tuple[list[int], np.ndarray]:
+    """Ids of a text that follows another text, and where each starts and ends in it, characters, [ids, 2].
 
     There are no special tokens and no space in front, which SentencePiece adds at the beginning of a text: a character
     is encoded in front and cut off again. If it merges with the text, the ids are those at the beginning of a text.
     """
-    anchors = ("\n", "a", "") if text[:1].isalnum() else ("a", "\n", "")
+    anchors = ["a", "\n", ""]
+    if text[:1].isalnum():
+        anchors = ["\n", "a", ""]
     # a literal "<s>" stays text; no warning about a text longer than the model's window
     flags = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
     for anchor in anchors:
         encoded = tokenizer(anchor + text, return_offsets_mapping=True, **flags)
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        shift = len(anchor)
-        seam = bisect_left(offsets, (shift, 0))
-        if not anchor or (seam and tokenizer.decode(ids[:seam]) == anchor):
-            shifted = [(start - shift, end - shift) for start, end in offsets[seam:]]
-            return ids[seam:], shifted
+        ids = encoded["input_ids"]
+        offsets = np.array(encoded["offset_mapping"]).reshape(-1, 2) - len(anchor)
+        seam = np.searchsorted(offsets[:, 0], 0)
+        if tokenizer.decode(ids[:seam]) == anchor:
+            return ids[seam:], offsets[seam:]
 
 
 def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
@@ -85,8 +90,7 @@ def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
     if trial == 0:
         return contents
     rng = random.Random(f"haystack {seed} {trial}")
-    lengths = list(map(len, contents))
-    [number] = rng.choices(range(len(contents)), weights=lengths)
+    [number] = rng.choices(range(len(contents)), weights=map(len, contents))
     text = contents[number]
     sentence_end = SENTENCE_END.search(text, rng.randrange(len(text)))
     start = sentence_end.end() if sentence_end else len(text)
@@ -103,27 +107,26 @@ def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:
             break
         text = text.strip()[: 16 * length] + "\n\n"  # no tokenizer packs 16 characters of prose into a token
         ids, offsets = encode_inside(tokenizer, text)
-        for cut in sentence_starts(text, offsets):
+        starts, ends = offsets.T
+        for cut in sentence_starts(text, starts, ends):
             haystack.cuts.append(n + cut)
-        previous_end = 0
-        for i, (start, end) in enumerate(offsets, n):
-            if start < previous_end:
-                haystack.mid_character.add(i)
-            previous_end = end
+        inside = np.flatnonzero(starts[1:] < ends[:-1]) + 1
+        haystack.mid_character.update(n + inside)
         haystack.ids_N += ids
     return haystack
 
 
-def sentence_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:
-    """Indices of the tokens with which a sentence begins, 0 first; not where a token reaches into the next sentence."""
+def sentence_starts(text: str, starts: np.ndarray, ends: np.ndarray) -> list[int]:
+    """Indices of the tokens with which a sentence begins, 0 first; not where a token reaches into the next sentence.
+
+    starts, ends: of the tokens, characters.
+    """
     cuts = [0]
     for match in SENTENCE_END.finditer(text):
         sentence_end = match.end()
-        cut = bisect_left(offsets, (sentence_end, 0))
-        if cuts[-1] < cut < len(offsets):
-            _, previous_token_end = offsets[cut - 1]
-            if not text[sentence_end:previous_token_end].strip():
-                cuts.append(cut)
+        cut = np.searchsorted(starts, sentence_end)
+        if cuts[-1] < cut < len(starts) and not text[sentence_end : ends[cut - 1]].strip():
+            cuts.append(cut)
     return cuts
 
 
@@ -149,7 +152,7 @@ class Prompts:
         tail = self.tail.replace("{question}", question)
         tail_ids, _ = encode_inside(self.tokenizer, tail)
         needle_ids, _ = encode_inside(self.tokenizer, needle)
-        fixed = len(self.head_ids) + len(needle_ids) + len(tail_ids) + self.max_new_tokens
+        fixed = len(self.head_ids + needle_ids + tail_ids) + self.max_new_tokens
         budget = length - fixed  # haystack tokens
         if budget < 1:
             raise ValueError(f"length {length} is too short: template, needle and answer alone take {fixed} tokens")
