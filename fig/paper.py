@@ -1,7 +1,7 @@
 """The paper's published numbers (paper.tsv) beside ours, where a run is one of theirs.
 
 That is: the same base, method, trained tokens and length (paper.json), data and settings (PAPER_RUNS). No needle, whose
-prompt has other words; perplexity on the paper's token files only (SHA-256 in paper.json or from the user), in pg19 or proof_file.
+prompt has other words; perplexity on the paper's token files only, by SHA-256 (paper.json, or from the user).
 """
 
 import json

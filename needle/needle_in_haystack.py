@@ -66,7 +66,7 @@ def parse_args():
     text.add_argument("--max_new_tokens", type=run.positive_int, default=50, help="longest answer, tokens [50]")
     text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts and texts [0]")
     result = parser.add_argument_group("result")
-    result.add_argument("--test_name", help="name of the results [the checkpoint's name]")
+    result.add_argument("--test_name", nargs=1, help="name of the results [the checkpoint's name]")
     result.add_argument("--output_dir", type=Path, default=Path("results"), help="[results]")
     result.add_argument("--protocol", choices=["share", "lceg"], default="share", help="lceg: LCEG's scores as well")
     add_engine_flags(parser)
@@ -85,7 +85,7 @@ def check_args(args) -> None:
         if not args.base_url or not args.model_name or len(args.model_path) > 1:
             raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
         args.models = [args.model_name]
-    names = run.name_results([args.test_name] if args.test_name else None, args.models, "--test_name")
+    names = run.name_results(args.test_name, args.models, "--test_name")
     args.test_names = dict(zip(args.models, names, strict=True))
     if not args.lengths:
         args.lengths = [length for length in LENGTHS if args.s_len <= length <= args.e_len]
@@ -126,7 +126,7 @@ def open_store(folder: Path, engine, facts: Facts, data: dict, args) -> Store:
         "max_new_tokens": args.max_new_tokens,
         "haystack_sha256": data["sha256"],
         "haystack_start": "drawn after the first trial",
-        "template": STYLES[args.template].template,
+        "template": STYLES[args.template]["template"],
         "facts": facts.settings(),
         "seed": args.seed,
     }
@@ -144,7 +144,7 @@ def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], arg
     by_trial = itemgetter(2)
     for trial, cells in groupby(sorted(unanswered, key=by_trial), key=by_trial):
         haystack = build_haystack(tokenizer, rotate(texts, args.seed, trial), longest)
-        builder = Prompts(tokenizer, haystack, STYLES[args.template].template, args.max_new_tokens)
+        builder = Prompts(tokenizer, haystack, STYLES[args.template]["template"], args.max_new_tokens)
         entries, prompts = [], []
         for length, depth, _ in cells:
             fact = facts.draw(length, depth, trial)

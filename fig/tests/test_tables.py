@@ -241,5 +241,5 @@ def test_further_columns_are_chosen_and_long_ppl_has_its_correlation(tmp_path):
     pairs = correlation.pair_scores(scores, columns)
     table = correlation.correlations(pairs, rows).query("methods == 'all methods'").set_index(["measure", "benchmark"])
     assert table.rho["long_ppl", "kv"] == pytest.approx(-1)  # each better model has the lower LongPPL
-    figure = correlation.draw(rows, pairs, table.reset_index()).figure
+    figure = correlation.draw(rows, pairs, table.reset_index())
     assert [len(axes.collections) for axes in figure.axes] == [len(rows)] * 6  # two measures, three benchmarks

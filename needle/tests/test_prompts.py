@@ -62,7 +62,7 @@ def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer
     whole = "".join(text.strip() + "\n\n" for text in PAGES[:3])
     haystack = build_haystack(tokenizer, PAGES[:3], 30_000)
     assert len(encode_inside(tokenizer, whole)[0]) < 30_000 <= len(haystack.ids_N)  # repeated
-    template, fact = STYLES[style].template, STYLES[style].fixed or STYLES[style].drawn
+    template, fact = STYLES[style]["template"], STYLES[style]["fixed"] or STYLES[style]["drawn"]
     head, tail = template.replace("{question}", fact.question).split("{context}")
     prompts = Prompts(tokenizer, haystack, template, NEW)
     for length, depth in product((300, 1000, 4256, 20_538), (0, 11, 50, 89, 100)):
