@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facts import Fact
 from python_text import read_help_pages
 from run import read_text
 
@@ -35,8 +36,8 @@ class Haystack:
     mid_character: set[int]
 
 
-def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
-    """(text by name, sorted; source, path, number and hash of the files) of the .txt files below a folder.
+def read_texts(folder: Path | None):
+    """Returns (text by name, sorted; source, path, number and hash of the files) of the .txt files below a folder.
 
     Without a folder the help pages of pydoc_data. `source` is "official" for the paper's essays (known by their number
     and size), "user" or "standin". Raises ValueError if there is no text.
@@ -61,8 +62,8 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
     return texts, data
 
 
-def encode_inside(tokenizer, text: str) -> tuple[list[int], np.ndarray]:
-    """Ids of a text that follows another text, and where each starts and ends in it, characters, [ids, 2].
+def encode_inside(tokenizer, text: str):
+    """Ids of a text that follows another text, and an array of where each starts and ends in it, characters, [ids, 2].
 
     There are no special tokens and no space in front, which SentencePiece adds at the beginning of a text: a character
     is encoded in front and cut off again. If it merges with the text, the ids are those at the beginning of a text.
@@ -81,7 +82,7 @@ def encode_inside(tokenizer, text: str) -> tuple[list[int], np.ndarray]:
             return ids[seam:], offsets[seam:]
 
 
-def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
+def rotate(texts: dict, seed: int, trial: int) -> list[str]:
     """The texts in order; after the first trial from a sentence on that is drawn, and what precedes it comes last.
 
     The draw depends only on seed and trial, so all cells and all checkpoints have the same texts in a trial.
@@ -108,18 +109,17 @@ def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:
         text = text.strip()[: 16 * length] + "\n\n"  # no tokenizer packs 16 characters of prose into a token
         ids, offsets = encode_inside(tokenizer, text)
         starts, ends = offsets.T
-        for cut in sentence_starts(text, starts, ends):
-            haystack.cuts.append(n + cut)
+        haystack.cuts += [n + cut for cut in sentence_starts(text, starts, ends)]
         inside = np.flatnonzero(starts[1:] < ends[:-1]) + 1
         haystack.mid_character.update(n + inside)
         haystack.ids_N += ids
     return haystack
 
 
-def sentence_starts(text: str, starts: np.ndarray, ends: np.ndarray) -> list[int]:
+def sentence_starts(text: str, starts, ends) -> list[int]:
     """Indices of the tokens with which a sentence begins, 0 first; not where a token reaches into the next sentence.
 
-    starts, ends: of the tokens, characters.
+    starts, ends: of the tokens, characters, [tokens].
     """
     cuts = [0]
     for match in SENTENCE_END.finditer(text):
@@ -130,39 +130,29 @@ def sentence_starts(text: str, starts: np.ndarray, ends: np.ndarray) -> list[int
     return cuts
 
 
-class Prompts:
-    """Builds prompts. template: text with {context}, then {question}.  max_new_tokens: tokens left for the answer."""
+def build_prompt(tokenizer, haystack: Haystack, template: str, fact: Fact, length, depth, max_new_tokens) -> list[int]:
+    """Token ids of a prompt that takes exactly `length` tokens together with an answer of `max_new_tokens`.
 
-    def __init__(self, tokenizer, haystack: Haystack, template: str, max_new_tokens: int):
-        self.tokenizer = tokenizer
-        self.haystack = haystack
-        self.max_new_tokens = max_new_tokens
-        head, self.tail = template.split("{context}")
-        self.head_ids = tokenizer("")["input_ids"]  # [BOS] or []
-        if head:
-            self.head_ids += tokenizer(head, add_special_tokens=False)["input_ids"]
-
-    def build(self, length: int, depth: float, needle: str, question: str) -> list[int]:
-        """Token ids of a prompt that takes exactly `length` tokens together with the answer.
-
-        The needle goes `depth` percent into the context, moved back to where a sentence begins; at 100 it is the last
-        thing before the question. If the context would end inside a character, that character is dropped and the
-        prompt is shorter by its tokens. Raises ValueError if `length` leaves no room for a context.
-        """
-        tail = self.tail.replace("{question}", question)
-        tail_ids, _ = encode_inside(self.tokenizer, tail)
-        needle_ids, _ = encode_inside(self.tokenizer, needle)
-        fixed = len(self.head_ids + needle_ids + tail_ids) + self.max_new_tokens
-        budget = length - fixed  # haystack tokens
-        if budget < 1:
-            raise ValueError(f"length {length} is too short: template, needle and answer alone take {fixed} tokens")
-        while budget in self.haystack.mid_character:
-            budget -= 1
-        place = budget
-        if depth < 100:
-            cuts = self.haystack.cuts
-            target = int(budget * depth / 100)
-            place = cuts[bisect_right(cuts, target) - 1]
-        context = self.haystack.ids_N[:budget]
-        context[place:place] = needle_ids
-        return self.head_ids + context + tail_ids
+    The needle goes `depth` percent into the context, moved back to where a sentence begins; at 100 it is the last
+    thing before the question. If the context would end inside a character, that character is dropped and the
+    prompt is shorter by its tokens. Raises ValueError if `length` leaves no room for a context.
+    """
+    head, tail = template.split("{context}")
+    head_ids = tokenizer("")["input_ids"]  # [BOS] or []
+    if head:
+        head_ids += tokenizer(head, add_special_tokens=False)["input_ids"]
+    tail_ids, _ = encode_inside(tokenizer, tail.replace("{question}", fact.question))
+    needle_ids, _ = encode_inside(tokenizer, fact.needle)
+    fixed = len(head_ids + needle_ids + tail_ids) + max_new_tokens
+    budget = length - fixed  # haystack tokens
+    if budget < 1:
+        raise ValueError(f"length {length} is too short: template, needle and answer alone take {fixed} tokens")
+    while budget in haystack.mid_character:
+        budget -= 1
+    place = budget
+    if depth < 100:
+        target = int(budget * depth / 100)
+        place = haystack.cuts[bisect_right(haystack.cuts, target) - 1]
+    context = haystack.ids_N[:budget]
+    context[place:place] = needle_ids
+    return head_ids + context + tail_ids

@@ -30,7 +30,7 @@ import run
 from answers import add_engine_flags, answer_all, open_engine
 from endpoint import Endpoint
 from facts import STYLES, Fact, Facts
-from haystack import Prompts, build_haystack, read_texts, rotate
+from haystack import build_haystack, build_prompt, read_texts, rotate
 from scoring import contained, score_answer, write_cell
 from stats import mean_over_grid
 from store import Store
@@ -119,36 +119,20 @@ def open_model(model: str, args):
     return engine
 
 
-def open_store(folder: Path, engine, facts: Facts, data: dict, args) -> Store:
-    """The answers of one model: answers.jsonl, with the record run.json."""
-    settings = {
-        **engine.settings(),
-        "max_new_tokens": args.max_new_tokens,
-        "haystack_sha256": data["sha256"],
-        "haystack_start": "drawn after the first trial",
-        "template": STYLES[args.template]["template"],
-        "facts": facts.settings(),
-        "seed": args.seed,
-    }
-    key = itemgetter("length", "depth", "trial")
-    results = partial(folder.glob, "*_results.json")
-    return Store(folder / "answers.jsonl", settings, key, folder / "run.json", results)
-
-
 def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], args, store: Store) -> None:
     """Answers this rank's share of the prompts, one trial of all cells after the other: a trial's cells share its text.
 
     unanswered: (length in tokens, depth in percent, trial) of each prompt.
     """
     tokenizer, longest = engine.tokenizer, args.lengths[-1]
+    template = STYLES[args.template]["template"]
     by_trial = itemgetter(2)
     for trial, cells in groupby(sorted(unanswered, key=by_trial), key=by_trial):
         haystack = build_haystack(tokenizer, rotate(texts, args.seed, trial), longest)
-        builder = Prompts(tokenizer, haystack, STYLES[args.template]["template"], args.max_new_tokens)
         entries, prompts = [], []
         for length, depth, _ in cells:
             fact = facts.draw(length, depth, trial)
-            ids = builder.build(length, depth, fact.needle, fact.question)
+            ids = build_prompt(tokenizer, haystack, template, fact, length, depth, args.max_new_tokens)
             cell = {"length": length, "depth": depth, "trial": trial}
             entries.append(cell | vars(fact) | {"prompt_tokens": len(ids)})
             prompts.append(ids)
@@ -163,7 +147,7 @@ def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], arg
             store.append(entry)
 
 
-def evaluate(model: str, args, texts: dict[str, str], data: dict) -> None:
+def evaluate(model: str, args, texts: dict, data: dict) -> None:
     """Answers the grid for one checkpoint and writes its cell files."""
     engine = open_model(model, args)
     facts = Facts(args.template, args.fact, args.seed, engine.tokenizer)
@@ -175,8 +159,19 @@ def evaluate(model: str, args, texts: dict[str, str], data: dict) -> None:
         "max_new_tokens": args.max_new_tokens,
         "template": args.template,
     }
+    settings = {
+        **engine.settings(),
+        "max_new_tokens": args.max_new_tokens,
+        "haystack_sha256": data["sha256"],
+        "haystack_start": "drawn after the first trial",
+        "template": STYLES[args.template]["template"],
+        "facts": facts.settings(),
+        "seed": args.seed,
+    }
     folder = args.output_dir / args.test_names[model]
-    store = open_store(folder, engine, facts, data, args)
+    key = itemgetter("length", "depth", "trial")
+    cell_files = partial(folder.glob, "*_results.json")
+    store = Store(folder / "answers.jsonl", settings, key, folder / "run.json", cell_files)
     answered = set(store.open(record)) if run.RANK == 0 else None
     answered = run.broadcast(answered)
     requested = list(product(args.lengths, args.depths, range(args.trials)))

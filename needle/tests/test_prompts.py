@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from facts import CITIES, PAPER, STYLES, Fact, Facts
-from haystack import Prompts, build_haystack, encode_inside, read_texts, rotate
+from haystack import build_haystack, build_prompt, encode_inside, read_texts, rotate
 from scoring import contained, lceg_overlap, rouge1_f, word_share
 
 PAGES = [page for _, page in sorted(topics.items())][:30]
@@ -64,9 +64,8 @@ def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer
     assert len(encode_inside(tokenizer, whole)[0]) < 30_000 <= len(haystack.ids_N)  # repeated
     template, fact = STYLES[style]["template"], STYLES[style]["fixed"] or STYLES[style]["drawn"]
     head, tail = template.replace("{question}", fact.question).split("{context}")
-    prompts = Prompts(tokenizer, haystack, template, NEW)
     for length, depth in product((300, 1000, 4256, 20_538), (0, 11, 50, 89, 100)):
-        ids = prompts.build(length, depth, fact.needle, fact.question)
+        ids = build_prompt(tokenizer, haystack, template, fact, length, depth, NEW)
         assert len(ids) + NEW == length
         assert ids.count(tokenizer.bos_token_id) == tokenizer("a").input_ids.count(tokenizer.bos_token_id)
         text = tokenizer.decode(ids, skip_special_tokens=True)
@@ -77,12 +76,11 @@ def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer
 @each_tokenizer
 def test_the_needle_is_at_the_asked_depth_within_one_sentence(tokenizer):
     haystack = build_haystack(tokenizer, PAGES, 9000)
-    prompts = Prompts(tokenizer, haystack, "{context}{question}", NEW)
     needle_ids, _ = encode_inside(tokenizer, PAPER.needle)
     tail_ids, _ = encode_inside(tokenizer, PAPER.question)
     for length, depth in product((1000, 5000, 9000), (0, 11, 22, 50, 78, 89, 100)):
-        ids = prompts.build(length, depth, PAPER.needle, PAPER.question)
-        context = ids[len(prompts.head_ids) : -len(tail_ids)]
+        ids = build_prompt(tokenizer, haystack, "{context}{question}", PAPER, length, depth, NEW)
+        context = ids[len(tokenizer("").input_ids) : -len(tail_ids)]
         place = next(i for i in range(len(context)) if context[i : i + len(needle_ids)] == needle_ids)
         target = int((len(context) - len(needle_ids)) * depth / 100)
         assert place <= target if 0 < depth < 100 else place == target
@@ -95,9 +93,8 @@ def test_the_needle_is_at_the_asked_depth_within_one_sentence(tokenizer):
 @each_tokenizer
 def test_no_character_is_cut_in_two_and_no_token_is_special(tokenizer):
     haystack = build_haystack(tokenizer, ["本を読む。楽しい日だ。😀 Zoë est là. " * 40], 3000)
-    prompts = Prompts(tokenizer, haystack, "{context}{question}", NEW)
     for length, depth in product(range(400, 440), (30, 60, 100)):
-        ids = prompts.build(length, depth, "\n本。\n", "?")
+        ids = build_prompt(tokenizer, haystack, "{context}{question}", Fact("\n本。\n", "?", ""), length, depth, NEW)
         assert "�" not in tokenizer.decode(ids) and length - 3 <= len(ids) + NEW <= length
     ids, offsets = encode_inside(tokenizer, "one <s> two")  # a literal special token stays text
     assert tokenizer.bos_token_id not in ids and tokenizer.decode(ids).strip() == "one <s> two"
