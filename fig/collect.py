@@ -102,19 +102,20 @@ def check_score(score: Score) -> None:
         raise ValueError(f"a perplexity of {score.task} is 0")
 
 
-def read_perplexity(result: dict, identity: dict) -> list[Score]:
+def read_perplexity(result, identity) -> list[Score]:
     """Perplexity or LongPPL of eval_perplexity: one model, data set and length. n: windows, of LongPPL key tokens."""
     name, value, n = "perplexity", result.get("val_perplexity"), result.get("n_windows")
     if "long_ppl" in result:
         name, value, n = "long_ppl", result["long_ppl"], result["n_key_tokens"]
+    identity["settings"]["all_windows"] = n == result.get("n_windows_total")
     data = result["data"]
     dataset = Path(data["path"]).parent.name
     make = partial(Score, name, dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
     whole = make(value=value, interval=result[f"{name}_interval_95"])
-    whole.settings["all_windows"] = n == result.get("n_windows_total")
     losses = result.get("document_losses")
     if losses:
-        for document, (loss, n_targets) in enumerate(zip(losses["sum"], losses["targets"], strict=True)):
+        pairs = zip(losses["sum"], losses["targets"], strict=True)
+        for document, (loss, n_targets) in enumerate(pairs):
             whole.samples[document] = loss
             whole.targets[document] = n_targets
     scores = [whole]
@@ -126,7 +127,7 @@ def read_perplexity(result: dict, identity: dict) -> list[Score]:
     return scores
 
 
-def read_needle(result: dict, identity: dict) -> list[Score]:
+def read_needle(result, identity) -> list[Score]:
     """A result of needle: one model, length and depth. Adds the seconds of all trials to the result."""
     length, depth = result["context_length"], result["depth_percent"]
     check_range("depth_percent", depth, 100)
@@ -146,7 +147,7 @@ def read_needle(result: dict, identity: dict) -> list[Score]:
     return scores
 
 
-def read_set(result: dict, identity: dict) -> list[Score]:
+def read_set(result, identity) -> list[Score]:
     """A set or task of a scores.json: its entry and what `split_sets` adds."""
     task, length = result["set"], result.get("length")
     counted = re.fullmatch(r"(\w+)_(\d+)(?:shots|pairs)", task)
@@ -156,10 +157,9 @@ def read_set(result: dict, identity: dict) -> list[Score]:
     if None in ids:  # predictions of other code, in the order of the data
         ids = range(len(ids))
     values = [100 * value for value in result["row_scores"]]
+    samples = dict(zip(ids, values, strict=True))
     make = partial(Score, result["benchmark"], task, length, result["n"], result["source"], **identity)
-    whole = make(value=result["score"], interval=result["interval_95"])
-    whole.samples = dict(zip(ids, values, strict=True))
-    scores = [whole]
+    scores = [make(value=result["score"], interval=result["interval_95"], samples=samples)]
     for metric, key in {"strict": "strict", "upstream": "score_upstream"}.items():
         if result.get(key) is not None:
             scores.append(make(value=result[key], metric=metric))

@@ -3,16 +3,14 @@
 Lengths are never pooled: length changes perplexity and scores far more than a method does.
 """
 
-import itertools
+from itertools import product
 
 import pandas as pd
 
 from collect import BENCHMARKS
 from plots import draw_grid, plain_log_axis
-from rows import Row
 from scores import PERPLEXITIES
 from stats import rank_correlation
-from tables import Column
 
 EXACT = "exact attention, fine-tuned"  # the methods of which the paper claims a correlation
 MEASURES = {"perplexity": "perplexity", "long_ppl": "LongPPL"}
@@ -20,7 +18,7 @@ CORRELATIONS = ["measure", "benchmark", "methods", "length", "n_methods", "n_poi
 PAIRS = ["measure", "benchmark", "label", "length", "perplexity", "score"]  # measure: of PERPLEXITIES
 
 
-def pair_scores(scores: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
+def pair_scores(scores, columns) -> pd.DataFrame:
     """PAIRS of perplexity, or LongPPL, on the first data set and mean score, %; needle and RULER at every length."""
     pairs = [pd.DataFrame(columns=PAIRS)]
     perplexities = [column.scores for column in columns if column.benchmark == "perplexity"]
@@ -51,7 +49,7 @@ def correlate(points) -> tuple:
     return len(wide), len(points), rho, low, high
 
 
-def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
+def correlations(pairs, rows) -> pd.DataFrame:
     """The correlation of each measure and benchmark, for all methods and EXACT, at each length and their mean."""
     labels = [row.label for row in rows if row.group == EXACT]
     lines = []
@@ -69,8 +67,8 @@ def correlations(pairs: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
 
 def format_rho(line) -> str:
     """rho with its interval, – if there is none."""
-    text = f"{line.rho:.2f} [{line.low:.2f}, {line.high:.2f}]"
-    return text.replace(" [nan, nan]", "").replace("nan", "–")
+    interval = f" [{line.low:.2f}, {line.high:.2f}]".replace(" [nan, nan]", "")
+    return f"{line.rho:.2f}{interval}".replace("nan", "–")
 
 
 def draw(rows, pairs, table):
@@ -79,7 +77,8 @@ def draw(rows, pairs, table):
     measures = [measure for measure in PERPLEXITIES if measure in set(pairs.measure)]
     note = "larger: longer; open: not trained; needle and RULER at every length, the others at Table 1's"
     figure, panels = draw_grid(len(measures), len(benchmarks), 2.6, 3, note)
-    for panel, (measure, benchmark) in zip(panels.flat, itertools.product(measures, benchmarks), strict=True):
+    places = product(measures, benchmarks)
+    for panel, (measure, benchmark) in zip(panels.flat, places, strict=True):
         shown = "measure == @measure and benchmark == @benchmark"
         points = pairs.query(shown)
         points = points.assign(size=20 * points.length.rank(method="dense"))

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from collect import Results, check_types
-from rows import Row
 from run import errors_of, read_text
 
 COLUMNS = ["model", "step", "seconds", "peak_memory_bytes", "device"]
@@ -46,7 +45,7 @@ def read_training(root: Path, results: Results):
     return costs, recipes
 
 
-def collect_costs(rows: list[Row], results: Results, checkpoints: Path | None):
+def collect_costs(rows, results, checkpoints: Path | None):
     """(hours and peak memory of each row's first model in training and all evaluations, settings by model)."""
     trainings, recipes = read_training(checkpoints, results) if checkpoints else ([], {})
     evaluations = sorted(results.runs, key=itemgetter("model"))

@@ -1,25 +1,22 @@
 """Whether the findings of the paper (arXiv 2409.12181) show in a study, in words."""
 
-import pandas as pd
-
 from collect import BENCHMARKS
 from correlation import EXACT, format_rho
 from rows import short
-from tables import Column, compare_with_best
+from tables import compare_with_best
 
 
-def describe(columns: list[Column], correlations: pd.DataFrame, target: int) -> list[str]:
-    """A sentence for each finding that there are results for. target: see rows.target_length."""
-    parts = {
+def describe(columns, correlations, target) -> dict[str, str]:
+    """{finding: what is seen of it, "" without results}. target: see rows.target_length."""
+    return {
         "Exact attention with fine-tuning is ahead of approximate attention.": compare(columns, EXACT, "approximate"),
         "Methods with fine-tuning are ahead of those without.": compare(columns, "fine-tuned", "frozen"),
         "Methods work up to the length that they are extended to, and hardly beyond.": reach(columns, target),
         "Lower perplexity goes with higher scores.": relation(correlations),
     }
-    return [f"The paper: {finding} Here: {seen}." for finding, seen in parts.items() if seen]
 
 
-def join(places: dict[str, list[str]]) -> str:
+def join(places: dict) -> str:
     """{words: benchmarks} as one text."""
     parts = []
     for words, names in places.items():
@@ -57,8 +54,8 @@ def reach(columns, target) -> str:
     for column in columns:
         if column.benchmark == "needle":
             scores = column.scores.query("kind != 'base'")
-            means = scores.groupby(["kind", scores.length > target]).value.mean().unstack()
-            for kind, (inside, beyond) in means.reindex(columns=[False, True]).dropna().iterrows():
+            means = scores.pivot_table("value", "kind", scores.length > target)
+            for kind, inside, beyond in means.reindex(columns=[False, True]).dropna().itertuples():
                 found = f"{inside:.0f} % of needles up to {short(target)} tokens and {beyond:.0f} % beyond"
                 parts.append(f"{kind} methods find {found}")
     return ", ".join(parts)

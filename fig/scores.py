@@ -108,8 +108,8 @@ def add_needle_means(scores: list[Score]) -> list[Score]:
     everything = []
     for _, group in groupby(sorted(scores, key=Score.place), key=Score.place):
         group = list(group)
-        cells = [score for score in group if score.benchmark == "needle" and score.value is not None]
-        if cells:
+        cells = [score for score in group if score.value is not None]
+        if cells and group[0].benchmark == "needle":
             frame = pd.DataFrame(cells)
             mean = replace(
                 cells[0],

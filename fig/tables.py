@@ -102,7 +102,7 @@ class Column:
     cells: by row label, in the order of the rows.  ranking: those that lack nothing, the best first.
     """
 
-    def __init__(self, benchmark: str, what: str, scores: pd.DataFrame):
+    def __init__(self, benchmark, what, scores):
         self.benchmark, self.what, self.scores = benchmark, what, scores
         self.name = BENCHMARKS[benchmark]
         self.lower_is_better = benchmark in PERPLEXITIES
@@ -124,7 +124,7 @@ class Column:
             self.n += f" to {max(counts):,}"
 
 
-def make_columns(scores: pd.DataFrame, target: int, benchmarks=PAPER_COLUMNS) -> list[Column]:
+def make_columns(scores, target, benchmarks=PAPER_COLUMNS) -> list[Column]:
     """The columns of these benchmarks that there are results for. target: see rows.target_length."""
     columns = []
     for benchmark in benchmarks:
@@ -135,7 +135,7 @@ def make_columns(scores: pd.DataFrame, target: int, benchmarks=PAPER_COLUMNS) ->
     return columns
 
 
-def choose_scores(benchmark, scores, target) -> pd.DataFrame:
+def choose_scores(benchmark, scores, target):
     """The scores of a benchmark that Table 1 shows."""
     if benchmark in (*PERPLEXITIES, "ruler"):
         return scores[scores.length == nearest(scores.length, target)]
@@ -183,7 +183,7 @@ def can_compare(cell, best) -> bool:
     return True
 
 
-def compare_with_best(cells: list[Cell]) -> dict[Cell, str]:
+def compare_with_best(cells: list[Cell]) -> dict:
     """The mark of each cell, see Cell. cells: the best first; all with its value are "best"."""
     best = cells[0]
     marks = dict.fromkeys(cells, "not compared")
@@ -197,7 +197,7 @@ def compare_with_best(cells: list[Cell]) -> dict[Cell, str]:
     return marks | dict.fromkeys(equal, "best")
 
 
-def format_cell(column: Column, row: Row, patterns: dict[str, str]) -> str:
+def format_cell(column, row, patterns: dict) -> str:
     """The text of a row in a column. patterns: MARKDOWN or LATEX."""
     cell = column.cells.get(row.label)
     if not cell:

@@ -143,7 +143,8 @@ def test_training_seeds_show_their_mean_and_spread(tmp_path):
 # --- the findings in words
 def describe(rows, scores, columns) -> list[str]:
     pairs = correlation.pair_scores(scores, columns)
-    return findings.describe(columns, correlation.correlations(pairs, rows), target_length(rows))
+    seen = findings.describe(columns, correlation.correlations(pairs, rows), target_length(rows))
+    return list(filter(None, seen.values()))
 
 
 OUTCOMES = [(0.9, 0.1, "ahead in"), (0.1, 0.9, "behind in"), (0.5, 0.5, "not told apart in")]
@@ -155,7 +156,7 @@ def test_groups_are_compared_by_their_samples(tmp_path, exact, approximate, expe
     for method, share in (("yarn", exact), ("landmark", approximate)):
         answers[method] = [1.0] * round(20 * share) + [0.0] * round(20 * (1 - share))
     [sentence] = describe(*build_ruler(tmp_path, answers))
-    assert sentence.endswith(f"Here: {expected} RULER (yarn {100 * exact:.1f}, landmark {100 * approximate:.1f}).")
+    assert sentence == f"{expected} RULER (yarn {100 * exact:.1f}, landmark {100 * approximate:.1f})"
 
 
 def test_reach_and_relation(study):
