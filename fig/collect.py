@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from run import errors_of, read_text
@@ -26,7 +25,7 @@ MODEL_KEYS = (
     "checkpoint",
 )  # fmt: skip
 RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "peak_memory_bytes")
-SETTING_KEYS = ("sliding_window", "documents", "evaluator", "complete", "max_length")
+SETTING_KEYS = ("sliding_window", "documents", "all_windows", "evaluator", "complete", "max_length")
 COUNTS = ("length", "original_length", "trained_length", "trained_tokens", "sliding_window", "documents", "max_length")
 AMOUNTS = (*COUNTS, "n", "seconds", "peak_memory_bytes")  # never negative
 NUMBERS = ("value", "low", "high", "seconds", "peak_memory_bytes")
@@ -102,68 +101,81 @@ def check_score(score: Score) -> None:
         raise ValueError(f"a perplexity of {score.task} is 0")
 
 
-def read_perplexity(result, identity) -> list[Score]:
+def read_perplexity(result):
     """Perplexity or LongPPL of eval_perplexity: one model, data set and length. n: windows, of LongPPL key tokens."""
     name, value, n = "perplexity", result.get("val_perplexity"), result.get("n_windows")
     if "long_ppl" in result:
         name, value, n = "long_ppl", result["long_ppl"], result["n_key_tokens"]
-    identity["settings"]["all_windows"] = n == result.get("n_windows_total")
-    data = result["data"]
-    dataset = Path(data["path"]).parent.name
-    make = partial(Score, name, dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
-    whole = make(value=value, interval=result[f"{name}_interval_95"])
+    shared = {
+        "benchmark": name,
+        "task": Path(result["data"]["path"]).parent.name,
+        "length": result["seq_len"],
+        "n": n,
+        "source": result["data"]["source"],
+        "metric": "perplexity",
+    }
+    samples, targets = {}, {}
     losses = result.get("document_losses")
     if losses:
         pairs = zip(losses["sum"], losses["targets"], strict=True)
         for document, (loss, n_targets) in enumerate(pairs):
-            whole.samples[document] = loss
-            whole.targets[document] = n_targets
-    scores = [whole]
+            samples[document] = loss
+            targets[document] = n_targets
+    interval = result[f"{name}_interval_95"]
+    yield shared | {"value": value, "interval": interval, "samples": samples, "targets": targets}
     for last in (64, 256):
         entry = result.get(f"last_{last}")
         if entry:
             interval = entry["perplexity_interval_95"]
-            scores.append(make(part=f"last {last}", value=entry["perplexity"], interval=interval))
-    return scores
+            yield shared | {"part": f"last {last}", "value": entry["perplexity"], "interval": interval}
 
 
-def read_needle(result, identity) -> list[Score]:
+def read_needle(result):
     """A result of needle: one model, length and depth. Adds the seconds of all trials to the result."""
     length, depth = result["context_length"], result["depth_percent"]
     check_range("depth_percent", depth, 100)
     result["seconds"] = sum(trial.get("seconds") or 0 for trial in result["trials"])
     answered = [trial for trial in result["trials"] if "error" not in trial]
-    identity["part"] = f"depth {depth:g}"
-    identity["drawn_text"] = result.get("drawn_text", False)
-    make = partial(Score, "needle", result["template"], length, source=result["data"]["source"], **identity)
-    scores = []
+    shared = {
+        "benchmark": "needle",
+        "task": result["template"],
+        "length": length,
+        "n": len(answered),
+        "source": result["data"]["source"],
+        "part": f"depth {depth:g}",
+        "drawn_text": result.get("drawn_text", False),
+    }
     for metric, key in {"score": "score", "rate": "exact"}.items():
         samples = {(length, depth, trial["trial"]): float(trial[key]) for trial in answered}
         interval = result[f"{metric}_interval_95"]
-        scores.append(make(len(answered), value=result[metric], interval=interval, metric=metric, samples=samples))
+        yield shared | {"metric": metric, "value": result[metric], "interval": interval, "samples": samples}
     overlap = result.get("lceg_overlap")
     if overlap is not None:  # of the first trial
-        scores.append(make(1, value=overlap, metric="lceg_overlap", samples={(length, depth, 0): overlap}))
-    return scores
+        samples = {(length, depth, 0): overlap}
+        yield shared | {"metric": "lceg_overlap", "value": overlap, "samples": samples, "n": 1}
 
 
-def read_set(result, identity) -> list[Score]:
+def read_set(result):
     """A set or task of a scores.json: its entry and what `split_sets` adds."""
-    task, length = result["set"], result.get("length")
-    counted = re.fullmatch(r"(\w+)_(\d+)(?:shots|pairs)", task)
+    shared = {
+        "benchmark": result["benchmark"],
+        "task": result["set"],
+        "length": result.get("length"),
+        "n": result["n"],
+        "source": result["source"],
+    }
+    counted = re.fullmatch(r"(\w+)_(\d+)(?:shots|pairs)", result["set"])
     if counted:
-        task, length = counted[1], int(counted[2])
+        shared |= {"task": counted[1], "length": int(counted[2])}
     ids = result.get("ids") or result["indices"]
     if None in ids:  # predictions of other code, in the order of the data
         ids = range(len(ids))
     values = [100 * value for value in result["row_scores"]]
     samples = dict(zip(ids, values, strict=True))
-    make = partial(Score, result["benchmark"], task, length, result["n"], result["source"], **identity)
-    scores = [make(value=result["score"], interval=result["interval_95"], samples=samples)]
+    yield shared | {"value": result["score"], "interval": result["interval_95"], "samples": samples}
     for metric, key in {"strict": "strict", "upstream": "score_upstream"}.items():
         if result.get(key) is not None:
-            scores.append(make(value=result[key], metric=metric))
-    return scores
+            yield shared | {"metric": metric, "value": result[key]}
 
 
 def split_sets(result: dict) -> list[dict]:
@@ -202,6 +214,7 @@ def read_file(path: Path, file: str):
     elif "val_perplexity" in result or "long_ppl" in result:
         read = read_perplexity
         result |= result.get("settings", {})
+        result["all_windows"] = result.get("n_windows") == result.get("n_windows_total")
     else:
         return {}, [], []
     info = pick(result, MODEL_KEYS)
@@ -210,8 +223,13 @@ def read_file(path: Path, file: str):
     scores, runs = [], []
     for part in parts:
         data = part.get("data") or {}
-        settings = pick(part, SETTING_KEYS) | pick(data, ["dataset", "sha256"])
-        own = read(part, {"protocol": result["protocol"], "seed": result["seed"], "file": file, "settings": settings})
+        shared = {
+            "protocol": result["protocol"],
+            "seed": result["seed"],
+            "file": file,
+            "settings": pick(part, SETTING_KEYS) | pick(data, ["dataset", "sha256"]),
+        }
+        own = [Score(**fields, **shared) for fields in read(part)]
         scores += own
         facts = {
             "step": "evaluations",
