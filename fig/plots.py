@@ -17,7 +17,6 @@ os.environ["MPLBACKEND"] = "Agg"  # there may be no screen
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import FixedLocator, MaxNLocator  # noqa: E402
 
-GREY = "#555555"
 HEAT_MAP = {"cmap": "cividis", "vmin": 0, "vmax": 100, "aspect": "auto"}
 plt.rcdefaults()  # not those of a matplotlibrc
 plt.style.use(Path(__file__).with_name("figures.mplstyle"))
@@ -27,7 +26,7 @@ def draw_grid(down, across, width, height, note, **options):
     """(figure, its panels [down, across]). width, height: of a panel, inches.  note: above all panels."""
     size = (width * across + 1, height * down + 0.6)
     figure, panels = plt.subplots(down, across, figsize=size, squeeze=False, **options)
-    figure.suptitle(note, color=GREY)
+    figure.suptitle(note, color="#555555")
     return figure, panels
 
 
@@ -105,7 +104,8 @@ def draw_ruler(rows, scores, target):
     means = []
     for (label, length), own in scores.groupby(["label", "length"]):
         if len(own) == n_tasks[length]:
-            means.append(vars(mean_of(own.score.tolist())) | {"label": label})
+            mean = mean_of(own.score.tolist())
+            means.append(vars(mean) | {"label": label})
     if not means:
         return None
     y_label = f"score, %, mean of {n_tasks.max()} tasks ({source_names(scores)} data)"
@@ -124,8 +124,9 @@ def draw_needle_grid(rows, scores, target):
     depth = cells.part.str.removeprefix("depth ").astype(float)
     shown = cells.row.nunique()
     across = min(5, shown)
+    down = math.ceil(shown / across)
     note = f"{source_names(cells)} data; white lines: original window and trained length"
-    figure, panels = draw_grid(math.ceil(shown / across), across, 2.2, 1.5, note)
+    figure, panels = draw_grid(down, across, 2.2, 1.5, note)
     for panel in panels.flat[shown:]:
         panel.remove()
     groups = cells.assign(depth=depth).groupby("row", sort=False)
@@ -150,8 +151,8 @@ def draw_matrix(scores, title):
     """A table of coloured numbers: rows by tasks. scores: values in %."""
     table = scores.pivot_table("value", "label", "task").reindex(scores.label.unique())
     down, across = table.shape
-    note = f"{title}, % ({source_names(scores)} data)"
-    figure, [[panel]] = draw_grid(1, 1, 0.62 * across + 1.2, 0.3 * down + 1.2, note)
+    width, height = 0.62 * across + 1.2, 0.3 * down + 1.2
+    figure, [[panel]] = draw_grid(1, 1, width, height, f"{title}, % ({source_names(scores)} data)")
     panel.imshow(table, alpha=0.9, **HEAT_MAP)
     for (i, j), value in np.ndenumerate(table):
         if not np.isnan(value):

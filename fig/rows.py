@@ -46,12 +46,15 @@ def short(length: float) -> str:
     """A number of tokens as people say it: 512, 2k, 32k; 62872 is 63k."""
     if length < 1024:
         return f"{length:g}"
-    return f"{length / 1024:g}k" if length % 1024 == 0 else f"{length / 1000:.0f}k"
+    if length % 1024 == 0:
+        return f"{length / 1024:g}k"
+    return f"{length / 1000:.0f}k"
 
 
 def source_names(scores: pd.DataFrame) -> str:
     """official, stand-in, ..."""
-    return ", ".join(sorted(set(scores.source))).replace("standin", "stand-in")
+    names = sorted(set(scores.source))
+    return ", ".join(names).replace("standin", "stand-in")
 
 
 def make_rows(results: Results) -> list[Row]:
@@ -63,7 +66,8 @@ def make_rows(results: Results) -> list[Row]:
         seed = info["training_seed"]
         base = Path(info["base_model"] or "").name
         setup = (info["method"], base, row.window, row.length, info["trained_tokens"])
-        if row.kind != "fine-tuned" or seed is None or (setup, seed) in seen:
+        is_trained = row.kind == "fine-tuned" and seed is not None
+        if not is_trained or (setup, seed) in seen:
             setup = model  # a row of its own: not trained, or trained by another recipe, which results do not state
         seen.add((setup, seed))
         rows.setdefault(setup, row).models.append(model)
@@ -85,7 +89,8 @@ def add_to_labels(rows, describe) -> None:
     for row in rows:
         groups[row.label].append(row)
     for group in groups.values():
-        if len(set(map(describe, group))) > 1:
+        texts = set(map(describe, group))
+        if len(texts) > 1:
             for row in group:
                 row.label += describe(row)
 
@@ -104,10 +109,12 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
         for seeds in groups.values():
             score = merge_seeds(seeds)
             lines.append(vars(score) | {"row": row, "label": row.label, "kind": row.kind, "score": score})
-    frame = pd.DataFrame(lines, columns=[*Score.__dataclass_fields__, "row", "label", "kind", "score"])
-    frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
+    columns = [*Score.__dataclass_fields__, "row", "label", "kind", "score"]
+    frame = pd.DataFrame(lines, columns=columns)
+    frame = frame.astype({"length": float, "value": float, "low": float, "high": float})
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
-    is_first = frame.source == frame.groupby(["benchmark", "task"]).source.transform("min")
+    first_source = frame.groupby(["benchmark", "task"]).source.transform("min")
+    is_first = frame.source == first_source
     for task, source in frame[~is_first].groupby(["task", "source"]).groups:
         note = "are in results.csv only; the others are on other data"
         results.warnings.append(f"{task}: results on {source} data {note}")
@@ -116,14 +123,16 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
 
 def target_length(rows: list[Row]) -> int:
     """The commonest trained length (of frozen rows, or the original one, if there is none); 0 if unknown."""
-    lengths = [row.window for row in rows]
-    for kind in ("frozen", "fine-tuned"):
-        extended = [row.length for row in rows if row.kind == kind and row.length > row.window]
-        lengths = extended or lengths
+    extended = {"base": [], "frozen": [], "fine-tuned": []}
+    for row in rows:
+        if row.length > row.window:
+            extended[row.kind].append(row.length)
+    lengths = extended["fine-tuned"] or extended["frozen"] or [row.window for row in rows]
     return int(pd.Series(lengths).mode().max())
 
 
 def nearest(lengths, target) -> int:
     """The target if it was measured, else the longest length below it, else the shortest."""
     shorter = lengths[lengths <= target]
-    return int(shorter.max() if len(shorter) else lengths.min())
+    found = shorter.max() if len(shorter) else lengths.min()
+    return int(found)

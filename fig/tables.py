@@ -77,8 +77,9 @@ class Cell:
         return self.format(self.value)
 
     def format(self, number: float) -> str:
-        digits = 2 if self.is_perplexity else 1
-        return f"{number:.{digits}f}" if number < 1e4 else f"{number:.1e}"
+        if number >= 1e4:
+            return f"{number:.1e}"
+        return f"{number:.2f}" if self.is_perplexity else f"{number:.1f}"
 
     @property
     def details(self) -> list[str]:
