@@ -160,20 +160,13 @@ def test_passkeys_have_names_of_one_token(tokenizer):
 
 
 # --- scores
-@pytest.mark.parametrize(
-    ("response", "share", "exact", "overlap"),
-    [
-        ("EAT a sandwich, and SIT in Dolores Park on a 'sunny' day\n", 1, True, 8 / 12),  # sandwich, 'sunny' day differ
-        ("in Dolores Park you sit", 4 / 11, False, 4 / 12),
-    ],
-)
-def test_scores_of_the_papers_answer(response, share, exact, overlap):
-    assert word_share(PAPER.answer, response) == pytest.approx(share)
-    assert contained(PAPER.answer, response) == exact
-    assert lceg_overlap(PAPER.answer, response) == pytest.approx(overlap)
-
-
-def test_other_scores():
+def test_scores():
+    response = "EAT a sandwich, and SIT in Dolores Park on a 'sunny' day\n"  # sandwich, 'sunny' day differ
+    assert word_share(PAPER.answer, response) == 1 and contained(PAPER.answer, response)
+    assert lceg_overlap(PAPER.answer, response) == pytest.approx(8 / 12)
+    response = "in Dolores Park you sit"
+    assert word_share(PAPER.answer, response) == pytest.approx(4 / 11) and not contained(PAPER.answer, response)
+    assert lceg_overlap(PAPER.answer, response) == pytest.approx(4 / 12)
     assert word_share("4821", " 4821\n# key") == word_share("4821", "4,821.") == 1  # a number is found whole
     assert word_share("4821", "48215") == 0 and not contained("4821", "14821 4 821")
     for glued in ("4821.The", "4821</book>", "is:4821", "**4821**the", "`4821`\u2014as", "(4821)a", "key_4821_"):
