@@ -58,13 +58,14 @@ each_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=T
 # --- prompts
 @pytest.mark.parametrize("style", STYLES)
 @each_tokenizer
-def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer, style):
+def test_prompts_have_the_exact_length_and_the_needle_is_at_its_depth_within_one_sentence(tokenizer, style):
     whole = "".join(text.strip() + "\n\n" for text in PAGES[:3])
     haystack = build_haystack(tokenizer, PAGES[:3], 30_000)
     assert len(encode_inside(tokenizer, whole)[0]) < 30_000 <= len(haystack.ids_N)  # repeated
     template, fact = STYLES[style]["template"], STYLES[style]["fixed"] or STYLES[style]["drawn"]
     head, tail = template.replace("{question}", fact.question).split("{context}")
-    for length, depth in product((300, 1000, 4256, 20_538), (0, 11, 50, 89, 100)):
+    needle_ids, _ = encode_inside(tokenizer, fact.needle)
+    for length, depth in product((300, 1000, 4256, 20_538), (0, 11, 22, 50, 78, 89, 100)):
         ids = build_prompt(tokenizer, haystack, template, fact, length, depth, NEW)
         assert len(ids) + NEW == length
         assert ids.count(tokenizer.bos_token_id) == tokenizer("a").input_ids.count(tokenizer.bos_token_id)
@@ -72,20 +73,12 @@ def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer
         assert text.startswith(head) and text.endswith(tail) and text.count(fact.needle) == 1
         assert (whole * 30).startswith(text[len(head) : len(text) - len(tail)].replace(fact.needle, ""))
 
-
-@each_tokenizer
-def test_the_needle_is_at_the_asked_depth_within_one_sentence(tokenizer):
-    haystack = build_haystack(tokenizer, PAGES, 9000)
-    needle_ids, _ = encode_inside(tokenizer, PAPER.needle)
-    tail_ids, _ = encode_inside(tokenizer, PAPER.question)
-    for length, depth in product((1000, 5000, 9000), (0, 11, 22, 50, 78, 89, 100)):
-        ids = build_prompt(tokenizer, haystack, "{context}{question}", PAPER, length, depth, NEW)
-        context = ids[len(tokenizer("").input_ids) : -len(tail_ids)]
-        place = next(i for i in range(len(context)) if context[i : i + len(needle_ids)] == needle_ids)
-        target = int((len(context) - len(needle_ids)) * depth / 100)
+        begin = next(i for i in range(length) if ids[i : i + 9] == (haystack.ids_N if depth else needle_ids)[:9])
+        end = len(ids) - len(encode_inside(tokenizer, tail)[0])
+        place = next(i for i in range(begin, end) if ids[i : i + len(needle_ids)] == needle_ids) - begin
+        target = int((end - begin - len(needle_ids)) * depth / 100)
         assert place <= target if 0 < depth < 100 else place == target
-        before = tokenizer.decode(haystack.ids_N[:place])
-        assert place in (0, target) or SENTENCE_END.search(before)
+        assert place in (0, target) or SENTENCE_END.search(tokenizer.decode(haystack.ids_N[:place]))
         between = tokenizer.decode(haystack.ids_N[place:target])  # less than a sentence
         assert not re.search(r"[.!?]\s+\w+\s", between.strip()), (length, depth, between)
 
