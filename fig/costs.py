@@ -50,7 +50,8 @@ def collect_costs(rows, results, checkpoints: Path | None):
     trainings, recipes = read_training(checkpoints, results) if checkpoints else ([], {})
     evaluations = sorted(results.runs, key=itemgetter("model"))
     table = pd.DataFrame([*trainings, *evaluations], columns=COLUMNS)
-    table["method"] = table.model.map({row.models[0]: row.label for row in rows})
+    labels = {row.models[0]: row.label for row in rows}
+    table["method"] = table.model.map(labels)
     table["hours"] = table.seconds.astype(float) / 3600
     table["peak_gib"] = table.peak_memory_bytes.astype(float) / 2**30
     table["device"] = table.device.fillna("–")

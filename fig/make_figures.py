@@ -58,7 +58,9 @@ def main():
     failures = read_text(args.failures).splitlines() if args.failures else []
     roots = args.results or [ROOT / name for name in STAGES]
     results = collect([root.resolve() for root in roots if root.is_dir()])
-    results.warnings += [f"no folder {root}" for root in args.results or () if not root.is_dir()]
+    for root in args.results or ():
+        if not root.is_dir():
+            results.warnings.append(f"no folder {root}")
     rows = make_rows(results)
     all_scores = make_frame(rows, results)
     costs, recipes = collect_costs(rows, results, args.checkpoints)

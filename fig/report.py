@@ -28,7 +28,7 @@ def write(output: Path, figures: list[str], results, rows, columns, recipes, cor
     data = runs[["benchmark", "task", "source", "data", "sha256"]].drop_duplicates()
     data["sha256"] = data.sha256.str[:12]
     engines = runs[["engine", "dtype", "attention"]].fillna({"engine": "transformers"}).dropna()
-    bases = pd.Series([info["base_model"] for info in results.models.values()]).fillna("unknown")
+    bases = pd.DataFrame(results.models.values()).base_model.fillna("unknown")
     versions = set()
     for record in runs.versions.dropna():
         versions.update(map(" ".join, record.items()))

@@ -32,7 +32,6 @@ CONTENTS = {
     "ruler": "{n_tasks}, {longest} tokens",
     "short": "{n_tasks}",
 }
-COUNTED = ("trec", "icl", "kv")  # a number is in the names of their sets
 NOTE = (
     "Brackets: 95 % intervals; the sampled units are documents (perplexities), trials or, where these share text, "
     "cells (needle), and single samples (the others). Bold: the best; ≈: not told apart from it by multiple "
@@ -85,10 +84,11 @@ class Cell:
     def details(self) -> list[str]:
         """What follows the value: the interval, the standard deviation of training seeds, what is missing."""
         details = []
-        if not math.isnan(self.low):
-            details.append(f"[{self.format(self.low)}, {self.format(self.high)}]")
+        low, high, sd = map(self.format, (self.low, self.high, self.seeds_sd))
+        if low != "nan":
+            details.append(f"[{low}, {high}]")
         if self.seeds > 1:
-            details.append(f"{self.seeds} seeds, sd {self.format(self.seeds_sd)}")
+            details.append(f"{self.seeds} seeds, sd {sd}")
         if self.lacks:
             n = len(self.scores)
             details.append(f"{n} of {n + self.lacks} only")
@@ -144,7 +144,7 @@ def choose_scores(benchmark, scores, target):
         longest = max(scores.length.min(), 2 * (target or math.inf))
         return scores[scores.length <= longest]
     scores = scores[scores.source == scores.source.min()]  # official and stand-in data are never averaged
-    if benchmark in COUNTED:
+    if benchmark in ("trec", "icl", "kv"):  # a number is in the names of their sets
         most_common = scores.length.mode()  # the number of examples that most rows have, the largest of those
         return scores[scores.length == most_common.max()]
     return scores

@@ -49,8 +49,8 @@ def lceg_overlap(answer: str, response: str) -> float:
     answer, repeated ones counted. The paper's answer has "a" twice in 12 words, so it reaches 11/12.
     """
     expected = answer.lower().split()
-    found = response.lower().split()
-    return len(set(expected) & set(found)) / len(expected)
+    common = set(expected) & set(response.lower().split())
+    return len(common) / len(expected)
 
 
 def rouge1_f(reference: str, response: str) -> float:
