@@ -28,17 +28,13 @@ RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "p
 SETTING_KEYS = ("sliding_window", "documents", "all_windows", "evaluator", "complete", "max_length")
 COUNTS = ("length", "original_length", "trained_length", "trained_tokens", "sliding_window", "documents", "max_length")
 AMOUNTS = (*COUNTS, "n", "seconds", "peak_memory_bytes")  # never negative
-NUMBERS = ("value", "low", "high", "seconds", "peak_memory_bytes")
 TYPES = {  # of what `read_file` returns; all else is text or None
-    **dict.fromkeys(("benchmark", "task", "source", "method", "path"), str),
-    **dict.fromkeys((*COUNTS, "seed", "training_seed"), int | None),
-    **dict.fromkeys(NUMBERS, int | float | None),
+    **dict.fromkeys((*COUNTS, "training_seed"), int | None),
+    **dict.fromkeys(("seconds", "peak_memory_bytes"), int | float | None),
     **dict.fromkeys(("exact_attention", "complete", "all_windows"), bool | None),
-    **dict.fromkeys(("samples", "targets", "settings"), dict),
-    "n": int,
-    "seeds": list,
-    "drawn_text": bool,
+    **dict.fromkeys(("method", "path"), str),
     "versions": dict | None,
+    **Score.__annotations__,
 }
 HIGHEST = {"needle": 1, "perplexity": 1e300, "long_ppl": 1e300}  # scores; all others 100
 

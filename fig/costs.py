@@ -25,24 +25,26 @@ def read_training(root: Path, results: Results):
             with errors_of(f"costs in {metrics}"):
                 record = json.loads(read_text(config)).get("context_extension") or {}
                 recipes[model] = (record.get("recipe") or {}) | (record.get("options") or {})
-                if metrics.exists():  # without the time between two runs
-                    lines = read_text(metrics).splitlines()
-                    entries = [json.loads(line) for line in lines if line.endswith("}")]  # a kill cuts off the last one
-                    numbers = ["tokens_seen", "tokens_per_second", "peak_memory_gib"]
-                    frame = pd.DataFrame(entries).astype(dict.fromkeys(numbers, float))
-                    tokens = np.diff(frame.tokens_seen, prepend=0)
-                    cost = {
-                        "model": model,
-                        "step": "training",
-                        "seconds": (tokens / frame.tokens_per_second).sum(),
-                        "peak_memory_bytes": 2**30 * frame.peak_memory_gib.max(),
-                        "device": entries[-1].get("device"),
-                    }
-                    check_types(cost)
-                    costs.append(cost)
+                if metrics.exists():
+                    costs.append({"model": model, "step": "training", **read_metrics(metrics)})
         except ValueError as error:
             results.warnings.append(f"left out: {error}")
     return costs, recipes
+
+
+def read_metrics(path: Path) -> dict:
+    """The cost of a training, without the time between two runs. Raises an exception if the file is odd."""
+    lines = read_text(path).splitlines()
+    entries = [json.loads(line) for line in lines if line.endswith("}")]  # a kill cuts off the last one
+    frame = pd.DataFrame(entries).astype({"tokens_seen": float, "tokens_per_second": float, "peak_memory_gib": float})
+    tokens = np.diff(frame.tokens_seen, prepend=0)
+    cost = {
+        "seconds": (tokens / frame.tokens_per_second).sum(),
+        "peak_memory_bytes": 2**30 * frame.peak_memory_gib.max(),
+        "device": entries[-1].get("device"),
+    }
+    check_types(cost)
+    return cost
 
 
 def collect_costs(rows, results, checkpoints: Path | None):

@@ -32,10 +32,7 @@ def write(output: Path, figures: list[str], results, rows, columns, recipes, cor
     versions = set()
     for record in runs.versions.dropna():
         versions.update(map(" ".join, record.items()))
-    recipe = {}
-    for row in rows:
-        if row.kind == "fine-tuned":
-            recipe[row.label] = recipes.get(row.models[0], {})
+    recipe = {row.label: recipes.get(row.models[0], {}) for row in rows if row.kind == "fine-tuned"}
     recipe = pd.DataFrame(recipe, dtype=object).sort_index().rename_axis("setting")
     images = {}
     for name in figures:

@@ -35,15 +35,15 @@ class Score:
     seed: int | None
     file: str
     model: str = ""
-    value: float | None = None
-    low: float = math.nan
-    high: float = math.nan
+    value: int | float | None = None
+    low: int | float = math.nan
+    high: int | float = math.nan
     part: str = ""
     metric: str = "score"
     samples: dict = field(default_factory=dict)
     targets: dict = field(default_factory=dict)
     drawn_text: bool = False
-    seeds: list[float] = field(default_factory=list)
+    seeds: list = field(default_factory=list)
     settings: dict = field(default_factory=dict)
     interval: InitVar[list | None] = None
 

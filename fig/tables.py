@@ -1,7 +1,6 @@
 """Table 1: methods by benchmarks, each value with its 95 % interval, the best in bold, ties with it marked.
 
-Ties are those of stats.tied_with_best, from the samples that all methods of a column share (perplexity: documents;
-needle: trials or cells): the truly best method has a mark in 95 % of studies, and so has each of several equally good.
+Ties are those of stats.tied_with_best, from the samples that all methods of a column share; NOTE says what they mean.
 """
 
 import math

@@ -117,16 +117,15 @@ def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:
 
 
 def sentence_starts(text: str, starts, ends) -> list[int]:
-    """Indices of the tokens with which a sentence begins, 0 first; not where a token reaches into the next sentence.
-
-    starts, ends: of the tokens, characters, [tokens].
-    """
+    """Indices of the tokens with which a sentence begins, 0 first; not where a token reaches into the next sentence."""
     cuts = [0]
     for match in SENTENCE_END.finditer(text):
         sentence_end = match.end()
         cut = np.searchsorted(starts, sentence_end)
-        if cuts[-1] < cut < len(starts) and not text[sentence_end : ends[cut - 1]].strip():
-            cuts.append(cut)
+        if cuts[-1] < cut < len(starts):
+            reaching = text[sentence_end : ends[cut - 1]]
+            if not reaching.strip():
+                cuts.append(cut)
     return cuts
 
 
