@@ -1,7 +1,4 @@
-"""Figures: lines against length or number of examples, and heat-maps. Their captions are in report.html.j2.
-
-The functions in FIGURES draw the rows of Table 1, given the main scores of one benchmark and the target length.
-"""
+"""Figures of the rows of Table 1: lines against length, and heat-maps. Their captions are in report.html.j2."""
 
 import math
 import os
@@ -66,10 +63,11 @@ def draw_line_figure(rows, points, x_label, target=None):
     marked = {rows[0].window, target} - {0} if target else ()
     lengths = pd.concat(points).length.sort_values().unique()
     for line, (y_label, own) in zip(panels, points.items(), strict=True):
-        line[0].set_ylabel(y_label)
+        left = line[0]
+        left.set_ylabel(y_label)
         if y_label.startswith("perplexity"):
-            line[0].set_yscale("log")
-            plain_log_axis(line[0].yaxis)
+            left.set_yscale("log")
+            plain_log_axis(left.yaxis)
         for panel, title in zip(line, sides, strict=True):
             draw_lines(panel, sides[title], own)
             panel.set_title(title)
@@ -175,7 +173,7 @@ def draw_longbench(rows, scores, target):
     return draw_matrix(scores, "LongBench")
 
 
-FIGURES = {  # by the name of its files: function, the benchmark that it shows
+FIGURES = {  # by the name of its files: function of rows, main scores and target length; benchmark of these scores
     "perplexity": (draw_perplexity, "perplexity"),
     "needle_grid": (draw_needle_grid, "needle"),
     "many_shot": (draw_many_shot, "trec"),

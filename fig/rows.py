@@ -128,11 +128,10 @@ def target_length(rows: list[Row]) -> int:
         if row.length > row.window:
             extended[row.kind].append(row.length)
     lengths = extended["fine-tuned"] or extended["frozen"] or [row.window for row in rows]
-    return int(pd.Series(lengths).mode().max())
+    return pd.Series(lengths).mode().max()
 
 
-def nearest(lengths, target) -> int:
+def nearest(lengths, target):
     """The target if it was measured, else the longest length below it, else the shortest."""
     shorter = lengths[lengths <= target]
-    found = shorter.max() if len(shorter) else lengths.min()
-    return int(found)
+    return shorter.max() if len(shorter) else lengths.min()

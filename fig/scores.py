@@ -87,15 +87,13 @@ def set_interval(mean: Score, scores: list[Score]) -> None:
     if all(score.samples for score in scores):
         interval = make_estimate([scores]).interval()
         if interval:
-            bounds = np.exp(interval) if mean.targets else interval
-            mean.low, mean.high = map(float, bounds)
+            mean.low, mean.high = np.exp(interval) if mean.targets else interval
 
 
 def mean_of(scores: list[Score]) -> Score:
     """The mean over sets, tasks or lengths. It has training seeds only if all scores have the same number of them."""
     frame = pd.DataFrame(scores)
-    mean = replace(scores[0], n=int(frame.n.sum()), samples={}, seeds=[])
-    mean.value = float(frame.value.mean())
+    mean = replace(scores[0], n=frame.n.sum(), value=frame.value.mean(), samples={}, seeds=[])
     if frame.seeds.map(len).nunique() == 1:
         mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
     if mean.benchmark not in PERPLEXITIES:  # a perplexity is single and keeps its interval
@@ -115,9 +113,9 @@ def add_needle_means(scores: list[Score]) -> list[Score]:
                 cells[0],
                 part="",
                 file=cells[0].file.rpartition("/")[0],
-                n=int(frame.n.sum()),
-                value=float(np.average(frame.value, weights=frame.n)),
-                drawn_text=bool(frame.drawn_text.all()),
+                n=frame.n.sum(),
+                value=np.average(frame.value, weights=frame.n),
+                drawn_text=frame.drawn_text.all(),
                 samples={},
             )
             for samples in frame.samples:
@@ -133,10 +131,9 @@ def merge_seeds(scores: list[Score]) -> Score:
     if len(scores) == 1:
         return scores[0]
     frame = pd.DataFrame(scores)
-    mean = replace(scores[0], n=int(frame.n.min()), samples={}, seeds=frame.value.tolist())
-    mean.value = float(frame.value.mean())
+    mean = replace(scores[0], n=frame.n.min(), value=frame.value.mean(), samples={}, seeds=frame.value.tolist())
     if mean.benchmark in PERPLEXITIES:
-        mean.value = float(np.exp(np.log(frame.value).mean()))
+        mean.value = np.exp(np.log(frame.value).mean())
     same_windows = all(score.targets == mean.targets for score in scores)  # of perplexity
     if same_windows and frame.samples.all():
         samples = pd.DataFrame(frame.samples.tolist())

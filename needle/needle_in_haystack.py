@@ -96,12 +96,14 @@ def check_args(args) -> None:
         raise ValueError("--depths are percent, 0 to 100")
     depths = sorted(set(args.depths))
     args.depths = [int(depth) if depth == int(depth) else depth for depth in depths]
+    args.fact = None
     texts = (args.needle, args.question, args.answer)
-    args.fact = Fact(*texts) if any(texts) else None
-    if args.fact and not all(texts):
-        raise ValueError("give --needle, --question and --answer together; they replace the paper's fact")
-    if args.fact and not contained(args.answer, args.needle):
-        raise ValueError(f"--needle {args.needle!r} does not contain --answer {args.answer!r}")
+    if any(texts):
+        if not all(texts):
+            raise ValueError("give --needle, --question and --answer together; they replace the paper's fact")
+        if not contained(args.answer, args.needle):
+            raise ValueError(f"--needle {args.needle!r} does not contain --answer {args.answer!r}")
+        args.fact = Fact(*texts)
 
 
 def open_model(model: str, args):
@@ -119,7 +121,7 @@ def open_model(model: str, args):
     return engine
 
 
-def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], args, store: Store) -> None:
+def answer_cells(engine, facts, texts, unanswered, args, store) -> None:
     """Answers this rank's share of the prompts, one trial of all cells after the other: a trial's cells share its text.
 
     unanswered: (length in tokens, depth in percent, trial) of each prompt.
@@ -147,7 +149,7 @@ def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], arg
             store.append(entry)
 
 
-def evaluate(model: str, args, texts: dict, data: dict) -> None:
+def evaluate(model, args, texts, data) -> None:
     """Answers the grid for one checkpoint and writes its cell files."""
     engine = open_model(model, args)
     facts = Facts(args.template, args.fact, args.seed, engine.tokenizer)
@@ -186,7 +188,7 @@ def evaluate(model: str, args, texts: dict, data: dict) -> None:
         report(folder, [entries[key] for key in requested], record)
 
 
-def report(folder: Path, entries: list[dict], record: dict) -> None:
+def report(folder, entries, record) -> None:
     """Writes the cell files and prints the mean score. Raises ValueError if answers are missing for lack of memory."""
     score_CT = []
     for _, cell in groupby(entries, key=itemgetter("length", "depth")):

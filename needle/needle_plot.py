@@ -62,7 +62,7 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
     return cells.astype({score: float, "original_length": float, "trained_length": float})  # NaN where unknown
 
 
-def draw_panel(axes, model: str, cells: pd.DataFrame, score: str):
+def draw_panel(axes, model, cells, score):
     """The heat-map of one model; returns its image. White lines mark the original and the trained window."""
     grid = cells.pivot(index="depth_percent", columns="context_length", values=score)
     lengths = grid.columns
@@ -81,7 +81,7 @@ def draw_panel(axes, model: str, cells: pd.DataFrame, score: str):
     return image
 
 
-def draw(cells: pd.DataFrame, score: str):
+def draw(cells, score):
     """The figure: a panel for each model, up to three side by side."""
     models = cells.groupby("model")
     across = min(3, len(models))
