@@ -54,7 +54,7 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def read_object(pairs: list[tuple]) -> dict:
+def read_object(pairs) -> dict:
     """An object of a result's JSON, its names and texts printable: they come into tables and the report."""
     record = {}
     for key, value in pairs:
@@ -174,7 +174,7 @@ def read_set(result):
             yield shared | {"metric": metric, "value": result[key]}
 
 
-def split_sets(result: dict) -> list[dict]:
+def split_sets(result) -> list[dict]:
     """The sets of a scores.json: the entry of each, with what the file and the set's run say."""
     if result["benchmark"] not in BENCHMARKS:
         raise ValueError(f"unknown benchmark '{result['benchmark']}'")
@@ -243,7 +243,7 @@ def read_file(path: Path, file: str):
     return info, scores, runs
 
 
-def add_model(results: Results, info: dict) -> str:
+def add_model(results, info) -> str:
     """Adds a result's model. Returns its name: its folder's, or its path if another checkpoint has that name."""
     path = info.pop("path")
     name = Path(path).name

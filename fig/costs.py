@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collect import Results, check_types
+from collect import check_types
 from run import errors_of, read_text
 
 COLUMNS = ["model", "step", "seconds", "peak_memory_bytes", "device"]
 
 
-def read_training(root: Path, results: Results):
+def read_training(root: Path, results):
     """Returns (costs of each training, settings by model) from the checkpoint folders below `root`."""
     costs, recipes = [], {}
     for model in sorted(results.models):

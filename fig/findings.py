@@ -6,7 +6,7 @@ from rows import short
 from tables import compare_with_best
 
 
-def describe(columns, correlations, target) -> dict[str, str]:
+def describe(columns, correlations, target) -> dict:
     """{finding: what is seen of it, "" without results}. target: see rows.target_length."""
     return {
         "Exact attention with fine-tuning is ahead of approximate attention.": compare(columns, EXACT, "approximate"),
@@ -44,7 +44,8 @@ def compare(columns, first_group: str, second_group: str) -> str:
         better, other = sorted([first, second], key=column.ranking.index)
         if compare_with_best([better, other])[other] == "worse":
             words = "ahead in" if better is first else "behind in"
-        places[words].append(f"{column.name} ({first.row.label} {first}, {second.row.label} {second})")
+        values = f"{first.row.label} {first}, {second.row.label} {second}"
+        places[words].append(f"{column.name} ({values})")
     return join(places)
 
 

@@ -40,7 +40,7 @@ def name_in_paper(row: Row) -> str | None:
     return None
 
 
-def compare(scores: pd.DataFrame, token_files: list[str]) -> pd.DataFrame:
+def compare(scores, token_files) -> pd.DataFrame:
     """Our numbers beside the paper's where that is allowed. token_files: SHA-256 of more token files of the paper."""
     settings = pd.DataFrame(scores.settings.tolist(), scores.index, SETTINGS)
     unknown = set(token_files) - set(settings.sha256)

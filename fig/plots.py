@@ -150,7 +150,8 @@ def draw_matrix(scores, title):
     table = scores.pivot_table("value", "label", "task").reindex(scores.label.unique())
     down, across = table.shape
     width, height = 0.62 * across + 1.2, 0.3 * down + 1.2
-    figure, [[panel]] = draw_grid(1, 1, width, height, f"{title}, % ({source_names(scores)} data)")
+    note = f"{title}, % ({source_names(scores)} data)"
+    figure, [[panel]] = draw_grid(1, 1, width, height, note)
     panel.imshow(table, alpha=0.9, **HEAT_MAP)
     for (i, j), value in np.ndenumerate(table):
         if not np.isnan(value):

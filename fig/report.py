@@ -22,7 +22,7 @@ def html_table(table: pd.DataFrame) -> str:
     return table.to_html(index=False, border=0, na_rep="–", float_format="{:,.3g}".format)
 
 
-def write(output: Path, figures: list[str], results, rows, columns, recipes, correlations, comparisons, costs) -> None:
+def write(output: Path, figures, results, rows, columns, recipes, correlations, comparisons, costs) -> None:
     """Writes report.html. figures: names of the SVG files in `output`."""
     runs = pd.DataFrame(results.runs).replace({"benchmark": BENCHMARKS})
     data = runs[["benchmark", "task", "source", "data", "sha256"]].drop_duplicates()
@@ -34,6 +34,7 @@ def write(output: Path, figures: list[str], results, rows, columns, recipes, cor
         versions.update(map(" ".join, record.items()))
     recipe = {row.label: recipes.get(row.models[0], {}) for row in rows if row.kind == "fine-tuned"}
     recipe = pd.DataFrame(recipe, dtype=object).sort_index().rename_axis("setting")
+    files = [path.name for path in output.iterdir() if path.suffix in (".csv", ".md", ".tex")]
     images = {}
     for name in figures:
         svg = (output / f"{name}.svg").read_bytes()
@@ -61,6 +62,6 @@ def write(output: Path, figures: list[str], results, rows, columns, recipes, cor
         recipe=recipe.reset_index(),
         data=data.sort_values(["benchmark", "task"]),
         commands=runs.dropna(subset="command").groupby("benchmark").command.unique(),
-        files=sorted(path.name for path in output.iterdir() if path.suffix in (".csv", ".md", ".tex")),
+        files=sorted(files),
     )
     write_text(output / "report.html", page)

@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from itertools import cycle
+from operator import attrgetter
 from pathlib import Path
 
 import pandas as pd
 
-from collect import Results
 from scores import Score, merge_seeds
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
@@ -51,13 +51,13 @@ def short(length: float) -> str:
     return f"{length / 1000:.0f}k"
 
 
-def source_names(scores: pd.DataFrame) -> str:
+def source_names(scores) -> str:
     """official, stand-in, ..."""
     names = sorted(set(scores.source))
     return ", ".join(names).replace("standin", "stand-in")
 
 
-def make_rows(results: Results) -> list[Row]:
+def make_rows(results) -> list[Row]:
     """The rows in the order of Table 1. Models of one set-up trained with different seeds share a row."""
     rows = {}  # by set-up
     seen = set()  # (set-up, training seed)
@@ -71,7 +71,7 @@ def make_rows(results: Results) -> list[Row]:
             setup = model  # a row of its own: not trained, or trained by another recipe, which results do not state
         seen.add((setup, seed))
         rows.setdefault(setup, row).models.append(model)
-    rows = sorted(rows.values(), key=lambda row: row.order)
+    rows = sorted(rows.values(), key=attrgetter("order"))
     add_to_labels(rows, lambda row: f" {short(row.length)}")
     add_to_labels(rows, lambda row: f", {row.models[0]}")
     styles = STYLES.to_dict("list")
@@ -95,7 +95,7 @@ def add_to_labels(rows, describe) -> None:
                 row.label += describe(row)
 
 
-def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
+def make_frame(rows, results) -> pd.DataFrame:
     """The scores of all rows that have a value, a line each. Of a task with several sources of data only the first.
 
     Columns: the fields of the Score, here in %, the Score itself (of training seeds: their mean), and its row.
@@ -121,13 +121,14 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     return frame[is_first]
 
 
-def target_length(rows: list[Row]) -> int:
+def target_length(rows) -> int:
     """The commonest trained length (of frozen rows, or the original one, if there is none); 0 if unknown."""
     extended = {"base": [], "frozen": [], "fine-tuned": []}
     for row in rows:
         if row.length > row.window:
             extended[row.kind].append(row.length)
-    lengths = extended["fine-tuned"] or extended["frozen"] or [row.window for row in rows]
+    windows = [row.window for row in rows]
+    lengths = extended["fine-tuned"] or extended["frozen"] or windows
     return pd.Series(lengths).mode().max()
 
 

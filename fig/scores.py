@@ -81,7 +81,7 @@ def make_estimate(methods) -> Estimate:
     return mean_over_tasks(tasks, highest=100)
 
 
-def set_interval(mean: Score, scores: list[Score]) -> None:
+def set_interval(mean, scores) -> None:
     """Sets the 95 % interval of the mean of these scores: none if one lacks samples, or if they are too few."""
     mean.low = mean.high = math.nan
     if all(score.samples for score in scores):
@@ -90,7 +90,7 @@ def set_interval(mean: Score, scores: list[Score]) -> None:
             mean.low, mean.high = np.exp(interval) if mean.targets else interval
 
 
-def mean_of(scores: list[Score]) -> Score:
+def mean_of(scores) -> Score:
     """The mean over sets, tasks or lengths. It has training seeds only if all scores have the same number of them."""
     frame = pd.DataFrame(scores)
     mean = replace(scores[0], n=frame.n.sum(), value=frame.value.mean(), samples={}, seeds=[])
@@ -101,7 +101,7 @@ def mean_of(scores: list[Score]) -> Score:
     return mean
 
 
-def add_needle_means(scores: list[Score]) -> list[Score]:
+def add_needle_means(scores) -> list[Score]:
     """All scores in the order of results.csv; before the cells of a needle grid at a length the mean of all trials."""
     everything = []
     for _, group in groupby(sorted(scores, key=Score.place), key=Score.place):
@@ -126,7 +126,7 @@ def add_needle_means(scores: list[Score]) -> list[Score]:
     return everything
 
 
-def merge_seeds(scores: list[Score]) -> Score:
+def merge_seeds(scores) -> Score:
     """The mean over training seeds (perplexity: of the losses), its interval from samples that all seeds have."""
     if len(scores) == 1:
         return scores[0]

@@ -8,12 +8,11 @@ import re
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from collect import BENCHMARKS, Results, Score
+from collect import BENCHMARKS, Score
 from rows import Row, nearest, short, source_names
 from scores import PERPLEXITIES, make_estimate, mean_of
 from stats import tied_with_best
@@ -178,7 +177,8 @@ def can_compare(cell, best) -> bool:
     """Whether a cell can be compared with the best: of each score, it has at least half of the same samples."""
     for own, first in zip(cell.scores, best.scores, strict=True):
         n_shared = len(own.samples.keys() & first.samples)
-        if own.design != first.design or n_shared < max(1, len(first.samples) / 2):
+        n_needed = max(1, len(first.samples) / 2)
+        if own.design != first.design or n_shared < n_needed:
             return False
     return True
 
@@ -214,12 +214,12 @@ def guard(value):
     return f"'{value}" if is_formula else value
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
+def write_csv(table, path) -> None:
     rows = [list(map(guard, row)) for row in table.itertuples(index=False)]
     pd.DataFrame(rows, columns=table.columns, dtype=object).to_csv(path, index=False)
 
 
-def write_results(results: Results, path: Path) -> None:
+def write_results(results, path) -> None:
     """results.csv: a line for each score; the same results give the same bytes (no times, no dates)."""
     lines = []
     for score in results.scores:

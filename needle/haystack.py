@@ -9,14 +9,12 @@ import hashlib
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 
-from facts import Fact
 from python_text import read_help_pages
 from run import read_text
 
@@ -82,7 +80,7 @@ def encode_inside(tokenizer, text: str):
             return ids[seam:], offsets[seam:]
 
 
-def rotate(texts: dict, seed: int, trial: int) -> list[str]:
+def rotate(texts, seed, trial) -> list[str]:
     """The texts in order; after the first trial from a sentence on that is drawn, and what precedes it comes last.
 
     The draw depends only on seed and trial, so all cells and all checkpoints have the same texts in a trial.
@@ -99,7 +97,7 @@ def rotate(texts: dict, seed: int, trial: int) -> list[str]:
     return [text[start:], *others, text[:start]]
 
 
-def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:
+def build_haystack(tokenizer, texts, length: int) -> Haystack:
     """At least `length` tokens of the texts, with an empty line between two, repeated if they are short."""
     haystack = Haystack([], [], set())
     for text in cycle(text for text in texts if text.strip()):
@@ -129,7 +127,7 @@ def sentence_starts(text: str, starts, ends) -> list[int]:
     return cuts
 
 
-def build_prompt(tokenizer, haystack: Haystack, template: str, fact: Fact, length, depth, max_new_tokens) -> list[int]:
+def build_prompt(tokenizer, haystack, template, fact, length, depth, max_new_tokens) -> list[int]:
     """Token ids of a prompt that takes exactly `length` tokens together with an answer of `max_new_tokens`.
 
     The needle goes `depth` percent into the context, moved back to where a sentence begins; at 100 it is the last

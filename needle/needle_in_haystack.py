@@ -176,7 +176,8 @@ def evaluate(model, args, texts, data) -> None:
     store = Store(folder / "answers.jsonl", settings, key, folder / "run.json", cell_files)
     answered = set(store.open(record)) if run.RANK == 0 else None
     answered = run.broadcast(answered)
-    requested = list(product(args.lengths, args.depths, range(args.trials)))
+    trials = range(args.trials)
+    requested = list(product(args.lengths, args.depths, trials))
     unanswered = [key for key in requested if key not in answered]
     found = len(requested) - len(unanswered)
     run.print_rank0(f"{folder}: {found} of {len(requested)} answers are there")

@@ -66,7 +66,7 @@ def score_answer(answer: str, response: str) -> dict:
     return {"response": response, "score": word_share(answer, response), "exact": contained(answer, response)}
 
 
-def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
+def write_cell(folder: Path, entries, run) -> None:
     """Writes the result file of one cell. entries: its trials, answered or failed.  run: what all cells share.
 
     Several trials have texts of their own (`drawn_text`), the same in all cells (haystack.rotate); then they are the
