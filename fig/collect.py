@@ -186,7 +186,7 @@ def split_sets(result) -> list[dict]:
     return parts
 
 
-def find_files(roots: list[Path]):
+def find_files(roots):
     """Yields (name, path) of each JSON file. The name begins at its root (of several: root's parent)."""
     for root in roots:
         base = root if len(roots) == 1 else root.parent
@@ -260,8 +260,8 @@ def add_model(results, info) -> str:
     return name
 
 
-def collect(roots: list[Path]) -> Results:
-    """All results below `roots`, in an order that depends on the results alone."""
+def collect(roots) -> Results:
+    """All results below `roots`, a list of folders, in an order that depends on the results alone."""
     results = Results({}, [], [], [])
     first_scores = {}
     for file, path in find_files(roots):

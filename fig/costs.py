@@ -47,7 +47,7 @@ def read_metrics(path: Path) -> dict:
     return cost
 
 
-def collect_costs(rows, results, checkpoints: Path | None):
+def collect_costs(rows, results, checkpoints):
     """(hours and peak memory of each row's first model in training and all evaluations, settings by model)."""
     trainings, recipes = read_training(checkpoints, results) if checkpoints else ([], {})
     evaluations = sorted(results.runs, key=itemgetter("model"))

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rows import Row
-
 FOLDER = Path(__file__).parent
 PAPER = json.loads((FOLDER / "paper.json").read_text(encoding="utf-8"))
 SETTINGS = ["sliding_window", "documents", "all_windows", "complete", "max_length", "sha256"]
@@ -24,7 +22,7 @@ PAPER_RUNS = (  # a query for the scores that may stand beside the paper's
 )
 
 
-def name_in_paper(row: Row) -> str | None:
+def name_in_paper(row):
     """What the paper calls this row; None if it is not one of its models."""
     info, base = row.info, PAPER["base"]
     trained_tokens = info["trained_tokens"] or 0

@@ -183,7 +183,7 @@ def can_compare(cell, best) -> bool:
     return True
 
 
-def compare_with_best(cells: list[Cell]) -> dict:
+def compare_with_best(cells) -> dict:
     """The mark of each cell, see Cell. cells: the best first; all with its value are "best"."""
     best = cells[0]
     marks = dict.fromkeys(cells, "not compared")

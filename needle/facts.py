@@ -53,11 +53,11 @@ STYLES = {  # a prompt's template, the fact of its first trial (None: drawn), wh
 class Facts:
     """Gives each cell and trial its fact, which depends on nothing else but the seed.
 
-    style: a key of STYLES.  own: the user's fact, instead of the fixed one. Raises ValueError if the tokenizer has too
-    few words of one token for passkeys.
+    style: a key of STYLES.  own: the user's fact, instead of the fixed one, or None. Raises ValueError if the tokenizer
+    has too few words of one token for passkeys.
     """
 
-    def __init__(self, style: str, own: Fact | None, seed: int, tokenizer):
+    def __init__(self, style, own, seed, tokenizer):
         self.seed = seed
         self.names = CITIES
         if style == "passkey":

@@ -46,7 +46,8 @@ def read_texts(folder: Path | None):
     else:
         texts, size = {}, 0
         for path in sorted(folder.rglob("*.txt"), key=lambda path: path.parts):
-            texts[path.relative_to(folder).as_posix()] = read_text(path)
+            name = path.relative_to(folder).as_posix()
+            texts[name] = read_text(path)
             size += path.stat().st_size
         source = "official" if (len(texts), size) == ESSAYS else "user"
         data = {"source": source, "path": str(folder)}
@@ -60,7 +61,7 @@ def read_texts(folder: Path | None):
     return texts, data
 
 
-def encode_inside(tokenizer, text: str):
+def encode_inside(tokenizer, text):
     """Ids of a text that follows another text, and an array of where each starts and ends in it, characters, [ids, 2].
 
     There are no special tokens and no space in front, which SentencePiece adds at the beginning of a text: a character
@@ -114,7 +115,7 @@ def build_haystack(tokenizer, texts, length: int) -> Haystack:
     return haystack
 
 
-def sentence_starts(text: str, starts, ends) -> list[int]:
+def sentence_starts(text, starts, ends):
     """Indices of the tokens with which a sentence begins, 0 first; not where a token reaches into the next sentence."""
     cuts = [0]
     for match in SENTENCE_END.finditer(text):

@@ -106,7 +106,7 @@ def check_args(args) -> None:
         args.fact = Fact(*texts)
 
 
-def open_model(model: str, args):
+def open_model(model, args):
     """The engine of --model_provider; reads no weights yet. Raises ValueError for lengths beyond the model's window."""
     if args.engine == "openai":
         tokenizer = open_tokenizer(args.model_path[0], args.trust_remote_code is True)
@@ -196,7 +196,7 @@ def report(folder, entries, record) -> None:
         trials = list(cell)
         write_cell(folder, trials, record)
         score_CT.append([trial.get("score", math.nan) for trial in trials])
-    n = int(np.isfinite(score_CT).sum())
+    n = np.isfinite(score_CT).sum()
     failed = len(entries) - n
     if n:
         estimate = mean_over_grid(score_CT, drawn_text=True)

@@ -27,7 +27,7 @@ COLOURS = LinearSegmentedColormap.from_list("lceg", ("#F0496E", "#EBB839", "#0CD
 LIMITS = {"context_length": 2**63, "depth_percent": 100, "original_length": 2**63, "trained_length": 2**63}
 
 
-def read_cell(path: Path, score: str) -> dict:
+def read_cell(path, score) -> dict:
     """A row of `read_cells`. Raises an exception if the file is not a needle result with numbers in their ranges."""
     result = json.loads(read_text(path))
     source = result["data"]["source"]
@@ -43,7 +43,7 @@ def read_cell(path: Path, score: str) -> dict:
     return cell
 
 
-def read_cells(folder: Path, score: str) -> pd.DataFrame:
+def read_cells(folder, score) -> pd.DataFrame:
     """All needle results below a folder, one row for each cell; odd files are named and left out."""
     cells = []
     for path in sorted(folder.rglob("*_results.json")):
