@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from run import errors_of, read_text
@@ -26,20 +25,18 @@ MODEL_KEYS = (
     "checkpoint",
 )  # fmt: skip
 RUN_KEYS = ("command", "versions", "engine", "dtype", "attention", "seconds", "peak_memory_bytes")
-SETTING_KEYS = ("sliding_window", "documents", "evaluator", "complete", "max_length")
+SETTING_KEYS = ("sliding_window", "documents", "all_windows", "evaluator", "complete", "max_length")
 COUNTS = ("length", "original_length", "trained_length", "trained_tokens", "sliding_window", "documents", "max_length")
-NUMBERS = ("value", "low", "high", "seconds", "peak_memory_bytes")
+AMOUNTS = (*COUNTS, "n", "seconds", "peak_memory_bytes")  # never negative
 TYPES = {  # of what `read_file` returns; all else is text or None
-    **dict.fromkeys(("benchmark", "task", "source", "method", "path"), str),
-    **dict.fromkeys((*COUNTS, "seed", "training_seed"), int | None),
-    **dict.fromkeys(NUMBERS, int | float | None),
+    **dict.fromkeys((*COUNTS, "training_seed"), int | None),
+    **dict.fromkeys(("seconds", "peak_memory_bytes"), int | float | None),
     **dict.fromkeys(("exact_attention", "complete", "all_windows"), bool | None),
-    **dict.fromkeys(("samples", "targets", "settings"), dict),
-    "n": int,
-    "seeds": list,
-    "drawn_text": bool,
+    **dict.fromkeys(("method", "path"), str),
     "versions": dict | None,
+    **Score.__annotations__,
 }
+HIGHEST = {"needle": 1, "perplexity": 1e300, "long_ppl": 1e300}  # scores; all others 100
 
 
 @dataclass
@@ -57,9 +54,12 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def read_object(pairs: list[tuple]) -> dict:
+def read_object(pairs) -> dict:
     """An object of a result's JSON, its names and texts printable: they come into tables and the report."""
-    return {printable(key): printable(value) if isinstance(value, str) else value for key, value in pairs}
+    record = {}
+    for key, value in pairs:
+        record[printable(key)] = printable(value) if isinstance(value, str) else value
+    return record
 
 
 def pick(record: dict, keys) -> dict:
@@ -67,11 +67,10 @@ def pick(record: dict, keys) -> dict:
     return {key: record.get(key) for key in keys}
 
 
-def check_range(name: str, numbers, highest: float = 2**63) -> None:
-    """Raises ValueError, or TypeError, unless these are numbers from 0 to `highest`, but for rounding."""
-    for number in numbers:
-        if not -1e-6 <= number <= highest + 1e-6:
-            raise ValueError(f"{name} is {number}")
+def check_range(name: str, number, highest: float = 2**63) -> None:
+    """Raises ValueError, or TypeError, unless this is a number from 0 to `highest`, but for rounding."""
+    if not -1e-6 <= number <= highest + 1e-6:
+        raise ValueError(f"{name} is {number}")
 
 
 def check_types(record: dict) -> None:
@@ -79,95 +78,103 @@ def check_types(record: dict) -> None:
     for key, value in record.items():
         if not isinstance(value, TYPES.get(key, str | None)):
             raise TypeError(f"{key} is {value!r}")
-        if key in (*COUNTS, "n", "seconds", "peak_memory_bytes") and value is not None:
-            check_range(key, [value])
+        if key in AMOUNTS and value is not None:
+            check_range(key, value)
 
 
 def check_score(score: Score) -> None:
     """Raises TypeError or ValueError unless a score has the right types, and numbers in the range of its benchmark."""
     check_types(vars(score))
     check_types(score.settings)
-    highest = {"needle": 1, "perplexity": 1e300, "long_ppl": 1e300}.get(score.benchmark, 100)
-    bounds = [bound for bound in (score.low, score.high) if bound == bound]  # NaN without an interval
-    numbers = [number for number in (score.value, *bounds) if number is not None]
-    check_range(f"a score of {score.task}", [*numbers, *score.samples.values()], highest)
-    check_range("a number of targets", score.targets.values())
+    numbers = [bound for bound in (score.low, score.high) if bound == bound]  # NaN without an interval
+    if score.value is not None:
+        numbers.insert(0, score.value)
+    for number in (*numbers, *score.samples.values()):
+        check_range(f"a score of {score.task}", number, HIGHEST.get(score.benchmark, 100))
+    for number in score.targets.values():
+        check_range("a number of targets", number)
     if score.benchmark in PERPLEXITIES and 0 in numbers:
         raise ValueError(f"a perplexity of {score.task} is 0")
 
 
-def read_perplexity(result: dict, identity: dict) -> list[Score]:
+def read_perplexity(result):
     """Perplexity or LongPPL of eval_perplexity: one model, data set and length. n: windows, of LongPPL key tokens."""
     name, value, n = "perplexity", result.get("val_perplexity"), result.get("n_windows")
     if "long_ppl" in result:
         name, value, n = "long_ppl", result["long_ppl"], result["n_key_tokens"]
-    data = result["data"]
-    dataset = Path(data["path"]).parent.name
-    make = partial(Score, name, dataset, result["seq_len"], n, data["source"], metric="perplexity", **identity)
-    whole = make(value=value, interval=result[f"{name}_interval_95"])
-    whole.settings["all_windows"] = n == result.get("n_windows_total")
+    shared = {
+        "benchmark": name,
+        "task": Path(result["data"]["path"]).parent.name,
+        "length": result["seq_len"],
+        "n": n,
+        "source": result["data"]["source"],
+        "metric": "perplexity",
+    }
+    samples, targets = {}, {}
     losses = result.get("document_losses")
     if losses:
-        for document, (loss, n_targets) in enumerate(zip(losses["sum"], losses["targets"], strict=True)):
-            whole.samples[document] = loss
-            whole.targets[document] = n_targets
-    scores = [whole]
+        pairs = zip(losses["sum"], losses["targets"], strict=True)
+        for document, (loss, n_targets) in enumerate(pairs):
+            samples[document] = loss
+            targets[document] = n_targets
+    interval = result[f"{name}_interval_95"]
+    yield shared | {"value": value, "interval": interval, "samples": samples, "targets": targets}
     for last in (64, 256):
         entry = result.get(f"last_{last}")
         if entry:
-            part = make(value=entry["perplexity"], interval=entry["perplexity_interval_95"])
-            part.part = f"last {last}"
-            scores.append(part)
-    return scores
+            interval = entry["perplexity_interval_95"]
+            yield shared | {"part": f"last {last}", "value": entry["perplexity"], "interval": interval}
 
 
-def read_needle(result: dict, identity: dict) -> list[Score]:
+def read_needle(result):
     """A result of needle: one model, length and depth. Adds the seconds of all trials to the result."""
     length, depth = result["context_length"], result["depth_percent"]
-    check_range("depth_percent", [depth], 100)
-    answered = []
-    result["seconds"] = 0
-    for trial in result["trials"]:
-        result["seconds"] += trial.get("seconds") or 0
-        if "error" not in trial:
-            answered.append(trial)
-    part, source = f"depth {depth:g}", result["data"]["source"]
-    identity["drawn_text"] = result.get("drawn_text", False)
-    make = partial(Score, "needle", result["template"], length, len(answered), source, part=part, **identity)
-    scores = []
+    check_range("depth_percent", depth, 100)
+    result["seconds"] = sum(trial.get("seconds") or 0 for trial in result["trials"])
+    answered = [trial for trial in result["trials"] if "error" not in trial]
+    shared = {
+        "benchmark": "needle",
+        "task": result["template"],
+        "length": length,
+        "n": len(answered),
+        "source": result["data"]["source"],
+        "part": f"depth {depth:g}",
+        "drawn_text": result.get("drawn_text", False),
+    }
     for metric, key in {"score": "score", "rate": "exact"}.items():
-        whole = make(value=result[metric], interval=result[f"{metric}_interval_95"], metric=metric)
-        whole.samples = {(length, depth, trial["trial"]): float(trial[key]) for trial in answered}
-        scores.append(whole)
+        samples = {(length, depth, trial["trial"]): float(trial[key]) for trial in answered}
+        interval = result[f"{metric}_interval_95"]
+        yield shared | {"metric": metric, "value": result[metric], "interval": interval, "samples": samples}
     overlap = result.get("lceg_overlap")
     if overlap is not None:  # of the first trial
-        first = make(value=overlap, metric="lceg_overlap", samples={(length, depth, 0): overlap})
-        first.n = 1
-        scores.append(first)
-    return scores
+        samples = {(length, depth, 0): overlap}
+        yield shared | {"metric": "lceg_overlap", "value": overlap, "samples": samples, "n": 1}
 
 
-def read_set(result: dict, identity: dict) -> list[Score]:
+def read_set(result):
     """A set or task of a scores.json: its entry and what `split_sets` adds."""
-    task, length = result["set"], result.get("length")
-    counted = re.fullmatch(r"(\w+)_(\d+)(?:shots|pairs)", task)
+    shared = {
+        "benchmark": result["benchmark"],
+        "task": result["set"],
+        "length": result.get("length"),
+        "n": result["n"],
+        "source": result["source"],
+    }
+    counted = re.fullmatch(r"(\w+)_(\d+)(?:shots|pairs)", result["set"])
     if counted:
-        task, length = counted[1], int(counted[2])
+        shared |= {"task": counted[1], "length": int(counted[2])}
     ids = result.get("ids") or result["indices"]
     if None in ids:  # predictions of other code, in the order of the data
         ids = range(len(ids))
     values = [100 * value for value in result["row_scores"]]
-    make = partial(Score, result["benchmark"], task, length, result["n"], result["source"], **identity)
-    whole = make(value=result["score"], interval=result["interval_95"])
-    whole.samples = dict(zip(ids, values, strict=True))
-    scores = [whole]
+    samples = dict(zip(ids, values, strict=True))
+    yield shared | {"value": result["score"], "interval": result["interval_95"], "samples": samples}
     for metric, key in {"strict": "strict", "upstream": "score_upstream"}.items():
         if result.get(key) is not None:
-            scores.append(make(value=result[key], metric=metric))
-    return scores
+            yield shared | {"metric": metric, "value": result[key]}
 
 
-def split_sets(result: dict) -> list[dict]:
+def split_sets(result) -> list[dict]:
     """The sets of a scores.json: the entry of each, with what the file and the set's run say."""
     if result["benchmark"] not in BENCHMARKS:
         raise ValueError(f"unknown benchmark '{result['benchmark']}'")
@@ -179,7 +186,7 @@ def split_sets(result: dict) -> list[dict]:
     return parts
 
 
-def find_files(roots: list[Path]):
+def find_files(roots):
     """Yields (name, path) of each JSON file. The name begins at its root (of several: root's parent)."""
     for root in roots:
         base = root if len(roots) == 1 else root.parent
@@ -203,6 +210,7 @@ def read_file(path: Path, file: str):
     elif "val_perplexity" in result or "long_ppl" in result:
         read = read_perplexity
         result |= result.get("settings", {})
+        result["all_windows"] = result.get("n_windows") == result.get("n_windows_total")
     else:
         return {}, [], []
     info = pick(result, MODEL_KEYS)
@@ -211,8 +219,13 @@ def read_file(path: Path, file: str):
     scores, runs = [], []
     for part in parts:
         data = part.get("data") or {}
-        settings = pick(part, SETTING_KEYS) | pick(data, ["dataset", "sha256"])
-        own = read(part, {"protocol": result["protocol"], "seed": result["seed"], "file": file, "settings": settings})
+        shared = {
+            "protocol": result["protocol"],
+            "seed": result["seed"],
+            "file": file,
+            "settings": pick(part, SETTING_KEYS) | pick(data, ["dataset", "sha256"]),
+        }
+        own = [Score(**fields, **shared) for fields in read(part)]
         scores += own
         facts = {
             "step": "evaluations",
@@ -230,7 +243,7 @@ def read_file(path: Path, file: str):
     return info, scores, runs
 
 
-def add_model(results: Results, info: dict) -> str:
+def add_model(results, info) -> str:
     """Adds a result's model. Returns its name: its folder's, or its path if another checkpoint has that name."""
     path = info.pop("path")
     name = Path(path).name
@@ -247,8 +260,8 @@ def add_model(results: Results, info: dict) -> str:
     return name
 
 
-def collect(roots: list[Path]) -> Results:
-    """All results below `roots`, in an order that depends on the results alone."""
+def collect(roots) -> Results:
+    """All results below `roots`, a list of folders, in an order that depends on the results alone."""
     results = Results({}, [], [], [])
     first_scores = {}
     for file, path in find_files(roots):

@@ -1,47 +1,51 @@
 """Whether the findings of the paper (arXiv 2409.12181) show in a study, in words."""
 
-import pandas as pd
-
 from collect import BENCHMARKS
 from correlation import EXACT, format_rho
 from rows import short
-from tables import Column, compare_with_best
+from tables import compare_with_best
 
 
-def describe(columns: list[Column], correlations: pd.DataFrame, target: int) -> list[str]:
-    """A sentence for each finding that there are results for. target: see rows.target_length."""
-    parts = {
+def describe(columns, correlations, target) -> dict:
+    """{finding: what is seen of it, "" without results}. target: see rows.target_length."""
+    return {
         "Exact attention with fine-tuning is ahead of approximate attention.": compare(columns, EXACT, "approximate"),
         "Methods with fine-tuning are ahead of those without.": compare(columns, "fine-tuned", "frozen"),
         "Methods work up to the length that they are extended to, and hardly beyond.": reach(columns, target),
         "Lower perplexity goes with higher scores.": relation(correlations),
     }
-    return [f"The paper: {finding} Here: {seen}." for finding, seen in parts.items() if seen]
 
 
-def join(places) -> str:
+def join(places: dict) -> str:
     """{words: benchmarks} as one text."""
-    return "; ".join(f"{words} {', '.join(names)}" for words, names in places.items() if names)
+    parts = []
+    for words, names in places.items():
+        if names:
+            parts.append(f"{words} {', '.join(names)}")
+    return "; ".join(parts)
+
+
+def find_best(column, group):
+    """The best of the rows with this part in the name of their group, of equal ones a fine-tuned one; None without."""
+    cells = [cell for cell in column.ranking if group in cell.row.group]
+    equal = [cell for cell in cells if cell.value == cells[0].value]
+    return min(equal, key=lambda cell: cell.row.kind == "frozen", default=None)
 
 
 def compare(columns, first_group: str, second_group: str) -> str:
-    """The best of some rows against the best of others, in each column; *_group: a part of the name of their groups."""
+    """The best of some rows against the best of others, in each column; see `find_best`."""
     places = {"ahead in": [], "not told apart in": [], "behind in": []}
     for column in columns:
-        best = {}  # of each group, the better group first; of equal ones a fine-tuned one
-        sign = 1 if column.lower_is_better else -1
-        for cell in sorted(column.ranking, key=lambda cell: (sign * cell.value, cell.row.kind == "frozen")):
-            for group in (first_group, second_group):
-                if group in cell.row.group:
-                    best.setdefault(group, cell)
-        if len(best) < 2:
+        first = find_best(column, first_group)
+        second = find_best(column, second_group)
+        if not first or not second:
             continue
-        better, other = best.values()
         words = "not told apart in"
-        if compare_with_best([better, other])[1] == "worse":
-            words = "ahead in" if better is best[first_group] else "behind in"
-        values = [f"{best[group].row.label} {best[group]}" for group in (first_group, second_group)]
-        places[words].append(f"{column.name} ({', '.join(values)})")
+        better, other = sorted([first, second], key=column.ranking.index)
+        if compare_with_best([better, other])[other] == "worse":
+            words = "ahead in" if better is first else "behind in"
+        values = f"{first.row.label} {first}, {second.row.label} {second}"
+        places[words].append(f"{column.name} ({values})")
     return join(places)
 
 
@@ -51,8 +55,8 @@ def reach(columns, target) -> str:
     for column in columns:
         if column.benchmark == "needle":
             scores = column.scores.query("kind != 'base'")
-            means = scores.groupby(["kind", scores.length > target]).value.mean().unstack()
-            for kind, (inside, beyond) in means.reindex(columns=[False, True]).dropna().iterrows():
+            means = scores.pivot_table("value", "kind", scores.length > target)
+            for kind, inside, beyond in means.reindex(columns=[False, True]).dropna().itertuples():
                 found = f"{inside:.0f} % of needles up to {short(target)} tokens and {beyond:.0f} % beyond"
                 parts.append(f"{kind} methods find {found}")
     return ", ".join(parts)

@@ -13,19 +13,19 @@ import sys
 from pathlib import Path
 
 import correlation
-import costs
 import paper
 import plots
 import report
 import tables
 from collect import BENCHMARKS, collect
+from costs import collect_costs
 from lock import lock
 from rows import make_frame, make_rows, target_length
-from run import Parser, read_text, run_script
+from run import Parser, read_text, run_script, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("eval_perplexity/results", "eval_perplexity/results_short", "needle/results", "ruler/results")
-STAGES += tuple(f"longbench/{name}" for name in ("pred", "pred_e", "pred_trec", "pred_kv", "pred_icl"))
+STAGES = """eval_perplexity/results eval_perplexity/results_short needle/results ruler/results
+    longbench/pred longbench/pred_e longbench/pred_trec longbench/pred_kv longbench/pred_icl""".split()
 
 
 def parse_args():
@@ -41,16 +41,15 @@ def parse_args():
     return parser.parse_args()
 
 
-def draw_figures(rows, scores, target, pairs, correlations) -> list[plots.Drawn]:
-    """All figures that there are results for."""
-    figures = []
-    for draw, benchmark in plots.FIGURES.items():
+def draw_figures(rows, scores, target, pairs, correlations):
+    """Yields (name, figure) of each figure that there are results for."""
+    for name, (draw, benchmark) in plots.FIGURES.items():
         own = scores[scores.benchmark == benchmark]
-        if len(own):
-            figures.append(draw(rows, own, target))
+        figure = draw(rows, own, target) if len(own) else None
+        if figure:
+            yield name, figure
     if len(pairs):
-        figures.append(correlation.draw(rows, pairs, correlations))
-    return [drawn for drawn in figures if drawn.figure]
+        yield "correlation", correlation.draw(rows, pairs, correlations)
 
 
 def main():
@@ -59,14 +58,17 @@ def main():
     failures = read_text(args.failures).splitlines() if args.failures else []
     roots = args.results or [ROOT / name for name in STAGES]
     results = collect([root.resolve() for root in roots if root.is_dir()])
-    results.warnings += [f"no folder {root}" for root in args.results or () if not root.is_dir()]
+    for root in args.results or ():
+        if not root.is_dir():
+            results.warnings.append(f"no folder {root}")
     rows = make_rows(results)
     all_scores = make_frame(rows, results)
-    trainings, recipes = costs.read_training(args.checkpoints, results) if args.checkpoints else ([], {})
+    costs, recipes = collect_costs(rows, results, args.checkpoints)
     for warning in results.warnings:
         print(warning)
     if not results.scores:
         raise ValueError(f"no results in {', '.join(map(str, roots))}; run eval_perplexity/eval.sh first")
+    results.warnings[:0] = [f"Failed: {line}" for line in failures if line]
     output = args.output_dir
     locked = lock(output / ".lock")  # a second run in this folder waits
     scores = all_scores.query("metric in ('perplexity', 'score')")  # without strict scores, rates and the like
@@ -75,27 +77,25 @@ def main():
     columns = tables.make_columns(scores, target, args.columns)
     pairs = correlation.pair_scores(scores, columns)
     correlations = correlation.correlations(pairs, rows)
-    cost_table = costs.sum_costs(rows, results, trainings)
 
     tables.write_results(results, output / "results.csv")
     markdown = tables.markdown(columns, rows)
-    (output / "table1.md").write_text(markdown, encoding="utf-8")
-    (output / "table1.tex").write_text(tables.latex(columns, rows), encoding="utf-8")
-    tables.write_csv(cost_table, output / "costs.csv")
+    write_text(output / "table1.md", markdown)
+    write_text(output / "table1.tex", tables.latex(columns, rows))
+    tables.write_csv(costs, output / "costs.csv")
     tables.write_csv(correlations, output / "correlation.csv")
     if len(comparisons):
         tables.write_csv(comparisons, output / "paper.csv")
-    figures = draw_figures(rows, scores, target, pairs, correlations)
-    for drawn in figures:
-        drawn.figure.savefig(output / f"{drawn.name}.png", dpi=160)
-        drawn.figure.savefig(output / f"{drawn.name}.svg", metadata={"Date": None})
-        plots.plt.close(drawn.figure)
-        print(f"figure: {output / drawn.name}.png", flush=True)
-    page = report.write(
-        output, results, rows, target, columns, comparisons, correlations, cost_table, recipes, figures, failures
-    )
+    figures = []
+    for name, figure in draw_figures(rows, scores, target, pairs, correlations):
+        figure.savefig(output / f"{name}.png", dpi=160)
+        figure.savefig(output / f"{name}.svg", metadata={"Date": None})
+        plots.plt.close(figure)
+        print(f"figure: {output / name}.png", flush=True)
+        figures.append(name)
+    report.write(output, figures, results, rows, columns, recipes, correlations, comparisons, costs)
     locked.close()
-    print(f"\n{markdown}\ntable: {output / 'table1.md'}\nreport: {page}")
+    print(f"\n{markdown}\ntable: {output / 'table1.md'}\nreport: {output / 'report.html'}")
 
 
 if __name__ == "__main__":

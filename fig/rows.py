@@ -1,16 +1,16 @@
 """From models to the rows of Table 1: groups, labels and colours."""
 
-import itertools
 from collections import defaultdict
+from itertools import cycle
+from operator import attrgetter
 from pathlib import Path
 
 import pandas as pd
 
-from collect import Results
 from scores import Score, merge_seeds
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
-STYLES = pd.read_table(Path(__file__).with_name("methods.tsv"), index_col="method")
+STYLES = pd.read_table(Path(__file__).with_name("methods.tsv"), index_col="method").T
 SPARE_STYLES = [("#44AA99", "p"), ("#AA4499", "*"), ("#999933", "8"), ("#332288", "H")]  # for methods of your own
 ATTENTION = {True: "exact attention", False: "approximate attention", None: "attention unknown"}
 
@@ -32,28 +32,32 @@ class Row:
         if info["trained_tokens"] == 0:
             self.kind = "frozen"
             self.label += " (frozen)"
-        self.group = f"{ATTENTION[info['exact_attention']]}, {self.kind}"
+        attention = info["exact_attention"]
+        self.group = f"{ATTENTION[attention]}, {self.kind}"
         if self.method == "base":
             self.kind = self.group = self.label = "base"
         self.window = info["original_length"] or 0
         self.length = info["trained_length"] or 0
-        attention = list(ATTENTION).index(info["exact_attention"])
-        self.order = (self.kind != "base", attention, self.kind != "frozen", self.label, self.length, self.models)
+        place = list(ATTENTION).index(attention)
+        self.order = (self.kind != "base", place, self.kind != "frozen", self.label, self.length, self.models)
 
 
 def short(length: float) -> str:
     """A number of tokens as people say it: 512, 2k, 32k; 62872 is 63k."""
     if length < 1024:
         return f"{length:g}"
-    return f"{length / 1024:g}k" if length % 1024 == 0 else f"{length / 1000:.0f}k"
+    if length % 1024 == 0:
+        return f"{length / 1024:g}k"
+    return f"{length / 1000:.0f}k"
 
 
-def source_names(sources) -> str:
+def source_names(scores) -> str:
     """official, stand-in, ..."""
-    return ", ".join(sorted(set(sources))).replace("standin", "stand-in")
+    names = sorted(set(scores.source))
+    return ", ".join(names).replace("standin", "stand-in")
 
 
-def make_rows(results: Results) -> list[Row]:
+def make_rows(results) -> list[Row]:
     """The rows in the order of Table 1. Models of one set-up trained with different seeds share a row."""
     rows = {}  # by set-up
     seen = set()  # (set-up, training seed)
@@ -62,15 +66,19 @@ def make_rows(results: Results) -> list[Row]:
         seed = info["training_seed"]
         base = Path(info["base_model"] or "").name
         setup = (info["method"], base, row.window, row.length, info["trained_tokens"])
-        if row.kind != "fine-tuned" or seed is None or (setup, seed) in seen:
+        is_trained = row.kind == "fine-tuned" and seed is not None
+        if not is_trained or (setup, seed) in seen:
             setup = model  # a row of its own: not trained, or trained by another recipe, which results do not state
         seen.add((setup, seed))
         rows.setdefault(setup, row).models.append(model)
-    rows = sorted(rows.values(), key=lambda row: row.order)
+    rows = sorted(rows.values(), key=attrgetter("order"))
     add_to_labels(rows, lambda row: f" {short(row.length)}")
     add_to_labels(rows, lambda row: f", {row.models[0]}")
-    styles = defaultdict(itertools.cycle(SPARE_STYLES).__next__, STYLES.T.to_dict("list"))
+    styles = STYLES.to_dict("list")
+    spare_styles = cycle(SPARE_STYLES)
     for row in rows:
+        if row.method not in styles:
+            styles[row.method] = next(spare_styles)
         row.color, row.marker = styles[row.method]
     return rows
 
@@ -81,12 +89,13 @@ def add_to_labels(rows, describe) -> None:
     for row in rows:
         groups[row.label].append(row)
     for group in groups.values():
-        if len(set(map(describe, group))) > 1:
+        texts = set(map(describe, group))
+        if len(texts) > 1:
             for row in group:
                 row.label += describe(row)
 
 
-def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
+def make_frame(rows, results) -> pd.DataFrame:
     """The scores of all rows that have a value, a line each. Of a task with several sources of data only the first.
 
     Columns: the fields of the Score, here in %, the Score itself (of training seeds: their mean), and its row.
@@ -97,10 +106,12 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
         for score in results.scores:
             if score.model in row.models and score.value is not None:
                 groups[score.key].append(score)
-        for score in map(merge_seeds, groups.values()):
+        for seeds in groups.values():
+            score = merge_seeds(seeds)
             lines.append(vars(score) | {"row": row, "label": row.label, "kind": row.kind, "score": score})
-    frame = pd.DataFrame(lines, columns=[*Score.__dataclass_fields__, "row", "label", "kind", "score"])
-    frame = frame.astype(dict.fromkeys(["length", "value", "low", "high"], float))
+    columns = [*Score.__dataclass_fields__, "row", "label", "kind", "score"]
+    frame = pd.DataFrame(lines, columns=columns)
+    frame = frame.astype({"length": float, "value": float, "low": float, "high": float})
     frame.loc[frame.benchmark == "needle", ["value", "low", "high"]] *= 100
     first_source = frame.groupby(["benchmark", "task"]).source.transform("min")
     is_first = frame.source == first_source
@@ -110,16 +121,18 @@ def make_frame(rows: list[Row], results: Results) -> pd.DataFrame:
     return frame[is_first]
 
 
-def target_length(rows: list[Row]) -> int:
+def target_length(rows) -> int:
     """The commonest trained length (of frozen rows, or the original one, if there is none); 0 if unknown."""
-    lengths = [row.window for row in rows]
-    for kind in ("frozen", "fine-tuned"):
-        extended = [row.length for row in rows if row.kind == kind and row.length > row.window]
-        lengths = extended or lengths
-    return int(pd.Series(lengths).mode().max())
+    extended = {"base": [], "frozen": [], "fine-tuned": []}
+    for row in rows:
+        if row.length > row.window:
+            extended[row.kind].append(row.length)
+    windows = [row.window for row in rows]
+    lengths = extended["fine-tuned"] or extended["frozen"] or windows
+    return pd.Series(lengths).mode().max()
 
 
-def nearest(lengths, target) -> int:
+def nearest(lengths, target):
     """The target if it was measured, else the longest length below it, else the shortest."""
     shorter = lengths[lengths <= target]
-    return int(shorter.max() if len(shorter) else lengths.min())
+    return shorter.max() if len(shorter) else lengths.min()

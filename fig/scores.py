@@ -35,15 +35,15 @@ class Score:
     seed: int | None
     file: str
     model: str = ""
-    value: float | None = None
-    low: float = math.nan
-    high: float = math.nan
+    value: int | float | None = None
+    low: int | float = math.nan
+    high: int | float = math.nan
     part: str = ""
     metric: str = "score"
     samples: dict = field(default_factory=dict)
     targets: dict = field(default_factory=dict)
     drawn_text: bool = False
-    seeds: list[float] = field(default_factory=list)
+    seeds: list = field(default_factory=list)
     settings: dict = field(default_factory=dict)
     interval: InitVar[list | None] = None
 
@@ -81,21 +81,19 @@ def make_estimate(methods) -> Estimate:
     return mean_over_tasks(tasks, highest=100)
 
 
-def set_interval(mean: Score, scores: list[Score]) -> None:
+def set_interval(mean, scores) -> None:
     """Sets the 95 % interval of the mean of these scores: none if one lacks samples, or if they are too few."""
     mean.low = mean.high = math.nan
     if all(score.samples for score in scores):
         interval = make_estimate([scores]).interval()
         if interval:
-            bounds = np.exp(interval) if mean.targets else interval
-            mean.low, mean.high = map(float, bounds)
+            mean.low, mean.high = np.exp(interval) if mean.targets else interval
 
 
-def mean_of(scores: list[Score]) -> Score:
+def mean_of(scores) -> Score:
     """The mean over sets, tasks or lengths. It has training seeds only if all scores have the same number of them."""
     frame = pd.DataFrame(scores)
-    mean = replace(scores[0], n=int(frame.n.sum()), samples={}, seeds=[])
-    mean.value = float(frame.value.mean())
+    mean = replace(scores[0], n=frame.n.sum(), value=frame.value.mean(), samples={}, seeds=[])
     if frame.seeds.map(len).nunique() == 1:
         mean.seeds = np.mean(frame.seeds.tolist(), axis=0).tolist()
     if mean.benchmark not in PERPLEXITIES:  # a perplexity is single and keeps its interval
@@ -103,21 +101,21 @@ def mean_of(scores: list[Score]) -> Score:
     return mean
 
 
-def add_needle_means(scores: list[Score]) -> list[Score]:
+def add_needle_means(scores) -> list[Score]:
     """All scores in the order of results.csv; before the cells of a needle grid at a length the mean of all trials."""
     everything = []
     for _, group in groupby(sorted(scores, key=Score.place), key=Score.place):
         group = list(group)
-        cells = [score for score in group if score.benchmark == "needle" and score.value is not None]
-        if cells:
+        cells = [score for score in group if score.value is not None]
+        if cells and group[0].benchmark == "needle":
             frame = pd.DataFrame(cells)
             mean = replace(
                 cells[0],
                 part="",
                 file=cells[0].file.rpartition("/")[0],
-                n=int(frame.n.sum()),
-                value=float(np.average(frame.value, weights=frame.n)),
-                drawn_text=bool(frame.drawn_text.all()),
+                n=frame.n.sum(),
+                value=np.average(frame.value, weights=frame.n),
+                drawn_text=frame.drawn_text.all(),
                 samples={},
             )
             for samples in frame.samples:
@@ -128,15 +126,14 @@ def add_needle_means(scores: list[Score]) -> list[Score]:
     return everything
 
 
-def merge_seeds(scores: list[Score]) -> Score:
+def merge_seeds(scores) -> Score:
     """The mean over training seeds (perplexity: of the losses), its interval from samples that all seeds have."""
     if len(scores) == 1:
         return scores[0]
     frame = pd.DataFrame(scores)
-    mean = replace(scores[0], n=int(frame.n.min()), samples={}, seeds=frame.value.tolist())
-    mean.value = float(frame.value.mean())
+    mean = replace(scores[0], n=frame.n.min(), value=frame.value.mean(), samples={}, seeds=frame.value.tolist())
     if mean.benchmark in PERPLEXITIES:
-        mean.value = float(np.exp(np.log(frame.value).mean()))
+        mean.value = np.exp(np.log(frame.value).mean())
     same_windows = all(score.targets == mean.targets for score in scores)  # of perplexity
     if same_windows and frame.samples.all():
         samples = pd.DataFrame(frame.samples.tolist())

@@ -1,19 +1,18 @@
 """Table 1: methods by benchmarks, each value with its 95 % interval, the best in bold, ties with it marked.
 
-Ties are those of stats.tied_with_best, from the samples that all methods of a column share (perplexity: documents;
-needle: trials or cells): the truly best method has a mark in 95 % of studies, and so has each of several equally good.
+Ties are those of stats.tied_with_best, from the samples that all methods of a column share; NOTE says what they mean.
 """
 
 import math
 import re
 from dataclasses import dataclass
+from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from collect import BENCHMARKS, Results, Score
+from collect import BENCHMARKS, Score
 from rows import Row, nearest, short, source_names
 from scores import PERPLEXITIES, make_estimate, mean_of
 from stats import tied_with_best
@@ -31,7 +30,6 @@ CONTENTS = {
     "ruler": "{n_tasks}, {longest} tokens",
     "short": "{n_tasks}",
 }
-COUNTED = ("trec", "icl", "kv")  # a number is in the names of their sets
 NOTE = (
     "Brackets: 95 % intervals; the sampled units are documents (perplexities), trials or, where these share text, "
     "cells (needle), and single samples (the others). Bold: the best; ≈: not told apart from it by multiple "
@@ -42,7 +40,9 @@ RESULT_COLUMNS = (
     "model", "training_seed", "method", "trained_length", "trained_tokens", "benchmark", "task", "length", "part",
     "metric", "value", "low", "high", "n", "source", "protocol", "seed", "file",
 )  # fmt: skip
-LATEX = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"})
+LATEX_SIGNS = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"})
+MARKDOWN = {"missing": "–", "best": "**{}**", "tie": "{} ≈", "details": " {}"}
+LATEX = {"missing": "--", "best": r"\textbf{{{}}}", "tie": r"{}$^\approx$", "details": r" {{\scriptsize {}}}"}
 
 
 @dataclass(eq=False)
@@ -74,17 +74,19 @@ class Cell:
         return self.format(self.value)
 
     def format(self, number: float) -> str:
-        digits = 2 if self.is_perplexity else 1
-        return f"{number:.{digits}f}" if number < 1e4 else f"{number:.1e}"
+        if number >= 1e4:
+            return f"{number:.1e}"
+        return f"{number:.2f}" if self.is_perplexity else f"{number:.1f}"
 
     @property
     def details(self) -> list[str]:
         """What follows the value: the interval, the standard deviation of training seeds, what is missing."""
         details = []
-        if not math.isnan(self.low):
-            details.append(f"[{self.format(self.low)}, {self.format(self.high)}]")
+        low, high, sd = map(self.format, (self.low, self.high, self.seeds_sd))
+        if low != "nan":
+            details.append(f"[{low}, {high}]")
         if self.seeds > 1:
-            details.append(f"{self.seeds} seeds, sd {self.format(self.seeds_sd)}")
+            details.append(f"{self.seeds} seeds, sd {sd}")
         if self.lacks:
             n = len(self.scores)
             details.append(f"{n} of {n + self.lacks} only")
@@ -99,7 +101,7 @@ class Column:
     cells: by row label, in the order of the rows.  ranking: those that lack nothing, the best first.
     """
 
-    def __init__(self, benchmark: str, what: str, scores: pd.DataFrame):
+    def __init__(self, benchmark, what, scores):
         self.benchmark, self.what, self.scores = benchmark, what, scores
         self.name = BENCHMARKS[benchmark]
         self.lower_is_better = benchmark in PERPLEXITIES
@@ -112,8 +114,7 @@ class Column:
         complete = [cell for cell in self.cells.values() if not cell.lacks]
         self.ranking = sorted(complete, key=attrgetter("value"), reverse=not self.lower_is_better)
         if complete and self.ranking[0].value > 0:  # where all scores are 0, none is best
-            marks = compare_with_best(self.ranking)
-            for cell, mark in zip(self.ranking, marks, strict=True):
+            for cell, mark in compare_with_best(self.ranking).items():
                 cell.mark = mark
         counts = [cell.n for cell in self.cells.values()]
         self.least_n = min(counts)
@@ -122,7 +123,7 @@ class Column:
             self.n += f" to {max(counts):,}"
 
 
-def make_columns(scores: pd.DataFrame, target: int, benchmarks=PAPER_COLUMNS) -> list[Column]:
+def make_columns(scores, target, benchmarks=PAPER_COLUMNS) -> list[Column]:
     """The columns of these benchmarks that there are results for. target: see rows.target_length."""
     columns = []
     for benchmark in benchmarks:
@@ -133,7 +134,7 @@ def make_columns(scores: pd.DataFrame, target: int, benchmarks=PAPER_COLUMNS) ->
     return columns
 
 
-def choose_scores(benchmark, scores, target) -> pd.DataFrame:
+def choose_scores(benchmark, scores, target):
     """The scores of a benchmark that Table 1 shows."""
     if benchmark in (*PERPLEXITIES, "ruler"):
         return scores[scores.length == nearest(scores.length, target)]
@@ -141,7 +142,7 @@ def choose_scores(benchmark, scores, target) -> pd.DataFrame:
         longest = max(scores.length.min(), 2 * (target or math.inf))
         return scores[scores.length <= longest]
     scores = scores[scores.source == scores.source.min()]  # official and stand-in data are never averaged
-    if benchmark in COUNTED:
+    if benchmark in ("trec", "icl", "kv"):  # a number is in the names of their sets
         most_common = scores.length.mode()  # the number of examples that most rows have, the largest of those
         return scores[scores.length == most_common.max()]
     return scores
@@ -150,38 +151,39 @@ def choose_scores(benchmark, scores, target) -> pd.DataFrame:
 def describe_scores(benchmark, scores) -> str:
     """What the scores of a column are: sets, lengths and data."""
     first = scores.iloc[0]
+    n_tasks = scores.task.nunique()
     n_documents = np.count_nonzero(list(first.score.targets.values()))
     what = CONTENTS[benchmark].format(
         task=first.task,
         length=first.length,
         shortest=short(scores.length.min()),
         longest=short(scores.length.max()),
-        n_lengths=counted(scores.length, "length"),
-        n_tasks=counted(scores.task, "task"),
-        n_sets=counted(scores.task, "set"),
+        n_lengths=counted(scores.length.nunique(), "length"),
+        n_tasks=counted(n_tasks, "task"),
+        n_sets=counted(n_tasks, "set"),
     )
     if n_documents:
-        what += f", {n_documents} document{'s' if n_documents > 1 else ''}"
-    data = source_names(scores.source)
+        what += f", {counted(n_documents, 'document')}"
+    data = source_names(scores)
     return what if data == "official" else f"{what}, {data} data"
 
 
-def counted(values: pd.Series, word: str) -> str:
-    """How many different values there are: "1 set", "3 sets"."""
-    n = values.nunique()
+def counted(n: int, word: str) -> str:
+    """ "1 set", "3 sets"."""
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
 def can_compare(cell, best) -> bool:
     """Whether a cell can be compared with the best: of each score, it has at least half of the same samples."""
     for own, first in zip(cell.scores, best.scores, strict=True):
-        shared = own.samples.keys() & first.samples
-        if own.design != first.design or len(shared) < max(1, len(first.samples) / 2):
+        n_shared = len(own.samples.keys() & first.samples)
+        n_needed = max(1, len(first.samples) / 2)
+        if own.design != first.design or n_shared < n_needed:
             return False
     return True
 
 
-def compare_with_best(cells: list[Cell]) -> list[str]:
+def compare_with_best(cells) -> dict:
     """The mark of each cell, see Cell. cells: the best first; all with its value are "best"."""
     best = cells[0]
     marks = dict.fromkeys(cells, "not compared")
@@ -190,23 +192,20 @@ def compare_with_best(cells: list[Cell]) -> list[str]:
         estimate = make_estimate([cell.scores for cell in compared])
         if estimate.n_units > 1:
             is_tied = tied_with_best(estimate, lower_is_better=best.is_perplexity)
-            marks |= zip(compared, np.where(is_tied, "tie", "worse").tolist(), strict=True)
-    return ["best" if cell.value == best.value else mark for cell, mark in marks.items()]
+            marks |= zip(compared, np.where(is_tied, "tie", "worse"), strict=True)
+    equal = [cell for cell in cells if cell.value == best.value]
+    return marks | dict.fromkeys(equal, "best")
 
 
-def make_texts(columns, rows, missing: str, best: str, tie: str, details: str) -> pd.DataFrame:
-    """The table of texts by the patterns of a format: no result, the value of the best and of ties, what follows."""
-    patterns = {"best": best, "tie": tie}
-    table = {}
-    for column in columns:
-        texts = {row.label: missing for row in rows}
-        for label, cell in column.cells.items():
-            texts[label] = patterns.get(cell.mark, "{}").format(cell)
-            if cell.details:
-                texts[label] += details.format("; ".join(cell.details))
-        table[column.head, column.what, column.n] = list(texts.values())
-    index = [[row.group for row in rows], [row.label for row in rows]]
-    return pd.DataFrame(table, index=index)
+def format_cell(column, row, patterns: dict) -> str:
+    """The text of a row in a column. patterns: MARKDOWN or LATEX."""
+    cell = column.cells.get(row.label)
+    if not cell:
+        return patterns["missing"]
+    text = patterns.get(cell.mark, "{}").format(cell)
+    if cell.details:
+        text += patterns["details"].format("; ".join(cell.details))
+    return text
 
 
 def guard(value):
@@ -215,14 +214,16 @@ def guard(value):
     return f"'{value}" if is_formula else value
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
+def write_csv(table, path) -> None:
     rows = [list(map(guard, row)) for row in table.itertuples(index=False)]
     pd.DataFrame(rows, columns=table.columns, dtype=object).to_csv(path, index=False)
 
 
-def write_results(results: Results, path: Path) -> None:
+def write_results(results, path) -> None:
     """results.csv: a line for each score; the same results give the same bytes (no times, no dates)."""
-    lines = [vars(score) | results.models[score.model] for score in results.scores]
+    lines = []
+    for score in results.scores:
+        lines.append(vars(score) | results.models[score.model])
     write_csv(pd.DataFrame(lines, columns=RESULT_COLUMNS, dtype=object), path)
 
 
@@ -233,14 +234,18 @@ def escape(name: str) -> str:
 
 def markdown(columns, rows) -> str:
     """Table 1 in Markdown, with its note."""
-    table = make_texts(columns, rows, "–", "**{}**", "{} ≈", " {}")
-    heads = " | ".join("<br>".join(map(escape, texts)) for texts in table.columns)
-    lines = [f"| method | {heads} |", "|---" * (len(columns) + 1) + "|"]
-    for group, members in table.groupby(level=0, sort=False):
+    heads = []
+    for column in columns:
+        heads.append(f"{column.head}<br>{escape(column.what)}<br>{column.n}")
+    lines = [f"| method | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
+    for group, members in groupby(rows, key=attrgetter("group")):
         if group != "base":
             lines.append(f"| *{group}* |" + " |" * len(columns))
-        for (_, label), *texts in members.itertuples(name=None):
-            lines.append(" | ".join([f"| {escape(label)}", *texts]) + " |")
+        for row in members:
+            line = f"| {escape(row.label)}"
+            for column in columns:
+                line += " | " + format_cell(column, row, MARKDOWN)
+            lines.append(f"{line} |")
     return "\n".join([*lines, "", NOTE, ""])
 
 
@@ -248,8 +253,12 @@ def latex(columns, rows) -> str:
     """Table 1 for LaTeX (booktabs); empty without columns."""
     if not columns:
         return ""
-    table = make_texts(columns, rows, "--", r"\textbf{{{}}}", r"{}$^\approx$", r" {{\scriptsize {}}}")
-    style = table.style.format_index(escape="latex").format_index(escape="latex", axis="columns")
+    index = [[row.group for row in rows], [row.label for row in rows]]
+    table = {}
+    for column in columns:
+        table[column.head, column.what, column.n] = [format_cell(column, row, LATEX) for row in rows]
+    style = pd.DataFrame(table, index).style
+    style = style.format_index(escape="latex").format_index(escape="latex", axis="columns")
     alignment = "ll" + "c" * len(columns)
     text = style.to_latex(column_format=alignment, hrules=True, multirow_align="naive", multicol_align="r")
-    return f"{text.translate(LATEX)}% {NOTE}\n"
+    return f"{text.translate(LATEX_SIGNS)}% {NOTE}\n"

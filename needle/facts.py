@@ -27,51 +27,37 @@ class Fact:
     answer: str
 
 
-@dataclass(frozen=True)
-class Style:
-    """template: a prompt with {context}, then {question}.  fixed: the fact of the first trial, if it is not drawn.
-    drawn: a fact with {name} and {number}.  digits: length of the number.
-    """
-
-    template: str
-    fixed: Fact | None
-    drawn: Fact
-    digits: int
-
-
 PAPER = Fact(
     "\nThe best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day.\n",
     "What is the best thing to do in San Francisco?",
     "eat a sandwich and sit in Dolores Park on a sunny day.",
 )
 MAGIC = Fact("\nThe magic number of {name} is {number}.\n", "What is the magic number of {name}?", "{number}")
-STYLES = {
-    # for models without instruction tuning: an introduction, the book, the question, an open answer
-    "book": Style(
-        "What follows is the text of a very long story book. <book>{context}</book>.\nUse what the book says to answer "
-        "the question.\nQuestion: {question}\nAnswer:",
-        PAPER,
-        MAGIC,
-        7,
-    ),
-    # for small models: the text and the question, whose answer is begun
-    "passkey": Style(
-        "{context}{question}",
-        None,
-        replace(MAGIC, question="\nWhat is the magic number of {name}? The magic number of {name} is"),
-        4,
-    ),
+STYLES = {  # a prompt's template, the fact of its first trial (None: drawn), what is drawn, the number's digits
+    "book": {  # for models without instruction tuning: an introduction, the book, the question, an open answer
+        "template": "What follows is the text of a very long story book. <book>{context}</book>.\nUse what the book "
+        "says to answer the question.\nQuestion: {question}\nAnswer:",
+        "fixed": PAPER,
+        "drawn": MAGIC,
+        "digits": 7,
+    },
+    "passkey": {  # for small models: the text and the question, whose answer is begun
+        "template": "{context}{question}",
+        "fixed": None,
+        "drawn": replace(MAGIC, question="\nWhat is the magic number of {name}? The magic number of {name} is"),
+        "digits": 4,
+    },
 }
 
 
 class Facts:
     """Gives each cell and trial its fact, which depends on nothing else but the seed.
 
-    style: a key of STYLES.  own: the user's fact, instead of the fixed one. Raises ValueError if the tokenizer has too
-    few words of one token for passkeys.
+    style: a key of STYLES.  own: the user's fact, instead of the fixed one, or None. Raises ValueError if the tokenizer
+    has too few words of one token for passkeys.
     """
 
-    def __init__(self, style: str, own: Fact | None, seed: int, tokenizer):
+    def __init__(self, style, own, seed, tokenizer):
         self.seed = seed
         self.names = CITIES
         if style == "passkey":
@@ -79,14 +65,14 @@ class Facts:
             if len(words) < 10:
                 raise ValueError(f"the tokenizer has {len(words)} words of one token, not 10; use --template book")
             self.names = sorted(words)
-        self.digits = STYLES[style].digits
-        self.drawn = STYLES[style].drawn
-        self.fixed = own or STYLES[style].fixed
+        self.digits = STYLES[style]["digits"]
+        self.drawn = STYLES[style]["drawn"]
+        self.fixed = own or STYLES[style]["fixed"]
         if own and ("{key}" in own.needle or "{number}" in own.needle):
             self.drawn, self.fixed = own, None
 
     def settings(self) -> dict:
-        return {"fixed": asdict(self.fixed) if self.fixed else None, "drawn": asdict(self.drawn)}
+        return {"fixed": self.fixed and asdict(self.fixed), "drawn": asdict(self.drawn)}
 
     def draw(self, length: int, depth: float, trial: int) -> Fact:
         """The fact of one prompt of the cell at `length` tokens and `depth` percent."""

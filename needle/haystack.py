@@ -8,11 +8,12 @@ so prompts share their beginnings token by token. Ends of sentences are found in
 import hashlib
 import random
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+
+import numpy as np
 
 from python_text import read_help_pages
 from run import read_text
@@ -33,8 +34,8 @@ class Haystack:
     mid_character: set[int]
 
 
-def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
-    """(text by name, sorted; source, path, number and hash of the files) of the .txt files below a folder.
+def read_texts(folder: Path | None):
+    """Returns (text by name, sorted; source, path, number and hash of the files) of the .txt files below a folder.
 
     Without a folder the help pages of pydoc_data. `source` is "official" for the paper's essays (known by their number
     and size), "user" or "standin". Raises ValueError if there is no text.
@@ -45,38 +46,42 @@ def read_texts(folder: Path | None) -> tuple[dict[str, str], dict]:
     else:
         texts, size = {}, 0
         for path in sorted(folder.rglob("*.txt"), key=lambda path: path.parts):
-            texts[path.relative_to(folder).as_posix()] = read_text(path)
+            name = path.relative_to(folder).as_posix()
+            texts[name] = read_text(path)
             size += path.stat().st_size
         source = "official" if (len(texts), size) == ESSAYS else "user"
         data = {"source": source, "path": str(folder)}
-    content = "".join(f"{name}\0{text}\0" for name, text in texts.items())
     if not "".join(texts.values()).strip():
         raise ValueError(f"no text in {folder}: --haystack_dir is a folder of .txt files")
+    digest = hashlib.sha256()
+    for name, text in texts.items():
+        digest.update(f"{name}\0{text}\0".encode())
     data["files"] = len(texts)
-    data["sha256"] = hashlib.sha256(content.encode()).hexdigest()
+    data["sha256"] = digest.hexdigest()
     return texts, data
 
 
-def encode_inside(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids of a text that follows another text, and the (start, end) of each in it, characters.
+def encode_inside(tokenizer, text):
+    """Ids of a text that follows another text, and an array of where each starts and ends in it, characters, [ids, 2].
 
     There are no special tokens and no space in front, which SentencePiece adds at the beginning of a text: a character
     is encoded in front and cut off again. If it merges with the text, the ids are those at the beginning of a text.
     """
-    anchors = ("\n", "a", "") if text[:1].isalnum() else ("a", "\n", "")
+    anchors = ["a", "\n", ""]
+    if text[:1].isalnum():
+        anchors = ["\n", "a", ""]
     # a literal "<s>" stays text; no warning about a text longer than the model's window
     flags = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
     for anchor in anchors:
         encoded = tokenizer(anchor + text, return_offsets_mapping=True, **flags)
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        shift = len(anchor)
-        seam = bisect_left(offsets, (shift, 0))
-        if not anchor or (seam and tokenizer.decode(ids[:seam]) == anchor):
-            shifted = [(start - shift, end - shift) for start, end in offsets[seam:]]
-            return ids[seam:], shifted
+        ids = encoded["input_ids"]
+        offsets = np.array(encoded["offset_mapping"]).reshape(-1, 2) - len(anchor)
+        seam = np.searchsorted(offsets[:, 0], 0)
+        if tokenizer.decode(ids[:seam]) == anchor:
+            return ids[seam:], offsets[seam:]
 
 
-def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
+def rotate(texts, seed, trial) -> list[str]:
     """The texts in order; after the first trial from a sentence on that is drawn, and what precedes it comes last.
 
     The draw depends only on seed and trial, so all cells and all checkpoints have the same texts in a trial.
@@ -85,8 +90,7 @@ def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
     if trial == 0:
         return contents
     rng = random.Random(f"haystack {seed} {trial}")
-    lengths = list(map(len, contents))
-    [number] = rng.choices(range(len(contents)), weights=lengths)
+    [number] = rng.choices(range(len(contents)), weights=map(len, contents))
     text = contents[number]
     sentence_end = SENTENCE_END.search(text, rng.randrange(len(text)))
     start = sentence_end.end() if sentence_end else len(text)
@@ -94,7 +98,7 @@ def rotate(texts: dict[str, str], seed: int, trial: int) -> list[str]:
     return [text[start:], *others, text[:start]]
 
 
-def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:
+def build_haystack(tokenizer, texts, length: int) -> Haystack:
     """At least `length` tokens of the texts, with an empty line between two, repeated if they are short."""
     haystack = Haystack([], [], set())
     for text in cycle(text for text in texts if text.strip()):
@@ -103,63 +107,50 @@ def build_haystack(tokenizer, texts: Iterable[str], length: int) -> Haystack:
             break
         text = text.strip()[: 16 * length] + "\n\n"  # no tokenizer packs 16 characters of prose into a token
         ids, offsets = encode_inside(tokenizer, text)
-        for cut in sentence_starts(text, offsets):
-            haystack.cuts.append(n + cut)
-        previous_end = 0
-        for i, (start, end) in enumerate(offsets, n):
-            if start < previous_end:
-                haystack.mid_character.add(i)
-            previous_end = end
+        starts, ends = offsets.T
+        haystack.cuts += [n + cut for cut in sentence_starts(text, starts, ends)]
+        inside = np.flatnonzero(starts[1:] < ends[:-1]) + 1
+        haystack.mid_character.update(n + inside)
         haystack.ids_N += ids
     return haystack
 
 
-def sentence_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:
+def sentence_starts(text, starts, ends):
     """Indices of the tokens with which a sentence begins, 0 first; not where a token reaches into the next sentence."""
     cuts = [0]
     for match in SENTENCE_END.finditer(text):
         sentence_end = match.end()
-        cut = bisect_left(offsets, (sentence_end, 0))
-        if cuts[-1] < cut < len(offsets):
-            _, previous_token_end = offsets[cut - 1]
-            if not text[sentence_end:previous_token_end].strip():
+        cut = np.searchsorted(starts, sentence_end)
+        if cuts[-1] < cut < len(starts):
+            reaching = text[sentence_end : ends[cut - 1]]
+            if not reaching.strip():
                 cuts.append(cut)
     return cuts
 
 
-class Prompts:
-    """Builds prompts. template: text with {context}, then {question}.  max_new_tokens: tokens left for the answer."""
+def build_prompt(tokenizer, haystack, template, fact, length, depth, max_new_tokens) -> list[int]:
+    """Token ids of a prompt that takes exactly `length` tokens together with an answer of `max_new_tokens`.
 
-    def __init__(self, tokenizer, haystack: Haystack, template: str, max_new_tokens: int):
-        self.tokenizer = tokenizer
-        self.haystack = haystack
-        self.max_new_tokens = max_new_tokens
-        head, self.tail = template.split("{context}")
-        self.head_ids = tokenizer("")["input_ids"]  # [BOS] or []
-        if head:
-            self.head_ids += tokenizer(head, add_special_tokens=False)["input_ids"]
-
-    def build(self, length: int, depth: float, needle: str, question: str) -> list[int]:
-        """Token ids of a prompt that takes exactly `length` tokens together with the answer.
-
-        The needle goes `depth` percent into the context, moved back to where a sentence begins; at 100 it is the last
-        thing before the question. If the context would end inside a character, that character is dropped and the
-        prompt is shorter by its tokens. Raises ValueError if `length` leaves no room for a context.
-        """
-        tail = self.tail.replace("{question}", question)
-        tail_ids, _ = encode_inside(self.tokenizer, tail)
-        needle_ids, _ = encode_inside(self.tokenizer, needle)
-        fixed = len(self.head_ids) + len(needle_ids) + len(tail_ids) + self.max_new_tokens
-        budget = length - fixed  # haystack tokens
-        if budget < 1:
-            raise ValueError(f"length {length} is too short: template, needle and answer alone take {fixed} tokens")
-        while budget in self.haystack.mid_character:
-            budget -= 1
-        place = budget
-        if depth < 100:
-            cuts = self.haystack.cuts
-            target = int(budget * depth / 100)
-            place = cuts[bisect_right(cuts, target) - 1]
-        context = self.haystack.ids_N[:budget]
-        context[place:place] = needle_ids
-        return self.head_ids + context + tail_ids
+    The needle goes `depth` percent into the context, moved back to where a sentence begins; at 100 it is the last
+    thing before the question. If the context would end inside a character, that character is dropped and the
+    prompt is shorter by its tokens. Raises ValueError if `length` leaves no room for a context.
+    """
+    head, tail = template.split("{context}")
+    head_ids = tokenizer("")["input_ids"]  # [BOS] or []
+    if head:
+        head_ids += tokenizer(head, add_special_tokens=False)["input_ids"]
+    tail_ids, _ = encode_inside(tokenizer, tail.replace("{question}", fact.question))
+    needle_ids, _ = encode_inside(tokenizer, fact.needle)
+    fixed = len(head_ids + needle_ids + tail_ids) + max_new_tokens
+    budget = length - fixed  # haystack tokens
+    if budget < 1:
+        raise ValueError(f"length {length} is too short: template, needle and answer alone take {fixed} tokens")
+    while budget in haystack.mid_character:
+        budget -= 1
+    place = budget
+    if depth < 100:
+        target = int(budget * depth / 100)
+        place = haystack.cuts[bisect_right(haystack.cuts, target) - 1]
+    context = haystack.ids_N[:budget]
+    context[place:place] = needle_ids
+    return head_ids + context + tail_ids

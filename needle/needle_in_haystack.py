@@ -16,10 +16,10 @@ exact matches. --protocol lceg adds the two scores of the paper's code. Trials a
 where in the haystack their text begins.
 """
 
-import argparse
 import math
 import os
 from datetime import datetime, timezone
+from functools import partial
 from itertools import groupby, product
 from operator import itemgetter
 from pathlib import Path
@@ -30,18 +30,18 @@ import run
 from answers import add_engine_flags, answer_all, open_engine
 from endpoint import Endpoint
 from facts import STYLES, Fact, Facts
-from haystack import Prompts, build_haystack, read_texts, rotate
-from scoring import contained, totals, word_share, write_cell
+from haystack import build_haystack, build_prompt, read_texts, rotate
+from scoring import contained, score_answer, write_cell
 from stats import mean_over_grid
 from store import Store
 from tokenizer import open_tokenizer
 
-LENGTHS = np.round(np.linspace(1000, 128000, 40)).astype(int).tolist()
-DEPTHS = np.round(np.linspace(0, 100, 10)).astype(int).tolist()
+LENGTHS = np.linspace(1000, 128000, 40).round().astype(int).tolist()
+DEPTHS = np.linspace(0, 100, 10).round().astype(int).tolist()
 PROVIDERS = {"llama": "transformers", "transformers": "transformers", "vllm": "vllm", "openai": "openai"}
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args():
     """The command line, completed by `check_args`."""
     parser = run.Parser(__doc__)
     model = parser.add_argument_group("model")
@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     text.add_argument("--max_new_tokens", type=run.positive_int, default=50, help="longest answer, tokens [50]")
     text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts and texts [0]")
     result = parser.add_argument_group("result")
-    result.add_argument("--test_name", help="name of the results [the checkpoint's name]")
+    result.add_argument("--test_name", nargs=1, help="name of the results [the checkpoint's name]")
     result.add_argument("--output_dir", type=Path, default=Path("results"), help="[results]")
     result.add_argument("--protocol", choices=["share", "lceg"], default="share", help="lceg: LCEG's scores as well")
     add_engine_flags(parser)
@@ -75,7 +75,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check_args(args: argparse.Namespace) -> None:
+def check_args(args) -> None:
     """Sets `engine` ("transformers", "vllm" or "openai"), `models`, `test_names` ({model: name of its results}),
     `lengths`, `depths` and `fact` (the user's). Raises ValueError if flags do not fit together.
     """
@@ -85,26 +85,28 @@ def check_args(args: argparse.Namespace) -> None:
         if not args.base_url or not args.model_name or len(args.model_path) > 1:
             raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
         args.models = [args.model_name]
-    names = [args.test_name] if args.test_name else None
-    names = run.name_results(names, args.models, "--test_name")
+    names = run.name_results(args.test_name, args.models, "--test_name")
     args.test_names = dict(zip(args.models, names, strict=True))
-    paper_lengths = [length for length in LENGTHS if args.s_len <= length <= args.e_len]
-    args.lengths = sorted(set(args.lengths or paper_lengths))
+    if not args.lengths:
+        args.lengths = [length for length in LENGTHS if args.s_len <= length <= args.e_len]
+    args.lengths = sorted(set(args.lengths))
     if not args.lengths:
         raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
     if not all(0 <= depth <= 100 for depth in args.depths):
         raise ValueError("--depths are percent, 0 to 100")
     depths = sorted(set(args.depths))
     args.depths = [int(depth) if depth == int(depth) else depth for depth in depths]
+    args.fact = None
     texts = (args.needle, args.question, args.answer)
-    args.fact = Fact(*texts) if any(texts) else None
-    if args.fact and not all(texts):
-        raise ValueError("give --needle, --question and --answer together; they replace the paper's fact")
-    if args.fact and not contained(args.answer, args.needle):
-        raise ValueError(f"--needle {args.needle!r} does not contain --answer {args.answer!r}")
+    if any(texts):
+        if not all(texts):
+            raise ValueError("give --needle, --question and --answer together; they replace the paper's fact")
+        if not contained(args.answer, args.needle):
+            raise ValueError(f"--needle {args.needle!r} does not contain --answer {args.answer!r}")
+        args.fact = Fact(*texts)
 
 
-def open_model(model: str, args: argparse.Namespace):
+def open_model(model, args):
     """The engine of --model_provider; reads no weights yet. Raises ValueError for lengths beyond the model's window."""
     if args.engine == "openai":
         tokenizer = open_tokenizer(args.model_path[0], args.trust_remote_code is True)
@@ -119,38 +121,20 @@ def open_model(model: str, args: argparse.Namespace):
     return engine
 
 
-def open_store(folder: Path, engine, facts: Facts, data: dict, args: argparse.Namespace) -> Store:
-    """The answers of one model: answers.jsonl, with the record run.json."""
-    settings = {
-        **engine.settings(),
-        "max_new_tokens": args.max_new_tokens,
-        "haystack_sha256": data["sha256"],
-        "haystack_start": "drawn after the first trial",
-        "template": STYLES[args.template].template,
-        "facts": facts.settings(),
-        "seed": args.seed,
-    }
-    path, record = folder / "answers.jsonl", folder / "run.json"
-    key = itemgetter("length", "depth", "trial")
-    return Store(path, settings, key, record, results=lambda: sorted(folder.glob("*_results.json")))
-
-
-def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], args: argparse.Namespace, store: Store):
+def answer_cells(engine, facts, texts, unanswered, args, store) -> None:
     """Answers this rank's share of the prompts, one trial of all cells after the other: a trial's cells share its text.
 
     unanswered: (length in tokens, depth in percent, trial) of each prompt.
     """
-    template = STYLES[args.template].template
-    for trial in range(args.trials):
-        cells = [key[:2] for key in unanswered if key[2] == trial]
-        if not cells:
-            continue
-        haystack = build_haystack(engine.tokenizer, rotate(texts, args.seed, trial), args.lengths[-1])
-        builder = Prompts(engine.tokenizer, haystack, template, args.max_new_tokens)
+    tokenizer, longest = engine.tokenizer, args.lengths[-1]
+    template = STYLES[args.template]["template"]
+    by_trial = itemgetter(2)
+    for trial, cells in groupby(sorted(unanswered, key=by_trial), key=by_trial):
+        haystack = build_haystack(tokenizer, rotate(texts, args.seed, trial), longest)
         entries, prompts = [], []
-        for length, depth in cells:
+        for length, depth, _ in cells:
             fact = facts.draw(length, depth, trial)
-            ids = builder.build(length, depth, fact.needle, fact.question)
+            ids = build_prompt(tokenizer, haystack, template, fact, length, depth, args.max_new_tokens)
             cell = {"length": length, "depth": depth, "trial": trial}
             entries.append(cell | vars(fact) | {"prompt_tokens": len(ids)})
             prompts.append(ids)
@@ -161,13 +145,11 @@ def answer_cells(engine, facts: Facts, texts: dict, unanswered: list[tuple], arg
             if answer.error:
                 entry["error"] = answer.error
             else:
-                entry["response"] = answer.text
-                entry["score"] = word_share(entry["answer"], answer.text)
-                entry["exact"] = contained(entry["answer"], answer.text)
+                entry |= score_answer(entry["answer"], answer.text)
             store.append(entry)
 
 
-def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: dict) -> None:
+def evaluate(model, args, texts, data) -> None:
     """Answers the grid for one checkpoint and writes its cell files."""
     engine = open_model(model, args)
     facts = Facts(args.template, args.fact, args.seed, engine.tokenizer)
@@ -179,10 +161,23 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
         "max_new_tokens": args.max_new_tokens,
         "template": args.template,
     }
+    settings = {
+        **engine.settings(),
+        "max_new_tokens": args.max_new_tokens,
+        "haystack_sha256": data["sha256"],
+        "haystack_start": "drawn after the first trial",
+        "template": STYLES[args.template]["template"],
+        "facts": facts.settings(),
+        "seed": args.seed,
+    }
     folder = args.output_dir / args.test_names[model]
-    store = open_store(folder, engine, facts, data, args)
-    answered = run.broadcast(set(store.open(record)) if run.RANK == 0 else None)
-    requested = list(product(args.lengths, args.depths, range(args.trials)))
+    key = itemgetter("length", "depth", "trial")
+    cell_files = partial(folder.glob, "*_results.json")
+    store = Store(folder / "answers.jsonl", settings, key, folder / "run.json", cell_files)
+    answered = set(store.open(record)) if run.RANK == 0 else None
+    answered = run.broadcast(answered)
+    trials = range(args.trials)
+    requested = list(product(args.lengths, args.depths, trials))
     unanswered = [key for key in requested if key not in answered]
     found = len(requested) - len(unanswered)
     run.print_rank0(f"{folder}: {found} of {len(requested)} answers are there")
@@ -194,20 +189,21 @@ def evaluate(model: str, args: argparse.Namespace, texts: dict[str, str], data: 
         report(folder, [entries[key] for key in requested], record)
 
 
-def report(folder: Path, entries: list[dict], record: dict) -> None:
+def report(folder, entries, record) -> None:
     """Writes the cell files and prints the mean score. Raises ValueError if answers are missing for lack of memory."""
     score_CT = []
     for _, cell in groupby(entries, key=itemgetter("length", "depth")):
         trials = list(cell)
         write_cell(folder, trials, record)
         score_CT.append([trial.get("score", math.nan) for trial in trials])
-    n, _, exact = totals(entries)
+    n = np.isfinite(score_CT).sum()
     failed = len(entries) - n
     if n:
         estimate = mean_over_grid(score_CT, drawn_text=True)
-        mean = estimate.mean_M[0]
         low, high = estimate.interval()
-        print(f"{folder}: score {mean:.3f} [{low:.3f}, {high:.3f}], exact {exact}/{n}", flush=True)
+        exact = sum(entry.get("exact", False) for entry in entries)
+        score = f"score {estimate.mean_M[0]:.3f} [{low:.3f}, {high:.3f}]"
+        print(f"{folder}: {score}, exact {exact}/{n}", flush=True)
     if failed:
         advice = "Rerun with a smaller --prefill_chunk or with --cache_on_cpu to retry them"
         raise ValueError(f"{failed} of {len(entries)} prompts ran out of memory; the others are recorded. {advice}")

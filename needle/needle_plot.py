@@ -24,26 +24,26 @@ from run import Parser, errors_of, read_text, run_script
 
 SCORES = {"score": "share of the answer's words", "rate": "exact match", "lceg_overlap": "word overlap (LCEG)"}
 COLOURS = LinearSegmentedColormap.from_list("lceg", ("#F0496E", "#EBB839", "#0CD79F"), bad="#dddddd")  # the paper's
-
 LIMITS = {"context_length": 2**63, "depth_percent": 100, "original_length": 2**63, "trained_length": 2**63}
 
 
-def read_cell(path: Path, score: str) -> dict:
+def read_cell(path, score) -> dict:
     """A row of `read_cells`. Raises an exception if the file is not a needle result with numbers in their ranges."""
     result = json.loads(read_text(path))
-    cell = {"model": path.parent.name, "source": result["data"]["source"]}
-    if not isinstance(cell["source"], str):
-        raise TypeError(f"the source is {cell['source']!r}")
+    source = result["data"]["source"]
+    if not isinstance(source, str):
+        raise TypeError(f"the source is {source!r}")
+    cell = {"model": path.parent.name, "source": source}
     for key, highest in {score: 1, **LIMITS}.items():
-        value = cell[key] = result[key]
-        if value is None and key not in ("context_length", "depth_percent"):
-            continue  # unknown
-        if not 0 <= value <= highest:
+        value = result[key]
+        cell[key] = value
+        is_unknown = value is None and key not in ("context_length", "depth_percent")
+        if not is_unknown and not 0 <= value <= highest:
             raise ValueError(f"{key} is {value}")
     return cell
 
 
-def read_cells(folder: Path, score: str) -> pd.DataFrame:
+def read_cells(folder, score) -> pd.DataFrame:
     """All needle results below a folder, one row for each cell; odd files are named and left out."""
     cells = []
     for path in sorted(folder.rglob("*_results.json")):
@@ -62,13 +62,13 @@ def read_cells(folder: Path, score: str) -> pd.DataFrame:
     return cells.astype({score: float, "original_length": float, "trained_length": float})  # NaN where unknown
 
 
-def draw_panel(axes, model: str, cells: pd.DataFrame, score: str):
+def draw_panel(axes, model, cells, score):
     """The heat-map of one model; returns its image. White lines mark the original and the trained window."""
     grid = cells.pivot(index="depth_percent", columns="context_length", values=score)
-    lengths = list(grid.columns)
+    lengths = grid.columns
     image = axes.imshow(grid, cmap=COLOURS, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    for key, style in (("trained_length", "--"), ("original_length", ":")):
-        length = cells[key].iloc[0]
+    first = cells.iloc[0]
+    for length, style in ((first.trained_length, "--"), (first.original_length, ":")):
         if lengths[0] <= length <= lengths[-1]:
             column = np.interp(length, lengths, range(len(lengths)))
             axes.axvline(column, color="white", linewidth=1.6, linestyle=style)
@@ -81,15 +81,18 @@ def draw_panel(axes, model: str, cells: pd.DataFrame, score: str):
     return image
 
 
-def draw(cells: pd.DataFrame, score: str):
+def draw(cells, score):
     """The figure: a panel for each model, up to three side by side."""
     models = cells.groupby("model")
     across = min(3, len(models))
     down = math.ceil(len(models) / across)
-    figure = plt.figure(figsize=(3.4 * across + 1.2, 2.0 * down + 0.8), layout="constrained")
+    size = (3.4 * across + 1.2, 2.0 * down + 0.8)
+    figure = plt.figure(figsize=size, layout="constrained")
     for number, (model, group) in enumerate(models, 1):
-        image = draw_panel(figure.add_subplot(down, across, number), model, group, score)
-    figure.colorbar(image, ax=figure.axes, shrink=0.7, aspect=30).set_label(SCORES[score], fontsize=8)
+        panel = figure.add_subplot(down, across, number)
+        image = draw_panel(panel, model, group, score)
+    bar = figure.colorbar(image, ax=figure.axes, shrink=0.7, aspect=30)
+    bar.set_label(SCORES[score], fontsize=8)
     figure.supxlabel("length, tokens", fontsize=9)
     figure.supylabel("depth of the needle, %", fontsize=9)
     sources = ", ".join(cells.source.unique())
@@ -109,8 +112,8 @@ def main() -> None:
     figure = draw(cells, args.score)
     for ending in ("png", "svg", "pdf"):
         figure.savefig(args.output_dir / f"needle.{ending}", dpi=200)
-    means = cells.groupby("model")[args.score].mean()
-    print(means.round(2).to_string())
+    means = cells.groupby("model")[args.score].mean().round(2)
+    print(means.to_string())
     print(f"picture: {args.output_dir / 'needle.png'}")
 
 

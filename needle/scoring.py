@@ -49,33 +49,33 @@ def lceg_overlap(answer: str, response: str) -> float:
     answer, repeated ones counted. The paper's answer has "a" twice in 12 words, so it reaches 11/12.
     """
     expected = answer.lower().split()
-    found = response.lower().split()
-    return len(set(expected) & set(found)) / len(expected)
+    common = set(expected) & set(response.lower().split())
+    return len(common) / len(expected)
 
 
 def rouge1_f(reference: str, response: str) -> float:
     """ROUGE-1 F (Lin 2004), 0 to 1: harmonic mean of the clipped unigram recall and precision, without stemming."""
     expected = Counter(re.findall("[a-z0-9]+", reference.lower()))
     found = Counter(re.findall("[a-z0-9]+", response.lower()))
-    common = (expected & found).total()
-    return 2 * common / (expected.total() + found.total()) if common else 0.0
+    common = expected & found
+    n_words = expected.total() + found.total()
+    return 2 * common.total() / n_words if common else 0.0
 
 
-def totals(entries: list[dict]) -> tuple[int, float, int]:
-    """(number of prompts that were answered, sum of their scores, number of exact matches)."""
-    answered = [entry for entry in entries if "error" not in entry]
-    score = sum(entry["score"] for entry in answered)
-    exact = sum(entry["exact"] for entry in answered)
-    return len(answered), score, exact
+def score_answer(answer: str, response: str) -> dict:
+    return {"response": response, "score": word_share(answer, response), "exact": contained(answer, response)}
 
 
-def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
+def write_cell(folder: Path, entries, run) -> None:
     """Writes the result file of one cell. entries: its trials, answered or failed.  run: what all cells share.
 
     Several trials have texts of their own (`drawn_text`), the same in all cells (haystack.rotate); then they are the
     sampled units of a mean over cells.
     """
-    n, score, exact = totals(entries)
+    answered = [entry for entry in entries if "error" not in entry]
+    n = len(answered)
+    score = sum(entry["score"] for entry in answered)
+    exact = sum(entry["exact"] for entry in answered)
     first = entries[0]
     response = first.get("response")
     result = {
@@ -104,5 +104,5 @@ def write_cell(folder: Path, entries: list[dict], run: dict) -> None:
     result["prompt_tokens"] = first["prompt_tokens"]
     peak = max(entry["peak_memory_bytes"] or 0 for entry in entries)
     result["peak_memory_bytes"] = peak or None
-    length, depth = first["length"], round(first["depth"] * 100)
-    write_json(folder / f"{folder.name}_len_{length}_depth_{depth}_results.json", result | run)
+    depth = round(100 * first["depth"])
+    write_json(folder / f"{folder.name}_len_{first['length']}_depth_{depth}_results.json", result | run)

@@ -14,10 +14,14 @@ from collect import collect
 from rows import make_frame, make_rows, target_length
 
 
-def test_results_csv_has_every_number_of_every_stage(study, tmp_path):
+def test_results_csv_has_every_number_and_the_same_bytes_in_another_place_and_order(study, tmp_path):
     results = collect([study])
     assert results.warnings == [] and len(results.models) == len(making.MODELS)
     tables.write_results(results, tmp_path / "results.csv")
+    copy = making.study(tmp_path / "copy", models=making.MODELS[::-1])
+    tables.write_results(collect([copy]), tmp_path / "copy.csv")
+    assert (tmp_path / "results.csv").read_bytes() == (tmp_path / "copy.csv").read_bytes()
+    assert str(tmp_path) not in (tmp_path / "copy.csv").read_text()
     table = pd.read_csv(tmp_path / "results.csv", keep_default_na=False, dtype=str).query("model == 'm_ntk_512'")
     assert set(table.training_seed) == {"42"} and set(table.source) == {"standin"}
     lines = table.set_index(["task", "metric", "length", "part"]).sort_index()
@@ -27,14 +31,6 @@ def test_results_csv_has_every_number_of_every_stage(study, tmp_path):
     assert len(needle) == 4 and needle[""] == pytest.approx(needle.drop("").mean())
     assert lines.n["standin_trec", "score", "10", ""] == "20"
     assert lines.file["vt", "score", "1024", ""].endswith("synthetic/1024/pred/scores.json")
-
-
-def test_same_results_in_another_place_and_order_give_the_same_bytes(study, tmp_path):
-    copy = making.study(tmp_path / "copy", models=making.MODELS[::-1])
-    tables.write_results(collect([study]), tmp_path / "a.csv")
-    tables.write_results(collect([copy]), tmp_path / "b.csv")
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-    assert str(tmp_path).encode() not in (tmp_path / "a.csv").read_bytes()
 
 
 def test_files_that_are_not_results_are_reported_and_left_out(study, tmp_path):
@@ -108,19 +104,17 @@ GOOD_METRICS = {"tokens_seen": 400, "tokens_per_second": 250.0, "peak_memory_gib
 ODD_METRICS = [{"peak_memory_gib": "x"}, {"tokens_per_second": 0}, {"tokens_seen": "x"}, {"device": ["x"]}, None]
 
 
-@pytest.mark.parametrize("odd", ODD_METRICS)
-def test_an_odd_file_of_metrics_is_named_and_left_out(tmp_path, odd):
-    for name in ("good", "odd"):
-        making.perplexity(tmp_path, making.info(name, "pi", 5), 512, 20.0)
-        making.write(tmp_path / name / "config.json", {"context_extension": {}})
-        making.write(tmp_path / name / "metrics.jsonl", GOOD_METRICS)
-    path = tmp_path / "odd" / "metrics.jsonl"
-    path.write_text("[" * 99_999 + "}" if odd is None else json.dumps(GOOD_METRICS | odd))
+def test_odd_files_of_metrics_are_named_and_left_out(tmp_path):
+    for name, metrics in enumerate([*ODD_METRICS, {}]):
+        making.perplexity(tmp_path, making.info(f"m{name}", "pi", 5), 512, 20.0)
+        making.write(tmp_path / f"m{name}" / "config.json", {"context_extension": {}})
+        text = "[" * 99_999 + "}" if metrics is None else json.dumps(GOOD_METRICS | metrics)
+        (tmp_path / f"m{name}" / "metrics.jsonl").write_text(text)
     results = collect([tmp_path / "results"])
     trainings, _ = costs.read_training(tmp_path, results)
-    assert [cost["model"] for cost in trainings] == ["good"] and trainings[0]["seconds"] == 1.6
-    [warning] = results.warnings
-    assert warning.startswith(f"left out: costs in {path}: ")
+    assert [(cost["model"], cost["seconds"]) for cost in trainings] == [("m5", 1.6)]
+    for i, warning in zip(range(5), results.warnings, strict=True):
+        assert warning.startswith(f"left out: costs in {tmp_path}/m{i}/metrics.jsonl: ")
 
 
 def test_repeated_results_and_two_models_of_one_name_are_reported(tmp_path):
@@ -150,22 +144,22 @@ def test_results_on_other_data_or_of_another_base_share_no_row(tmp_path):
 
 def test_rows_have_groups_and_labels_that_tell_them_apart(tmp_path):
     models = [
-        ("b", "base", None, {}),
-        ("n32", "ntk", 10, {"trained_length": 1024}),
-        ("n64", "ntk", 10, {"trained_length": 2048}),
-        ("n64_more", "ntk", 20, {"trained_length": 2048}),
-        ("p1", "pi", 10, {"trained_length": 1024, "training_seed": 1}),
-        ("p2", "pi", 10, {"trained_length": 1024, "training_seed": 2}),
-        ("lm", "lm_infinite", 0, {}),
-        ("b2", "base", None, {}),
-        ("mine", "my_method", 10, {"trained_length": 1024}),
-        ("other", "their_method", 10, {"trained_length": 2048, "exact_attention": None}),
+        making.info("b", "base", None),
+        making.info("b2", "base", None),
+        making.info("lm", "lm_infinite", 0),
+        making.info("other", "their_method", 10, trained_length=2048, exact_attention=None),
+        making.info("mine", "my_method", 10, trained_length=1024),
+        making.info("n32", "ntk", 10, trained_length=1024),
+        making.info("n64", "ntk", 10, trained_length=2048),
+        making.info("n64_more", "ntk", 20, trained_length=2048),
+        making.info("p1", "pi", 10, trained_length=1024, training_seed=1),
+        making.info("p2", "pi", 10, trained_length=1024, training_seed=2),
     ]
-    for name, method, tokens, changes in models:
-        making.perplexity(tmp_path, making.info(name, method, tokens, **changes), 512, 20.0)
+    for info in models:
+        making.perplexity(tmp_path, info, 512, 20.0)
     rows = make_rows(collect([tmp_path]))
-    assert [row.label for row in rows[:4]] == ["base, b", "base, b2", "my_method", "ntk 1k"]
-    assert [row.label for row in rows[4:7]] == ["ntk 2k, n64", "ntk 2k, n64_more", "pi"]
+    labels = ["base, b", "base, b2", "my_method", "ntk 1k", "ntk 2k, n64", "ntk 2k, n64_more", "pi"]
+    assert [row.label for row in rows[:7]] == labels
     assert [row.group for row in rows[1:7]] == ["base"] + ["exact attention, fine-tuned"] * 5
     assert [row.group for row in rows[7:]] == ["approximate attention, frozen", "attention unknown, fine-tuned"]
     assert rows[6].models == ["p1", "p2"]

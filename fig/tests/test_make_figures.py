@@ -1,6 +1,7 @@
 """The script as a user runs it: files, what the figures show, the report."""
 
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ import make_figures
 import making
 import plots
 import tables
+from lock import lock
 
 FIGURES = {"perplexity", "needle_grid", "many_shot", "longbench", "ruler", "ruler_tasks", "correlation"}
 TABLES = {"results.csv", "costs.csv", "correlation.csv", "table1.md", "table1.tex", ".lock"}
@@ -82,27 +84,38 @@ def test_names_in_results_are_text_everywhere(tmp_path, monkeypatch):
     assert "<b>" not in page and "=1|&lt;b&gt;" in page
 
 
-def line_of(figure, panel, label):
-    [line] = [line for line in figure.axes[panel].lines if line.get_label() == label]
-    return list(zip(*(axis.tolist() for axis in line.get_data()), strict=True))
+def test_a_second_run_in_the_same_folder_waits(tmp_path):
+    making.perplexity(tmp_path, making.info("base", "base", None), 64, 20.0)
+    held = lock(tmp_path / "out" / ".lock")
+    command = [sys.executable, make_figures.__file__, "--results", tmp_path, "--output_dir", tmp_path / "out"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as second:
+        assert any("waiting until it ends" in line for line in second.stderr), "it ended without waiting"
+        assert not (tmp_path / "out" / "results.csv").exists()
+        held.close()
+    assert second.returncode == 0 and (tmp_path / "out" / "report.html").exists()
 
 
 def test_lines_and_heat_maps_show_the_results(study):
     rows, scores, _ = making.build(study)
-    ntk = next(i for i, row in enumerate(rows) if row.label == "ntk")
-    benchmarks = dict(list(scores.groupby("benchmark")))
-    figures = {draw.__name__: draw(rows, benchmarks[name], 512).figure for draw, name in plots.FIGURES.items()}
-    values = benchmarks["trec"].query("label == 'ntk'").set_index("length").value
-    assert line_of(figures["many_shot"], 0, "ntk") == [(k, values[k]) for k in (1, 5, 10)]
-    labels = [line.get_label() for line in figures["many_shot"].axes[1].lines]
-    assert labels == ["base", "ntk (frozen)", "self_extend (frozen)"]
-    assert line_of(figures["perplexity"], 0, "pi") == [(128, 25.0), (512, 33.25), (1024, 33.25)]
-    assert line_of(figures["perplexity"], 2, "pi")[1] == (512, pytest.approx(33.25 * 1.1))
-    shown = figures["needle_grid"].axes[ntk].images[0].get_array()
-    expected = benchmarks["needle"].query("label == 'ntk' and length == 1024 and part == 'depth 50'").value
-    assert shown.shape == (3, 3) and shown[1, 2] == expected.item()
-    shown = figures["ruler_tasks"].axes[0].images[0].get_array()
-    assert shown[ntk, 2] == benchmarks["ruler"].query("task == 'vt' and label == 'ntk' and length == 512").value.item()
+    panels = {}
+    for name, (draw, benchmark) in plots.FIGURES.items():
+        panels[name] = draw(rows, scores[scores.benchmark == benchmark], 512).axes
+
+    def lines(name, panel):
+        return {line.get_label(): list(line.get_ydata()) for line in panels[name][panel].lines}
+
+    def values(query):
+        return scores.query(query).sort_values("length").value.tolist()
+
+    assert lines("many_shot", 0)["ntk"] == values("benchmark == 'trec' and label == 'ntk'")
+    assert {"base", "ntk (frozen)", "self_extend (frozen)"} == {*lines("many_shot", 1)}
+    assert lines("perplexity", 0)["pi"] == [25.0, 33.25, 33.25]
+    assert lines("perplexity", 2)["pi"][1] == pytest.approx(33.25 * 1.1)
+    ntk = [row.label for row in rows].index("ntk")
+    found = panels["needle_grid"][ntk].images[0].get_array()
+    assert found.shape == (3, 3) and found[1, [2]] == values("label == 'ntk' and length == 1024 and part == 'depth 50'")
+    shown = panels["ruler_tasks"][0].images[0].get_array()
+    assert shown[ntk, [2]] == values("task == 'vt' and label == 'ntk' and length == 512")
     plots.plt.close("all")
 
 
@@ -117,5 +130,5 @@ def test_correlations_are_over_methods_within_a_length(study):
     assert np.isnan(table.rho["ruler", "all methods", "128"])  # all have one perplexity at the original length
     mean = table.loc["ruler", "all methods", "mean of lengths"]
     assert mean.rho == table.rho["ruler", "all methods"][["512", "1024"]].mean() and mean.low < mean.rho < mean.high
-    titles = [axes.get_title() for axes in correlation.draw(rows, pairs, table.reset_index()).figure.axes]
+    titles = [axes.get_title() for axes in correlation.draw(rows, pairs, table.reset_index()).axes]
     assert f"RULER\nρ = {mean.rho:.2f} [{mean.low:.2f}, {mean.high:.2f}]" in titles

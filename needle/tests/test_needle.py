@@ -20,18 +20,9 @@ from needle_in_haystack import DEPTHS, LENGTHS
 from stats import mean_over_grid
 from transformers_engine import Transformers
 
-LCEG_KEYS = ["model", "context_length", "depth_percent", "version", "needle", "model_response", "score"]
-LCEG_KEYS += ["test_duration_seconds", "test_timestamp_utc"]
-COSTS = (
-    *LCEG_KEYS[-2:],
-    "peak_memory_bytes",
-    "command",
-    "processes",
-    "seconds",
-    "utc",
-    "prefilled_tokens",
-    "batch_size",
-)
+COSTS = ["test_duration_seconds", "test_timestamp_utc"]
+LCEG_KEYS = ["model", "context_length", "depth_percent", "version", "needle", "model_response", "score", *COSTS]
+COSTS += "peak_memory_bytes command processes seconds utc prefilled_tokens batch_size".split()
 
 
 class FakeEngine(Endpoint):

@@ -55,6 +55,7 @@ ODD = [
     {"original_length": "x"},
     {"data": 5},
     {"data": {"source": None}},
+    None,  # a file that was cut off
 ]
 
 
@@ -64,7 +65,7 @@ def test_an_odd_file_is_named_and_left_out(tmp_path, capsys, odd):
     cells = needle_plot.read_cells(tmp_path, "score")
     good = read_json(tmp_path / "a" / "len_1000_depth_0_results.json")
     path = tmp_path / "b_results.json"
-    path.write_text(json.dumps(good | odd))
+    path.write_text(json.dumps(good | odd) if odd else '{"context_length": 10')
     pd.testing.assert_frame_equal(needle_plot.read_cells(tmp_path, "score"), cells)
     assert capsys.readouterr().out.startswith(f"left out: {path} is not a needle result")
 
@@ -73,15 +74,10 @@ def test_command(tmp_path, monkeypatch, capsys):
     results, pictures = tmp_path / "results", tmp_path / "img"
     for name in ("llama", "$x^{"):
         write(results / name)
-    lceg = (
-        '{"model_response": "a", "score": 3.2, "context_length": 10, "depth_percent": 0}'  # as its own code writes it
-    )
-    for number, text in enumerate(['{"context_length": 10', lceg]):
-        (results / "llama" / f"odd{number}_results.json").write_text(text)
     monkeypatch.setattr(sys, "argv", f"needle_plot.py --output_dir {pictures} --results {results}".split())
     needle_plot.main()
     out = capsys.readouterr().out
-    assert out.count("left out: ") == 2 and f"llama    {VALUE_DL.mean():.2f}" in out
+    assert f"llama    {VALUE_DL.mean():.2f}" in out
     assert {path.name for path in pictures.iterdir()} == {f"needle.{ending}" for ending in ("png", "svg", "pdf")}
     with pytest.raises(ValueError, match="no needle results with 'score' in"):
         needle_plot.read_cells(pictures, "score")

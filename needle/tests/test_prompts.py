@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from facts import CITIES, PAPER, STYLES, Fact, Facts
-from haystack import Prompts, build_haystack, encode_inside, read_texts, rotate
+from haystack import build_haystack, build_prompt, encode_inside, read_texts, rotate
 from scoring import contained, lceg_overlap, rouge1_f, word_share
 
 PAGES = [page for _, page in sorted(topics.items())][:30]
@@ -58,36 +58,27 @@ each_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=T
 # --- prompts
 @pytest.mark.parametrize("style", STYLES)
 @each_tokenizer
-def test_prompts_have_the_exact_length_and_decode_to_the_intended_text(tokenizer, style):
+def test_prompts_have_the_exact_length_and_the_needle_is_at_its_depth_within_one_sentence(tokenizer, style):
     whole = "".join(text.strip() + "\n\n" for text in PAGES[:3])
     haystack = build_haystack(tokenizer, PAGES[:3], 30_000)
     assert len(encode_inside(tokenizer, whole)[0]) < 30_000 <= len(haystack.ids_N)  # repeated
-    template, fact = STYLES[style].template, STYLES[style].fixed or STYLES[style].drawn
+    template, fact = STYLES[style]["template"], STYLES[style]["fixed"] or STYLES[style]["drawn"]
     head, tail = template.replace("{question}", fact.question).split("{context}")
-    prompts = Prompts(tokenizer, haystack, template, NEW)
-    for length, depth in product((300, 1000, 4256, 20_538), (0, 11, 50, 89, 100)):
-        ids = prompts.build(length, depth, fact.needle, fact.question)
+    needle_ids, _ = encode_inside(tokenizer, fact.needle)
+    for length, depth in product((300, 1000, 4256, 20_538), (0, 11, 22, 50, 78, 89, 100)):
+        ids = build_prompt(tokenizer, haystack, template, fact, length, depth, NEW)
         assert len(ids) + NEW == length
         assert ids.count(tokenizer.bos_token_id) == tokenizer("a").input_ids.count(tokenizer.bos_token_id)
         text = tokenizer.decode(ids, skip_special_tokens=True)
         assert text.startswith(head) and text.endswith(tail) and text.count(fact.needle) == 1
         assert (whole * 30).startswith(text[len(head) : len(text) - len(tail)].replace(fact.needle, ""))
 
-
-@each_tokenizer
-def test_the_needle_is_at_the_asked_depth_within_one_sentence(tokenizer):
-    haystack = build_haystack(tokenizer, PAGES, 9000)
-    prompts = Prompts(tokenizer, haystack, "{context}{question}", NEW)
-    needle_ids, _ = encode_inside(tokenizer, PAPER.needle)
-    tail_ids, _ = encode_inside(tokenizer, PAPER.question)
-    for length, depth in product((1000, 5000, 9000), (0, 11, 22, 50, 78, 89, 100)):
-        ids = prompts.build(length, depth, PAPER.needle, PAPER.question)
-        context = ids[len(prompts.head_ids) : -len(tail_ids)]
-        place = next(i for i in range(len(context)) if context[i : i + len(needle_ids)] == needle_ids)
-        target = int((len(context) - len(needle_ids)) * depth / 100)
+        begin = next(i for i in range(length) if ids[i : i + 9] == (haystack.ids_N if depth else needle_ids)[:9])
+        end = len(ids) - len(encode_inside(tokenizer, tail)[0])
+        place = next(i for i in range(begin, end) if ids[i : i + len(needle_ids)] == needle_ids) - begin
+        target = int((end - begin - len(needle_ids)) * depth / 100)
         assert place <= target if 0 < depth < 100 else place == target
-        before = tokenizer.decode(haystack.ids_N[:place])
-        assert place in (0, target) or SENTENCE_END.search(before)
+        assert place in (0, target) or SENTENCE_END.search(tokenizer.decode(haystack.ids_N[:place]))
         between = tokenizer.decode(haystack.ids_N[place:target])  # less than a sentence
         assert not re.search(r"[.!?]\s+\w+\s", between.strip()), (length, depth, between)
 
@@ -95,9 +86,8 @@ def test_the_needle_is_at_the_asked_depth_within_one_sentence(tokenizer):
 @each_tokenizer
 def test_no_character_is_cut_in_two_and_no_token_is_special(tokenizer):
     haystack = build_haystack(tokenizer, ["本を読む。楽しい日だ。😀 Zoë est là. " * 40], 3000)
-    prompts = Prompts(tokenizer, haystack, "{context}{question}", NEW)
     for length, depth in product(range(400, 440), (30, 60, 100)):
-        ids = prompts.build(length, depth, "\n本。\n", "?")
+        ids = build_prompt(tokenizer, haystack, "{context}{question}", Fact("\n本。\n", "?", ""), length, depth, NEW)
         assert "�" not in tokenizer.decode(ids) and length - 3 <= len(ids) + NEW <= length
     ids, offsets = encode_inside(tokenizer, "one <s> two")  # a literal special token stays text
     assert tokenizer.bos_token_id not in ids and tokenizer.decode(ids).strip() == "one <s> two"
@@ -163,20 +153,13 @@ def test_passkeys_have_names_of_one_token(tokenizer):
 
 
 # --- scores
-@pytest.mark.parametrize(
-    ("response", "share", "exact", "overlap"),
-    [
-        ("EAT a sandwich, and SIT in Dolores Park on a 'sunny' day\n", 1, True, 8 / 12),  # sandwich, 'sunny' day differ
-        ("in Dolores Park you sit", 4 / 11, False, 4 / 12),
-    ],
-)
-def test_scores_of_the_papers_answer(response, share, exact, overlap):
-    assert word_share(PAPER.answer, response) == pytest.approx(share)
-    assert contained(PAPER.answer, response) == exact
-    assert lceg_overlap(PAPER.answer, response) == pytest.approx(overlap)
-
-
-def test_other_scores():
+def test_scores():
+    response = "EAT a sandwich, and SIT in Dolores Park on a 'sunny' day\n"  # sandwich, 'sunny' day differ
+    assert word_share(PAPER.answer, response) == 1 and contained(PAPER.answer, response)
+    assert lceg_overlap(PAPER.answer, response) == pytest.approx(8 / 12)
+    response = "in Dolores Park you sit"
+    assert word_share(PAPER.answer, response) == pytest.approx(4 / 11) and not contained(PAPER.answer, response)
+    assert lceg_overlap(PAPER.answer, response) == pytest.approx(4 / 12)
     assert word_share("4821", " 4821\n# key") == word_share("4821", "4,821.") == 1  # a number is found whole
     assert word_share("4821", "48215") == 0 and not contained("4821", "14821 4 821")
     for glued in ("4821.The", "4821</book>", "is:4821", "**4821**the", "`4821`\u2014as", "(4821)a", "key_4821_"):
