@@ -103,5 +103,5 @@ def draw(rows, pairs, table):
         panel.set_title(f"{BENCHMARKS[benchmark]}\nρ = {rho}")
     for panel in panels[:, 0]:
         panel.set_ylabel("score, %")
-    panels[0, -1].legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper")
     return figure

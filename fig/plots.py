@@ -12,7 +12,7 @@ from scores import mean_of
 
 os.environ["MPLBACKEND"] = "Agg"  # there may be no screen
 import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import FixedLocator, MaxNLocator  # noqa: E402
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator  # noqa: E402
 
 HEAT_MAP = {"cmap": "cividis", "vmin": 0, "vmax": 100, "aspect": "auto"}
 plt.rcdefaults()  # not those of a matplotlibrc
@@ -28,8 +28,11 @@ def draw_grid(down, across, width, height, note, **options):
 
 
 def plain_log_axis(axis, locator=None) -> None:
-    """Labels a log axis with a few plain numbers, by default round ones."""
-    axis.set_major_locator(locator or MaxNLocator(6, steps=[1, 2, 5, 10]))
+    """Labels a log axis with a few plain numbers, by default round ones. Call it when everything is drawn."""
+    if locator is None:
+        low, high = axis.get_view_interval()
+        locator = LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(6, steps=[1, 2, 5, 10])
+    axis.set_major_locator(locator)
     axis.set_major_formatter(lambda value, _: short(value))
     axis.minorticks_off()
 
@@ -67,7 +70,6 @@ def draw_line_figure(rows, points, x_label, target=None):
         left.set_ylabel(y_label)
         if y_label.startswith("perplexity"):
             left.set_yscale("log")
-            plain_log_axis(left.yaxis)
         for panel, title in zip(line, sides, strict=True):
             draw_lines(panel, sides[title], own)
             panel.set_title(title)
@@ -75,6 +77,8 @@ def draw_line_figure(rows, points, x_label, target=None):
                 panel.axvline(length, color="#999999", linewidth=1, linestyle=":")
             panel.set_xscale("log")
             plain_log_axis(panel.xaxis, FixedLocator(lengths, nbins=8))
+        if left.get_yscale() == "log":
+            plain_log_axis(left.yaxis)
     figure.supxlabel(x_label)
     return figure
 
