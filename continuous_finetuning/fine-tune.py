@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import warnings
-from argparse import SUPPRESS, Namespace
+from argparse import SUPPRESS
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,7 +74,7 @@ class RecipeArguments(TrainingArguments):
     disable_tqdm: bool | None = HfArg(default=True, help="print a line every few seconds, no bar")
 
 
-def parse_flags() -> Namespace:
+def parse_flags():
     """All flags, and `zero`, a ds_config.Settings."""
     parser = HfArgumentParser((ModelArguments, RecipeArguments), description=__doc__, allow_abbrev=False)
     parser.error = lambda message: sys.exit(f"error: {message} (--help lists the flags)")  # not 100 lines of usage
@@ -92,7 +92,7 @@ def parse_flags() -> Namespace:
     return flags
 
 
-def check_numbers(flags: Namespace, parser: HfArgumentParser) -> None:
+def check_numbers(flags, parser: HfArgumentParser) -> None:
     """Raises ValueError on numbers that are negative, NaN or infinite, and on 0 where it would train nothing."""
     for name, value in vars(flags).items():
         if type(value) not in (int, float) or value == parser.get_default(name):
@@ -102,7 +102,7 @@ def check_numbers(flags: Namespace, parser: HfArgumentParser) -> None:
             raise ValueError(f"--{name} {value}: give a positive number")
 
 
-def check_method(config, method, flags: Namespace) -> None:
+def check_method(config, method, flags) -> None:
     """Raises ValueError on flags that the method or the base does not support. config: the base's."""
     name = flags.method_name
     if not method.trained:
@@ -129,7 +129,7 @@ def check_method(config, method, flags: Namespace) -> None:
         raise ValueError(f"--sequence_parallel_size {ranks} must divide {length} tokens and {world_size} ranks")
 
 
-def fit_to_machine(flags: Namespace, config) -> None:
+def fit_to_machine(flags, config) -> None:
     """Turns off what a CPU cannot do, and chooses the attention. Raises ValueError if a flag needs a GPU."""
     has_gpu = torch.cuda.is_available()
     if not has_gpu:
@@ -157,7 +157,7 @@ def fit_to_machine(flags: Namespace, config) -> None:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "context_fn": memory.keep_attention}
 
 
-def choose_trackers(flags: Namespace) -> None:
+def choose_trackers(flags) -> None:
     """Sets `report_to` and the name of the run. wandb records offline if nobody is logged in."""
     if flags.use_wandb:
         flags.report_to = sorted({"wandb", flags.report_to} - {"none"})
@@ -197,7 +197,7 @@ def start_deepspeed(zero: ds_config.Settings) -> None:
         deepspeed.init_distributed(dist_backend="gloo")  # before TrainingArguments, or the world size is read as 1
 
 
-def training_arguments(flags: Namespace, config) -> RecipeArguments:
+def training_arguments(flags, config) -> RecipeArguments:
     fit_to_machine(flags, config)
     choose_trackers(flags)
     if flags.deepspeed:
@@ -214,7 +214,7 @@ def training_arguments(flags: Namespace, config) -> RecipeArguments:
     return HfArgumentParser(RecipeArguments).parse_dict(vars(flags), allow_extra_keys=True)[0]
 
 
-def load_model(config, method, flags: Namespace, args: RecipeArguments):
+def load_model(config, method, flags, args: RecipeArguments):
     """The model to train, with the base's weights. config: the extended one."""
     set_seed(args.seed)
     # DeepSpeed keeps the float32 masters itself; otherwise the weights are the masters and autocast computes

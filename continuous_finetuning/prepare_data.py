@@ -18,7 +18,6 @@ Writes train-*.parquet with the column `input_ids` (with --document_boundaries a
 does nothing once the build is finished; a build that was killed starts again.
 """
 
-import argparse
 import hashlib
 import math
 import os
@@ -46,7 +45,7 @@ def token_count(text: str) -> int:
     return positive_int(str(round(float(number))))
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="threads [one per core]")
@@ -96,7 +95,7 @@ def pack(documents: Iterable[np.ndarray], length: int) -> Iterator[tuple[np.ndar
             starts = {0}
 
 
-def build_rows(args: argparse.Namespace, dataset, tokenizer, folder: Path) -> tuple[documents.Mixture, int, str]:
+def build_rows(args, dataset, tokenizer, folder: Path) -> tuple[documents.Mixture, int, str]:
     """Writes all rows into `folder`; returns (mixture, number of rows, SHA-256 of their ids as little-endian int32).
 
     Equal rows make equal files. Raises ValueError if the documents do not fill one row.
