@@ -6,7 +6,6 @@ evaluation only.
 
 import ast
 import hashlib
-from itertools import accumulate
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -22,8 +21,14 @@ PASSAGE = 300  # characters
 
 def passages(text: str) -> set[int]:
     """Hashes of the PASSAGE characters from the beginning of each line on."""
-    starts = accumulate(map(len, text.splitlines(keepends=True)), initial=0)
-    return {hash(text[start : start + PASSAGE]) for start in starts if start + PASSAGE <= len(text)}
+    hashes = set()
+    start = 0
+    for line in text.splitlines(keepends=True):
+        if start + PASSAGE > len(text):
+            break
+        hashes.add(hash(text[start : start + PASSAGE]))
+        start += len(line)
+    return hashes
 
 
 def read_sources(folder: Path, held_out: bool) -> dict[str, str]:

@@ -27,8 +27,10 @@ def select_fields(records: Iterator[dict], fields: list[str], source: str) -> It
     """Yields {field: value} for each record, None where it lacks the field. Raises ValueError if no record has it."""
     first = list(islice(records, FIRST_RECORDS))
     for field in fields:
-        if first and all(find_value(record, field, MISSING) is MISSING for record in first):
-            raise ValueError(f"{source} has no {field}, only {', '.join(first[0])}; give the name of one of these")
+        has_field = [find_value(record, field, MISSING) is not MISSING for record in first]
+        if first and not any(has_field):
+            names = ", ".join(first[0])
+            raise ValueError(f"{source} has no {field}, only {names}; give the name of one of these")
     for record in chain(first, records):
         yield {field: find_value(record, field) for field in fields}
 

@@ -187,16 +187,20 @@ def errors_of(action: str):
 def checkpoint_name(name_or_path: str) -> str:
     """The name of a checkpoint in results: the last part of its path, for `checkpoint-<step>` the last two."""
     path = Path(name_or_path).resolve()
-    return f"{path.parent.name}_{path.name}" if re.fullmatch(r"checkpoint-\d+", path.name) else path.name
+    if re.fullmatch(r"checkpoint-\d+", path.name):
+        return f"{path.parent.name}_{path.name}"
+    return path.name
 
 
 def name_results(names: list[str] | None, paths: list[str], flag: str) -> list[str]:
     """The names of results [checkpoint_name of each]. Raises ValueError unless they can name different folders."""
     names = names or list(map(checkpoint_name, paths))
-    if len(names) != len(paths) or len(set(names)) < len(names):
-        raise ValueError(f"{len(paths)} checkpoints need as many different names, not {' '.join(names)}; give {flag}")
-    if "/" in "".join(names) or {"", ".", ".."} & set(names):
-        raise ValueError(f"{flag}: the name of a folder cannot contain / or be . or ..: {' '.join(names)}")
+    different = set(names)
+    listed = " ".join(names)
+    if len(names) != len(paths) or len(different) < len(names):
+        raise ValueError(f"{len(paths)} checkpoints need as many different names, not {listed}; give {flag}")
+    if "/" in listed or different & {"", ".", ".."}:
+        raise ValueError(f"{flag}: the name of a folder cannot contain / or be . or ..: {listed}")
     return names
 
 

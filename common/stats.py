@@ -47,7 +47,8 @@ class Estimate:
     def degrees_of_freedom(self, error_U: np.ndarray) -> float:
         """Of the variance sum(error_U^2) above 0, from those of the strata (Satterthwaite 1946; Welch 1947)."""
         variance_K = np.bincount(self.stratum_U, error_U**2)
-        return variance_K.sum() ** 2 / (variance_K**2 / self.df_K).sum()
+        variance = variance_K.sum()
+        return variance**2 / (variance_K**2 / self.df_K).sum()
 
     def interval(self) -> tuple[float, float] | None:
         """95 % interval (low, high) of the first mean; None if there are too few units.
@@ -74,11 +75,14 @@ class Estimate:
 def wilson(total: float, n: float, z: float = Z) -> tuple[float, float]:
     """95 % score interval (low, high) of a mean of `n` values between 0 and 1 whose sum is `total` (Wilson 1927)."""
     p = total / n
-    shrink = 1 + z * z / n
-    middle = (p + z * z / (2 * n)) / shrink
-    variance = p * (1 - p) / n + z * z / (4 * n * n)
+    z2 = z * z
+    shrink = 1 + z2 / n
+    middle = (p + z2 / (2 * n)) / shrink
+    variance = p * (1 - p) / n + z2 / (4 * n * n)
     half = z / shrink * math.sqrt(variance)
-    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # rounding moves neither past p
+    low = min(p, middle - half)  # rounding moves neither past p
+    high = max(p, middle + half)
+    return max(0.0, low), min(1.0, high)
 
 
 def mean_over_documents(loss_MD, target_D) -> Estimate:
@@ -116,7 +120,8 @@ def mean_over_tasks(tasks: list, weights=None, highest: float = 1.0) -> Estimate
     weights = np.ones(len(tasks)) if weights is None else np.asarray(weights)
     tasks = [np.atleast_2d(scores) for scores in tasks]
     counts = [scores.shape[1] for scores in tasks]
-    share_U = np.repeat(weights / weights.sum() / counts, counts)  # of each sample in the mean
+    share_K = weights / weights.sum() / counts
+    share_U = np.repeat(share_K, counts)  # of each sample in the mean
     stratum_U = np.repeat(np.arange(len(tasks)), counts)
     if min(counts) == 1:
         stratum_U = np.zeros_like(stratum_U)
@@ -126,9 +131,11 @@ def mean_over_tasks(tasks: list, weights=None, highest: float = 1.0) -> Estimate
     error_MU = np.zeros(score_MU.shape)
     for stratum, df in enumerate(df_K):
         inside_U = stratum_U == stratum
-        own_MU, own_share_U = score_MU[:, inside_U], share_U[inside_U]
+        own_MU = score_MU[:, inside_U]
+        own_share_U = share_U[inside_U]
         mean_M1 = np.average(own_MU, axis=1, weights=own_share_U, keepdims=True)
-        error_MU[:, inside_U] = math.sqrt((df + 1) / df) * own_share_U * (own_MU - mean_M1)
+        correction = math.sqrt((df + 1) / df)
+        error_MU[:, inside_U] = correction * own_share_U * (own_MU - mean_M1)
     mean_M = (score_MU * share_U).sum(axis=1)
     return Estimate(mean_M, error_MU, stratum_U, df_K, 1 / (share_U**2).sum(), highest)
 
@@ -143,9 +150,12 @@ def mean_over_grid(score_MCT, drawn_text: bool) -> Estimate:
     One-stage cluster sampling (Cochran 1977, chapter 9): the scores of a unit count as one value, their mean.
     """
     score_MCT = np.ma.masked_invalid(score_MCT)
-    averaged = -2 if drawn_text and score_MCT.shape[-1] > 1 else -1
-    score_MU = np.atleast_2d(score_MCT.mean(axis=averaged).filled(np.nan))
-    return mean_over_tasks([score_MU[:, np.isfinite(score_MU).all(axis=0)]])
+    n_trials = score_MCT.shape[-1]
+    averaged = -2 if drawn_text and n_trials > 1 else -1  # the cells, or the trials
+    mean_MU = score_MCT.mean(axis=averaged)
+    score_MU = np.atleast_2d(mean_MU.filled(np.nan))
+    is_complete_U = np.isfinite(score_MU).all(axis=0)
+    return mean_over_tasks([score_MU[:, is_complete_U]])
 
 
 def tied_with_best(estimate: Estimate, lower_is_better: bool = False) -> np.ndarray:
@@ -187,8 +197,10 @@ def spearman(x_ML: np.ndarray, y_ML: np.ndarray) -> np.ndarray:
     for x_M, y_M in zip(x_ML.T, y_ML.T, strict=True):
         known_M = np.isfinite(x_M + y_M)
         ranks_2M = scipy.stats.rankdata([x_M[known_M], y_M[known_M]], axis=1)
-        varies = known_M.any() and np.ptp(ranks_2M, axis=1).all()
-        rho_L.append(np.corrcoef(ranks_2M)[0, 1] if varies else math.nan)
+        rho = math.nan
+        if known_M.any() and np.ptp(ranks_2M, axis=1).all():  # neither side is constant
+            rho = np.corrcoef(ranks_2M)[0, 1]
+        rho_L.append(rho)
     return np.array(rho_L)
 
 
@@ -208,15 +220,18 @@ def rank_correlation(x_ML: np.ndarray, y_ML: np.ndarray) -> tuple[float, float, 
     if not used_L.any():
         return math.nan, math.nan, math.nan
     rho = float(rho_L[used_L].mean())
-    x_ML, y_ML = x_ML[:, used_L], y_ML[:, used_L]
+    x_ML = x_ML[:, used_L]
+    y_ML = y_ML[:, used_L]
     rho_M = []  # without each method
     for i in range(len(x_ML)):
-        rho_L = spearman(*np.delete([x_ML, y_ML], i, axis=1))
+        rho_L = spearman(np.delete(x_ML, i, axis=0), np.delete(y_ML, i, axis=0))
         rho_M.append(np.nan_to_num(rho_L).mean())
-    z, *z_M = np.arctanh(np.clip([rho, *rho_M], -0.999, 0.999))
+    clipped = np.clip([rho, *rho_M], -0.999, 0.999)
+    z, *z_M = np.arctanh(clipped)
     n_methods = n_methods_L[used_L].min()
     if n_methods < MIN_METHODS or np.ptp(z_M) == 0:
         return rho, math.nan, math.nan
-    error = np.std(z_M) * math.sqrt((n_methods - 1) * len(z_M) / n_methods)
-    half = scipy.stats.t.ppf(0.975, n_methods - 1) * error
+    df = n_methods - 1
+    error = np.std(z_M) * math.sqrt(df * len(z_M) / n_methods)
+    half = scipy.stats.t.ppf(0.975, df) * error
     return rho, math.tanh(z - half), math.tanh(z + half)

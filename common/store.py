@@ -79,8 +79,9 @@ class Store:
 
     def files(self) -> list[Path]:
         """The existing files with answers, that of rank 0 first."""
-        paths = [self.path, *sorted(self.record.parent.glob(f"{glob.escape(self.path.stem)}.rank*.jsonl"))]
-        return [path for path in paths if path.is_file()]
+        pattern = f"{glob.escape(self.path.stem)}.rank*.jsonl"
+        paths = [self.path, *sorted(self.record.parent.glob(pattern))]
+        return list(filter(Path.is_file, paths))
 
     # --- rank 0
     def lock(self) -> None:
