@@ -42,6 +42,9 @@ class Draw(Random):
 
     in_turn = False
 
+    def __new__(cls, seed: str, *_):
+        return super().__new__(cls, seed)  # in Python 3.10 it takes no more
+
     def __init__(self, seed: str, words: list, texts: list, sentences: list):
         super().__init__(seed)
         self.words = words

@@ -41,7 +41,8 @@ def select(
 ) -> datasets.Dataset:
     """The columns to train on, with exactly `length` ids, and labels if there are any, in every row.
 
-    cut: rows may be longer, any multiple of `length`, and are cut. documents: also the column `document_starts`.
+    cut: rows may be longer, any multiple of `length`, and are cut.
+    documents: also the column `document_starts`, where documents begin in the row.
 
     Raises ValueError on a row of another length, an id outside the vocabulary, or missing `document_starts`.
     """

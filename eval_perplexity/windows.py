@@ -31,9 +31,9 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     dtype = "uint32" if vocab_size > 65536 else "uint16"
     sidecar = {"source": "unverified", "dtype": dtype, "sha256": sha256}
     sidecar_path = path.with_name(f"{path.name}.json")
-    if sidecar_path.exists():
-        sidecar |= read_json(sidecar_path) or {"dtype": "unknown"}
-    if sidecar["dtype"] not in ("uint16", "uint32"):
+    recorded = read_json(sidecar_path) if sidecar_path.exists() else {}
+    sidecar |= recorded or {}
+    if recorded is None or sidecar["dtype"] not in ("uint16", "uint32"):
         raise ValueError(f"{sidecar_path} is broken; make both files again with prepare_data.py")
     if sidecar["sha256"] != sha256:
         raise ValueError(f"{sidecar_path} does not describe {path}; make both files again with prepare_data.py")

@@ -29,8 +29,10 @@ def draw_grid(down, across, width, height, note, **options):
 
 def plain_log_axis(axis, locator=None) -> None:
     """Labels a log axis with a few plain numbers, by default round ones. Call it when everything is drawn."""
-    if locator is None:
-        low, high = axis.get_view_interval()
+    low, high = axis.get_view_interval()
+    if locator is None and high > 1000 * low:
+        locator = LogLocator()
+    elif locator is None:
         locator = LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(6, steps=[1, 2, 5, 10])
     axis.set_major_locator(locator)
     axis.set_major_formatter(lambda value, _: short(value))

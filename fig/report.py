@@ -31,7 +31,7 @@ def write(output: Path, figures, results, rows, columns, recipes, correlations, 
     bases = pd.DataFrame(results.models.values()).base_model.fillna("unknown")
     versions = set()
     for record in runs.versions.dropna():
-        versions.update(map(" ".join, record.items()))
+        versions.update(f"{name} {version}" for name, version in record.items())
     recipe = {row.label: recipes.get(row.models[0], {}) for row in rows if row.kind == "fine-tuned"}
     recipe = pd.DataFrame(recipe, dtype=object).sort_index().rename_axis("setting")
     files = [path.name for path in output.iterdir() if path.suffix in (".csv", ".md", ".tex")]

@@ -36,8 +36,8 @@ class Score:
     file: str
     model: str = ""
     value: int | float | None = None
-    low: int | float = math.nan
-    high: int | float = math.nan
+    low: int | float | None = math.nan
+    high: int | float | None = math.nan
     part: str = ""
     metric: str = "score"
     samples: dict = field(default_factory=dict)

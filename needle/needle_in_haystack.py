@@ -66,7 +66,7 @@ def parse_args():
     text.add_argument("--max_new_tokens", type=run.positive_int, default=50, help="longest answer, tokens [50]")
     text.add_argument("--seed", type=int, default=0, help="seed for the drawn facts and texts [0]")
     result = parser.add_argument_group("result")
-    result.add_argument("--test_name", nargs=1, help="name of the results [the checkpoint's name]")
+    result.add_argument("--test_name", help="name of the results [the checkpoint's name]")
     result.add_argument("--output_dir", type=Path, default=Path("results"), help="[results]")
     result.add_argument("--protocol", choices=["share", "lceg"], default="share", help="lceg: LCEG's scores as well")
     add_engine_flags(parser)
@@ -85,7 +85,8 @@ def check_args(args) -> None:
         if not args.base_url or not args.model_name or len(args.model_path) > 1:
             raise ValueError("--model_provider openai needs --base_url, --model_name and one --model_path (tokenizer)")
         args.models = [args.model_name]
-    names = run.name_results(args.test_name, args.models, "--test_name")
+    names = [args.test_name] if args.test_name else None
+    names = run.name_results(names, args.models, "--test_name")
     args.test_names = dict(zip(args.models, names, strict=True))
     if not args.lengths:
         args.lengths = [length for length in LENGTHS if args.s_len <= length <= args.e_len]

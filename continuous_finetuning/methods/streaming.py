@@ -1,6 +1,7 @@
 """streaming: StreamingLLM (arXiv 2309.17453): attention sinks and a sliding window, at their places in the cache.
 
-Not trained, for texts of any length. It gives what StreamingLLM gives, but hidden keys stay in the cache.
+Not trained, for texts of any length. It gives what StreamingLLM gives token by token, but hidden keys stay in the
+cache: memory grows with the length.
 """
 
 from methods import PositionRule, option

@@ -48,8 +48,9 @@ def run_here(script: str, *flags, expect: int = 0) -> str:
                 runpy.run_path(script, run_name="__main__")
         except SystemExit as stop:
             status = stop.code
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     if isinstance(status, str):  # sys.exit("error: ...")
         printed.write(status + "\n")
         status = 1

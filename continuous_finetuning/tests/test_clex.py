@@ -69,7 +69,9 @@ def test_checkpoint_is_plain_and_has_every_frequency(base, rows, tmp_path):
     assert network.down.abs().sum() > 0  # it was trained
     expected = network(8).exp().detach().numpy()
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
-    rule = model.config.context_extension["rope_by_length"]
+    record = model.config.context_extension
+    assert record["options"] == {"max_factor": 8, "param_factor": 1.0, "time_dt": 0.1, "log_scale": True}
+    rule = record["rope_by_length"]
     assert rule["rule"] == "frequencies"
     np.testing.assert_allclose(rule["inv_freq"], expected, rtol=1e-5)
     np.testing.assert_allclose(model.model.rotary_emb.inv_freq, expected[L // C - 1], rtol=1e-5)

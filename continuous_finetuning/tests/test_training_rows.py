@@ -88,6 +88,11 @@ def test_labels_of_the_rows_are_learned(tmp_path, length):
     assert parts["shift_labels"].tolist() == expected
 
 
+def test_positions_start_anew_with_each_document():
+    rows = [{"input_ids": [5] * 6, "document_starts": starts} for starts in ([0], [5, 0, 2])]
+    assert training.collate(rows)["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 2, 0]]
+
+
 def test_documents_of_a_row_do_not_see_each_other(base):
     config = AutoModelForCausalLM.from_pretrained(base).config
     config.rope_parameters = methods.build("yarn", config, L, {}).rope_parameters()

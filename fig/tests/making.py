@@ -37,7 +37,7 @@ def info(name: str, method: str, tokens: int | None, **changes) -> dict:
         "dtype": "float32",
         "attention": "sdpa",
         "seed": 42,
-        "versions": {"python": "3.11.7"},
+        "versions": {"python": "3.11.7", "vllm": None},
         "command": f"python some.py --model_path ../run/ckpts/{name}",
         "seconds": 1.5,
         "peak_memory_bytes": 1 << 29,

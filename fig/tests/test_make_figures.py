@@ -102,15 +102,16 @@ def test_lines_and_heat_maps_show_the_results(study):
         panels[name] = draw(rows, scores[scores.benchmark == benchmark], 512).axes
 
     def lines(name, panel):
-        return {line.get_label(): list(line.get_ydata()) for line in panels[name][panel].lines}
+        return {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in panels[name][panel].lines}
 
     def values(query):
         return scores.query(query).sort_values("length").value.tolist()
 
-    assert lines("many_shot", 0)["ntk"] == values("benchmark == 'trec' and label == 'ntk'")
+    accuracy = values("benchmark == 'trec' and label == 'ntk'")
+    assert lines("many_shot", 0)["ntk"] == list(zip([1, 5, 10], accuracy, strict=True))
     assert {"base", "ntk (frozen)", "self_extend (frozen)"} == {*lines("many_shot", 1)}
-    assert lines("perplexity", 0)["pi"] == [25.0, 33.25, 33.25]
-    assert lines("perplexity", 2)["pi"][1] == pytest.approx(33.25 * 1.1)
+    assert lines("perplexity", 0)["pi"] == [(128, 25.0), (512, 33.25), (1024, 33.25)]
+    assert lines("perplexity", 2)["pi"][1] == (512, pytest.approx(33.25 * 1.1))
     ntk = [row.label for row in rows].index("ntk")
     found = panels["needle_grid"][ntk].images[0].get_array()
     assert found.shape == (3, 3) and found[1, [2]] == values("label == 'ntk' and length == 1024 and part == 'depth 50'")
