@@ -20,10 +20,10 @@ PAIRS = ["measure", "benchmark", "label", "length", "perplexity", "score"]  # me
 
 def pair_scores(scores, columns) -> pd.DataFrame:
     """PAIRS of perplexity, or LongPPL, on the first data set and mean score, %; needle and RULER at every length."""
-    pairs = [pd.DataFrame(columns=PAIRS)]
+    pairs = []
     perplexities = [column.scores for column in columns if column.benchmark == "perplexity"]
     if not perplexities:
-        return pairs[0]
+        return pd.DataFrame(columns=PAIRS)
     shown = perplexities[0]
     whole = scores.query("part == ''")
     measures = whole.query("benchmark in @PERPLEXITIES and task in @shown.task")
@@ -39,7 +39,7 @@ def pair_scores(scores, columns) -> pd.DataFrame:
         means = groups.agg(score=("value", "mean"), n_tasks=("task", "size"))
         complete = means[means.n_tasks == own.task.nunique()]
         pairs.append(complete.merge(measures).assign(benchmark=column.benchmark))
-    return pd.concat(pairs, join="inner")
+    return pd.concat(pairs)[PAIRS] if pairs else pd.DataFrame(columns=PAIRS)
 
 
 def correlate(points) -> tuple:

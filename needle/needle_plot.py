@@ -23,7 +23,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from run import Parser, errors_of, read_text, run_script
 
 SCORES = {"score": "share of the answer's words", "rate": "exact match", "lceg_overlap": "word overlap (LCEG)"}
-COLOURS = LinearSegmentedColormap.from_list("lceg", ("#F0496E", "#EBB839", "#0CD79F"), bad="#dddddd")  # the paper's
+COLOURS = LinearSegmentedColormap.from_list("lceg", ("#F0496E", "#EBB839", "#0CD79F"))  # the paper's
+COLOURS = COLOURS.with_extremes(bad="#dddddd")
 LIMITS = {"context_length": 2**63, "depth_percent": 100, "original_length": 2**63, "trained_length": 2**63}
 
 

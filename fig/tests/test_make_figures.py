@@ -37,7 +37,7 @@ def test_a_study_becomes_tables_figures_and_a_report_that_stands_alone(tmp_path,
     assert printed.count("cut.json is not a complete result") == 1 and (output / "table1.md").read_text() in printed
     costs = pd.read_csv(output / "costs.csv").set_index(["method", "step"])
     training = costs.loc["ntk", "training"]  # the sum over the lines of metrics.jsonl
-    assert (training.hours, training.peak_gib) == (4 / 3600, 0.5)
+    assert (training.hours, training.peak_gib) == (pytest.approx(4 / 3600), 0.5)
     assert costs.hours["base", "evaluations"] > 0 and len(costs) == 2 * 4 - 2
 
     text = (output / "report.html").read_text(encoding="utf-8")

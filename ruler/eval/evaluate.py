@@ -176,7 +176,7 @@ def print_table(folders: list, tasks: list) -> None:
     """Prints a line for each length and model, then the effective lengths. folders: the contents of scores.json."""
     rows = []
     for scores in folders:
-        row = {key: scores[key] for key in ("length", "name", "method")}
+        row = {"length": scores["length"], "name": scores["name"], "method": scores["method"] or "-"}
         mean = scores["mean"]
         row["mean"] = mean["score"]
         row["low"], row["high"] = mean["interval_95"]
