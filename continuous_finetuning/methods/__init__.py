@@ -47,9 +47,12 @@ class ContextExtension:
     exact_attention = True  # it is the base's: all tokens, at their own positions (a group of the result table)
     modeling = None  # "x": the checkpoint contains modeling/modeling_x.py, written for Llama; see its AUTO_MAPS
     llama_only = False  # True: written for Llama's modules
+    flags = {}  # {option: its `help` and `type`}
 
     def __init_subclass__(cls):
         dataclass(cls)
+        own = {f.name: f.metadata for f in fields(cls) if "help" in f.metadata}
+        cls.flags = cls.flags | own  # a further @dataclass, which older methods have, would drop the metadata
 
     @property
     def name(self) -> str:
@@ -173,9 +176,8 @@ def all_options() -> dict[str, dict[str, dict]]:
     """{option: {method that has it: its `help` and `type`}}."""
     options = {}
     for name in available():
-        for f in fields(get(name)):
-            if "help" in f.metadata:
-                options.setdefault(f.name, {})[name] = f.metadata
+        for key, metadata in get(name).flags.items():
+            options.setdefault(key, {})[name] = metadata
     return options
 
 

@@ -1,6 +1,7 @@
 """Every rope against its formula, restated here in float64 for Llama-2: head_dim 128, theta 10000, 4096 -> 32k, 64k."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -151,6 +152,17 @@ def test_defaults_of_self_extend_and_lm_infinite(window, length, G, W):
         assert (length - W) / (G - 1) + W > 2 / 3 * window  # no smaller group would do
     method = methods.build("lm_infinite", llama2(window), length, {})
     assert method.options() == {"local_window": window, "global_tokens": 10}
+
+
+def test_a_method_may_be_a_dataclass_by_its_decorator_too(monkeypatch):
+    @dataclass
+    class Method(methods.get("yarn")):
+        more: float = methods.option(1.0, "an option")
+
+    cls = methods.get("pi")
+    monkeypatch.setattr(methods, "get", lambda name: Method if name == "origin" else cls)
+    method = methods.build("origin", llama2(), 32768, {"more": 2.0, "beta_fast": 30.0})
+    assert method.options() == methods.build("origin", llama2(), 32768, {}).options() | {"more": 2.0, "beta_fast": 30.0}
 
 
 @pytest.mark.parametrize(
