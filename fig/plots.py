@@ -30,11 +30,13 @@ def draw_grid(down, across, width, height, note, **options):
 def plain_log_axis(axis, locator=None) -> None:
     """Labels a log axis with a few plain numbers, by default round ones. Call it when everything is drawn."""
     low, high = axis.get_view_interval()
-    if locator is None and high > 1000 * low:
-        locator = LogLocator()
-    elif locator is None:
-        locator = LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(6, steps=[1, 2, 5, 10])
-    axis.set_major_locator(locator)
+    if high > 1000 * low:
+        round_numbers = LogLocator()
+    elif high > 5 * low:
+        round_numbers = LogLocator(subs=(1, 2, 5))
+    else:
+        round_numbers = MaxNLocator(6, steps=[1, 2, 5, 10])
+    axis.set_major_locator(locator or round_numbers)
     axis.set_major_formatter(lambda value, _: short(value))
     axis.minorticks_off()
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -118,6 +119,19 @@ def test_lines_and_heat_maps_show_the_results(study):
     shown = panels["ruler_tasks"][0].images[0].get_array()
     assert shown[ntk, [2]] == values("task == 'vt' and label == 'ntk' and length == 512")
     plots.plt.close("all")
+
+
+@pytest.mark.parametrize("ratio", [2, 8, 40, 300, 1e6])
+def test_labels_of_a_log_axis_do_not_overlap(ratio):
+    figure, [[panel]] = plots.draw_grid(1, 1, 2.6, 3, "")
+    panel.set(xscale="log", xlim=(14, 14 * ratio))
+    plots.plain_log_axis(panel.xaxis)
+    figure.canvas.draw()
+    low, high = panel.get_xlim()
+    shown = [label for label in panel.get_xticklabels() if low <= label.get_position()[0] <= high]
+    boxes = [label.get_window_extent() for label in shown]
+    assert len(boxes) > 1 and all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    plots.plt.close(figure)
 
 
 def test_correlations_are_over_methods_within_a_length(study):
