@@ -34,7 +34,9 @@ def write(output: Path, figures, results, rows, columns, recipes, correlations, 
         versions.update(f"{name} {version}" for name, version in record.items())
     recipe = {row.label: recipes.get(row.models[0], {}) for row in rows if row.kind == "fine-tuned"}
     recipe = pd.DataFrame(recipe, dtype=object).sort_index().rename_axis("setting")
-    files = [path.name for path in output.iterdir() if path.suffix in (".csv", ".md", ".tex")]
+    files = ["results.csv", "table1.md", "table1.tex", "costs.csv", "correlation.csv"]
+    if not comparisons.empty:
+        files.append("paper.csv")
     images = {}
     for name in figures:
         svg = (output / f"{name}.svg").read_bytes()

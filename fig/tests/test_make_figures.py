@@ -31,10 +31,12 @@ def test_a_study_becomes_tables_figures_and_a_report_that_stands_alone(tmp_path,
     (root / "results" / "cut.json").write_text('{"val_perplexity": 1.0, "seq_')
     (root / "failed.txt").write_text("ruler of m_pi_512 at 512 tokens\n\n")
     flags = ["--checkpoints", root / "ckpts", "--failures", root / "failed.txt", "--output_dir", output]
+    output.mkdir()
+    (output / "other.md").touch()  # not the study's
     run(monkeypatch, "--results", root, root / "gone", *flags)
     printed = capsys.readouterr().out
     figures = {f"{name}.{ending}" for name in FIGURES for ending in ("png", "svg")}
-    assert {path.name for path in output.iterdir()} == figures | TABLES | {"report.html"}
+    assert {path.name for path in output.iterdir()} == figures | TABLES | {"report.html", "other.md"}
     assert printed.count("cut.json is not a complete result") == 1 and (output / "table1.md").read_text() in printed
     costs = pd.read_csv(output / "costs.csv").set_index(["method", "step"])
     training = costs.loc["ntk", "training"]  # the sum over the lines of metrics.jsonl
@@ -43,6 +45,7 @@ def test_a_study_becomes_tables_figures_and_a_report_that_stands_alone(tmp_path,
 
     text = (output / "report.html").read_text(encoding="utf-8")
     links = re.findall(r'(?:href|src)="([^"]*)"', text)
+    assert "other.md" not in text and TABLES - {".lock"} <= set(links)
     assert "http:" not in text and "https:" not in text and "<script" not in text
     assert sum(link.startswith("data:image/svg+xml;base64,") for link in links) == len(FIGURES)
     assert all(link.startswith("data:") or (output / link).exists() for link in links)
