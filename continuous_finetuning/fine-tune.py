@@ -154,6 +154,8 @@ def fit_to_machine(flags, config) -> None:
     if flags.offload_activations and has_gpu:
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "offload": True}
     if flags.keep_attention:
+        if flags.attention != "sdpa":
+            raise ValueError(f"--keep_attention keeps the outputs of SDPA, not of {flags.attention}; leave it out")
         flags.gradient_checkpointing_kwargs = {"use_reentrant": False, "context_fn": memory.keep_attention}
 
 

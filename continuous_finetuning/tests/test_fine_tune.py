@@ -226,6 +226,13 @@ def test_bad_input(base, rows, tmp_path, monkeypatch, case):
     assert message.strip() in line and not output.exists()
 
 
+def test_keep_attention_needs_sdpa(rows, tmp_path):
+    gemma = save_base(tmp_path / "base", "gemma2")  # its attention is eager
+    assert "keeps the outputs of SDPA, not of eager" in fails(
+        "fine-tune.py", *training_flags(gemma, rows, "pi", tmp_path / "out"), "--keep_attention", True
+    )
+
+
 # --- a method is one file
 def test_readme_example_of_a_method(base, rows, tmp_path):
     """The text in the README, in a copy of this stage lifted out of the repository."""
