@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
@@ -162,6 +163,23 @@ def test_a_step_never_waits_for_the_gpu(checkpoints, method):
     keys = torch.empty(3, heads, 320, width, device="meta")
     decoder = Decoder(model, [(keys, keys)] * len(model.model.layers), use_graph=False)
     decoder.forward(256)
+
+
+@pytest.mark.parametrize("method", EXTEND)
+def test_layers_on_two_devices(checkpoints, monkeypatch, method):
+    """As --device_map auto spreads them. Operators refuse tensors of the CPU beside those of the meta device."""
+    engine = open_tiny(checkpoints[method])
+    engine.set_rope(L)
+    model = engine.model.model
+    for module in (model.layers[1], model.norm, engine.model.lm_head):
+        add_hook_to_module(module.to("meta"), AlignDevicesHook(execution_device="meta"))
+    assert engine.prefill(random_prompt(1, 100), 100 + NEW).is_meta
+    monkeypatch.setattr("decode.most_probable", lambda logits_BV: torch.zeros(1, 1, dtype=torch.int64))
+    engine.set_attention(CACHED)
+    decoder = engine.find_decoder()
+    decoder.start([100], 100 + NEW)
+    assert decoder.step([3]) == [0]
+    assert [layer.keys.is_meta for layer in decoder.cache.layers] == [False, True]
 
 
 @pytest.mark.parametrize("model_type", BASES)

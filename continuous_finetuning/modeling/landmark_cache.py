@@ -8,6 +8,8 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from .several_gpus import Movable
+
 
 class LandmarkLayer(DynamicLayer):
     """Keys and values of one layer, [B, H, capacity, d]: text and landmarks, in whole blocks, 0 where not filled.
@@ -76,7 +78,7 @@ def take_blocks(x_BHSd, index_BHq, block: int):
     return blocks.unflatten(0, index.shape).to(index_BHq.device)
 
 
-class Piece:
+class Piece(Movable):
     """The places `start` ... `start + n - 1` of the row, whose local section begins at `local`, a multiple of b."""
 
     def __init__(self, b, start, n, local, device):
@@ -101,7 +103,7 @@ class Piece:
         return layer.keys[:, :, self.b - 1 : self.local : self.b].to(self.query_B11n.device)
 
 
-class Step:
+class Step(Movable):
     """One token per row, at `place_B1` of the row, and a landmark after it, for a cache of a fixed size.
 
     All shapes depend on the cache only, and no value is read back, so a CUDA graph can hold the step. The landmark

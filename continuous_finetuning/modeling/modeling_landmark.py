@@ -229,7 +229,8 @@ class LandmarkModel(LlamaModel):
             piece = Piece(b, place, stop - place, local, row_Bn.device)
             hidden.append(self.run(row_Bn[:, place - start : stop - start], piece, cache))
             place = stop
-        return torch.cat(hidden, dim=1)[:, last_n]
+        hidden_BnD = torch.cat(hidden, dim=1)
+        return hidden_BnD[:, last_n.to(hidden_BnD.device)]
 
     def step(self, token_B1, index_B1, cache):
         """Hidden states [B, 1, D] of one more text token per row, number `index_B1` of its text; see `Step`."""
@@ -238,7 +239,7 @@ class LandmarkModel(LlamaModel):
         plan = Step(self.config.block, index_B1 + index_B1 // f)
         hidden_B2D = self.run(row_B2, plan, cache)
         fills_block_B1 = ((index_B1 + 1) % f == 0)[..., None]
-        return torch.where(fills_block_B1, hidden_B2D[:, 1:], hidden_B2D[:, :1])
+        return torch.where(fills_block_B1.to(hidden_B2D.device), hidden_B2D[:, 1:], hidden_B2D[:, :1])
 
     def run(self, row_Bn, plan, cache=None):
         """Hidden states [B, n, D] of tokens of the row, int64 [B, n]."""

@@ -15,12 +15,12 @@ This file travels inside the checkpoint and needs transformers (>= 5.17) and tor
 Suffixes: B batch, H query heads, J key heads (H is a multiple of J), L queries, S keys, N positions, D head_dim.
 """
 
-from functools import partial
-
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaAttention, rotate_half
+
+from .several_gpus import Movable
 
 BLOCK = 512  # queries computed together, at most; any number gives the same values
 
@@ -52,17 +52,17 @@ class NearFarConfig(LlamaConfig):
 
 
 def rotate(x_BHLD, rope, start: int = 0):
-    """x with RoPE at the entries `start`, `start` + 1, ... of a table, (cos, sin) [B or 1, N, D] each."""
+    """x with RoPE at the entries `start`, `start` + 1, ... of a table, cos and sin, [2, B or 1, N, D]."""
     end = start + x_BHLD.shape[2]
-    cos_B1LD = rope[0][:, None, start:end].to(x_BHLD.device)
-    sin_B1LD = rope[1][:, None, start:end].to(x_BHLD.device)
+    cos_B1LD = rope[0][:, None, start:end]
+    sin_B1LD = rope[1][:, None, start:end]
     return x_BHLD * cos_B1LD + rotate_half(x_BHLD) * sin_B1LD
 
 
-class Plan:
+class Plan(Movable):
     """What one forward pass has in common for all layers.
 
-    rope: gives (cos, sin) of positions [B or 1, N].  end: tokens in the cache after this pass.
+    rope: gives cos and sin, [2, B or 1, N, D], of positions [B or 1, N].  end: tokens in the cache after this pass.
     near_count: near keys that are computed together.  index_BL: index in the row of each query, int64 [B or 1, L].
     """
 
@@ -138,7 +138,7 @@ class Blocks(Plan):
         v = v_BJSD[:, :, oldest:end]
         count = min(self.far_count, first_near_key(end - 1))
         if count > 0:
-            far_visible = self.far_S[:count].to(device) < first_near_L1
+            far_visible = self.far_S[:count] < first_near_L1
             visible = torch.cat([visible, far_visible], 1)
             q = torch.cat([q, q_far[:, :, start:stop]], 3)
             wide_near = pad(k, (0, D))
@@ -215,18 +215,21 @@ class NearFarModel(LlamaModel):
             raise ValueError(f"this model needs a DynamicCache, not a {type(past_key_values).__name__}")
         length, device = input_ids.shape[1], input_ids.device
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        rope = partial(self.rotary_emb, self.embed_tokens.weight)  # in that dtype
         if length == 1 and attention_mask is not None and attention_mask.ndim == 4:
-            plan = Token(self.config, rope, past + 1, position_ids)
+            plan = Token(self.config, self.rope, past + 1, position_ids)
         elif attention_mask is not None and not (attention_mask.ndim == 2 and bool(attention_mask.all())):
             raise ValueError("this attention takes rows of equal length without padding; give them one by one")
         elif length == 1 and past:
-            plan = Token(self.config, rope, past + 1, torch.full((1, 1), past, device=device))
+            plan = Token(self.config, self.rope, past + 1, torch.full((1, 1), past, device=device))
         else:
-            plan = Blocks(self.config, rope, past, length, device)
+            plan = Blocks(self.config, self.rope, past, length, device)
         # Transformers makes no mask of its own if it gets one with four dimensions
         no_mask = torch.empty(1, 1, 1, 1, device=device)
         return super().forward(input_ids, no_mask, plan.index_BL, past_key_values, plan=plan, **kwargs)
+
+    def rope(self, position_BN):
+        """cos and sin of positions, [2, B, N, D], in the dtype of the embeddings."""
+        return torch.stack(self.rotary_emb(self.embed_tokens.weight, position_BN))
 
 
 class NearFarForCausalLM(LlamaForCausalLM):
