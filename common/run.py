@@ -128,6 +128,8 @@ def explain(error: BaseException) -> str:
     if out_of_memory(error):
         return f"out of memory: {first_line(error)}"
     message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, RuntimeError) and ("inline_container" in message or "iostream" in message):  # torch.save
+        return f"a file could not be written in full; check the free space ({first_line(error)})"
     package = type(error).__module__.partition(".")[0]
     if isinstance(error, (ValueError, OSError, ImportError)) or package in INPUT_PACKAGES:
         return message

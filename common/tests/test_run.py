@@ -37,6 +37,7 @@ INPUT_ERRORS = {
     "file.json: permission denied": PermissionError(errno.EACCES, "Permission denied", "file.json"),
     "pip install": ModuleNotFoundError("No module named 'peft'", name="peft"),
     "header": SafetensorError("incomplete header"),
+    "free space": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),  # a full disk
     "out of memory": torch.OutOfMemoryError("CUDA out of memory"),
 }
 
