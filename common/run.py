@@ -76,15 +76,25 @@ def barrier() -> None:
 
 # --- errors
 class Parser(argparse.ArgumentParser):
-    """A parser whose --help begins with the script's docstring, and whose errors are one line."""
+    """A parser whose --help begins with the script's docstring, and whose errors are one line.
+
+    A flag of type Path cannot be empty: that would be the current folder.
+    """
 
     def __init__(self, description: str):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+        self.register("type", Path, nonempty_path)
 
     def error(self, message: str):
         message = re.sub(r"(--\w+)[= ](?!-)\S+", r"\1 ...", message)  # the value may be a key
         exit_with_error(f"{message} (--help lists the flags)")
+
+
+def nonempty_path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give a path")
+    return Path(text)
 
 
 def exit_with_error(message: str) -> None:
@@ -118,6 +128,8 @@ def explain(error: BaseException) -> str:
     if out_of_memory(error):
         return f"out of memory: {first_line(error)}"
     message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, RuntimeError) and ("inline_container" in message or "iostream" in message):  # torch.save
+        return f"a file could not be written in full; check the free space ({first_line(error)})"
     package = type(error).__module__.partition(".")[0]
     if isinstance(error, (ValueError, OSError, ImportError)) or package in INPUT_PACKAGES:
         return message

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from checkpoint import check_weights, fingerprint, open_config
@@ -42,14 +42,20 @@ def open_base(name_or_path: str, weights: bool = True) -> PreTrainedConfig:
         load_weights(AutoModelForCausalLM, base_folder(name_or_path), copy.deepcopy(config), device_map="meta")
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
         config.pad_token_id = None  # -1 in early conversions; PyTorch would take it for the last token
+    rope = config.rope_parameters
+    before_scaling = rope.get("original_max_position_embeddings")
+    if before_scaling and rope.get("factor") is None:  # Transformers would compute it from the new window
+        rope["factor"] = config.max_position_embeddings / before_scaling
     return config
 
 
 def base_folder(name_or_path: str) -> Path:
-    """The folder of a base's weights and tokenizer, downloaded if it is a hub id."""
+    """The folder of a base's weights, tokenizer and generation_config.json, downloaded if it is a hub id."""
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    return Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors*", *TOKENIZER]))
+    return Path(
+        snapshot_download(name_or_path, allow_patterns=["*.safetensors*", "generation_config.json", *TOKENIZER])
+    )
 
 
 def load_weights(model_class, name_or_path: str | Path, config: PreTrainedConfig, **kwargs):
@@ -63,6 +69,14 @@ def load_weights(model_class, name_or_path: str | Path, config: PreTrainedConfig
         model, report = model_class.from_pretrained(source, config=config, **kwargs)
     check_weights(name_or_path, report)
     return model
+
+
+def greedy_generation(base: str, config: PreTrainedConfig) -> GenerationConfig:
+    """Greedy decoding until one of the base's own end tokens, of which a chat model's config.json may lack some."""
+    generation = GenerationConfig.from_model_config(config)
+    own = read_json(base_folder(base) / "generation_config.json") or {}
+    generation.eos_token_id = own.get("eos_token_id", generation.eos_token_id)
+    return generation
 
 
 def copy_tokenizer(base: str, output: str | Path) -> None:

@@ -1,4 +1,7 @@
-"""Checks DeepSpeed's JSON file: DeepSpeed silently ignores a misplaced key, and some keys override the command line."""
+"""Checks DeepSpeed's JSON file: DeepSpeed silently ignores a misplaced key, and some keys override the command line.
+
+Without `gradient_clipping` in the file it would not clip, whatever --max_grad_norm says.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +10,7 @@ from run import errors_of, read_json
 
 OVERRIDES = ("optimizer", "scheduler")
 MISPLACED = ("stage", "offload_optimizer", "offload_param")
+NEEDED = "gradient_accumulation_steps gradient_clipping train_micro_batch_size_per_gpu zero_optimization".split()
 
 
 class Settings(NamedTuple):
@@ -18,7 +22,7 @@ class Settings(NamedTuple):
 
 
 def read(path: str) -> Settings:
-    """Raises ValueError if the file is missing, or has a key that has no effect or overrides the command line."""
+    """Raises ValueError if the file is missing, lacks a key, or has one that does nothing or overrides a flag."""
     config = read_json(Path(path))
     if config is None:
         raise ValueError(f"--deepspeed {path}: no such file, or not a JSON object")
@@ -28,7 +32,10 @@ def read(path: str) -> Settings:
                 raise ValueError(f"`{key}` overrides the command line; remove it")
             if key in MISPLACED:
                 raise ValueError(f"`{key}` has no effect at the top level; move it into `zero_optimization`")
-        zero = config.get("zero_optimization", {})
+        for key in NEEDED:
+            if key not in config:
+                raise ValueError(f"`{key}` is missing; copy it from a file in ds_configs")
+        zero = config["zero_optimization"]
         stage = zero.get("stage", 0)
         if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
             raise ValueError("stage 3 needs `stage3_gather_16bit_weights_on_model_save`: true, to save the model")

@@ -17,7 +17,7 @@ import copy
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, GenerationConfig
+from transformers import AutoModel
 
 import checkpoint_writer
 import methods
@@ -106,7 +106,7 @@ def main() -> None:
         checkpoint_writer.link_weights(base, partial)
     else:
         method.load(base, extended, dtype="auto").save_pretrained(partial)
-    GenerationConfig.from_model_config(config).save_pretrained(partial)  # greedy; the base's own may sample
+    checkpoint_writer.greedy_generation(base, config).save_pretrained(partial)
     write_text(partial / "config.json", extended.to_json_string(use_diff=False))
     checkpoint_writer.complete_files(method, partial)
     checkpoint_writer.move_in(partial, output)

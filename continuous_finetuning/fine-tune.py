@@ -29,8 +29,9 @@ import accelerate.utils.other
 import torch
 from accelerate.parallelism_config import ParallelismConfig
 from requests.utils import get_netrc_auth
-from transformers import GenerationConfig, HfArgumentParser, TrainingArguments, set_seed
+from transformers import HfArgumentParser, TrainingArguments, set_seed
 from transformers.hf_argparser import HfArg
+from transformers.utils import is_torch_tf32_available
 
 import checkpoint_writer
 import ds_config
@@ -45,6 +46,8 @@ from run import WORLD_SIZE, default_device, print_rank0, run_script
 from tokenizer import open_tokenizer
 
 COUNTS = ("_steps", "_epochs", "_size", "_length", "learning_rate")  # ends of the names of flags that must not be 0
+# flags with which a rerun would not end with the weights, or the recipe, of an uninterrupted run
+NOT_RESUMABLE = ("resume_from_checkpoint", "save_only_model", "ignore_data_skip", "auto_find_batch_size")
 OPTIONAL = ("low_rank_training", "document_mask", "pose", "sequence_parallel_size")  # flags for some methods only
 
 
@@ -83,11 +86,13 @@ def parse_flags():
     parser.add_argument("--estimate", nargs="?", const="8xH100", help="print memory and hours on 8xH100, ... and stop")
     methods.add_flags(parser)
     flags = parser.parse_args()
-    if not flags.output_dir:
-        raise ValueError("--output_dir is empty; give a folder, the same command resumes from there")
+    for name in ("output_dir", "model_name_or_path", "dataset_dir"):
+        if not getattr(flags, name):
+            raise ValueError(f"--{name} is empty; give a folder")
     check_numbers(flags, parser)
-    if flags.resume_from_checkpoint:
-        raise ValueError("--resume_from_checkpoint: leave it out; the same command resumes from --output_dir")
+    for name in NOT_RESUMABLE:
+        if getattr(flags, name):
+            raise ValueError(f"--{name}: leave it out; the same command resumes from --output_dir")
     flags.zero = ds_config.read(flags.deepspeed) if flags.deepspeed else ds_config.Settings()
     return flags
 
@@ -133,10 +138,15 @@ def fit_to_machine(flags, config) -> None:
     """Turns off what a CPU cannot do, and chooses the attention. Raises ValueError if a flag needs a GPU."""
     has_gpu = torch.cuda.is_available()
     if not has_gpu:
-        flags.use_cpu, flags.tf32 = True, None
-        if flags.bf16 and not flags.deepspeed:
-            flags.bf16 = False
-            print_rank0("--bf16: no GPU here, training in float32")
+        flags.use_cpu = True
+        for name in ("bf16", "fp16"):
+            if getattr(flags, name) and not flags.deepspeed:
+                setattr(flags, name, False)
+                print_rank0(f"--{name}: no GPU here, training in float32")
+    if flags.tf32 and not is_torch_tf32_available():
+        flags.tf32 = None
+        if has_gpu:
+            print_rank0("--tf32: this GPU has no TF32, matrix products stay in float32")
     if flags.attention == "auto" and not flags.use_flash_attn:
         flags.attention = "sdpa"
     dtype = "bfloat16" if flags.bf16 else "float32"
@@ -168,7 +178,7 @@ def choose_trackers(flags) -> None:
     for tracker in set(trackers) - {"none", "all"}:
         if find_spec(tracker) is None:
             raise ValueError(f"--report_to {tracker} needs the package: pip install {tracker}")
-    if "wandb" in trackers:
+    if {"wandb", "all"} & set(trackers):
         os.environ.setdefault("WANDB_PROJECT", "long_extension")
         server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
         logged_in = os.environ.get("WANDB_API_KEY") or get_netrc_auth(server)
@@ -222,7 +232,7 @@ def load_model(config, method, flags, args: RecipeArguments):
     # DeepSpeed keeps the float32 masters itself; otherwise the weights are the masters and autocast computes
     dtype = torch.bfloat16 if args.bf16 and args.deepspeed else torch.float32
     model = method.load(flags.model_name_or_path, config, attn_implementation=flags.attention, dtype=dtype)
-    model.generation_config = GenerationConfig.from_model_config(config)  # greedy; the base's own may sample
+    model.generation_config = checkpoint_writer.greedy_generation(flags.model_name_or_path, config)
     model = method.prepare(model, flags.low_rank_training)
     memory.use_tiled_loss(model, liger=flags.use_liger_kernel)
     if flags.tiled_mlp:

@@ -29,6 +29,7 @@ from random import Random
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from tokenizers import Tokenizer, processors
 
 import documents
 from checkpoint_writer import claim, move_in
@@ -77,6 +78,19 @@ def parse_args():
     if args.mix and (args.source_column is None or args.total_tokens is None):
         raise ValueError("--mix needs --source_column, the name of each document's source, and --total_tokens")
     return args
+
+
+def open_document_tokenizer(name_or_path: str) -> Tokenizer:
+    """The tokenizer, with BOS before a document (EOS if it has no BOS), as in the token files for perplexity.
+
+    Those of Qwen or SmolLM2 would put nothing there, and documents would not be told apart.
+    """
+    tokenizer = open_tokenizer(name_or_path)
+    backend, first = tokenizer.backend_tokenizer, tokenizer.bos_token or tokenizer.eos_token
+    if first and backend.num_special_tokens_to_add(False) == 0:
+        ids = [(first, tokenizer.convert_tokens_to_ids(first))]
+        backend.post_processor = processors.TemplateProcessing(single=[first, "$A"], special_tokens=ids)
+    return backend
 
 
 def pack(documents: Iterable[np.ndarray], length: int) -> Iterator[tuple[np.ndarray, list[int]]]:
@@ -131,7 +145,7 @@ def main() -> None:
     args = parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     os.environ["RAYON_NUM_THREADS"] = str(args.workers)  # the threads of `tokenizers`
-    tokenizer = open_tokenizer(args.tokenizer).backend_tokenizer
+    tokenizer = open_document_tokenizer(args.tokenizer)
     dataset, data = documents.open_dataset(args.dataset, args.subset, args.split, args.revision)
     settings = vars(args) | {"data": data}  # what determines the rows
     for name in ("output_dir", "workers", "dataset", "revision", "tokenizer"):

@@ -25,17 +25,22 @@ COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every ran
 ADVICE = "try a lower --learning_rate in another --output_dir"
 RECORDED = """num_train_epochs max_steps learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm optim
     seed""".split()  # fields of TrainingArguments
+RECORDED_IF_CHANGED = """adam_beta1 adam_beta2 adam_epsilon data_seed dataloader_drop_last label_smoothing_factor
+    lr_scheduler_kwargs neftune_noise_alpha optim_args train_sampling_strategy""".split()
 
 
 def recipe(args: TrainingArguments, flags, data) -> dict:
     """The settings that determine the weights, recorded in the checkpoint and compared on a rerun."""
     data_ranks = args.world_size // flags.sequence_parallel_size
+    precision = "bfloat16" if args.bf16 else "float32"
+    if args.fp16:
+        precision = "float16"
     settings = {
         "dataset": flags.dataset_dir,
         "rows": len(data),
         "rows_sha256": training_rows.rows_sha256(data),
         "global_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * data_ranks,
-        "precision": "bfloat16" if args.bf16 else "float32",
+        "precision": precision,
         "attention": flags.attention,
         "sdpa_kernels": flags.sdpa_kernels,
         "liger_kernel": args.use_liger_kernel,
@@ -44,6 +49,9 @@ def recipe(args: TrainingArguments, flags, data) -> dict:
     arguments = args.to_dict()
     for name in RECORDED:
         settings[name] = arguments[name]
+    for name in RECORDED_IF_CHANGED:
+        if arguments[name] != getattr(TrainingArguments, name):
+            settings[name] = arguments[name]
     for name in ("document_mask", "pose"):
         if getattr(flags, name):
             settings[name] = True
@@ -208,6 +216,9 @@ def train(model, tokenizer, data, args: TrainingArguments, flags, method) -> Non
         reason = stop.received or "a signal to another rank"
         print_rank0(f"stopped by {reason}: {last_checkpoint(output)} is complete; rerun the same command to resume")
         sys.exit(143)
+    state = trainer.state
+    if state.global_step < state.max_steps:
+        raise ValueError(f"the data ended after step {state.global_step} of {state.max_steps}; give more rows")
     save_finished(trainer, model, tokenizer, method)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

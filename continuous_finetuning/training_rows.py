@@ -54,7 +54,7 @@ def select(
     if "labels" in data.column_names:
         columns.append("labels")
         print_rank0("--dataset_dir: the rows have labels of their own, which are learned, except -100")
-    data = data.select_columns(columns)
+    data = data.select_columns(columns).with_format(None)  # lists, also if it was saved with torch's format
     for table in data.with_format("arrow").iter(batch_size=1000):
         for name in columns:
             limit = length if name == "document_starts" else vocab_size

@@ -53,7 +53,9 @@ def check_row(row: dict, text: str = "input") -> None:
 
 
 def check_fields(pattern: str, flag: str, **values: list) -> None:
-    """Raises ValueError if a flag that several values share does not have their field, as {length}."""
+    """Raises ValueError if a folder's flag is empty, or if several values share it without their field, as {length}."""
+    if not pattern:
+        raise ValueError(f"{flag} is empty; give a folder")
     for name, given in values.items():
         if len(given) > 1 and f"{{{name}}}" not in pattern:
             raise ValueError(f"several {name}s need {{{name}}} in {flag}")

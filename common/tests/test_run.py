@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import types
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -36,6 +37,7 @@ INPUT_ERRORS = {
     "file.json: permission denied": PermissionError(errno.EACCES, "Permission denied", "file.json"),
     "pip install": ModuleNotFoundError("No module named 'peft'", name="peft"),
     "header": SafetensorError("incomplete header"),
+    "free space": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),  # a full disk
     "out of memory": torch.OutOfMemoryError("CUDA out of memory"),
 }
 
@@ -68,6 +70,10 @@ def test_a_wrong_flag_is_one_line(monkeypatch):
             parser.parse_args()
         assert end.value.code.startswith("error: ") and "--len" in end.value.code
         assert "sesame" not in end.value.code  # it may be a key
+    parser.add_argument("--folder", type=Path)
+    monkeypatch.setattr(sys, "argv", ["script.py", "--folder="])  # Path("") is the current folder
+    with pytest.raises(SystemExit, match="^error: argument --folder: it is empty"):
+        parser.parse_args()
     monkeypatch.setattr(sys, "argv", ["script.py", "--api", "sesame"])
     with pytest.raises(SystemExit, match="^error: unrecognized arguments: --api ...") as end:
         parser.parse_args()

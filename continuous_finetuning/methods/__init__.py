@@ -231,8 +231,8 @@ def check_base(name: str, cls: type[ContextExtension], config, model_max_length:
     if cls.extends_rows and model_max_length <= original_length:
         raise ValueError(f"--model_max_length {model_max_length} is not above the base's own window, {original_length}")
     plain_only = has_own_rope(cls) and rope_type != "default"
-    depends_on_length = rope_type in ("dynamic", "longrope")
-    if plain_only or (cls.modeling and depends_on_length):
+    changes_with_window = rope_type == "dynamic" or (cls.modeling and rope_type == "longrope")
+    if plain_only or changes_with_window:
         raise ValueError(f"the base's rope is already scaled ({rope_type}); {name} needs one with plain rope")
     if (cls.modeling or cls.llama_only) and config.model_type != "llama":
         raise ValueError(f"{name} extends Llama models only, and the base is a '{config.model_type}' model")

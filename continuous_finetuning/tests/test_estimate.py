@@ -90,19 +90,23 @@ def test_activations_of_a_real_step(tiled):
 
 
 def test_deepspeed_files(tmp_path):
-    """The shipped files pass; keys without effect, or that override the command line, do not."""
+    """The shipped files pass; keys without effect, or that override the command line, do not, nor a missing one."""
     shipped = {path.stem: path for path in (STAGE / "ds_configs").glob("*.json")}
     settings = {name: tuple(ds_config.read(path)) for name, path in shipped.items()}
     assert settings == {"stage2": (2, False, False), "stage3": (3, False, False), "stage3_offload": (3, True, True)}
+    path, config = tmp_path / "ds.json", json.loads(shipped["stage3"].read_text())
     for key, value in {"offload_param": {}, "scheduler": {"type": "x"}, "zero_optimization": {"stage": 3}}.items():
-        path = tmp_path / "ds.json"
-        path.write_text(json.dumps(json.loads(shipped["stage3"].read_text()) | {key: value}))
+        path.write_text(json.dumps(config | {key: value}))
         with pytest.raises(ValueError, match="`"):
             ds_config.read(path)
     for zero in (5, {"stage": 2, "offload_optimizer": "cpu"}):
-        path.write_text(json.dumps({"zero_optimization": zero}))
+        path.write_text(json.dumps(config | {"zero_optimization": zero}))
         with pytest.raises(ValueError, match="--deepspeed .*ds.json: "):
             ds_config.read(path)
+    del config["gradient_clipping"]  # DeepSpeed would not clip
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="`gradient_clipping` is missing"):
+        ds_config.read(path)
 
 
 def test_table_of_paper_runs():

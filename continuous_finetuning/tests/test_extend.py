@@ -59,6 +59,17 @@ def test_a_second_process_waits_and_finds_it_done(base, tmp_path, monkeypatch):
         assert f"another run: {message}" in fails(*extend_flags(base, name, tmp_path / "out", *more))
 
 
+@torch.no_grad()
+def test_origin_keeps_a_rope_whose_factor_is_the_windows_ratio(tmp_path):
+    """Phi-3's form: no factor, it is the window over the one before scaling."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
+    window = {"original_max_position_embeddings": 16}
+    base = save_base(tmp_path / "base", "phi3", rope_parameters=rope | window, **window)
+    folders = (base, extend(base, "origin", tmp_path / "out"))
+    logits = [AutoModelForCausalLM.from_pretrained(folder)(IDS).logits for folder in folders]
+    assert torch.equal(*logits)
+
+
 def test_links_across_file_systems(base, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", Mock(side_effect=OSError("cross-device link")))
     output = extend(base, "pi", tmp_path)
@@ -123,12 +134,14 @@ OTHER_ROPE = "does not have the rope of the checkpoint's config"
         ("llama", {}, "pi", [], "model.norm.weight"),  # which is missing
         ("llama", SCALED, "pi", [], "is already scaled (linear)"),
         ("llama", DYNAMIC, "lm_infinite", [], "is already scaled (dynamic)"),
+        ("llama", DYNAMIC, "origin", [], "is already scaled (dynamic)"),  # which changes with the window
         ("qwen2", {}, "lm_infinite", [], "lm_infinite extends Llama models only"),
         ("olmo2", {}, "longlora", [], "longlora extends Llama models only"),
         ("phi3", {}, "pi", [], "pi cannot extend a 'phi3' model: "),
         ("mistral", {"sliding_window": 32}, "pi", [], "attends to the last 32 tokens only"),
         ("olmo3", {}, "pi", [], "is a 'olmo3' model"),
         # flags of extend.py
+        ("llama", {}, "pi", ["--output_dir", ""], "--output_dir: it is empty"),
         ("llama", {}, "pi", ["--trained_tokens", 5], "they need --adopt"),
         ("llama", {}, "ntk_frozen", ["--adopt"], "ntk_frozen is not trained"),
         ("llama", SCALED, "pi", ["--adopt", "--scaling_factor", 3], OTHER_ROPE),
@@ -178,7 +191,7 @@ def test_every_released_form(tmp_path, name):
     fields, flags = FORMS[name]
     config |= {"rope_theta": 10000.0, "pad_token_id": -1, **fields}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
+    (folder / "generation_config.json").write_text('{"do_sample": true, "eos_token_id": [1, 3]}')
 
     output = extend(folder, name, tmp_path / "out", "--adopt", "--trained_tokens", 1000, *flags)
     assert (output / "model.safetensors").samefile(folder / "model.safetensors")
@@ -187,7 +200,8 @@ def test_every_released_form(tmp_path, name):
     assert (record["method"], record["original_length"], record["trained_length"]) == (name, C, L)
     assert record["trained_tokens"] == 1000 and model.config.vocab_size == 259 and model.config.pad_token_id is None
     assert model.config.max_position_embeddings == L and "rope_scaling" not in model.config.to_dict()
-    assert not model.generation_config.do_sample and model.generation_config.eos_token_id == 1
+    assert not model.generation_config.do_sample
+    assert model.generation_config.eos_token_id == [1, 3]
     old = LlamaForCausalLM.from_pretrained(folder).eval()
     ids = torch.arange(2, 2 + L)[None] % 250  # at the trained length every form, dynamic too, is what it was trained as
     torch.testing.assert_close(model(ids).logits, old(ids).logits, rtol=1e-4, atol=1e-4)

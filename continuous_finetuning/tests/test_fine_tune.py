@@ -1,11 +1,14 @@
 """fine-tune.py: golden losses, finished checkpoints, the README's command, kill and resume, bad input."""
 
 import json
+import os
 import re
+import runpy
 import shlex
 import shutil
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,6 +82,27 @@ def test_command_of_paper_runs(base, rows, tmp_path, monkeypatch):
     assert len(losses(output)) == 3  # 80 rows, 32 a step
     assert (tmp_path / "wandb").exists()
     assert run_here(*command).endswith("is already trained\n")
+    assert "adam_beta2 was None, now it is 0.95" in fails(*command, "--adam_beta2", 0.95)
+
+
+def test_flags_fit_the_machine(monkeypatch):
+    """A GPU without TF32, and wandb among all trackers when nobody is logged in."""
+    functions = runpy.run_path(str(STAGE / "fine-tune.py"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    off = dict.fromkeys("document_mask use_liger_kernel offload_activations keep_attention use_wandb".split(), False)
+    flags = SimpleNamespace(**off, tf32=True, bf16=True, attention="auto", use_flash_attn=True)
+    functions["fit_to_machine"](flags, None)
+    assert (flags.tf32, flags.bf16, flags.attention) == (None, True, "sdpa")
+
+    flags.report_to, flags.run_name, flags.output_dir = "all", None, "out"
+    monkeypatch.setenv("NETRC", "/nowhere")
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    functions["choose_trackers"](flags)
+    assert os.environ["WANDB_MODE"] == "offline"
 
 
 # --- other bases
@@ -96,6 +120,7 @@ def test_trained_extended_and_reloaded(tmp_path, model_type):
     row = (torch.arange(L) * 7 % 40 + 2).tolist()
     rows = tmp_path / "rows.jsonl"
     rows.write_text((json.dumps({"input_ids": row}) + "\n") * 12)
+    (base / "generation_config.json").write_text('{"do_sample": true, "eos_token_id": [1, 3]}')
     frozen, trained = tmp_path / "frozen", tmp_path / "trained"
     extend(base, name, frozen)
     run_here("fine-tune.py", *training_flags(base, rows, name, trained), "--max_steps", 3, "--tiled_mlp", True)
@@ -105,6 +130,7 @@ def test_trained_extended_and_reloaded(tmp_path, model_type):
     assert plain_loss(trained, torch.tensor(row)) < loss[-1] < loss[0]
     model = AutoModelForCausalLM.from_pretrained(trained)
     original = AutoModelForCausalLM.from_pretrained(base)
+    assert model.generation_config.eos_token_id == [1, 3] and not model.generation_config.do_sample
     assert type(model) is type(original) and model.config.max_position_embeddings == L
     embeddings_are_tied = model.lm_head.weight is model.model.embed_tokens.weight
     assert embeddings_are_tied == original.config.tie_word_embeddings
@@ -189,6 +215,13 @@ def test_nan_ends_the_run_and_keeps_the_last_good_checkpoint(base, rows, tmp_pat
     assert last is None or all(torch.isfinite(w).all() for w in load_file(last / "model.safetensors").values())
 
 
+def test_too_few_rows_for_a_step(base, rows, tmp_path):
+    flags = [*training_flags(base, rows, "pi", tmp_path), "--max_steps", 2]
+    flags += ["--per_device_train_batch_size", 100, "--dataloader_drop_last", True]
+    assert "the data ended after step 0 of 2" in fails("fine-tune.py", *flags)
+    assert not (tmp_path / "config.json").exists()
+
+
 # --- bad input
 BAD_INPUT = """
     --method_name nope                              | no method 'nope'; there are:
@@ -208,6 +241,8 @@ BAD_INPUT = """
     --learning_rate nan                             | --learning_rate nan: give a positive number
     --gradient_accumulation_steps -1                | --gradient_accumulation_steps -1: give a positive number
     --output_dir=                                   | --output_dir is empty; give a folder
+    --dataset_dir=                                  | --dataset_dir is empty; give a folder
+    --save_only_model True                          | the same command resumes from --output_dir
     --resume_from_checkpoint ./nowhere              | the same command resumes from --output_dir
     --report_to neptune                             | --report_to neptune needs the package: pip install neptune
     --use_liger_kernel True                         | --use_liger_kernel needs a GPU

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,6 +146,14 @@ def test_without_a_mix_documents_are_packed_in_order(base, tokenizer, tmp_path):
     assert rows[:]["input_ids"] == expected
     assert training_rows.rows_sha256(rows) == read_manifest(tmp_path / "out")["input_ids_sha256"]
     assert read_manifest(tmp_path / "out")["documents_kept"] == {"all": 700}
+
+    own = shutil.copytree(base, tmp_path / "tokenizer")  # as Qwen's, it puts nothing before a text and has no BOS
+    file = json.loads((own / "tokenizer.json").read_text())
+    (own / "tokenizer.json").write_text(json.dumps(file | {"post_processor": None}))
+    fields = json.loads((own / "tokenizer_config.json").read_text())
+    (own / "tokenizer_config.json").write_text(json.dumps(fields | {"bos_token": None}))
+    run_here("prepare_data.py", *command, "--tokenizer", own, "--output_dir", tmp_path / "eos")
+    assert read_rows(tmp_path / "eos")["input_ids"] == [[token or 1 for token in row] for row in expected]
 
     run_here("prepare_data.py", *command, "--total_tokens", "10k", "--output_dir", tmp_path / "first")
     rows = read_rows(tmp_path / "first")["input_ids"]

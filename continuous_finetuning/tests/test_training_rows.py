@@ -32,7 +32,7 @@ SOURCES = {
     "a.json": lambda path: path.write_text(json.dumps(ROWS, indent=1)),
     "hub": lambda path: write(path / "data" / "train-00000-of-00001.parquet", ROWS),  # as a snapshot from there
     "parquet": lambda path: [write(path / "0.parquet", ROWS[:2]), write(path / "1.parquet", ROWS[2:])],
-    "save_to_disk": lambda path: datasets.Dataset.from_list(ROWS).save_to_disk(path),
+    "save_to_disk": lambda path: datasets.Dataset.from_list(ROWS).with_format("torch").save_to_disk(path),
     "dataset dict": lambda path: datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)).save_to_disk(path),
 }
 

@@ -150,6 +150,7 @@ def test_a_file_of_another_form_is_named(run, texts, tmp_path, content):
     [
         (["--task", "nope"], "unknown task nope; known: niah_single_1, "),
         (["--tokenizer_path", STAGE / "data"], "no tokenizer in"),
+        (["--save_dir", ""], "--save_dir is empty; give a folder"),
         (["--max_seq_length", 1024, 2048], "several lengths need {length} in --save_dir"),
         (["--task", "qa_1", "--num_samples", 1921], "1920 of 1920 questions fit 2048 tokens; give --num_samples 1920"),
         (["--benchmark", "own", "--task", "a"], "the args of the task a are wrong"),
