@@ -34,6 +34,13 @@ check_study() { # refuses settings without which the study cannot run
   for benchmark in $BENCHMARKS; do
     [[ " $known " == *" $benchmark "* ]] || refuse "BENCHMARKS: no '$benchmark'; there are: $known"
   done
+  for benchmark in $TABLE1; do
+    [[ " $known longbench_e " == *" $benchmark "* ]] || refuse "TABLE1: no '$benchmark'; there are: $known longbench_e"
+  done
+  for name in $TRAINED $FROZEN; do
+    [ -f "continuous_finetuning/methods/$name.py" ] ||
+      refuse "TRAINED, FROZEN: no method '$name'; continuous_finetuning/methods/ has one file for each"
+  done
   if selected kv; then needed+=" KV_SETS"; fi
   if selected icl; then needed+=" ICL_SETS"; fi
   for name in $needed; do
@@ -133,8 +140,10 @@ estimate() { # BASE VARIABLE=VALUE...: prints what fine-tuning with these variab
 end_study() { # FIGURES: prints where the results are, then what failed
   if [ -n "$dry_run" ]; then exit 0; fi
   printf '\n[%d:%02d] done\n' $((SECONDS / 60)) $((SECONDS % 60))
-  echo "  report       $1/report.html"
-  echo "  table        $1/table1.md (also .tex); every number is in $1/results.csv"
+  if [ -f "$1/report.html" ]; then
+    echo "  report       $1/report.html"
+    echo "  table        $1/table1.md (also .tex); every number is in $1/results.csv"
+  fi
   echo "  results      $run: results/ (perplexity), needle/, longbench/, ruler/, short/; logs/ has what was printed"
   echo "  checkpoints  $run/ckpts"
   list_failures
