@@ -1,9 +1,9 @@
-"""Makes training data: documents mixed by source, long ones upsampled, packed into rows of exactly --length tokens.
+r"""Makes training data: documents mixed by source, long ones upsampled, packed into rows of exactly --length tokens.
 
-    python prepare_data.py --dataset cerebras/SlimPajama-627B --tokenizer meta-llama/Llama-2-7b-hf \\
+    python prepare_data.py --dataset cerebras/SlimPajama-627B --tokenizer meta-llama/Llama-2-7b-hf \
         --length 32768 --total_tokens 1B --output_dir data/slimpajama_32k_1B --workers 16
     python prepare_data.py --dataset my_texts.jsonl --tokenizer CKPT --length 32768 --output_dir data/mine
-    python prepare_data.py --dataset my_folder/ --tokenizer CKPT --length 32768 --total_tokens 200M \\
+    python prepare_data.py --dataset my_folder/ --tokenizer CKPT --length 32768 --total_tokens 200M \
         --source_column meta.kind --mix code=0.3,books=0.7 --output_dir data/mixed
     torchrun --nproc_per_node=8 fine-tune.py ... --dataset_dir data/slimpajama_32k_1B
 

@@ -73,6 +73,19 @@ def test_an_unsuitable_interpreter_gets_one_line(tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
+# --- documentation
+def test_help_shows_the_docstring_of_a_script_as_it_is_written():
+    scripts = [
+        path for path in TRACKED if path.endswith(".py") and "\n    run_script(main)" in (ROOT / path).read_text()
+    ]
+    for script in scripts:  # without r, a \ at the end of a line joins it with the next
+        text = (ROOT / script).read_text()
+        assert ast.get_docstring(ast.parse(text), clean=False) in text, script
+    stage = ROOT / "continuous_finetuning"
+    docstring = ast.get_docstring(ast.parse((stage / "fine-tune.py").read_text()))
+    assert docstring in run(sys.executable, "fine-tune.py", "--help", cwd=stage)
+
+
 def test_readme_links_point_at_files():
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
     links = [link for link in links if not link.startswith("http")]
