@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole study, small but real, on a machine without GPU and hub. Extends the context of a small base, which is part of
-# this repository, by a factor of 4 with ten methods, evaluates every checkpoint with every benchmark, and writes the
+# The whole study, small but real, on a machine without GPU and hub. Extends the context of a small base, which is part
+# of this repository, by a factor of 4 with ten methods, evaluates every checkpoint with every benchmark, and writes the
 # table, the figures and the report.
 #
 #   bash quickstart.sh                     about 9 minutes on 2 cores; rerun it to resume

@@ -27,7 +27,8 @@
 #   LONG_PPL              checkpoint that finds the key tokens of long_ppl [the first that is trained, else the base]
 #   LONGBENCH_SETS, TREC_SETS, KV_SETS, ICL_SETS   such as standin_kv_400pairs, standin_icl_100shots
 #   RULER_TASKS, RULER_SAMPLES, RULER_BENCHMARK   no RULER_TASKS: all 13; file of tasks in ruler/ [synthetic]
-#   PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE
+#   PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE;
+#                         paths in flags are relative to the stage's folder
 #   LONG_PPL_FLAGS, SHORT_FLAGS   of eval_ppl.py and of eval_short.py
 #   STANDIN_FLAGS         of make_standin.py, such as --sets --shots --pairs 400 --icl_shots 100; empty: official sets
 #   FIGURES               folder for the table, the figures and the report [$RUN/fig]
@@ -54,7 +55,7 @@ fi
 if [ -z "$dataset" ] && [ -n "$TRAINED" ]; then
   dataset=$run/rows_$window
   step rows "training data: rows of $window tokens" continuous_finetuning \
-    "$PYTHON" prepare_data.py --dataset "${ROWS_TEXT:-$data/corpus.jsonl}" --tokenizer "$base" --length "$window" \
+    "$PYTHON" prepare_data.py --dataset "${rows_text:-$data/corpus.jsonl}" --tokenizer "$base" --length "$window" \
     --output_dir "$dataset" $ROWS_FLAGS ${ROWS:+--total_tokens $((ROWS * window))} || list_failures
 fi
 if [ -z "$TEXTS" ] && { selected perplexity || selected long_ppl; }; then

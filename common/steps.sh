@@ -9,7 +9,7 @@ local_path() { # NAME: an existing file or folder becomes absolute; anything els
   if [ -e "$1" ]; then absolute "$1"; else echo "$1"; fi
 }
 
-load_settings() { # [--dry_run]: sets dry_run, run (the folder), base and dataset; exports the preset to the launchers
+load_settings() { # [--dry_run]: sets dry_run, run, base, dataset, rows_text; exports the preset to the launchers
   dry_run=$*
   [ -z "$dry_run" ] || [ "$dry_run" = --dry_run ] || refuse "unknown option '$*'; the only one is --dry_run"
   preset=${PRESET:-pocket}
@@ -23,7 +23,8 @@ load_settings() { # [--dry_run]: sets dry_run, run (the folder), base and datase
   : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
   set +a
   check_study
-  run=$(absolute "$RUN") base=$(local_path "$BASE") dataset=$(local_path "$DATASET")
+  run=$(absolute "$RUN") base=$(local_path "$BASE")
+  dataset=$(local_path "$DATASET") rows_text=$(local_path "$ROWS_TEXT")
   [[ $run$base$RECIPE != *[[:space:]]* ]] ||
     refuse "a space in RUN, BASE or RECIPE: '$run', '$base', '$RECIPE'; choose names without"
 }

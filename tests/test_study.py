@@ -67,10 +67,11 @@ def test_a_killed_step_is_listed_and_the_study_goes_on(tmp_path):
 
 
 def test_a_dry_run_prints_commands_and_the_estimate_and_writes_nothing(tmp_path):
-    lengths = {"PERPLEXITY_LENGTHS": "65536 2048"}
+    lengths = {"PERPLEXITY_LENGTHS": "65536 2048", "DATASET": "", "ROWS_TEXT": "presets"}
     log = study("--dry_run", PRESET="paper", TRAINED="pi", FROZEN="ntk_frozen", RUN=tmp_path / "run", **lengths)
     for text in (
         "bash finetune.sh --seed 42",
+        f"prepare_data.py --dataset {ROOT}/presets",
         "GPU memory    20.5 of 79 GiB",  # the estimate
         "METHODS=ntk_frozen TARGET=32768 LONGEST_TEXT=65536",
         "slimpajama_pi_32768",
