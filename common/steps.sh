@@ -20,7 +20,7 @@ load_settings() { # [--dry_run]: sets dry_run, run, base, dataset, rows_text; ex
   : "${ROWS_TEXT=}" "${TABLE1=}" "${LONG_PPL=}" "${LONG_PPL_FLAGS=}" "${KV_SETS=}" "${ICL_SETS=}" "${SHORT_FLAGS=}"
   : "${TEXTS=}" "${PERPLEXITY_LENGTHS=}" "${NEEDLE_LENGTHS=}" "${LONGBENCH_SETS=}" "${TREC_SETS=}"
   : "${ROWS=}" "${RULER_BENCHMARK=synthetic}" "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
-  : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
+  : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}" "${ROWS_FLAGS=}"
   set +a
   check_study
   run=$(absolute "$RUN") base=$(local_path "$BASE")
