@@ -14,10 +14,10 @@
 #   PRESET, RUN           file in presets/ [pocket]; folder for everything that the study writes
 #   BASE, DATASET         base model and training rows, folders or hub ids
 #   ROWS_TEXT, ROWS_FLAGS without DATASET: text to make rows of, hub id or files; flags of prepare_data.py for it
-#   ROWS                  without either: so many rows of the pocket study's tasks and text
+#   ROWS                  without either: number of rows to make from the pocket study's tasks and text
 #   TRAINED, FROZEN       methods to fine-tune, and methods to apply without training
 #   EXTENDED              lengths to train, tokens; the first one is also the target without training
-#   RECIPE, SEEDS         beginning of the checkpoints' names; seeds of the fine-tuning [42]
+#   RECIPE, SEEDS         prefix of the checkpoints' names; seeds of the fine-tuning [42]
 #   FLAGS_<method>        flags of one method; FLAGS_<method>_frozen: untrained, if it is also trained
 #   BATCH_SIZE, LR, ...   and all other variables of finetune.sh
 #   BENCHMARKS            [perplexity needle longbench trec ruler]; also long_ppl kv icl short
@@ -27,12 +27,13 @@
 #   LONG_PPL              checkpoint that finds the key tokens of long_ppl [the first that is trained, else the base]
 #   LONGBENCH_SETS, TREC_SETS, KV_SETS, ICL_SETS   such as standin_kv_400pairs, standin_icl_100shots
 #   RULER_TASKS, RULER_SAMPLES, RULER_BENCHMARK   no RULER_TASKS: all 13; file of tasks in ruler/ [synthetic]
-#   PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE
+#   PERPLEXITY_FLAGS, NEEDLE_FLAGS, LONGBENCH_FLAGS, RULER_FLAGS, RULER_PREPARE_FLAGS, EVAL_BATCH_SIZE;
+#                         paths in flags are relative to the stage's folder
 #   LONG_PPL_FLAGS, SHORT_FLAGS   of eval_ppl.py and of eval_short.py
 #   STANDIN_FLAGS         of make_standin.py, such as --sets --shots --pairs 400 --icl_shots 100; empty: official sets
 #   FIGURES               folder for the table, the figures and the report [$RUN/fig]
 #   NPROC, GPUS, JOBS     training processes [one per GPU]; GPU ids [all]; processes side by side on a CPU [2]
-#   MACHINE               which the dry run estimates the training for [8xH100]
+#   MACHINE               machine for which the dry run estimates the training [8xH100]
 set -u
 cd "$(dirname "$0")" || exit 1
 . common/steps.sh
@@ -54,7 +55,7 @@ fi
 if [ -z "$dataset" ] && [ -n "$TRAINED" ]; then
   dataset=$run/rows_$window
   step rows "training data: rows of $window tokens" continuous_finetuning \
-    "$PYTHON" prepare_data.py --dataset "${ROWS_TEXT:-$data/corpus.jsonl}" --tokenizer "$base" --length "$window" \
+    "$PYTHON" prepare_data.py --dataset "${rows_text:-$data/corpus.jsonl}" --tokenizer "$base" --length "$window" \
     --output_dir "$dataset" $ROWS_FLAGS ${ROWS:+--total_tokens $((ROWS * window))} || list_failures
 fi
 if [ -z "$TEXTS" ] && { selected perplexity || selected long_ppl; }; then

@@ -1,7 +1,7 @@
 """How often the intervals of common/stats.py contain the true value: simulated studies, in one table.
 
-    python benchmarks/coverage.py            (CPU, minutes)
-    python benchmarks/coverage.py --quick    a quarter of the studies, for one minute
+    python benchmarks/coverage.py            a few minutes on a CPU
+    python benchmarks/coverage.py --quick    a quarter of the studies, in one minute
 
 Nominal is 0.95. The exit status is 1 if less than 0.93 is covered at a size of presets/paper.sh (the upper part of the
 table), or less than 0.90 at one of the pocket study. Each study draws new data of which the truth is known:

@@ -2,8 +2,9 @@
 
     python benchmarks/ruler_prepare.py --tokenizer_path CKPT         (CPU, about 10 minutes)
 
-Ours is one command with a process per core, its start included; lm-eval's generator is one process without its start.
-Only tasks are made that lm-eval makes without downloads. Fill: prompt and answer's mean share of the length.
+Ours runs one process per core, and its time includes the start; lm-eval's generator runs in one process, without the
+start. The tasks are those that lm-eval can make without downloads. `fill` is the mean share of the length that prompt
+and answer take.
 """
 
 import os

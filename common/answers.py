@@ -24,8 +24,9 @@ def add_engine_flags(parser) -> None:
     add_trust_flag(group)
     group.add_argument("--dtype", choices=dtypes, default="auto", help="[auto: bfloat16 on a GPU, float32 on a CPU]")
     group.add_argument("--attention", choices=CHOICES, default="auto", help="[auto: newest FlashAttention, else sdpa]")
-    group.add_argument("--batch_size", type=run.positive_int, default=16, help="most prompts decoded together [16]")
-    group.add_argument("--prefill_chunk", type=run.int_between(2), help="prompt tokens at a time [what fits in memory]")
+    group.add_argument("--batch_size", type=run.positive_int, default=16, help="prompts decoded together, at most [16]")
+    chunk = "prompt tokens in one forward pass [as many as fit in memory]"
+    group.add_argument("--prefill_chunk", type=run.int_between(2), help=chunk)
     group.add_argument("--cache_on_cpu", action="store_true", help="keep keys and values in CPU memory")
     group.add_argument("--device_map", choices=["auto"], help="auto: spread the model over all visible GPUs")
     group.add_argument("--tensor_parallel_size", type=run.positive_int, default=1, help="vllm: GPUs for one model [1]")

@@ -36,7 +36,7 @@ RECORD_TYPES = {  # of `context_extension` in config.json
 
 def add_trust_flag(parser) -> None:
     """Adds --trust_remote_code: absent (False), alone (True), or with a folder, see `is_trusted`."""
-    help = "run modeling code inside the checkpoint; with FOLDER, only code that is the same there"
+    help = "run the checkpoint's own modeling code; with FOLDER, only files that FOLDER has as well"
     parser.add_argument("--trust_remote_code", nargs="?", const=True, default=False, metavar="FOLDER", help=help)
 
 

@@ -9,7 +9,7 @@ local_path() { # NAME: an existing file or folder becomes absolute; anything els
   if [ -e "$1" ]; then absolute "$1"; else echo "$1"; fi
 }
 
-load_settings() { # [--dry_run]: sets dry_run, run (the folder), base and dataset; exports the preset to the launchers
+load_settings() { # [--dry_run]: sets dry_run, run, base, dataset, rows_text; exports the preset to the launchers
   dry_run=$*
   [ -z "$dry_run" ] || [ "$dry_run" = --dry_run ] || refuse "unknown option '$*'; the only one is --dry_run"
   preset=${PRESET:-pocket}
@@ -20,10 +20,11 @@ load_settings() { # [--dry_run]: sets dry_run, run (the folder), base and datase
   : "${ROWS_TEXT=}" "${TABLE1=}" "${LONG_PPL=}" "${LONG_PPL_FLAGS=}" "${KV_SETS=}" "${ICL_SETS=}" "${SHORT_FLAGS=}"
   : "${TEXTS=}" "${PERPLEXITY_LENGTHS=}" "${NEEDLE_LENGTHS=}" "${LONGBENCH_SETS=}" "${TREC_SETS=}"
   : "${ROWS=}" "${RULER_BENCHMARK=synthetic}" "${RULER_LENGTHS=}" "${RULER_SAMPLES=}" "${RULER_TASKS=}" "${RULER_PREPARE_FLAGS=}"
-  : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}"
+  : "${PERPLEXITY_FLAGS=}" "${NEEDLE_FLAGS=}" "${LONGBENCH_FLAGS=}" "${STANDIN_FLAGS=}" "${RULER_FLAGS=}" "${ROWS_FLAGS=}"
   set +a
   check_study
-  run=$(absolute "$RUN") base=$(local_path "$BASE") dataset=$(local_path "$DATASET")
+  run=$(absolute "$RUN") base=$(local_path "$BASE")
+  dataset=$(local_path "$DATASET") rows_text=$(local_path "$ROWS_TEXT")
   [[ $run$base$RECIPE != *[[:space:]]* ]] ||
     refuse "a space in RUN, BASE or RECIPE: '$run', '$base', '$RECIPE'; choose names without"
 }
@@ -33,6 +34,13 @@ check_study() { # refuses settings without which the study cannot run
   local needed="RUN RECIPE BASE EXTENDED SEEDS"
   for benchmark in $BENCHMARKS; do
     [[ " $known " == *" $benchmark "* ]] || refuse "BENCHMARKS: no '$benchmark'; there are: $known"
+  done
+  for benchmark in $TABLE1; do
+    [[ " $known longbench_e " == *" $benchmark "* ]] || refuse "TABLE1: no '$benchmark'; there are: $known longbench_e"
+  done
+  for name in $TRAINED $FROZEN; do
+    [ -f "continuous_finetuning/methods/$name.py" ] ||
+      refuse "TRAINED, FROZEN: no method '$name'; continuous_finetuning/methods/ has one file for each"
   done
   if selected kv; then needed+=" KV_SETS"; fi
   if selected icl; then needed+=" ICL_SETS"; fi
@@ -133,8 +141,10 @@ estimate() { # BASE VARIABLE=VALUE...: prints what fine-tuning with these variab
 end_study() { # FIGURES: prints where the results are, then what failed
   if [ -n "$dry_run" ]; then exit 0; fi
   printf '\n[%d:%02d] done\n' $((SECONDS / 60)) $((SECONDS % 60))
-  echo "  report       $1/report.html"
-  echo "  table        $1/table1.md (also .tex); every number is in $1/results.csv"
+  if [ -f "$1/report.html" ]; then
+    echo "  report       $1/report.html"
+    echo "  table        $1/table1.md (also .tex); every number is in $1/results.csv"
+  fi
   echo "  results      $run: results/ (perplexity), needle/, longbench/, ruler/, short/; logs/ has what was printed"
   echo "  checkpoints  $run/ckpts"
   list_failures

@@ -1,4 +1,4 @@
-"""Applies a context-extension method to a base model without training it.
+r"""Applies a context-extension method to a base model without training it.
 
     python extend.py --model_name_or_path BASE --method_name yarn --model_max_length 32768 --output_dir OUT
 
@@ -27,9 +27,13 @@ from run import Parser, positive_int, run_script, write_text
 def parse_flags():
     parser = Parser(__doc__)
     parser.add_argument("--model_name_or_path", required=True, help="base model: a folder or a hub id")
-    parser.add_argument("--method_name", required=True, help=", ".join(methods.available()))
+    parser.add_argument("--method_name", required=True, help=f"one of: {', '.join(methods.available())}")
     parser.add_argument("--model_max_length", type=positive_int, required=True, help="context window to reach, tokens")
-    parser.add_argument("--longest_text", type=positive_int, help="tokens; methods that depend on it are set for it")
+    parser.add_argument(
+        "--longest_text",
+        type=positive_int,
+        help="longest text to evaluate, tokens; some methods are set for it [--model_max_length]",
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the extended checkpoint")
     imports = parser.add_argument_group("importing a trained checkpoint")
     imports.add_argument("--adopt", action="store_true", help="the weights were trained by other code")

@@ -1,4 +1,4 @@
-"""Continues the training of a Llama base at a longer context, with one extension method.
+r"""Continues the training of a base model at a longer context, with one extension method.
 
 One CPU:    python fine-tune.py --model_name_or_path BASE --method_name yarn --model_max_length 512 \
                 --dataset_dir rows.parquet --output_dir OUT
@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import warnings
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,6 +51,10 @@ NOT_RESUMABLE = ("resume_from_checkpoint", "save_only_model", "ignore_data_skip"
 OPTIONAL = ("low_rank_training", "document_mask", "pose", "sequence_parallel_size")  # flags for some methods only
 
 
+class HelpFormatter(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the docstring, and adds the default to each flag."""
+
+
 @dataclass
 class ModelArguments:
     model_name_or_path: str = HfArg(help="base model: a folder or a hub id")
@@ -79,7 +83,13 @@ class RecipeArguments(TrainingArguments):
 
 def parse_flags():
     """All flags, and `zero`, a ds_config.Settings."""
-    parser = HfArgumentParser((ModelArguments, RecipeArguments), description=__doc__, allow_abbrev=False)
+    parser = HfArgumentParser(
+        (ModelArguments, RecipeArguments),
+        usage="fine-tune.py --model_name_or_path BASE --method_name METHOD --dataset_dir ROWS --output_dir OUT [flags]",
+        description=__doc__,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
     parser.error = lambda message: sys.exit(f"error: {message} (--help lists the flags)")  # not 100 lines of usage
     parser.add_argument("--evaluation_strategy", dest="eval_strategy", default=SUPPRESS, help="or --eval_strategy")
     parser.add_argument("--wandb_name", dest="run_name", default=SUPPRESS, help="or --run_name [that of --output_dir]")

@@ -1,7 +1,7 @@
 """Trains the pocket study's base model on this CPU: a Llama of 2 M parameters with a window of 256 tokens.
 
-    python make_base_model.py --output_dir pocket/base --steps 300       a try: minutes on one core
-    python make_base_model.py --output_dir pocket/base --fast            how pocket_base/ was made, in 100 minutes
+    python make_base_model.py --output_dir pocket/base --steps 300       a short trial: minutes on one core
+    python make_base_model.py --output_dir pocket/base --fast            makes pocket_base/: 100 minutes
 
 Needs no download: the text is the standard library of the Python that runs it, and its docstrings, mixed with generated
 documents of seven tasks (pocket_tasks.py). Writes an ordinary Llama folder, and training_log.jsonl in it with the loss

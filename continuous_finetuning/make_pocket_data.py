@@ -1,6 +1,6 @@
-"""Writes what the pocket study's base is extended and evaluated with, from the standard library of this Python.
+"""Makes the data of the pocket study, for training and evaluation, from the standard library of this Python.
 
-python make_pocket_data.py --tokenizer pocket_base --length 1024 --rows 1000 --output_dir pocket/data
+    python make_pocket_data.py --tokenizer pocket_base --length 1024 --rows 1000 --output_dir pocket/data
 
 corpus.jsonl     documents for prepare_data.py, with `source`: task (the tasks of the base's training, at the new
                  length), python and prose (text that the base was trained on)
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--corpus_dir", type=Path, default=sysconfig.get_path("stdlib"), help="folder of .py files")
     parser.add_argument("--length", type=int_between(256, 2**20), required=True, help="tokens of a row")
-    parser.add_argument("--rows", type=positive_int, required=True, help="rows of tasks; the text is for as many")
+    parser.add_argument("--rows", type=positive_int, required=True, help="rows of tasks, and as many of text")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""Makes training data: documents mixed by source, long ones upsampled, packed into rows of exactly --length tokens.
+r"""Makes training data: documents mixed by source, long ones upsampled, packed into rows of exactly --length tokens.
 
-    python prepare_data.py --dataset cerebras/SlimPajama-627B --tokenizer meta-llama/Llama-2-7b-hf \\
+    python prepare_data.py --dataset cerebras/SlimPajama-627B --tokenizer meta-llama/Llama-2-7b-hf \
         --length 32768 --total_tokens 1B --output_dir data/slimpajama_32k_1B --workers 16
     python prepare_data.py --dataset my_texts.jsonl --tokenizer CKPT --length 32768 --output_dir data/mine
-    python prepare_data.py --dataset my_folder/ --tokenizer CKPT --length 32768 --total_tokens 200M \\
+    python prepare_data.py --dataset my_folder/ --tokenizer CKPT --length 32768 --total_tokens 200M \
         --source_column meta.kind --mix code=0.3,books=0.7 --output_dir data/mixed
     torchrun --nproc_per_node=8 fine-tune.py ... --dataset_dir data/slimpajama_32k_1B
 
@@ -54,8 +54,8 @@ def parse_args():
     parser.add_argument("--subset", help="config name of a hub dataset")
     parser.add_argument("--split", default="train", help="split of a hub dataset [train]")
     parser.add_argument("--revision", help="branch, tag or commit of a hub dataset [the newest commit]")
-    parser.add_argument("--text_column", default="text", help="name; a.b for column b of the objects in a [text]")
-    parser.add_argument("--source_column", help="name, or a.b, of a document's source; needed with a mix")
+    parser.add_argument("--text_column", default="text", help="column of the text; a.b: key b in column a [text]")
+    parser.add_argument("--source_column", help="column of a document's source, or a.b; needed with a mix")
     parser.add_argument("--mix", help="slimpajama, none, or name=share,... [by the dataset]")
     parser.add_argument("--total_tokens", type=token_count, help="1B, 500M, ...; needed with a mix [all]")
     parser.add_argument("--min_length", type=int, default=4096, help="tokens of a long document [4096]")

@@ -50,7 +50,7 @@ def parse_args():
     length = run.int_between(2, 2**40)
     parser.add_argument("--seq_len", required=True, type=length, nargs="+", help="window lengths, tokens")
     parser.add_argument("--sliding_window", type=run.positive_int, default=256, help="tokens between windows [256]")
-    sample = "size of a random sample; one, or one per length"
+    sample = "evaluate a random sample of so many windows; one number, or one for each length [all]"
     parser.add_argument("--max_windows", type=run.positive_int, nargs="+", default=[None], help=sample)
     parser.add_argument("--seed", type=run.int_between(0, 2**32), default=2, help="seed for that sample [2]")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder, or a file ending in .json")

@@ -1,7 +1,7 @@
-"""Makes a token file for eval_ppl.py from text: documents one after the other, each beginning with BOS.
+r"""Makes a token file for eval_ppl.py from text: documents one after the other, each beginning with BOS.
 
     python prepare_data.py --dataset pg19 --tokenizer CKPT --output data/pg19/test.bin
-    python prepare_data.py --dataset proof-pile --tokenizer CKPT --min_tokens 32768 --max_documents 128 \\
+    python prepare_data.py --dataset proof-pile --tokenizer CKPT --min_tokens 32768 --max_documents 128 \
         --output data/proof_file/test_sampled_data.bin
     python prepare_data.py --dataset my_texts/ --tokenizer CKPT --output data/mine/test.bin
 

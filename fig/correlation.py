@@ -8,7 +8,7 @@ from itertools import product
 import pandas as pd
 
 from collect import BENCHMARKS
-from plots import draw_grid, plain_log_axis
+from plots import LEGEND_LINE, draw_grid, plain_log_axis
 from scores import PERPLEXITIES
 from stats import rank_correlation
 
@@ -75,8 +75,9 @@ def draw(rows, pairs, table):
     """Score against perplexity, below it against LongPPL, a panel for each benchmark."""
     benchmarks = pairs.benchmark.unique()
     measures = [measure for measure in PERPLEXITIES if measure in set(pairs.measure)]
-    note = "larger: longer; open: not trained; needle and RULER at every length, the others at Table 1's"
-    figure, panels = draw_grid(len(measures), len(benchmarks), 2.6, 3, note)
+    note = "larger: longer; open: frozen; needle and RULER at every length, the others at Table 1's"
+    height = max(3, LEGEND_LINE * len(rows) / len(measures))
+    figure, panels = draw_grid(len(measures), len(benchmarks), 2.6, height, note)
     places = product(measures, benchmarks)
     for panel, (measure, benchmark) in zip(panels.flat, places, strict=True):
         shown = "measure == @measure and benchmark == @benchmark"

@@ -2,6 +2,7 @@
 
 import math
 import os
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pandas as pd
 
 from rows import nearest, short, source_names
 from scores import mean_of
+from tables import counted
 
 os.environ["MPLBACKEND"] = "Agg"  # there may be no screen
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator  # noqa: E402
 
+LEGEND_LINE = 0.18  # inches
 HEAT_MAP = {"cmap": "cividis", "vmin": 0, "vmax": 100, "aspect": "auto"}
 plt.rcdefaults()  # not those of a matplotlibrc
 plt.style.use(Path(__file__).with_name("figures.mplstyle"))
@@ -41,6 +44,16 @@ def plain_log_axis(axis, locator=None) -> None:
     axis.minorticks_off()
 
 
+def spread(lengths) -> list:
+    """Those of the lengths, sorted, whose labels do not overlap on a log axis; the longest is one of them."""
+    gap = (lengths[-1] / lengths[0]) ** (1 / 9)
+    kept = []
+    for length in reversed(lengths):
+        if not kept or length * gap <= kept[-1] * 1.001:
+            kept.append(length)
+    return kept
+
+
 def draw_lines(panel, rows, points) -> None:
     """A line for each row, its 95 % intervals shaded."""
     for row in rows:
@@ -55,20 +68,23 @@ def draw_lines(panel, rows, points) -> None:
 
 
 def draw_line_figure(rows, points, x_label, target=None):
-    """Trained and not trained methods side by side, the base with both; a line of panels for each entry of points.
+    """Fine-tuned and frozen methods side by side, the base with both; a line of panels for each entry of points.
 
     points: {y label: label, length, value, low, high}, perplexity on a log scale.  target: a length to mark.
     """
     sides = {}
-    for title, other in {"trained": "frozen", "not trained": "fine-tuned"}.items():
+    for title, other in {"fine-tuned": "frozen", "frozen": "fine-tuned"}.items():
         side = [row for row in rows if row.kind != other]
         if any(row.kind != "base" for row in side):
             sides[title] = side
     sides = sides or {"base": rows}
-    note = "shaded: 95 % intervals; dotted: original window and trained length"
-    figure, panels = draw_grid(len(points), len(sides), 5, 3.7, note, sharex=True, sharey="row")
+    note = "shaded: 95 % intervals"
     marked = {rows[0].window, target} - {0} if target else ()
-    lengths = pd.concat(points).length.sort_values().unique()
+    if marked:
+        note += "; dotted: original window and extended length"
+    height = max(3.7, LEGEND_LINE * max(map(len, sides.values())))
+    figure, panels = draw_grid(len(points), len(sides), 5, height, note, sharex=True, sharey="row")
+    lengths = spread(sorted(pd.concat(points).length.unique()))
     for line, (y_label, own) in zip(panels, points.items(), strict=True):
         left = line[0]
         left.set_ylabel(y_label)
@@ -78,9 +94,9 @@ def draw_line_figure(rows, points, x_label, target=None):
             draw_lines(panel, sides[title], own)
             panel.set_title(title)
             for length in marked:
-                panel.axvline(length, color="#999999", linewidth=1, linestyle=":")
+                panel.axvline(length, color="#999999", linewidth=1, linestyle=":", zorder=1)
             panel.set_xscale("log")
-            plain_log_axis(panel.xaxis, FixedLocator(lengths, nbins=8))
+            plain_log_axis(panel.xaxis, FixedLocator(lengths))
         if left.get_yscale() == "log":
             plain_log_axis(left.yaxis)
     figure.supxlabel(x_label)
@@ -114,7 +130,7 @@ def draw_ruler(rows, scores, target):
             means.append(vars(mean) | {"label": label})
     if not means:
         return None
-    y_label = f"score, %, mean of {n_tasks.max()} tasks ({source_names(scores)} data)"
+    y_label = f"score, %, mean of {counted(n_tasks.max(), 'task')} ({source_names(scores)} data)"
     return draw_line_figure(rows, {y_label: pd.DataFrame(means)}, "prompt, tokens", target)
 
 
@@ -131,7 +147,7 @@ def draw_needle_grid(rows, scores, target):
     shown = cells.row.nunique()
     across = min(5, shown)
     down = math.ceil(shown / across)
-    note = f"{source_names(cells)} data; white lines: original window and trained length"
+    note = f"{source_names(cells)} data; dotted: original window and extended length"
     figure, panels = draw_grid(down, across, 2.2, 1.5, note)
     for panel in panels.flat[shown:]:
         panel.remove()
@@ -142,10 +158,11 @@ def draw_needle_grid(rows, scores, target):
         for length in (row.window, row.length):
             if lengths[0] <= length <= lengths[-1]:
                 place = np.interp(length, lengths, range(len(lengths)))
+                panel.axvline(place, color="#000000")
                 panel.axvline(place, color="#ffffff", linestyle=":")
         label_ticks(panel.xaxis, lengths.map(short), 4)
         label_ticks(panel.yaxis, found.index.map("{:g}".format), 3)
-        panel.set_title(row.label)
+        panel.set_title(textwrap.fill(row.label, 30))
         image = panel.imshow(found, **HEAT_MAP)
     figure.colorbar(image, ax=panels[0, -1], label="found, %")
     figure.supxlabel("length, tokens")

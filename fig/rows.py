@@ -11,7 +11,8 @@ from scores import Score, merge_seeds
 
 # the palette of Okabe and Ito, for colour-blind readers; the markers serve black and white
 STYLES = pd.read_table(Path(__file__).with_name("methods.tsv"), index_col="method").T
-SPARE_STYLES = [("#44AA99", "p"), ("#AA4499", "*"), ("#999933", "8"), ("#332288", "H")]  # for methods of your own
+SPARE_COLORS = ("#44AA99", "#AA4499", "#999933", "#332288")  # for methods of your own
+SPARE_MARKERS = ("p", "*", "8", "H", "d")  # for them, and where one method has several rows
 ATTENTION = {True: "exact attention", False: "approximate attention", None: "attention unknown"}
 
 
@@ -75,11 +76,16 @@ def make_rows(results) -> list[Row]:
     add_to_labels(rows, lambda row: f" {short(row.length)}")
     add_to_labels(rows, lambda row: f", {row.models[0]}")
     styles = STYLES.to_dict("list")
-    spare_styles = cycle(SPARE_STYLES)
+    spare_styles = zip(cycle(SPARE_COLORS), cycle(SPARE_MARKERS), strict=False)
+    used = set()
     for row in rows:
         if row.method not in styles:
             styles[row.method] = next(spare_styles)
         row.color, row.marker = styles[row.method]
+        for marker in SPARE_MARKERS:  # another length or recipe of a method has another marker
+            if (row.method, row.kind, row.marker) in used:
+                row.marker = marker
+        used.add((row.method, row.kind, row.marker))
     return rows
 
 

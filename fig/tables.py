@@ -21,7 +21,7 @@ PAPER_COLUMNS = ("perplexity", "needle", "trec", "longbench", "ruler")
 CONTENTS = {
     "perplexity": "{task}, {longest} tokens",
     "long_ppl": "{task}, {longest} tokens",
-    "needle": "{n_lengths}, {shortest}–{longest} tokens",
+    "needle": "{n_lengths}, {lengths} tokens",
     "trec": "TREC, {length:g} examples",
     "icl": "TREC, {length:g} examples",
     "kv": "{length:g} pairs",
@@ -152,12 +152,14 @@ def describe_scores(benchmark, scores) -> str:
     """What the scores of a column are: sets, lengths and data."""
     first = scores.iloc[0]
     n_tasks = scores.task.nunique()
+    longest = short(scores.length.max())
+    lengths = [short(scores.length.min()), longest]
     n_documents = np.count_nonzero(list(first.score.targets.values()))
     what = CONTENTS[benchmark].format(
         task=first.task,
         length=first.length,
-        shortest=short(scores.length.min()),
-        longest=short(scores.length.max()),
+        longest=longest,
+        lengths="–".join(dict.fromkeys(lengths)),
         n_lengths=counted(scores.length.nunique(), "length"),
         n_tasks=counted(n_tasks, "task"),
         n_sets=counted(n_tasks, "set"),

@@ -10,8 +10,8 @@
 Needs no GPU. Predictions of the paper's own code can be scored as well. For each model:
 
     result.json              {set: score}; with --e {set: {"0-4k", "4-8k", "8k+"}}, as LongBench-E reports it
-    result_by_length.json    {set: scores by length in words, numbers of rows, total score}; LongBench only
-    result_by_details.json   {set: length, score and _id of each row}; LongBench only
+    result_by_length.json    {set: scores by length in words, numbers of samples, total score}; LongBench only
+    result_by_details.json   {set: length, score and _id of each sample}; LongBench only
     scores.json              ours: intervals, means, both first-line rules, the settings of the run
 
 By the paper's rule only the first line of an answer counts, except for summaries and code; `score_upstream` follows

@@ -286,12 +286,17 @@ def make_set(stem: str, source: Source, args) -> dict:
 def parse_args():
     parser = Parser(__doc__)
     parser.add_argument("--output_dir", type=Path, default=STAGE / "data", help="[data]")
-    parser.add_argument("--sets", nargs="*", choices=STANDIN_SETS, default=STANDIN_SETS, help="of LongBench [all 6]")
-    parser.add_argument("--shots", nargs="*", type=int_between(1, 10**4), default=TREC_SHOTS, help="of trec_<N>shots")
-    parser.add_argument("--pairs", nargs="*", type=int_between(1, 10**6), default=[], help="of kv_<N>pairs [none]")
-    parser.add_argument("--icl_shots", nargs="*", type=int_between(1, 10**5), default=[], help="of icl_<N>shots [none]")
-    parser.add_argument("--rows", type=int_between(1, 10**6), help="of each set [as in LongBench; icl 500, kv 100]")
-    parser.add_argument("--words", type=int_between(40, 10**4), help="of a context, about [LongBench's average]")
+    parser.add_argument("--sets", nargs="*", choices=STANDIN_SETS, default=STANDIN_SETS, help="LongBench sets [all 6]")
+    shots = "numbers of examples N for many-shot TREC, trec_<N>shots [the paper's 15]"
+    parser.add_argument("--shots", nargs="*", type=int_between(1, 10**4), default=TREC_SHOTS, help=shots)
+    pairs = "numbers of pairs N for key-value recall, kv_<N>pairs [none]"
+    parser.add_argument("--pairs", nargs="*", type=int_between(1, 10**6), default=[], help=pairs)
+    icl_shots = "numbers of examples N for in-context learning, icl_<N>shots [none]"
+    parser.add_argument("--icl_shots", nargs="*", type=int_between(1, 10**5), default=[], help=icl_shots)
+    rows = "samples of each set [as in LongBench; icl 500, kv 100]"
+    parser.add_argument("--rows", type=int_between(1, 10**6), help=rows)
+    words = "approximate number of words in a context [LongBench's average]"
+    parser.add_argument("--words", type=int_between(40, 10**4), help=words)
     classes = int_between(2, len(TYPES))
     parser.add_argument("--classes", type=classes, default=50, help="types of questions in trec, 2 to 50 [50]")
     parser.add_argument("--seed", type=int, default=42)

@@ -1,10 +1,10 @@
-r"""LongBench and many-shot TREC: greedy answers to the prompts of each set, one row per prediction.
+r"""LongBench and many-shot TREC: greedy answers to the prompts of each set.
 
     python pred.py --model_path CKPT --dataset_name hotpotqa trec_25shots --limit 50     --trust_remote_code for code
     python pred.py --model_path CKPT_A CKPT_B --dataset_name longbench manyshots_trec    several checkpoints, all sets
     python pred.py --model llama2-7b-hf-slimpajama-pi-32k                                a name in config/, all 16 sets
     python pred.py --model_path CKPT --e                                                 LongBench-E
-    torchrun --nproc_per_node=8 pred.py ...                                              the ranks share the rows
+    torchrun --nproc_per_node=8 pred.py ...                                              the ranks share the samples
     python eval.py; python eval_trec.py                                                  scores the predictions
 
 Rerun the same command to resume, also with more sets or a larger --limit.
@@ -44,12 +44,13 @@ def parse_args():
     data.add_argument("--dataset_name", nargs="+", default=["longbench"], help=sets)
     data.add_argument("--e", action="store_true", help="LongBench-E")
     data.add_argument("--data_dir", type=Path, default=STAGE / "data", help="folder of <set>.jsonl [data]")
-    data.add_argument("--limit", type=run.positive_int, help="random rows of each set [all]")
-    data.add_argument("--seed", type=int, default=42, help="seed for these rows [42]")
+    data.add_argument("--limit", type=run.positive_int, help="random samples of each set [all]")
+    data.add_argument("--seed", type=int, default=42, help="seed for these samples [42]")
     protocol = parser.add_argument_group("protocol")
     window = "window, tokens [config/model2maxlen.json, else the checkpoint's]"
     protocol.add_argument("--max_length", type=run.positive_int, help=window)
-    protocol.add_argument("--max_new_tokens", type=run.positive_int, default=512, help="of any set, at most [512]")
+    longest = "limit for the answers of every set, tokens [512]"
+    protocol.add_argument("--max_new_tokens", type=run.positive_int, default=512, help=longest)
     protocol.add_argument("--protocol", choices=["inside", "lceg"], default="inside", help="see above [inside]")
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers", help="[transformers]")
     add_engine_flags(parser)

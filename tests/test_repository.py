@@ -68,9 +68,28 @@ def test_an_unsuitable_interpreter_gets_one_line(tmp_path):
     old = tmp_path / "python3.8"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
-    log = run("bash", "-c", ". ./env.sh; prepare_environment", cwd=tmp_path, expect=1, PYTHON=old)
-    assert log.startswith(f"error: {old} is not a Python 3.10-3.13") and log.count("\n") == 1
-    assert not (tmp_path / ".venv").exists()
+    programs = tmp_path / ".venv" / "bin"
+    for has_environment in (False, True):
+        if has_environment:
+            programs.mkdir(parents=True)
+            for name in ("python", "pip"):
+                (programs / name).symlink_to(shutil.which("true"))
+        log = run("bash", "-c", ". ./env.sh; prepare_environment", cwd=tmp_path, expect=1, PYTHON=old)
+        assert log.startswith(f"error: {old} is not a Python 3.10-3.13") and log.count("\n") == 1
+        assert programs.exists() == has_environment
+
+
+# --- documentation
+def test_help_shows_the_docstring_of_a_script_as_it_is_written():
+    scripts = [
+        path for path in TRACKED if path.endswith(".py") and "\n    run_script(main)" in (ROOT / path).read_text()
+    ]
+    for script in scripts:  # without r, a \ at the end of a line joins it with the next
+        text = (ROOT / script).read_text()
+        assert ast.get_docstring(ast.parse(text), clean=False) in text, script
+    stage = ROOT / "continuous_finetuning"
+    docstring = ast.get_docstring(ast.parse((stage / "fine-tune.py").read_text()))
+    assert docstring in run(sys.executable, "fine-tune.py", "--help", cwd=stage)
 
 
 def test_readme_links_point_at_files():

@@ -25,7 +25,7 @@ def variables(tmp_path_factory) -> dict:
         "EXTENDED": L,
         "EPOCHS": 1,
         "RECIPE": "tiny",
-        "TRAINED": "pi nosuch",
+        "TRAINED": "pi self_extend",
         "FROZEN": "lm_infinite",
         "JOBS": 1,
         "BENCHMARKS": "perplexity",
@@ -46,9 +46,9 @@ def test_a_killed_study_resumes_and_a_failing_method_does_not_stop_it(variables)
     log = study(**variables, expect=1)
     assert "waiting until it ends" in log
     assert "pi at 256 is already trained" in log
-    assert log.count("failed: finetune_42: nosuch 256") == 1
-    assert (folder / "failures.txt").read_text() == "finetune_42: nosuch 256\n"
-    assert "nosuch 256" in (folder / "fig" / "report.html").read_text()
+    assert log.count("failed: finetune_42: self_extend 256") == 1
+    assert (folder / "failures.txt").read_text() == "finetune_42: self_extend 256\n"
+    assert "self_extend 256" in (folder / "fig" / "report.html").read_text()
     table = (folder / "fig" / "table1.md").read_text()
     assert "| base | " in table
     assert "| pi | " in table
@@ -58,19 +58,20 @@ def test_a_killed_study_resumes_and_a_failing_method_does_not_stop_it(variables)
 
 def test_a_killed_step_is_listed_and_the_study_goes_on(tmp_path):
     script = (
-        '. common/steps.sh; dry_run= logs=$1 failures=$1/failures.txt; step name title . bash -c "$2"; list_failures'
+        '. common/steps.sh; dry_run= logs=$1 failures=$1/failures.txt; step name title . bash -c "$2"; end_study $1/fig'
     )
     log = run("bash", "-c", script, "bash", tmp_path, "kill -9 $$", cwd=ROOT, expect=1)
-    assert "failed: name: exit status 137, see logs/name.log" in log
+    assert "failed: name: exit status 137, see logs/name.log" in log and "report.html" not in log  # there is none
     (tmp_path / "failures.txt").unlink()
     assert "failed" not in run("bash", "-c", script, "bash", tmp_path, "true", cwd=ROOT)
 
 
 def test_a_dry_run_prints_commands_and_the_estimate_and_writes_nothing(tmp_path):
-    lengths = {"PERPLEXITY_LENGTHS": "65536 2048"}
+    lengths = {"PERPLEXITY_LENGTHS": "65536 2048", "DATASET": "", "ROWS_TEXT": "presets"}
     log = study("--dry_run", PRESET="paper", TRAINED="pi", FROZEN="ntk_frozen", RUN=tmp_path / "run", **lengths)
     for text in (
         "bash finetune.sh --seed 42",
+        f"prepare_data.py --dataset {ROOT}/presets",
         "GPU memory    20.5 of 79 GiB",  # the estimate
         "METHODS=ntk_frozen TARGET=32768 LONGEST_TEXT=65536",
         "slimpajama_pi_32768",
@@ -103,6 +104,7 @@ def assert_one_line(log: str) -> None:
 WRONG = (
     {"PRESET": "nosuch"}, {"BENCHMARKS": "needle nosuch"}, {"RUN": "a b"}, {"RUN": "README.md"}, {"EXTENDED": ""},
     {"GPUS": "all"}, {"ROWS": ""}, {"TRAINED": "", "ROWS": ""}, {"BENCHMARKS": "kv", "KV_SETS": ""},
+    {"TABLE1": "ppl"}, {"TRAINED": "pi yarnn"}, {"FROZEN": "yarn_frozen"},
     {"NPROC": "x-y"}, {"JOBS": "0"}, {"EVAL_BATCH_SIZE": "-1"}, {"PERPLEXITY_LENGTHS": "9" * 20},
 )  # fmt: skip
 

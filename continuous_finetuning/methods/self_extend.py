@@ -13,9 +13,9 @@ from methods import PositionRule, option
 
 class Method(PositionRule):
     group_size: int | None = option(
-        None, "G, far keys share a position in groups of it [64 if the original length C is 4096, else computed]", int
+        None, "G, so many far keys share a position [64 if the original length C is 4096, else computed]", int
     )
-    neighbor_window: int | None = option(None, "W, keys nearer than this keep theirs, tokens [C / 4]", int)
+    neighbor_window: int | None = option(None, "W, keys nearer than this keep their distance, tokens [C / 4]", int)
 
     set_for_longest_text = True  # the group size decides how long a text may be
 

@@ -15,6 +15,7 @@ import making
 import plots
 import tables
 from lock import lock
+from rows import STYLES
 
 FIGURES = {"perplexity", "needle_grid", "many_shot", "longbench", "ruler", "ruler_tasks", "correlation"}
 TABLES = {"results.csv", "costs.csv", "correlation.csv", "table1.md", "table1.tex", ".lock"}
@@ -64,6 +65,7 @@ def test_one_model_is_enough_and_nothing_at_all_is_an_error(tmp_path, monkeypatc
     assert {path.stem for path in tmp_path.glob("out/*.png")} == {"perplexity", "ruler", "ruler_tasks"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "No number: perplexity of base at 32" in page and "No run here has the paper" in page
+    assert "seed" not in page.split("Table 1</h2>")[0]  # nothing was trained
     with pytest.raises(ValueError, match="no results in"):
         run(monkeypatch, "--results", tmp_path / "none", "--output_dir", tmp_path / "none_out")
     assert not (tmp_path / "none_out").exists()
@@ -124,17 +126,45 @@ def test_lines_and_heat_maps_show_the_results(study):
     plots.plt.close("all")
 
 
-@pytest.mark.parametrize("ratio", [2, 8, 40, 300, 1e6])
-def test_labels_of_a_log_axis_do_not_overlap(ratio):
-    figure, [[panel]] = plots.draw_grid(1, 1, 2.6, 3, "")
-    panel.set(xscale="log", xlim=(14, 14 * ratio))
-    plots.plain_log_axis(panel.xaxis)
-    figure.canvas.draw()
+def check_x_labels(panel):
+    """Several are shown and none overlaps another."""
+    panel.figure.canvas.draw()
     low, high = panel.get_xlim()
     shown = [label for label in panel.get_xticklabels() if low <= label.get_position()[0] <= high]
-    boxes = [label.get_window_extent() for label in shown]
+    boxes = sorted((label.get_window_extent() for label in shown), key=lambda box: box.x0)
     assert len(boxes) > 1 and all(left.x1 < right.x0 for left, right in pairwise(boxes))
-    plots.plt.close(figure)
+    plots.plt.close(panel.figure)
+
+
+@pytest.mark.parametrize("ratio", [2, 8, 40, 300, 1e6])
+def test_labels_of_a_log_axis_do_not_overlap(ratio):
+    _, [[panel]] = plots.draw_grid(1, 1, 2.6, 3, "")
+    panel.set(xscale="log", xlim=(14, 14 * ratio))
+    plots.plain_log_axis(panel.xaxis)
+    check_x_labels(panel)
+
+
+def test_a_study_of_many_methods_can_be_read(tmp_path):
+    """The paper's 15 numbers of examples, seven methods of one's own, one method at two lengths."""
+    numbers = (1, 5, 10, 25, 50, 75, 100, 200, 300, 400, 500, 625, 750, 875, 1000)
+    sets = {f"trec_{k}shots": making.entry([1.0, 0.0], "ids") for k in numbers}
+    infos = [making.info("m2", "yarn", 5, trained_length=1024)]
+    for i, method in enumerate(["base", *STYLES, *(f"own{i}" for i in range(7))]):
+        infos.append(making.info(f"{method}_1", method, 5 if i else None))
+    for who in infos:
+        making.sets(tmp_path, who, "trec", sets)
+        making.perplexity(tmp_path, who, 512, 20.0)
+    rows, scores, columns = making.build(tmp_path)
+    assert len({(row.color, row.marker) for row in rows}) == len(rows) == 26
+    pairs = correlation.pair_scores(scores, columns)
+    figures = [plots.draw_many_shot(rows, scores[scores.benchmark == "trec"], 512)]
+    figures.append(correlation.draw(rows, pairs, correlation.correlations(pairs, rows)))
+    assert "dotted" not in figures[0].get_suptitle()  # its lengths are numbers of examples
+    for figure in figures:
+        check_x_labels(figure.axes[0])
+        for legend in (*figure.legends, *filter(None, [panel.get_legend() for panel in figure.axes])):
+            box = legend.get_window_extent()
+            assert box.y0 >= 0 and box.y1 <= figure.bbox.y1, "the legend is cut off"
 
 
 def test_correlations_are_over_methods_within_a_length(study):

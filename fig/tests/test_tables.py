@@ -39,6 +39,8 @@ def test_columns_values_intervals_best_and_ties(study):
         ("RULER ↑", "3 tasks, 512 tokens, stand-in data"),
     ]
     assert tables.make_columns(scores, 200)[0].what.startswith("heldout, 128 tokens")
+    needle = columns[1].scores.query("length == 128")
+    assert tables.describe_scores("needle", needle) == "1 length, 128 tokens, stand-in data"
     cells = columns[4].cells  # RULER: the mean over tasks
     values = columns[4].scores.query("label == 'ntk'").value
     assert len(values) == 3 and cells["ntk"].value == pytest.approx(values.mean())

@@ -64,7 +64,7 @@ def parse_args():
     parser.add_argument("--model_name", nargs="+", help="names for {model} [the last part of --tokenizer_path]")
     parser.add_argument("--trust_remote_code", action="store_true", help="run the tokenizer's own code")
     parser.add_argument("--tokens_to_generate", type=count, help="[128 for niah, 30 vt, 120 cwe, 50 fwe, 32 qa]")
-    parser.add_argument("--profile", default="upstream", choices=["upstream", "lceg"])
+    parser.add_argument("--profile", default="upstream", choices=["upstream", "lceg"], help="[upstream]")
     parser.add_argument("--random_seed", type=int, default=42)
     parser.add_argument("--workers", type=count, default=os.cpu_count(), help="processes [one per core]")
     args = parser.parse_args()
