@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from run import Parser
 from unittest import mock
 
 import torch
@@ -21,7 +22,6 @@ from transformers import PreTrainedTokenizerFast
 
 import checkpoint_writer
 import methods
-from run import Parser
 from scoring import score
 from transformers_engine import Transformers
 

@@ -5,11 +5,11 @@ for i, answer in answer_all(engine, prompts, 50, "needle"):
     store.append({"prompt": i, "answer": answer.text, **answer.costs})
 """
 
+import run
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import run
 from attention import CHOICES
 from checkpoint import add_trust_flag
 from transformers_engine import Transformers

@@ -3,13 +3,13 @@
 import filecmp
 import hashlib
 from pathlib import Path
+from run import check_types, errors_of, read_json
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from rope import rope_at
-from run import check_types, errors_of, read_json
 
 logging.disable_progress_bar()
 for name in ("modeling_utils", "distributed.tensor_parallel"):  # a report on missing weights, a false warning with it

@@ -6,10 +6,9 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from run import errors_of
 
 import pyarrow as pa
-
-from run import errors_of
 
 FIRST_RECORDS = 1000  # one of them must have the field that is asked for
 MISSING = object()

@@ -10,6 +10,7 @@ shares with the next prompt. Prompts are prefilled one at a time and decoded in 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from run import default_device
 
 import psutil
 import torch
@@ -20,7 +21,6 @@ from checkpoint import load_model
 from decode import NOT_FINITE, CacheLayer, Decoder, most_probable, round_length
 from engine import Engine, shared_prefix
 from rope import RopeSetter, head_dim, rope_at
-from run import default_device
 
 
 @dataclass(eq=False)

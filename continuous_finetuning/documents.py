@@ -11,6 +11,7 @@ from glob import escape
 from itertools import chain, islice
 from pathlib import Path
 from random import Random
+from run import errors_of, run_key
 
 import datasets
 import numpy as np
@@ -18,7 +19,6 @@ from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
 from records import read_fields, select_fields
-from run import errors_of, run_key
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 ENCODED_DOCUMENTS = 64  # at a time: while a text is encoded, it takes many times the memory of its ids

@@ -1,9 +1,8 @@
 """Checks DeepSpeed's JSON file: DeepSpeed silently ignores a misplaced key, and some keys override the command line."""
 
 from pathlib import Path
-from typing import NamedTuple
-
 from run import errors_of, read_json
+from typing import NamedTuple
 
 OVERRIDES = ("optimizer", "scheduler")
 MISPLACED = ("stage", "offload_optimizer", "offload_param")

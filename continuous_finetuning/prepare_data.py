@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
+from run import Parser, command_line, positive_int, progress_bar, run_script, versions, write_json
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,6 @@ import pyarrow.parquet
 
 import documents
 from checkpoint_writer import claim, move_in
-from run import Parser, command_line, positive_int, progress_bar, run_script, versions, write_json
 from tokenizer import open_tokenizer
 
 FILE_TOKENS = 2**24  # tokens of an output file, 64 MiB of ids

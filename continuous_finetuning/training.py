@@ -7,6 +7,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
+from run import errors_of, print_rank0, write_json
 from zipfile import ZipFile
 
 import torch
@@ -19,7 +20,6 @@ from transformers.trainer_utils import rotate_checkpoints
 import checkpoint_writer
 import tracking
 import training_rows
-from run import errors_of, print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
 ADVICE = "try a lower --learning_rate in another --output_dir"

@@ -14,6 +14,7 @@ Accuracy counts the token after the window too. `seconds` sums the time of all r
 """
 
 import functools
+import run
 import sys
 from pathlib import Path
 
@@ -22,7 +23,6 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 import long_ppl
-import run
 from attention import CHOICES, sdpa_kernels
 from checkpoint import add_trust_flag, describe
 from job import Job

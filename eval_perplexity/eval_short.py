@@ -9,6 +9,7 @@ model and task, the score of the base, the change from it, and its 95 % interval
 the documents. A prompt has at most the base's window, and its rope is that of this length.
 """
 
+import run
 import time
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-import run
 from checkpoint import add_trust_flag, describe, load_model
 from lock import lock
 from rope import RopeSetter, rope_at

@@ -1,11 +1,11 @@
 """The work on one result of eval_ppl.py: how it is shared among ranks, recorded, resumed and written."""
 
+import run
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import run
 from store import Store
 
 

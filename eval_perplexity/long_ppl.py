@@ -9,12 +9,12 @@ As in the package `longppl`, the evaluator reads BOS before a text, and the test
 
 import json
 import math
+import run
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import run
 from checkpoint import open_config
 from job import Job
 from rope import RopeSetter, rope_at

@@ -13,6 +13,7 @@ tokens, and OUTPUT.json, which says what the file is: `source` is "official" for
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from run import Parser, errors_of, positive_int, read_text, run_script, write_bytes, write_json
 
 import numpy as np
 from tqdm import tqdm
@@ -20,7 +21,6 @@ from transformers.utils import logging
 
 from lock import lock
 from records import read_fields
-from run import Parser, errors_of, positive_int, read_text, run_script, write_bytes, write_json
 from tokenizer import open_tokenizer
 
 # short name: (hub id, its split with the benchmark's test texts); these load without running code from the hub

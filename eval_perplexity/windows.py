@@ -7,11 +7,11 @@ beginning with the same token (BOS). `<file>.json` beside it, written by prepare
 import hashlib
 import math
 from pathlib import Path
+from run import read_json
 from statistics import fmean
 
 import numpy as np
 
-from run import read_json
 from stats import Estimate, mean_over_documents
 
 DATA_KEYS = ("sha256", "source", "dtype", "dataset", "tokenizer", "min_tokens", "split")  # of the result's `data`

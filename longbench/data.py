@@ -8,9 +8,9 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from run import errors_of, write_bytes
 
 from records import read_rows
-from run import errors_of, write_bytes
 from sets import ALL_SETS, STANDIN, official_rows, parse_name
 
 LONGBENCH_REPO = "Leooyii/longbench"  # LongBench's own repository has a zip file only

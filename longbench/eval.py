@@ -21,10 +21,10 @@ LongBench's rule, which cuts the few-shot sets only. If anything is missing or i
 import math
 import sys
 from pathlib import Path
+from run import Parser, errors_of, explain, run_script, write_json
 
 import pandas as pd
 
-from run import Parser, errors_of, explain, run_script, write_json
 from scoring import means, score_set
 from sets import ALL_SETS, FOLDERS, parse_name
 

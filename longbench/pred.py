@@ -17,11 +17,11 @@ Prompt and answer together fit in the window; --protocol lceg gives it to the pr
 import hashlib
 import json
 import random
+import run
 from pathlib import Path
 
 import pandas as pd
 
-import run
 from answers import add_engine_flags, answer_all, open_engine
 from checkpoint import open_config
 from data import Dataset, load

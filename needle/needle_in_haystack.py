@@ -18,6 +18,7 @@ where in the haystack their text begins.
 
 import math
 import os
+import run
 from datetime import datetime, timezone
 from functools import partial
 from itertools import groupby, product
@@ -26,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 
-import run
 from answers import add_engine_flags, answer_all, open_engine
 from endpoint import Endpoint
 from facts import STYLES, Fact, Facts

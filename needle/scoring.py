@@ -7,8 +7,8 @@ trials), then ours.
 import re
 from collections import Counter
 from pathlib import Path
-
 from run import write_json
+
 from stats import wilson
 
 PUNCTUATION = r"(?:[^\w\s]|_)"

@@ -1,10 +1,9 @@
 """The tasks of a benchmark: what data, predictions and scores share."""
 
 from pathlib import Path
+from run import errors_of, read_text
 
 import yaml
-
-from run import errors_of, read_text
 
 STAGE = Path(__file__).resolve().parent
 # longest answer of each family of tasks, tokens, as in NVIDIA/RULER (arXiv 2404.06654)

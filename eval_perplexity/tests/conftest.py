@@ -5,13 +5,13 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from run import run_script
 
 import numpy as np
 import pytest
 import torch
 
 import tiny
-from run import run_script
 
 VOCABULARY, BOS = 258, 0
 RULE = {"rule": "ntk", "rope_theta": 10000.0, "factor": 2.0, "original_length": tiny.C, "trained_length": 256}

@@ -5,10 +5,10 @@ import json
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from run import errors_of
 from typing import NamedTuple
 
 import standins
-from run import errors_of
 
 FOLDER = Path(__file__).resolve().parent / "json"  # where download.py and upstream's scripts put the files
 FILE_NAMES = {"essays": "PaulGrahamEssays.json", "squad": "squad.json", "hotpotqa": "hotpotqa.json"}

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from uuid import UUID
-
 from run import errors_of
+from uuid import UUID
 
 DIGEST = "b2fc860f02a80cbefa1ec03e52c660212677b2c824e9f90142c09321e467db1a"  # SHA-256 of all texts
 SINGULAR = (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer"))  # of the template, in this order

@@ -8,10 +8,10 @@ tokens is counted in a few milliseconds. Finished prompts are verified by tokeni
 import functools
 import os
 from pathlib import Path
+from run import errors_of, read_text
 
 from tokenizers import Tokenizer
 
-from run import errors_of, read_text
 from tokenizer import open_tokenizer, use_text_only
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prepare.py runs one process per core

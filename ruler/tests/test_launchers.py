@@ -1,11 +1,11 @@
 """run.sh and eval.sh as a user runs them."""
 
 import sys
+from run import read_json
 
 import pytest
 
 import call_api
-from run import read_json
 from store import read_lines
 from tasks import read_tasks
 from tiny import run
