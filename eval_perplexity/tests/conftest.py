@@ -5,7 +5,6 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from run import run_script
 
 import numpy as np
 import pytest
@@ -63,6 +62,7 @@ def tokens(tmp_path_factory):
 @pytest.fixture
 def run_main(monkeypatch, capsys):
     """run_main(main, flags...) runs a script in this process; returns what it printed."""
+    from run import run_script
 
     def call(main, *flags, script="script.py"):
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
