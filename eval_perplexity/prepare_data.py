@@ -58,9 +58,11 @@ def tokenize(texts: Iterator, tokenizer, min_tokens: int, limit: int | None) -> 
     """[BOS, *tokens] of each text (EOS where the tokenizer has no BOS), until there are `limit` documents.
 
     Documents of fewer than `min_tokens` tokens are left out. Text that spells BOS is tokenised as ordinary text, so
-    that it begins no document. Raises ValueError if a document is not text, or none is left.
+    that it begins no document. Raises ValueError if a document is not text, none is left, or the tokenizer has neither.
     """
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if first is None:
+        raise ValueError(f"{tokenizer.name_or_path} names no BOS and no EOS; add one to its tokenizer_config.json")
     documents = []
     for text in tqdm(texts, unit="document", desc="tokenising"):
         if text is None:
