@@ -126,8 +126,8 @@ def predict_set(dataset: Dataset, engine, record: dict, args) -> bool:
     prompts, truncated = build_prompts(missing, template(dataset.base), engine.tokenizer, record)
     stops = {}
     if dataset.base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
-        newline = engine.tokenizer("\n", add_special_tokens=False).input_ids[-1]
-        stops = {"stop_ids": [newline], "min_new_tokens": 1}
+        newline = engine.tokenizer("\n", add_special_tokens=False).input_ids
+        stops = {"stop_ids": newline[-1:], "min_new_tokens": 1}
     for i, answer in answer_all(engine, prompts, max_new_tokens, dataset.name, **stops):
         row = missing[i]
         if answer.error:
