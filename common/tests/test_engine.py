@@ -270,7 +270,13 @@ def test_an_engine_describes_itself(base, checkpoints, tmp_path):
     assert engine.describe().items() > expected.items()
     assert engine.fingerprint != Transformers(base).fingerprint
     folder = shutil.copytree(base, tmp_path / "model")
+    fingerprints = {Transformers(folder, device="cpu").fingerprint}
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((folder / name).read_text() + "\n")
+        fingerprints.add(Transformers(folder, device="cpu").fingerprint)
     (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
+    fingerprints.add(Transformers(folder, device="cpu").fingerprint)
+    assert len(fingerprints) == 4  # answers of the checkpoint before such a change are not kept
     engine = Transformers(folder, device="cpu", dtype="bfloat16")
     engine.generate([random_prompt(1, 20)], 3)
     assert engine.eos_ids == {1, 5, 6}  # the tokenizer's and the generation config's
