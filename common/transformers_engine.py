@@ -64,6 +64,8 @@ class Transformers(Engine):
             return
         options = (self.dtype, self.attention, self.device, self.device_map)
         self.model = load_model(self.name_or_path, self.config, *options)
+        if not self.model._supports_attention_backend:  # needs Transformers' masks (Falcon)
+            self.own_attention, self.decodes_together, self.batch_size = True, False, 1
         eos = self.model.generation_config.eos_token_id
         ids = eos if isinstance(eos, list) else [eos]
         self.eos_ids = {self.tokenizer.eos_token_id, *ids} - {None}
