@@ -87,7 +87,9 @@ def predict(name: str, path: str, sets: list[Dataset], args) -> None:
     """Answers the sets with one checkpoint. Raises ValueError if rows ran out of memory."""
     max_length = args.max_length or read_config("model2maxlen.json").get(name)
     if not max_length:
-        max_length = open_config(path, args.trust_remote_code).max_position_embeddings
+        max_length = getattr(open_config(path, args.trust_remote_code), "max_position_embeddings", None)
+    if not max_length:
+        raise ValueError(f"{path} declares no window; give --max_length")
     longest = max_length
     if args.protocol == "lceg":
         longest += max(entry.new_tokens for entry in SETS.values())
