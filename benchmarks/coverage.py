@@ -23,13 +23,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from run import Parser, run_script
+
 import numpy as np
 import scipy.signal
 import scipy.stats
 from machine import print_head, print_row
 from scipy.special import expit
 
-from run import Parser, run_script
 from stats import Estimate, mean_over_documents, mean_over_grid, mean_over_tasks, rank_correlation, tied_with_best
 
 CELL = 64  # tokens; losses are simulated as means over so many

@@ -16,12 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from run import Parser
+
 import numpy as np
 from machine import ROOT, print_head, print_row
 
 import methods
 import tiny
-from run import Parser
 
 SETTINGS = """
 export RECIPE=tiny BASE=$OUTPUT_ROOT/base DATASET=$OUTPUT_ROOT/rows.jsonl ROOT_DIR=$OUTPUT_ROOT FIGURES=$OUTPUT_ROOT/img

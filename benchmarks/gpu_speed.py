@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+from run import Parser
+
 import torch
 from harness import ATTENTIONS, DEVICE, extended_model, fastest, measure, model_config, random_model
 from machine import print_head
@@ -21,7 +23,6 @@ from transformers import PreTrainedTokenizerFast
 
 import checkpoint_writer
 import methods
-from run import Parser
 from scoring import score
 from transformers_engine import Transformers
 

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from run import default_device, first_line, out_of_memory, peak_memory, release_memory, reset_peak_memory
+
 import torch
 from machine import print_row
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -10,7 +12,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import checkpoint_writer
 import methods
 from attention import choose_attention
-from run import default_device, first_line, out_of_memory, peak_memory, release_memory, reset_peak_memory
 
 DEVICE = default_device()
 CUDA = DEVICE.type == "cuda"

@@ -10,6 +10,8 @@ checkpointing. `plain` has full-length logits. TFLOP/s are the model's, without 
 
 import tempfile
 
+from run import Parser
+
 import torch
 from harness import CUDA, DEVICE, FASTEST_ATTENTION, extended_model, fastest, measure, model_config, random_model
 from machine import print_head
@@ -19,7 +21,6 @@ from transformers.integrations.liger import apply_liger_kernel
 import memory
 import tracking
 import training
-from run import Parser
 
 ROWS = [  # method or "plain", tokens, options (keep: --keep_attention), attention; what matters most comes first
     ("plain", 32768, "", "sdpa"),

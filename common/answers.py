@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import run
+
 from attention import CHOICES
 from checkpoint import add_trust_flag
 from transformers_engine import Transformers

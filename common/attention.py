@@ -25,11 +25,11 @@ WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDP
 
 
 def is_full_attention(config) -> bool:
-    """Whether every layer computes causal attention to all tokens: no sliding window, no capped scores."""
-    sliding = getattr(config, "sliding_window", None) is not None
+    """Whether every layer computes causal attention to all tokens: no sliding window, no chunks, no capped scores."""
+    full = getattr(config, "sliding_window", None) is None
     if getattr(config, "layer_types", None):
-        sliding = "sliding_attention" in config.layer_types
-    return not sliding and getattr(config, "attn_logit_softcapping", None) is None
+        full = set(config.layer_types) == {"full_attention"}
+    return full and getattr(config, "attn_logit_softcapping", None) is None
 
 
 def choose_attention(requested: str, device: torch.device, dtype: str, config=None) -> str:

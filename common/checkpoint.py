@@ -2,14 +2,16 @@
 
 import filecmp
 import hashlib
+import itertools
 from pathlib import Path
+
+from run import check_types, errors_of, read_json
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from rope import rope_at
-from run import check_types, errors_of, read_json
 
 logging.disable_progress_bar()
 for name in ("modeling_utils", "distributed.tensor_parallel"):  # a report on missing weights, a false warning with it
@@ -124,12 +126,14 @@ def describe(name_or_path: str, config) -> dict:
 
 
 def fingerprint(name_or_path: str, config) -> str:
-    """16 hex digits over config.json, code, first and last MiB of each weight file; for a hub id, it and its commit."""
+    """16 hex digits over the first and last MiB of the files that answers need; for a hub id, it and its commit."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return f"{name_or_path}@{getattr(config, '_commit_hash', None)}"
     digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.py"), *folder.glob("*.safetensors")]):
+    # configs of the model, of its tokenizer and of the generation (EOS); modeling code; weights
+    patterns = ("*config.json", "tokenizer.json", "tokenizer.model", "*.py", "*.safetensors")
+    for path in sorted(itertools.chain.from_iterable(map(folder.glob, patterns))):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

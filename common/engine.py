@@ -10,10 +10,11 @@ import math
 import os
 from collections.abc import Sequence
 
+from run import WORLD_SIZE, command_line, default_device, versions
+
 from attention import sdpa_kernels
 from checkpoint import choose_dtype, describe, fingerprint, open_config
 from rope import rope_at
-from run import WORLD_SIZE, command_line, default_device, versions
 from tokenizer import open_tokenizer
 
 MOSTLY_NEW = 0.9  # above this share of tokens that no other prompt begins with, prompts are ordered by length

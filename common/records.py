@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-import pyarrow as pa
-
 from run import errors_of
+
+import pyarrow as pa
 
 FIRST_RECORDS = 1000  # one of them must have the field that is asked for
 MISSING = object()

@@ -18,13 +18,12 @@ import resource
 import shlex
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-
-from tqdm import tqdm
 
 
 def read_variable(name: str, default: int) -> int:
@@ -44,6 +43,22 @@ INPUT_PACKAGES = ("datasets", "huggingface_hub", "jinja2", "pyarrow", "safetenso
 
 
 # --- ranks
+def exit_with_parent() -> None:
+    """Ends this process when its parent is killed, which cannot do it: torchrun's ranks would wait for each other."""
+    parent = os.getppid()
+
+    def wait():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun
+    exit_with_parent()
+
+
 def print_rank0(message: str, file=None) -> None:
     """Prints on rank 0. A closed terminal, as when ssh ends, or a full disk of a log does not end the run."""
     if RANK == 0:
@@ -150,6 +165,7 @@ sys.excepthook = report_import_error
 
 def end_progress_bars() -> None:
     """Begins a new line below the bars."""
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
     for bar in list(getattr(tqdm, "_instances", [])):
         bar.close()
 
@@ -292,8 +308,10 @@ def command_line() -> str:
     return re.sub(r"(--api_key[= ])\S+", r"\1***", line)
 
 
-def progress_bar(total: int, description: str, unit: str) -> tqdm:
-    """A progress bar on rank 0; in a log it prints a line every 15 seconds."""
+def progress_bar(total: int, description: str, unit: str):
+    """A tqdm bar on rank 0; in a log it prints a line every 15 seconds."""
+    from tqdm import tqdm
+
     interval = 0.1 if sys.stderr.isatty() else 15
     return tqdm(total=total, desc=description, unit=unit, disable=RANK > 0 or total == 0, mininterval=interval)
 

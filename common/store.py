@@ -18,9 +18,10 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
 
+from run import RANK, check_types, read_json, read_text, write_json, write_text
+
 from lock import lock
 from records import NOT_JSON, parse
-from run import RANK, check_types, read_json, read_text, write_json, write_text
 
 
 def read_lines(path: Path) -> tuple[list[dict], int]:

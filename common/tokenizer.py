@@ -4,9 +4,9 @@ BOS, or what else the tokenizer puts before a text, stays. What the file only ha
 truncation, padding, and special tokens after a text (EOS). A text that spells a special token is ordinary text.
 """
 
-from tokenizers import Regex, Tokenizer, normalizers, processors
-
 from run import errors_of
+
+from tokenizers import Regex, Tokenizer, normalizers, processors
 
 PROBE = "  Two spaces, 12 digits;\n\n\ta tab, then: é, 中, 🙂"
 

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from run import default_device
+
 import psutil
 import torch
 from transformers import DynamicCache
@@ -20,7 +22,6 @@ from checkpoint import load_model
 from decode import NOT_FINITE, CacheLayer, Decoder, most_probable, round_length
 from engine import Engine, shared_prefix
 from rope import RopeSetter, head_dim, rope_at
-from run import default_device
 
 
 @dataclass(eq=False)
@@ -64,6 +65,8 @@ class Transformers(Engine):
             return
         options = (self.dtype, self.attention, self.device, self.device_map)
         self.model = load_model(self.name_or_path, self.config, *options)
+        if not self.model._supports_attention_backend:  # needs Transformers' masks (Falcon)
+            self.own_attention, self.decodes_together, self.batch_size = True, False, 1
         eos = self.model.generation_config.eos_token_id
         ids = eos if isinstance(eos, list) else [eos]
         self.eos_ids = {self.tokenizer.eos_token_id, *ids} - {None}

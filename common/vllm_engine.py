@@ -4,11 +4,12 @@ import importlib.util
 import math
 from dataclasses import dataclass
 
+from run import WORLD_SIZE
+
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from engine import Engine
 from rope import rope_at, rotary_dim
-from run import WORLD_SIZE
 
 TABLE_GIB = 8  # of a GPU for vLLM's cos and sin of every position
 

@@ -9,13 +9,14 @@ import os
 import shutil
 from pathlib import Path
 
+from run import RANK, errors_of, read_json, write_json
+
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from checkpoint import check_weights, fingerprint, open_config
 from lock import lock
-from run import RANK, errors_of, read_json, write_json
 
 TOKENIZER = ("tokenizer*", "*_tokens*.json", "vocab.json", "merges.txt", "*.model", "*.jinja")
 KIT_VERSION = "0.1.0"

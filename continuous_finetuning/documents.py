@@ -12,13 +12,14 @@ from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
+from run import errors_of, run_key
+
 import datasets
 import numpy as np
 from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
 from records import read_fields, select_fields
-from run import errors_of, run_key
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 ENCODED_DOCUMENTS = 64  # at a time: while a text is encoded, it takes many times the memory of its ids

@@ -16,12 +16,13 @@ the form that every evaluation here opens.
 import copy
 from pathlib import Path
 
+from run import Parser, positive_int, run_script, write_text
+
 import torch
 from transformers import AutoModel
 
 import checkpoint_writer
 import methods
-from run import Parser, positive_int, run_script, write_text
 
 
 def parse_flags():

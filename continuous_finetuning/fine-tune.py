@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from run import WORLD_SIZE, default_device, print_rank0, run_script
+
 import accelerate.utils.other
 import torch
 from accelerate.parallelism_config import ParallelismConfig
@@ -42,7 +44,6 @@ import training
 import training_rows
 from attention import CHOICES, choose_attention, is_full_attention, sdpa_kernels
 from checkpoint import transform_logits
-from run import WORLD_SIZE, default_device, print_rank0, run_script
 from tokenizer import open_tokenizer
 
 COUNTS = ("_steps", "_epochs", "_size", "_length", "learning_rate")  # ends of the names of flags that must not be 0

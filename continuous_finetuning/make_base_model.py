@@ -18,6 +18,8 @@ import sysconfig
 from collections import defaultdict
 from pathlib import Path
 
+from run import Parser, int_between, positive_int, run_key, run_script
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,6 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 import pocket_corpus as pocket
 from checkpoint_writer import claim, move_in
-from run import Parser, int_between, positive_int, run_key, run_script
 
 VOCAB_SIZE = 4096
 TOKENS_PER_STEP = 4096

@@ -13,11 +13,12 @@ import sysconfig
 from pathlib import Path
 from random import Random
 
+from run import Parser, int_between, positive_int, run_script, write_text
+
 from pocket_corpus import CHARACTERS_PER_TOKEN, SHORTEST, TASK_SHARES, Corpus, Rows
 from pocket_draw import Draw
 from pocket_tasks import draw_document
 from python_text import read_sources
-from run import Parser, int_between, positive_int, run_script, write_text
 from tokenizer import open_tokenizer
 
 SECTION_TOKENS = 2000  # of text in a document, about

@@ -26,6 +26,8 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
+from run import Parser, command_line, positive_int, progress_bar, run_script, versions, write_json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -33,7 +35,6 @@ from tokenizers import Tokenizer, processors
 
 import documents
 from checkpoint_writer import claim, move_in
-from run import Parser, command_line, positive_int, progress_bar, run_script, versions, write_json
 from tokenizer import open_tokenizer
 
 FILE_TOKENS = 2**24  # tokens of an output file, 64 MiB of ids

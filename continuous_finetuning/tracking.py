@@ -4,12 +4,13 @@ import json
 import time
 from pathlib import Path
 
+from run import default_device, peak_memory, print_rank0, write_text
+
 import torch
 from torch import nn
 from transformers import TrainerCallback
 
 from rope import head_dim
-from run import default_device, peak_memory, print_rank0, write_text
 
 
 def count_weights(model) -> tuple[int, int]:

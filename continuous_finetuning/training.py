@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from zipfile import ZipFile
 
+from run import errors_of, print_rank0, write_json
+
 import torch
 from safetensors import safe_open
 from torch.distributed.device_mesh import init_device_mesh
@@ -19,7 +21,6 @@ from transformers.trainer_utils import rotate_checkpoints
 import checkpoint_writer
 import tracking
 import training_rows
-from run import errors_of, print_rank0, write_json
 
 COMPLETE_MARKER = "complete.json"  # written into a checkpoint-N after every rank has written its part
 ADVICE = "try a lower --learning_rate in another --output_dir"

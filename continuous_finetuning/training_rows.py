@@ -4,13 +4,14 @@ import hashlib
 from glob import escape
 from pathlib import Path
 
+from run import errors_of, print_rank0
+
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from documents import FORMATS
-from run import errors_of, print_rank0
 
 
 def read(dataset_dir: str) -> datasets.Dataset:

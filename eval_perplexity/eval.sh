@@ -16,6 +16,8 @@ checkpoints=(${CHECKPOINTS:-meta-llama/Llama-2-7b-hf})
 datasets=(${DATASETS:-data/pg19/test.bin data/proof_file/test_sampled_data.bin}) # made by prepare_data.py
 lengths=(${LENGTHS:-2048 4096 8192 16384 32768 65536})                           # window lengths, tokens
 flags=("$@")
+twice=$(printf '%s\n' "${datasets[@]}" | xargs -n 1 dirname | xargs -n 1 basename | grep -vx data | sort | uniq -d | xargs)
+[ -z "$twice" ] || refuse "several data sets are in folders called $twice; their results would replace each other"
 
 evaluate() { # checkpoints
   local dataset status=0

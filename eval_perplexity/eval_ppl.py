@@ -17,12 +17,13 @@ import functools
 import sys
 from pathlib import Path
 
+import run
+
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 import long_ppl
-import run
 from attention import CHOICES, sdpa_kernels
 from checkpoint import add_trust_flag, describe
 from job import Job

@@ -12,12 +12,13 @@ the documents. A prompt has at most the base's window, and its rope is that of t
 import time
 from pathlib import Path
 
+import run
+
 import pandas as pd
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-import run
 from checkpoint import add_trust_flag, describe, load_model
 from lock import lock
 from rope import RopeSetter, rope_at

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import run
+
 from store import Store
 
 

@@ -7,14 +7,17 @@ key tokens. They are kept as intervals of characters, so that models with anothe
 As in the package `longppl`, the evaluator reads BOS before a text, and the tested model reads the text alone.
 """
 
+import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+
+import run
 
 import numpy as np
 import torch
 
-import run
 from checkpoint import open_config
 from job import Job
 from rope import RopeSetter, rope_at
@@ -93,6 +96,7 @@ def prepare(args) -> dict:
     tokens_N, starts, data = open_tokens(args.data_path, args.documents, config.vocab_size)
     documents = np.split(tokens_N, starts[1:])
     tokenizer = open_tokenizer(first)
+    load = functools.cache(functools.partial(load_evaluator, args))  # when a text needs it, once for all lengths
     key_texts = {}
     for length in args.seq_len:
         if length <= args.short_context:
@@ -105,10 +109,18 @@ def prepare(args) -> dict:
         folder = Path(args.long_ppl)
         record = {"evaluator": folder.name}
         if not any(folder.glob("slice_*.txt")):
-            folder, record = find_key_tokens(args, length, texts, data["sha256"])
+            folder, record = find_key_tokens(args, length, texts, data["sha256"], load)
         intervals = [read_intervals(folder / f"slice_{i}.txt") for i in range(len(texts))]
         key_texts[length] = texts, intervals, record
+    load.cache_clear()
+    run.release_memory()
     return key_texts
+
+
+def load_evaluator(args) -> tuple:
+    """(the evaluator's tokenizer, its model, the RopeSetter of that)."""
+    config, settings = open_checkpoint(args.long_ppl, args.trust_remote_code, args.dtype, args.attention)
+    return open_tokenizer(args.long_ppl), *load_scored_model(args.long_ppl, config, settings)
 
 
 def read_intervals(path: Path) -> list:
@@ -118,8 +130,11 @@ def read_intervals(path: Path) -> list:
         return [[start, end] for start, end in json.loads(f"[{content}]")]
 
 
-def find_key_tokens(args, length: int, texts: list, sha256: str) -> tuple:
-    """(folder, record): finds the key tokens that are not on disk yet, each text by one of the ranks."""
+def find_key_tokens(args, length: int, texts: list, sha256: str, load: Callable) -> tuple:
+    """(folder, record): finds the key tokens that are not on disk yet, each text by one of the ranks.
+
+    load: returns what `load_evaluator` does.
+    """
     config, settings = open_checkpoint(args.long_ppl, args.trust_remote_code, args.dtype, args.attention)
     record = {
         "evaluator": args.long_ppl,
@@ -136,18 +151,13 @@ def find_key_tokens(args, length: int, texts: list, sha256: str) -> tuple:
     folder = root / f"key_text_{name}_{length}_{key}"
     if length > config.max_position_embeddings:
         run.print_rank0(f"WARNING: {args.long_ppl} finds key tokens of {length} tokens, which exceed its window")
-    model = None
     for i in range(run.RANK, len(texts), run.WORLD_SIZE):
         path = folder / f"slice_{i}.txt"
         if path.exists():
             continue
-        if model is None:
-            tokenizer = open_tokenizer(args.long_ppl)
-            model, rope = load_scored_model(args.long_ppl, config, settings)
+        tokenizer, model, rope = load()
         intervals = find_key_intervals(model, rope, tokenizer, texts[i], args.short_context, args.short_stride)
         run.write_text(path, ";".join(map(str, intervals)))
-    model = rope = None
-    run.release_memory()
     run.barrier()
     return folder, record
 

@@ -14,13 +14,14 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from run import Parser, errors_of, positive_int, read_text, run_script, write_bytes, write_json
+
 import numpy as np
 from tqdm import tqdm
 from transformers.utils import logging
 
 from lock import lock
 from records import read_fields
-from run import Parser, errors_of, positive_int, read_text, run_script, write_bytes, write_json
 from tokenizer import open_tokenizer
 
 # short name: (hub id, its split with the benchmark's test texts); these load without running code from the hub
@@ -58,9 +59,11 @@ def tokenize(texts: Iterator, tokenizer, min_tokens: int, limit: int | None) -> 
     """[BOS, *tokens] of each text (EOS where the tokenizer has no BOS), until there are `limit` documents.
 
     Documents of fewer than `min_tokens` tokens are left out. Text that spells BOS is tokenised as ordinary text, so
-    that it begins no document. Raises ValueError if a document is not text, or none is left.
+    that it begins no document. Raises ValueError if a document is not text, none is left, or the tokenizer has neither.
     """
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if first is None:
+        raise ValueError(f"{tokenizer.name_or_path} names no BOS and no EOS; add one to its tokenizer_config.json")
     documents = []
     for text in tqdm(texts, unit="document", desc="tokenising"):
         if text is None:

@@ -1,12 +1,13 @@
 """Next-token loss and accuracy of every position, without ever holding the logits of a whole window."""
 
+from run import default_device
+
 import torch
 import torch.nn.functional as F
 
 from attention import choose_attention
 from checkpoint import choose_dtype, fingerprint, load_model, open_config, transform_logits
 from rope import RopeSetter
-from run import default_device
 
 # float32 logits of one chunk; above 32 MiB glibc returns memory after every use, and each chunk pages it in again
 CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 512 << 20}

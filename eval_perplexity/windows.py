@@ -9,9 +9,10 @@ import math
 from pathlib import Path
 from statistics import fmean
 
+from run import read_json
+
 import numpy as np
 
-from run import read_json
 from stats import Estimate, mean_over_documents
 
 DATA_KEYS = ("sha256", "source", "dtype", "dataset", "tokenizer", "min_tokens", "split")  # of the result's `data`
@@ -41,6 +42,8 @@ def open_tokens(path: Path, documents: int, vocab_size: int) -> tuple:
     if not content or len(content) % dtype.itemsize:
         raise ValueError(f"{path} has {len(content)} bytes, not tokens; make it again with prepare_data.py")
     tokens_N = np.frombuffer(content, dtype)
+    if content.startswith(b"\x93NUMPY") or not tokens_N[1::2].any():
+        raise ValueError(f"{path} is a .npy file, or of wider integers than {dtype}; make it with prepare_data.py")
     starts = np.flatnonzero(tokens_N == tokens_N[0])
     n_documents = len(starts)
     if n_documents < documents:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from run import errors_of, read_text
+
 from scores import PERPLEXITIES, Score, add_needle_means
 
 BENCHMARKS = {

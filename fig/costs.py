@@ -4,11 +4,12 @@ import json
 from operator import itemgetter
 from pathlib import Path
 
+from run import errors_of, read_text
+
 import numpy as np
 import pandas as pd
 
 from collect import check_types
-from run import errors_of, read_text
 
 COLUMNS = ["model", "step", "seconds", "peak_memory_bytes", "device"]
 

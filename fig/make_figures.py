@@ -12,6 +12,8 @@ incomplete file is reported and left out; the exit status is 1 only if there is 
 import sys
 from pathlib import Path
 
+from run import Parser, read_text, run_script, write_text
+
 import correlation
 import paper
 import plots
@@ -21,7 +23,6 @@ from collect import BENCHMARKS, collect
 from costs import collect_costs
 from lock import lock
 from rows import make_frame, make_rows, target_length
-from run import Parser, read_text, run_script, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = """eval_perplexity/results eval_perplexity/results_short needle/results ruler/results

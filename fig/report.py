@@ -3,6 +3,8 @@
 import base64
 from pathlib import Path
 
+from run import read_text, write_text
+
 import pandas as pd
 from jinja2 import StrictUndefined, Template
 
@@ -10,7 +12,6 @@ import findings
 from collect import BENCHMARKS
 from paper import PAPER
 from rows import short, target_length
-from run import read_text, write_text
 from stats import MIN_METHODS
 from tables import NOTE
 

@@ -6,11 +6,14 @@ None), dataset, language, _id.
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from records import read_rows
 from run import errors_of, write_bytes
+
+from metrics import METRICS
+from records import read_rows
 from sets import ALL_SETS, STANDIN, official_rows, parse_name
 
 LONGBENCH_REPO = "Leooyii/longbench"  # LongBench's own repository has a zip file only
@@ -38,7 +41,8 @@ def load(name: str, folder: Path, e: bool = False) -> Dataset:
         if name.startswith(STANDIN):
             raise ValueError(f"no {path}; make it with python make_standin.py")
         fetch(stem, path, MANY_SHOT_REPO if shots else LONGBENCH_REPO)
-    rows = read_rows(path, check_row)
+    metric = METRICS[ALL_SETS[base].metric]
+    rows = read_rows(path, lambda row: check_row(row, metric))
     expected = official_rows(name, e)
     if expected and len(rows) != expected:
         raise ValueError(f"{path} has {len(rows)} rows, not {expected}; get the file again")
@@ -61,11 +65,14 @@ def check_answers(row: dict) -> None:
         raise ValueError("length is a number of words")
 
 
-def check_row(row: dict) -> None:
-    """Raises KeyError, TypeError or ValueError unless a row has LongBench's fields with their types."""
+def check_row(row: dict, metric: Callable) -> None:
+    """Raises an exception unless a row has LongBench's fields with their types, and answers that `metric` can score."""
     check_answers(row)
     if not isinstance(row["input"], str) or not isinstance(row["context"], str):
         raise TypeError("input and context are text")
+    hash(row.get("_id"))  # raises if it is no text or number
+    for answer in row["answers"]:
+        metric("a", answer, row["all_classes"])
 
 
 def add_ids(rows: list[dict], stem: str) -> None:

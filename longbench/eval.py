@@ -18,13 +18,13 @@ By the paper's rule only the first line of an answer counts, except for summarie
 LongBench's rule, which cuts the few-shot sets only. If anything is missing or invalid, the exit status is 1.
 """
 
-import math
 import sys
 from pathlib import Path
 
+from run import Parser, errors_of, explain, run_script, write_json
+
 import pandas as pd
 
-from run import Parser, errors_of, explain, run_script, write_json
 from scoring import means, score_set
 from sets import ALL_SETS, FOLDERS, parse_name
 
@@ -78,15 +78,16 @@ def evaluate(folder: Path, benchmark: str, problems: list) -> dict:
         try:
             with errors_of(str(path)):
                 entry, unreadable = score_set(path, benchmark == "longbench_e")
-                limit = entry["run"].get("limit") or math.inf
-                wanted = min(limit, entry["expected_n"] or entry["n"])
+                expected = entry["expected_n"] or entry["n"]
+                wanted = min(entry["run"].get("limit") or expected, expected)
+                enough = wanted <= entry["n"] <= expected  # an earlier run may have had a larger limit
         except ValueError as error:
             problems.append(explain(error))
             continue
         if unreadable:
             lines = "1 unreadable line is" if unreadable == 1 else f"{unreadable} unreadable lines are"
             problems.append(f"{path}: {lines} left out")
-        if entry["n"] != wanted:
+        if not enough:
             problems.append(f"{path}: {entry['n']} rows, not {wanted}; rerun pred.py")
         scored[path.stem] = entry
     sets = {name: scored[name] for name in sorted(scored, key=set_order)}

@@ -22,9 +22,10 @@ from itertools import cycle
 from pathlib import Path
 from random import Random
 
+from run import Parser, command_line, int_between, read_json, run_script, write_bytes, write_json
+
 from lock import lock
 from python_text import read_help_pages, read_sources
-from run import Parser, command_line, int_between, read_json, run_script, write_bytes, write_json
 from sets import ALL_SETS, STANDIN, STANDIN_SETS, TREC_SHOTS, parse_name
 
 STAGE = Path(__file__).resolve().parent

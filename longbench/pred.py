@@ -19,9 +19,10 @@ import json
 import random
 from pathlib import Path
 
+import run
+
 import pandas as pd
 
-import run
 from answers import add_engine_flags, answer_all, open_engine
 from checkpoint import open_config
 from data import Dataset, load
@@ -88,7 +89,9 @@ def predict(name: str, path: str, sets: list[Dataset], args) -> None:
     """Answers the sets with one checkpoint. Raises ValueError if rows ran out of memory."""
     max_length = args.max_length or read_config("model2maxlen.json").get(name)
     if not max_length:
-        max_length = open_config(path, args.trust_remote_code).max_position_embeddings
+        max_length = getattr(open_config(path, args.trust_remote_code), "max_position_embeddings", None)
+    if not max_length:
+        raise ValueError(f"{path} declares no window; give --max_length")
     longest = max_length
     if args.protocol == "lceg":
         longest += max(entry.new_tokens for entry in SETS.values())
@@ -127,8 +130,8 @@ def predict_set(dataset: Dataset, engine, record: dict, args) -> bool:
     prompts, truncated = build_prompts(missing, template(dataset.base), engine.tokenizer, record)
     stops = {}
     if dataset.base == "samsum":  # ends at a newline, which like EOS is never the first token (LongBench)
-        newline = engine.tokenizer("\n", add_special_tokens=False).input_ids[-1]
-        stops = {"stop_ids": [newline], "min_new_tokens": 1}
+        newline = engine.tokenizer("\n", add_special_tokens=False).input_ids
+        stops = {"stop_ids": newline[-1:], "min_new_tokens": 1}
     for i, answer in answer_all(engine, prompts, max_new_tokens, dataset.name, **stops):
         row = missing[i]
         if answer.error:

@@ -7,9 +7,9 @@ import json
 import re
 from pathlib import Path
 
-import yaml
-
 from run import errors_of
+
+import yaml
 
 DIGESTS = json.loads((Path(__file__).parent / "config" / "prompt_sha256.json").read_text())  # of LongBench's prompts
 REMEDY = "pip install lm-eval==0.4.13"

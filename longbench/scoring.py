@@ -7,11 +7,12 @@ import json
 import math
 from pathlib import Path
 
+from run import errors_of
+
 import numpy as np
 
 from data import check_answers
 from metrics import METRICS
-from run import errors_of
 from sets import ALL_SETS, CATEGORIES, FIRST_LINE, LONGBENCH_E, SETS, STANDIN, STANDIN_SETS, official_rows, parse_name
 from stats import mean_over_tasks
 from store import read_lines, read_record

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
+from run import read_text
+
 import numpy as np
 
 from python_text import read_help_pages
-from run import read_text
 
 ESSAYS = (49, 645_142)  # number of files and bytes of the essays that the paper used
 # a full stop and closing quotes before white space; an ideographic full stop; an empty line

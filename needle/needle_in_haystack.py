@@ -24,9 +24,10 @@ from itertools import groupby, product
 from operator import itemgetter
 from pathlib import Path
 
+import run
+
 import numpy as np
 
-import run
 from answers import add_engine_flags, answer_all, open_engine
 from endpoint import Endpoint
 from facts import STYLES, Fact, Facts
@@ -96,7 +97,7 @@ def check_args(args) -> None:
         raise ValueError(f"none of the 40 lengths (1000 to 128000) is in [{args.s_len}, {args.e_len}]; use --lengths")
     if not all(0 <= depth <= 100 for depth in args.depths):
         raise ValueError("--depths are percent, 0 to 100")
-    depths = sorted(set(args.depths))
+    depths = sorted({round(depth, 2) for depth in args.depths})  # the digits in a cell's file name
     args.depths = [int(depth) if depth == int(depth) else depth for depth in depths]
     args.fact = None
     texts = (args.needle, args.question, args.answer)

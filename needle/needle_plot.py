@@ -12,16 +12,15 @@ import math
 import re
 from pathlib import Path
 
-import matplotlib
+from run import Parser, errors_of, read_text, run_script
 
-matplotlib.use("Agg")  # there may be no screen
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 
-from run import Parser, errors_of, read_text, run_script
-
+matplotlib.use("Agg")  # there may be no screen
 SCORES = {"score": "share of the answer's words", "rate": "exact match", "lceg_overlap": "word overlap (LCEG)"}
 COLOURS = LinearSegmentedColormap.from_list("lceg", ("#F0496E", "#EBB839", "#0CD79F"))  # the paper's
 COLOURS = COLOURS.with_extremes(bad="#dddddd")

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from run import write_json
+
 from stats import wilson
 
 PUNCTUATION = r"(?:[^\w\s]|_)"

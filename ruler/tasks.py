@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import yaml
-
 from run import errors_of, read_text
+
+import yaml
 
 STAGE = Path(__file__).resolve().parent
 # longest answer of each family of tasks, tokens, as in NVIDIA/RULER (arXiv 2404.06654)

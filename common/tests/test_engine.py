@@ -182,15 +182,16 @@ def test_layers_on_two_devices(checkpoints, monkeypatch, method):
     assert [layer.keys.is_meta for layer in decoder.cache.layers] == [False, True]
 
 
-@pytest.mark.parametrize("model_type", BASES)
+@pytest.mark.parametrize("model_type", [*BASES, "falcon", "llama4_text"])
 def test_other_architectures_answer_as_their_own_generate(tmp_path, model_type):
-    """Sliding windows, capped scores, scaled logits, partly rotated and wide heads; chunks, groups, a shared prefix."""
+    """Sliding windows, chunks, capped scores, scaled logits, partly rotated and wide heads; groups, a shared prefix."""
     rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": C}
-    if model_type == "phi3":
+    if model_type in ("phi3", "falcon", "llama4_text"):
         rope = {"rope_type": "default", "rope_theta": 1e6}
     if model_type == "glm4":
         rope["partial_rotary_factor"] = 0.5
-    folder = save_base(tmp_path, model_type, max_position_embeddings=L, rope_parameters=rope)
+    changes = {"llama4_text": {"attention_chunk_size": 32, "num_local_experts": 2, "head_dim": 32}}.get(model_type, {})
+    folder = save_base(tmp_path, model_type, max_position_embeddings=L, rope_parameters=rope, **changes)
     prompts = [random_prompt(1, n) for n in (30, 64, 150)] + [random_prompt(2, 200)]
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     expected = [own_answer(model, prompt) for prompt in prompts]
@@ -320,6 +321,9 @@ def test_an_engine_describes_itself(base, checkpoints, tmp_path):
     assert engine.fingerprint != Transformers(base).fingerprint
     folder = shutil.copytree(base, tmp_path / "model")
     (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
+    fingerprints = {Transformers(path, device="cpu").fingerprint for path in (base, folder)}
+    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + "\n")
+    assert len({*fingerprints, Transformers(folder).fingerprint}) == 3  # answers before such a change are not kept
     engine = Transformers(folder, device="cpu", dtype="bfloat16")
     engine.generate([random_prompt(1, 20)], 3)
     assert engine.eos_ids == {1, 5, 6}  # the tokenizer's and the generation config's

@@ -5,15 +5,17 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import types
 from pathlib import Path
 from unittest.mock import Mock
+
+import run
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
-import run
 from tiny import ROOT
 
 
@@ -80,7 +82,11 @@ def test_a_wrong_flag_is_one_line(monkeypatch):
     assert "sesame" not in end.value.code
 
 
-@pytest.mark.parametrize("code, line", [("import run", "RANK is 'one'"), ("import run, nowhere", "package nowhere is")])
+WITHOUT_NUMPY = "import sys; sys.modules['numpy'] = None; sys.path[0] = '../needle'; import needle_plot"
+ENDS = [("import run", "RANK is 'one'"), ("import run, nowhere", "package nowhere is"), (WITHOUT_NUMPY, "numpy is")]
+
+
+@pytest.mark.parametrize("code, line", ENDS)
 def test_what_ends_a_script_before_it_runs_is_one_line(code, line):
     rank = {"RANK": "one"} if "RANK" in line else {}
     done = subprocess.run(
@@ -88,6 +94,18 @@ def test_what_ends_a_script_before_it_runs_is_one_line(code, line):
     )
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert line in done.stderr
+
+
+def test_a_rank_ends_when_torchrun_is_killed():
+    rank = [sys.executable, "-c", "import run, time; print('ready', flush=True); time.sleep(60)"]
+    torchrun = [sys.executable, "-c", f"import subprocess; subprocess.run({rank}, start_new_session=True)"]
+    options = {"cwd": ROOT / "common", "env": os.environ | {"TORCHELASTIC_RUN_ID": "1"}, "stdout": subprocess.PIPE}
+    start = time.monotonic()
+    with subprocess.Popen(torchrun, **options) as parent:
+        assert parent.stdout.readline() == b"ready\n"
+        parent.kill()
+        assert parent.stdout.read() == b""  # until the rank has ended, too
+    assert time.monotonic() - start < 30
 
 
 def test_files_are_replaced_as_a_whole_and_broken_ones_are_found(tmp_path, monkeypatch):

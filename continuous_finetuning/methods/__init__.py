@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from run import errors_of
+
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.hf_argparser import string_to_bool
 
 import checkpoint_writer
 from rope import rotary_dim
-from run import errors_of
 
 
 def option(default, help: str, type: Callable = float):

@@ -7,8 +7,9 @@ that arXiv 2405.14591 gives for the length (table 2, for heads of 128).
 
 import math
 
-from methods import ContextExtension, option
 from run import warn_rank0
+
+from methods import ContextExtension, option
 
 LEAST_BASES = {  # by length, tokens
     2**12: 2.7e4, 2**13: 8.4e4, 2**14: 3.1e5, 2**15: 6.4e5, 2**16: 2.1e6, 2**17: 7.8e6, 2**18: 3.6e7, 2**19: 6.4e7,

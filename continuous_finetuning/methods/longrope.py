@@ -11,10 +11,11 @@ All rows have the target's length, so the trained rope serves short texts, too: 
 
 import math
 
+from run import errors_of, run_key
+
 import numpy as np
 
 from methods import ContextExtension, option
-from run import errors_of, run_key
 
 
 def read_factors(path: str, pairs: int) -> list[float]:

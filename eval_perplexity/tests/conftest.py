@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import tiny
-from run import run_script
 
 VOCABULARY, BOS = 258, 0
 RULE = {"rule": "ntk", "rope_theta": 10000.0, "factor": 2.0, "original_length": tiny.C, "trained_length": 256}
@@ -63,6 +62,7 @@ def tokens(tmp_path_factory):
 @pytest.fixture
 def run_main(monkeypatch, capsys):
     """run_main(main, flags...) runs a script in this process; returns what it printed."""
+    from run import run_script
 
     def call(main, *flags, script="script.py"):
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])

@@ -7,6 +7,7 @@ import random
 import string
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from stats import mean_over_documents
 
 CONTEXT, STRIDE, LENGTH = 16, 8, 90
 GAIN, LOSS = 0.2, 7.0  # for random weights, which predict little
-FLAGS = ["--seq_len", LENGTH, 12, "--short_context", CONTEXT, "--short_stride", STRIDE, "--max_windows", 2]
+FLAGS = ["--seq_len", LENGTH, 12, 60, "--short_context", CONTEXT, "--short_stride", STRIDE, "--max_windows", 2]
 
 
 class Induction(torch.nn.Module):
@@ -116,7 +117,10 @@ def test_a_run_equals_the_formula_and_its_list_can_be_read(evaluate, tokens, tmp
     flags = ["--base_model", weak, "--data_path", letters, "--output_dir", out, *FLAGS]
     monkeypatch.setattr(long_ppl, "LEAST_GAIN", GAIN)
     monkeypatch.setattr(long_ppl, "MOST_LOSS", LOSS)
+    load = Mock(side_effect=long_ppl.load_scored_model)
+    monkeypatch.setattr(long_ppl, "load_scored_model", load)
     evaluate(*flags, "--long_ppl", strong)
+    assert load.call_count == 1  # the evaluator, for both lengths
     path = out / f"weak_{LENGTH}_letters_longppl.json"
     result = content(path)
     assert not (out / "weak_12_letters_longppl.json").exists()  # not longer than the short context

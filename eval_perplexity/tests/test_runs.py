@@ -98,11 +98,15 @@ def test_bad_input_is_one_line_before_the_model(evaluate, checkpoint, tmp_path, 
     broken = [write_tokens(tmp_path / name / "test.bin", documents(13)) for name in ("cut", "type")]
     for path, sidecar in zip(broken, ('{"sha', '{"dtype": "uint99"}'), strict=True):
         path.with_name("test.bin.json").write_text(sidecar)
+    wide = write_tokens(tmp_path / "wide" / "test.bin", documents(13), "int32", dtype="uint16")
+    np.save(tmp_path / "test.npy", np.array(documents(13), dtype="uint16"))
     cases = [
         (["--data_path", broken[0]], "test.bin.json is broken"),
         (["--data_path", broken[1]], "test.bin.json is broken"),
         (["--data_path", other], "test.bin.json does not describe"),
         (["--data_path", empty], "has 0 bytes"),
+        (["--data_path", wide], "wider integers than uint16"),
+        (["--data_path", tmp_path / "test.npy", "--documents", 1], "npy file"),
         (["--data_path", tmp_path / "no.bin"], "no token file .*prepare_data.py"),
         (["--data_path", large], "token id 65000.*the model has 258 tokens"),
         (["--base_model", checkpoint, copy], "--output_dir"),
@@ -165,6 +169,8 @@ def test_prepare_data_round_trip(checkpoint, tmp_path, prepare, evaluate):
     data = content(tmp_path / "tiny_64_books.json")["data"]
     assert (data["source"], data["sha256"], data["dataset"]) == ("user", sidecar["sha256"], str(folder))
 
+    bare = shutil.copytree(checkpoint, tmp_path / "bare")
+    (bare / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}')
     longest = max(map(len, parts))
     assert prepare(out, *flags, "--min_tokens", longest)["tokens"] == longest  # only that document
     assert prepare(out, *flags, "--max_documents", 2)["tokens"] == len(parts[0]) + len(parts[1])
@@ -174,6 +180,7 @@ def test_prepare_data_round_trip(checkpoint, tmp_path, prepare, evaluate):
         (("--dataset", folder / "latin.md"), "latin.md"),
         (("--dataset", tmp_path / "no.txt"), "no.txt"),
         (("--tokenizer", tmp_path), "no tokenizer in"),
+        (("--tokenizer", bare), "bare names no BOS and no EOS"),
         (("--min_tokens", 10**6), "no document has 1000000 tokens"),
     ]:
         with pytest.raises(SystemExit, match=f"^error: .*{message}"):
@@ -200,3 +207,6 @@ def test_scripts_per_method_call_their_entry_point(tmp_path):
         assert first.startswith(f"{script} --base_model ") and first.endswith("--seed 5")
         assert "--seq_len 2048 4096 8192 16384 32768 65536" in first and "--data_path data/pg19/test.bin" in first
         assert "--data_path data/proof_file/test_sampled_data.bin" in second and "--output_dir out/proof_file" in second
+    run("bash", STAGE / "eval.sh", PYTHON="echo", DATASETS="data/a.bin data/b.bin x/y/c.bin")  # named after the files
+    out = run("bash", STAGE / "eval.sh", expect=1, PYTHON="echo", DATASETS="x/y/a.bin z/y/b.bin")
+    assert out.startswith("error: several data sets are in folders called y;")

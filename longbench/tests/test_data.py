@@ -16,7 +16,7 @@ LETTERS = "".join(chr(97 + i % 26) for i in range(300))
 
 
 def rows_of(name: str, count: int) -> list[dict]:
-    return [make_row(i, dataset=name) for i in range(count)]
+    return [make_row(i, dataset=name, all_classes=["w0"]) for i in range(count)]
 
 
 def test_names_of_sets():
@@ -58,6 +58,13 @@ def test_rows_without_an_id_of_their_own_get_one(tmp_path):
         ("standin_lcc", '{"input": "a"', "standin_lcc.jsonl, line 2 is not a JSON object"),
         ("standin_lcc", make_row(1, answers="one"), "line 2 is not a row .*TypeError"),
         ("standin_lcc", make_row(1, length=float("nan")), "line 2 is not a row"),
+        ("standin_lcc", make_row(1, _id={"oid": 1}), "line 2 is not a row"),
+        ("standin_qasper", make_row(1, answers=["one", 1]), "line 2 is not a row"),
+        ("qmsum", make_row(1, answers=[None]), "line 2 is not a row"),
+        ("lcc", make_row(1, answers=[1]), "line 2 is not a row"),
+        ("standin_kv_1pairs", make_row(1, answers=[1]), "line 2 is not a row"),
+        ("trec", make_row(1), "is not a row"),  # no classes
+        ("passage_retrieval_en", make_row(1, answers=["5"]), "is not of the form 'Paragraph 12'"),
         ("hotpotqa", make_row(1), "has 2 rows, not 200"),
         ("standin_qasper", None, "make it with python make_standin.py"),
         ("standin_", None, "unknown set standin_"),

@@ -177,6 +177,10 @@ def test_names_of_config(base, call, data, monkeypatch, tmp_path):
     assert not call(pred.main, "--model", "mine", *flags)[1]
     record = record_of(tmp_path, "standin_trec_5shots", "mine")
     assert (record["max_length"], record["model"], record["name"]) == (256, str(base), "mine")
+    bloom = tiny.edit_config(
+        shutil.copytree(base, tmp_path / "bloom"), model_type="bloom", max_position_embeddings=None
+    )
+    assert "bloom declares no window; give --max_length" in call(pred.main, "--model_path", bloom, *flags)[1][-1]
 
 
 def test_launchers(tmp_path):

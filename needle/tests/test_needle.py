@@ -177,7 +177,7 @@ def test_larger_grids_reuse_answers_and_other_settings_start_again(run, base, tm
     flags = f"--model_path {base} --test_name oracle --output_dir {tmp_path} --lengths 1000"
     larger = FakeEngine(base, oracle)
     run(flags, FakeEngine(base, oracle))
-    run(f"{flags} 1500 --trials 2 --depths 0 50 100", larger)
+    run(f"{flags} 1500 --trials 2 --depths 0 50 50.001 100", larger)  # 50 twice: a name has two digits
     assert len(larger.asked) == 1 + 3 + 6  # depth 50 is new; 0 and 100 at 1000 tokens were there
     cells = read_results(folder)
     assert len(cells) == 10 + 1 + 3  # the cells of the first grid as well

@@ -3,12 +3,13 @@
 import json
 import sys
 
+from run import read_json, write_json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import needle_plot
-from run import read_json, write_json
 
 LENGTHS, DEPTHS = (1000, 4256, 7513, 10769), (0, 50, 100)
 VALUE_DL = np.array([[1.0, 0.5, 0.0, 0.25], [1.0, 0.75, 0.0, 0.0], [1.0, 1.0, 0.5, 1.0]])

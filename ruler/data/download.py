@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from run import Parser, run_script, write_bytes
+
 from sources import FILE_NAMES, FOLDER, read_source
 
 URLS = {

@@ -21,7 +21,6 @@ import json
 import multiprocessing
 import os
 import sys
-import threading
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -29,6 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run
+
 from common_words_extraction import CommonWords
 from freq_words_extraction import FrequentWords
 from lock import lock
@@ -148,18 +148,8 @@ def make_files(workers: int) -> None:
         list(map(make_file, numbers))
         return
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, fork, exit_with_parent) as pool:
+    with ProcessPoolExecutor(workers, fork, run.exit_with_parent) as pool:
         list(pool.map(make_file, numbers))
-
-
-def exit_with_parent() -> None:
-    """Ends a worker when its parent has ended, since a parent that is killed cannot do it."""
-
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def prepare(model: str, args) -> None:

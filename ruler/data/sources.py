@@ -7,8 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import standins
 from run import errors_of
+
+import standins
 
 FOLDER = Path(__file__).resolve().parent / "json"  # where download.py and upstream's scripts put the files
 FILE_NAMES = {"essays": "PaulGrahamEssays.json", "squad": "squad.json", "hotpotqa": "hotpotqa.json"}

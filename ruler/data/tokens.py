@@ -9,9 +9,10 @@ import functools
 import os
 from pathlib import Path
 
+from run import errors_of, read_text
+
 from tokenizers import Tokenizer
 
-from run import errors_of, read_text
 from tokenizer import open_tokenizer, use_text_only
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prepare.py runs one process per core

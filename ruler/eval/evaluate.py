@@ -16,10 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from run import Parser, errors_of, run_script, write_json, write_text
+
 import numpy as np
 import pandas
 
-from run import Parser, errors_of, run_script, write_json, write_text
 from stats import mean_over_tasks
 from store import read_lines, read_record
 from tasks import check_row, read_tasks

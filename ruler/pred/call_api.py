@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run
+
 from answers import add_engine_flags, answer_all, open_engine
 from endpoint import Endpoint
 from records import read_rows

@@ -1,10 +1,11 @@
 """Scores: worked cases, known models through files, RULER's file formats, intervals, the table."""
 
+from run import read_json, write_json
+
 import pytest
 
 import evaluate
 from evaluate import clean, contains, score
-from run import read_json, write_json
 from samples import rows, save_predictions, write_lines
 from tasks import read_tasks
 

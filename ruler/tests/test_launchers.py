@@ -2,10 +2,11 @@
 
 import sys
 
+from run import read_json
+
 import pytest
 
 import call_api
-from run import read_json
 from store import read_lines
 from tasks import read_tasks
 from tiny import run

@@ -1,12 +1,13 @@
 """Predictions: greedy text of new tokens, RULER's format, resume, several models, memory, a server, bad input."""
 
+from run import read_json
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import call_api
 from endpoint import Endpoint
-from run import read_json
 from samples import rows, save_data
 from store import read_lines
 from transformers_engine import Transformers
