@@ -33,7 +33,7 @@ CONTENTS = {
 NOTE = (
     "Brackets: 95 % intervals; the sampled units are documents (perplexities), trials or, where these share text, "
     "cells (needle), and single samples (the others). Bold: the best; ≈: not told apart from it by multiple "
-    "comparisons with the best: of several equally good methods, each keeps its mark in 95 % of studies. "
+    "comparisons with the best: of several equally good methods, each keeps its mark in 93 to 95 % of studies. "
     "All but perplexities in %."
 )
 RESULT_COLUMNS = (
