@@ -23,12 +23,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from machine import print_head, print_row
 from run import Parser, run_script
 
 import numpy as np
 import scipy.signal
 import scipy.stats
-from machine import print_head, print_row
 from scipy.special import expit
 
 from stats import Estimate, mean_over_documents, mean_over_grid, mean_over_tasks, rank_correlation, tied_with_best

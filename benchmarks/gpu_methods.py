@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from machine import ROOT, print_head, print_row
 from run import Parser
 
 import numpy as np
-from machine import ROOT, print_head, print_row
 
 import methods
 import tiny

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+from machine import print_head
 from run import Parser
 
 import torch
 from harness import ATTENTIONS, DEVICE, extended_model, fastest, measure, model_config, random_model
-from machine import print_head
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
+from machine import print_row
 from run import default_device, first_line, out_of_memory, peak_memory, release_memory, reset_peak_memory
 
 import torch
-from machine import print_row
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import checkpoint_writer

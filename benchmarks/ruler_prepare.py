@@ -15,11 +15,11 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from machine import ROOT, describe_machine, print_head, print_row
 from run import Parser, positive_int, read_json, run_script
 
 import nltk
 import numpy as np
-from machine import ROOT, describe_machine, print_head, print_row
 
 nltk.data.find = lambda *_: True  # lm-eval needs its sentence model for the essays only
 from lm_eval.tasks.ruler import cwe_utils, fwe_utils, niah_utils, vt_utils  # noqa: E402

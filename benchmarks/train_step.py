@@ -10,11 +10,11 @@ checkpointing. `plain` has full-length logits. TFLOP/s are the model's, without 
 
 import tempfile
 
+from machine import print_head
 from run import Parser
 
 import torch
 from harness import CUDA, DEVICE, FASTEST_ATTENTION, extended_model, fastest, measure, model_config, random_model
-from machine import print_head
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.liger import apply_liger_kernel
 
