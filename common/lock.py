@@ -1,4 +1,4 @@
-"""Locks, so that no two runs work in one folder at the same time.
+"""Locks, so that no two runs work in one folder at the same time, and no process keeps one when its run has ended.
 
     python lock.py FILE COMMAND [ARGUMENT ...]
 
@@ -9,6 +9,8 @@ the last of these processes ends.
 import fcntl
 import os
 import sys
+import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -35,6 +37,21 @@ def lock(path: Path):
     HELD[path] = file
     return file
 
+
+def exit_with_parent() -> None:
+    """Ends this process soon after its parent was killed, which could not end it. Otherwise it would keep its locks."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if "TORCHELASTIC_RUN_ID" in os.environ:  # one of torchrun's ranks, which would wait for each other
+    exit_with_parent()
 
 if __name__ == "__main__":
     path, *command = sys.argv[1:]

@@ -18,7 +18,6 @@ import resource
 import shlex
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -43,22 +42,6 @@ INPUT_PACKAGES = ("datasets", "huggingface_hub", "jinja2", "pyarrow", "safetenso
 
 
 # --- ranks
-def exit_with_parent() -> None:
-    """Ends this process when its parent is killed, which cannot do it: torchrun's ranks would wait for each other."""
-    parent = os.getppid()
-
-    def wait():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun
-    exit_with_parent()
-
-
 def print_rank0(message: str, file=None) -> None:
     """Prints on rank 0. A closed terminal, as when ssh ends, or a full disk of a log does not end the run."""
     if RANK == 0:

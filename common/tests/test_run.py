@@ -97,7 +97,7 @@ def test_what_ends_a_script_before_it_runs_is_one_line(code, line):
 
 
 def test_a_rank_ends_when_torchrun_is_killed():
-    rank = [sys.executable, "-c", "import run, time; print('ready', flush=True); time.sleep(60)"]
+    rank = [sys.executable, "-c", "import lock, time; print('ready', flush=True); time.sleep(60)"]
     torchrun = [sys.executable, "-c", f"import subprocess; subprocess.run({rank}, start_new_session=True)"]
     options = {"cwd": ROOT / "common", "env": os.environ | {"TORCHELASTIC_RUN_ID": "1"}, "stdout": subprocess.PIPE}
     start = time.monotonic()

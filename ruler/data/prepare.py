@@ -31,7 +31,7 @@ import run
 
 from common_words_extraction import CommonWords
 from freq_words_extraction import FrequentWords
-from lock import lock
+from lock import exit_with_parent, lock
 from niah import Niah
 from qa import QuestionAnswering
 from sources import read_source, source_kind
@@ -148,7 +148,7 @@ def make_files(workers: int) -> None:
         list(map(make_file, numbers))
         return
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, fork, run.exit_with_parent) as pool:
+    with ProcessPoolExecutor(workers, fork, exit_with_parent) as pool:
         list(pool.map(make_file, numbers))
 
 
