@@ -14,7 +14,7 @@ find_python() { # prints the first suitable interpreter
 
 prepare_environment() {
   local python key index='' cpu=https://download.pytorch.org/whl/cpu
-  [ -z "${PYTHON:-}" ] || find_python >/dev/null
+  [ -z "${PYTHON:-}" ] || "$PYTHON" -c '' 2>/dev/null || find_python >/dev/null
   if ! { [ -x .venv/bin/pip ] && .venv/bin/python -c ''; } 2>/dev/null; then
     python=$(find_python) || exit 1
     echo "making .venv with $("$python" --version)"

@@ -24,6 +24,8 @@ METHOD_BY_ROPE = {"linear": "pi", "yarn": "yarn", "dynamic": "ntk"}
 CODE_ADVICE = "read it, then add --trust_remote_code (vLLM cannot run it)"
 KEYS = "method exact_attention base_model original_length trained_length trained_tokens training_seed".split()
 
+MODEL_FILES = ("config.json", "*.py", "*.safetensors")
+TOKENIZER_FILES = ("generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")  # and EOS
 RECORD_TYPES = {  # of `context_extension` in config.json
     "method": str,
     "exact_attention": bool,
@@ -38,7 +40,7 @@ RECORD_TYPES = {  # of `context_extension` in config.json
 
 def add_trust_flag(parser) -> None:
     """Adds --trust_remote_code: absent (False), alone (True), or with a folder, see `is_trusted`."""
-    help = "run the checkpoint's own modeling code; with FOLDER, only files that FOLDER has as well"
+    help = "run the checkpoint's own modeling code; with FOLDER, only files that are the same there"
     parser.add_argument("--trust_remote_code", nargs="?", const=True, default=False, metavar="FOLDER", help=help)
 
 
@@ -100,7 +102,8 @@ def open_config(name_or_path: str, trust: bool | str, advice: str = CODE_ADVICE,
         fields = PreTrainedConfig.get_config_dict(name_or_path)[0]
         has_code = "auto_map" in fields
         if has_code and not is_trusted(name_or_path, fields, trust):
-            raise ValueError(f"it contains its own modeling code; {advice}")
+            other = f", which differs from that in {trust}" if trust else ""
+            raise ValueError(f"it contains its own modeling code{other}; {advice}")
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=has_code)
         check_config(config)
         rope_at(config, 2)  # raises ValueError on an unknown rule
@@ -125,14 +128,12 @@ def describe(name_or_path: str, config) -> dict:
     }
 
 
-def fingerprint(name_or_path: str, config) -> str:
-    """16 hex digits over the first and last MiB of the files that answers need; for a hub id, it and its commit."""
+def fingerprint(name_or_path: str, config, patterns=MODEL_FILES) -> str:
+    """16 hex digits over the first and last MiB of each of these files; for a hub id, it and its commit."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return f"{name_or_path}@{getattr(config, '_commit_hash', None)}"
     digest = hashlib.sha256()
-    # configs of the model, of its tokenizer and of the generation (EOS); modeling code; weights
-    patterns = ("*config.json", "tokenizer.json", "tokenizer.model", "*.py", "*.safetensors")
     for path in sorted(itertools.chain.from_iterable(map(folder.glob, patterns))):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from run import WORLD_SIZE, command_line, default_device, versions
 
 from attention import sdpa_kernels
-from checkpoint import choose_dtype, describe, fingerprint, open_config
+from checkpoint import TOKENIZER_FILES, choose_dtype, describe, fingerprint, open_config
 from rope import rope_at
 from tokenizer import open_tokenizer
 
@@ -40,7 +40,7 @@ class Engine:
     prefilled_tokens, generated_tokens: computed so far.
     """
 
-    name = device = dtype = attention = config = window = None
+    name = device = dtype = attention = config = window = tokenizer_fingerprint = None
     prefilled_tokens = generated_tokens = prefill_chunk = 0
 
     def open_checkpoint(self, dtype: str, trust: bool | str):
@@ -52,11 +52,13 @@ class Engine:
         self.window = getattr(self.config, "max_position_embeddings", None)
         self.model_info = describe(self.name_or_path, self.config)
         self.fingerprint = fingerprint(self.name_or_path, self.config)
+        self.tokenizer_fingerprint = fingerprint(self.name_or_path, self.config, TOKENIZER_FILES)
 
     def settings(self) -> dict:
         """What a run must share with an earlier one to keep its answers."""
         return {
             "checkpoint": self.fingerprint,
+            "tokenizer": self.tokenizer_fingerprint,
             "engine": self.name,
             "dtype": self.dtype,
             "attention": self.attention,

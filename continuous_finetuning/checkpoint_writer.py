@@ -76,7 +76,8 @@ def greedy_generation(base: str, config: PreTrainedConfig) -> GenerationConfig:
     """Greedy decoding until one of the base's own end tokens, of which a chat model's config.json may lack some."""
     generation = GenerationConfig.from_model_config(config)
     own = read_json(base_folder(base) / "generation_config.json") or {}
-    generation.eos_token_id = own.get("eos_token_id", generation.eos_token_id)
+    if own.get("eos_token_id") is not None:
+        generation.eos_token_id = own["eos_token_id"]
     return generation
 
 

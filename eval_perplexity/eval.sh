@@ -16,8 +16,15 @@ checkpoints=(${CHECKPOINTS:-meta-llama/Llama-2-7b-hf})
 datasets=(${DATASETS:-data/pg19/test.bin data/proof_file/test_sampled_data.bin}) # made by prepare_data.py
 lengths=(${LENGTHS:-2048 4096 8192 16384 32768 65536})                           # window lengths, tokens
 flags=("$@")
-twice=$(printf '%s\n' "${datasets[@]}" | xargs -n 1 dirname | xargs -n 1 basename | grep -vx data | sort | uniq -d | xargs)
-[ -z "$twice" ] || refuse "several data sets are in folders called $twice; their results would replace each other"
+
+dataset_name() { # DATASET: as in eval_ppl.py, its folder's name, or its own where the folder's says nothing
+  local folder
+  folder=$(basename "$(dirname "$1")")
+  case $folder in . | .. | data) echo "$folder/$(basename "${1%.*}")" ;; *) echo "$folder" ;; esac
+}
+
+twice=$(printf '%s\n' "${datasets[@]}" | sort -u | while read -r path; do dataset_name "$path"; done | sort | uniq -d | xargs)
+[ -z "$twice" ] || refuse "the results of several data sets would be called $twice and replace each other; rename folders"
 
 evaluate() { # checkpoints
   local dataset status=0

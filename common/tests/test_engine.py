@@ -321,9 +321,11 @@ def test_an_engine_describes_itself(base, checkpoints, tmp_path):
     assert engine.fingerprint != Transformers(base).fingerprint
     folder = shutil.copytree(base, tmp_path / "model")
     (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
-    fingerprints = {Transformers(path, device="cpu").fingerprint for path in (base, folder)}
+    settings = [Transformers(path, device="cpu").settings() for path in (base, folder)]
     (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + "\n")
-    assert len({*fingerprints, Transformers(folder).fingerprint}) == 3  # answers before such a change are not kept
+    settings.append(Transformers(folder, device="cpu").settings())
+    assert len({each["tokenizer"] for each in settings}) == 3  # answers before such a change are not kept
+    assert len({each["checkpoint"] for each in settings}) == 1
     engine = Transformers(folder, device="cpu", dtype="bfloat16")
     engine.generate([random_prompt(1, 20)], 3)
     assert engine.eos_ids == {1, 5, 6}  # the tokenizer's and the generation config's

@@ -91,6 +91,7 @@ def test_flags_fit_the_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setitem(functions["fit_to_machine"].__globals__, "is_torch_tf32_available", lambda: False)
     off = dict.fromkeys("document_mask use_liger_kernel offload_activations keep_attention use_wandb".split(), False)
     flags = SimpleNamespace(**off, tf32=True, bf16=True, attention="auto", use_flash_attn=True)
     functions["fit_to_machine"](flags, None)

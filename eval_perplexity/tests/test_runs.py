@@ -207,6 +207,8 @@ def test_scripts_per_method_call_their_entry_point(tmp_path):
         assert first.startswith(f"{script} --base_model ") and first.endswith("--seed 5")
         assert "--seq_len 2048 4096 8192 16384 32768 65536" in first and "--data_path data/pg19/test.bin" in first
         assert "--data_path data/proof_file/test_sampled_data.bin" in second and "--output_dir out/proof_file" in second
-    run("bash", STAGE / "eval.sh", PYTHON="echo", DATASETS="data/a.bin data/b.bin x/y/c.bin")  # named after the files
-    out = run("bash", STAGE / "eval.sh", expect=1, PYTHON="echo", DATASETS="x/y/a.bin z/y/b.bin")
-    assert out.startswith("error: several data sets are in folders called y;")
+    # named after their folders, or after the files where a folder's name says nothing
+    run("bash", STAGE / "eval.sh", PYTHON="echo", DATASETS="a.bin b.bin data/a.bin data/b.bin data/b.bin x/y/c.bin")
+    for twice, paths in {"y": "x/y/a.bin z/y/b.bin", "data/a": "data/a.bin z/data/a.bin"}.items():
+        out = run("bash", STAGE / "eval.sh", expect=1, PYTHON="echo", DATASETS=paths)
+        assert out.startswith("error: ") and f"called {twice} " in out
