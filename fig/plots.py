@@ -67,11 +67,29 @@ def draw_lines(panel, rows, points) -> None:
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
+def draw_intervals(rows, points, note):
+    """Values of a single length and their 95 % intervals, one below the other; a panel for each entry of points."""
+    height = 0.25 * len(rows) + 0.6
+    figure, panels = draw_grid(1, len(points), 5, height, f"{note}; bars: 95 % intervals", sharey=True)
+    for panel, (x_label, own) in zip(panels[0], points.items(), strict=True):
+        for row in rows:
+            for score in own[own.label == row.label].itertuples():
+                panel.plot([score.low, score.high], [row.label] * 2, color=row.color, linewidth=2, alpha=0.5)
+                panel.plot([score.value], [row.label], color=row.color, marker=row.marker)
+        panel.grid(axis="x")
+        panel.set_xlabel(x_label)
+    panels[0, 0].invert_yaxis()
+    return figure
+
+
 def draw_line_figure(rows, points, x_label, target=None):
     """Fine-tuned and frozen methods side by side, the base with both; a line of panels for each entry of points.
 
     points: {y label: label, length, value, low, high}, perplexity on a log scale.  target: a length to mark.
     """
+    lengths = spread(sorted(pd.concat(points).length.unique()))
+    if len(lengths) == 1:
+        return draw_intervals(rows, points, f"{x_label}: {short(lengths[0])}")
     sides = {}
     for title, other in {"fine-tuned": "frozen", "frozen": "fine-tuned"}.items():
         side = [row for row in rows if row.kind != other]
@@ -84,7 +102,6 @@ def draw_line_figure(rows, points, x_label, target=None):
         note += "; dotted: original window and extended length"
     height = max(3.7, LEGEND_LINE * max(map(len, sides.values())))
     figure, panels = draw_grid(len(points), len(sides), 5, height, note, sharex=True, sharey="row")
-    lengths = spread(sorted(pd.concat(points).length.unique()))
     for line, (y_label, own) in zip(panels, points.items(), strict=True):
         left = line[0]
         left.set_ylabel(y_label)

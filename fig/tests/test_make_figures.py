@@ -123,6 +123,11 @@ def test_lines_and_heat_maps_show_the_results(study):
     assert found.shape == (3, 3) and found[1, [2]] == values("label == 'ntk' and length == 1024 and part == 'depth 50'")
     shown = panels["ruler_tasks"][0].images[0].get_array()
     assert shown[ntk, [2]] == values("task == 'vt' and label == 'ntk' and length == 512")
+    at_one_length = scores.query("benchmark == 'trec' and length == 5")
+    [panel] = plots.draw_many_shot(rows, at_one_length, 512).axes
+    drawn = [list(line.get_xdata()) for line in panel.lines if line.get_ydata()[0] == "ntk"]
+    [score] = at_one_length[at_one_length.label == "ntk"].itertuples()
+    assert drawn == [[score.low, score.high], [score.value]]
     plots.plt.close("all")
 
 
