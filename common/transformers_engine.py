@@ -15,7 +15,7 @@ from run import default_device
 
 import psutil
 import torch
-from transformers import DynamicCache
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache
 
 from attention import CACHED, choose_attention, eager_kernels, is_full_attention
 from checkpoint import load_model
@@ -50,8 +50,11 @@ class Transformers(Engine):
         self.device = torch.device(self.device or default_device())
         self.open_checkpoint(self.dtype, self.trust_remote_code)
         self.attention = choose_attention(self.attention, self.device, self.dtype, self.config)
-        # with sliding windows or capped scores, the model's own masks and attention: no graphs, one prompt at a time
-        self.own_attention = bool(getattr(self.config, "auto_map", None)) or not is_full_attention(self.config)
+        # otherwise the model's own masks and attention: no graphs, one prompt at a time
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(self.config), None)
+        takes_ours = getattr(model_class, "_supports_attention_backend", False)  # Falcon does not
+        has_code = bool(getattr(self.config, "auto_map", None))
+        self.own_attention = has_code or not takes_ours or not is_full_attention(self.config)
         decodes_in_graphs = getattr(self.config, "decodes_in_graphs", not self.own_attention)
         self.decodes_together = decodes_in_graphs and not self.cache_on_cpu
         if not self.decodes_together:
@@ -65,8 +68,6 @@ class Transformers(Engine):
             return
         options = (self.dtype, self.attention, self.device, self.device_map)
         self.model = load_model(self.name_or_path, self.config, *options)
-        if not self.model._supports_attention_backend:  # needs Transformers' masks (Falcon)
-            self.own_attention, self.decodes_together, self.batch_size = True, False, 1
         eos = self.model.generation_config.eos_token_id
         ids = eos if isinstance(eos, list) else [eos]
         self.eos_ids = {self.tokenizer.eos_token_id, *ids} - {None}

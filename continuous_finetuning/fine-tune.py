@@ -131,6 +131,8 @@ def check_method(config, method, flags) -> None:
         raise ValueError("give only one of --document_mask, --pose and --sequence_parallel_size")
     if flags.offload_activations and flags.keep_attention:
         raise ValueError("give --offload_activations or --keep_attention, not both")
+    if flags.keep_attention and method.modeling:
+        raise ValueError(f"--keep_attention keeps the outputs of SDPA, which {name} does not call; leave it out")
     if flags.use_liger_kernel and transform_logits(config, torch.ones(1)) != 1:
         raise ValueError(f"--use_liger_kernel does not scale logits as '{config.model_type}' does; leave it out")
     if "sequence_parallel_size" not in given:

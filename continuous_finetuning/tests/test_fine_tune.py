@@ -262,11 +262,11 @@ def test_bad_input(base, rows, tmp_path, monkeypatch, case):
     assert message.strip() in line and not output.exists()
 
 
-def test_keep_attention_needs_sdpa(rows, tmp_path):
+def test_keep_attention_needs_sdpa(base, rows, tmp_path):
     gemma = save_base(tmp_path / "base", "gemma2")  # its attention is eager
-    assert "keeps the outputs of SDPA, not of eager" in fails(
-        "fine-tune.py", *training_flags(gemma, rows, "pi", tmp_path / "out"), "--keep_attention", True
-    )
+    for folder, method, message in ((gemma, "pi", "not of eager"), (base, "landmark", "which landmark does not call")):
+        command = ["fine-tune.py", *training_flags(folder, rows, method, tmp_path / "out"), "--keep_attention", True]
+        assert message in fails(*command)
 
 
 # --- a method is one file
